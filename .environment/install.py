@@ -1,0 +1,377 @@
+"""Make .venv, the environment of this checkout, from requirements.lock; the Makefile runs this before it runs anything.
+
+The lock holds two stacks, split by Python version: TFX 1.16 below 3.12, TFX 1.21 from 3.12 on, whose wheels need
+glibc 2.39. The Python of the system decides which; --python overrides it. Nothing is done when .venv was already made
+from the same lock, pyproject.toml and Python. Whatever a person can mend ends in one sentence and exit status 1.
+
+Standard library only, and syntax that Python 3.6 understands: a Python too old for the pipeline still runs this.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, NoReturn, Optional, Tuple
+
+ROOT = Path(__file__).resolve().parent.parent
+GIGABYTE = 10**9
+NEEDED = 5 * GIGABYTE  # 3.8 GB of environment, and wheels while they are unpacked.
+
+Version = Tuple[int, ...]
+
+
+class CannotInstall(Exception):
+    """One sentence for the person at the keyboard: what is wrong and what to do."""
+
+
+class UnfitPython(CannotInstall):
+    """The half of that sentence which says what is wrong with a Python."""
+
+
+class Interpreter(NamedTuple):
+    path: str
+    """The base interpreter, also where a virtual environment or a shim was asked."""
+    version: Version
+    glibc: Optional[Version]
+    """None on a C library other than glibc."""
+    machine: str
+    headers: bool
+    """Whether Python.h is there, to compile extensions."""
+    venv: bool
+    """Whether the venv module can make an environment with pip in it."""
+
+
+PROBE = """
+import json, os, platform, sys, sysconfig
+base = os.path.join(sys.base_prefix, "bin", "python%d.%d" % sys.version_info[:2])
+try:
+    libc = os.confstr("CS_GNU_LIBC_VERSION")
+except (OSError, ValueError):
+    libc = None
+try:
+    import ensurepip, venv
+except ImportError:
+    ensurepip = None
+print(json.dumps({
+    "path": base if os.path.exists(base) else sys.executable,
+    "version": sys.version_info[:3],
+    "glibc": [int(part) for part in libc.split()[1].split(".")[:2]] if libc else None,
+    "machine": platform.machine(),
+    "headers": os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")),
+    "venv": ensurepip is not None,
+}))
+"""
+
+
+def dotted(version: Version) -> str:
+    return ".".join(str(part) for part in version)
+
+
+def probe(path: str) -> Optional[Interpreter]:
+    """Ask the Python at `path` what it is; None where it does not run, as a pyenv shim that is not activated."""
+    try:
+        answer = subprocess.run(
+            [path, "-c", PROBE], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60
+        )
+        fields = json.loads(answer.stdout.decode())
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        return None
+    fields["version"] = tuple(fields["version"])
+    fields["glibc"] = fields["glibc"] and tuple(fields["glibc"])
+    return Interpreter(**fields)
+
+
+def interpreters(name: str) -> Iterator[Interpreter]:
+    """Every Python of this name (or path) that runs: those on PATH, then pyenv's, which its shims may hide."""
+    if os.sep in name:
+        paths = [os.path.expanduser(name)]
+    else:
+        pyenv = os.environ.get("PYENV_ROOT") or os.path.expanduser("~/.pyenv")
+        paths = [os.path.join(folder, name) for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)]
+        paths += sorted(glob.glob(os.path.join(pyenv, "versions", "*", "bin", name)), reverse=True)
+    for path in paths:
+        found = probe(path) if os.access(path, os.X_OK) and not os.path.isdir(path) else None
+        if found:
+            yield found
+
+
+def choose(requested: Optional[str], previous: Optional[str]) -> Interpreter:
+    """The Python that was asked for, else the one .venv was made with, else the system's own."""
+    if requested:
+        found = next(interpreters(requested), None)
+        if not found:
+            raise CannotInstall(
+                "No Python runs under PYTHON={}: give the path of one, or a name that is on PATH.".format(requested)
+            )
+        return found
+    for name in filter(None, [previous, "python3", sys.executable]):
+        found = next(interpreters(name), None)
+        if found:
+            return found
+    raise CannotInstall("No Python was found: install Python 3.10, 3.11, 3.12 or 3.13, or name one with PYTHON=.")
+
+
+def stack(python: Version, glibc: Optional[Version], machine: str = "x86_64") -> Tuple[str, str]:
+    """The TFX version for this Python and the reason.
+
+    Raises:
+        UnfitPython: another Python would do.
+        CannotInstall: no Python would do on this system.
+    """
+    if machine != "x86_64":
+        raise CannotInstall("TFX has packages for x86_64 only and this machine is {}: use another.".format(machine))
+    if glibc is None:
+        raise CannotInstall("TFX needs glibc and this system has another C library: use Debian, Ubuntu or their like.")
+    if not (3, 10) <= python[:2] <= (3, 13):
+        raise UnfitPython("Python {} has no TFX, which takes 3.10 to 3.13".format(dotted(python)))
+    if python[:2] < (3, 12):
+        return "1.16", "Python below 3.12"
+    if glibc < (2, 39):
+        raise UnfitPython(
+            "Python {} takes TFX 1.21, which needs glibc 2.39, and this system has {}".format(
+                dotted(python), dotted(glibc)
+            )
+        )
+    return "1.21", "Python 3.12 or newer"
+
+
+def fitting_stack(python: Interpreter) -> Tuple[str, str]:
+    """stack(), where a refusal also says which Python to take, one of this system's if it has any."""
+    try:
+        return stack(python.version, python.glibc, python.machine)
+    except UnfitPython as problem:
+        for name in ["python3.11", "python3.10", "python3.13", "python3.12"]:
+            for other in interpreters(name):
+                try:
+                    stack(other.version, other.glibc, other.machine)
+                except CannotInstall:
+                    continue
+                raise CannotInstall("{}: run make with PYTHON={}".format(problem, other.path)) from None
+        raise CannotInstall(
+            "{}: install Python 3.10 or 3.11 and run make with PYTHON= and its path.".format(problem)
+        ) from None
+
+
+def require_tools(python: Interpreter) -> None:
+    """A compiler, because pyfarmhash, which both stacks need, has no wheel; and uv or the means to get it."""
+    compiler = (os.environ.get("CXX") or "g++").split()[0]
+    own = "python{}".format(dotted(python.version[:2]))
+    needed = [
+        (shutil.which(compiler), "a C++ compiler ({})".format(compiler), "g++"),
+        (python.headers, "the headers of {}".format(python.path), own + "-dev"),
+        (python.venv or shutil.which("uv"), "the venv module of {}".format(python.path), own + "-venv"),
+    ]
+    missing = [what for there, what, _ in needed if not there]
+    packages = [package for there, _, package in needed if not there]
+    if missing:
+        raise CannotInstall(
+            "This system lacks {}: install what is missing (on Debian and Ubuntu: apt-get install {}) "
+            "and run make again.".format(", ".join(missing), " ".join(packages))
+        )
+
+
+def require_disk(folder: Path, needed: int, what: str) -> None:
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(str(folder)).free
+    if free < needed:
+        raise CannotInstall(
+            "{} needs {:.1f} GB in {} and {:.1f} GB are free: make room and run make again.".format(
+                what, needed / GIGABYTE, folder, free / GIGABYTE
+            )
+        )
+
+
+def explain(output: str, log: Path) -> str:
+    """One sentence about a failed installation, from what uv or pip printed."""
+    said = output.lower()
+    if "no space left" in said or "os error 28" in said:
+        return "The disk is full: make room (about 5 GB are needed) and run make again."
+    if "hash mismatch" in said or "do not match the hashes" in said:
+        return "A package differs from requirements.lock: run make again, or make lock if it was replaced on purpose."
+    if re.search(
+        "dns error|error sending request|failed to fetch|connection (refused|reset|error)|newconnectionerror|"
+        "timed out|name resolution|could not connect|tunnel error|certificate",
+        said,
+    ):
+        return (
+            "The package index cannot be reached: check the network, the proxy and pip's or uv's settings, "
+            "and run make again (the whole message is in {}).".format(log)
+        )
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    first = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no message")
+    return "The installation failed with '{}': the whole message is in {}.".format(first[:200], log)
+
+
+class Environment:
+    """The virtual environment of a checkout."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folder = root / ".venv"
+        self.python = self.folder / "bin" / "python"
+        self.lock = root / "requirements.lock"
+        self.stamp = self.folder / "installed.json"
+
+    def installed(self) -> Dict[str, object]:
+        """What the last complete installation was made of; empty where there is none."""
+        try:
+            return dict(json.loads(self.stamp.read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def wanted(self, python: Interpreter, gpu: bool) -> Dict[str, object]:
+        """What an installation now would be made of; the checkout's path is in every script of the environment."""
+        return {
+            "project": hashlib.sha256((self.root / "pyproject.toml").read_bytes()).hexdigest(),
+            "lock": hashlib.sha256(self.lock.read_bytes()).hexdigest(),
+            "root": str(self.root),
+            "python": python.path,
+            "version": dotted(python.version),
+            "gpu": gpu,
+        }
+
+    def make(self, python: Interpreter, gpu: bool) -> None:
+        """Do what is missing: nothing, the project alone where only pyproject.toml changed, or everything."""
+        installed, wanted = self.installed(), self.wanted(python, gpu)
+        if installed == wanted:
+            return
+        if dict(installed, project=None) != dict(wanted, project=None):
+            self.install_dependencies(python, gpu)
+        # Not a finished environment until the stamp is written again: an interrupted one starts over.
+        if self.stamp.exists():
+            self.stamp.unlink()
+        uv = shutil.which("uv") or str(self.folder / "bin" / "uv")
+        # compat: the checkout goes on sys.path as a whole, so a new package needs no new installation.
+        editable = ["--no-deps", "--no-build-isolation", "-C", "editable_mode=compat", "--editable", str(self.root)]
+        pip = [uv, "pip", "install", "--python", str(self.python)]
+        self.run(pip + editable, "Installing im2latex", self.settings(python))
+        self.stamp.write_text(json.dumps(wanted, indent=1))
+
+    def install_dependencies(self, python: Interpreter, gpu: bool) -> None:
+        """Start over and install the lock.
+
+        Raises:
+            CannotInstall: a compiler, Python's headers, venv, disk space or the network is missing.
+        """
+        require_tools(python)
+        shutil.rmtree(str(self.folder), ignore_errors=True)
+        require_disk(self.folder, NEEDED, "The environment")
+        settings = self.settings(python)
+        uv = shutil.which("uv")
+        if uv:
+            self.run([uv, "venv", "--quiet", "--python", python.path, str(self.folder)], "Making .venv", settings)
+        else:
+            uv = self.fetch_uv(python, settings)
+        cache = subprocess.run([uv, "cache", "dir"], stdout=subprocess.PIPE, env=settings).stdout.decode().strip()
+        require_disk(Path(cache or "/"), NEEDED, "uv's cache (UV_CACHE_DIR)")
+        pip = [uv, "pip", "install", "--python", str(self.python), "--compile-bytecode"]
+        self.run(pip + ["--require-hashes", "-r", str(self.lock)], "Installing requirements.lock", settings)
+        if gpu:
+            # Beside the lock: a CPU needs none of these 3 GB. TensorFlow itself names their versions.
+            self.run(pip + ["-c", str(self.lock), "tensorflow[and-cuda]"], "Installing CUDA's libraries", settings)
+
+    def fetch_uv(self, python: Interpreter, settings: Dict[str, str]) -> str:
+        """Make .venv with Python's own venv and pip, and install the lock's uv in it."""
+        self.run([python.path, "-m", "venv", str(self.folder)], "Making .venv", settings)
+        pinned = re.search(r"^uv==(?:.*\\\n)*.*\n", self.lock.read_text(), re.MULTILINE)
+        if not pinned:
+            raise CannotInstall("requirements.lock names no uv: run make lock where uv is installed.")
+        with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirement:
+            requirement.write(pinned.group())
+            requirement.flush()
+            pip = [str(self.python), "-m", "pip", "install", "--quiet", "--require-hashes", "-r", requirement.name]
+            self.run(pip, "Fetching uv", settings)
+        return str(self.folder / "bin" / "uv")
+
+    def settings(self, python: Interpreter) -> Dict[str, str]:
+        """The environment variables of uv: the person's own, and where those say nothing pip's index as uv's."""
+        settings = dict(os.environ, UV_PYTHON_DOWNLOADS="never")
+        settings.pop("VIRTUAL_ENV", None)
+        settings.setdefault("UV_HTTP_TIMEOUT", "180")
+        settings.setdefault("UV_COMPILE_BYTECODE_TIMEOUT", "600")
+        if not {"UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_INDEX", "UV_CONFIG_FILE"} & set(settings):
+            command = [python.path, "-m", "pip", "config", "list"]
+            listed = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.decode()
+            for option, variable in [("index-url", "UV_DEFAULT_INDEX"), ("extra-index-url", "UV_INDEX")]:
+                values = re.findall(r"^\S+\.{}='(.*)'$".format(option), listed, re.MULTILINE)
+                if values:
+                    settings[variable] = values[0].replace(r"\n", " ").strip()
+        return settings
+
+    def run(self, command: List[str], what: str, settings: Dict[str, str]) -> None:
+        """Run one step, with a line that shows that it goes on; what it prints is kept for when it fails."""
+        start, terminal = time.time(), sys.stdout.isatty()
+        print(what + " ", end="" if terminal else "\n", flush=True)
+        with tempfile.TemporaryFile("w+", errors="replace") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=settings
+            )
+            while True:
+                try:
+                    status = process.wait(1)
+                    break
+                except subprocess.TimeoutExpired:
+                    if terminal:
+                        print("\r{} {:.0f} s ".format(what, time.time() - start), end="", flush=True)
+                except KeyboardInterrupt:
+                    process.wait()
+                    raise
+            if terminal:
+                print("\r{} {:.0f} s ".format(what, time.time() - start), flush=True)
+            if status:
+                output.seek(0)
+                said = output.read()
+                log = self.folder / "install.log"
+                with contextlib.suppress(OSError):  # A full disk has no room for the log either.
+                    self.folder.mkdir(exist_ok=True)
+                    log.write_text(said)
+                raise CannotInstall(explain(said, log))
+
+
+def stop(sentence: str, status: int = 1) -> NoReturn:
+    print(sentence, file=sys.stderr)
+    sys.exit(status)
+
+
+def main(arguments: Optional[List[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--python", default="", help="name or path of the Python to use; default: the system's own")
+    parser.add_argument("--gpu", action="store_true", help="install CUDA's libraries too")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout")
+    options = parser.parse_args(arguments)
+    environment = Environment(options.root.resolve())
+    try:
+        # Two makes at once: the second waits for the first and then finds all done.
+        guard = os.open(str(environment.root), os.O_RDONLY)
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        installed = environment.installed()
+        python = choose(options.python, str(installed["python"]) if "python" in installed else None)
+        tfx, reason = fitting_stack(python)
+        print(
+            "Python {}, glibc {}: TFX {} ({})".format(dotted(python.version), dotted(python.glibc or ()), tfx, reason)
+        )
+        gpu = options.gpu or bool(installed.get("gpu"))
+        environment.make(python, gpu)
+    except CannotInstall as refusal:
+        stop(str(refusal))
+    except OSError as error:
+        stop(
+            "{}: {}: mend that and run make again.".format(error.filename or environment.root, error.strerror or error)
+        )
+    except KeyboardInterrupt:
+        stop("\nInterrupted: run make again to start the installation over.", 130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What TFX lacks, each part in a folder of its own."""

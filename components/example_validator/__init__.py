@@ -1,0 +1,1 @@
+"""TFX's ExampleValidator, whose anomalies stop the run."""

@@ -1,0 +1,53 @@
+"""TFX's ExampleValidator only writes anomalies down; this one stops the run and names them.
+
+TFX has no switch for it (1.16 to 1.21), and the orchestrators ignore the anomalies artifact.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from typing import Any
+
+from tensorflow_data_validation.utils.anomalies_util import load_anomalies_binary
+from tfx.components.example_validator import component, executor
+from tfx.dsl.components.base import executor_spec
+from tfx.types import artifact_utils
+
+from data.errors import UserError
+
+# TFDV may list every single value, characters.
+REPORT_LENGTH = 160
+
+
+class Executor(executor.Executor):
+    """Validates every split as TFX does, then refuses examples with anomalies."""
+
+    def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> Any:
+        """Writes the anomalies of each split to `anomalies`.
+
+        Raises:
+            UserError: a split has anomalies; each is named with its split and feature.
+        """
+        result = super().Do(input_dict, output_dict, exec_properties)
+        artifact = artifact_utils.get_single_instance(output_dict["anomalies"])
+        found = []
+        for split in artifact_utils.decode_split_names(artifact.split_names):
+            path = os.path.join(artifact_utils.get_split_uri([artifact], split), executor.DEFAULT_FILE_NAME)
+            anomalies = load_anomalies_binary(path)
+            reports = {feature: info.description for feature, info in anomalies.anomaly_info.items()}
+            if anomalies.HasField("dataset_anomaly_info"):
+                reports["the split"] = anomalies.dataset_anomaly_info.description
+            found += [
+                f"{split}: {feature}: {textwrap.shorten(report, REPORT_LENGTH, placeholder=' …')}"
+                for feature, report in sorted(reports.items())
+            ]
+        if found:
+            raise UserError(f"the examples are not as the schema says: {'; '.join(found)}")
+        return result
+
+
+class ExampleValidator(component.ExampleValidator):
+    """TFX's ExampleValidator with the executor above."""
+
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)

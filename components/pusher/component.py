@@ -1,0 +1,109 @@
+"""Pusher: puts a blessed model into the serving folder as a new version, whole or not at all.
+
+TFX's Pusher copies file by file into the version's folder, where a killed run leaves half a
+model under a name that a server will try to load. This one copies beside it and renames.
+
+The cache: pushing acts on the world outside, which the inputs do not describe. The driver looks
+whether the model is the one serving; if so the version goes into the cache key and nothing is
+pushed twice, if not (the folder was deleted, another model serves) a new version does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from absl import logging
+from tfx import types
+from tfx.components.pusher import component, executor
+from tfx.dsl.components.base import base_driver, executor_spec
+from tfx.dsl.io import fileio
+from tfx.orchestration.portable import base_driver as portable_driver
+from tfx.orchestration.portable import data_types
+from tfx.proto import pusher_pb2
+from tfx.proto.orchestration import driver_output_pb2
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, proto_utils
+
+from components.baseline.serving import serves, versions
+
+VERSION = "version"
+PARTIAL = ".partial"
+
+
+class Executor(executor.Executor):
+    """Copies to a name no server looks at, then renames."""
+
+    def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
+        """Pushes `model` when `model_blessing` says so; `pushed_model` tells the destination and version."""
+        self._log_startup(input_dict, output_dict, exec_properties)
+        pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
+        if not self.CheckBlessing(input_dict):
+            self._MarkNotPushed(pushed)
+            return
+        folder = _destination(exec_properties)
+        model = self.GetModelPath(input_dict)
+        version = exec_properties.get(VERSION) or next_version(folder, model)
+        target = os.path.join(folder, version)
+        if not fileio.exists(target):
+            partial = target + PARTIAL
+            for path in fileio.glob(os.path.join(folder, "*" + PARTIAL)):  # of a killed run
+                fileio.rmtree(path)
+            io_utils.copy_dir(model, partial)
+            fileio.rename(partial, target)
+            logging.info("%s was pushed to %s.", model, target)
+        io_utils.copy_dir(model, pushed.uri)
+        self._MarkPushed(pushed, pushed_destination=target, pushed_version=version)
+
+
+class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
+    """Chooses the version before the cache is asked."""
+
+    def __init__(self, metadata_handle: Any) -> None:
+        # The compiler asks for the first base class, the launcher for the second; as in TFX's ExampleGen.
+        base_driver.BaseDriver.__init__(self, metadata_handle)
+        portable_driver.BaseDriver.__init__(self, metadata_handle)
+
+    def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
+        """Sets `version`, empty for a model that is not blessed."""
+        push = Executor()
+        version = ""
+        if push.CheckBlessing(execution_info.input_dict):
+            folder = _destination(execution_info.exec_properties)
+            version = next_version(folder, push.GetModelPath(execution_info.input_dict))
+        output = driver_output_pb2.DriverOutput()
+        output.exec_properties[VERSION].string_value = version
+        return output
+
+
+class Pusher(component.Pusher):
+    """TFX's Pusher with the executor and the driver above."""
+
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+    DRIVER_CLASS = Driver
+
+    def __init__(self, model: types.BaseChannel, model_blessing: types.BaseChannel, serving: str) -> None:
+        """
+        Args:
+            model: the new model.
+            model_blessing: the Evaluator's verdict.
+            serving: the folder of versions to push to.
+        """
+        filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=serving)
+        destination = pusher_pb2.PushDestination(filesystem=filesystem)
+        super().__init__(model=model, model_blessing=model_blessing, push_destination=destination)
+
+
+def next_version(folder: str, model: str) -> str:
+    """The newest version when it is this very model, else a new one: the time in seconds, above all others."""
+    newest = next(iter(versions(folder)), 0)
+    if newest and serves(folder, newest, model):
+        return str(newest)
+    return str(max(int(time.time()), newest + 1))
+
+
+def _destination(exec_properties: dict[str, Any]) -> str:
+    destination = pusher_pb2.PushDestination()
+    proto_utils.json_to_proto(exec_properties["push_destination"], destination)
+    return destination.filesystem.base_directory

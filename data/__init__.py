@@ -1,0 +1,1 @@
+"""Where examples come from: records of formula images and their LaTeX, drawn or imported."""

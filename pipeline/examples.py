@@ -1,0 +1,65 @@
+"""The folder of TFRecords a run reads: a person's own, or synthetic formulas made when they are first needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import data.synthetic
+from data.errors import UserError
+from data.records import SPLITS
+from pipeline.config import SYNTHETIC, DataConfig
+from pipeline.workspace import Workspace
+
+# What decides the bytes of a synthetic data set beside its settings.
+SOURCES = ("synthetic.py", "typesetting.py", "records.py")
+
+
+def examples_folder(config: DataConfig, workspace: Workspace) -> Path:
+    """Where the examples are, or will be: for synthetic ones, a folder named by all that decides their bytes."""
+    if config.source != SYNTHETIC:
+        return Path(config.source).expanduser().absolute()
+    sha = hashlib.sha256()
+    for name in SOURCES:
+        sha.update(Path(data.synthetic.__file__).with_name(name).read_bytes())
+    counts = "-".join(str(getattr(config, split)) for split in SPLITS)
+    return workspace.data / f"{config.level}-{counts}-seed{config.seed}-dpi{config.dpi}-{sha.hexdigest()[:8]}"
+
+
+def prepare_examples(
+    config: DataConfig,
+    workspace: Workspace,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """The folder of examples, made first when they are synthetic and not there.
+
+    Args:
+        config: the section `data`.
+        workspace: where synthetic examples are kept.
+        progress: called with the number of formulas drawn since the last call.
+
+    Raises:
+        UserError: a person's folder that is missing or lacks a split.
+    """
+    folder = examples_folder(config, workspace)
+    if config.source == SYNTHETIC:
+        if not folder.exists():
+            counts = {split: getattr(config, split) for split in SPLITS}
+            data.synthetic.synthesize(
+                folder,
+                sum(counts.values()),
+                config.seed,
+                level=config.level,
+                dpi=config.dpi,
+                splits=counts,
+                progress=progress,
+            )
+        return folder
+    for split in SPLITS:
+        if not any((folder / split).glob("*")):
+            raise UserError(
+                f"data.source: {folder / split} holds no TFRecords; `im2latex data import` makes such a folder, "
+                "with train, eval and test",
+            )
+    return folder

@@ -1,0 +1,197 @@
+"""The pipeline: from TFRecords to a model that is trained, judged and pushed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from ml_metadata.proto import metadata_store_pb2
+from tensorflow_model_analysis.proto import config_pb2
+from tfx.components.example_gen.import_example_gen.component import ImportExampleGen
+from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.components.statistics_gen.component import StatisticsGen
+from tfx.components.trainer.component import Trainer
+from tfx.components.transform.component import Transform
+from tfx.dsl.components.base.base_component import BaseComponent
+from tfx.orchestration.pipeline import Pipeline
+from tfx.proto import example_gen_pb2, transform_pb2
+
+from components.baseline.component import Baseline
+from components.evaluator.component import Evaluator
+from components.example_validator.component import ExampleValidator
+from components.pusher.component import Pusher
+from data.records import SPLITS
+from pipeline.config import Config
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCHEMA = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
+
+
+def create_pipeline(
+    config: Config,
+    *,
+    data: str,
+    pipeline_root: str,
+    serving: str,
+    checkpoints: str | None = None,
+    metadata: metadata_store_pb2.ConnectionConfig | None = None,
+    schema: str = str(SCHEMA),
+    enable_cache: bool = True,
+) -> Pipeline:
+    """The pipeline of a configuration, the same for every orchestrator.
+
+    Args:
+        config: every knob.
+        data: folder of TFRecords in train/, eval/ and test/.
+        pipeline_root: folder for artifacts.
+        serving: folder of versions that blessed models are pushed to.
+        checkpoints: folder where a killed training finds its state again; None keeps none.
+        metadata: the metadata store, for orchestrators that do not bring one.
+        schema: the curated schema, a text proto.
+        enable_cache: reuse what was made from the same inputs, settings and code.
+    """
+    # Brings the records in, one split for each folder.
+    example_gen = ImportExampleGen(
+        input_base=data,
+        input_config=example_gen_pb2.Input(
+            splits=[example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS],
+        ),
+    )
+
+    # Brings in what a record must be like, curated by hand.
+    schema_gen = _keyed(ImportSchemaGen(schema_file=schema), [Path(schema)])
+
+    # Counts and measures the features; the schema keeps it from counting images by their bytes.
+    statistics_gen = StatisticsGen(examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"])
+
+    # Stops the run when the examples are not as the schema says.
+    example_validator = _keyed(
+        ExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]),
+        _sources("components/example_validator"),
+    )
+
+    # Normalises the images, learns the vocabulary and turns formulas into ids.
+    transform = _keyed(
+        Transform(
+            examples=example_gen.outputs["examples"],
+            schema=schema_gen.outputs["schema"],
+            preprocessing_fn="trainer_module.preprocessing.preprocessing_fn",
+            splits_config=transform_pb2.SplitsConfig(analyze=["train"], transform=["train", "eval"]),
+            force_tf_compat_v1=False,
+            disable_statistics=True,
+            disable_analyzer_cache=True,
+            custom_config={"config": config.section("image", "vocabulary")},
+        ),
+        _sources("trainer_module/preprocessing.py", "trainer_module/features.py"),
+    )
+    # Examples that were found wanting must not be learned from.
+    transform.add_upstream_node(example_validator)
+
+    # Trains the model and exports it with the transformation inside.
+    trainer_config = {"config": config.section("image", "vocabulary", "model", "training")}
+    if checkpoints is not None:
+        trainer_config["checkpoints"] = checkpoints
+    trainer = _keyed(
+        Trainer(
+            run_fn="trainer_module.trainer.run_fn",
+            examples=transform.outputs["transformed_examples"],
+            transform_graph=transform.outputs["transform_graph"],
+            schema=schema_gen.outputs["schema"],
+            custom_config=trainer_config,
+        ),
+        [path for path in _sources("trainer_module") if path.name != "commands.py"],
+    )
+
+    # Finds the model that is serving now.
+    baseline = _keyed(Baseline(model=trainer.outputs["model"], serving=serving), _sources("components/baseline"))
+
+    # Lets the model read unseen formulas, and blesses it if it is good enough and not worse than the baseline.
+    evaluator = _keyed(
+        Evaluator(
+            examples=example_gen.outputs["examples"],
+            model=trainer.outputs["model"],
+            baseline_model=baseline.outputs["baseline"],
+            example_splits=[config.evaluation.split],
+            eval_config=evaluation(config),
+            schema=schema_gen.outputs["schema"],
+        ),
+        _sources("components/evaluator", "components/formula_metrics"),
+    )
+
+    # Puts a blessed model into the serving folder.
+    pusher = _keyed(
+        Pusher(model=trainer.outputs["model"], model_blessing=evaluator.outputs["blessing"], serving=serving),
+        _sources("components/pusher", "components/baseline/serving.py"),
+    )
+
+    return Pipeline(
+        pipeline_name=config.name,
+        pipeline_root=pipeline_root,
+        components=[
+            example_gen,
+            schema_gen,
+            statistics_gen,
+            example_validator,
+            transform,
+            trainer,
+            baseline,
+            evaluator,
+            pusher,
+        ],
+        enable_cache=enable_cache,
+        metadata_connection_config=metadata,
+        beam_pipeline_args=list(config.beam.arguments),
+    )
+
+
+def evaluation(config: Config) -> config_pb2.EvalConfig:
+    """The gate: corpus BLEU and exact match of the decoded formulas, with their thresholds.
+
+    TFX adds the baseline as a second model, or takes the change threshold away when there is none.
+    """
+    gate = config.evaluation
+    bleu = config_pb2.MetricThreshold(
+        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_bleu}),
+        change_threshold=config_pb2.GenericChangeThreshold(
+            direction=config_pb2.MetricDirection.HIGHER_IS_BETTER,
+            absolute={"value": -gate.max_bleu_drop},
+        ),
+    )
+    exact_match = config_pb2.MetricThreshold(
+        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_exact_match}),
+    )
+    ours = "components.formula_metrics"
+    return config_pb2.EvalConfig(
+        model_specs=[
+            config_pb2.ModelSpec(signature_name="serving_default", label_key="latex", prediction_key="latex"),
+        ],
+        slicing_specs=[config_pb2.SlicingSpec()],
+        metrics_specs=[
+            config_pb2.MetricsSpec(
+                metrics=[
+                    config_pb2.MetricConfig(class_name="ExampleCount"),
+                    config_pb2.MetricConfig(class_name="CorpusBleu", module=ours, threshold=bleu),
+                    config_pb2.MetricConfig(class_name="ExactMatch", module=ours, threshold=exact_match),
+                ],
+            ),
+        ],
+    )
+
+
+def _keyed(component: BaseComponent, sources: Iterable[Path]) -> BaseComponent:
+    """The component with the SHA-256 of the files it runs among its properties, so that the cache follows the code."""
+    sha = hashlib.sha256()
+    for path in sources:
+        sha.update(path.read_bytes())
+    component.exec_properties["code"] = sha.hexdigest()
+    return component
+
+
+def _sources(*places: str) -> list[Path]:
+    """The Python files of packages and modules, given relative to the repository."""
+    found: list[Path] = []
+    for place in places:
+        path = REPOSITORY / place
+        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return found

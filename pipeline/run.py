@@ -1,0 +1,280 @@
+"""`im2latex run`: starts the pipeline's process, shows how it goes, and sums up what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fcntl
+import json
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from data.errors import UserError
+from data.records import SPLITS
+from pipeline.config import METRICS, SYNTHETIC, Config, to_toml
+from pipeline.examples import examples_folder, prepare_examples
+from pipeline.workspace import Workspace
+
+COMPONENTS = (
+    "ImportExampleGen",
+    "ImportSchemaGen",
+    "StatisticsGen",
+    "ExampleValidator",
+    "Transform",
+    "Trainer",
+    "Baseline",
+    "Evaluator",
+    "Pusher",
+)
+NOT_BLESSED = 3
+# Between asking a process to stop and stopping it.
+GRACE_SECONDS = 15
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x08")
+
+
+def run_pipeline(config: Config, first: str | None = None, last: str | None = None, cache: bool = True) -> int:
+    """Runs the pipeline, or from the component `first` to the component `last`, in the workspace.
+
+    Returns:
+        0 when it was run to the end and, if the Evaluator took part, the model is good enough; else 3.
+
+    Raises:
+        UserError: the run failed; the sentence names the component, the cause and the log.
+    """
+    started = time.monotonic()
+    first, last = _component(first, "--from"), _component(last, "--to")
+    console = Console(highlight=False)
+    workspace = Workspace.from_environment()
+    workspace.logs.mkdir(parents=True, exist_ok=True)
+    with _lock(workspace) as lock:
+        shutil.rmtree(workspace.temporary, ignore_errors=True)  # of a killed run
+        workspace.temporary.mkdir()
+        _draw_examples(config, workspace, console)
+        stem = workspace.logs / time.strftime("run-%Y%m%d-%H%M%S")
+        settings, log = stem.with_suffix(".toml"), stem.with_suffix(".log")
+        settings.write_text(to_toml(config), encoding="utf-8")
+        result = _follow(_command(settings, first, last, cache), workspace, log, lock, console)
+    _summary(result, log, time.monotonic() - started, console)
+    return NOT_BLESSED if result["blessed"] is False else 0
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 4.2 s, 1 m 05 s, 2 h 03 m."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} m" if hours else f"{minutes} m {rest:02} s"
+
+
+def _component(name: str | None, option: str) -> str | None:
+    if name is None or name in COMPONENTS:
+        return name
+    by_lower = {component.lower(): component for component in COMPONENTS}
+    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=1)]
+    if near and near[0].lower() == name.lower():
+        return near[0]
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMPONENTS)}"
+    raise UserError(f"{option}: there is no component {name!r}; {hint}")
+
+
+@contextlib.contextmanager
+def _lock(workspace: Workspace) -> Iterator[int]:
+    """Holds the workspace; the pipeline's process inherits the lock, so it outlives a killed parent."""
+    descriptor = os.open(workspace.home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is using {workspace.home}; wait for it, or set IM2LATEX_HOME") from None
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _draw_examples(config: Config, workspace: Workspace, console: Console) -> None:
+    """Makes sure of the examples, with a progress bar while synthetic ones are drawn."""
+    folder = examples_folder(config.data, workspace)
+    if config.data.source != SYNTHETIC or folder.exists():
+        prepare_examples(config.data, workspace)
+        return
+    total = sum(getattr(config.data, split) for split in SPLITS)
+    started = time.monotonic()
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("Synthetic data", total=total)
+        prepare_examples(config.data, workspace, lambda drawn: progress.advance(task, drawn))
+    _line(console, "Synthetic data", duration(time.monotonic() - started), f"{total:,} formulas in {folder}")
+
+
+def _command(settings: Path, first: str | None, last: str | None, cache: bool) -> list[str]:
+    command = [sys.executable, "-u", "-m", "pipeline.runner", str(settings)]
+    command += ["--from", first] if first else []
+    command += ["--to", last] if last else []
+    return command if cache else [*command, "--no-cache"]
+
+
+def _follow(command: list[str], workspace: Workspace, log: Path, lock: int, console: Console) -> dict[str, Any]:
+    """Runs the pipeline's process to its end, shows its events, and returns its result."""
+    read_events, write_events = os.pipe()
+    # The child finds the packages where this process found them.
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with log.open("wb") as log_file, open(read_events, "rb", buffering=0) as events:
+        child = subprocess.Popen(
+            [*command, "--events", str(write_events)],
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(write_events, lock),
+            env={
+                **os.environ,
+                "IM2LATEX_HOME": str(workspace.home),
+                "TMPDIR": str(workspace.temporary),
+                "PYTHONPATH": path,
+            },
+        )
+        os.close(write_events)
+        assert child.stdout is not None
+        view = _View(console, log_file)
+        try:
+            _watch({events: view.event, child.stdout: view.output}, view.tick)
+            status = child.wait()
+        except BaseException:
+            _stop(child)
+            view.clear()
+            raise
+    view.clear()
+    if view.error:
+        raise UserError(f"{view.error} (the full log is {log})")
+    if status or view.result is None:
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        place = f"{view.running}: " if view.running else ""
+        raise UserError(
+            f"{place}the pipeline's process {how} (the full log is {log}); the same command goes on from here",
+        )
+    return view.result
+
+
+def _watch(readers: dict[Any, Any], tick: Any) -> None:
+    """Hands what can be read from each file to its function until all are at their end."""
+    with selectors.DefaultSelector() as selector:
+        for file, handle in readers.items():
+            selector.register(file, selectors.EVENT_READ, handle)
+        while selector.get_map():
+            for key, _ in selector.select(timeout=1):
+                chunk = os.read(key.fd, 1 << 16)
+                if chunk:
+                    key.data(chunk)
+                else:
+                    selector.unregister(key.fileobj)
+            tick()
+
+
+def _stop(child: subprocess.Popen) -> None:
+    """Ends the pipeline's process, which got a Ctrl-C of the terminal as well."""
+    child.terminate()
+    try:
+        child.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+class _View:
+    """What the terminal shows of a run: a line for each component, and the training as Keras shows it."""
+
+    def __init__(self, console: Console, log: IO[bytes]) -> None:
+        self.running = ""
+        self.error = ""
+        self.result: dict[str, Any] | None = None
+        self._console = console
+        self._log = log
+        self._since = 0.0
+        self._events = b""
+        self._line = b""
+        self._shows_status = False
+
+    def event(self, chunk: bytes) -> None:
+        """Takes JSON lines, see `pipeline.runner`."""
+        *lines, self._events = (self._events + chunk).split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            if "result" in event:
+                self.result = event["result"]
+            elif "error" in event:
+                self.error = ": ".join(filter(None, (event["component"], event["error"])))
+            elif event["state"] == "running":
+                self.running, self._since = event["component"], time.monotonic()
+                self.tick()
+            else:
+                self.clear()
+                taken = "cached" if event["cached"] else duration(event["seconds"])
+                _line(self._console, event["component"], taken, event["detail"])
+                self.running = ""
+
+    def output(self, chunk: bytes) -> None:
+        """Takes the process's standard output: into the log, and while training to the terminal."""
+        training = self.running == "Trainer"
+        if training and self._console.is_terminal:
+            self.clear()
+            self._console.file.write(chunk.decode(errors="replace"))
+            self._console.file.flush()
+        *lines, self._line = (self._line + chunk).split(b"\n")
+        for line in lines:
+            # Keras rewrites its line with carriage returns; what counts is what was left standing.
+            text = _TERMINAL_CODES.sub("", line.decode(errors="replace")).rsplit("\r", 1)[-1]
+            self._log.write(f"{text}\n".encode())
+            if training and not self._console.is_terminal:
+                self._console.print(text, markup=False, soft_wrap=True)
+        self._log.flush()
+
+    def tick(self) -> None:
+        """Shows what is running and for how long; not while training, where Keras shows it."""
+        if self._console.is_terminal and self.running and self.running != "Trainer":
+            self._console.file.write(f"\r\x1b[2K{self.running:<18} {duration(time.monotonic() - self._since)} …")
+            self._console.file.flush()
+            self._shows_status = True
+
+    def clear(self) -> None:
+        """Takes the status line away."""
+        if self._shows_status:
+            self._console.file.write("\r\x1b[2K")
+            self._shows_status = False
+
+
+def _line(console: Console, component: str, taken: str, text: str) -> None:
+    console.print(f"{component:<18} {taken:>9}  {text}".rstrip(), markup=False, soft_wrap=True)
+
+
+def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console) -> None:
+    """The table at the end of a run."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    if result["examples"]:
+        table.add_row("examples", ", ".join(f"{count:,} {split}" for split, count in result["examples"].items()))
+    if result["vocabulary"] is not None:
+        table.add_row("vocabulary", f"{result['vocabulary']:,} tokens")
+    for name, value in (result["metrics"] or {}).items():
+        serving = result["baseline_metrics"].get(name)
+        beside = f" (serving now, version {result['baseline']}: {serving:.3f})" if serving is not None else ""
+        table.add_row(METRICS[name], f"{value:.3f}{beside}")
+    if result["blessed"] is not None:
+        table.add_row("blessed", "yes" if result["blessed"] else f"no: {'; '.join(result['reasons'])}")
+    if result["blessed"] is not False:
+        table.add_row("pushed to", result["pushed"] or "not reached")
+    table.add_row("time", duration(seconds))
+    table.add_row("log", str(log))
+    console.print()
+    console.print(table, markup=False, soft_wrap=True)

@@ -1,0 +1,150 @@
+"""Runs the pipeline in a process of its own and tells the `im2latex` command how it goes, as JSON lines.
+
+TFX, Beam and TensorFlow write much, partly from C++ past Python's logging: in a process of their
+own all of it goes where the parent says. Lines on the events descriptor:
+
+    {"component": "Trainer", "state": "running"}
+    {"component": "Trainer", "state": "done", "seconds": 242.1, "cached": false, "detail": ""}
+    {"result": {...}}                     the fields of results.Result, at the end of a good run
+    {"error": "...", "component": "..."}  one sentence; the traceback is in the log
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from absl import logging
+from ml_metadata import MetadataStore
+from tfx.dsl.compiler import constants
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration.pipeline import RunOptions
+from tfx.orchestration.portable import partial_run_utils, runtime_parameter_utils
+from tfx.proto.orchestration import pipeline_pb2
+
+from data.errors import UserError
+from pipeline.config import load_config
+from pipeline.local_runner import local_pipeline
+from pipeline.results import Result, detail, read_result, read_steps
+from pipeline.workspace import Workspace
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class ReportingRunner(LocalDagRunner):
+    """LocalDagRunner, started once for each component with the others skipped, and a report before and after."""
+
+    def __init__(self, store: Callable[[], MetadataStore], report: Report) -> None:
+        """
+        Args:
+            store: opens the metadata store; it is not kept open while a component writes to it.
+            report: called with each event.
+        """
+        super().__init__()
+        self._store = store
+        self._report = report
+
+    def run_with_ir(self, pipeline: pipeline_pb2.Pipeline, run_options: pipeline_pb2.RunOptions | None = None) -> None:
+        """Runs the compiled pipeline, or the part of it in `run_options`.
+
+        Raises:
+            RuntimeError: a component had to be left out, which LocalDagRunner would only log.
+        """
+        run_id = datetime.datetime.now().isoformat()
+        runtime_parameter_utils.substitute_runtime_parameter(
+            pipeline,
+            {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id},
+        )
+        if run_options:
+            partial = run_options.partial_run
+            partial_run_utils.mark_pipeline(
+                pipeline,
+                from_nodes=partial.from_nodes or None,
+                to_nodes=partial.to_nodes or None,
+                snapshot_settings=partial.snapshot_settings,
+            )
+        result = Result()
+        for node in pipeline.nodes:
+            component = node.pipeline_node.node_info.id
+            if node.pipeline_node.execution_options.HasField("skip"):
+                continue
+            self._report({"component": component, "state": "running"})
+            started = time.monotonic()
+            single = pipeline_pb2.Pipeline()
+            single.CopyFrom(pipeline)
+            for other in single.nodes:
+                if other.pipeline_node.node_info.id != component:
+                    other.pipeline_node.execution_options.skip.SetInParent()
+            super().run_with_ir(single)
+            seconds = time.monotonic() - started
+            steps = read_steps(self._store(), run_id)
+            if component not in steps:
+                raise RuntimeError(f"{component} did not run, because what it needs was not made")
+            result = read_result(steps)
+            self._report(
+                {
+                    "component": component,
+                    "state": "done",
+                    "seconds": seconds,
+                    "cached": steps[component].cached,
+                    "detail": detail(component, result),
+                }
+            )
+        self._report({"result": dataclasses.asdict(result)})
+
+
+def main() -> int:
+    """Runs what the arguments say; 0 when every component is done, else 1."""
+    parser = argparse.ArgumentParser(description="Runs the pipeline and reports events.")
+    parser.add_argument("config", help="TOML file")
+    parser.add_argument("--events", type=int, required=True, help="file descriptor for the JSON lines")
+    parser.add_argument("--from", dest="from_node", help="first component to run")
+    parser.add_argument("--to", dest="to_node", help="last component to run")
+    parser.add_argument("--no-cache", action="store_true", help="run every component again")
+    arguments = parser.parse_args()
+    running = ""
+
+    def report(event: dict[str, Any]) -> None:
+        nonlocal running
+        running = event.get("component", running)
+        os.write(arguments.events, (json.dumps(event) + "\n").encode())
+
+    logging.set_verbosity(logging.INFO)
+    try:
+        pipeline = local_pipeline(
+            load_config(path=arguments.config),
+            Workspace.from_environment(),
+            enable_cache=not arguments.no_cache,
+        )
+        runner = ReportingRunner(lambda: MetadataStore(pipeline.metadata_connection_config), report)
+        runner.run(pipeline, run_options=_run_options(arguments.from_node, arguments.to_node))
+    except Exception as error:  # whatever it is, the parent must hear of it
+        traceback.print_exc()
+        report({"error": _sentence(error), "component": running})
+        return 1
+    return 0
+
+
+def _run_options(first: str | None, last: str | None) -> RunOptions | None:
+    if not first and not last:
+        return None
+    return RunOptions(from_nodes=[first] if first else None, to_nodes=[last] if last else None)
+
+
+def _sentence(error: Exception) -> str:
+    """The cause in one line: a UserError speaks for itself, anything else says its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else "no message"
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""Artifacts and drivers' inputs as the launcher makes them, for tests of single components."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tfx.orchestration.portable.data_types import ExecutionInfo
+from tfx.types import standard_artifacts
+
+
+def artifact(kind: Any, folder: Path) -> Any:
+    made = kind()
+    made.uri = str(folder)
+    return made
+
+
+def trained(folder: Path) -> Any:
+    """A Model artifact whose model is in folder/Format-Serving."""
+    return artifact(standard_artifacts.Model, folder)
+
+
+def execution(inputs: dict[str, Any], properties: dict[str, Any]) -> ExecutionInfo:
+    return ExecutionInfo(input_dict={key: [value] for key, value in inputs.items()}, exec_properties=properties)

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tfx.dsl.io import fileio
+from tfx.proto import pusher_pb2
+from tfx.types import standard_artifacts
+from tfx.utils import io_utils, proto_utils
+
+from components.baseline.serving import digest, versions
+from components.pusher.component import VERSION, Driver, Executor
+from tests.components.artifacts import artifact, execution, trained
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Any:
+    folder = tmp_path / "model" / "Format-Serving"
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(b"graph")
+    (folder / "variables" / "variables.index").write_bytes(b"index")
+    return trained(tmp_path / "model")
+
+
+class Push:
+    def __init__(self, model: Any, folder: Path, blessed: bool = True) -> None:
+        blessing = artifact(standard_artifacts.ModelBlessing, folder / "blessing")
+        blessing.set_int_custom_property("blessed", int(blessed))
+        self.inputs = {"model": model, "model_blessing": blessing}
+        self.serving = folder / "serving"
+        self.pushed = artifact(standard_artifacts.PushedModel, folder / "pushed")
+        filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=str(self.serving))
+        destination = pusher_pb2.PushDestination(filesystem=filesystem)
+        self.properties = {"push_destination": proto_utils.proto_to_json(destination)}
+
+    def version(self) -> str:
+        return Driver(None).run(execution(self.inputs, self.properties)).exec_properties[VERSION].string_value
+
+    def run(self, version: str | None = None) -> list[int]:
+        properties = self.properties if version is None else {**self.properties, VERSION: version}
+        Executor().Do({key: [value] for key, value in self.inputs.items()}, {"pushed_model": [self.pushed]}, properties)
+        return versions(str(self.serving))
+
+
+def test_a_blessed_model_becomes_the_newest_version(model: Any, tmp_path: Path) -> None:
+    push = Push(model, tmp_path)
+    (push.serving / "99999999999").mkdir(parents=True)  # of a clock that went wrong
+    version = push.version()
+    assert push.run(version) == [100000000000, 99999999999]
+    assert push.pushed.get_string_custom_property("pushed_destination") == str(push.serving / version)
+    assert push.pushed.get_int_custom_property("pushed") == 1
+    assert digest(str(push.serving / version)) == digest(str(tmp_path / "model" / "Format-Serving"))
+
+
+def test_a_model_that_is_not_blessed_is_not_pushed(model: Any, tmp_path: Path) -> None:
+    push = Push(model, tmp_path, blessed=False)
+    assert push.version() == ""
+    assert push.run("") == []
+    assert push.pushed.get_int_custom_property("pushed") == 0
+
+
+def test_the_model_that_is_serving_is_not_pushed_again(model: Any, tmp_path: Path) -> None:
+    push = Push(model, tmp_path)
+    first = push.version()
+    push.run(first)
+    assert push.version() == first  # the key of the cache is the same, so this is a cache hit
+    assert push.run() == [int(first)]  # without a driver
+
+
+def test_a_deleted_version_is_pushed_again(model: Any, tmp_path: Path) -> None:
+    push = Push(model, tmp_path)
+    push.run("7")
+    fileio.rmtree(str(push.serving))
+    assert push.version() not in ("", "7")
+
+
+def test_a_push_that_is_killed_leaves_no_version_and_the_next_one_cleans_up(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push = Push(model, tmp_path)
+    real_copy = io_utils.copy_dir
+
+    def killed_half_way(source: str, target: str) -> None:
+        real_copy(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io_utils, "copy_dir", killed_half_way)
+        with pytest.raises(KeyboardInterrupt):
+            push.run("7")
+    assert versions(str(push.serving)) == []
+    assert push.run("8") == [8]
+    assert [path.name for path in push.serving.iterdir()] == ["8"]

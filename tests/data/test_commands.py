@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from data.commands import app
+from data.errors import UserError
+from tests.data.test_im2latex import processed
+
+RUNNER = CliRunner()
+
+
+def test_synth_then_check(tmp_path: Path) -> None:
+    made = RUNNER.invoke(
+        app, ["synth", "--out", str(tmp_path / "set"), "--examples", "60", "--seed", "3", "--workers", "1"]
+    )
+    assert made.exit_code == 0, made.output
+    assert "60 records" in made.output
+    checked = RUNNER.invoke(app, ["check", str(tmp_path / "set"), "--json", "--sheet", str(tmp_path / "sheet.png")])
+    assert checked.exit_code == 0
+    report = json.loads(checked.stdout)
+    assert report["splits"]["train"]["records"] == 54 and report["problems"] == []
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_import_says_what_was_rejected_and_held_out(tmp_path: Path) -> None:
+    source = processed(tmp_path / "source")
+    (source / "formula_images_processed" / "3.png").unlink()
+    made = RUNNER.invoke(app, ["import", str(source), "--out", str(tmp_path / "set"), "--workers", "1"])
+    assert made.exit_code == 0, made.output
+    assert "rejected 1 x missing image file" in made.output and "50% of eval" in made.output
+    assert RUNNER.invoke(app, ["check", str(tmp_path / "set")]).exit_code == 0
+
+
+def test_check_fails_when_something_is_wrong(tmp_path: Path) -> None:
+    RUNNER.invoke(app, ["synth", "--out", str(tmp_path / "set"), "--examples", "60", "--workers", "1"])
+    for shard in (tmp_path / "set" / "test").iterdir():
+        shard.write_bytes(shard.read_bytes()[:-30])
+    checked = RUNNER.invoke(app, ["check", str(tmp_path / "set")])
+    assert checked.exit_code == 1 and "wrong: " in checked.output and "is damaged" in checked.output
+
+
+def test_refusals_are_user_errors(tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["synth", "--out", str(tmp_path / "set"), "--level", "hard"])
+    assert isinstance(result.exception, UserError)
+    with pytest.raises(UserError, match="does not exist"):
+        RUNNER.invoke(app, ["import", str(tmp_path / "no"), "--out", str(tmp_path / "set")], catch_exceptions=False)

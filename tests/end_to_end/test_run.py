@@ -1,0 +1,170 @@
+"""`im2latex run` and the `tfx` commands on the shrunken quickstart, from nothing to a pushed model."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.records import DatasetWriter, Record, read_records
+from pipeline.run import COMPONENTS
+from tests.end_to_end.conftest import Project
+
+
+def fields(output: str) -> dict[str, str]:
+    """The table at the end of a run."""
+    rows = output[output.rindex("\nexamples ") :].strip().splitlines()
+    return {name.strip(): value.strip() for name, value in (re.split(r"\s{2,}", row, maxsplit=1) for row in rows)}
+
+
+def states(executions: list[tuple[str, str]]) -> dict[str, str]:
+    assert len(dict(executions)) == len(executions), executions
+    return dict(executions)
+
+
+def test_the_first_run_executes_every_component_and_pushes(project: Project) -> None:
+    output = (project.config.parent / "first_run.txt").read_text(encoding="utf-8")
+    lines = [line.split()[0] for line in output.split("\nexamples ")[0].splitlines() if line]
+    assert [line for line in lines if line in COMPONENTS] == list(COMPONENTS)
+    assert re.search(r"^\d+/\d+ .* loss: [\d.]+", output, re.MULTILINE)  # Keras's own line
+    table = fields(output)
+    assert table["examples"] == "48 train, 8 eval, 16 test"
+    assert int(table["vocabulary"].split()[0]) > 10
+    assert 0 <= float(table["BLEU"]) <= 1
+    assert table["blessed"] == "yes"
+    assert Path(table["pushed to"]) == project.home / "serving" / "im2latex" / project.versions()[0]
+    assert Path(table["log"]).stat().st_size > 10_000
+    assert states(project.executions()[: len(COMPONENTS)]) == dict.fromkeys(COMPONENTS, "COMPLETE")
+
+
+def test_everything_a_run_writes_lies_in_the_workspace(project: Project) -> None:
+    assert sorted(path.name for path in project.config.parent.iterdir()) == ["first_run.txt", "run.toml", "workspace"]
+
+
+def test_a_second_run_takes_everything_from_the_cache(project: Project) -> None:
+    before, versions = len(project.executions()), project.versions()
+    second = project.run()
+    assert second.returncode == 0, second.stderr
+    assert states(project.executions()[before:]) == dict.fromkeys(COMPONENTS, "CACHED")
+    first = (project.config.parent / "first_run.txt").read_text(encoding="utf-8")
+    same = ("examples", "vocabulary", "BLEU", "exact match", "blessed", "pushed to")
+    assert [fields(second.stdout)[name] for name in same] == [fields(first)[name] for name in same]
+    assert project.versions() == versions
+
+
+def test_the_pushed_model_reads_a_new_image_in_a_fresh_process(project: Project, tmp_path: Path) -> None:
+    (folder,) = (project.home / "data").iterdir()
+    image = Image.open(io.BytesIO(next(iter(read_records(folder / "test"))).image)).convert("L")
+    canvas = Image.new("L", (image.width + 90, image.height + 60), 255)
+    canvas.paste(image, (70, 20))
+    image.save(tmp_path / "0.png")
+    canvas.save(tmp_path / "1.png")
+    program = """
+import json, sys
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+images = tf.constant([open(path, "rb").read() for path in sys.argv[2:]])
+answer = model.signatures["predict_images"](images=images)
+print(json.dumps({name: value.numpy().astype(str).tolist() for name, value in answer.items()}))
+"""
+    version = project.home / "serving" / "im2latex" / project.versions()[-1]
+    answer = subprocess.run(
+        [sys.executable, "-c", program, str(version), str(tmp_path / "0.png"), str(tmp_path / "1.png")],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    read = json.loads(answer.stdout)
+    assert len(read["latex"]) == 2
+    assert read["latex"][0] == read["latex"][1]  # the white around a formula does not matter
+    first, second = (float(value) for value in read["log_probability"])
+    assert first == pytest.approx(second, abs=1e-3) and first < 0
+
+
+def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path) -> None:
+    before = len(project.executions())
+    repository = Path(__file__).resolve().parents[2]
+    tfx = Path(sys.executable).with_name("tfx")
+    environment = {**project.environment(), "LOCAL_HOME": str(tmp_path / "tfx")}
+    environment["PATH"] = f"{tfx.parent}{os.pathsep}{environment['PATH']}"  # it starts `pip` and `python`
+    for arguments in (
+        ["pipeline", "create", "--engine=local", f"--pipeline_path={repository / 'pipeline' / 'local_runner.py'}"],
+        ["run", "create", "--engine=local", "--pipeline_name=im2latex"],
+    ):
+        done = subprocess.run(
+            [tfx, *arguments], capture_output=True, text=True, timeout=600, env=environment, cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    # The workspace is the same, so what `im2latex run` made is found again.
+    assert states(project.executions()[before:]) == dict.fromkeys(COMPONENTS, "CACHED")
+
+
+def test_a_model_that_is_not_good_enough_is_refused_and_not_pushed(project: Project) -> None:
+    before, versions = len(project.executions()), project.versions()
+    refused = project.run("--set", "evaluation.min_bleu=0.99")
+    assert refused.returncode == 3, refused.stderr
+    table = fields(refused.stdout)
+    assert re.fullmatch(r"no: BLEU 0\.\d{3} is below 0\.99", table["blessed"]), table
+    assert "pushed to" not in table
+    assert project.versions() == versions
+    fresh = {name for name, state in project.executions()[before:] if state == "COMPLETE"}
+    assert fresh == {"Evaluator", "Pusher"}
+
+
+def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    data = tmp_path / "data"
+    with DatasetWriter(data, source="test") as writer:
+        for split in ("train", "eval", "test"):
+            writer.write(split, Record(b"png", "x", split))
+    example = tf.train.Example()
+    example.features.feature["image"].bytes_list.value.append(b"png")
+    example.features.feature["name"].bytes_list.value.append(b"nameless formula")
+    with tf.io.TFRecordWriter(str(data / "train" / "more.tfrecord.gz"), "GZIP") as writer:
+        writer.write(example.SerializeToString())
+    project = Project(tmp_path / "workspace", tmp_path / "run.toml")
+    project.config.write_text(f'[data]\nsource = "{data}"\n', encoding="utf-8")
+    stopped = project.run()
+    assert stopped.returncode == 1
+    assert stopped.stderr.startswith(
+        "im2latex: ExampleValidator: the examples are not as the schema says: train: latex: "
+    )
+    assert stopped.stderr.count("\n") == 1 and ".log" in stopped.stderr
+    assert dict(project.executions())["ExampleValidator"] == "FAILED"
+    assert "Transform" not in dict(project.executions())
+
+
+def test_a_killed_training_goes_on_where_it_was(project: Project) -> None:
+    versions = project.versions()
+    longer = ("--set", "training.epochs=40")
+    running = subprocess.Popen(
+        project.command(*longer), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env={**project.environment(), "PYTHONUNBUFFERED": "1"}, start_new_session=True,
+    )  # fmt: skip
+    assert running.stdout is not None
+    deadline = time.monotonic() + 300
+    for line in running.stdout:
+        if line.startswith("Epoch 4/"):
+            break
+        assert time.monotonic() < deadline, line
+    else:
+        pytest.fail("the run ended before it was killed")
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+
+    resumed = project.run(*longer)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    epochs = [int(epoch) for epoch in re.findall(r"^Epoch (\d+)/", resumed.stdout, re.MULTILINE)]
+    assert 3 <= epochs[0] <= 5, epochs
+    assert epochs[-1] == 40
+    assert "Transform             cached" in resumed.stdout
+    assert len(project.versions()) == len(versions) + 1

@@ -1,0 +1,81 @@
+"""What is installed: five packages with their data, seen from everywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = [name for name in ("data", "trainer_module", "components", "pipeline", "kubeflow") if (ROOT / name).is_dir()]
+
+
+def test_every_package_is_seen_from_any_folder(tmp_path: Path) -> None:
+    """Subprocesses of TFX start elsewhere, and without the checkout on PYTHONPATH."""
+    code = f"import importlib.util as u; print([u.find_spec(n).submodule_search_locations[0] for n in {PACKAGES}])"
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environ, text=True)
+    assert found.strip() == str([str(ROOT / name) for name in PACKAGES])
+
+
+def test_wheel_holds_every_source_and_data_file_and_nothing_else(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    listed = [
+        path.relative_to(ROOT)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    for path in [*listed, Path("pyproject.toml"), Path("setup.py"), Path("LICENSE"), Path("README.md")]:
+        if (ROOT / path).exists():
+            (source / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, source / path)
+    (source / "tests").mkdir()
+    (source / "tests" / "__init__.py").touch()
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == {str(path) for path in listed if path.suffix != ".md"}
+
+
+@pytest.mark.parametrize(
+    "home", [pytest.param(lambda checkout: checkout, id="checkout"), pytest.param(lambda c: c.parent, id="above"),
+             pytest.param(lambda c: Path("/"), id="root")]
+)  # fmt: skip
+def test_make_clean_refuses_a_folder_that_holds_the_checkout(tmp_path: Path, home) -> None:
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    shutil.copy(ROOT / "Makefile", checkout)
+    ran = subprocess.run(
+        ["make", "clean"], cwd=checkout, env={**os.environ, "IM2LATEX_HOME": str(home(checkout))}, capture_output=True
+    )
+    assert ran.returncode != 0 and b"remove by hand" in ran.stdout
+    assert (checkout / "Makefile").exists()
+
+
+def test_make_clean_removes_the_workspace_only(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for folder in ("workspace/runs", "elsewhere/runs", "workspace2"):
+        (tmp_path / folder).mkdir(parents=True)
+    environ = {name: value for name, value in os.environ.items() if name != "IM2LATEX_HOME"}
+    subprocess.run(["make", "clean"], cwd=tmp_path, env=environ, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Makefile", "elsewhere", "workspace2"]
+    subprocess.run(["make", "clean"], cwd=tmp_path, env={**environ, "IM2LATEX_HOME": "elsewhere"}, check=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Makefile", "workspace2"]
+
+
+def test_newest_stack_says_why_it_was_not_tested(tmp_path: Path) -> None:
+    for program in ("bash", "dirname", "id"):
+        (tmp_path / program).symlink_to(str(shutil.which(program)))
+    command = [str(ROOT / ".ci" / "newest")]
+    environ = {"PATH": str(tmp_path), "HOME": str(tmp_path)}
+    ran = subprocess.run(["/bin/bash", *command], env=environ, capture_output=True, text=True)
+    assert ran.returncode == 0
+    assert ran.stdout.startswith("The tests with TFX 1.21 were not run: ") and ran.stdout.count("\n") == 1
+    assert subprocess.run(["/bin/bash", *command], env={**environ, "CI": "true"}, capture_output=True).returncode == 1

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load_config
+
+HEAVY = ("tensorflow", "keras", "tfx", "apache_beam", "ml_metadata")
+
+
+def im2latex(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "NO_COLOR": "1", **environment},
+    )  # fmt: skip
+
+
+def test_help_takes_less_than_a_second_and_imports_nothing_heavy() -> None:
+    im2latex("--help")  # compiles what has changed
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    answer = im2latex("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert answer.returncode == 0
+    # Processor time, because the wall clock also measures whatever else the machine does.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import pipeline.cli, pipeline.run, sys; print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert not set(HEAVY) & set(loaded)
+
+
+def test_config_show_prints_toml_that_reads_back_to_the_same_configuration(tmp_path: Path) -> None:
+    shown = im2latex("config", "show", "--preset", "small", "--set", "training.epochs=3", "--toml")
+    assert shown.returncode == 0, shown.stderr
+    file = tmp_path / "shown.toml"
+    file.write_text(shown.stdout, encoding="utf-8")
+    assert load_config(path=file) == load_config("small", settings=["training.epochs=3"])
+
+
+def test_config_show_prints_a_line_of_help_beside_each_knob() -> None:
+    shown = im2latex("config", "show", "--set", "training.epochs=3", COLUMNS="160")
+    assert re.search(r"training\.epochs\s+3\s+passes over the training examples", shown.stdout), shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("run", "--set", "training.epoch=3"), "did you mean training.epochs"),
+        (("run", "--to", "Trainr"), "did you mean Trainer?"),
+        (("run", "--from", "Resolver"), "there is no component 'Resolver'"),
+        (("run", "--set", "data.source=nowhere"), "nowhere/train holds no TFRecords"),
+        (("config", "show", "--preset", "huge"), "there are quickstart, seed, small"),
+    ],
+)
+def test_a_mistake_is_answered_with_one_sentence_and_status_1(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path
+) -> None:
+    answer = im2latex(*arguments, IM2LATEX_HOME=str(tmp_path))
+    assert answer.returncode == 1
+    assert sentence in answer.stderr
+    assert answer.stderr.startswith("im2latex: ") and answer.stderr.count("\n") == 1
+    assert answer.stdout == ""

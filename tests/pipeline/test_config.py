@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from pipeline.config import PRESETS, Config, flatten, load_config, to_toml
+
+
+def test_the_seed_preset_is_the_default_model_of_8_379_008_parameters() -> None:
+    model = load_config("seed").model
+    assert model.filters == (64, 128, 256, 256, 512, 512)
+    assert (model.decoder_units, model.embedding_units) == (512, 80)
+    assert not model.hidden_recurrence and not model.row_embedding
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_survives_being_written_as_toml_and_read_again(preset: str, tmp_path: Path) -> None:
+    config = load_config(preset)
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(config), encoding="utf-8")
+    # Read over another preset: the file names every knob, so nothing of that preset may be left.
+    assert load_config("small" if preset != "small" else "seed", file) == config
+
+
+def test_settings_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('preset = "small"\nname = "mine"\n[training]\nepochs = 5\nbatch_size = 7\n', encoding="utf-8")
+    config = load_config(path=file, settings=["training.epochs=3", "model.normalisation=before_relu"])
+    assert config.name == "mine"
+    assert config.training.epochs == 3
+    assert config.training.batch_size == 7
+    assert config.training.optimizer == PRESETS["small"]["training"]["optimizer"] == "adam"
+    assert config.model.normalisation == "before_relu"
+
+
+def test_a_preset_on_the_command_line_goes_over_the_one_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('preset = "small"\n', encoding="utf-8")
+    assert load_config("seed", file) == Config()
+
+
+def test_text_that_toml_must_escape_survives(tmp_path: Path) -> None:
+    source = 'a "quoted" \\ folder\twith é and 😀'
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(load_config(settings=["data.source=" + repr(source)])), encoding="utf-8")
+    literal_string = load_config(path=file).data.source
+    file.write_text(f"[data]\nsource = '{source}'\n", encoding="utf-8")
+    assert load_config(path=file).data.source == source
+    assert literal_string  # whatever TOML made of Python's repr, it was read and written alike
+
+
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [
+        ("training.epochs=0", ["training.epochs = 0", "greater than or equal to 1", "passes over"]),
+        ("training.epochs=three", ["training.epochs", '"three"', "valid integer"]),
+        ("training.learning_rate=nan", ["training.learning_rate", "greater than 0"]),
+        ("training.optimizer=adamw", ["training.optimizer", "'sgd' or 'adam'"]),
+        ("model.filters=[1, 2]", ["model.filters", "channels of the six convolutions"]),
+        ("model.decoder_units=3", ["model.decoder_units", "multiple of 2"]),
+        ("image.max_height=8", ["image", "max_height=8 leaves no room between borders of 4 pixels"]),
+        ("data.level=hard", ["data.level", "no such level", "digits", "full"]),
+        ("data.dpi=10", ["data.dpi", "greater than or equal to 40"]),
+        ("evaluation.min_bleu=75", ["evaluation.min_bleu", "less than or equal to 1"]),
+        ("beam.arguments=['runner']", ["beam", "'runner'", "two dashes"]),
+        ("name=My Model", ["name", "My Model"]),
+        ("training.epoch=3", ["no knob 'training.epoch'", "did you mean training.epochs"]),
+        ("training=3", ["no knob 'training'"]),
+        ("zzz=1", ["no knob 'zzz'", "im2latex config show"]),
+        ("training.epochs", ["--set takes section.knob=value", "'training.epochs'"]),
+    ],
+)
+def test_a_wrong_setting_is_refused_naming_the_knob_and_what_is_allowed(setting: str, names: list[str]) -> None:
+    with pytest.raises(UserError) as refusal:
+        load_config(settings=[setting])
+    sentence = str(refusal.value)
+    assert "\n" not in sentence
+    for name in names:
+        assert name in sentence
+
+
+def test_a_refusal_says_in_which_file_the_value_stands(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[training]\nepochs = 0\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"training\.epochs = 0 in .*run\.toml is refused"):
+        load_config(path=file)
+
+
+@pytest.mark.parametrize("content", [b"[training\n", b"\xff\xfe"])
+def test_a_file_that_is_not_toml_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"broken\.toml is not valid TOML"):
+        load_config(path=file)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.toml.*No such file"):
+        load_config(path=tmp_path / "none.toml")
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UserError, match="no preset 'huge'; there are quickstart, seed, small"):
+        load_config("huge")
+    with pytest.raises(UserError, match="did you mean quickstart"):
+        load_config("quick-start")
+
+
+def test_every_knob_has_a_line_of_help() -> None:
+    for knob, _, text in flatten(Config()):
+        assert len(text) > 5 and "\n" not in text, knob

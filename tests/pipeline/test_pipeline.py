@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from google.protobuf import json_format, text_format
+from tensorflow_metadata.proto.v0 import schema_pb2
+from tensorflow_model_analysis.proto import config_pb2
+from tfx.dsl.compiler.compiler import Compiler
+from tfx.orchestration.pipeline import Pipeline
+
+from pipeline.config import load_config
+from pipeline.pipeline import SCHEMA, create_pipeline
+from pipeline.run import COMPONENTS
+
+
+def pipeline(*settings: str, schema: Path = SCHEMA) -> Pipeline:
+    return create_pipeline(
+        load_config(settings=settings), data="/data", pipeline_root="/root", serving="/serving", schema=str(schema)
+    )
+
+
+def properties(built: Pipeline) -> dict[str, dict]:
+    return {component.id: component.exec_properties for component in built.components}
+
+
+def test_it_compiles_to_the_components_that_the_command_knows_in_their_order() -> None:
+    nodes = [node.pipeline_node.node_info.id for node in Compiler().compile(pipeline()).nodes]
+    assert sorted(nodes) == sorted(COMPONENTS)
+    after = {node: nodes[:place] for place, node in enumerate(nodes)}
+    assert "ExampleValidator" in after["Transform"]  # nothing is learned from examples with anomalies
+    assert "Evaluator" in after["Pusher"] and "Baseline" in after["Evaluator"]
+
+
+def test_a_component_is_given_the_sections_it_uses_and_no_others() -> None:
+    before, after = properties(pipeline()), properties(pipeline("training.epochs=3"))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"Trainer"}
+    custom = json.loads(after["Trainer"]["custom_config"])
+    assert json.loads(custom["config"])["training"]["epochs"] == 3
+    before, after = properties(pipeline()), properties(pipeline("image.border=2"))
+    assert {name for name in before if before[name] != after[name]} == {"Transform", "Trainer"}
+    before, after = properties(pipeline()), properties(pipeline("evaluation.min_bleu=0.5"))
+    assert {name for name in before if before[name] != after[name]} == {"Evaluator"}
+
+
+def test_the_cache_follows_the_schema_and_not_only_its_name(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.pbtxt"
+    schema.write_bytes(SCHEMA.read_bytes())
+    first = properties(pipeline(schema=schema))["ImportSchemaGen"]
+    schema.write_bytes(SCHEMA.read_bytes() + b"# changed\n")
+    assert properties(pipeline(schema=schema))["ImportSchemaGen"] != first
+
+
+def test_the_gate_holds_the_configured_bounds() -> None:
+    text = properties(pipeline("evaluation.min_bleu=0.6", "evaluation.max_bleu_drop=0.02"))["Evaluator"]["eval_config"]
+    gate = config_pb2.EvalConfig()
+    json_format.Parse(text, gate)
+    thresholds = {metric.class_name: metric.threshold for metric in gate.metrics_specs[0].metrics}
+    assert thresholds["CorpusBleu"].value_threshold.lower_bound.value == pytest.approx(0.6)
+    assert thresholds["CorpusBleu"].change_threshold.absolute.value == pytest.approx(-0.02)
+    assert thresholds["CorpusBleu"].change_threshold.direction == config_pb2.MetricDirection.HIGHER_IS_BETTER
+
+
+def test_the_schema_requires_one_image_one_formula_and_one_name() -> None:
+    schema = text_format.Parse(SCHEMA.read_text(encoding="utf-8"), schema_pb2.Schema())
+    assert [feature.name for feature in schema.feature] == ["image", "latex", "name"]
+    for feature in schema.feature:
+        assert feature.type == schema_pb2.BYTES
+        assert feature.presence.min_fraction == 1.0
+        assert feature.HasField("shape") and not feature.shape.dim

@@ -1,0 +1,1 @@
+"""What Transform, Trainer and a server run: features, model, training, decoding, signatures."""

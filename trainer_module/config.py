@@ -1,0 +1,74 @@
+"""What can be set about images, the vocabulary, the model and its training.
+
+Every knob is a field with one line that says what it does and its unit. A value out of
+range is refused when the configuration is made, with the name of the knob
+(`pydantic.ValidationError`; `pipeline.config` turns it into one sentence).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+# The convolutional encoder halves both sides three times.
+STRIDE = 8
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ImageConfig:
+    """How an image is normalised before the model sees it."""
+
+    max_height: int = Field(64, ge=STRIDE, le=4096, multiple_of=STRIDE, description="tallest image the model reads, pixels; taller ones are scaled down")
+    max_width: int = Field(320, ge=STRIDE, le=4096, multiple_of=STRIDE, description="widest image the model reads, pixels; wider ones are scaled down")
+    border: int = Field(4, ge=0, le=64, description="white border left around the ink, pixels")
+
+    @model_validator(mode="after")
+    def _border_leaves_room(self) -> ImageConfig:
+        for name, limit in (("max_height", self.max_height), ("max_width", self.max_width)):
+            if limit <= 2 * self.border:
+                raise ValueError(f"{name}={limit} leaves no room between borders of {self.border} pixels")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class VocabularyConfig:
+    """Which tokens the model can read and write."""
+
+    min_count: int = Field(2, ge=1, description="a token seen fewer times in the training split becomes unknown")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelConfig:
+    """The network: convolutions, row encoder, attention decoder (Deng et al. 2017, section 4)."""
+
+    filters: tuple[
+        Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)],
+    ] = Field((64, 128, 256, 256, 512, 512), description="channels of the six convolutions")
+    normalisation: Literal["after_relu", "before_relu"] = Field("after_relu", description="batch norm after the ReLU (seed) or before it (paper)")
+    decoder_units: int = Field(512, ge=2, multiple_of=2, description="units of the decoder LSTM; each direction of the row encoder has half")
+    embedding_units: int = Field(80, ge=1, description="size of a token's embedding")
+    hidden_recurrence: bool = Field(False, description="hidden-to-hidden term in the decoder LSTM (paper: yes, seed: no)")
+    row_embedding: bool = Field(False, description="learned initial state for each row of the row encoder (paper: yes, seed: no)")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of the decoder's attention output dropped in training")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TrainingConfig:
+    """How the model learns."""
+
+    epochs: int = Field(12, ge=1, description="passes over the training examples")
+    batch_size: int = Field(20, ge=1, description="images in a batch, at most")
+    max_tokens: int = Field(150, ge=1, description="training formulas with more tokens are left out; decoding stops there")
+    optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd or adam")
+    learning_rate: float = Field(0.1, gt=0, description="peak learning rate")
+    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises to its peak")
+    schedule: Literal["cosine", "plateau", "constant"] = Field("plateau", description="learning rate after warm-up: falls to zero as a cosine, halves when validation perplexity stalls, or stays")
+    clip_norm: float = Field(5.0, gt=0, description="gradients are scaled down to this global norm")
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="probability mass spread over all tokens of the target")
+    seed: int = Field(0, ge=0, description="seed of weights, shuffling and dropout")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="minutes between checkpoints within an epoch")

@@ -1,0 +1,136 @@
+"""What TFX's Trainer runs: reads the transformed examples, trains, and exports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_transform as tft
+from tfx.components.trainer.fn_args_utils import FnArgs
+
+from data.errors import UserError
+from trainer_module import features
+from trainer_module.batching import Batch, Example, padding, plan
+from trainer_module.config import STRIDE, ImageConfig, ModelConfig, TrainingConfig
+from trainer_module.model import FormulaModel
+from trainer_module.signatures import FormulaReader
+from trainer_module.training import train
+
+log = logging.getLogger(__name__)
+
+BATCH_SPEC = Batch(
+    {
+        "image": tf.TensorSpec((None, None, None, 1), tf.uint8),
+        "size": tf.TensorSpec((None, 2), tf.int32),
+        "tokens": tf.TensorSpec((None, None), tf.int32),
+    },
+    tf.TensorSpec((None, None), tf.int32),
+    tf.TensorSpec((None, None), tf.float32),
+)
+
+
+def run_fn(fn_args: FnArgs) -> None:
+    """Trains a model and writes it to `fn_args.serving_model_dir`.
+
+    Args:
+        fn_args: TFX's; `custom_config["config"]` is JSON with the sections `image`, `vocabulary`,
+            `model` and `training`, `custom_config["checkpoints"]`, if there, the folder in which a
+            killed training finds its state again.
+    """
+    config = json.loads(fn_args.custom_config["config"])
+    image, model_config = ImageConfig(**config["image"]), ModelConfig(**config["model"])
+    training_config = TrainingConfig(**config["training"])
+    transform = tft.TFTransformOutput(fn_args.transform_output)
+    vocabulary = features.read_vocabulary(transform)
+    training = read_examples(fn_args.train_files, transform, training_config.max_tokens)
+    validation = read_examples(fn_args.eval_files, transform, training_config.max_tokens)
+    wasted = padding(training, plan(training, training_config.batch_size, training_config.seed, 0))
+    log.info("padding: %.1f %% of pixels, %.1f %% of token steps", 100 * wasted.pixels, 100 * wasted.steps)
+
+    keras.utils.set_random_seed(training_config.seed)
+    with strategy().scope():
+        model = FormulaModel(model_config, len(vocabulary), max_rows=image.max_height // STRIDE)
+        progress = train(
+            model,
+            training_config,
+            training,
+            validation,
+            checkpoints=_checkpoints(fn_args, config, vocabulary, training),
+            logs=Path(fn_args.model_run_dir) / "logs",
+            feed=as_dataset,
+        )
+    log.info("validation loss %.4f nats a token, best of %d epochs", progress.best_loss, progress.epoch)
+    FormulaReader(model, transform, vocabulary, training_config.max_tokens).save(fn_args.serving_model_dir)
+
+
+def strategy() -> tf.distribute.Strategy:
+    """Every GPU at once where there are several, else the one device there is."""
+    gpus = tf.config.list_logical_devices("GPU")
+    log.info("training on %s", f"{len(gpus)} GPU" if gpus else "the CPU")
+    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+def as_dataset(source: Callable[[], Iterator[Batch]]) -> tf.data.Dataset:
+    """Batches as a dataset whose one element has free sizes, so that one graph serves them all."""
+    return tf.data.Dataset.from_generator(lambda: map(tuple, source()), output_signature=tuple(BATCH_SPEC)).prefetch(4)
+
+
+def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max_tokens: int) -> list[Example]:
+    """Reads transformed examples into memory, but for the formulas that are too long.
+
+    Args:
+        patterns: file patterns of gzipped TFRecords, as TFX gives them.
+        transform: Transform's output, which knows the features.
+        max_tokens: longer formulas are left out, and counted in the log.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    files = tf.data.Dataset.list_files(list(patterns), shuffle=False)
+    dataset = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(1024)
+    spec = transform.transformed_feature_spec()
+    examples, left_out = [], 0
+    for serialized in dataset:
+        batch = tf.io.parse_example(serialized, spec)
+        for png, height, width, ids in zip(
+            batch[features.IMAGE].numpy(),
+            batch[features.HEIGHT].numpy().tolist(),
+            batch[features.WIDTH].numpy().tolist(),
+            _rows(batch[features.TOKENS]),
+            strict=True,
+        ):
+            if len(ids) > max_tokens:
+                left_out += 1
+            else:
+                examples.append(Example(png, height, width, ids))
+    log.info("%d examples, %d left out with more than %d tokens", len(examples), left_out, max_tokens)
+    if not examples:
+        raise UserError(
+            f"no example is left in {', '.join(patterns)}: {left_out} have more than {max_tokens} tokens; "
+            "raise training.max_tokens or check the data"
+        )
+    return examples
+
+
+def _rows(tokens: tf.SparseTensor) -> list[np.ndarray]:
+    """The ids of each example, int32, (length,)."""
+    ragged = tf.RaggedTensor.from_sparse(tokens)
+    return np.split(ragged.values.numpy().astype(np.int32), ragged.row_splits.numpy()[1:-1])
+
+
+def _checkpoints(
+    fn_args: FnArgs, config: dict, vocabulary: Sequence[str], examples: Sequence[Example]
+) -> Path | None:
+    """A folder of this very training: another configuration, vocabulary or data has another one."""
+    if not fn_args.custom_config.get("checkpoints"):
+        return None
+    digest = hashlib.sha256(json.dumps([config, list(vocabulary)], sort_keys=True).encode())
+    for example in examples:
+        digest.update(example.image)
+    return Path(fn_args.custom_config["checkpoints"]) / digest.hexdigest()[:16]

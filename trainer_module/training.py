@@ -1,0 +1,206 @@
+"""Learning: the loss, the optimiser, the loop, and the checkpoints from which a killed loop goes on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from trainer_module.batching import Example, batches, plan
+from trainer_module.config import TrainingConfig
+from trainer_module.model import FormulaModel
+
+CHECKPOINT = "checkpoint.npz"
+
+
+@keras.saving.register_keras_serializable("im2latex")
+class TokenCrossEntropy(keras.losses.Loss):
+    """Mean negative log-likelihood of a token, in nats, padding left out.
+
+    Args:
+        label_smoothing: probability mass spread over the whole vocabulary (Szegedy et al. 2016).
+    """
+
+    def __init__(self, label_smoothing: float = 0.0, name: str = "cross_entropy"):
+        super().__init__(name=name, reduction="mean_with_sample_weight")
+        self.label_smoothing = label_smoothing
+
+    def call(self, targets, logits):
+        """(batch, steps) of the loss, from targets (batch, steps) and logits (batch, steps, vocabulary)."""
+        log_probabilities = ops.log_softmax(logits, axis=-1)
+        targets = ops.expand_dims(ops.cast(targets, "int32"), -1)
+        loss = -ops.squeeze(ops.take_along_axis(log_probabilities, targets, axis=-1), -1)
+        if self.label_smoothing:
+            uniform = -ops.mean(log_probabilities, axis=-1)
+            loss = (1.0 - self.label_smoothing) * loss + self.label_smoothing * uniform
+        return loss
+
+
+@keras.saving.register_keras_serializable("im2latex")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises to the peak in a straight line, then falls to zero as half a cosine (Loshchilov and Hutter 2017)."""
+
+    def __init__(self, peak: float, warmup_steps: int, steps: int):
+        self.peak, self.warmup_steps, self.steps = peak, warmup_steps, steps
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32") + 1.0
+        rise = step / max(self.warmup_steps, 1)
+        progress = ops.clip((step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1), 0.0, 1.0)
+        fall = 0.5 * (1.0 + ops.cos(math.pi * progress))
+        return self.peak * ops.where(step < self.warmup_steps, rise, fall)
+
+    def get_config(self):
+        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "steps": self.steps}
+
+
+def make_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
+    """The optimiser for a training of `steps` steps."""
+    rate: float | WarmupCosine = config.learning_rate
+    if config.schedule == "cosine":
+        rate = WarmupCosine(config.learning_rate, config.warmup_steps, steps)
+    optimizers = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
+    return optimizers[config.optimizer](rate, global_clipnorm=config.clip_norm)
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a training stands."""
+
+    epoch: int = 0  # epochs that are finished
+    batch: int = 0  # batches of the epoch after them that are done
+    best_loss: float = math.inf  # lowest validation loss so far, nats a token
+    losses: list[float] = dataclasses.field(default_factory=list)  # validation loss of each finished epoch
+
+
+def train(
+    model: FormulaModel,
+    config: TrainingConfig,
+    training: Sequence[Example],
+    validation: Sequence[Example],
+    checkpoints: Path | None = None,
+    logs: Path | None = None,
+    feed: Callable | None = None,
+) -> Progress:
+    """Trains a model and leaves it with the weights of the epoch with the lowest validation loss.
+
+    Args:
+        model: the model, compiled here.
+        config: how to learn.
+        training, validation: examples.
+        checkpoints: folder to keep the state in every `config.checkpoint_minutes` and after each
+            epoch, and to go on from when it holds one; None keeps none.
+        logs: folder for TensorBoard; None writes none.
+        feed: turns a function that returns an iterator of `Batch` into what `keras.Model.fit` takes;
+            None gives it the iterator.
+
+    Returns:
+        Where the training stands at its end.
+    """
+    feed = feed or (lambda source: source())
+    steps = len(plan(training, config.batch_size, config.seed, 0))
+    model.compile(
+        optimizer=make_optimizer(config, steps * config.epochs),
+        loss=TokenCrossEntropy(config.label_smoothing),
+    )
+    model.optimizer.build(model.trainable_variables)
+    progress = Progress()
+    keep = Checkpointing(model, progress, checkpoints, config.checkpoint_minutes)
+    keep.restore()
+    callbacks: list[keras.callbacks.Callback] = [keep]
+    if logs is not None:
+        callbacks.append(keras.callbacks.TensorBoard(str(logs), write_graph=False, update_freq=50))
+    while progress.epoch < config.epochs:
+        epoch, start = progress.epoch, progress.batch
+        history = model.fit(
+            feed(lambda epoch=epoch, start=start: batches(training, config.batch_size, config.seed, epoch, start)),
+            initial_epoch=epoch,
+            epochs=epoch + 1,
+            steps_per_epoch=steps - start,
+            validation_data=feed(lambda: batches(validation, config.batch_size)),
+            validation_steps=len(plan(validation, config.batch_size, 0, 0)),
+            callbacks=callbacks,
+            verbose=1,
+        )
+        loss = history.history["val_loss"][0]
+        if config.schedule == "plateau" and progress.losses and loss >= progress.losses[-1]:
+            model.optimizer.learning_rate = model.optimizer.learning_rate * 0.5
+        progress.epoch, progress.batch = epoch + 1, 0
+        progress.losses.append(loss)
+        if loss < progress.best_loss:
+            progress.best_loss = loss
+            keep.keep_best()
+        keep.save()
+    keep.restore_best()
+    return progress
+
+
+class Checkpointing(keras.callbacks.Callback):
+    """Keeps the state of a training on disk, whole at any moment, and brings it back.
+
+    A checkpoint holds every variable of the model and its optimiser in their order, so it fits the
+    very model and optimiser it was written by.
+    """
+
+    def __init__(self, model: FormulaModel, progress: Progress, folder: Path | None, minutes: float):
+        super().__init__()
+        self.trained = model
+        self.progress, self.folder, self.seconds = progress, folder, minutes * 60
+        self.last = time.monotonic()
+        self.best: list[np.ndarray] = []
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.progress.batch += 1
+        if time.monotonic() - self.last > self.seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Writes the state; a kill leaves the one before."""
+        self.last = time.monotonic()
+        if self.folder is None:
+            return
+        arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
+        temporary = self.folder / f"{CHECKPOINT}.writing"
+        with temporary.open("wb") as file:
+            np.savez(
+                file,
+                progress=np.array(json.dumps(dataclasses.asdict(self.progress))),
+                **{f"state{i}": array for i, array in enumerate(arrays)},
+                **{f"best{i}": array for i, array in enumerate(self.best)},
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.folder / CHECKPOINT)
+
+    def restore(self) -> None:
+        """Takes the state up again where there is one."""
+        if self.folder is None or not (self.folder / CHECKPOINT).exists():
+            return
+        with np.load(self.folder / CHECKPOINT) as saved:
+            for field, value in json.loads(str(saved["progress"])).items():
+                setattr(self.progress, field, value)
+            for i, variable in enumerate(self._variables()):
+                variable.assign(saved[f"state{i}"])
+            self.best = [saved[f"best{i}"] for i in range(sum(name.startswith("best") for name in saved))]
+
+    def keep_best(self) -> None:
+        """Notes the model's weights as the best so far."""
+        self.best = [keras.ops.convert_to_numpy(variable) for variable in self.trained.variables]
+
+    def restore_best(self) -> None:
+        """Gives the model the best weights noted."""
+        for variable, value in zip(self.trained.variables, self.best, strict=True):
+            variable.assign(value)
+
+    def _variables(self):
+        return [*self.trained.variables, *self.trained.optimizer.variables]
