@@ -1,4 +1,4 @@
-"""Everything is said in pyproject.toml; this file serves tools that still look for it, Beam's --setup_file among them."""
+"""Everything is said in pyproject.toml; this file serves tools that still look for it, such as Beam's --setup_file."""
 
 from setuptools import setup
 

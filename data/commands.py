@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, SPLITS, TEST_SHARE
-from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, LEVELS
+from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 
 if TYPE_CHECKING:
     from data.check import Report
@@ -77,6 +77,7 @@ def synth(
         typer.Option(help="; ".join(f"{name}: {what}" for name, what in LEVELS.items()), metavar="|".join(LEVELS)),
     ] = DEFAULT_LEVEL,
     dpi: Annotated[int, typer.Option(help="Resolution in dots per inch, of 10 pt text.")] = DEFAULT_DPI,
+    max_tokens: Annotated[int, typer.Option(help="Longest formula, tokens.")] = DEFAULT_MAX_TOKENS,
     workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT even if it is not a data set.")] = False,
 ) -> None:
@@ -87,7 +88,17 @@ def synth(
 
     start = time.monotonic()
     with progress_bar("drawing", examples) as progress:
-        summary = synthesize(out, examples, seed, level, dpi, workers=workers, progress=progress, overwrite=overwrite)
+        summary = synthesize(
+            out,
+            examples,
+            seed,
+            level,
+            dpi,
+            max_tokens=max_tokens,
+            workers=workers,
+            progress=progress,
+            overwrite=overwrite,
+        )
     print_summary(summary, time.monotonic() - start)
 
 

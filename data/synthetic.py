@@ -29,7 +29,7 @@ DEFAULT_LEVEL = "standard"
 # At 10 pt: 11 pixels per em. See the contact sheet of `im2latex data check` before drawing smaller.
 DEFAULT_DPI = 80
 POINTS = 10
-MIN_TOKENS, MAX_TOKENS = 4, 40
+MIN_TOKENS, DEFAULT_MAX_TOKENS = 4, 40
 _CHUNK = 64
 
 Tokens = list[str]
@@ -44,17 +44,18 @@ _OPERATORS = ["+"] * 3 + ["-"] * 3 + ["\\cdot", "\\times", "\\pm"]
 
 
 class Grammar:
-    """Draws formulas of a level; `rng` decides everything."""
+    """Draws formulas of a level and of at most `max_tokens` tokens; `rng` decides everything."""
 
-    def __init__(self, level: str, rng: random.Random) -> None:
+    def __init__(self, level: str, max_tokens: int, rng: random.Random) -> None:
         self.rng = rng
+        self.max_tokens = max_tokens
         self.rank = list(LEVELS).index(level)
 
     def formula(self) -> Tokens:
-        """A formula of at least MIN_TOKENS and at most MAX_TOKENS tokens."""
+        """A formula of at least MIN_TOKENS and at most `max_tokens` tokens."""
         while True:
             tokens = self.statement()
-            if MIN_TOKENS <= len(tokens) <= MAX_TOKENS:
+            if MIN_TOKENS <= len(tokens) <= self.max_tokens:
                 return tokens
 
     def chance(self, share: float) -> bool:
@@ -232,15 +233,17 @@ class Grammar:
         return [f"\\left{left}", *array, f"\\right{right}"]
 
 
-def formulas(count: int, seed: int, level: str = DEFAULT_LEVEL) -> Iterator[str]:
-    """Different formulas of a level, their tokens separated by one space.
+def formulas(count: int, seed: int, level: str = DEFAULT_LEVEL, max_tokens: int = DEFAULT_MAX_TOKENS) -> Iterator[str]:
+    """Different formulas of a level and of at most so many tokens, which one space separates.
 
     Raises:
-      UserError: the level is unknown or has fewer formulas than that.
+      UserError: the level is unknown or has fewer formulas than that, or the limit leaves none.
     """
     if level not in LEVELS:
         raise UserError(f"there is no level {level}; the levels are {', '.join(LEVELS)}")
-    grammar = Grammar(level, random.Random(seed))
+    if max_tokens < MIN_TOKENS:
+        raise UserError(f"no formula has at most {max_tokens} tokens; allow at least {MIN_TOKENS}")
+    grammar = Grammar(level, max_tokens, random.Random(seed))
     seen: set[str] = set()
     misses = 0
     while len(seen) < count:
@@ -287,6 +290,7 @@ def synthesize(
     level: str = DEFAULT_LEVEL,
     dpi: int = DEFAULT_DPI,
     splits: Mapping[str, int] | None = None,
+    max_tokens: int = DEFAULT_MAX_TOKENS,
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     overwrite: bool = False,
@@ -302,6 +306,7 @@ def synthesize(
       level: one of LEVELS.
       dpi: resolution; the text is 10 pt, so 72 dpi are ten pixels per em.
       splits: examples by split, in all `examples`; otherwise `split_counts(examples)`.
+      max_tokens: longest formula.
       workers: processes; otherwise one for each core this process may use.
       progress: called with the number of examples drawn since the last call.
       overwrite: replace a folder that is not a data set too.
@@ -320,9 +325,10 @@ def synthesize(
     # The later of many formulas are longer, since short ones repeat: so the splits are mixed.
     targets = [split for split in SPLITS for _ in range(counts.get(split, 0))]
     random.Random(f"splits {seed}").shuffle(targets)
-    named = [(f"synthetic-{level}-{seed}-{i}", formula) for i, formula in enumerate(formulas(examples, seed, level))]
+    drawn_formulas = formulas(examples, seed, level, max_tokens)
+    named = [(f"synthetic-{level}-{seed}-{i}", formula) for i, formula in enumerate(drawn_formulas)]
     chunks = [named[start : start + _CHUNK] for start in range(0, len(named), _CHUNK)]
-    details = {"level": level, "seed": seed, "dpi": dpi}
+    details = {"level": level, "seed": seed, "dpi": dpi, "max_tokens": max_tokens}
     with DatasetWriter(out, "synthetic", details, overwrite=overwrite) as writer:
         place = iter(targets)
         for drawn in ordered_map(functools.partial(_draw_chunk, em=em), chunks, workers):

@@ -24,7 +24,8 @@ def examples_folder(config: DataConfig, workspace: Workspace) -> Path:
     for name in SOURCES:
         sha.update(Path(data.synthetic.__file__).with_name(name).read_bytes())
     counts = "-".join(str(getattr(config, split)) for split in SPLITS)
-    return workspace.data / f"{config.level}-{counts}-seed{config.seed}-dpi{config.dpi}-{sha.hexdigest()[:8]}"
+    name = f"{config.level}{config.max_tokens}-{counts}-seed{config.seed}-dpi{config.dpi}-{sha.hexdigest()[:8]}"
+    return workspace.data / name
 
 
 def prepare_examples(
@@ -52,6 +53,7 @@ def prepare_examples(
                 config.seed,
                 level=config.level,
                 dpi=config.dpi,
+                max_tokens=config.max_tokens,
                 splits=counts,
                 progress=progress,
             )

@@ -16,11 +16,17 @@ from pathlib import Path
 # Python puts this file's folder first, where pipeline.py would hide the package of that name.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from pipeline.config import Config, load_config, tensorflow_environment  # noqa: E402
+
+if __name__ == "__main__":  # before TensorFlow is imported
+    CONFIG = load_config(path=os.environ.get("IM2LATEX_CONFIG"))
+    for variable, value in tensorflow_environment(CONFIG).items():
+        os.environ.setdefault(variable, value)
+
 from tfx.orchestration import metadata  # noqa: E402
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner  # noqa: E402
 from tfx.orchestration.pipeline import Pipeline  # noqa: E402
 
-from pipeline.config import Config, load_config  # noqa: E402
 from pipeline.examples import prepare_examples  # noqa: E402
 from pipeline.pipeline import create_pipeline  # noqa: E402
 from pipeline.workspace import Workspace  # noqa: E402
@@ -41,6 +47,4 @@ def local_pipeline(config: Config, workspace: Workspace, enable_cache: bool = Tr
 
 
 if __name__ == "__main__":
-    LocalDagRunner().run(
-        local_pipeline(load_config(path=os.environ.get("IM2LATEX_CONFIG")), Workspace.from_environment()),
-    )
+    LocalDagRunner().run(local_pipeline(CONFIG, Workspace.from_environment()))

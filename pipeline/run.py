@@ -24,7 +24,7 @@ from rich.table import Table
 
 from data.errors import UserError
 from data.records import SPLITS
-from pipeline.config import METRICS, SYNTHETIC, Config, to_toml
+from pipeline.config import METRICS, SYNTHETIC, Config, tensorflow_environment, to_toml
 from pipeline.examples import examples_folder, prepare_examples
 from pipeline.workspace import Workspace
 
@@ -66,7 +66,8 @@ def run_pipeline(config: Config, first: str | None = None, last: str | None = No
         stem = workspace.logs / time.strftime("run-%Y%m%d-%H%M%S")
         settings, log = stem.with_suffix(".toml"), stem.with_suffix(".log")
         settings.write_text(to_toml(config), encoding="utf-8")
-        result = _follow(_command(settings, first, last, cache), workspace, log, lock, console)
+        command = _command(settings, first, last, cache)
+        result = _follow(command, tensorflow_environment(config), workspace, log, lock, console)
     _summary(result, log, time.monotonic() - started, console)
     return NOT_BLESSED if result["blessed"] is False else 0
 
@@ -127,7 +128,9 @@ def _command(settings: Path, first: str | None, last: str | None, cache: bool) -
     return command if cache else [*command, "--no-cache"]
 
 
-def _follow(command: list[str], workspace: Workspace, log: Path, lock: int, console: Console) -> dict[str, Any]:
+def _follow(
+    command: list[str], variables: dict[str, str], workspace: Workspace, log: Path, lock: int, console: Console
+) -> dict[str, Any]:
     """Runs the pipeline's process to its end, shows its events, and returns its result."""
     read_events, write_events = os.pipe()
     # The child finds the packages where this process found them.
@@ -140,6 +143,7 @@ def _follow(command: list[str], workspace: Workspace, log: Path, lock: int, cons
             stdin=subprocess.DEVNULL,
             pass_fds=(write_events, lock),
             env={
+                **variables,
                 **os.environ,
                 "IM2LATEX_HOME": str(workspace.home),
                 "TMPDIR": str(workspace.temporary),

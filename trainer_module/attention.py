@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from keras import ops
 
 
-def standard_attention(query, keys, memory, mask):
+def standard_attention(query: Any, keys: Any, memory: Any, mask: Any) -> tuple[Any, Any]:
     """Soft attention over every cell, with a bilinear score (Luong et al. 2015, "general").
 
     Args:

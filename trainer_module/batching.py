@@ -21,7 +21,7 @@ from trainer_module.features import END, PAD, START
 WHITE = 255
 
 # Batches that are cut from one random part of the examples. More: less padding; fewer: more variety.
-BATCHES_PER_SORT = 64
+BATCHES_PER_PART = 256
 
 
 class Example(NamedTuple):
@@ -41,28 +41,51 @@ class Batch(NamedTuple):
     weights: np.ndarray  # 1 where there is a token and 0 where there is padding, float32, (batch, steps)
 
 
-def plan(examples: Sequence[Example], batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+def plan(
+    examples: Sequence[Example], batch_size: int, seed: int, epoch: int, short_first: bool = False
+) -> list[np.ndarray]:
     """Cuts an epoch into batches of examples of like size and length.
 
     Args:
         examples: what to cut.
         batch_size: examples in a batch; the last one may have fewer.
         seed, epoch: decide the order.
+        short_first: in the first epoch, go from short formulas to long ones ("SortaGrad", Amodei et al. 2016).
 
     Returns:
         The indices of each batch's examples. Each example is in one batch.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(examples))
-    rows = np.array([-(-example.height // STRIDE) for example in examples])
-    columns = np.array([-(-example.width // STRIDE) for example in examples])
-    lengths = np.array([len(example.tokens) for example in examples])
-    batches = []
-    for start in range(0, len(order), BATCHES_PER_SORT * batch_size):
-        part = order[start : start + BATCHES_PER_SORT * batch_size]
-        part = part[np.lexsort((lengths[part], columns[part], rows[part]))]
-        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
-    return [batches[i] for i in random.permutation(len(batches))]
+    # Rows and columns of cells, and decoder steps.
+    extents = np.array(
+        [(-(-e.height // STRIDE), -(-e.width // STRIDE), len(e.tokens) + 1) for e in examples], np.float64
+    )
+    planned: list[np.ndarray] = []
+    for start in range(0, len(order), BATCHES_PER_PART * batch_size):
+        planned += _cut(order[start : start + BATCHES_PER_PART * batch_size], extents, batch_size)
+    if short_first and epoch == 0:
+        return sorted(planned, key=lambda batch: extents[batch, 2].max())
+    return [planned[i] for i in random.permutation(len(planned))]
+
+
+def _cut(part: np.ndarray, extents: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Halves a part along the extent where that saves most padding, until the halves are batches."""
+    if len(part) <= batch_size:
+        return [part]
+    middle = -(-len(part) // batch_size) // 2 * batch_size
+    mean_cells, mean_steps = extents[part, 0] @ extents[part, 1] / len(part), extents[part, 2].mean()
+
+    def padded(half: np.ndarray) -> float:
+        rows, columns, steps = extents[half].max(axis=0)
+        return len(half) * (rows * columns / mean_cells + steps / mean_steps)
+
+    halves = []
+    for axis in range(extents.shape[1]):
+        ordered = part[np.argsort(extents[part, axis], kind="stable")]
+        halves.append((ordered[:middle], ordered[middle:]))
+    first, second = min(halves, key=lambda pair: padded(pair[0]) + padded(pair[1]))
+    return _cut(first, extents, batch_size) + _cut(second, extents, batch_size)
 
 
 def collate(examples: Sequence[Example]) -> Batch:
@@ -89,11 +112,9 @@ def collate(examples: Sequence[Example]) -> Batch:
     return Batch({"image": images, "size": sizes, "tokens": before}, targets, weights)
 
 
-def batches(
-    examples: Sequence[Example], batch_size: int, seed: int = 0, epoch: int = 0, start: int = 0
-) -> Iterator[Batch]:
-    """The batches of an epoch from the batch numbered `start` on."""
-    for indices in plan(examples, batch_size, seed, epoch)[start:]:
+def batches(examples: Sequence[Example], planned: Sequence[np.ndarray]) -> Iterator[Batch]:
+    """The planned batches, one after another."""
+    for indices in planned:
         yield collate([examples[i] for i in indices])
 
 
@@ -115,6 +136,4 @@ def padding(examples: Sequence[Example], planned: Sequence[np.ndarray]) -> Paddi
     )
     padded = sum(len(batch) * steps[batch].max() for batch in planned)
     used = np.concatenate(planned)
-    return Padding(
-        1 - float((heights[used] * widths[used]).sum() / pixels), 1 - float(steps[used].sum() / padded)
-    )
+    return Padding(1 - float((heights[used] * widths[used]).sum() / pixels), 1 - float(steps[used].sum() / padded))

@@ -22,9 +22,21 @@ STRICT = ConfigDict(extra="forbid")
 class ImageConfig:
     """How an image is normalised before the model sees it."""
 
-    max_height: int = Field(64, ge=STRIDE, le=4096, multiple_of=STRIDE, description="tallest image the model reads, pixels; taller ones are scaled down")
-    max_width: int = Field(320, ge=STRIDE, le=4096, multiple_of=STRIDE, description="widest image the model reads, pixels; wider ones are scaled down")
-    border: int = Field(4, ge=0, le=64, description="white border left around the ink, pixels")
+    max_height: int = Field(
+        default=64,
+        ge=STRIDE,
+        le=4096,
+        multiple_of=STRIDE,
+        description="tallest image the model reads, pixels; taller ones are scaled down",
+    )
+    max_width: int = Field(
+        default=320,
+        ge=STRIDE,
+        le=4096,
+        multiple_of=STRIDE,
+        description="widest image the model reads, pixels; wider ones are scaled down",
+    )
+    border: int = Field(default=4, ge=0, le=64, description="white border left around the ink, pixels")
 
     @model_validator(mode="after")
     def _border_leaves_room(self) -> ImageConfig:
@@ -38,7 +50,9 @@ class ImageConfig:
 class VocabularyConfig:
     """Which tokens the model can read and write."""
 
-    min_count: int = Field(2, ge=1, description="a token seen fewer times in the training split becomes unknown")
+    min_count: int = Field(
+        default=2, ge=1, description="a token seen fewer times in the training split becomes unknown"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -46,29 +60,59 @@ class ModelConfig:
     """The network: convolutions, row encoder, attention decoder (Deng et al. 2017, section 4)."""
 
     filters: tuple[
-        Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)],
-        Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)],
-    ] = Field((64, 128, 256, 256, 512, 512), description="channels of the six convolutions")
-    normalisation: Literal["after_relu", "before_relu"] = Field("after_relu", description="batch norm after the ReLU (seed) or before it (paper)")
-    decoder_units: int = Field(512, ge=2, multiple_of=2, description="units of the decoder LSTM; each direction of the row encoder has half")
-    embedding_units: int = Field(80, ge=1, description="size of a token's embedding")
-    hidden_recurrence: bool = Field(False, description="hidden-to-hidden term in the decoder LSTM (paper: yes, seed: no)")
-    row_embedding: bool = Field(False, description="learned initial state for each row of the row encoder (paper: yes, seed: no)")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="share of the decoder's attention output dropped in training")
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+    ] = Field(default=(64, 128, 256, 256, 512, 512), description="channels of the six convolutions")
+    normalisation: Literal["after_relu", "before_relu"] = Field(
+        default="after_relu", description="batch norm after the ReLU (seed) or before it (paper)"
+    )
+    decoder_units: int = Field(
+        default=512,
+        ge=2,
+        multiple_of=2,
+        description="units of the decoder LSTM; each direction of the row encoder has half",
+    )
+    embedding_units: int = Field(default=80, ge=1, description="size of a token's embedding")
+    hidden_recurrence: bool = Field(
+        default=False, description="hidden-to-hidden term in the decoder LSTM (paper: yes, seed: no)"
+    )
+    row_embedding: bool = Field(
+        default=False, description="learned initial state for each row of the row encoder (paper: yes, seed: no)"
+    )
+    dropout: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="share of the decoder's attention output dropped in training"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainingConfig:
     """How the model learns."""
 
-    epochs: int = Field(12, ge=1, description="passes over the training examples")
-    batch_size: int = Field(20, ge=1, description="images in a batch, at most")
-    max_tokens: int = Field(150, ge=1, description="training formulas with more tokens are left out; decoding stops there")
-    optimizer: Literal["sgd", "adam"] = Field("sgd", description="sgd or adam")
-    learning_rate: float = Field(0.1, gt=0, description="peak learning rate")
-    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises to its peak")
-    schedule: Literal["cosine", "plateau", "constant"] = Field("plateau", description="learning rate after warm-up: falls to zero as a cosine, halves when validation perplexity stalls, or stays")
-    clip_norm: float = Field(5.0, gt=0, description="gradients are scaled down to this global norm")
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0, description="probability mass spread over all tokens of the target")
-    seed: int = Field(0, ge=0, description="seed of weights, shuffling and dropout")
-    checkpoint_minutes: float = Field(5.0, gt=0, description="minutes between checkpoints within an epoch")
+    epochs: int = Field(default=12, ge=1, description="passes over the training examples")
+    batch_size: int = Field(default=20, ge=1, description="images in a batch, at most")
+    max_tokens: int = Field(
+        default=150, ge=1, description="training formulas with more tokens are left out; decoding stops there"
+    )
+    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="sgd or adam")
+    learning_rate: float = Field(default=0.1, gt=0, description="peak learning rate")
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rate rises to its peak")
+    schedule: Literal["cosine", "plateau", "constant"] = Field(
+        default="plateau",
+        description="rate after warm-up: to zero as a cosine, halved when validation perplexity stalls, or constant",
+    )
+    clip_norm: float = Field(default=5.0, gt=0, description="gradients are scaled down to this global norm")
+    short_first: bool = Field(default=False, description="the first epoch goes from short formulas to long ones")
+    label_smoothing: float = Field(
+        default=0.0, ge=0.0, lt=1.0, description="probability mass spread over all tokens of the target"
+    )
+    seed: int = Field(default=0, ge=0, description="seed of weights, shuffling and dropout")
+    operation_threads: int = Field(
+        default=0,
+        ge=0,
+        description="CPU threads that share one operation, 0 for all cores; a small model is faster with 1",
+    )
+    checkpoint_minutes: float = Field(default=5.0, gt=0, description="minutes between checkpoints within an epoch")

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import keras
 from keras import ops
 
 from trainer_module.features import END, PAD, START
-from trainer_module.model import DecoderState, FormulaModel
+from trainer_module.model import DecoderState, FormulaModel, Tensor
 
 
 class Decoded(NamedTuple):
     """What was read from a batch of images."""
 
-    tokens: keras.KerasTensor  # ids, padded behind the end, int32, (batch, steps)
-    log_probability: keras.KerasTensor  # of the tokens and the end, natural, float32, (batch,)
+    tokens: Tensor  # ids, padded behind the end, int32, (batch, steps)
+    log_probability: Tensor  # of the tokens and the end, natural, float32, (batch,)
 
 
-def greedy(model: FormulaModel, images, sizes, max_tokens: int) -> Decoded:
+def greedy(model: FormulaModel, images: Tensor, sizes: Tensor, max_tokens: int) -> Decoded:
     """Takes the likeliest token at each step until every formula has ended.
 
     A step costs the same wherever it stands: only the decoder's state is carried on.
@@ -34,15 +33,18 @@ def greedy(model: FormulaModel, images, sizes, max_tokens: int) -> Decoded:
     batch = ops.shape(values)[0]
     positions = ops.expand_dims(ops.arange(max_tokens, dtype="int32"), 0)
 
-    def unfinished(step, last, ended, state, tokens, log_probability):
+    def unfinished(step: Tensor, last: Tensor, ended: Tensor, *_: Tensor) -> Tensor:
         return ops.logical_and(step < max_tokens + 1, ops.logical_not(ops.all(ended)))
 
-    def decode(step, last, ended, state, tokens, log_probability):
+    def decode(
+        step: Tensor, last: Tensor, ended: Tensor, state: Tensor, tokens: Tensor, log_probability: Tensor
+    ) -> tuple[Tensor, ...]:
         logits, state, _ = model.step(last, DecoderState(*state), memory)
-        # Padding and the start are never answers.
-        logits = ops.concatenate([ops.full_like(logits[:, :END], -1e9), logits[:, END:]], axis=-1)
-        best = ops.cast(ops.argmax(logits, axis=-1), "int32")
-        gain = ops.max(logits, axis=-1) - ops.logsumexp(logits, axis=-1)
+        # Padding and the start are never answers, and behind the last place there is only the end.
+        answers = ops.concatenate([ops.full_like(logits[:, :END], -1e9), logits[:, END:]], axis=-1)
+        best = ops.where(step < max_tokens, ops.cast(ops.argmax(answers, axis=-1), "int32"), END)
+        chosen = ops.squeeze(ops.take_along_axis(logits, ops.expand_dims(best, 1), axis=-1), -1)
+        gain = chosen - ops.logsumexp(logits, axis=-1)
         log_probability = log_probability + ops.where(ended, 0.0, gain)
         ended = ops.logical_or(ended, ops.equal(best, END))
         written = ops.expand_dims(ops.where(ended, PAD, best), 1)

@@ -11,7 +11,8 @@ padding would have them. So an image has the same logits alone or in any batch.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 from keras import ops
@@ -19,24 +20,30 @@ from keras import ops
 from trainer_module.attention import standard_attention
 from trainer_module.config import STRIDE, ModelConfig
 
+# Whatever the backend computes with.
+Tensor: TypeAlias = Any
+Shape: TypeAlias = tuple[int, ...]
+# A step of a recurrence: takes its inputs and the states before it, returns its output and the states after it.
+Step: TypeAlias = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
+
 
 class Memory(NamedTuple):
     """What the decoder reads of an image."""
 
-    values: keras.KerasTensor  # V, (batch, cells, units)
-    keys: keras.KerasTensor  # V Wa, (batch, cells, units)
-    mask: keras.KerasTensor  # True inside the image, (batch, cells)
+    values: Tensor  # V, (batch, cells, units)
+    keys: Tensor  # V Wa, (batch, cells, units)
+    mask: Tensor  # True inside the image, (batch, cells)
 
 
 class DecoderState(NamedTuple):
     """What the decoder carries from step to step; each (batch, units)."""
 
-    hidden: keras.KerasTensor  # h, the LSTM's output
-    cell: keras.KerasTensor  # c, the LSTM's memory
-    output: keras.KerasTensor  # o, the attended output
+    hidden: Tensor  # h, the LSTM's output
+    cell: Tensor  # c, the LSTM's memory
+    output: Tensor  # o, the attended output
 
 
-def inside(extents, size: int, axis: int):
+def inside(extents: Tensor, size: int, axis: int) -> Tensor:
     """Where a padded axis lies inside its image.
 
     Args:
@@ -55,7 +62,7 @@ def inside(extents, size: int, axis: int):
 class MaskedBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalisation whose statistics count only what lies inside the images."""
 
-    def call(self, inputs, training=False, inside=None):
+    def call(self, inputs: Tensor, training: bool = False, inside: Tensor | None = None) -> Tensor:
         """Normalises over all axes but the last.
 
         Args:
@@ -87,7 +94,7 @@ class ConvolutionalEncoder(keras.layers.Layer):
     POOLS = ((2, 2), (2, 2), None, (1, 2), (2, 1), None)
     NORMALISED = (False, False, True, False, True, True)
 
-    def __init__(self, config: ModelConfig, **kwargs):
+    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.normalise_first = config.normalisation == "before_relu"
         self.convolutions = [
@@ -99,7 +106,7 @@ class ConvolutionalEncoder(keras.layers.Layer):
             for i, normalised in enumerate(self.NORMALISED, start=1)
         ]
 
-    def call(self, images, sizes, training=False):
+    def call(self, images: Tensor, sizes: Tensor, training: bool = False) -> Tensor:
         """Encodes images.
 
         Args:
@@ -134,7 +141,7 @@ class ConvolutionalEncoder(keras.layers.Layer):
             x = x * mask
         return x
 
-    def _mask(self, x, heights, widths):
+    def _mask(self, x: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
         height, width = ops.shape(x)[1], ops.shape(x)[2]
         return ops.cast(ops.logical_and(inside(heights, height, 1), inside(widths, width, 2)), x.dtype)
 
@@ -149,11 +156,11 @@ class RowEncoder(keras.layers.Layer):
         rows: rows that get a learned initial state (the paper's position embedding); 0 for none.
     """
 
-    def __init__(self, units: int, rows: int = 0, **kwargs):
+    def __init__(self, units: int, rows: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units, self.rows = units, rows
 
-    def build(self, features_shape):
+    def build(self, features_shape: Shape) -> None:
         channels, units = features_shape[-1], self.units
         self.kernels, self.recurrent_kernels, self.biases = [], [], []
         for direction in ("forward", "backward"):
@@ -163,15 +170,13 @@ class RowEncoder(keras.layers.Layer):
                     shape=(units, 4 * units), name=f"{direction}_recurrent_kernel", initializer="orthogonal"
                 )
             )
-            self.biases.append(
-                self.add_weight(shape=(4 * units,), name=f"{direction}_bias", initializer=_forget_bias)
-            )
+            self.biases.append(self.add_weight(shape=(4 * units,), name=f"{direction}_bias", initializer=_forget_bias))
         if self.rows:
             self.row_embedding = self.add_weight(
                 shape=(2, 2, self.rows, units), name="row_embedding", initializer="random_uniform"
             )
 
-    def call(self, features, sizes):
+    def call(self, features: Tensor, sizes: Tensor) -> Tensor:
         """Reads every row both ways.
 
         Args:
@@ -201,11 +206,13 @@ class RowEncoder(keras.layers.Layer):
             cell = initial[1]
             # A hidden state acts through the gates alone, so it can enter at the first column inside.
             entry = ops.stack([ops.zeros_like(padding), padding])  # (2, count)
-            first = ops.equal(ops.reshape(ops.arange(columns, dtype=entry.dtype), (1, -1, 1)), ops.expand_dims(entry, 1))
+            first = ops.equal(
+                ops.reshape(ops.arange(columns, dtype=entry.dtype), (1, -1, 1)), ops.expand_dims(entry, 1)
+            )
             pushed = ops.expand_dims(ops.matmul(initial[0], recurrent_kernels), 1)  # (2, 1, count, 4 * units)
             gates = gates + ops.expand_dims(ops.cast(first, x.dtype), -1) * pushed
 
-        def step(gates, states):
+        def step(gates: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
             hidden, cell = lstm_cell(gates + ops.matmul(states[0], recurrent_kernels), states[1])
             return hidden, [hidden, cell]
 
@@ -222,13 +229,13 @@ class AttentionDecoder(keras.layers.Layer):
     term the recurrence runs through o and c alone.
     """
 
-    def __init__(self, config: ModelConfig, vocabulary_size: int, **kwargs):
+    def __init__(self, config: ModelConfig, vocabulary_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units, self.vocabulary_size = config.decoder_units, vocabulary_size
         self.hidden_recurrence = config.hidden_recurrence
         self.dropout = keras.layers.Dropout(config.dropout)
 
-    def build(self, values_shape, embedded_shape=None):
+    def build(self, values_shape: Shape, embedded_shape: Shape) -> None:
         units, embedding = self.units, embedded_shape[-1]
         self.embedding_kernel = self.add_weight(shape=(embedding, 4 * units), name="embedding_kernel")
         self.output_kernel = self.add_weight(shape=(units, 4 * units), name="output_kernel")
@@ -241,7 +248,7 @@ class AttentionDecoder(keras.layers.Layer):
         self.combine_kernel = self.add_weight(shape=(2 * units, units), name="combine_kernel")
         self.logits_kernel = self.add_weight(shape=(units, self.vocabulary_size), name="logits_kernel")
 
-    def call(self, values, embedded, mask, training=False):
+    def call(self, values: Tensor, embedded: Tensor, mask: Tensor, training: bool = False) -> Tensor:
         """Logits of every step, given the right tokens before it.
 
         Args:
@@ -257,23 +264,23 @@ class AttentionDecoder(keras.layers.Layer):
         # The tokens' share of the gates, and below the logits, for all steps at once.
         gates = ops.matmul(embedded, self.embedding_kernel) + self.bias
 
-        def step(gates, states):
+        def step(gates: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
             state, _ = self.step(gates, DecoderState(*states), memory)
             return state.output, list(state)
 
         outputs = recur(step, gates, self.initial_state(values))  # (batch, steps, units)
         return self.logits(self.dropout(outputs, training=training))
 
-    def remember(self, values, mask) -> Memory:
+    def remember(self, values: Tensor, mask: Tensor) -> Memory:
         """What does not depend on the step: the memory, and it times Wa."""
         return Memory(values, ops.matmul(values, self.attention_kernel), mask)
 
-    def initial_state(self, values) -> DecoderState:
+    def initial_state(self, values: Tensor) -> DecoderState:
         """Zeros: the state before the first token."""
         zeros = ops.zeros((ops.shape(values)[0], self.units), values.dtype)
         return DecoderState(zeros, zeros, zeros)
 
-    def step(self, gates, state: DecoderState, memory: Memory):
+    def step(self, gates: Tensor, state: DecoderState, memory: Memory) -> tuple[DecoderState, Tensor]:
         """One step of the decoder.
 
         Args:
@@ -292,7 +299,7 @@ class AttentionDecoder(keras.layers.Layer):
         output = ops.tanh(ops.matmul(ops.concatenate([context, hidden], axis=-1), self.combine_kernel))
         return DecoderState(hidden, cell, output), weights
 
-    def logits(self, outputs):
+    def logits(self, outputs: Tensor) -> Tensor:
         """float32 logits, (..., vocabulary), of attended outputs, (..., units)."""
         return ops.cast(ops.matmul(outputs, self.logits_kernel), "float32")
 
@@ -306,7 +313,7 @@ class FormulaModel(keras.Model):
         max_rows: rows of cells in the tallest image; counts only with `config.row_embedding`.
     """
 
-    def __init__(self, config: ModelConfig, vocabulary_size: int, max_rows: int = 0, **kwargs):
+    def __init__(self, config: ModelConfig, vocabulary_size: int, max_rows: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.config, self.vocabulary_size = config, vocabulary_size
         self.encoder = ConvolutionalEncoder(config, name="encoder")
@@ -323,7 +330,7 @@ class FormulaModel(keras.Model):
         )
         self.built = True
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
         """Teacher-forced logits.
 
         Args:
@@ -337,7 +344,7 @@ class FormulaModel(keras.Model):
         values, mask = self.encode(inputs["image"], inputs["size"], training=training)
         return self.decoder(values, self.embedding(inputs["tokens"]), mask, training=training)
 
-    def encode(self, images, sizes, training=False):
+    def encode(self, images: Tensor, sizes: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
         """Cells of each image.
 
         Args:
@@ -354,7 +361,7 @@ class FormulaModel(keras.Model):
         mask = ops.logical_and(inside(extents[:, 0], rows, 1), inside(extents[:, 1], columns, 2))
         return ops.reshape(encoded, (batch, rows * columns, self.config.decoder_units)), ops.reshape(mask, (batch, -1))
 
-    def step(self, tokens, state: DecoderState, memory: Memory):
+    def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState, Tensor]:
         """One step of decoding from the tokens chosen last.
 
         Args:
@@ -372,18 +379,18 @@ class FormulaModel(keras.Model):
 class _Cell:
     """What `keras.layers.RNN` asks of a cell, around a function."""
 
-    def __init__(self, step, states):
+    def __init__(self, step: Step, states: Sequence[Tensor]) -> None:
         self.step = step
         self.state_size = [state.shape[-1] for state in states]
         self.compute_dtype = keras.backend.standardize_dtype(states[0].dtype)
 
-    def call(self, inputs, states):
+    def call(self, inputs: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         return self.step(inputs, states)
 
     __call__ = call
 
 
-def recur(step, inputs, states):
+def recur(step: Step, inputs: Tensor, states: Sequence[Tensor]) -> Tensor:
     """Runs a function over the second axis of its inputs, one step after another, on any backend.
 
     Args:
@@ -399,7 +406,7 @@ def recur(step, inputs, states):
     return keras.layers.RNN(cell, return_sequences=True, dtype=cell.compute_dtype)(inputs, initial_state=list(states))
 
 
-def lstm_cell(gates, cell):
+def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """The LSTM's hidden and cell state after a step (Hochreiter and Schmidhuber 1997).
 
     Args:
@@ -411,8 +418,7 @@ def lstm_cell(gates, cell):
     return ops.sigmoid(output) * ops.tanh(cell), cell
 
 
-def _forget_bias(shape, dtype=None):
+def _forget_bias(shape: Shape, dtype: str | None = None) -> Tensor:
     """Zeros, and ones for the forget gate (Jozefowicz et al. 2015)."""
     ones = ops.arange(shape[-1]) // (shape[-1] // 4) == 1
     return ops.broadcast_to(ops.cast(ones, dtype), shape)
-

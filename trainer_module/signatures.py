@@ -26,7 +26,7 @@ class FormulaReader(tf.Module):
 
     def __init__(
         self, model: FormulaModel, transform: tft.TFTransformOutput, vocabulary: Sequence[str], max_tokens: int
-    ):
+    ) -> None:
         super().__init__()
         # The values and not Keras's variables: version 1 loaders do not find what Keras copies on export.
         self.weights = [variable.value for variable in model.variables]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import keras
 import numpy as np
 
 from trainer_module.config import ModelConfig
@@ -51,17 +52,25 @@ def summarise(config: ModelConfig, vocabulary_size: int, max_rows: int) -> list[
     if model.config.row_embedding:
         count = int(np.prod(model.row_encoder.row_embedding.shape))
         parts.append(Part("row encoder: initial states", "", count, 0))
-    parts.append(Part(f"embedding {model.config.embedding_units}", f"T, {model.config.embedding_units}", *_count(model.embedding)))
     parts.append(
-        Part(f"decoder: attention, LSTM {units}, state of {3 * units}", f"T, {model.vocabulary_size}", *_count(model.decoder))
+        Part(
+            f"embedding {model.config.embedding_units}", f"T, {model.config.embedding_units}", *_count(model.embedding)
+        )
+    )
+    parts.append(
+        Part(
+            f"decoder: attention, LSTM {units}, state of {3 * units}",
+            f"T, {model.vocabulary_size}",
+            *_count(model.decoder),
+        )
     )
     return parts
 
 
-def _count(*layers) -> tuple[int, int]:
-    layers = [layer for layer in layers if layer is not None]
-    trainable = sum(int(np.prod(weight.shape)) for layer in layers for weight in layer.trainable_weights)
-    fixed = sum(int(np.prod(weight.shape)) for layer in layers for weight in layer.non_trainable_weights)
+def _count(*layers: keras.layers.Layer | None) -> tuple[int, int]:
+    present = [layer for layer in layers if layer is not None]
+    trainable = sum(int(np.prod(weight.shape)) for layer in present for weight in layer.trainable_weights)
+    fixed = sum(int(np.prod(weight.shape)) for layer in present for weight in layer.non_trainable_weights)
     return trainable, fixed
 
 

@@ -124,13 +124,12 @@ def _rows(tokens: tf.SparseTensor) -> list[np.ndarray]:
     return np.split(ragged.values.numpy().astype(np.int32), ragged.row_splits.numpy()[1:-1])
 
 
-def _checkpoints(
-    fn_args: FnArgs, config: dict, vocabulary: Sequence[str], examples: Sequence[Example]
-) -> Path | None:
+def _checkpoints(fn_args: FnArgs, config: dict, vocabulary: Sequence[str], examples: Sequence[Example]) -> Path | None:
     """A folder of this very training: another configuration, vocabulary or data has another one."""
     if not fn_args.custom_config.get("checkpoints"):
         return None
     digest = hashlib.sha256(json.dumps([config, list(vocabulary)], sort_keys=True).encode())
     for example in examples:
         digest.update(example.image)
+        digest.update(example.tokens.tobytes())
     return Path(fn_args.custom_config["checkpoints"]) / digest.hexdigest()[:16]

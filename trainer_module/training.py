@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from data.errors import UserError
 from trainer_module.batching import Example, batches, plan
 from trainer_module.config import TrainingConfig
-from trainer_module.model import FormulaModel
+from trainer_module.model import FormulaModel, Tensor
 
 CHECKPOINT = "checkpoint.npz"
 
@@ -29,11 +34,11 @@ class TokenCrossEntropy(keras.losses.Loss):
         label_smoothing: probability mass spread over the whole vocabulary (Szegedy et al. 2016).
     """
 
-    def __init__(self, label_smoothing: float = 0.0, name: str = "cross_entropy"):
+    def __init__(self, label_smoothing: float = 0.0, name: str = "cross_entropy") -> None:
         super().__init__(name=name, reduction="mean_with_sample_weight")
         self.label_smoothing = label_smoothing
 
-    def call(self, targets, logits):
+    def call(self, targets: Tensor, logits: Tensor) -> Tensor:
         """(batch, steps) of the loss, from targets (batch, steps) and logits (batch, steps, vocabulary)."""
         log_probabilities = ops.log_softmax(logits, axis=-1)
         targets = ops.expand_dims(ops.cast(targets, "int32"), -1)
@@ -48,17 +53,17 @@ class TokenCrossEntropy(keras.losses.Loss):
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Rises to the peak in a straight line, then falls to zero as half a cosine (Loshchilov and Hutter 2017)."""
 
-    def __init__(self, peak: float, warmup_steps: int, steps: int):
+    def __init__(self, peak: float, warmup_steps: int, steps: int) -> None:
         self.peak, self.warmup_steps, self.steps = peak, warmup_steps, steps
 
-    def __call__(self, step):
+    def __call__(self, step: Tensor) -> Tensor:
         step = ops.cast(step, "float32") + 1.0
         rise = step / max(self.warmup_steps, 1)
         progress = ops.clip((step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1), 0.0, 1.0)
         fall = 0.5 * (1.0 + ops.cos(math.pi * progress))
         return self.peak * ops.where(step < self.warmup_steps, rise, fall)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"peak": self.peak, "warmup_steps": self.warmup_steps, "steps": self.steps}
 
 
@@ -104,6 +109,9 @@ def train(
 
     Returns:
         Where the training stands at its end.
+
+    Raises:
+        UserError: the training diverged, or the checkpoint is damaged.
     """
     feed = feed or (lambda source: source())
     steps = len(plan(training, config.batch_size, config.seed, 0))
@@ -112,6 +120,7 @@ def train(
         loss=TokenCrossEntropy(config.label_smoothing),
     )
     model.optimizer.build(model.trainable_variables)
+    validating = plan(validation, config.batch_size, config.seed, 0)
     progress = Progress()
     keep = Checkpointing(model, progress, checkpoints, config.checkpoint_minutes)
     keep.restore()
@@ -119,18 +128,24 @@ def train(
     if logs is not None:
         callbacks.append(keras.callbacks.TensorBoard(str(logs), write_graph=False, update_freq=50))
     while progress.epoch < config.epochs:
-        epoch, start = progress.epoch, progress.batch
+        epoch = progress.epoch
+        planned = plan(training, config.batch_size, config.seed, epoch, config.short_first)
         history = model.fit(
-            feed(lambda epoch=epoch, start=start: batches(training, config.batch_size, config.seed, epoch, start)),
+            feed(functools.partial(batches, training, planned[progress.batch :])),
             initial_epoch=epoch,
             epochs=epoch + 1,
-            steps_per_epoch=steps - start,
-            validation_data=feed(lambda: batches(validation, config.batch_size)),
-            validation_steps=len(plan(validation, config.batch_size, 0, 0)),
+            steps_per_epoch=len(planned) - progress.batch,
+            validation_data=feed(functools.partial(batches, validation, validating)),
+            validation_steps=len(validating),
             callbacks=callbacks,
             verbose=1,
         )
         loss = history.history["val_loss"][0]
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the training diverged: the validation loss of epoch {epoch + 1} is {loss}; "
+                f"lower training.learning_rate (now {config.learning_rate:g}) or training.clip_norm"
+            )
         if config.schedule == "plateau" and progress.losses and loss >= progress.losses[-1]:
             model.optimizer.learning_rate = model.optimizer.learning_rate * 0.5
         progress.epoch, progress.batch = epoch + 1, 0
@@ -150,7 +165,7 @@ class Checkpointing(keras.callbacks.Callback):
     very model and optimiser it was written by.
     """
 
-    def __init__(self, model: FormulaModel, progress: Progress, folder: Path | None, minutes: float):
+    def __init__(self, model: FormulaModel, progress: Progress, folder: Path | None, minutes: float) -> None:
         super().__init__()
         self.trained = model
         self.progress, self.folder, self.seconds = progress, folder, minutes * 60
@@ -159,9 +174,10 @@ class Checkpointing(keras.callbacks.Callback):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.progress.batch += 1
-        if time.monotonic() - self.last > self.seconds:
+        # Not behind the last batch: what is left then is the validation, and `train` saves after that.
+        if batch + 1 < self.params["steps"] and time.monotonic() - self.last > self.seconds:
             self.save()
 
     def save(self) -> None:
@@ -183,15 +199,27 @@ class Checkpointing(keras.callbacks.Callback):
         os.replace(temporary, self.folder / CHECKPOINT)
 
     def restore(self) -> None:
-        """Takes the state up again where there is one."""
+        """Takes the state up again where there is one.
+
+        Raises:
+            UserError: the checkpoint is damaged, or of another model.
+        """
         if self.folder is None or not (self.folder / CHECKPOINT).exists():
             return
-        with np.load(self.folder / CHECKPOINT) as saved:
-            for field, value in json.loads(str(saved["progress"])).items():
-                setattr(self.progress, field, value)
-            for i, variable in enumerate(self._variables()):
-                variable.assign(saved[f"state{i}"])
-            self.best = [saved[f"best{i}"] for i in range(sum(name.startswith("best") for name in saved))]
+        path = self.folder / CHECKPOINT
+        try:
+            with np.load(path) as saved:
+                progress = json.loads(str(saved["progress"]))
+                state = [saved[f"state{i}"] for i in range(len(self._variables()))]
+                self.best = [saved[f"best{i}"] for i in range(sum(name.startswith("best") for name in saved))]
+            for variable, value in zip(self._variables(), state, strict=True):
+                variable.assign(value)
+        except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"the checkpoint {path} is damaged or of another model ({error}); remove it to train anew"
+            ) from None
+        for field, value in progress.items():
+            setattr(self.progress, field, value)
 
     def keep_best(self) -> None:
         """Notes the model's weights as the best so far."""
@@ -202,5 +230,5 @@ class Checkpointing(keras.callbacks.Callback):
         for variable, value in zip(self.trained.variables, self.best, strict=True):
             variable.assign(value)
 
-    def _variables(self):
+    def _variables(self) -> list[keras.Variable]:
         return [*self.trained.variables, *self.trained.optimizer.variables]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,10 +25,11 @@ def test_synthetic_examples_are_made_once_with_the_counts_asked_for(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "change", [{"train": 7}, {"eval": 3}, {"test": 4}, {"level": "simple"}, {"seed": 2}, {"dpi": 99}]
+    "change",
+    [{"train": 7}, {"eval": 3}, {"test": 4}, {"level": "simple"}, {"seed": 2}, {"dpi": 99}, {"max_tokens": 30}],
 )
-def test_every_knob_of_synthetic_data_leads_to_a_folder_of_its_own(change: dict[str, object], tmp_path: Path) -> None:
-    knobs: dict[str, object] = {"train": 6, "eval": 2, "test": 3, "level": "digits", "seed": 1, "dpi": 80}
+def test_every_knob_of_synthetic_data_leads_to_a_folder_of_its_own(change: dict[str, Any], tmp_path: Path) -> None:
+    knobs: dict[str, Any] = {"train": 6, "eval": 2, "test": 3, "level": "digits", "seed": 1, "dpi": 80}
     first = examples_folder(DataConfig(**knobs), Workspace(tmp_path))
     assert examples_folder(DataConfig(**{**knobs, **change}), Workspace(tmp_path)) != first
 

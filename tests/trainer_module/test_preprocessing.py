@@ -158,12 +158,15 @@ def test_ink_is_cropped_and_bordered_to_the_pixel():
     assert got.sum() == 255 * (10 * 16 - 4 * 10)
 
 
-@pytest.mark.parametrize("image", [
-    drawn(60, 40, (20, 10, 30, 20), paper="black", pen="white"),
-    drawn(60, 40, (20, 10, 30, 20), "RGB", paper=(250, 250, 240), pen="black"),
-    drawn(60, 40, (20, 10, 30, 20), "RGBA", paper=(0, 0, 0, 0), pen=(0, 0, 0, 255)),
-    drawn(60, 40, (20, 10, 30, 20), "LA", paper=(255, 0), pen=(0, 255)),
-])
+@pytest.mark.parametrize(
+    "image",
+    [
+        drawn(60, 40, (20, 10, 30, 20), paper="black", pen="white"),
+        drawn(60, 40, (20, 10, 30, 20), "RGB", paper=(250, 250, 240), pen="black"),
+        drawn(60, 40, (20, 10, 30, 20), "RGBA", paper=(0, 0, 0, 0), pen=(0, 0, 0, 255)),
+        drawn(60, 40, (20, 10, 30, 20), "LA", paper=(255, 0), pen=(0, 255)),
+    ],
+)
 def test_any_background_becomes_white(image):
     expected = normalise(encode(drawn(60, 40, (20, 10, 30, 20))))
     np.testing.assert_array_equal(normalise(encode(image)), expected)
@@ -196,9 +199,15 @@ def test_sixteen_bit_png_is_read():
     assert (got[3:-3, 3:-3] == 128).all()
 
 
-@pytest.mark.parametrize("image", [
-    Image.new("L", (50, 30), 255), Image.new("L", (50, 30), 0), Image.new("L", (1, 1), 90), Image.new("RGBA", (9, 9)),
-])
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("L", (50, 30), 255),
+        Image.new("L", (50, 30), 0),
+        Image.new("L", (1, 1), 90),
+        Image.new("RGBA", (9, 9)),
+    ],
+)
 def test_a_blank_image_is_its_border(image):
     got = normalise(encode(image))
     assert got.shape == (7, 7)
@@ -240,12 +249,19 @@ def test_version_1_loaders_read_the_graph(tmp_path):
 
 # --- preprocessing_fn in Transform -----------------------------------------------------------
 
-CUSTOM_CONFIG = {"config": json.dumps({
-    "image": {"max_height": 32, "max_width": 48, "border": 3}, "vocabulary": {"min_count": 2},
-})}
-RAW = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(
-    {name: tf.io.FixedLenFeature([], tf.string) for name in (features.IMAGE, features.LATEX, features.NAME)}
-))
+CUSTOM_CONFIG = {
+    "config": json.dumps(
+        {
+            "image": {"max_height": 32, "max_width": 48, "border": 3},
+            "vocabulary": {"min_count": 2},
+        }
+    )
+}
+RAW = dataset_metadata.DatasetMetadata(
+    schema_utils.schema_from_feature_spec(
+        {name: tf.io.FixedLenFeature([], tf.string) for name in (features.IMAGE, features.LATEX, features.NAME)}
+    )
+)
 FORMULAS = ["x ^ { 2 }", r"x + \alpha", "x _ { x } 2 b b a a"]
 
 
@@ -290,8 +306,10 @@ def test_images_become_small_grey_png_with_their_size(transform):
 def test_output_is_dense_but_for_the_tokens(transform):
     spec = transform[1].transformed_feature_spec()
     assert spec == {
-        "image": tf.io.FixedLenFeature([], tf.string), "height": tf.io.FixedLenFeature([], tf.int64),
-        "width": tf.io.FixedLenFeature([], tf.int64), "tokens": tf.io.VarLenFeature(tf.int64),
+        "image": tf.io.FixedLenFeature([], tf.string),
+        "height": tf.io.FixedLenFeature([], tf.int64),
+        "width": tf.io.FixedLenFeature([], tf.int64),
+        "tokens": tf.io.VarLenFeature(tf.int64),
     }
 
 

@@ -82,24 +82,31 @@ def test_merging_in_any_grouping_is_one_pass(groups, data):
         assert fn.extract_output(fn.merge_accumulators(halves)) == expected
 
 
-@pytest.mark.parametrize("value", [
-    np.array([b"x ^ 2"], object), np.array(b"x ^ 2", object), np.array([b"x ^ 2"]), np.array(["x ^ 2"]),
-    np.array([["x ^ 2"]], object),
-])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([b"x ^ 2"], object),
+        np.array(b"x ^ 2", object),
+        np.array([b"x ^ 2"]),
+        np.array(["x ^ 2"]),
+        np.array([["x ^ 2"]], object),
+    ],
+)
 def test_one_formula_comes_in_any_shape_and_kind(value):
     fn = combiner(ExactMatch())
-    accumulator = fn.add_input(fn.create_accumulator(), metric_types.StandardMetricInputs(
-        label=np.array([b"x ^ 2"], object), prediction=value
-    ))
+    accumulator = fn.add_input(
+        fn.create_accumulator(), metric_types.StandardMetricInputs(label=np.array([b"x ^ 2"], object), prediction=value)
+    )
     assert accumulator.tolist() == [1, 1]
 
 
 def test_bytes_that_are_no_utf8_are_refused():
     fn = combiner(ExactMatch())
     with pytest.raises(UnicodeDecodeError):
-        fn.add_input(fn.create_accumulator(), metric_types.StandardMetricInputs(
-            label=np.array([b"\xff"], object), prediction=np.array([b"x"], object)
-        ))
+        fn.add_input(
+            fn.create_accumulator(),
+            metric_types.StandardMetricInputs(label=np.array([b"\xff"], object), prediction=np.array([b"x"], object)),
+        )
 
 
 # --- within TFMA ------------------------------------------------------------------------------
@@ -112,10 +119,12 @@ def test_slices_have_their_own_corpora():
       slicing_specs {{}} slicing_specs {{ feature_keys: "split" }}
       metrics_specs {{ {renamed} }}
     """)
-    frame = pd.DataFrame([
-        {"split": split, "latex": latex.encode(), "prediction": prediction.encode()}
-        for split, latex, _, prediction in ROWS
-    ])
+    frame = pd.DataFrame(
+        [
+            {"split": split, "latex": latex.encode(), "prediction": prediction.encode()}
+            for split, latex, _, prediction in ROWS
+        ]
+    )
     result = tfma.analyze_raw_data(frame, eval_config=config)
     for slice_key, right in [((), 0.25), ((("split", "short"),), 0.5), ((("split", "long"),), 0.0)]:
         rows = [row for row in ROWS if not slice_key or row[0] == slice_key[0][1]]
@@ -155,7 +164,8 @@ def validate(folder: Path, output: Path, threshold: str, candidate: str, baselin
     names = {"candidate": candidate} | ({"baseline": baseline} if baseline else {})
     specs = "".join(
         f'model_specs {{ name: "{name}" signature_name: "serving_default" label_key: "latex" prediction_key: "latex"'
-        f" is_baseline: {str(name == 'baseline').lower()} }}" for name in names
+        f" is_baseline: {str(name == 'baseline').lower()} }}"
+        for name in names
     )
     gated = metric_configs(bleu=f"threshold {{ {threshold} }}")
     config = eval_config(f"{specs} slicing_specs {{}} metrics_specs {{ {gated} }}")
@@ -181,11 +191,14 @@ def at_least(bleu: float) -> str:
 BETTER_THAN_BASELINE = "change_threshold { direction: HIGHER_IS_BETTER absolute { value: 0.01 } }"
 
 
-@pytest.mark.parametrize(("threshold", "candidate", "baseline", "accepted"), [
-    (at_least(BETTER - 1e-4) + BETTER_THAN_BASELINE, "better", "worse", True),
-    (at_least(BETTER + 1e-4), "better", None, False),
-    (at_least(0) + BETTER_THAN_BASELINE, "worse", "better", False),
-])
+@pytest.mark.parametrize(
+    ("threshold", "candidate", "baseline", "accepted"),
+    [
+        (at_least(BETTER - 1e-4) + BETTER_THAN_BASELINE, "better", "worse", True),
+        (at_least(BETTER + 1e-4), "better", None, False),
+        (at_least(0) + BETTER_THAN_BASELINE, "worse", "better", False),
+    ],
+)
 def test_the_gate_holds_on_value_and_change(folder, tmp_path, threshold, candidate, baseline, accepted):
     bleu, validation = validate(folder, tmp_path, threshold, candidate, baseline)
     assert bleu == pytest.approx({"better": BETTER, "worse": WORSE}[candidate], abs=1e-6)

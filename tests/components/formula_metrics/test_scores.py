@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from components.formula_metrics import scores
 
 # Few tokens, so that n-grams repeat; white space as it comes.
-formulas = st.lists(
-    st.sampled_from(["x", "2", "^", "{", "}", r"\frac", ".", "ä"]), max_size=12
-).flatmap(lambda tokens: st.sampled_from([" ".join(tokens), "  ".join(tokens), " " + " ".join(tokens) + " "]))
+formulas = st.lists(st.sampled_from(["x", "2", "^", "{", "}", r"\frac", ".", "ä"]), max_size=12).flatmap(
+    lambda tokens: st.sampled_from([" ".join(tokens), "  ".join(tokens), " " + " ".join(tokens) + " "])
+)
 corpora = st.lists(st.tuples(formulas, formulas), min_size=1, max_size=8)
 
 
@@ -42,9 +42,7 @@ def test_bleu_of_a_hand_worked_corpus():
     pairs = [("a b c d e f", "a b c d x"), ("a a b b", "a a a b b")]
     # Of 10 tokens 4 + 4 match (the third a of the second finds no partner), of 8 pairs 3 + 3 (aa, ab, bb),
     # of 6 triples 2 + 2 (aab, abb), of 4 runs of four 1 + 1 (aabb). Both have 10 tokens: no brevity penalty.
-    np.testing.assert_array_equal(
-        sum(scores.bleu_statistics(*pair) for pair in pairs), [8, 6, 4, 2, 10, 8, 6, 4, 10]
-    )
+    np.testing.assert_array_equal(sum(scores.bleu_statistics(*pair) for pair in pairs), [8, 6, 4, 2, 10, 8, 6, 4, 10])
     assert corpus_bleu(pairs) == pytest.approx((8 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25, abs=1e-12)
 
 
@@ -53,13 +51,16 @@ def test_short_predictions_are_penalised():
     assert corpus_bleu([("a b c d e f", "a b c d")]) == pytest.approx(math.exp(-0.5), abs=1e-12)
 
 
-@pytest.mark.parametrize("pairs", [
-    [("a b c d", "")],
-    [("x", "x")],
-    [("a b c d", "d c b a")],
-    [("", "a b c d e")],
-    [("", "")],
-])
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [("a b c d", "")],
+        [("x", "x")],
+        [("a b c d", "d c b a")],
+        [("", "a b c d e")],
+        [("", "")],
+    ],
+)
 def test_bleu_without_a_common_run_of_four_is_zero(pairs):
     assert corpus_bleu(pairs) == 0 == sacrebleu_of(pairs)
 

@@ -1,0 +1,487 @@
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.lib.stride_tricks import sliding_window_view
+
+import trainer_module
+from trainer_module.attention import standard_attention
+from trainer_module.batching import WHITE
+from trainer_module.config import ModelConfig
+from trainer_module.decoding import greedy
+from trainer_module.model import DecoderState, FormulaModel, MaskedBatchNormalization, Memory, RowEncoder
+from trainer_module.summary import summarise
+from trainer_module.training import TokenCrossEntropy
+
+CALM = settings(
+    deadline=None,
+    max_examples=12,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+
+VOCABULARY = 11
+MAX_ROWS = 6
+TINY = {"filters": (4, 5, 6, 7, 8, 9), "decoder_units": 6, "embedding_units": 5}
+PAPER = {"hidden_recurrence": True, "row_embedding": True, "normalisation": "before_relu"}
+VARIANTS = {
+    "seed": TINY,
+    "hidden_recurrence": TINY | {"hidden_recurrence": True},
+    "row_embedding": TINY | {"row_embedding": True},
+    "before_relu": TINY | {"normalisation": "before_relu"},
+    "paper": TINY | PAPER,
+}
+
+
+def randomised(model: FormulaModel, seed: int = 0) -> FormulaModel:
+    """The model with every weight at random, so that no bias is zero and no moving variance one."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if weight.name == "moving_variance":
+            weight.assign(rng.uniform(0.5, 2, weight.shape))
+        else:
+            weight.assign(rng.normal(0, 0.4, weight.shape))
+    return model
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+def model(request) -> FormulaModel:
+    return randomised(FormulaModel(ModelConfig(**VARIANTS[request.param]), VOCABULARY, max_rows=MAX_ROWS))
+
+
+@pytest.fixture(scope="module")
+def seed_model() -> FormulaModel:
+    return FormulaModel(ModelConfig(), 504)
+
+
+def drawing(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng((seed, height, width)).integers(0, 256, (height, width), dtype=np.uint8)
+
+
+def padded(images: list[np.ndarray], height: int, width: int) -> dict[str, np.ndarray]:
+    """Images in the corner of a white batch of at least that height and width, as the model takes them."""
+    height = -(-max(height, *(len(image) for image in images)) // 8) * 8
+    width = -(-max(width, *(image.shape[1] for image in images)) // 8) * 8
+    batch = np.full((len(images), height, width, 1), WHITE, np.uint8)
+    for i, image in enumerate(images):
+        batch[i, : image.shape[0], : image.shape[1], 0] = image
+    return {"image": batch, "size": np.array([image.shape for image in images], np.int32)}
+
+
+# --- the model once more, with numpy, for one image without padding ---------------------------
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def lstm_step(gates, cell):
+    update, forget, candidate, output = np.split(gates, 4)
+    cell = sigmoid(forget) * cell + sigmoid(update) * np.tanh(candidate)
+    return sigmoid(output) * np.tanh(cell), cell
+
+
+def convolve(x, layer):
+    windows = sliding_window_view(np.pad(x, ((1, 1), (1, 1), (0, 0))), (3, 3), axis=(0, 1))
+    return np.einsum("hwcij,ijcf->hwf", windows, layer.kernel.numpy()) + layer.bias.numpy()
+
+
+def normalise(x, layer):
+    scale = layer.gamma.numpy() / np.sqrt(layer.moving_variance.numpy() + 1e-5)
+    return (x - layer.moving_mean.numpy()) * scale + layer.beta.numpy()
+
+
+def pool(x, rows, columns):
+    height, width, channels = x.shape
+    return x.reshape(height // rows, rows, width // columns, columns, channels).max(axis=(1, 3))
+
+
+def reference_features(model, image):
+    """(height / 8, width / 8, channels) of the convolutions, as the table of the seed and the paper order them."""
+    fill = [(0, -side % 8) for side in image.shape]
+    x = (np.pad(image, fill, constant_values=255)[:, :, None].astype(float) - 128) / 128
+    conv, norm = model.encoder.convolutions, model.encoder.norms
+
+    def normalised(x, i):
+        x = convolve(x, conv[i])
+        if model.config.normalisation == "before_relu":
+            return np.maximum(normalise(x, norm[i]), 0)
+        return normalise(np.maximum(x, 0), norm[i])
+
+    x = pool(np.maximum(convolve(x, conv[0]), 0), 2, 2)
+    x = pool(np.maximum(convolve(x, conv[1]), 0), 2, 2)
+    x = normalised(x, 2)
+    x = pool(np.maximum(convolve(x, conv[3]), 0), 1, 2)
+    x = pool(normalised(x, 4), 2, 1)
+    return normalised(x, 5)
+
+
+def reference_rows(layer, features):
+    """(rows, columns, 2 * units) of an LSTM along each row and one against it, from (rows, columns, channels)."""
+    rows, columns, _ = features.shape
+    read = np.zeros((rows, columns, 2, layer.units))
+    for direction, order in enumerate([range(columns), range(columns - 1, -1, -1)]):
+        kernel, recurrent, bias = (
+            weights[direction].numpy() for weights in (layer.kernels, layer.recurrent_kernels, layer.biases)
+        )
+        for row in range(rows):
+            hidden, cell = np.zeros((2, layer.units))
+            if layer.rows:
+                hidden, cell = layer.row_embedding.numpy()[:, direction, row]
+            for column in order:
+                gates = features[row, column] @ kernel + hidden @ recurrent + bias
+                hidden, cell = lstm_step(gates, cell)
+                read[row, column, direction] = hidden
+    return read.reshape(rows, columns, 2 * layer.units)
+
+
+def reference_decoder(model, values, tokens):
+    """(steps, vocabulary) logits of the paper's equations, from (cells, units)."""
+    decoder = model.decoder
+    h = c = o = np.zeros(decoder.units)
+    logits = []
+    for token in tokens:
+        gates = model.embedding.embeddings.numpy()[token] @ decoder.embedding_kernel.numpy()
+        gates = gates + o @ decoder.output_kernel.numpy() + decoder.bias.numpy()
+        if model.config.hidden_recurrence:
+            gates = gates + h @ decoder.hidden_kernel.numpy()
+        h, c = lstm_step(gates, c)
+        weights = softmax(values @ (decoder.attention_kernel.numpy() @ h))
+        o = np.tanh(np.concatenate([weights @ values, h]) @ decoder.combine_kernel.numpy())
+        logits.append(o @ decoder.logits_kernel.numpy())
+    return np.array(logits)
+
+
+def reference(model, image, tokens):
+    features = reference_rows(model.row_encoder, reference_features(model, image))
+    return reference_decoder(model, features.reshape(-1, features.shape[-1]), tokens)
+
+
+# --- the seed's table -------------------------------------------------------------------------
+
+SEED_TABLE = [
+    # part, output, parameters, of them not trainable
+    ("(x - 128) / 128", "H, W, 1", 0, 0),
+    ("conv1 3x3 64, ReLU, max-pool 2x2", "H/2, W/2, 64", 640, 0),
+    ("conv2 3x3 128, ReLU, max-pool 2x2", "H/4, W/4, 128", 73_856, 0),
+    ("conv3 3x3 256, ReLU, batch norm", "H/4, W/4, 256", 295_168 + 1_024, 512),
+    ("conv4 3x3 256, ReLU, max-pool 1x2", "H/4, W/8, 256", 590_080, 0),
+    ("conv5 3x3 512, ReLU, batch norm, max-pool 2x1", "H/8, W/8, 512", 1_180_160 + 2_048, 1_024),
+    ("conv6 3x3 512, ReLU, batch norm", "H/8, W/8, 512", 2_359_808 + 2_048, 1_024),
+    ("row encoder: forward LSTM 256", "H/8 * W/8, 256", 787_456, 0),
+    ("row encoder: backward LSTM 256", "H/8 * W/8, 256", 787_456, 0),
+    ("embedding 80", "T, 80", 40_320, 0),
+    ("decoder: attention, LSTM 512, state of 1536", "T, 504", 2_258_944, 0),
+]
+
+
+def test_summary_is_the_table_of_the_seed():
+    parts = summarise(ModelConfig(), 504, 8)
+    assert [(part.name, part.output, part.trainable + part.fixed, part.fixed) for part in parts] == SEED_TABLE
+
+
+def test_seed_model_has_the_parameters_of_the_seed(seed_model):
+    assert seed_model.count_params() == 8_379_008
+    assert sum(int(np.prod(weight.shape)) for weight in seed_model.non_trainable_weights) == 2_560
+
+
+def test_summary_of_the_paper_adds_recurrence_and_initial_states():
+    config = ModelConfig(hidden_recurrence=True, row_embedding=True, normalisation="before_relu")
+    parts = {part.name: part for part in summarise(config, 504, 20)}
+    assert parts["row encoder: initial states"].trainable == 2 * 2 * 20 * 256  # h and c, both directions
+    assert parts["decoder: attention, LSTM 512, state of 1536"].trainable == 2_258_944 + 512 * 2_048
+    assert parts["conv5 3x3 512, batch norm, ReLU, max-pool 2x1"].trainable == 1_180_160 + 1_024
+
+
+def test_every_part_of_the_seed_model_has_the_shape_in_the_table(seed_model, monkeypatch):
+    seen = []
+    call = keras.layers.Conv2D.call
+    monkeypatch.setattr(keras.layers.Conv2D, "call", lambda layer, x: seen.append(tuple(x.shape)) or call(layer, x))
+    inputs = padded([drawing(32, 64)], 0, 0)
+    features = seed_model.encoder(inputs["image"], inputs["size"])
+    shapes = [*seen, tuple(features.shape)]
+    assert shapes == [
+        (1, 32, 64, 1), (1, 16, 32, 64), (1, 8, 16, 128), (1, 8, 16, 256),
+        (1, 8, 8, 256), (1, 4, 8, 512), (1, 4, 8, 512),
+    ]  # fmt: skip
+    rows = seed_model.row_encoder(features, inputs["size"])
+    assert rows.shape == (1, 4, 8, 256 + 256)
+    values, mask = seed_model.encode(**{"images": inputs["image"], "sizes": inputs["size"]})
+    assert values.shape == (1, 4 * 8, 512)
+    assert mask.shape == (1, 32)
+    tokens = np.zeros((1, 7), np.int32)
+    assert seed_model.embedding(tokens).shape == (1, 7, 80)
+    assert seed_model(inputs | {"tokens": tokens}).shape == (1, 7, 504)
+    state = seed_model.decoder.initial_state(values)
+    assert [tuple(part.shape) for part in state] == [(1, 512)] * 3
+
+
+def test_pixels_are_brought_between_minus_one_and_one(monkeypatch):
+    model = FormulaModel(ModelConfig(**TINY), VOCABULARY)
+    seen = []
+    call = keras.layers.Conv2D.call
+    monkeypatch.setattr(keras.layers.Conv2D, "call", lambda layer, x: seen.append(x) or call(layer, x))
+    image = np.full((8, 8), 128)
+    image[0, :3] = [0, 64, 255]
+    inputs = padded([image], 0, 0)
+    model.encoder(inputs["image"], inputs["size"])
+    assert seen[0][0, 0, :4, 0].numpy().tolist() == [-1, -0.5, 0.9921875, 0]
+
+
+# --- the equations, and images in batches of any size -----------------------------------------
+
+
+@CALM
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 60)), min_size=1, max_size=4),
+    more=st.tuples(st.integers(0, 48), st.integers(0, 80)),
+    steps=st.integers(1, 5),
+)
+def test_an_image_has_the_logits_of_the_equations_in_any_batch_of_any_size(model, sizes, more, steps):
+    images = [drawing(*size, seed=i) for i, size in enumerate(sizes)]
+    tokens = np.random.default_rng(steps).integers(0, VOCABULARY, (len(images), steps)).astype(np.int32)
+    together = model(padded(images, *more) | {"tokens": tokens}).numpy()
+    for i, image in enumerate(images):
+        alone = model(padded([image], 0, 0) | {"tokens": tokens[i : i + 1]}).numpy()[0]
+        np.testing.assert_allclose(together[i], alone, atol=1e-4)
+        np.testing.assert_allclose(alone, reference(model, image, tokens[i]), atol=1e-4)
+
+
+def test_pixels_beyond_an_image_change_nothing(model):
+    inputs = padded([drawing(13, 30), drawing(24, 48)], 40, 80) | {"tokens": np.array([[1, 5], [1, 6]], np.int32)}
+    before = model(inputs).numpy()
+    noise = inputs["image"].copy()
+    noise[0, 16:], noise[0, :, 32:] = 7, 99
+    noise[1, 24:], noise[1, :, 48:] = 0, 50
+    np.testing.assert_allclose(model(inputs | {"image": noise}).numpy(), before, atol=1e-5)
+    noise[0, 12, 29] ^= 255
+    assert np.abs(model(inputs | {"image": noise}).numpy()[0] - before[0]).max() > 1e-4
+
+
+def test_features_are_zero_outside_an_image(model):
+    inputs = padded([drawing(13, 30), drawing(24, 48)], 0, 0)
+    features = model.encoder(inputs["image"], inputs["size"], training=True).numpy()
+    assert not features[0, 2:].any()
+    assert not features[0, :, 4:].any()
+    assert features[0, :2, :4].any(axis=-1).all()
+
+
+@pytest.mark.parametrize("rows", [0, 5])
+def test_row_encoder_reads_every_row_forward_and_backward_whatever_stands_beside(rows):
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(3, 4, 7, 5)).astype(np.float32)
+    sizes = np.array([(32, 56), (32, 17), (9, 8)], np.int32)  # 7, 3 and 1 columns
+    layer = RowEncoder(6, rows=rows)
+    layer.build(features.shape)
+    for weight in layer.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    read = layer(features, sizes).numpy()
+    for i, columns in enumerate([7, 3, 1]):
+        expected = reference_rows(layer, features[i, :, :columns])
+        np.testing.assert_allclose(read[i, :, :columns], expected, atol=1e-5)
+
+
+def test_row_encoder_equals_the_lstm_of_keras_in_both_directions():
+    features = np.random.default_rng(4).normal(size=(1, 2, 6, 5)).astype(np.float32)
+    layer = RowEncoder(3)
+    layer.build(features.shape)
+    both = keras.layers.Bidirectional(keras.layers.LSTM(3, return_sequences=True))
+    both.build((2, 6, 5))
+    weights = [(layer.kernels[i], layer.recurrent_kernels[i], layer.biases[i]) for i in range(2)]
+    both.set_weights([weight.numpy() for direction in weights for weight in direction])
+    read = layer(features, np.array([(16, 48)], np.int32))
+    np.testing.assert_allclose(read[0], both(features[0]), atol=1e-6)
+
+
+def test_a_step_follows_from_hidden_cell_and_output_alone(model):
+    values, mask = model.encode(*padded([drawing(16, 24)], 0, 0).values())
+    memory = model.decoder.remember(values, mask)
+    state = model.decoder.initial_state(values)
+    tokens = [1, 5, 9, 4]
+    stepped = []
+    for token in tokens:
+        logits, state, weights = model.step(np.array([token]), state, memory)
+        stepped.append(logits.numpy()[0])
+        assert weights.shape == (1, 6)
+    np.testing.assert_allclose(stepped, reference_decoder(model, values.numpy()[0], tokens), atol=1e-5)
+    # Without the hidden-to-hidden term h is only looked at: another h gives the same next step.
+    other, _, _ = model.step(np.array([7]), DecoderState(state.hidden + 1, state.cell, state.output), memory)
+    logits, _, _ = model.step(np.array([7]), state, memory)
+    assert np.allclose(other, logits, atol=1e-6) != model.config.hidden_recurrence
+
+
+def test_attention_is_a_softmax_over_the_cells_inside():
+    rng = np.random.default_rng(5)
+    query, keys, values = (rng.normal(size=shape).astype(np.float32) for shape in [(2, 3), (2, 4, 3), (2, 4, 3)])
+    mask = np.array([[True, True, False, True], [True, False, False, False]])
+    context, weights = standard_attention(query, keys, values, mask)
+    np.testing.assert_allclose(np.sum(weights, axis=1), [1, 1], atol=1e-6)
+    assert not np.array(weights)[~mask].any()
+    expected = softmax(keys[0, [0, 1, 3]] @ query[0])
+    np.testing.assert_allclose(np.array(weights)[0, [0, 1, 3]], expected, atol=1e-6)
+    np.testing.assert_allclose(context[0], expected @ values[0, [0, 1, 3]], atol=1e-6)
+    np.testing.assert_allclose(context[1], values[1, 0], atol=1e-6)
+
+
+def test_attention_of_the_model_is_zero_outside_an_image(model):
+    values, mask = model.encode(*padded([drawing(10, 12), drawing(24, 32)], 0, 0).values())
+    _, _, weights = model.step(
+        np.array([1, 1]), model.decoder.initial_state(values), Memory(*model.decoder.remember(values, mask))
+    )
+    weights = weights.numpy().reshape(2, 3, 4)
+    np.testing.assert_allclose(weights.sum(axis=(1, 2)), [1, 1], atol=1e-6)
+    assert (weights[0, :2, :2] > 0).all()
+    np.testing.assert_allclose(weights[0, :2, :2].sum(), 1, atol=1e-6)
+
+
+# --- learning ---------------------------------------------------------------------------------
+
+
+def test_batch_norm_counts_only_what_lies_inside():
+    rng = np.random.default_rng(6)
+    x = rng.normal(3, 2, (2, 4, 5, 3)).astype(np.float32)
+    inside = np.zeros((2, 4, 5, 1), np.float32)
+    inside[0, :2, :3], inside[1, :4, :1] = 1, 1
+    layer = MaskedBatchNormalization(momentum=0.9, epsilon=1e-5)
+    layer.build(x.shape)
+    layer.gamma.assign([1, 2, 3])
+    layer.beta.assign([0, -1, 1])
+    normalised = layer(x, training=True, inside=inside).numpy()
+    counted = x[inside[..., 0] == 1]
+    assert counted.shape == (10, 3)
+    mean, variance = counted.mean(axis=0), counted.var(axis=0)
+    expected = (counted - mean) / np.sqrt(variance + 1e-5) * [1, 2, 3] + [0, -1, 1]
+    np.testing.assert_allclose(normalised[inside[..., 0] == 1], expected, atol=1e-4)
+    np.testing.assert_allclose(layer.moving_mean, 0.9 * 0 + 0.1 * mean, atol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 * 1 + 0.1 * variance, atol=1e-5)
+
+
+def test_batch_norm_applies_the_moving_statistics_when_not_training():
+    layer = MaskedBatchNormalization(momentum=0.9, epsilon=1e-5)
+    layer.build((1, 1, 1, 2))
+    layer.moving_mean.assign([1, 2])
+    layer.moving_variance.assign([4, 9])
+    np.testing.assert_allclose(layer(np.ones((1, 1, 1, 2)))[0, 0, 0], [0, -1 / 3], atol=1e-5)
+
+
+def test_padding_changes_neither_gradients_nor_moving_statistics(model):
+    """With `training=True`: more white on the right and below, and more padding behind the tokens."""
+    images = [drawing(16, 40), drawing(30, 17)]
+    tokens = np.array([[1, 5, 6], [1, 7, 0]], np.int32)
+    targets = np.array([[5, 6, 2], [7, 2, 0]], np.int32)
+    weights = np.array([[1, 1, 1], [1, 1, 0]], np.float32)
+    loss = TokenCrossEntropy(label_smoothing=0.1)
+    before = [variable.numpy() for variable in model.variables]
+
+    def learn(height, width, steps):
+        for variable, value in zip(model.variables, before, strict=True):
+            variable.assign(value)
+        wider = [(0, 0), (0, steps)]
+        inputs = padded(images, height, width) | {"tokens": np.pad(tokens, wider)}
+        with tf.GradientTape() as tape:
+            logits = model(inputs, training=True)
+            value = loss(np.pad(targets, wider), logits, sample_weight=np.pad(weights, wider))
+        gradients = tape.gradient(value, [weight.value for weight in model.trainable_weights])
+        gradients = [tf.convert_to_tensor(gradient).numpy() for gradient in gradients]
+        return value.numpy(), gradients, [weight.numpy() for weight in model.non_trainable_weights]
+
+    try:
+        value, gradients, moving = learn(0, 0, 0)
+        more_value, more_gradients, more_moving = learn(48, 88, 4)
+    finally:
+        for variable, kept in zip(model.variables, before, strict=True):
+            variable.assign(kept)
+    assert value == pytest.approx(more_value, abs=1e-5)
+    for weight, gradient, more in zip(model.trainable_weights, gradients, more_gradients, strict=True):
+        assert np.abs(gradient).max() > 0, weight.path
+        np.testing.assert_allclose(more, gradient, atol=1e-4, err_msg=weight.path)
+    for one, other, start in zip(moving, more_moving, [w.numpy() for w in model.non_trainable_weights], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+        assert np.abs(one - start).max() > 0
+
+
+def test_dropout_is_active_in_training_alone():
+    model = randomised(FormulaModel(ModelConfig(**TINY, dropout=0.5), VOCABULARY))
+    values, mask = model.encode(*padded([drawing(16, 16)], 0, 0).values())
+    embedded = model.embedding(np.array([[1, 5, 6]]))
+    calm = model.decoder(values, embedded, mask).numpy()
+    np.testing.assert_array_equal(model.decoder(values, embedded, mask).numpy(), calm)
+    one, other = (model.decoder(values, embedded, mask, training=True).numpy() for _ in range(2))
+    assert not np.allclose(one, calm)
+    assert not np.allclose(one, other)
+
+
+# --- no backend but Keras's -------------------------------------------------------------------
+
+ON_ANOTHER_BACKEND = """
+import json, sys
+import numpy as np
+from trainer_module.config import ModelConfig
+from trainer_module.decoding import greedy
+from trainer_module.model import FormulaModel
+
+given = np.load(sys.argv[1])
+model = FormulaModel(ModelConfig(**json.loads(sys.argv[3])), 11, max_rows=6)
+for i, weight in enumerate(model.weights):
+    weight.assign(given[f"weight{i}"])
+logits = model({name: given[name] for name in ("image", "size", "tokens")})
+read = greedy(model, given["image"], given["size"], 6)
+np.savez(sys.argv[2], logits=logits, read=read.tokens, log_probability=read.log_probability)
+"""
+
+
+@pytest.mark.parametrize("model", ["seed", "paper"], indirect=True)
+def test_jax_gives_what_tensorflow_gives(model, request, tmp_path):
+    pytest.importorskip("jax")
+    assert keras.backend.backend() == "tensorflow"
+    inputs = padded([drawing(17, 30), drawing(24, 44)], 0, 0) | {"tokens": np.array([[1, 5, 6], [1, 7, 3]], np.int32)}
+    weights = {f"weight{i}": weight.numpy() for i, weight in enumerate(model.weights)}
+    np.savez(tmp_path / "given.npz", **inputs, **weights)
+    variant = VARIANTS[request.node.callspec.params["model"]]
+    folder = Path(trainer_module.__file__).parents[1]
+    subprocess.run(
+        [sys.executable, "-c", ON_ANOTHER_BACKEND, tmp_path / "given.npz", tmp_path / "out.npz", json.dumps(variant)],
+        env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(folder)},
+        check=True,
+    )
+    got = np.load(tmp_path / "out.npz")
+    np.testing.assert_allclose(got["logits"], model(inputs), atol=1e-4)
+    read = greedy(model, inputs["image"], inputs["size"], 6)
+    np.testing.assert_array_equal(got["read"], read.tokens)
+    np.testing.assert_allclose(got["log_probability"], read.log_probability, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["model", "attention", "decoding", "features", "config", "batching"])
+def test_the_model_imports_nothing_of_tensorflow(name):
+    tree = ast.parse((Path(trainer_module.__file__).parent / f"{name}.py").read_text("utf-8"))
+    for_types = [
+        node
+        for test in ast.walk(tree)
+        if isinstance(test, ast.If) and getattr(test.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(test)
+    ]
+    imported = set()
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add((node.module or "").split(".")[0])
+    ours = {"trainer_module", "keras", "numpy", "PIL", "pydantic"}
+    assert imported <= ours | set(sys.stdlib_module_names)

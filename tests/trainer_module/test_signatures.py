@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from trainer_module import features
+from trainer_module.batching import Example, collate
+from trainer_module.config import ImageConfig, ModelConfig
+from trainer_module.decoding import greedy
+from trainer_module.model import FormulaModel
+from trainer_module.preprocessing import normalise_image
+from trainer_module.signatures import FormulaReader
+
+MAX_TOKENS = 9
+VARIANTS = {
+    "seed": {},
+    "paper": {"hidden_recurrence": True, "row_embedding": True, "normalisation": "before_relu", "dropout": 0.3},
+}
+
+
+def png(image: Image.Image, file_format: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format)
+    return file.getvalue()
+
+
+def on_paper(image: bytes, left: int, top: int) -> Image.Image:
+    """The image somewhere on a larger white sheet."""
+    ink = Image.open(io.BytesIO(image))
+    sheet = Image.new("L", (ink.width + 3 * left, ink.height + 2 * top), "white")
+    sheet.paste(ink, (left, top))
+    return sheet
+
+
+def transparent(image: bytes) -> Image.Image:
+    """The same ink, black, on nothing."""
+    grey = Image.open(io.BytesIO(image)).convert("L")
+    return Image.merge("LA", (Image.new("L", grey.size, 0), grey.point(lambda level: 255 - level)))
+
+
+def example(image: bytes, **more: bytes) -> bytes:
+    values = {"image": image, **more}
+    made = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in values.items()}
+    return tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString()
+
+
+class Exported:
+    """A model, and the folder of its SavedModel."""
+
+    def __init__(self, variant, transform, transformed, folder):
+        self.vocabulary = features.read_vocabulary(transform)
+        self.image = ImageConfig(**transformed.config["image"])
+        keras.utils.set_random_seed(2)
+        config = ModelConfig(filters=(4, 4, 6, 6, 8, 8), decoder_units=16, embedding_units=8, **variant)
+        self.model = FormulaModel(config, len(self.vocabulary), max_rows=4)
+        rng = np.random.default_rng(4)
+        for weight in self.model.trainable_weights:
+            weight.assign(
+                rng.normal(0, 0.8, weight.shape)
+            )  # sharper than at the start: different images, different answers
+        self.folder = str(folder)
+        FormulaReader(self.model, transform, self.vocabulary, MAX_TOKENS).save(self.folder)
+        self.signatures = tf.saved_model.load(self.folder).signatures
+
+    def read(self, images: list[bytes]) -> tuple[list[str], np.ndarray]:
+        got = self.signatures["predict_images"](images=tf.constant(images, tf.string, (len(images),)))
+        return [latex.decode() for latex in got["latex"].numpy()], got["log_probability"].numpy()
+
+    def read_by_hand(self, images: list[bytes]) -> tuple[list[str], np.ndarray]:
+        normalised = [normalise_image(tf.constant(image), self.image).numpy()[:, :, 0] for image in images]
+        nothing = np.array([], np.int32)
+        batch = collate([Example(png(Image.fromarray(image)), *image.shape, nothing) for image in normalised])
+        decoded = greedy(self.model, batch.inputs["image"], batch.inputs["size"], MAX_TOKENS)
+        latex = [" ".join(self.vocabulary[token] for token in row if token) for row in decoded.tokens.numpy()]
+        return latex, decoded.log_probability.numpy()
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def exported(request, transform, transformed, tmp_path_factory) -> Exported:
+    return Exported(VARIANTS[request.param], transform, transformed, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def images(transformed) -> list[bytes]:
+    """Images of four sizes, one of them scaled down by the normalisation."""
+    first, second, third, fourth = transformed.images[:4]
+    wide = Image.open(io.BytesIO(third))
+    return [
+        first,
+        png(on_paper(second, 50, 7)),
+        png(wide.resize((wide.width * 5, wide.height * 5))),
+        png(on_paper(fourth, 3, 90), "JPEG"),
+        png(transparent(first)),
+    ]
+
+
+def test_images_are_read_as_by_hand(exported, images):
+    latex, log_probability = exported.read(images)
+    expected, expected_log_probability = exported.read_by_hand(images)
+    assert latex == expected
+    np.testing.assert_allclose(log_probability, expected_log_probability, atol=1e-4)
+    assert len(set(latex)) >= 3
+    assert all(1 <= len(tokens.split(" ")) <= MAX_TOKENS for tokens in latex)
+
+
+def test_an_image_is_read_alone_as_in_a_batch(exported, images):
+    latex, log_probability = exported.read(images)
+    for i, image in enumerate(images):
+        alone, alone_log_probability = exported.read([image])
+        assert alone == latex[i : i + 1]
+        np.testing.assert_allclose(alone_log_probability, log_probability[i : i + 1], atol=1e-4)
+
+
+def test_border_and_transparency_change_nothing(exported, images, transformed):
+    one, *others = exported.read([transformed.images[0], png(on_paper(transformed.images[0], 31, 17)), images[4]])[0]
+    assert others == [one, one]
+
+
+def test_examples_may_hold_more_than_the_image(exported, images):
+    records = [example(image, latex=b"a + b", name=b"somewhere", size=b"large") for image in images]
+    records[1] = example(images[1])
+    got = exported.signatures["serving_default"](examples=tf.constant(records))
+    latex, log_probability = exported.read(images)
+    assert [text.decode() for text in got["latex"].numpy()] == latex
+    np.testing.assert_allclose(got["log_probability"], log_probability, atol=1e-4)
+
+
+def test_an_empty_batch_is_answered(exported):
+    assert exported.read([])[0] == []
+    got = exported.signatures["serving_default"](examples=tf.constant([], tf.string))
+    assert got["latex"].shape == got["log_probability"].shape == (0,)
+
+
+def test_signatures_name_and_type_what_they_take_and_give(exported):
+    for name, argument in {"serving_default": "examples", "predict_images": "images"}.items():
+        signature = exported.signatures[name]
+        assert signature.structured_input_signature == ((), {argument: tf.TensorSpec((None,), tf.string, argument)})
+        outputs = {key: (spec.dtype, spec.shape.rank) for key, spec in signature.structured_outputs.items()}
+        assert outputs == {"latex": (tf.string, 1), "log_probability": (tf.float32, 1)}
+
+
+@pytest.mark.parametrize("encoded", [b"", b"no image"])
+def test_what_is_no_image_is_refused(exported, images, encoded):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        exported.read([images[0], encoded])
+
+
+VERSION_1 = """
+import json, sys
+import tensorflow as tf
+
+folder, given = sys.argv[1:]
+images = [bytes.fromhex(image) for image in json.loads(given)]
+with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    loaded = tf.compat.v1.saved_model.load(session, ["serve"], folder)
+    signature = loaded.signature_def["predict_images"]
+    outputs = [signature.outputs[name].name for name in ("latex", "log_probability")]
+    latex, log_probability = session.run(outputs, {signature.inputs["images"].name: images})
+ours = {"trainer_module", "data", "keras", "tensorflow_transform"} & {name for name in sys.modules}
+assert not ours - {"keras"}, ours
+print(json.dumps([[text.decode() for text in latex], log_probability.tolist()]))
+"""
+
+
+def test_version_1_loaders_read_the_model_without_this_code(exported, images, tmp_path):
+    arguments = [exported.folder, json.dumps([image.hex() for image in images])]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", VERSION_1, *arguments],
+        cwd=tmp_path, env=environment, check=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    latex, log_probability = json.loads(done.stdout.splitlines()[-1])
+    expected, expected_log_probability = exported.read(images)
+    assert latex == expected
+    np.testing.assert_allclose(log_probability, expected_log_probability, atol=1e-4)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tfx.components.trainer.fn_args_utils import FnArgs
+
+import trainer_module
+from data.errors import UserError
+from trainer_module import trainer
+from trainer_module.batching import batches
+from trainer_module.features import read_vocabulary
+from trainer_module.model import FormulaModel
+from trainer_module.trainer import read_examples, run_fn
+
+MODEL = {"filters": [2, 2, 2, 2, 3, 3], "decoder_units": 6, "embedding_units": 4, "dropout": 0.2}
+TRAINING = {
+    "epochs": 2, "batch_size": 5, "optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine", "max_tokens": 8,
+}  # fmt: skip
+
+
+def arguments(transformed, folder: Path, **training) -> FnArgs:
+    config = transformed.config | {"model": MODEL, "training": TRAINING | training}
+    return FnArgs(
+        train_files=[transformed.examples],
+        eval_files=[transformed.examples],
+        transform_output=transformed.output,
+        serving_model_dir=str(folder / "Format-Serving"),
+        model_run_dir=str(folder / "run"),
+        custom_config={"config": json.dumps(config), "checkpoints": str(folder / "checkpoints")},
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(transformed, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    run_fn(arguments(transformed, folder))
+    return folder
+
+
+def test_the_trained_model_reads_images(trained, transformed):
+    read = tf.saved_model.load(str(trained / "Format-Serving")).signatures["predict_images"]
+    got = read(images=tf.constant(transformed.images))
+    assert got["latex"].shape == (12,)
+    assert (got["log_probability"].numpy() < 0).all()
+
+
+def test_tensorboard_has_the_losses(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for part in ("train", "validation"):
+        events = EventAccumulator(str(trained / "run" / "logs" / part), size_guidance={"tensors": 0}).Reload()
+        losses = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors("epoch_loss")]
+        assert len(losses) == 2
+        assert np.isfinite(losses).all()
+
+
+def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(trained, transformed, tmp_path, monkeypatch):
+    folder = tmp_path / "again"
+    shutil.copytree(trained, folder)
+    epochs = []
+    fit = FormulaModel.fit
+
+    def counted(model, *arguments, **options):
+        epochs.append(options["initial_epoch"])
+        return fit(model, *arguments, **options)
+
+    monkeypatch.setattr(FormulaModel, "fit", counted)
+    model = folder / "Format-Serving"
+    before = tf.saved_model.load(str(model)).signatures["predict_images"](images=tf.constant(transformed.images))
+    run_fn(arguments(transformed, folder))
+    assert epochs == []
+    after = tf.saved_model.load(str(model)).signatures["predict_images"](images=tf.constant(transformed.images))
+    np.testing.assert_array_equal(before["latex"], after["latex"])
+    np.testing.assert_allclose(before["log_probability"], after["log_probability"], atol=1e-5)
+    run_fn(arguments(transformed, folder, seed=7, epochs=1))
+    assert epochs == [0]
+    assert len(list((folder / "checkpoints").iterdir())) == 2
+
+
+def test_examples_are_those_that_transform_wrote(transformed, transform):
+    examples = read_examples([transformed.examples], transform, 8)
+    vocabulary = read_vocabulary(transform)
+    read = sorted(" ".join(vocabulary[token] for token in example.tokens) for example in examples)
+    assert read == sorted(transformed.latex)
+    for example in examples:
+        image = tf.io.decode_png(example.image)
+        assert image.shape == (example.height, example.width, 1)
+
+
+def test_formulas_over_the_limit_are_left_out_and_counted(transformed, transform, caplog):
+    lengths = [len(latex.split()) for latex in transformed.latex]
+    assert min(lengths) < 6 < max(lengths)
+    short = sum(length <= 6 for length in lengths)
+    with caplog.at_level(logging.INFO, logger=trainer.__name__):
+        examples = read_examples([transformed.examples], transform, 6)
+    assert len(examples) == short
+    assert max(len(example.tokens) for example in examples) <= 6
+    assert f"{short} examples, {12 - short} left out with more than 6 tokens" in caplog.text
+
+
+def test_no_formula_left_is_a_sentence(transformed, tmp_path):
+    with pytest.raises(
+        UserError, match=r"no example is left .* 12 have more than 1 tokens; raise training\.max_tokens"
+    ):
+        run_fn(arguments(transformed, tmp_path, max_tokens=1))
+
+
+def test_a_dataset_has_the_batches_of_any_size_in_one_element(transformed, transform):
+    examples = read_examples([transformed.examples], transform, 8)
+    planned = [np.array([0, 1, 2]), np.array([3])]
+    given = list(trainer.as_dataset(functools.partial(batches, examples, planned)))
+    assert [batch[1].shape[0] for batch in given] == [3, 1]
+    assert given[0][0]["image"].dtype == tf.uint8
+
+
+ON_TWO_DEVICES = """
+import json, sys
+from pathlib import Path
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+from tests.trainer_module import test_trainer
+from tests.trainer_module.conftest import Transformed
+from trainer_module import trainer
+
+losses = []
+train = trainer.train
+def kept(*arguments, **options):
+    progress = train(*arguments, **options)
+    losses.extend(progress.losses)
+    return progress
+trainer.train = kept
+trainer.strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+transformed = Transformed(*json.loads(sys.argv[1]), [], [])
+arguments = test_trainer.arguments(transformed, Path(sys.argv[2]), batch_size=int(sys.argv[3]))
+trainer.run_fn(arguments)
+# And what was written is read again, as by a training that was killed.
+trainer.run_fn(arguments)
+print(json.dumps(losses))
+"""
+
+
+@pytest.mark.parametrize("batch_size", [11, 4])
+def test_several_devices_learn_and_export_together(transformed, tmp_path, batch_size):
+    """Batches of 11 and 1: there an example is alone, and one device without any. Batches of 4: all alike."""
+    folder = Path(trainer_module.__file__).parents[1]
+    given = json.dumps([transformed.config, transformed.output, transformed.examples])
+    done = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES, given, tmp_path, str(batch_size)],
+        env=os.environ | {"PYTHONPATH": str(folder)}, stdout=subprocess.PIPE, check=True,
+    )  # fmt: skip
+    losses = json.loads(done.stdout.splitlines()[-1])
+    assert len(losses) == 4  # two epochs, and the same ones again from the checkpoint
+    assert all(map(math.isfinite, losses))
+    read = tf.saved_model.load(str(tmp_path / "Format-Serving")).signatures["predict_images"]
+    assert np.isfinite(read(images=tf.constant(transformed.images))["log_probability"]).all()

@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import trainer_module
+from data.errors import UserError
+from data.synthetic import draw_png, formulas
+from trainer_module import training
+from trainer_module.batching import Example, collate
+from trainer_module.config import ModelConfig, TrainingConfig
+from trainer_module.decoding import greedy
+from trainer_module.model import FormulaModel
+from trainer_module.training import CHECKPOINT, Checkpointing, TokenCrossEntropy, WarmupCosine, make_optimizer, train
+
+# --- loss, schedule, optimiser ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_is_the_mean_over_the_tokens_that_count(smoothing):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (2, 3, 5)).astype(np.float32)
+    targets = np.array([[4, 0, 2], [1, 3, 0]], np.int32)
+    weights = np.array([[1, 1, 1], [1, 0, 0]], np.float32)
+    terms = []
+    for i, step in zip(*np.nonzero(weights), strict=True):
+        probabilities = np.exp(logits[i, step]) / np.exp(logits[i, step]).sum()
+        wanted = np.full(5, smoothing / 5)
+        wanted[targets[i, step]] += 1 - smoothing
+        terms.append(-(wanted * np.log(probabilities)).sum())
+    assert len(terms) == 4
+    loss = TokenCrossEntropy(smoothing)(targets, logits, sample_weight=weights)
+    assert float(loss) == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_loss_of_even_odds_is_the_logarithm_of_the_vocabulary():
+    loss = TokenCrossEntropy()(np.zeros((1, 2), np.int32), np.zeros((1, 2, 8), np.float32))
+    assert float(loss) == pytest.approx(3 * math.log(2))
+
+
+def test_learning_rate_rises_in_a_line_and_falls_as_a_cosine():
+    rate = WarmupCosine(0.8, warmup_steps=4, steps=12)
+    # cos: 1 at the peak, cos(pi/4) a quarter on, 0 half way, -1 at the end.
+    rates = [float(rate(step)) for step in (0, 1, 3, 5, 7, 9, 11, 20)]
+    quarter = math.sqrt(0.5)
+    expected = [0.2, 0.4, 0.8, 0.4 * (1 + quarter), 0.4, 0.4 * (1 - quarter), 0, 0]
+    assert rates == pytest.approx(expected, abs=1e-6)
+
+
+def test_learning_rate_without_warm_up_starts_at_its_peak():
+    assert float(WarmupCosine(0.5, warmup_steps=0, steps=1000)(0)) == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_optimizer_is_the_configured_one_at_its_rate(name):
+    optimizer = make_optimizer(TrainingConfig(optimizer=name, learning_rate=0.25, schedule="constant"), 10)
+    assert optimizer.name == name
+    assert float(optimizer.learning_rate) == 0.25
+
+
+def test_gradients_are_clipped_to_their_global_norm():
+    weights = [keras.Variable([0.0, 0.0]), keras.Variable([0.0])]
+    optimizer = make_optimizer(TrainingConfig(optimizer="sgd", learning_rate=1, schedule="constant", clip_norm=6.5), 1)
+    gradients = [keras.ops.convert_to_tensor(gradient) for gradient in ([3.0, 4.0], [12.0])]  # of norm 13
+    optimizer.apply(gradients, weights)
+    np.testing.assert_allclose([*weights[0].numpy(), *weights[1].numpy()], [-1.5, -2, -6], rtol=1e-5)
+
+
+# --- the loop ---------------------------------------------------------------------------------
+
+TINY = {"filters": (2, 3, 4, 4, 4, 5), "decoder_units": 6, "embedding_units": 4, "dropout": 0.4}
+VOCABULARY = 9
+# Two batches of like size an epoch and one smaller; a learning rate at which the weights move.
+LEARNING = {"epochs": 3, "batch_size": 4, "optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine"}
+
+
+def example(seed: int, height: int = 16, width: int = 24) -> Example:
+    rng = np.random.default_rng(seed)
+    file = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (height, width), np.uint8)).save(file, "PNG")
+    return Example(file.getvalue(), height, width, rng.integers(4, VOCABULARY, 2 + seed % 3).astype(np.int32))
+
+
+TRAINING, VALIDATION = [example(seed) for seed in range(10)], [example(seed) for seed in range(10, 14)]
+
+
+def tiny() -> FormulaModel:
+    keras.utils.set_random_seed(5)
+    return FormulaModel(ModelConfig(**TINY), VOCABULARY)
+
+
+def weights(model: FormulaModel) -> list[np.ndarray]:
+    return [variable.numpy() for variable in model.variables]
+
+
+def assert_same(model: FormulaModel, expected: list[np.ndarray]) -> None:
+    for variable, value in zip(model.variables, expected, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value, atol=1e-6, err_msg=variable.path)
+
+
+def test_a_tiny_model_learns_eight_formulas_by_heart():
+    texts = [formula.split() for formula in formulas(8, seed=3, level="simple", max_tokens=8)]
+    vocabulary = sorted({token for text in texts for token in text})
+    learnt = []
+    for text in texts:
+        png = draw_png(" ".join(text), em=11)
+        width, height = Image.open(io.BytesIO(png)).size
+        ids = np.array([4 + vocabulary.index(token) for token in text], np.int32)
+        learnt.append(Example(png, height, width, ids))
+    keras.utils.set_random_seed(0)
+    config = ModelConfig(filters=(8, 8, 16, 16, 32, 32), decoder_units=64, embedding_units=16)
+    model = FormulaModel(config, 4 + len(vocabulary))
+    progress = train(
+        model,
+        TrainingConfig(epochs=80, batch_size=8, optimizer="adam", learning_rate=0.01, schedule="cosine"),
+        learnt,
+        learnt,
+    )
+    batch = collate(learnt)
+    decoded = greedy(model, batch.inputs["image"], batch.inputs["size"], 10)
+    read = [[vocabulary[token - 4] for token in row if token] for row in decoded.tokens.numpy()]
+    assert read == texts
+    assert (decoded.log_probability.numpy() > math.log(0.5)).all()
+    assert progress.best_loss < 0.1
+    assert progress.losses[0] > 1
+
+
+def test_weights_of_the_best_epoch_are_left(monkeypatch):
+    # The validation loss falls, then rises: of four epochs the second is the best.
+    losses, after = iter([3.0, 1.0, 2.0, 2.5]), []
+    fit = FormulaModel.fit
+
+    def fit_and_judge(model, *arguments, **options):
+        history = fit(model, *arguments, **options)
+        after.append(weights(model))
+        history.history["val_loss"] = [next(losses)]
+        return history
+
+    monkeypatch.setattr(FormulaModel, "fit", fit_and_judge)
+    model = tiny()
+    progress = train(model, TrainingConfig(**LEARNING | {"epochs": 4}), TRAINING, VALIDATION)
+    assert (progress.best_loss, progress.losses) == (1.0, [3.0, 1.0, 2.0, 2.5])
+    assert_same(model, after[1])
+    assert any(np.abs(one - other).max() > 1e-4 for one, other in zip(after[1], after[3], strict=True))
+
+
+def test_learning_rate_halves_when_validation_stalls(monkeypatch):
+    losses, rates = iter([3.0, 3.0, 2.0, 2.5, 1.0]), []
+    fit = FormulaModel.fit
+
+    def fit_and_judge(model, *arguments, **options):
+        rates.append(float(model.optimizer.learning_rate))
+        history = fit(model, *arguments, **options)
+        history.history["val_loss"] = [next(losses)]
+        return history
+
+    monkeypatch.setattr(FormulaModel, "fit", fit_and_judge)
+    config = TrainingConfig(epochs=5, batch_size=10, learning_rate=0.5, schedule="plateau")
+    train(tiny(), config, TRAINING, VALIDATION)
+    assert rates == [0.5, 0.5, 0.25, 0.25, 0.125]
+
+
+def test_validation_loss_is_that_of_the_weights_left():
+    model = tiny()
+    progress = train(model, TrainingConfig(**LEARNING), TRAINING, VALIDATION)
+    batch = collate(VALIDATION)  # batch_size is 4: one batch
+    logits = model(batch.inputs).numpy().astype(float)
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    chosen = np.take_along_axis(log_probabilities, batch.targets[..., None], axis=-1)[..., 0]
+    assert progress.best_loss == pytest.approx(-(chosen * batch.weights).sum() / batch.weights.sum(), abs=1e-4)
+    assert progress.best_loss == min(progress.losses)
+
+
+def test_a_training_that_diverges_is_a_sentence():
+    config = TrainingConfig(epochs=1, batch_size=4, learning_rate=1e38, clip_norm=1e38, schedule="constant")
+    with pytest.raises(UserError, match=r"diverged.*epoch 1.*training\.learning_rate"):
+        train(tiny(), config, TRAINING, VALIDATION)
+
+
+# --- checkpoints ------------------------------------------------------------------------------
+
+OFTEN = {"checkpoint_minutes": 1e-9}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> list[np.ndarray]:
+    model = tiny()
+    train(model, TrainingConfig(**LEARNING, **OFTEN), TRAINING, VALIDATION)
+    return weights(model)
+
+
+def kill_at(monkeypatch, moment: str) -> None:
+    """Ends the training in its second epoch; a batch's checkpoint has been written before."""
+    if moment == "validation":
+
+        def stop(self, logs=None):
+            if self.progress.epoch == 1:
+                raise Killed
+
+        monkeypatch.setattr(Checkpointing, "on_test_begin", stop)
+    else:
+        on_train_batch_end = Checkpointing.on_train_batch_end
+
+        def stop(self, batch, logs=None):
+            on_train_batch_end(self, batch, logs)
+            if (self.progress.epoch, self.progress.batch) == (1, {"first batch": 1, "last batch": 3}[moment]):
+                raise Killed
+
+        monkeypatch.setattr(Checkpointing, "on_train_batch_end", stop)
+
+
+@pytest.mark.parametrize("moment", ["first batch", "last batch", "validation"])
+def test_a_killed_training_goes_on_to_the_weights_of_one_that_was_not(tmp_path, monkeypatch, uninterrupted, moment):
+    config = TrainingConfig(**LEARNING, **OFTEN)
+    with monkeypatch.context() as patch:
+        kill_at(patch, moment)
+        with pytest.raises(Killed):
+            train(tiny(), config, TRAINING, VALIDATION, checkpoints=tmp_path)
+    (tmp_path / f"{CHECKPOINT}.writing").write_bytes(b"PK half a checkpoint")
+    resumed = FormulaModel(ModelConfig(**TINY), VOCABULARY)  # other weights, until the checkpoint is read
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointing, "on_train_batch_begin", lambda *_: seen.append(1))
+        progress = train(resumed, config, TRAINING, VALIDATION, checkpoints=tmp_path)
+    assert_same(resumed, uninterrupted)
+    assert (progress.epoch, len(progress.losses)) == (3, 3)
+    assert len(seen) == {"first batch": 2 + 3, "last batch": 1 + 3, "validation": 1 + 3}[moment]
+
+
+KILLED_FOR_GOOD = """
+import os, signal, sys
+from pathlib import Path
+from tests.trainer_module.test_training import LEARNING, OFTEN, TRAINING, VALIDATION, tiny
+from trainer_module.config import TrainingConfig
+from trainer_module.training import Checkpointing, train
+
+on_train_batch_end = Checkpointing.on_train_batch_end
+
+def kill(self, batch, logs=None):
+    on_train_batch_end(self, batch, logs)
+    if (self.progress.epoch, self.progress.batch) == (1, 2):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Checkpointing.on_train_batch_end = kill
+train(tiny(), TrainingConfig(**LEARNING, **OFTEN), TRAINING, VALIDATION, checkpoints=Path(sys.argv[1]))
+"""
+
+
+def test_a_training_killed_for_good_goes_on_in_another_process(tmp_path, uninterrupted):
+    folder = Path(trainer_module.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_FOR_GOOD, tmp_path], env=os.environ | {"PYTHONPATH": str(folder)}
+    )
+    assert done.returncode == -signal.SIGKILL
+    resumed = FormulaModel(ModelConfig(**TINY), VOCABULARY)
+    train(resumed, TrainingConfig(**LEARNING, **OFTEN), TRAINING, VALIDATION, checkpoints=tmp_path)
+    assert_same(resumed, uninterrupted)
+
+
+def test_a_finished_training_is_taken_as_it_is(tmp_path, monkeypatch):
+    config = TrainingConfig(**LEARNING | {"epochs": 1})
+    model = tiny()
+    train(model, config, TRAINING, VALIDATION, checkpoints=tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINT]
+    monkeypatch.setattr(FormulaModel, "fit", None)
+    again = FormulaModel(ModelConfig(**TINY), VOCABULARY)
+    progress = train(again, config, TRAINING, VALIDATION, checkpoints=tmp_path)
+    assert_same(again, weights(model))
+    assert progress.epoch == 1
+
+
+def test_checkpoints_wait_for_their_minutes(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Checkpointing, "save", lambda self: saved.append((self.progress.epoch, self.progress.batch)))
+    clock = iter(range(0, 10_000, 40))  # a batch takes 40 seconds
+    monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    config = TrainingConfig(**LEARNING | {"epochs": 1, "batch_size": 1, "checkpoint_minutes": 5})
+    train(tiny(), config, TRAINING, VALIDATION, checkpoints=tmp_path)
+    # More than 300 seconds are over after the eighth batch; `save` is not the one that starts the wait again here.
+    assert saved == [(0, 8), (0, 9), (1, 0)]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "of another model"])
+def test_a_checkpoint_that_does_not_fit_is_a_sentence(tmp_path, damage):
+    config = TrainingConfig(**LEARNING | {"epochs": 1})
+    train(tiny(), config, TRAINING, VALIDATION, checkpoints=tmp_path)
+    path = tmp_path / CHECKPOINT
+    model = tiny()
+    if damage == "of another model":
+        model = FormulaModel(ModelConfig(**TINY | {"embedding_units": 5}), VOCABULARY)
+    else:
+        path.write_bytes(path.read_bytes()[: {"truncated": 3000, "empty": 0}[damage]])
+    with pytest.raises(UserError, match=rf"{CHECKPOINT}.*remove it"):
+        train(model, config, TRAINING, VALIDATION, checkpoints=tmp_path)
+
+
+def test_progress_is_readable_in_a_checkpoint(tmp_path):
+    train(tiny(), TrainingConfig(**LEARNING | {"epochs": 1}), TRAINING, VALIDATION, checkpoints=tmp_path)
+    progress = json.loads(str(np.load(tmp_path / CHECKPOINT)["progress"]))
+    assert (progress["epoch"], progress["batch"]) == (1, 0)
+    assert progress["best_loss"] == progress["losses"][0]
