@@ -124,7 +124,7 @@ def train(
     progress = Progress()
     keep = Checkpointing(model, progress, checkpoints, config.checkpoint_minutes)
     keep.restore()
-    callbacks: list[keras.callbacks.Callback] = [keep]
+    callbacks: list[keras.callbacks.Callback] = [keep, EpochProgress(config.epochs)]
     if logs is not None:
         callbacks.append(keras.callbacks.TensorBoard(str(logs), write_graph=False, update_freq=50))
     while progress.epoch < config.epochs:
@@ -156,6 +156,18 @@ def train(
         keep.save()
     keep.restore_best()
     return progress
+
+
+class EpochProgress(keras.callbacks.ProgbarLogger):
+    """Keras's progress bar, with the epochs of the whole training where `fit` knows of one."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.all_epochs = epochs
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.epochs = self.all_epochs
+        super().on_epoch_begin(epoch, logs)
 
 
 class Checkpointing(keras.callbacks.Callback):

@@ -60,7 +60,7 @@ def test_text_that_toml_must_escape_survives(tmp_path: Path) -> None:
         ("training.optimizer=adamw", ["training.optimizer", "'sgd' or 'adam'"]),
         ("model.filters=[1, 2]", ["model.filters", "channels of the six convolutions"]),
         ("model.decoder_units=3", ["model.decoder_units", "multiple of 2"]),
-        ("image.max_height=8", ["image", "max_height=8 leaves no room between borders of 4 pixels"]),
+        ("image.border=40", ["image", "max_height=64 leaves no room between borders of 40 pixels"]),
         ("data.level=hard", ["data.level", "no such level", "digits", "full"]),
         ("data.dpi=10", ["data.dpi", "greater than or equal to 40"]),
         ("evaluation.min_bleu=75", ["evaluation.min_bleu", "less than or equal to 1"]),

@@ -22,7 +22,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def read_slowly(model: FormulaModel, image: np.ndarray, max_tokens: int) -> tuple[list[int], float]:
     """The likeliest token after each beginning, by whole teacher-forced passes."""
-    tokens, log_probability = [], 0.0
+    tokens: list[int] = []
+    log_probability = 0.0
     while True:
         inputs = padded([image], 0, 0) | {"tokens": np.array([[START, *tokens]], np.int32)}
         log_probabilities = log_softmax(model(inputs).numpy()[0, -1])

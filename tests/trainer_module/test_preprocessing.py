@@ -69,7 +69,7 @@ def area_weights(source: int, target: int) -> np.ndarray:
 
 def reference(encoded: bytes, config: ImageConfig) -> np.ndarray:
     """The same normalisation with Pillow and numpy."""
-    image = Image.open(io.BytesIO(encoded))
+    image: Image.Image = Image.open(io.BytesIO(encoded))
     if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         canvas = Image.new("RGB", image.size, "white")
@@ -338,7 +338,8 @@ def test_real_images_stay_small_and_whole():
         pytest.skip(f"{archive} is missing; IM2LATEX_SAMPLES names the folder with im2latex-100k in it")
     with tarfile.open(archive) as tar:
         # The first of the archive: reading on to random ones would take the whole archive.
-        encoded = [tar.extractfile(member).read() for member in itertools.islice(tar, 500) if member.isfile()]
+        files = [tar.extractfile(member) for member in itertools.islice(tar, 500)]
+        encoded = [file.read() for file in files if file is not None]
     config = ImageConfig()
 
     custom_config = {"config": json.dumps({"image": {}, "vocabulary": {}})}
