@@ -68,9 +68,11 @@ class FormulaReader(tf.Module):
             below, right = padded[0] - tf.shape(pixels)[0], padded[1] - tf.shape(pixels)[1]
             return tf.pad(pixels, [[0, below], [0, right], [0, 0]], constant_values=WHITE)
 
-        pixels = tf.map_fn(
-            decode, normalised[features.IMAGE], fn_output_signature=tf.TensorSpec((None, None, 1), tf.uint8)
+        # One white image more, which the answer leaves out: map_fn cannot shape the result of no image.
+        encoded = tf.concat(
+            [normalised[features.IMAGE], [tf.io.encode_png(tf.fill((1, 1, 1), tf.constant(WHITE, tf.uint8)))]], 0
         )
+        pixels = tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec((None, None, 1), tf.uint8))[:-1]
         read = self._read(pixels, sizes)
         lengths = tf.reduce_sum(tf.cast(read.tokens != features.PAD, tf.int32), axis=1)
         tokens = tf.RaggedTensor.from_tensor(tf.gather(self.vocabulary, read.tokens), lengths)

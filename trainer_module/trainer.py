@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def run_fn(fn_args: FnArgs) -> None:
     wasted = padding(training, plan(training, training_config.batch_size, training_config.seed, 0))
     log.info("padding: %.1f %% of pixels, %.1f %% of token steps", 100 * wasted.pixels, 100 * wasted.steps)
 
+    checkpoints = _checkpoints(fn_args, config, vocabulary, training)
     keras.utils.set_random_seed(training_config.seed)
     with strategy().scope():
         model = FormulaModel(model_config, len(vocabulary), max_rows=image.max_height // STRIDE)
@@ -61,12 +63,14 @@ def run_fn(fn_args: FnArgs) -> None:
             training_config,
             training,
             validation,
-            checkpoints=_checkpoints(fn_args, config, vocabulary, training),
+            checkpoints=checkpoints,
             logs=Path(fn_args.model_run_dir) / "logs",
             feed=as_dataset,
         )
     log.info("validation loss %.4f nats a token, best of %d epochs", progress.best_loss, progress.epoch)
     FormulaReader(model, transform, vocabulary, training_config.max_tokens).save(fn_args.serving_model_dir)
+    if checkpoints is not None:  # the training is finished: another one starts anew
+        shutil.rmtree(checkpoints)
 
 
 def strategy() -> tf.distribute.Strategy:
@@ -77,8 +81,24 @@ def strategy() -> tf.distribute.Strategy:
 
 
 def as_dataset(source: Callable[[], Iterator[Batch]]) -> tf.data.Dataset:
-    """Batches as a dataset whose one element has free sizes, so that one graph serves them all."""
-    return tf.data.Dataset.from_generator(lambda: map(tuple, source()), output_signature=tuple(BATCH_SPEC)).prefetch(4)
+    """Batches as a dataset whose one element has free sizes, so that one graph serves them all.
+
+    Several GPUs share each batch evenly: no GPU can compute with no example at all.
+    """
+    devices = tf.distribute.get_strategy().num_replicas_in_sync
+    return tf.data.Dataset.from_generator(
+        lambda: (tuple(_filled(batch, devices)) for batch in source()), output_signature=tuple(BATCH_SPEC)
+    ).prefetch(4)
+
+
+def _filled(batch: Batch, multiple: int) -> Batch:
+    """The batch with its last example repeated, at no weight, until its length is such a multiple."""
+    missing = -len(batch.weights) % multiple
+    if not missing:
+        return batch
+    inputs, targets, weights = tf.nest.map_structure(lambda part: np.concatenate([part, *[part[-1:]] * missing]), batch)
+    weights[-missing:] = 0
+    return Batch(inputs, targets, weights)
 
 
 def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max_tokens: int) -> list[Example]:

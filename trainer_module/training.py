@@ -126,7 +126,8 @@ def train(
     keep.restore()
     callbacks: list[keras.callbacks.Callback] = [keep, EpochProgress(config.epochs)]
     if logs is not None:
-        callbacks.append(keras.callbacks.TensorBoard(str(logs), write_graph=False, update_freq=50))
+        # Its update_freq stays "epoch": any other drops the losses of epochs that are no multiple of it long.
+        callbacks.append(keras.callbacks.TensorBoard(str(logs), write_graph=False))
     while progress.epoch < config.epochs:
         epoch = progress.epoch
         planned = plan(training, config.batch_size, config.seed, epoch, config.short_first)
@@ -226,10 +227,8 @@ class Checkpointing(keras.callbacks.Callback):
                 self.best = [saved[f"best{i}"] for i in range(sum(name.startswith("best") for name in saved))]
             for variable, value in zip(self._variables(), state, strict=True):
                 variable.assign(value)
-        except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(
-                f"the checkpoint {path} is damaged or of another model ({error}); remove it to train anew"
-            ) from None
+        except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+            raise UserError(f"the checkpoint {path} is damaged or of another model; remove it to train anew") from None
         for field, value in progress.items():
             setattr(self.progress, field, value)
 

@@ -26,7 +26,7 @@ from trainer_module.training import TokenCrossEntropy
 
 CALM = settings(
     deadline=None,
-    max_examples=12,
+    max_examples=25,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
@@ -54,9 +54,31 @@ def randomised(model: FormulaModel, seed: int = 0) -> FormulaModel:
     return model
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+def made(variant: dict, seed: int = 0) -> FormulaModel:
+    return randomised(FormulaModel(ModelConfig(**variant), VOCABULARY, max_rows=MAX_ROWS), seed)
+
+
+def teacher_forced(model: FormulaModel):
+    """The model's logits through one graph for images, batches and formulas of any size."""
+    inputs = {
+        "image": tf.TensorSpec((None, None, None, 1), tf.uint8),
+        "size": tf.TensorSpec((None, 2), tf.int32),
+        "tokens": tf.TensorSpec((None, None), tf.int32),
+    }
+    graph = tf.function(lambda inputs: model(inputs), input_signature=[inputs])
+    return lambda images, tokens, height=0, width=0: graph(
+        {name: tf.constant(part) for name, part in (padded(images, height, width) | {"tokens": tokens}).items()}
+    ).numpy()
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
 def model(request) -> FormulaModel:
-    return randomised(FormulaModel(ModelConfig(**VARIANTS[request.param]), VOCABULARY, max_rows=MAX_ROWS))
+    return made(VARIANTS[request.param])
+
+
+@pytest.fixture(scope="module")
+def logits(model):
+    return teacher_forced(model)
 
 
 @pytest.fixture(scope="module")
@@ -252,12 +274,12 @@ def test_pixels_are_brought_between_minus_one_and_one(monkeypatch):
     more=st.tuples(st.integers(0, 48), st.integers(0, 80)),
     steps=st.integers(1, 5),
 )
-def test_an_image_has_the_logits_of_the_equations_in_any_batch_of_any_size(model, sizes, more, steps):
+def test_an_image_has_the_logits_of_the_equations_in_any_batch_of_any_size(model, logits, sizes, more, steps):
     images = [drawing(*size, seed=i) for i, size in enumerate(sizes)]
     tokens = np.random.default_rng(steps).integers(0, VOCABULARY, (len(images), steps)).astype(np.int32)
-    together = model(padded(images, *more) | {"tokens": tokens}).numpy()
+    together = logits(images, tokens, *more)
     for i, image in enumerate(images):
-        alone = model(padded([image], 0, 0) | {"tokens": tokens[i : i + 1]}).numpy()[0]
+        alone = logits([image], tokens[i : i + 1])[0]
         np.testing.assert_allclose(together[i], alone, atol=1e-4)
         np.testing.assert_allclose(alone, reference(model, image, tokens[i]), atol=1e-4)
 
@@ -416,7 +438,7 @@ def test_padding_changes_neither_gradients_nor_moving_statistics(model):
 
 
 def test_dropout_is_active_in_training_alone():
-    model = randomised(FormulaModel(ModelConfig(**TINY, dropout=0.5), VOCABULARY))
+    model = made(TINY | {"dropout": 0.5})
     values, mask = model.encode(*padded([drawing(16, 16)], 0, 0).values())
     embedded = model.embedding(np.array([[1, 5, 6]]))
     calm = model.decoder(values, embedded, mask).numpy()
@@ -435,35 +457,38 @@ from trainer_module.config import ModelConfig
 from trainer_module.decoding import greedy
 from trainer_module.model import FormulaModel
 
-given = np.load(sys.argv[1])
-model = FormulaModel(ModelConfig(**json.loads(sys.argv[3])), 11, max_rows=6)
-for i, weight in enumerate(model.weights):
-    weight.assign(given[f"weight{i}"])
-logits = model({name: given[name] for name in ("image", "size", "tokens")})
-read = greedy(model, given["image"], given["size"], 6)
-np.savez(sys.argv[2], logits=logits, read=read.tokens, log_probability=read.log_probability)
+for variant in json.loads(sys.argv[2]):
+    given = np.load(f"{sys.argv[1]}/{variant}.npz")
+    model = FormulaModel(ModelConfig(**json.loads(sys.argv[2])[variant]), 11, max_rows=6)
+    for i, weight in enumerate(model.weights):
+        weight.assign(given[f"weight{i}"])
+    logits = model({name: given[name] for name in ("image", "size", "tokens")})
+    read = greedy(model, given["image"], given["size"], 6)
+    np.savez(f"{sys.argv[1]}/{variant}-out.npz", logits=logits, read=read.tokens, log_probability=read.log_probability)
 """
 
 
-@pytest.mark.parametrize("model", ["seed", "paper"], indirect=True)
-def test_jax_gives_what_tensorflow_gives(model, request, tmp_path):
+def test_jax_gives_what_tensorflow_gives(tmp_path):
     pytest.importorskip("jax")
     assert keras.backend.backend() == "tensorflow"
     inputs = padded([drawing(17, 30), drawing(24, 44)], 0, 0) | {"tokens": np.array([[1, 5, 6], [1, 7, 3]], np.int32)}
-    weights = {f"weight{i}": weight.numpy() for i, weight in enumerate(model.weights)}
-    np.savez(tmp_path / "given.npz", **inputs, **weights)
-    variant = VARIANTS[request.node.callspec.params["model"]]
+    variants = {name: VARIANTS[name] for name in ("seed", "paper")}
+    models = {name: made(variant) for name, variant in variants.items()}
+    for name, model in models.items():
+        weights = {f"weight{i}": weight.numpy() for i, weight in enumerate(model.weights)}
+        np.savez(tmp_path / f"{name}.npz", **inputs, **weights)
     folder = Path(trainer_module.__file__).parents[1]
     subprocess.run(
-        [sys.executable, "-c", ON_ANOTHER_BACKEND, tmp_path / "given.npz", tmp_path / "out.npz", json.dumps(variant)],
+        [sys.executable, "-c", ON_ANOTHER_BACKEND, tmp_path, json.dumps(variants)],
         env=os.environ | {"KERAS_BACKEND": "jax", "PYTHONPATH": str(folder)},
         check=True,
     )
-    got = np.load(tmp_path / "out.npz")
-    np.testing.assert_allclose(got["logits"], model(inputs), atol=1e-4)
-    read = greedy(model, inputs["image"], inputs["size"], 6)
-    np.testing.assert_array_equal(got["read"], read.tokens)
-    np.testing.assert_allclose(got["log_probability"], read.log_probability, atol=1e-4)
+    for name, model in models.items():
+        got = np.load(tmp_path / f"{name}-out.npz")
+        np.testing.assert_allclose(got["logits"], model(inputs), atol=1e-4)
+        read = greedy(model, inputs["image"], inputs["size"], 6)
+        np.testing.assert_array_equal(got["read"], read.tokens)
+        np.testing.assert_allclose(got["log_probability"], read.log_probability, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["model", "attention", "decoding", "features", "config", "batching"])

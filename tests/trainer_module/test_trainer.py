@@ -5,10 +5,10 @@ import json
 import logging
 import math
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -65,9 +65,11 @@ def test_tensorboard_has_the_losses(trained):
         assert np.isfinite(losses).all()
 
 
-def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(trained, transformed, tmp_path, monkeypatch):
-    folder = tmp_path / "again"
-    shutil.copytree(trained, folder)
+def test_a_finished_training_leaves_no_checkpoints(trained):
+    assert not list((trained / "checkpoints").iterdir())
+
+
+def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(transformed, tmp_path, monkeypatch):
     epochs = []
     fit = FormulaModel.fit
 
@@ -75,17 +77,24 @@ def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(traine
         epochs.append(options["initial_epoch"])
         return fit(model, *arguments, **options)
 
+    def killed(*_):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(FormulaModel, "fit", counted)
-    model = folder / "Format-Serving"
-    before = tf.saved_model.load(str(model)).signatures["predict_images"](images=tf.constant(transformed.images))
-    run_fn(arguments(transformed, folder))
-    assert epochs == []
-    after = tf.saved_model.load(str(model)).signatures["predict_images"](images=tf.constant(transformed.images))
-    np.testing.assert_array_equal(before["latex"], after["latex"])
-    np.testing.assert_allclose(before["log_probability"], after["log_probability"], atol=1e-5)
-    run_fn(arguments(transformed, folder, seed=7, epochs=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.FormulaReader, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_fn(arguments(transformed, tmp_path, epochs=1))
+    (kept,) = (tmp_path / "checkpoints").iterdir()
     assert epochs == [0]
-    assert len(list((folder / "checkpoints").iterdir())) == 2
+    # Another configuration starts anew, and leaves the checkpoints of the first alone.
+    run_fn(arguments(transformed, tmp_path, epochs=1, seed=7))
+    assert epochs == [0, 0]
+    assert list((tmp_path / "checkpoints").iterdir()) == [kept]
+    # The first has nothing to learn any more: it is exported, and its checkpoints go.
+    run_fn(arguments(transformed, tmp_path, epochs=1))
+    assert epochs == [0, 0]
+    assert not kept.exists()
 
 
 def test_examples_are_those_that_transform_wrote(transformed, transform):
@@ -145,25 +154,44 @@ def kept(*arguments, **options):
 trainer.train = kept
 trainer.strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 transformed = Transformed(*json.loads(sys.argv[1]), [], [])
-arguments = test_trainer.arguments(transformed, Path(sys.argv[2]), batch_size=int(sys.argv[3]))
-trainer.run_fn(arguments)
-# And what was written is read again, as by a training that was killed.
-trainer.run_fn(arguments)
+arguments = test_trainer.arguments(transformed, Path(sys.argv[2]), batch_size=11)
+
+def killed(*_):
+    raise KeyboardInterrupt
+save, trainer.FormulaReader.save = trainer.FormulaReader.save, killed
+try:
+    trainer.run_fn(arguments)
+except KeyboardInterrupt:
+    trainer.FormulaReader.save = save
+    trainer.run_fn(arguments)  # goes on from the checkpoints of the first
 print(json.dumps(losses))
 """
 
 
-@pytest.mark.parametrize("batch_size", [11, 4])
-def test_several_devices_learn_and_export_together(transformed, tmp_path, batch_size):
-    """Batches of 11 and 1: there an example is alone, and one device without any. Batches of 4: all alike."""
+def test_several_devices_learn_and_export_together(transformed, tmp_path):
+    """Of 12 examples in batches of 11 the last one would leave a device without any."""
     folder = Path(trainer_module.__file__).parents[1]
     given = json.dumps([transformed.config, transformed.output, transformed.examples])
     done = subprocess.run(
-        [sys.executable, "-c", ON_TWO_DEVICES, given, tmp_path, str(batch_size)],
+        [sys.executable, "-c", ON_TWO_DEVICES, given, tmp_path],
         env=os.environ | {"PYTHONPATH": str(folder)}, stdout=subprocess.PIPE, check=True,
     )  # fmt: skip
     losses = json.loads(done.stdout.splitlines()[-1])
-    assert len(losses) == 4  # two epochs, and the same ones again from the checkpoint
+    assert losses[:2] == losses[2:]  # two epochs, and the same ones from the checkpoints
+    assert len(losses) == 4
     assert all(map(math.isfinite, losses))
     read = tf.saved_model.load(str(tmp_path / "Format-Serving")).signatures["predict_images"]
     assert np.isfinite(read(images=tf.constant(transformed.images))["log_probability"]).all()
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3])
+def test_a_batch_for_several_devices_is_filled_with_what_does_not_count(transformed, transform, devices, monkeypatch):
+    examples = read_examples([transformed.examples], transform, 8)[:4]
+    monkeypatch.setattr(tf.distribute, "get_strategy", lambda: SimpleNamespace(num_replicas_in_sync=devices))
+    inputs, targets, weights = next(iter(trainer.as_dataset(functools.partial(batches, examples, [np.arange(4)]))))
+    length = {1: 4, 2: 4, 3: 6}[devices]
+    assert [part.shape[0] for part in (*inputs.values(), targets, weights)] == [length] * 5
+    expected = next(batches(examples, [np.arange(4)]))
+    np.testing.assert_array_equal(weights[:4], expected.weights)
+    np.testing.assert_array_equal(inputs["image"][:4], expected.inputs["image"])
+    assert not weights[4:].numpy().any()
