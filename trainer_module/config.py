@@ -99,7 +99,9 @@ class TrainingConfig:
     )
     optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="sgd or adam")
     learning_rate: float = Field(default=0.1, gt=0, description="peak learning rate")
-    warmup_steps: int = Field(default=0, ge=0, description="steps in which the rate of the cosine schedule rises to its peak")
+    warmup_steps: int = Field(
+        default=0, ge=0, description="steps in which the rate of the cosine schedule rises to its peak"
+    )
     schedule: Literal["cosine", "plateau", "constant"] = Field(
         default="plateau",
         description="rate after warm-up: to zero as a cosine, halved when validation perplexity stalls, or constant",

@@ -21,6 +21,7 @@ from trainer_module import trainer
 from trainer_module.batching import batches
 from trainer_module.features import read_vocabulary
 from trainer_module.model import FormulaModel
+from trainer_module.signatures import FormulaReader
 from trainer_module.trainer import read_examples, run_fn
 
 MODEL = {"filters": [2, 2, 2, 2, 3, 3], "decoder_units": 6, "embedding_units": 4, "dropout": 0.2}
@@ -82,7 +83,7 @@ def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(transf
 
     monkeypatch.setattr(FormulaModel, "fit", counted)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.FormulaReader, "save", killed)
+        patch.setattr(FormulaReader, "save", killed)
         with pytest.raises(KeyboardInterrupt):
             run_fn(arguments(transformed, tmp_path, epochs=1))
     (kept,) = (tmp_path / "checkpoints").iterdir()
