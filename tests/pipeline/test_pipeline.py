@@ -39,7 +39,7 @@ def test_a_component_is_given_the_sections_it_uses_and_no_others() -> None:
     assert changed == {"Trainer"}
     custom = json.loads(after["Trainer"]["custom_config"])
     assert json.loads(custom["config"])["training"]["epochs"] == 3
-    before, after = properties(pipeline()), properties(pipeline("image.border=2"))
+    before, after = properties(pipeline()), properties(pipeline("image.border=6"))
     assert {name for name in before if before[name] != after[name]} == {"Transform", "Trainer"}
     before, after = properties(pipeline()), properties(pipeline("evaluation.min_bleu=0.5"))
     assert {name for name in before if before[name] != after[name]} == {"Evaluator"}

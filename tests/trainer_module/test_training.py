@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import trainer_module
@@ -66,7 +68,7 @@ def test_learning_rate_without_warm_up_starts_at_its_peak():
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_optimizer_is_the_configured_one_at_its_rate(name):
     optimizer = make_optimizer(TrainingConfig(optimizer=name, learning_rate=0.25, schedule="constant"), 10)
-    assert optimizer.name == name
+    assert type(optimizer) is {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}[name]
     assert float(optimizer.learning_rate) == 0.25
 
 
@@ -94,6 +96,14 @@ def example(seed: int, height: int = 16, width: int = 24) -> Example:
 
 
 TRAINING, VALIDATION = [example(seed) for seed in range(10)], [example(seed) for seed in range(10, 14)]
+
+
+@pytest.fixture(scope="module")
+def eagerly() -> Iterator[None]:
+    """Without graphs: for the few steps of these trainings, tracing would take nearly all of the time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def tiny() -> FormulaModel:
@@ -124,8 +134,8 @@ def test_a_tiny_model_learns_eight_formulas_by_heart():
     model = FormulaModel(config, 4 + len(vocabulary))
     progress = train(
         model,
-        TrainingConfig(epochs=80, batch_size=8, optimizer="adam", learning_rate=0.01, schedule="cosine"),
-        learnt,
+        TrainingConfig(epochs=8, batch_size=8, optimizer="adam", learning_rate=0.01, schedule="cosine"),
+        learnt * 10,
         learnt,
     )
     batch = collate(learnt)
@@ -136,6 +146,7 @@ def test_a_tiny_model_learns_eight_formulas_by_heart():
     assert progress.best_loss < 0.5
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_weights_of_the_best_epoch_are_left(monkeypatch):
     # The validation loss falls, then rises: of four epochs the second is the best.
     losses, after = iter([3.0, 1.0, 2.0, 2.5]), []
@@ -155,6 +166,7 @@ def test_weights_of_the_best_epoch_are_left(monkeypatch):
     assert any(np.abs(one - other).max() > 1e-4 for one, other in zip(after[1], after[3], strict=True))
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_learning_rate_halves_when_validation_stalls(monkeypatch):
     losses, rates = iter([3.0, 3.0, 2.0, 2.5, 1.0]), []
     fit = FormulaModel.fit
@@ -171,6 +183,7 @@ def test_learning_rate_halves_when_validation_stalls(monkeypatch):
     assert rates == [0.5, 0.5, 0.25, 0.25, 0.125]
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_validation_loss_is_that_of_the_weights_left():
     model = tiny()
     progress = train(model, TrainingConfig(**LEARNING), TRAINING, VALIDATION)
@@ -182,6 +195,7 @@ def test_validation_loss_is_that_of_the_weights_left():
     assert progress.best_loss == min(progress.losses)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_training_that_diverges_is_a_sentence():
     # Adam moves every weight by its rate: after four of the ten batches they are beyond float32's 3.4e38.
     config = TrainingConfig(**LEARNING | {"batch_size": 1, "learning_rate": 1e38, "schedule": "constant"})
@@ -199,7 +213,7 @@ class Killed(Exception):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted() -> list[np.ndarray]:
+def uninterrupted(eagerly) -> list[np.ndarray]:
     model = tiny()
     train(model, TrainingConfig(**LEARNING, **OFTEN), TRAINING, VALIDATION)
     return weights(model)
@@ -246,6 +260,7 @@ def test_a_killed_training_goes_on_to_the_weights_of_one_that_was_not(tmp_path, 
 KILLED_FOR_GOOD = """
 import os, signal, sys
 from pathlib import Path
+import tensorflow as tf
 from tests.trainer_module.test_training import LEARNING, OFTEN, TRAINING, VALIDATION, tiny
 from trainer_module.config import TrainingConfig
 from trainer_module.training import Checkpointing, train
@@ -258,6 +273,7 @@ def kill(self, batch, logs=None):
         os.kill(os.getpid(), signal.SIGKILL)
 
 Checkpointing.on_train_batch_end = kill
+tf.config.run_functions_eagerly(True)
 train(tiny(), TrainingConfig(**LEARNING, **OFTEN), TRAINING, VALIDATION, checkpoints=Path(sys.argv[1]))
 """
 
@@ -273,6 +289,7 @@ def test_a_training_killed_for_good_goes_on_in_another_process(tmp_path, uninter
     assert_same(resumed, uninterrupted)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_a_finished_training_is_taken_as_it_is(tmp_path, monkeypatch):
     config = TrainingConfig(**LEARNING | {"epochs": 1})
     model = tiny()
@@ -285,6 +302,7 @@ def test_a_finished_training_is_taken_as_it_is(tmp_path, monkeypatch):
     assert progress.epoch == 1
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_checkpoints_wait_for_their_minutes(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(Checkpointing, "save", lambda self: saved.append((self.progress.epoch, self.progress.batch)))
@@ -297,6 +315,7 @@ def test_checkpoints_wait_for_their_minutes(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "of another model"])
+@pytest.mark.usefixtures("eagerly")
 def test_a_checkpoint_that_does_not_fit_is_a_sentence(tmp_path, damage):
     config = TrainingConfig(**LEARNING | {"epochs": 1})
     train(tiny(), config, TRAINING, VALIDATION, checkpoints=tmp_path)
@@ -310,6 +329,7 @@ def test_a_checkpoint_that_does_not_fit_is_a_sentence(tmp_path, damage):
         train(model, config, TRAINING, VALIDATION, checkpoints=tmp_path)
 
 
+@pytest.mark.usefixtures("eagerly")
 def test_progress_is_readable_in_a_checkpoint(tmp_path):
     train(tiny(), TrainingConfig(**LEARNING | {"epochs": 1}), TRAINING, VALIDATION, checkpoints=tmp_path)
     progress = json.loads(str(np.load(tmp_path / CHECKPOINT)["progress"]))
