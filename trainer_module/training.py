@@ -105,7 +105,7 @@ def train(
             epoch, and to go on from when it holds one; None keeps none.
         logs: folder for TensorBoard; None writes none.
         feed: turns a function that returns an iterator of `Batch` into what `keras.Model.fit` takes;
-            None gives it the iterator.
+            None gives it the iterator, of which Keras on TensorFlow takes batches of one size alone.
 
     Returns:
         Where the training stands at its end.

@@ -134,8 +134,8 @@ def test_a_tiny_model_learns_eight_formulas_by_heart():
     model = FormulaModel(config, 4 + len(vocabulary))
     progress = train(
         model,
-        TrainingConfig(epochs=8, batch_size=8, optimizer="adam", learning_rate=0.01, schedule="cosine"),
-        learnt * 10,
+        TrainingConfig(epochs=80, batch_size=8, optimizer="adam", learning_rate=0.01, schedule="cosine"),
+        learnt,
         learnt,
     )
     batch = collate(learnt)
