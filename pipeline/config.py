@@ -43,7 +43,6 @@ class DataConfig:
     level: str = Field(default=DEFAULT_LEVEL, description=f"how rich the synthetic formulas are: {', '.join(LEVELS)}")
     seed: int = Field(default=1, ge=0, description="seed of the synthetic formulas")
     dpi: int = Field(default=DEFAULT_DPI, ge=40, le=600, description="resolution of synthetic formulas, dots per inch")
-
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=MIN_TOKENS, description="longest synthetic formula, tokens")
 
     @field_validator("level")
@@ -128,7 +127,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "evaluation": {"min_bleu": 0.75},
     },
-    # Real formulas within an hour on two CPU cores.
+    # Real formulas: a quarter of the seed's width in the convolutions, half of it in the decoder.
     "small": {
         "image": {"max_height": 96, "max_width": 400},
         "model": {
@@ -193,7 +192,7 @@ def load_config(
 
 def tensorflow_environment(config: Config) -> dict[str, str]:
     """Environment variables that TensorFlow reads when it is imported or first computes."""
-    # Without it TensorFlow leaves oneDNN, with convolutions twice as fast, to the newest Intel processors.
+    # Without it TensorFlow leaves oneDNN, with faster convolutions, to the newest Intel processors.
     variables = {"TF_ENABLE_ONEDNN_OPTS": "1"}
     if config.training.operation_threads:
         variables["TF_NUM_INTRAOP_THREADS"] = str(config.training.operation_threads)
