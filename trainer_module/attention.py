@@ -1,26 +1,223 @@
-"""Attention over the encoded cells of an image (Deng et al. 2017, section 4)."""
+"""Attention over the encoded cells of an image, plain and coarse-to-fine (Deng et al. 2017, section 4).
+
+The coarse-to-fine variants lay a coarse grid over the fine one, each of its cells over a block of
+`BLOCK` x `BLOCK` fine cells, and factor the attention as p(z) = sum over z' of p(z') p(z | z'):
+which block, and where in it (equation 4).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras import ops
 
+# Fine cells along each side of a coarse cell.
+BLOCK = 4
 
-def standard_attention(query: Any, keys: Any, memory: Any, mask: Any) -> tuple[Any, Any]:
-    """Soft attention over every cell, with a bilinear score (Luong et al. 2015, "general").
+OUTSIDE = -1e9
+
+
+class Memory(NamedTuple):
+    """Cells that can be attended to."""
+
+    values: Any  # V, (batch, cells, units)
+    keys: Any  # V Wa, (batch, cells, units)
+    mask: Any  # True inside the image, (batch, cells)
+
+
+class Memories(NamedTuple):
+    """The grids of an image, as far as the attention looks at them.
+
+    Below a coarse grid, the fine cells stand block by block, as `in_blocks` lays them out.
+    """
+
+    coarse: Memory | None
+    fine: Memory | None
+
+    @property
+    def read(self) -> Memory:
+        """The grid from which the context is taken."""
+        memory = self.fine or self.coarse
+        assert memory is not None
+        return memory
+
+
+class Attended(NamedTuple):
+    """What a query found. Weights outside an image are zero."""
+
+    context: Any  # (batch, queries, units)
+    coarse: Any  # p(z'), float32, (batch, queries, coarse cells); None without a coarse grid
+    fine: Any  # p(z), float32, (batch, queries, fine cells); None with a coarse grid alone
+    chosen: Any  # log p(z') of the cell that hard attention chose, (batch, queries); None otherwise
+
+
+def attend(kind: str, query: Any, memories: Memories, noise: Any = None) -> Attended:
+    """Looks into the memory with a bilinear score (Luong et al. 2015, "general").
 
     Args:
-        query: decoder state h_t, (batch, units).
-        keys: memory times the attention matrix, V Wa, (batch, cells, units).
-        memory: the encoded cells V, (batch, cells, units).
-        mask: True where a cell lies inside its image, (batch, cells).
+        kind: `standard`, `coarse_only`, `hierarchical`, `sparsemax` or `hard`.
+        query: decoder states h_t, (batch, queries, units).
+        memories: the fine grid with `standard`, the coarse one with `coarse_only`, else both.
+        noise: of a Gumbel distribution, (batch, queries, coarse cells): `hard` then samples a coarse
+            cell instead of taking the likeliest (Maddison et al. 2014).
+    """
+    coarse = fine = chosen = None
+    if memories.coarse is not None:
+        scores = _scores(query, memories.coarse)
+        if kind == "sparsemax":
+            coarse = sparsemax(scores)
+        elif kind == "hard":
+            cell = ops.argmax(scores if noise is None else scores + ops.cast(noise, "float32"), axis=-1)
+            coarse = ops.one_hot(cell, ops.shape(scores)[-1], dtype="float32")
+            chosen = ops.sum(coarse * ops.log_softmax(scores, axis=-1), axis=-1)
+        else:
+            coarse = ops.softmax(scores, axis=-1)
+    if memories.fine is not None:
+        scores = _scores(query, memories.fine)
+        if coarse is None:
+            fine = ops.softmax(scores, axis=-1)
+        else:
+            # In a block that lies outside its image all scores are equal, and its weight is zero.
+            fine = _shared_out(coarse, ops.softmax(_by_block(scores), axis=-1))
+    return Attended(_sum(coarse if fine is None else fine, memories.read.values), coarse, fine, chosen)
+
+
+def attend_gradient(
+    kind: str, attended: Attended, memories: Memories, d_context: Any, d_coarse: Any = None
+) -> tuple[Any, Any, Any]:
+    """The gradients of a query and of its scores.
+
+    Args:
+        kind, memories: as `attend` took them.
+        attended: the weights that `attend` returned.
+        d_context: gradient of the context, (batch, queries, units).
+        d_coarse: what else reaches the coarse scores, (batch, queries, coarse cells); None for nothing.
 
     Returns:
-        The context, (batch, units), and the weights, (batch, cells); weights outside the mask are zero.
+        Gradients of the query, (batch, queries, units), of the coarse scores, (batch, queries, coarse
+        cells), and of the fine ones; None where there is no such grid.
     """
-    scores = ops.squeeze(ops.matmul(keys, ops.expand_dims(query, -1)), -1)  # (batch, cells)
-    scores = ops.where(mask, scores, ops.cast(-1e9, scores.dtype))
-    weights = ops.softmax(scores, axis=-1)
-    context = ops.squeeze(ops.matmul(ops.expand_dims(weights, 1), memory), 1)  # (batch, units)
-    return context, weights
+    d_weights = ops.cast(ops.einsum("bqu,bcu->bqc", d_context, memories.read.values), "float32")
+    coarse, fine = (None if part is None else ops.cast(part, "float32") for part in attended[1:3])
+    d_fine = None
+    if fine is not None and coarse is None:
+        d_fine = _softmax_gradient(fine, d_weights)
+    elif fine is not None:
+        of_cells = _by_block(fine)
+        # What a coarse weight is worth: the mean of what its cells are worth, by their weights in the block.
+        worth = ops.sum(of_cells * _by_block(d_weights), axis=-1) / ops.maximum(coarse, 1e-20)
+        d_fine = fine * (d_weights - ops.repeat(worth, BLOCK * BLOCK, axis=-1))
+        d_weights = worth
+    d_scores = None
+    if coarse is not None:
+        if kind == "hard":
+            d_scores = ops.zeros_like(coarse)  # which cell is a choice, and has no slope
+        elif kind == "sparsemax":
+            support = ops.cast(coarse > 0, "float32")
+            mean = ops.sum(support * d_weights, axis=-1, keepdims=True) / ops.sum(support, axis=-1, keepdims=True)
+            d_scores = support * (d_weights - mean)
+        else:
+            d_scores = _softmax_gradient(coarse, d_weights)
+        if d_coarse is not None:
+            d_scores = d_scores + ops.cast(d_coarse, "float32")
+    d_scores, d_fine = (None if part is None else ops.cast(part, d_context.dtype) for part in (d_scores, d_fine))
+    d_query = sum(
+        ops.matmul(part, memory.keys)
+        for part, memory in zip((d_scores, d_fine), memories, strict=True)
+        if memory is not None
+    )
+    return d_query, d_scores, d_fine
+
+
+def soft_coarse(query: Any, memory: Memory) -> Any:
+    """The coarse weights from which hard attention chooses, float32, (batch, queries, coarse cells)."""
+    return ops.softmax(_scores(query, memory), axis=-1)
+
+
+def sparsemax(scores: Any) -> Any:
+    """The Euclidean projection onto the probability simplex (Martins and Astudillo 2016, equation 2).
+
+    Args:
+        scores: (..., size).
+
+    Returns:
+        (..., size), at least zero, with sum 1, and exactly zero for all scores but the highest.
+    """
+    # Only differences count.
+    x = scores - ops.max(scores, axis=-1, keepdims=True)
+    ordered = ops.flip(ops.sort(x, axis=-1), axis=-1)
+    ranks = ops.arange(1, ops.shape(x)[-1] + 1, dtype=x.dtype)
+    sums = ops.cumsum(ordered, axis=-1)
+    supported = ops.cast(1.0 + ranks * ordered > sums, x.dtype)
+    size = ops.sum(supported, axis=-1, keepdims=True)
+    threshold = (ops.sum(ordered * supported, axis=-1, keepdims=True) - 1.0) / size
+    return ops.relu(x - threshold)
+
+
+def lookups(attended: Attended, memories: Memories) -> tuple[Any, Any]:
+    """How many coarse and fine cells each query has to look at (Deng et al. 2017, table 2).
+
+    Every coarse cell of the image is scored; of the fine ones those below a coarse cell of some weight.
+
+    Returns:
+        Numbers of coarse and of fine cells, int32, (batch, queries).
+    """
+    weights = attended.coarse if attended.fine is None else attended.fine
+    none = ops.zeros(ops.shape(weights)[:2], "int32")
+    coarse = fine = none
+    if memories.coarse is not None:
+        coarse = none + ops.sum(ops.cast(memories.coarse.mask, "int32"), axis=-1, keepdims=True)
+    if memories.fine is not None:
+        cells = ops.expand_dims(ops.cast(memories.fine.mask, "int32"), 1)
+        if attended.coarse is not None:
+            cells = cells * ops.cast(ops.repeat(attended.coarse, BLOCK * BLOCK, axis=-1) > 0, "int32")
+        fine = none + ops.sum(cells, axis=-1)
+    return coarse, fine
+
+
+def in_blocks(grid: Any) -> Any:
+    """Lays a grid out in the blocks below a coarse one.
+
+    Args:
+        grid: (batch, rows, columns, ...), both sides multiples of `BLOCK`.
+
+    Returns:
+        (batch, rows * columns, ...): blocks in reading order, `BLOCK`^2 cells each, these in reading order too.
+    """
+    batch, rows, columns, *rest = ops.shape(grid)
+    parted = ops.reshape(grid, (batch, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK, *rest))
+    ordered = ops.transpose(parted, (0, 1, 3, 2, 4, *range(5, 5 + len(rest))))
+    return ops.reshape(ordered, (batch, rows * columns, *rest))
+
+
+def out_of_blocks(cells: Any, rows: int, columns: int) -> Any:
+    """Undoes `in_blocks`: (..., rows * columns) back to (..., rows, columns)."""
+    parted = ops.reshape(cells, (-1, rows // BLOCK, columns // BLOCK, BLOCK, BLOCK))
+    return ops.reshape(ops.transpose(parted, (0, 1, 3, 2, 4)), (*ops.shape(cells)[:-1], rows, columns))
+
+
+def _scores(query: Any, memory: Memory) -> Any:
+    """float32, (batch, queries, cells)"""
+    scores = ops.cast(ops.einsum("bqu,bcu->bqc", query, memory.keys), "float32")
+    return ops.where(ops.expand_dims(memory.mask, 1), scores, OUTSIDE)
+
+
+def _by_block(cells: Any) -> Any:
+    """(batch, queries, cells) as (batch, queries, blocks, cells of a block)"""
+    batch, queries, count = ops.shape(cells)
+    return ops.reshape(cells, (batch, queries, count // (BLOCK * BLOCK), BLOCK * BLOCK))
+
+
+def _shared_out(coarse: Any, within: Any) -> Any:
+    """p(z') p(z | z'), (batch, queries, cells), of (batch, queries, blocks) and (batch, queries, blocks, cells)."""
+    batch, queries, blocks, cells = ops.shape(within)
+    return ops.reshape(ops.expand_dims(coarse, -1) * within, (batch, queries, blocks * cells))
+
+
+def _sum(weights: Any, values: Any) -> Any:
+    """(batch, queries, units): values (batch, cells, units) by weights (batch, queries, cells)"""
+    return ops.matmul(ops.cast(weights, values.dtype), values)
+
+
+def _softmax_gradient(weights: Any, d_weights: Any) -> Any:
+    return weights * (d_weights - ops.sum(weights * d_weights, axis=-1, keepdims=True))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from trainer_module.config import STRIDE
 from trainer_module.features import END, PAD, START
@@ -88,34 +88,82 @@ def _cut(part: np.ndarray, extents: np.ndarray, batch_size: int) -> list[np.ndar
     return _cut(first, extents, batch_size) + _cut(second, extents, batch_size)
 
 
-def collate(examples: Sequence[Example]) -> Batch:
+class Augmentation:
+    """Changes images as cameras, scanners and pens do: smaller, turned a little, blurred, faded, noisy.
+
+    An image never grows, so it fits into the batch that was planned for it.
+
+    Args:
+        share: of the images that are changed, 0 to 1.
+        seed: with an example's index, decides what happens to its image.
+    """
+
+    def __init__(self, share: float, seed: tuple[int, ...]) -> None:
+        self.share, self.seed = share, seed
+
+    def __call__(self, index: int, image: Image.Image) -> Image.Image:
+        """The image, grey, or a changed one."""
+        random = np.random.default_rng((*self.seed, index))
+        if random.random() >= self.share:
+            return image
+        scale = random.uniform(0.8, 1.0)
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.rotate(random.uniform(-1.5, 1.5), Image.Resampling.BICUBIC, fillcolor=WHITE)
+        image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.0, 0.6)))
+        ink = (WHITE - np.asarray(image, np.float32)) * random.uniform(0.5, 1.0)
+        ink += random.normal(0.0, random.uniform(0.0, 10.0), ink.shape)
+        return Image.fromarray(np.clip(np.rint(WHITE - ink), 0, WHITE).astype(np.uint8))
+
+
+def collate(
+    examples: Sequence[Example], images: Sequence[Image.Image] | None = None, extents: Sequence[int] = (1, 1, 1)
+) -> Batch:
     """Pads examples into one batch: images with white on the right and below, tokens at the end.
+
+    Args:
+        examples: what to put together.
+        images: in place of the examples' own images, grey, none larger than its example's.
+        extents: rows and columns of cells, and decoder steps, that the batch has at least.
 
     Raises:
         PIL.UnidentifiedImageError: an image is none.
     """
-    height = -(-max(example.height for example in examples) // STRIDE) * STRIDE
-    width = -(-max(example.width for example in examples) // STRIDE) * STRIDE
-    steps = max(len(example.tokens) for example in examples) + 1
-    images = np.full((len(examples), height, width, 1), WHITE, np.uint8)
+    rows = max(extents[0], -(-max(example.height for example in examples) // STRIDE))
+    columns = max(extents[1], -(-max(example.width for example in examples) // STRIDE))
+    steps = max(extents[2], max(len(example.tokens) for example in examples) + 1)
+    pixels = np.full((len(examples), rows * STRIDE, columns * STRIDE, 1), WHITE, np.uint8)
+    sizes = np.zeros((len(examples), 2), np.int32)
     before = np.full((len(examples), steps), PAD, np.int32)
     targets = np.full((len(examples), steps), PAD, np.int32)
     weights = np.zeros((len(examples), steps), np.float32)
     for i, example in enumerate(examples):
-        with Image.open(io.BytesIO(example.image)) as image:
-            images[i, : example.height, : example.width, 0] = image
+        image = decoded(example) if images is None else images[i]
+        sizes[i] = image.height, image.width
+        pixels[i, : image.height, : image.width, 0] = image
         length = len(example.tokens)
         before[i, 0], before[i, 1 : length + 1] = START, example.tokens
         targets[i, :length], targets[i, length] = example.tokens, END
         weights[i, : length + 1] = 1
-    sizes = np.array([(example.height, example.width) for example in examples], np.int32)
-    return Batch({"image": images, "size": sizes, "tokens": before}, targets, weights)
+    return Batch({"image": pixels, "size": sizes, "tokens": before}, targets, weights)
 
 
-def batches(examples: Sequence[Example], planned: Sequence[np.ndarray]) -> Iterator[Batch]:
+def decoded(example: Example) -> Image.Image:
+    """The example's image, grey."""
+    with Image.open(io.BytesIO(example.image)) as image:
+        return image.convert("L")
+
+
+def batches(
+    examples: Sequence[Example], planned: Sequence[np.ndarray], augmentation: Augmentation | None = None
+) -> Iterator[Batch]:
     """The planned batches, one after another."""
     for indices in planned:
-        yield collate([examples[i] for i in indices])
+        chosen = [examples[i] for i in indices]
+        images = None
+        if augmentation is not None:
+            images = [augmentation(int(i), decoded(examples[i])) for i in indices]
+        yield collate(chosen, images)
 
 
 class Padding(NamedTuple):

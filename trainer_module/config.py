@@ -83,6 +83,9 @@ class ModelConfig:
     row_embedding: bool = Field(
         default=False, description="learned initial state for each row of the row encoder (paper: yes, seed: no)"
     )
+    attention: Literal["standard", "coarse_only", "hierarchical", "sparsemax", "hard"] = Field(
+        default="standard", description="over all cells, or from a coarse grid to a fine one (paper, section 4)"
+    )
     dropout: float = Field(
         default=0.0, ge=0.0, lt=1.0, description="share of the decoder's attention output dropped in training"
     )
@@ -97,19 +100,30 @@ class TrainingConfig:
     max_tokens: int = Field(
         default=150, ge=1, description="training formulas with more tokens are left out; decoding stops there"
     )
-    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="sgd or adam")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field(default="sgd", description="sgd, adam or adamw")
     learning_rate: float = Field(default=0.1, gt=0, description="peak learning rate")
-    warmup_steps: int = Field(
-        default=0, ge=0, description="steps in which the rate of the cosine schedule rises to its peak"
-    )
+    weight_decay: float = Field(default=0.01, ge=0, description="share of a weight, times the rate, that adamw takes")
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which the rate rises to its peak")
     schedule: Literal["cosine", "plateau", "constant"] = Field(
         default="plateau",
         description="rate after warm-up: to zero as a cosine, halved when validation perplexity stalls, or constant",
+    )
+    patience: int = Field(
+        default=0, ge=0, description="stop after so many epochs without a lower validation perplexity; 0: never"
     )
     clip_norm: float = Field(default=5.0, gt=0, description="gradients are scaled down to this global norm")
     short_first: bool = Field(default=False, description="the first epoch goes from short formulas to long ones")
     label_smoothing: float = Field(
         default=0.0, ge=0.0, lt=1.0, description="probability mass spread over all tokens of the target"
+    )
+    augmentation: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="share of the training images that are changed as cameras and pens do"
+    )
+    precision: Literal["float32", "bfloat16", "auto"] = Field(
+        default="float32", description="numbers to compute with in training; auto takes the faster, by trying both"
+    )
+    start_from: str = Field(
+        default="", description="folder of a pushed model, or of trained weights, to start from; empty: from none"
     )
     seed: int = Field(default=0, ge=0, description="seed of weights, shuffling and dropout")
     operation_threads: int = Field(

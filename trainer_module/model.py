@@ -11,52 +11,59 @@ padding would have them. So an image has the same logits alone or in any batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
 from keras import ops
 
-from trainer_module.attention import standard_attention
+from trainer_module.attention import BLOCK, OUTSIDE, Attended, Memories, Memory, in_blocks, out_of_blocks
 from trainer_module.config import STRIDE, ModelConfig
+from trainer_module.recurrence import (
+    DecoderKernels,
+    DecoderState,
+    Tensor,
+    decode,
+    decode_all,
+    decoder_step,
+    lstm_cell,
+    recur,
+)
 
-# Whatever the backend computes with.
-Tensor: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
-# A step of a recurrence: takes its inputs and the states before it, returns its output and the states after it.
-Step: TypeAlias = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
+
+# Of hard attention: discount of later rewards, and the rate of their moving average (Deng et al. 2017, section 5).
+HARD_DISCOUNT = 0.5
+HARD_BASELINE_RATE = 0.01
 
 
-class Memory(NamedTuple):
-    """What the decoder reads of an image."""
+class Cells(NamedTuple):
+    """A grid of encoded cells."""
 
-    values: Tensor  # V, (batch, cells, units)
-    keys: Tensor  # V Wa, (batch, cells, units)
-    mask: Tensor  # True inside the image, (batch, cells)
-
-
-class DecoderState(NamedTuple):
-    """What the decoder carries from step to step; each (batch, units)."""
-
-    hidden: Tensor  # h, the LSTM's output
-    cell: Tensor  # c, the LSTM's memory
-    output: Tensor  # o, the attended output
+    values: Tensor  # (batch, rows, columns, units)
+    mask: Tensor  # True inside the image, (batch, rows, columns)
 
 
-def inside(extents: Tensor, size: int, axis: int) -> Tensor:
-    """Where a padded axis lies inside its image.
+class Encoded(NamedTuple):
+    """What the encoder makes of images; None where the attention does not look."""
+
+    coarse: Cells | None
+    fine: Cells | None
+
+
+def inside(extents: Tensor, rows: int, columns: int) -> Tensor:
+    """Which cells of a padded grid lie inside their image.
 
     Args:
-        extents: valid cells along the axis, int, (batch,).
-        size: cells along the padded axis.
-        axis: 1 for rows, 2 for columns.
+        extents: valid rows and columns of each image, int, (batch, 2).
+        rows, columns: sides of the padded grid.
 
     Returns:
-        bool, (batch, size, 1, 1) or (batch, 1, size, 1).
+        bool, (batch, rows, columns).
     """
-    valid = ops.expand_dims(ops.arange(size, dtype=extents.dtype), 0) < ops.expand_dims(extents, 1)
-    shape = (-1, size, 1, 1) if axis == 1 else (-1, 1, size, 1)
-    return ops.reshape(valid, shape)
+    of_rows = ops.expand_dims(ops.arange(rows, dtype=extents.dtype), 0) < extents[:, :1]
+    of_columns = ops.expand_dims(ops.arange(columns, dtype=extents.dtype), 0) < extents[:, 1:]
+    return ops.logical_and(ops.expand_dims(of_rows, 2), ops.expand_dims(of_columns, 1))
 
 
 class MaskedBatchNormalization(keras.layers.BatchNormalization):
@@ -87,63 +94,72 @@ class MaskedBatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(x * scale + (self.beta - mean * scale), inputs.dtype)
 
 
-class ConvolutionalEncoder(keras.layers.Layer):
-    """Six convolutions that make one cell of an 8 x 8 pixel area (Deng et al. 2017, table 1)."""
+class Convolutions(keras.layers.Layer):
+    """Convolutions, each with batch normalisation, ReLU and max-pooling behind it where there is one.
 
-    # Pooling window behind each convolution, and whether batch normalisation follows it.
-    POOLS = ((2, 2), (2, 2), None, (1, 2), (2, 1), None)
-    NORMALISED = (False, False, True, False, True, True)
+    Args:
+        filters: channels of each convolution.
+        pools: pooling window behind each; None where there is none.
+        normalised: whether batch normalisation follows each.
+        normalise_first: whether it stands before the ReLU (the paper) or behind it (the seed).
+        first: number of the first convolution.
+    """
 
-    def __init__(self, config: ModelConfig, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        filters: Sequence[int],
+        pools: Sequence[tuple[int, int] | None],
+        normalised: Sequence[bool],
+        normalise_first: bool,
+        first: int = 1,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.normalise_first = config.normalisation == "before_relu"
+        self.pools, self.normalise_first = tuple(pools), normalise_first
         self.convolutions = [
-            keras.layers.Conv2D(filters, 3, padding="same", name=f"conv{i}")
-            for i, filters in enumerate(config.filters, start=1)
+            keras.layers.Conv2D(count, 3, padding="same", name=f"conv{i}", dtype=self.dtype_policy)
+            for i, count in enumerate(filters, start=first)
         ]
         self.norms = [
-            MaskedBatchNormalization(momentum=0.9, epsilon=1e-5, name=f"norm{i}") if normalised else None
-            for i, normalised in enumerate(self.NORMALISED, start=1)
+            MaskedBatchNormalization(momentum=0.9, epsilon=1e-5, name=f"norm{i}", dtype=self.dtype_policy)
+            if norm
+            else None
+            for i, norm in enumerate(normalised, start=first)
         ]
 
-    def call(self, images: Tensor, sizes: Tensor, training: bool = False) -> Tensor:
-        """Encodes images.
+    def call(self, x: Tensor, extents: Tensor, training: bool = False) -> Tensor:
+        """Features of grids.
 
         Args:
-            images: grey levels 0..255, (batch, height, width, 1), both sides multiples of `STRIDE`,
-                white where a side was filled up to a multiple of it.
-            sizes: height and width of each image before any padding, int, (batch, 2).
+            x: (batch, height, width, channels), zero outside the grids; both sides are multiples of
+                what the windows pool together.
+            extents: rows and columns of each grid, int, (batch, 2), multiples of the same, so that no
+                window crosses an edge.
             training: whether batch normalisation learns.
 
         Returns:
-            Features (batch, height / 8, width / 8, channels), zero outside the images.
+            (batch, rows, columns, channels), zero outside the grids.
         """
-        x = (ops.cast(images, self.compute_dtype) - 128.0) / 128.0
-        extents = -(-sizes // STRIDE) * STRIDE  # (batch, 2)
-        heights, widths = extents[:, 0], extents[:, 1]
         mask = None
-        for convolution, norm, pool in zip(self.convolutions, self.norms, self.POOLS, strict=True):
+        for convolution, norm, pool in zip(self.convolutions, self.norms, self.pools, strict=True):
             if mask is None:
-                mask = self._mask(x, heights, widths)
-                x = x * mask
+                mask = self._mask(x, extents)
             x = convolution(x)
             if norm is not None and self.normalise_first:
                 x = norm(x, training=training, inside=mask)
             if norm is not None and not self.normalise_first:
                 x = norm(ops.relu(x), training=training, inside=mask)
             if pool is not None:
-                # Windows never cross an image's edge, since its sides are multiples of the stride.
                 x = ops.max_pool(x, pool, pool)
-                heights, widths = heights // pool[0], widths // pool[1]
-                mask = self._mask(x, heights, widths)
+                extents = extents // ops.convert_to_tensor(pool, extents.dtype)
+                mask = self._mask(x, extents)
             if norm is None or self.normalise_first:
                 x = ops.relu(x)
             x = x * mask
         return x
 
-    def _mask(self, x: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
-        height, width = ops.shape(x)[1], ops.shape(x)[2]
-        return ops.cast(ops.logical_and(inside(heights, height, 1), inside(widths, width, 2)), x.dtype)
+    def _mask(self, x: Tensor, extents: Tensor) -> Tensor:
+        return ops.cast(ops.expand_dims(inside(extents, *ops.shape(x)[1:3]), -1), x.dtype)
 
 
 class RowEncoder(keras.layers.Layer):
@@ -176,66 +192,68 @@ class RowEncoder(keras.layers.Layer):
                 shape=(2, 2, self.rows, units), name="row_embedding", initializer="random_uniform"
             )
 
-    def call(self, features: Tensor, sizes: Tensor) -> Tensor:
+    def call(self, features: Tensor, extents: Tensor) -> Tensor:
         """Reads every row both ways.
 
         Args:
             features: (batch, rows, columns, channels).
-            sizes: height and width of each image, pixels, int, (batch, 2).
+            extents: rows and columns of each image's grid, int, (batch, 2).
 
         Returns:
             (batch, rows, columns, 2 * units): forward and backward output, side by side.
         """
         batch, rows, columns, channels = ops.shape(features)
         count, units = batch * rows, self.units
-        x = ops.reshape(features, (count, columns, channels))
-        x = ops.transpose(x, (1, 0, 2))  # (columns, count, channels)
-        # The gates' inputs of all steps at once; backward, the columns are read from the end.
-        forward = ops.matmul(x, self.kernels[0]) + self.biases[0]
-        backward = ops.matmul(ops.flip(x, axis=0), self.kernels[1]) + self.biases[1]
-        # Read backwards, a narrow image's padding comes first: gates that write nothing, forget
-        # nothing and show nothing leave the state as it is.
-        padding = columns - ops.repeat(-(-sizes[:, 1] // STRIDE), rows)  # (count,)
-        inside = ops.expand_dims(ops.expand_dims(ops.arange(columns, dtype=padding.dtype), 1) >= padding, -1)
-        shut = ops.repeat(ops.convert_to_tensor([-1e9, 1e9, 0.0, -1e9], dtype=x.dtype), units)
-        gates = ops.stack([forward, ops.where(inside, backward, shut)])  # (2, columns, count, 4 * units)
-        recurrent_kernels = ops.stack([ops.cast(kernel, x.dtype) for kernel in self.recurrent_kernels])
+        # Where each direction's step finds its cell, among those of all rows: backward, a row is read
+        # from its image's last column, and what is padding last of all.
+        lengths = ops.repeat(extents[:, 1], rows)  # (count,)
+        forward = ops.expand_dims(ops.arange(columns, dtype=lengths.dtype), 1) + ops.zeros_like(lengths)
+        backward = ops.where(forward < lengths, lengths - 1 - forward, forward)
+        cells = ops.stack([forward, backward])  # (2, columns, count)
+        row = ops.arange(count, dtype=lengths.dtype)
+        x = ops.take(ops.reshape(features, (count * columns, channels)), row * columns + cells, axis=0)
+        # The gates' inputs of all steps at once.
+        x = ops.reshape(x, (2, columns * count, channels))
+        kernels, recurrent_kernels, biases = (
+            ops.stack([ops.cast(weight, x.dtype) for weight in weights])
+            for weights in (self.kernels, self.recurrent_kernels, self.biases)
+        )
+        gates = ops.matmul(x, kernels) + ops.expand_dims(biases, 1)
+        gates = ops.reshape(gates, (2, columns, count, 4 * units))
         hidden = cell = ops.zeros((2, count, units), x.dtype)
         if self.rows:
             initial = ops.tile(ops.cast(self.row_embedding[:, :, :rows], x.dtype), (1, 1, batch, 1))
-            cell = initial[1]
-            # A hidden state acts through the gates alone, so it can enter at the first column inside.
-            entry = ops.stack([ops.zeros_like(padding), padding])  # (2, count)
-            first = ops.equal(
-                ops.reshape(ops.arange(columns, dtype=entry.dtype), (1, -1, 1)), ops.expand_dims(entry, 1)
-            )
-            pushed = ops.expand_dims(ops.matmul(initial[0], recurrent_kernels), 1)  # (2, 1, count, 4 * units)
-            gates = gates + ops.expand_dims(ops.cast(first, x.dtype), -1) * pushed
+            hidden, cell = initial[0], initial[1]
 
         def step(gates: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
             hidden, cell = lstm_cell(gates + ops.matmul(states[0], recurrent_kernels), states[1])
             return hidden, [hidden, cell]
 
-        outputs = recur(step, gates, [hidden, cell])  # (2, columns, count, units)
-        outputs = ops.concatenate([outputs[0], ops.flip(outputs[1], axis=0)], axis=-1)
-        return ops.reshape(ops.transpose(outputs, (1, 0, 2)), (batch, rows, columns, 2 * units))
+        outputs, _ = recur(step, gates, [hidden, cell])  # (2, columns, count, units)
+        # Reading backward twice leads back: the same places, now of the outputs' steps.
+        direction = ops.expand_dims(ops.expand_dims(ops.arange(2, dtype=lengths.dtype), 1), 1)
+        places = ops.transpose((direction * columns + cells) * count + row, (2, 1, 0))  # (count, columns, 2)
+        read = ops.take(ops.reshape(outputs, (2 * columns * count, units)), places, axis=0)
+        return ops.reshape(read, (batch, rows, columns, 2 * units))
 
 
 class AttentionDecoder(keras.layers.Layer):
     """An LSTM that attends over the memory at each step, with input feeding (Luong et al. 2015).
 
     h_t = LSTM([y_{t-1}; o_{t-1}]), a_t = softmax(V Wa h_t), o_t = tanh(Wc [a_t V; h_t]),
-    p(y_t) = softmax(W o_t) (Deng et al. 2017, equations 1 and 2). Without the hidden-to-hidden
-    term the recurrence runs through o and c alone.
+    p(y_t) = softmax(W o_t) (Deng et al. 2017, equations 1 and 2), or with the coarse-to-fine
+    attention of `config.attention`; the coarse and the fine grid share Wa. Without the
+    hidden-to-hidden term the recurrence runs through o and c alone.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.units, self.vocabulary_size = config.decoder_units, vocabulary_size
-        self.hidden_recurrence = config.hidden_recurrence
-        self.dropout = keras.layers.Dropout(config.dropout)
+        self.hidden_recurrence, self.attention = config.hidden_recurrence, config.attention
+        self.dropout = keras.layers.Dropout(config.dropout, dtype=self.dtype_policy)
+        self.random = keras.random.SeedGenerator(0)
 
-    def build(self, values_shape: Shape, embedded_shape: Shape) -> None:
+    def build(self, encoded_shape: Any, embedded_shape: Shape) -> None:
         units, embedding = self.units, embedded_shape[-1]
         self.embedding_kernel = self.add_weight(shape=(embedding, 4 * units), name="embedding_kernel")
         self.output_kernel = self.add_weight(shape=(units, 4 * units), name="output_kernel")
@@ -248,56 +266,59 @@ class AttentionDecoder(keras.layers.Layer):
         self.combine_kernel = self.add_weight(shape=(2 * units, units), name="combine_kernel")
         self.logits_kernel = self.add_weight(shape=(units, self.vocabulary_size), name="logits_kernel")
 
-    def call(self, values: Tensor, embedded: Tensor, mask: Tensor, training: bool = False) -> Tensor:
+    def call(self, encoded: Encoded, embedded: Tensor, training: bool = False) -> Tensor | dict[str, Tensor]:
         """Logits of every step, given the right tokens before it.
 
         Args:
-            values: encoded cells, (batch, cells, units).
+            encoded: what to look at.
             embedded: embeddings of the tokens before each step, (batch, steps, embedding units).
-            mask: True inside the image, (batch, cells).
-            training: whether dropout is active.
+            training: whether dropout is active, and hard attention samples.
 
         Returns:
-            float32 logits, (batch, steps, vocabulary).
+            float32 logits, (batch, steps, vocabulary); of hard attention in training, `logits` and
+            `chosen`, the log-probability of each step's coarse cell, float32 (batch, steps).
         """
-        memory = self.remember(values, mask)
-        # The tokens' share of the gates, and below the logits, for all steps at once.
-        gates = ops.matmul(embedded, self.embedding_kernel) + self.bias
+        memories = self.remember(encoded)
+        samples = training and self.attention == "hard"
+        noise = None
+        if samples and memories.coarse is not None:
+            shape = (*ops.shape(embedded)[:2], ops.shape(memories.coarse.mask)[1])
+            uniform = keras.random.uniform(shape, 1e-7, 1.0 - 1e-7, dtype="float32", seed=self.random)
+            noise = -ops.log(-ops.log(uniform))
+        outputs, chosen = decode(self.attention, self.kernels(embedded.dtype), self.gates(embedded), memories, noise)
+        logits = self.logits(self.dropout(outputs, training=training))
+        return {"logits": logits, "chosen": ops.cast(chosen, "float32")} if samples else logits
 
-        def step(gates: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-            state, _ = self.step(gates, DecoderState(*states), memory)
-            return state.output, list(state)
+    def gates(self, embedded: Tensor) -> Tensor:
+        """The tokens' share of the LSTM's gates, (..., 4 * units), of their embeddings."""
+        return ops.matmul(embedded, self.embedding_kernel) + self.bias
 
-        outputs = recur(step, gates, self.initial_state(values))  # (batch, steps, units)
-        return self.logits(self.dropout(outputs, training=training))
+    def kernels(self, dtype: str) -> DecoderKernels:
+        """The weights of a step."""
+        recurrent = [self.output_kernel, self.hidden_kernel] if self.hidden_recurrence else [self.output_kernel]
+        return DecoderKernels(
+            ops.concatenate([ops.cast(kernel, dtype) for kernel in recurrent], axis=0),
+            ops.cast(self.combine_kernel, dtype),
+        )
 
-    def remember(self, values: Tensor, mask: Tensor) -> Memory:
-        """What does not depend on the step: the memory, and it times Wa."""
-        return Memory(values, ops.matmul(values, self.attention_kernel), mask)
+    def remember(self, encoded: Encoded) -> Memories:
+        """What does not depend on the step: the cells, and they times Wa."""
 
-    def initial_state(self, values: Tensor) -> DecoderState:
-        """Zeros: the state before the first token."""
-        zeros = ops.zeros((ops.shape(values)[0], self.units), values.dtype)
+        def memory(values: Tensor, mask: Tensor) -> Memory:
+            return Memory(values, ops.matmul(values, self.attention_kernel), mask)
+
+        coarse = fine = None
+        if encoded.coarse is not None:
+            coarse = memory(*(_flat(part) for part in encoded.coarse))
+        if encoded.fine is not None:
+            lay_out = _flat if coarse is None else lambda part: in_blocks(_to_blocks(part))
+            fine = memory(*(lay_out(part) for part in encoded.fine))
+        return Memories(coarse, fine)
+
+    def initial_state(self, count: Tensor, dtype: str = "float32") -> DecoderState:
+        """Zeros: the state of so many queries before the first token."""
+        zeros = ops.zeros((count, self.units), dtype)
         return DecoderState(zeros, zeros, zeros)
-
-    def step(self, gates: Tensor, state: DecoderState, memory: Memory) -> tuple[DecoderState, Tensor]:
-        """One step of the decoder.
-
-        Args:
-            gates: the token's share of the LSTM's gates, (batch, 4 * units).
-            state: the state before the step.
-            memory: what `remember` returned.
-
-        Returns:
-            The state after the step, and the attention weights, (batch, cells).
-        """
-        gates = gates + ops.matmul(state.output, self.output_kernel)
-        if self.hidden_recurrence:
-            gates = gates + ops.matmul(state.hidden, self.hidden_kernel)
-        hidden, cell = lstm_cell(gates, state.cell)
-        context, weights = standard_attention(hidden, memory.keys, memory.values, memory.mask)
-        output = ops.tanh(ops.matmul(ops.concatenate([context, hidden], axis=-1), self.combine_kernel))
-        return DecoderState(hidden, cell, output), weights
 
     def logits(self, outputs: Tensor) -> Tensor:
         """float32 logits, (..., vocabulary), of attended outputs, (..., units)."""
@@ -311,16 +332,36 @@ class FormulaModel(keras.Model):
         config: the network's dimensions.
         vocabulary_size: tokens, the four specials included.
         max_rows: rows of cells in the tallest image; counts only with `config.row_embedding`.
+        dtype: Keras's name of a dtype policy: `float32`, or `mixed_bfloat16` to compute with fewer bits.
     """
 
-    def __init__(self, config: ModelConfig, vocabulary_size: int, max_rows: int = 0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    # Poolings behind the six convolutions, and which of them are normalised (Deng et al. 2017, table 1).
+    POOLS = ((2, 2), (2, 2), None, (1, 2), (2, 1), None)
+    NORMALISED = (False, False, True, False, True, True)
+
+    def __init__(
+        self, config: ModelConfig, vocabulary_size: int, max_rows: int = 0, dtype: str = "float32", **kwargs: Any
+    ) -> None:
+        super().__init__(dtype=dtype, **kwargs)
         self.config, self.vocabulary_size = config, vocabulary_size
-        self.encoder = ConvolutionalEncoder(config, name="encoder")
+        first, units = config.normalisation == "before_relu", config.decoder_units
         rows = max_rows if config.row_embedding else 0
-        self.row_encoder = RowEncoder(config.decoder_units // 2, rows, name="row_encoder")
-        self.embedding = keras.layers.Embedding(vocabulary_size, config.embedding_units, name="embedding")
-        self.decoder = AttentionDecoder(config, vocabulary_size, name="decoder")
+        self.encoder = Convolutions(config.filters, self.POOLS, self.NORMALISED, first, name="encoder", dtype=dtype)
+        self.row_encoder: RowEncoder | None = None
+        self.coarse_encoder: Convolutions | None = None
+        self.coarse_row_encoder: RowEncoder | None = None
+        if config.attention != "coarse_only":
+            self.row_encoder = RowEncoder(units // 2, rows, name="row_encoder", dtype=dtype)
+        if config.attention != "standard":
+            filters = (config.filters[-1],) * 2
+            self.coarse_encoder = Convolutions(
+                filters, (None, None), (True, True), first, 7, name="coarse_encoder", dtype=dtype
+            )
+            self.coarse_row_encoder = RowEncoder(units // 2, -(-rows // BLOCK), name="coarse_row_encoder", dtype=dtype)
+        self.embedding = keras.layers.Embedding(vocabulary_size, config.embedding_units, name="embedding", dtype=dtype)
+        self.decoder = AttentionDecoder(config, vocabulary_size, name="decoder", dtype=dtype)
+        if config.attention == "hard":
+            self.baseline = self.add_weight(shape=(), initializer="zeros", trainable=False, name="baseline")
         self.call(
             {
                 "image": ops.zeros((1, 2 * STRIDE, 2 * STRIDE, 1), "uint8"),
@@ -330,92 +371,146 @@ class FormulaModel(keras.Model):
         )
         self.built = True
 
-    def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor:
+    def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor | dict[str, Tensor]:
         """Teacher-forced logits.
 
         Args:
             inputs: `image`, uint8 (batch, height, width, 1), and `size`, int32 (batch, 2), as in
                 `encode`; `tokens`, int32 (batch, steps), the token before each step.
-            training: whether batch normalisation and dropout are active.
+            training: whether batch normalisation and dropout are active, and hard attention samples.
 
         Returns:
-            float32 logits, (batch, steps, vocabulary).
+            As `AttentionDecoder.call`.
         """
-        values, mask = self.encode(inputs["image"], inputs["size"], training=training)
-        return self.decoder(values, self.embedding(inputs["tokens"]), mask, training=training)
+        encoded = self.encode(inputs["image"], inputs["size"], training=training)
+        return self.decoder(encoded, self.embedding(inputs["tokens"]), training=training)
 
-    def encode(self, images: Tensor, sizes: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
+    def encode(self, images: Tensor, sizes: Tensor, training: bool = False) -> Encoded:
         """Cells of each image.
 
         Args:
-            images: uint8, (batch, height, width, 1); sides are multiples of `STRIDE`, filled with white.
+            images: grey levels, uint8, (batch, height, width, 1); sides are multiples of `STRIDE`, filled
+                with white.
             sizes: height and width of each image before filling, int32, (batch, 2).
-
-        Returns:
-            Cells in reading order, (batch, cells, units), and whether each lies inside, bool (batch, cells).
         """
-        features = self.encoder(images, sizes, training=training)
-        encoded = self.row_encoder(features, sizes)
-        batch, rows, columns, units = ops.shape(encoded)
-        extents = -(-sizes // STRIDE)
-        mask = ops.logical_and(inside(extents[:, 0], rows, 1), inside(extents[:, 1], columns, 2))
-        return ops.reshape(encoded, (batch, rows * columns, self.config.decoder_units)), ops.reshape(mask, (batch, -1))
+        # Keras tries models out with floats, whatever they take.
+        extents = -(-ops.cast(sizes, "int32") // STRIDE)
+        x = (ops.cast(images, self.compute_dtype) - 128.0) / 128.0
+        x = x * ops.cast(ops.expand_dims(inside(extents * STRIDE, *ops.shape(x)[1:3]), -1), x.dtype)
+        features = self.encoder(x, extents * STRIDE, training=training)
+        coarse = fine = None
+        if self.row_encoder is not None:
+            fine = _cells(self.row_encoder(features, extents), extents)
+        if self.coarse_encoder is not None and self.coarse_row_encoder is not None:
+            features = self.coarse_encoder(features, extents, training=training)
+            features, extents = self._pool(features, extents), -(-extents // BLOCK)
+            coarse = _cells(self.coarse_row_encoder(features, extents), extents)
+        return Encoded(coarse, fine)
 
-    def step(self, tokens: Tensor, state: DecoderState, memory: Memory) -> tuple[Tensor, DecoderState, Tensor]:
+    def _pool(self, features: Tensor, extents: Tensor) -> Tensor:
+        """The highest value in each block, of the cells inside; zero where none is."""
+        within = ops.expand_dims(inside(extents, *ops.shape(features)[1:3]), -1)
+        features = _to_blocks(ops.where(within, features, ops.cast(OUTSIDE, features.dtype)), OUTSIDE)
+        batch, rows, columns, channels = ops.shape(features)
+        pooled = ops.max(ops.reshape(in_blocks(features), (batch, -1, BLOCK * BLOCK, channels)), axis=2)
+        pooled = ops.where(pooled > OUTSIDE / 2, pooled, ops.zeros_like(pooled))
+        return ops.reshape(pooled, (batch, rows // BLOCK, columns // BLOCK, channels))
+
+    def step(self, tokens: Tensor, state: DecoderState, memories: Memories) -> tuple[Tensor, DecoderState, Attended]:
         """One step of decoding from the tokens chosen last.
 
         Args:
-            tokens: int32, (batch,).
-            state, memory: as in `AttentionDecoder.step`.
+            tokens: int32, (batch * queries,).
+            state, memories: as in `decoder_step`.
 
         Returns:
-            float32 logits, (batch, vocabulary), the new state, and the attention weights, (batch, cells).
+            float32 logits, (batch * queries, vocabulary), the new state, and what was looked at.
         """
-        gates = ops.matmul(self.embedding(tokens), self.decoder.embedding_kernel) + self.decoder.bias
-        state, weights = self.decoder.step(gates, state, memory)
-        return self.decoder.logits(state.output), state, weights
+        embedded = self.embedding(tokens)
+        state, attended = decoder_step(
+            self.config.attention, self.decoder.kernels(embedded.dtype), self.decoder.gates(embedded), state, memories
+        )
+        return self.decoder.logits(state.output), state, attended
+
+    def attention_maps(self, images: Tensor, sizes: Tensor, tokens: Tensor) -> dict[str, Tensor]:
+        """Where the model looks before it writes each token.
+
+        Args:
+            images, sizes: as in `encode`.
+            tokens: the token before each step, int32, (batch, steps).
+
+        Returns:
+            `coarse` and `fine`, as far as the model has them: weights over the cells, float32,
+            (batch, steps, rows, columns); a fine cell covers `STRIDE` x `STRIDE` pixels, a coarse one
+            `BLOCK` x `BLOCK` fine ones.
+        """
+        encoded = self.encode(images, sizes)
+        embedded = self.embedding(tokens)
+        _, attended = decode_all(
+            self.config.attention,
+            self.decoder.kernels(embedded.dtype),
+            self.decoder.gates(embedded),
+            self.decoder.remember(encoded),
+        )
+        maps, (batch, steps) = {}, ops.shape(tokens)
+        if encoded.coarse is not None:
+            maps["coarse"] = ops.reshape(attended.coarse, (batch, steps, *ops.shape(encoded.coarse.mask)[1:]))
+        if encoded.fine is not None:
+            rows, columns = ops.shape(encoded.fine.mask)[1:]
+            if encoded.coarse is None:
+                maps["fine"] = ops.reshape(attended.fine, (batch, steps, rows, columns))
+            else:
+                padded = out_of_blocks(attended.fine, -(-rows // BLOCK) * BLOCK, -(-columns // BLOCK) * BLOCK)
+                maps["fine"] = padded[:, :, :rows, :columns]
+        return {name: ops.cast(values, "float32") for name, values in maps.items()}
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """The loss; for hard attention with REINFORCE's term, whose value is zero (Williams 1992).
+
+        The reward of a step is the log-likelihood of its token; each choice is credited with the
+        rewards that follow, discounted, above a moving average (Deng et al. 2017, section 4).
+        """
+        if not isinstance(y_pred, dict):
+            return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        loss = super().compute_loss(x=x, y=y, y_pred=y_pred["logits"], sample_weight=sample_weight, training=training)
+        weights = ops.cast(sample_weight, "float32")
+        count = ops.maximum(ops.sum(weights), 1.0)
+        rewards = -ops.stop_gradient(self.loss.call(y, y_pred["logits"])) * weights
+        steps = ops.arange(ops.shape(rewards)[1], dtype="float32")
+        ahead = ops.expand_dims(steps, 1) - steps  # (steps, steps): how far the first is ahead of the second
+        credit = ops.matmul(rewards, ops.where(ahead >= 0, ops.power(HARD_DISCOUNT, ops.maximum(ahead, 0.0)), 0.0))
+        term = -ops.sum((credit - self.baseline) * y_pred["chosen"] * weights) / count
+        mean = ops.sum(credit * weights) / count
+        self.baseline.assign(self.baseline + HARD_BASELINE_RATE * (mean - self.baseline))
+        return loss + term - ops.stop_gradient(term)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> dict[str, Any]:
+        logits = y_pred["logits"] if isinstance(y_pred, dict) else y_pred
+        return super().compute_metrics(x, y, logits, sample_weight=sample_weight)
 
 
-class _Cell:
-    """What `keras.layers.RNN` asks of a cell, around a function."""
-
-    def __init__(self, step: Step, states: Sequence[Tensor]) -> None:
-        self.step = step
-        self.state_size = [state.shape[-1] for state in states]
-        self.compute_dtype = keras.backend.standardize_dtype(states[0].dtype)
-
-    def call(self, inputs: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        return self.step(inputs, states)
-
-    __call__ = call
+def _cells(values: Tensor, extents: Tensor) -> Cells:
+    return Cells(values, inside(extents, *ops.shape(values)[1:3]))
 
 
-def recur(step: Step, inputs: Tensor, states: Sequence[Tensor]) -> Tensor:
-    """Runs a function over the second axis of its inputs, one step after another, on any backend.
-
-    Args:
-        step: takes the inputs of one step, (batch, ...), and the states before it; returns the output
-            and the states after it.
-        inputs: (batch, steps, ...).
-        states: initial states, each (batch, ..., units).
-
-    Returns:
-        The outputs of all steps, (batch, steps, ...).
-    """
-    cell = _Cell(step, states)
-    return keras.layers.RNN(cell, return_sequences=True, dtype=cell.compute_dtype)(inputs, initial_state=list(states))
+def _flat(grid: Tensor) -> Tensor:
+    """(batch, rows * columns, ...)"""
+    batch, rows, columns, *rest = ops.shape(grid)
+    return ops.reshape(grid, (batch, rows * columns, *rest))
 
 
-def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """The LSTM's hidden and cell state after a step (Hochreiter and Schmidhuber 1997).
-
-    Args:
-        gates: input, forget, candidate and output gate before their non-linearity, (..., 4 * units).
-        cell: cell state before, (..., units).
-    """
-    update, forget, candidate, output = ops.split(gates, 4, axis=-1)
-    cell = ops.sigmoid(forget) * cell + ops.sigmoid(update) * ops.tanh(candidate)
-    return ops.sigmoid(output) * ops.tanh(cell), cell
+def _to_blocks(grid: Tensor, fill: float | bool = 0) -> Tensor:
+    """Fills both sides of (batch, rows, columns, ...) up to multiples of `BLOCK`."""
+    _, rows, columns, *rest = ops.shape(grid)
+    amounts = [[0, 0], [0, -rows % BLOCK], [0, -columns % BLOCK], *([0, 0] for _ in rest)]
+    return ops.pad(grid, amounts, constant_values=fill)
 
 
 def _forget_bias(shape: Shape, dtype: str | None = None) -> Tensor:

@@ -2,46 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import tensorflow as tf
-import tensorflow_transform as tft
+from pydantic import ValidationError
 
+from data.errors import UserError
 from trainer_module import features
 from trainer_module.batching import WHITE
 from trainer_module.config import STRIDE
-from trainer_module.decoding import greedy
-from trainer_module.model import FormulaModel
+from trainer_module.decoding import search
+from trainer_module.weights import Trained, description, from_description, model_of, named_weights
+
+# Beside the SavedModel's own files, where loaders leave it alone: what its model is.
+DESCRIPTION = "assets.extra/im2latex.json"
 
 
 class FormulaReader(tf.Module):
-    """A model with Transform's graph before it and its vocabulary behind it.
+    """A model with the normalisation of images before it and its vocabulary behind it.
 
     Args:
-        model: a trained model.
-        transform: Transform's output; images go through the same normalisation as in training.
-        vocabulary: the text of each token id.
-        max_tokens: formulas are cut here.
+        trained: the model.
+        normalise: takes encoded images, (batch,) string, to `image`, normalised PNG, (batch,) string, and
+            `height` and `width`, (batch,) int64, as Transform does.
     """
 
-    def __init__(
-        self, model: FormulaModel, transform: tft.TFTransformOutput, vocabulary: Sequence[str], max_tokens: int
-    ) -> None:
+    def __init__(self, trained: Trained, normalise: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> None:
         super().__init__()
+        model = model_of(trained)
         # The values and not Keras's variables: version 1 loaders do not find what Keras copies on export.
-        self.weights = [variable.value for variable in model.variables]
-        self.transform = transform.transform_features_layer()
-        self.vocabulary = tf.constant(vocabulary)
-        self.max_tokens = max_tokens
-        self._read = lambda images, sizes: greedy(model, images, sizes, max_tokens)
+        self.weights = [weight.value for weight in named_weights(model).values()]
+        self.normalise = normalise
+        self.vocabulary = tf.constant(trained.vocabulary)
+        described = description(trained) | {"weights": list(named_weights(model))}
+        self._description = json.dumps(described, ensure_ascii=False)
+        self._search = lambda images, sizes, width, length_penalty: search(
+            model, images, sizes, trained.max_tokens, width, length_penalty
+        )
 
     def save(self, folder: str) -> None:
-        """Writes the SavedModel with both signatures."""
-        signatures = {
-            "serving_default": self.serving_default.get_concrete_function(),
-            "predict_images": self.predict_images.get_concrete_function(),
-        }
+        """Writes the SavedModel with all signatures, and what its model is (`DESCRIPTION`)."""
+        names = ("serving_default", "predict_images", "predict_alternatives")
+        signatures = {name: getattr(self, name).get_concrete_function() for name in names}
         tf.saved_model.save(self, folder, signatures=signatures)
+        description = Path(folder) / DESCRIPTION
+        description.parent.mkdir(exist_ok=True)
+        description.write_text(self._description + "\n", encoding="utf-8")
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="examples")])
     def serving_default(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -57,26 +65,77 @@ class FormulaReader(tf.Module):
             `latex`, (batch,) string, tokens separated by one space; `log_probability`, (batch,)
             float32, natural, of the tokens and the end.
         """
-        nothing = tf.fill(tf.shape(images), "")
-        normalised = self.transform({features.IMAGE: images, features.LATEX: nothing, features.NAME: nothing})
+        read = self._read(images, 1, 0.0)
+        return {name: read[name][:, 0] for name in ("latex", "log_probability")}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec((None,), tf.string, name="images"),
+            tf.TensorSpec((), tf.int32, name="width"),
+            tf.TensorSpec((), tf.float32, name="length_penalty"),
+        ]
+    )
+    def predict_alternatives(
+        self, images: tf.Tensor, width: tf.Tensor, length_penalty: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """Reads images by beam search.
+
+        Args:
+            images: as in `predict_images`.
+            width: hypotheses kept, () int32, at least 1.
+            length_penalty: as in `search`, () float32.
+
+        Returns:
+            `latex`, (batch, width) string, the best first; `log_probability` and `score`, (batch, width) float32.
+        """
+        with tf.control_dependencies([tf.debugging.assert_positive(width, "width has to be at least 1")]):
+            return self._read(images, tf.identity(width), length_penalty)
+
+    def _read(
+        self, images: tf.Tensor, width: int | tf.Tensor, length_penalty: float | tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        count = tf.shape(images)[0]
+        normalised = self.normalise(images)
+        # A white image behind the others, which is read where there is no other and never answered:
+        # neither map_fn nor oneDNN's convolutions can shape the result of no image.
+        white = tf.io.encode_png(tf.fill((1, 1, 1), tf.constant(WHITE, tf.uint8)))
+        encoded = tf.concat([normalised[features.IMAGE], [white]], 0)
         sizes = tf.cast(tf.stack([normalised[features.HEIGHT], normalised[features.WIDTH]], axis=1), tf.int32)
-        # No image, no extent: a cell is enough to shape an empty batch.
-        padded = -(-tf.maximum(tf.reduce_max(sizes, axis=0), 1) // STRIDE) * STRIDE
+        sizes = tf.concat([sizes, [[1, 1]]], 0)[: tf.maximum(count, 1)]
+        padded = -(-tf.reduce_max(sizes, axis=0) // STRIDE) * STRIDE
 
         def decode(image: tf.Tensor) -> tf.Tensor:
             pixels = tf.io.decode_png(image, channels=1)
             below, right = padded[0] - tf.shape(pixels)[0], padded[1] - tf.shape(pixels)[1]
             return tf.pad(pixels, [[0, below], [0, right], [0, 0]], constant_values=WHITE)
 
-        # One white image more, which the answer leaves out: map_fn cannot shape the result of no image.
-        encoded = tf.concat(
-            [normalised[features.IMAGE], [tf.io.encode_png(tf.fill((1, 1, 1), tf.constant(WHITE, tf.uint8)))]], 0
-        )
-        pixels = tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec((None, None, 1), tf.uint8))[:-1]
-        read = self._read(pixels, sizes)
-        lengths = tf.reduce_sum(tf.cast(read.tokens != features.PAD, tf.int32), axis=1)
-        tokens = tf.RaggedTensor.from_tensor(tf.gather(self.vocabulary, read.tokens), lengths)
+        pixels = tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec((None, None, 1), tf.uint8))
+        read = self._search(pixels[: tf.shape(sizes)[0]], sizes, width, length_penalty)
+        lengths = tf.reduce_sum(tf.cast(read.tokens != features.PAD, tf.int32), axis=2)
+        texts = tf.gather(self.vocabulary, read.tokens)
+        tokens = tf.RaggedTensor.from_tensor(tf.reshape(texts, (-1, texts.shape[2])), tf.reshape(lengths, (-1,)))
+        latex = tf.reshape(tf.strings.reduce_join(tokens, axis=-1, separator=" "), tf.shape(lengths))
         return {
-            "latex": tf.strings.reduce_join(tokens, axis=-1, separator=" "),
-            "log_probability": read.log_probability,
+            "latex": latex[:count],
+            "log_probability": read.log_probability[:count],
+            "score": read.score[:count],
         }
+
+
+def read_exported(folder: str | Path) -> Trained:
+    """Reads the model of a SavedModel that `FormulaReader` wrote.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    folder = Path(folder)
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+        weights = {
+            name: reader.get_tensor(f"weights/{i}/.ATTRIBUTES/VARIABLE_VALUE")
+            for i, name in enumerate(described["weights"])
+        }
+        return from_description(described, weights)
+    except (KeyError, OSError, TypeError, ValidationError, ValueError, tf.errors.OpError) as error:
+        raise UserError(f"{folder} holds no model that this pipeline exported ({type(error).__name__})") from None

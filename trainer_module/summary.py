@@ -7,8 +7,12 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from trainer_module.config import ModelConfig
-from trainer_module.model import ConvolutionalEncoder, FormulaModel
+from trainer_module.attention import BLOCK
+from trainer_module.config import STRIDE, ModelConfig
+from trainer_module.model import Convolutions, FormulaModel, RowEncoder
+
+# Pixels along each side of a coarse cell.
+SIDE = STRIDE * BLOCK
 
 
 class Part(NamedTuple):
@@ -30,28 +34,14 @@ def summarise(config: ModelConfig, vocabulary_size: int, max_rows: int) -> list[
     """
     model = FormulaModel(config, vocabulary_size, max_rows=max_rows)
     parts = [Part("(x - 128) / 128", "H, W, 1", 0, 0)]
-    encoder = model.encoder
-    down, across = 1, 1
-    stages = zip(encoder.convolutions, encoder.norms, ConvolutionalEncoder.POOLS, strict=True)
-    for convolution, norm, pool in stages:
-        name = f"{convolution.name} 3x3 {convolution.filters}"
-        if norm is not None and encoder.normalise_first:
-            name += ", batch norm, ReLU"
-        else:
-            name += ", ReLU" + (", batch norm" if norm is not None else "")
-        if pool is not None:
-            name += f", max-pool {pool[0]}x{pool[1]}"
-            down, across = down * pool[0], across * pool[1]
-        trainable, fixed = _count(convolution, norm)
-        parts.append(Part(name, f"{_share('H', down)}, {_share('W', across)}, {convolution.filters}", trainable, fixed))
-    cells, units = f"{_share('H', down)} * {_share('W', across)}", model.config.decoder_units
-    for direction in ("forward", "backward"):
-        weights = [weight for weight in model.row_encoder.weights if weight.name.startswith(direction)]
-        count = sum(int(np.prod(weight.shape)) for weight in weights)
-        parts.append(Part(f"row encoder: {direction} LSTM {units // 2}", f"{cells}, {units // 2}", count, 0))
-    if model.config.row_embedding:
-        count = int(np.prod(model.row_encoder.row_embedding.shape))
-        parts.append(Part("row encoder: initial states", "", count, 0))
+    parts += _convolutions(model.encoder, 1, 1)
+    units = config.decoder_units
+    if model.row_encoder is not None:
+        parts += _row_encoder("row encoder", model.row_encoder, STRIDE)
+    if model.coarse_encoder is not None and model.coarse_row_encoder is not None:
+        parts += _convolutions(model.coarse_encoder, STRIDE, STRIDE)
+        parts.append(Part(f"max-pool {BLOCK}x{BLOCK}", f"H/{SIDE}, W/{SIDE}, {config.filters[-1]}", 0, 0))
+        parts += _row_encoder("coarse row encoder", model.coarse_row_encoder, SIDE)
     parts.append(
         Part(
             f"embedding {model.config.embedding_units}", f"T, {model.config.embedding_units}", *_count(model.embedding)
@@ -59,11 +49,42 @@ def summarise(config: ModelConfig, vocabulary_size: int, max_rows: int) -> list[
     )
     parts.append(
         Part(
-            f"decoder: attention, LSTM {units}, state of {3 * units}",
+            f"decoder: {'' if config.attention == 'standard' else config.attention.replace('_', ' ') + ' '}attention, "
+            f"LSTM {units}, state of {3 * units}",
             f"T, {model.vocabulary_size}",
             *_count(model.decoder),
         )
     )
+    return parts
+
+
+def _convolutions(layers: Convolutions, down: int, across: int) -> list[Part]:
+    """A row for each convolution, of grids `down` and `across` times smaller than the image."""
+    parts = []
+    for convolution, norm, pool in zip(layers.convolutions, layers.norms, layers.pools, strict=True):
+        name = f"{convolution.name} 3x3 {convolution.filters}"
+        if norm is not None and layers.normalise_first:
+            name += ", batch norm, ReLU"
+        else:
+            name += ", ReLU" + (", batch norm" if norm is not None else "")
+        if pool is not None:
+            name += f", max-pool {pool[0]}x{pool[1]}"
+            down, across = down * pool[0], across * pool[1]
+        output = f"{_share('H', down)}, {_share('W', across)}, {convolution.filters}"
+        parts.append(Part(name, output, *_count(convolution, norm)))
+    return parts
+
+
+def _row_encoder(name: str, layer: RowEncoder, stride: int) -> list[Part]:
+    """A row for each direction, and one for the initial states."""
+    parts = []
+    for direction in ("forward", "backward"):
+        weights = [weight for weight in layer.weights if weight.name.startswith(direction)]
+        count = sum(int(np.prod(weight.shape)) for weight in weights)
+        output = f"{_share('H', stride)} * {_share('W', stride)}, {layer.units}"
+        parts.append(Part(f"{name}: {direction} LSTM {layer.units}", output, count, 0))
+    if layer.rows:
+        parts.append(Part(f"{name}: initial states", "", int(np.prod(layer.row_embedding.shape)), 0))
     return parts
 
 

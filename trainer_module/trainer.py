@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,13 +18,18 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 from data.errors import UserError
 from trainer_module import features
-from trainer_module.batching import Batch, Example, padding, plan
-from trainer_module.config import STRIDE, ImageConfig, ModelConfig, TrainingConfig
+from trainer_module.batching import Batch, Example, batches, padding, plan
+from trainer_module.config import ImageConfig, ModelConfig, TrainingConfig
 from trainer_module.model import FormulaModel
-from trainer_module.signatures import FormulaReader
-from trainer_module.training import train
+from trainer_module.signatures import FormulaReader, read_exported
+from trainer_module.training import TokenCrossEntropy, make_optimizer, train
+from trainer_module.weights import WEIGHTS, Trained, load_weights, new_model, warm_start, weights_of
 
 log = logging.getLogger(__name__)
+
+# Keras's dtype policy for each `training.precision`; weights are float32 with either.
+DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+TIMED_STEPS = 3
 
 BATCH_SPEC = Batch(
     {
@@ -55,9 +61,12 @@ def run_fn(fn_args: FnArgs) -> None:
     log.info("padding: %.1f %% of pixels, %.1f %% of token steps", 100 * wasted.pixels, 100 * wasted.steps)
 
     checkpoints = _checkpoints(fn_args, config, vocabulary, training)
+    dtype = choose_precision(training_config, model_config, image, vocabulary, training)
     keras.utils.set_random_seed(training_config.seed)
     with strategy().scope():
-        model = FormulaModel(model_config, len(vocabulary), max_rows=image.max_height // STRIDE)
+        model = new_model(model_config, image, vocabulary, dtype)
+        if training_config.start_from:
+            start_from(model, vocabulary, Path(training_config.start_from))
         progress = train(
             model,
             training_config,
@@ -67,10 +76,67 @@ def run_fn(fn_args: FnArgs) -> None:
             logs=Path(fn_args.model_run_dir) / "logs",
             feed=as_dataset,
         )
-    log.info("validation loss %.4f nats a token, best of %d epochs", progress.best_loss, progress.epoch)
-    FormulaReader(model, transform, vocabulary, training_config.max_tokens).save(fn_args.serving_model_dir)
+    log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
+    trained = Trained(model_config, image, vocabulary, training_config.max_tokens, weights_of(model))
+    FormulaReader(trained, TransformedImages(transform)).save(fn_args.serving_model_dir)
     if checkpoints is not None:  # the training is finished: another one starts anew
         shutil.rmtree(checkpoints)
+
+
+def choose_precision(
+    training: TrainingConfig,
+    model: ModelConfig,
+    image: ImageConfig,
+    vocabulary: Sequence[str],
+    examples: Sequence[Example],
+) -> str:
+    """Keras's dtype policy for `training.precision`; `auto` takes a few steps with either and times them."""
+    if training.precision != "auto":
+        return DTYPES[training.precision]
+    planned = plan(examples, training.batch_size, training.seed, 1)
+    # A batch of the size in the middle.
+    planned.sort(key=lambda batch: max(examples[i].height * examples[i].width for i in batch))
+    batch = next(batches(examples, planned[len(planned) // 2 :]))
+    seconds = {}
+    for name, dtype in DTYPES.items():
+        tried = new_model(model, image, vocabulary, dtype)
+        tried.compile(make_optimizer(training, 100), TokenCrossEntropy(training.label_smoothing))
+        tried.train_on_batch(*batch)
+        starts = []
+        for _ in range(TIMED_STEPS):
+            starts.append(time.perf_counter())
+            tried.train_on_batch(*batch)
+        seconds[name] = float(np.median(np.diff([*starts, time.perf_counter()])))
+    fastest = min(seconds, key=seconds.__getitem__)
+    log.info("seconds a step: %s; training in %s", seconds, fastest)
+    return DTYPES[fastest]
+
+
+def start_from(model: FormulaModel, vocabulary: Sequence[str], folder: Path) -> None:
+    """Gives a model the weights of a SavedModel that was pushed, or of a folder of weights.
+
+    Raises:
+        UserError: there is no model, or it has other dimensions.
+    """
+    other = load_weights(folder) if (folder / WEIGHTS).exists() else read_exported(folder)
+    fresh = warm_start(model, vocabulary, other.weights, other.vocabulary)
+    known = len(set(vocabulary) & set(other.vocabulary))
+    log.info(
+        "started from %s: %d of %d tokens known, new weights: %s",
+        folder, known, len(vocabulary), ", ".join(fresh) or "none",
+    )  # fmt: skip
+
+
+class TransformedImages(tf.Module):
+    """Transform's graph as `FormulaReader` takes a normalisation."""
+
+    def __init__(self, transform: tft.TFTransformOutput) -> None:
+        super().__init__()
+        self.layer = transform.transform_features_layer()
+
+    def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        nothing = tf.fill(tf.shape(images), "")
+        return self.layer({features.IMAGE: images, features.LATEX: nothing, features.NAME: nothing})
 
 
 def strategy() -> tf.distribute.Strategy:

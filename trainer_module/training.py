@@ -19,9 +19,10 @@ import numpy as np
 from keras import ops
 
 from data.errors import UserError
-from trainer_module.batching import Example, batches, plan
+from trainer_module.batching import Augmentation, Example, batches, plan
 from trainer_module.config import TrainingConfig
-from trainer_module.model import FormulaModel, Tensor
+from trainer_module.model import FormulaModel
+from trainer_module.recurrence import Tensor
 
 CHECKPOINT = "checkpoint.npz"
 
@@ -50,28 +51,56 @@ class TokenCrossEntropy(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable("im2latex")
-class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises to the peak in a straight line, then falls to zero as half a cosine (Loshchilov and Hutter 2017)."""
+class Perplexity(keras.metrics.Mean):
+    """e to the mean negative log-likelihood of a token, over all tokens of all batches, padding left out."""
 
-    def __init__(self, peak: float, warmup_steps: int, steps: int) -> None:
-        self.peak, self.warmup_steps, self.steps = peak, warmup_steps, steps
+    def __init__(self, name: str = "perplexity") -> None:
+        super().__init__(name=name)
+        self.loss = TokenCrossEntropy()
+
+    def update_state(self, targets: Tensor, logits: Tensor, sample_weight: Tensor | None = None) -> None:
+        """Takes targets (batch, steps), logits (batch, steps, vocabulary) and weights (batch, steps)."""
+        # In one row: of several, Keras takes the mean of each, so that a short batch's tokens would count for more.
+        losses = ops.reshape(self.loss.call(targets, logits), (-1,))
+        super().update_state(losses, sample_weight=None if sample_weight is None else ops.reshape(sample_weight, (-1,)))
+
+    def result(self) -> Tensor:
+        return ops.exp(super().result())
+
+
+@keras.saving.register_keras_serializable("im2latex")
+class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises to its peak in a straight line, and stays there or falls to zero as half a cosine.
+
+    Args:
+        peak: the highest rate.
+        warmup_steps: steps of the rise.
+        cosine_steps: steps until it is zero (Loshchilov and Hutter 2017); None: it stays at the peak.
+        factor: what all of it is multiplied by.
+    """
+
+    def __init__(self, peak: float, warmup_steps: int, cosine_steps: int | None, factor: float = 1.0) -> None:
+        self.peak, self.warmup_steps, self.cosine_steps, self.factor = peak, warmup_steps, cosine_steps, factor
 
     def __call__(self, step: Tensor) -> Tensor:
         step = ops.cast(step, "float32") + 1.0
-        rise = step / max(self.warmup_steps, 1)
-        progress = ops.clip((step - self.warmup_steps) / max(self.steps - self.warmup_steps, 1), 0.0, 1.0)
-        fall = 0.5 * (1.0 + ops.cos(math.pi * progress))
-        return self.peak * ops.where(step < self.warmup_steps, rise, fall)
+        after: Tensor = 1.0
+        if self.cosine_steps is not None:
+            length = max(self.cosine_steps - self.warmup_steps, 1)
+            progress = ops.clip((step - self.warmup_steps) / length, 0.0, 1.0)
+            after = 0.5 * (1.0 + ops.cos(math.pi * progress))
+        return self.factor * self.peak * ops.where(step < self.warmup_steps, step / max(self.warmup_steps, 1), after)
 
     def get_config(self) -> dict[str, Any]:
-        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "steps": self.steps}
+        return {name: getattr(self, name) for name in ("peak", "warmup_steps", "cosine_steps", "factor")}
 
 
 def make_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
     """The optimiser for a training of `steps` steps."""
-    rate: float | WarmupCosine = config.learning_rate
-    if config.schedule == "cosine":
-        rate = WarmupCosine(config.learning_rate, config.warmup_steps, steps)
+    cosine = steps if config.schedule == "cosine" else None
+    rate = LearningRate(config.learning_rate, config.warmup_steps, cosine)
+    if config.optimizer == "adamw":
+        return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
     optimizers = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
     return optimizers[config.optimizer](rate, global_clipnorm=config.clip_norm)
 
@@ -82,8 +111,14 @@ class Progress:
 
     epoch: int = 0  # epochs that are finished
     batch: int = 0  # batches of the epoch after them that are done
-    best_loss: float = math.inf  # lowest validation loss so far, nats a token
-    losses: list[float] = dataclasses.field(default_factory=list)  # validation loss of each finished epoch
+    rate_factor: float = 1.0  # what stalled epochs left of the learning rate
+    best: float = math.inf  # lowest validation perplexity so far
+    perplexities: list[float] = dataclasses.field(default_factory=list)  # on validation, of each finished epoch
+
+    @property
+    def epochs_since_best(self) -> int:
+        """Finished epochs behind the best one."""
+        return self.epoch - 1 - self.perplexities.index(self.best) if self.perplexities else 0
 
 
 def train(
@@ -94,8 +129,10 @@ def train(
     checkpoints: Path | None = None,
     logs: Path | None = None,
     feed: Callable | None = None,
+    cut: Callable[..., list[np.ndarray]] = plan,
+    deadline: float = math.inf,
 ) -> Progress:
-    """Trains a model and leaves it with the weights of the epoch with the lowest validation loss.
+    """Trains a model and leaves it with the weights of the epoch with the lowest validation perplexity.
 
     Args:
         model: the model, compiled here.
@@ -106,6 +143,8 @@ def train(
         logs: folder for TensorBoard; None writes none.
         feed: turns a function that returns an iterator of `Batch` into what `keras.Model.fit` takes;
             None gives it the iterator, of which Keras on TensorFlow takes batches of one size alone.
+        cut: as `plan`.
+        deadline: on `time.monotonic()`'s clock; the epoch that it falls into is the last, and ends there.
 
     Returns:
         Where the training stands at its end.
@@ -114,25 +153,28 @@ def train(
         UserError: the training diverged, or the checkpoint is damaged.
     """
     feed = feed or (lambda source: source())
-    steps = len(plan(training, config.batch_size, config.seed, 0))
+    steps = -(-len(training) // config.batch_size)
     model.compile(
         optimizer=make_optimizer(config, steps * config.epochs),
         loss=TokenCrossEntropy(config.label_smoothing),
+        weighted_metrics=[Perplexity()],
     )
     model.optimizer.build(model.trainable_variables)
-    validating = plan(validation, config.batch_size, config.seed, 0)
+    validating = cut(validation, config.batch_size, config.seed, 0)
     progress = Progress()
-    keep = Checkpointing(model, progress, checkpoints, config.checkpoint_minutes)
+    keep = Checkpointing(model, progress, checkpoints, config.checkpoint_minutes, deadline)
     keep.restore()
+    _set_rate_factor(model, progress.rate_factor)
     callbacks: list[keras.callbacks.Callback] = [keep, EpochProgress(config.epochs)]
     if logs is not None:
         # Its update_freq stays "epoch": any other drops the losses of epochs that are no multiple of it long.
         callbacks.append(keras.callbacks.TensorBoard(str(logs), write_graph=False))
-    while progress.epoch < config.epochs:
+    while progress.epoch < config.epochs and not (config.patience and progress.epochs_since_best >= config.patience):
         epoch = progress.epoch
-        planned = plan(training, config.batch_size, config.seed, epoch, config.short_first)
+        planned = cut(training, config.batch_size, config.seed, epoch, config.short_first)
+        augmented = Augmentation(config.augmentation, (config.seed, epoch)) if config.augmentation else None
         history = model.fit(
-            feed(functools.partial(batches, training, planned[progress.batch :])),
+            feed(functools.partial(batches, training, planned[progress.batch :], augmented)),
             initial_epoch=epoch,
             epochs=epoch + 1,
             steps_per_epoch=len(planned) - progress.batch,
@@ -141,22 +183,33 @@ def train(
             callbacks=callbacks,
             verbose=1,
         )
-        loss = history.history["val_loss"][0]
-        if not math.isfinite(loss):
+        perplexity = history.history["val_perplexity"][0]
+        if not math.isfinite(perplexity):
             raise UserError(
-                f"the training diverged: the validation loss of epoch {epoch + 1} is {loss}; "
+                f"the training diverged: the validation perplexity of epoch {epoch + 1} is {perplexity}; "
                 f"lower training.learning_rate (now {config.learning_rate:g}) or training.clip_norm"
             )
-        if config.schedule == "plateau" and progress.losses and loss >= progress.losses[-1]:
-            model.optimizer.learning_rate = model.optimizer.learning_rate * 0.5
+        if config.schedule == "plateau" and progress.perplexities and perplexity >= progress.perplexities[-1]:
+            progress.rate_factor *= 0.5
+            _set_rate_factor(model, progress.rate_factor)
         progress.epoch, progress.batch = epoch + 1, 0
-        progress.losses.append(loss)
-        if loss < progress.best_loss:
-            progress.best_loss = loss
+        progress.perplexities.append(perplexity)
+        if perplexity < progress.best:
+            progress.best = perplexity
             keep.keep_best()
         keep.save()
+        if deadline < math.inf and time.monotonic() > deadline:
+            break
     keep.restore_best()
     return progress
+
+
+def _set_rate_factor(model: FormulaModel, factor: float) -> None:
+    """Changes the learning rate; the training step is compiled anew, since the factor is a constant in it."""
+    schedule = model.optimizer._learning_rate
+    if schedule.factor != factor:
+        schedule.factor = factor
+        model.train_function = None
 
 
 class EpochProgress(keras.callbacks.ProgbarLogger):
@@ -178,10 +231,17 @@ class Checkpointing(keras.callbacks.Callback):
     very model and optimiser it was written by.
     """
 
-    def __init__(self, model: FormulaModel, progress: Progress, folder: Path | None, minutes: float) -> None:
+    def __init__(
+        self,
+        model: FormulaModel,
+        progress: Progress,
+        folder: Path | None,
+        minutes: float,
+        deadline: float = math.inf,
+    ) -> None:
         super().__init__()
         self.trained = model
-        self.progress, self.folder, self.seconds = progress, folder, minutes * 60
+        self.progress, self.folder, self.seconds, self.deadline = progress, folder, minutes * 60, deadline
         self.last = time.monotonic()
         self.best: list[np.ndarray] = []
         if folder is not None:
@@ -192,12 +252,15 @@ class Checkpointing(keras.callbacks.Callback):
         # Not behind the last batch: what is left then is the validation, and `train` saves after that.
         if batch + 1 < self.params["steps"] and time.monotonic() - self.last > self.seconds:
             self.save()
+        if self.deadline < math.inf and time.monotonic() > self.deadline:
+            self.trained.stop_training = True
 
     def save(self) -> None:
         """Writes the state; a kill leaves the one before."""
         self.last = time.monotonic()
         if self.folder is None:
             return
+        _synchronise(self.trained)
         arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
         temporary = self.folder / f"{CHECKPOINT}.writing"
         with temporary.open("wb") as file:
@@ -243,3 +306,9 @@ class Checkpointing(keras.callbacks.Callback):
 
     def _variables(self) -> list[keras.Variable]:
         return [*self.trained.variables, *self.trained.optimizer.variables]
+
+
+def _synchronise(model: FormulaModel) -> None:
+    """Brings a model's variables up to date within `fit`, where JAX's trainer keeps them elsewhere."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()

@@ -66,7 +66,7 @@ def main() -> None:
 
     from trainer_module import features
     from trainer_module.batching import Example, batches, padding, plan
-    from trainer_module.decoding import greedy
+    from trainer_module.decoding import search
     from trainer_module.model import FormulaModel
     from trainer_module.preprocessing import normalise_image
     from trainer_module.trainer import as_dataset
@@ -129,7 +129,7 @@ def main() -> None:
     operations = 3 * convolution_flop(config.model.filters, pixels)
     note("training", len(examples) / epoch, "images/s", operations * len(examples) / epoch / limit)
 
-    read = tf.function(lambda images, sizes: greedy(model, images, sizes, config.training.max_tokens).tokens)
+    read = tf.function(lambda images, sizes: search(model, images, sizes, config.training.max_tokens).tokens)
     batch = next(batches(examples, planned)).inputs
     images, sizes = tf.constant(batch["image"]), tf.constant(batch["size"])
     note("decoding a batch", len(batch["image"]) / seconds(lambda: read(images, sizes)), "images/s")

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.trainer_module.test_model import TINY, VARIANTS, VOCABULARY, drawing, made, padded, teacher_forced
-from trainer_module.decoding import greedy
+from trainer_module.decoding import search
 from trainer_module.features import END, PAD, START
 from trainer_module.model import FormulaModel
 
@@ -52,8 +55,10 @@ def logits(model):
 
 
 def read(model, images, max_tokens=MAX_TOKENS):
-    decoded = greedy(model, *padded(images, 0, 0).values(), max_tokens)
-    return np.array(decoded.tokens), np.array(decoded.log_probability)
+    decoded = search(model, *padded(images, 0, 0).values(), max_tokens)
+    assert decoded.tokens.shape == (len(images), 1, max_tokens)
+    np.testing.assert_array_equal(decoded.score, decoded.log_probability)
+    return np.array(decoded.tokens)[:, 0], np.array(decoded.log_probability)[:, 0]
 
 
 def test_a_batch_is_read_as_each_image_by_a_plain_loop(model, logits):
@@ -114,11 +119,84 @@ def test_decoding_stops_when_all_have_ended():
     steps = []
     step = model.step
     model.step = lambda *arguments: steps.append(1) or step(*arguments)
-    greedy(model, *images.values(), 1000)
+    search(model, *images.values(), 1000)
     assert len(steps) == 1
 
 
-def test_an_empty_batch_has_an_empty_answer(model):
-    decoded = greedy(model, np.zeros((0, 16, 16, 1), np.uint8), np.zeros((0, 2), np.int32), 5)
-    assert decoded.tokens.shape == (0, 5)
-    assert decoded.log_probability.shape == (0,)
+# --- beam search ------------------------------------------------------------------------------
+
+
+def every_sentence(logits, image: np.ndarray, max_tokens: int) -> dict[tuple[int, ...], float]:
+    """The log-probability of every sentence of at most so many tokens."""
+    answers = [i for i in range(VOCABULARY) if i not in (PAD, START, END)]
+    sentences = {}
+    for length in range(max_tokens + 1):
+        for tokens in itertools.product(answers, repeat=length):
+            log_probabilities = [log_softmax(row) for row in logits([image], np.array([[START, *tokens]], np.int32))[0]]
+            sentences[tokens] = sum(step[token] for step, token in zip(log_probabilities, [*tokens, END], strict=True))
+    return sentences
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 1.3])
+@pytest.mark.parametrize("attention", ["standard", "sparsemax"])
+def test_a_beam_as_wide_as_the_language_finds_every_sentence_in_order(attention, length_penalty):
+    model = sharpened(TINY | {"attention": attention}, 3)
+    logits = teacher_forced(model)
+    images = IMAGES[1:4]
+    count = 1 + 8 + 8**2  # sentences of up to two of the eight tokens that can be answers
+    decoded = search(model, *padded(images, 0, 0).values(), 2, count + 2, length_penalty)
+    for i, image in enumerate(images):
+        expected = every_sentence(logits, image, 2)
+        assert len(expected) == count
+
+        def score(tokens, expected=expected):
+            return expected[tokens] / ((5 + len(tokens) + 1) / 6) ** length_penalty
+
+        ranked = sorted(expected, key=score, reverse=True)
+        found = [tuple(token for token in row if token) for row in decoded.tokens[i].numpy().tolist()]
+        scores = decoded.score[i].numpy()
+        np.testing.assert_allclose(scores[:count], [score(tokens) for tokens in ranked], atol=1e-3)
+        np.testing.assert_allclose(
+            decoded.log_probability[i, :count], [expected[tokens] for tokens in found[:count]], atol=1e-3
+        )
+        assert set(found[:count]) == set(ranked)
+        # There is nothing else to find.
+        assert (scores[count:] == -np.inf).all()
+        assert found[count:] == [(), ()]
+
+
+def test_a_narrow_beam_goes_on_with_the_likeliest_beginnings(model, logits):
+    """Against the same search with lists, one image after another."""
+    width, max_tokens = 3, 6
+    decoded = search(model, *padded(IMAGES, 0, 0).values(), max_tokens, width)
+    differ = 0
+    for i, image in enumerate(IMAGES):
+        beam = [((), 0.0, False)]
+        while not all(ended for _, _, ended in beam):
+            candidates = []
+            for tokens, log_probability, ended in beam:
+                if ended:
+                    candidates.append((tokens, log_probability, True))
+                    continue
+                step = log_softmax(logits([image], np.array([[START, *tokens]], np.int32))[0, -1])
+                allowed = range(END, VOCABULARY) if len(tokens) < max_tokens else [END]
+                candidates += [
+                    (tokens if token == END else (*tokens, token), log_probability + step[token], token == END)
+                    for token in allowed
+                ]
+            beam = sorted(candidates, key=lambda candidate: -candidate[1])[:width]
+        found = [tuple(token for token in row if token) for row in decoded.tokens[i].numpy().tolist()]
+        assert found == [tokens for tokens, _, _ in beam]
+        np.testing.assert_allclose(decoded.log_probability[i], [score for _, score, _ in beam], atol=1e-3)
+        differ += list(found[0]) != read_slowly(logits, image, max_tokens)[0]
+    assert differ  # some are better than what greedy decoding finds
+
+
+def test_width_and_length_penalty_may_be_tensors():
+    model = sharpened(TINY, 3)
+    inputs = padded(IMAGES[:4], 0, 0)
+    graph = tf.function(lambda width, penalty: search(model, *inputs.values(), 5, width, penalty))
+    for width, penalty in [(1, 0.0), (4, 0.6)]:
+        expected = search(model, *inputs.values(), 5, width, penalty)
+        for part, other in zip(graph(tf.constant(width), tf.constant(penalty)), expected, strict=True):
+            np.testing.assert_allclose(part, other, atol=1e-5)

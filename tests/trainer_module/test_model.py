@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 
 import trainer_module
-from trainer_module.attention import standard_attention
+from pipeline.config import load_config
 from trainer_module.batching import WHITE
 from trainer_module.config import ModelConfig
-from trainer_module.decoding import greedy
-from trainer_module.model import DecoderState, FormulaModel, MaskedBatchNormalization, Memory, RowEncoder
+from trainer_module.decoding import search
+from trainer_module.model import FormulaModel, MaskedBatchNormalization, RowEncoder
+from trainer_module.recurrence import DecoderState
 from trainer_module.summary import summarise
 from trainer_module.training import TokenCrossEntropy
 
@@ -40,6 +41,10 @@ VARIANTS = {
     "row_embedding": TINY | {"row_embedding": True},
     "before_relu": TINY | {"normalisation": "before_relu"},
     "paper": TINY | PAPER,
+    "coarse_only": TINY | PAPER | {"attention": "coarse_only"},
+    "hierarchical": TINY | PAPER | {"attention": "hierarchical"},
+    "sparsemax": TINY | {"attention": "sparsemax"},
+    "hard": TINY | {"attention": "hard"},
 }
 
 
@@ -137,20 +142,33 @@ def reference_features(model, image):
     """(height / 8, width / 8, channels) of the convolutions, as the table of the seed and the paper order them."""
     fill = [(0, -side % 8) for side in image.shape]
     x = (np.pad(image, fill, constant_values=255)[:, :, None].astype(float) - 128) / 128
-    conv, norm = model.encoder.convolutions, model.encoder.norms
-
-    def normalised(x, i):
-        x = convolve(x, conv[i])
-        if model.config.normalisation == "before_relu":
-            return np.maximum(normalise(x, norm[i]), 0)
-        return normalise(np.maximum(x, 0), norm[i])
-
+    conv = model.encoder.convolutions
     x = pool(np.maximum(convolve(x, conv[0]), 0), 2, 2)
     x = pool(np.maximum(convolve(x, conv[1]), 0), 2, 2)
-    x = normalised(x, 2)
+    x = convolve_and_normalise(model, model.encoder, 2, x)
     x = pool(np.maximum(convolve(x, conv[3]), 0), 1, 2)
-    x = pool(normalised(x, 4), 2, 1)
-    return normalised(x, 5)
+    x = pool(convolve_and_normalise(model, model.encoder, 4, x), 2, 1)
+    return convolve_and_normalise(model, model.encoder, 5, x)
+
+
+def convolve_and_normalise(model, layers, i, x):
+    x = convolve(x, layers.convolutions[i])
+    if model.config.normalisation == "before_relu":
+        return np.maximum(normalise(x, layers.norms[i]), 0)
+    return normalise(np.maximum(x, 0), layers.norms[i])
+
+
+def reference_coarse_features(model, features):
+    """(rows / 4, columns / 4, channels), rounded up: the highest of each 4 x 4 cells behind two more convolutions."""
+    for i in range(2):
+        features = convolve_and_normalise(model, model.coarse_encoder, i, features)
+    rows, columns, _ = features.shape
+    return np.array(
+        [
+            [features[row : row + 4, column : column + 4].max(axis=(0, 1)) for column in range(0, columns, 4)]
+            for row in range(0, rows, 4)
+        ]
+    )
 
 
 def reference_rows(layer, features):
@@ -172,26 +190,63 @@ def reference_rows(layer, features):
     return read.reshape(rows, columns, 2 * layer.units)
 
 
-def reference_decoder(model, values, tokens):
-    """(steps, vocabulary) logits of the paper's equations, from (cells, units)."""
+def project(x):
+    """The nearest point of the probability simplex, by bisection on what is taken from each coordinate."""
+    low, high = x.max() - 1, x.max()
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.maximum(x - middle, 0).sum() > 1 else (low, middle)
+    return np.maximum(x - low, 0)
+
+
+def reference_attention(model, coarse, fine, h):
+    """Context, coarse and fine weights, of grids (rows, columns, units); None where there is no such grid."""
+    kind, matrix = model.config.attention, model.decoder.attention_kernel.numpy()
+    if kind == "standard":
+        weights = softmax((fine @ (matrix @ h)).reshape(-1)).reshape(fine.shape[:2])
+        return np.einsum("rc,rcu->u", weights, fine), None, weights
+    scores = coarse @ (matrix @ h)
+    flat = scores.reshape(-1)
+    choose = {"sparsemax": project, "hard": lambda x: (x == x.max()).astype(float)}.get(kind, softmax)
+    weights = choose(flat).reshape(scores.shape)
+    if kind == "coarse_only":
+        return np.einsum("rc,rcu->u", weights, coarse), weights, None
+    of_cells = np.zeros(fine.shape[:2])
+    for row in range(coarse.shape[0]):
+        for column in range(coarse.shape[1]):
+            place = slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4)
+            block = fine[place]
+            within = softmax((block @ (matrix @ h)).reshape(-1)).reshape(block.shape[:2])
+            of_cells[place] = weights[row, column] * within
+    return np.einsum("rc,rcu->u", of_cells, fine), weights, of_cells
+
+
+def reference_decoder(model, coarse, fine, tokens):
+    """(steps, vocabulary) logits of the paper's equations, and each step's coarse and fine weights."""
     decoder = model.decoder
     h = c = o = np.zeros(decoder.units)
-    logits = []
+    logits, maps = [], []
     for token in tokens:
         gates = model.embedding.embeddings.numpy()[token] @ decoder.embedding_kernel.numpy()
         gates = gates + o @ decoder.output_kernel.numpy() + decoder.bias.numpy()
         if model.config.hidden_recurrence:
             gates = gates + h @ decoder.hidden_kernel.numpy()
         h, c = lstm_step(gates, c)
-        weights = softmax(values @ (decoder.attention_kernel.numpy() @ h))
-        o = np.tanh(np.concatenate([weights @ values, h]) @ decoder.combine_kernel.numpy())
+        context, *weights = reference_attention(model, coarse, fine, h)
+        maps.append(weights)
+        o = np.tanh(np.concatenate([context, h]) @ decoder.combine_kernel.numpy())
         logits.append(o @ decoder.logits_kernel.numpy())
-    return np.array(logits)
+    return np.array(logits), maps
 
 
 def reference(model, image, tokens):
-    features = reference_rows(model.row_encoder, reference_features(model, image))
-    return reference_decoder(model, features.reshape(-1, features.shape[-1]), tokens)
+    """Logits, and maps, of one image."""
+    features, coarse, fine = reference_features(model, image), None, None
+    if model.config.attention != "coarse_only":
+        fine = reference_rows(model.row_encoder, features)
+    if model.config.attention != "standard":
+        coarse = reference_rows(model.coarse_row_encoder, reference_coarse_features(model, features))
+    return reference_decoder(model, coarse, fine, tokens)
 
 
 # --- the seed's table -------------------------------------------------------------------------
@@ -222,12 +277,38 @@ def test_seed_model_has_the_parameters_of_the_seed(seed_model):
     assert sum(int(np.prod(weight.shape)) for weight in seed_model.non_trainable_weights) == 2_560
 
 
-def test_summary_of_the_paper_adds_recurrence_and_initial_states():
-    config = ModelConfig(hidden_recurrence=True, row_embedding=True, normalisation="before_relu")
-    parts = {part.name: part for part in summarise(config, 504, 20)}
-    assert parts["row encoder: initial states"].trainable == 2 * 2 * 20 * 256  # h and c, both directions
-    assert parts["decoder: attention, LSTM 512, state of 1536"].trainable == 2_258_944 + 512 * 2_048
-    assert parts["conv5 3x3 512, batch norm, ReLU, max-pool 2x1"].trainable == 1_180_160 + 1_024
+# The paper's table 1 rounds 9.48 and 15.85 million, and names no vocabulary; these are with the seed's 504 tokens.
+PAPER_PARTS = {
+    "convolutions, with biases": 640 + 73_856 + 295_168 + 590_080 + 1_180_160 + 2_359_808,
+    "batch norm: scale, shift, mean and variance": 4 * (256 + 512 + 512),
+    "row encoder, two directions": 2 * 787_456,
+    "row encoder's initial states: h and c, two directions, 20 rows": 2 * 2 * 20 * 256,
+    "embedding": 504 * 80,
+    "decoder's gates: embedding, output, hidden, bias": (80 + 512 + 512 + 1) * 4 * 512,
+    "attention": 512 * 512,
+    "combination": 2 * 512 * 512,
+    "logits": 512 * 504,
+}
+COARSE_PARTS = {
+    "two convolutions": 2 * 2_359_808,
+    "their batch norm": 2 * 4 * 512,
+    "coarse row encoder": 2 * 787_456,
+    "its initial states, 5 rows": 2 * 2 * 5 * 256,
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "parts", "published"),
+    [("paper", PAPER_PARTS, 9.48e6), ("paper-coarse-to-fine", PAPER_PARTS | COARSE_PARTS, 15.85e6)],
+)
+def test_parameters_of_the_papers_models(preset, parts, published):
+    config = load_config(preset)
+    rows = config.image.max_height // 8
+    assert rows == 20
+    total = sum(parts.values())
+    assert FormulaModel(config.model, 504, max_rows=rows).count_params() == total
+    assert sum(part.trainable + part.fixed for part in summarise(config.model, 504, rows)) == total
+    assert total == pytest.approx(published, rel=0.01)
 
 
 def test_every_part_of_the_seed_model_has_the_shape_in_the_table(seed_model, monkeypatch):
@@ -235,21 +316,17 @@ def test_every_part_of_the_seed_model_has_the_shape_in_the_table(seed_model, mon
     call = keras.layers.Conv2D.call
     monkeypatch.setattr(keras.layers.Conv2D, "call", lambda layer, x: seen.append(tuple(x.shape)) or call(layer, x))
     inputs = padded([drawing(32, 64)], 0, 0)
-    features = seed_model.encoder(inputs["image"], inputs["size"])
-    shapes = [*seen, tuple(features.shape)]
-    assert shapes == [
-        (1, 32, 64, 1), (1, 16, 32, 64), (1, 8, 16, 128), (1, 8, 16, 256),
-        (1, 8, 8, 256), (1, 4, 8, 512), (1, 4, 8, 512),
+    encoded = seed_model.encode(inputs["image"], inputs["size"])
+    assert seen == [
+        (1, 32, 64, 1), (1, 16, 32, 64), (1, 8, 16, 128), (1, 8, 16, 256), (1, 8, 8, 256), (1, 4, 8, 512),
     ]  # fmt: skip
-    rows = seed_model.row_encoder(features, inputs["size"])
-    assert rows.shape == (1, 4, 8, 256 + 256)
-    values, mask = seed_model.encode(**{"images": inputs["image"], "sizes": inputs["size"]})
-    assert values.shape == (1, 4 * 8, 512)
-    assert mask.shape == (1, 32)
+    assert encoded.coarse is None
+    assert encoded.fine.values.shape == (1, 4, 8, 256 + 256)
+    assert encoded.fine.mask.shape == (1, 4, 8)
     tokens = np.zeros((1, 7), np.int32)
     assert seed_model.embedding(tokens).shape == (1, 7, 80)
     assert seed_model(inputs | {"tokens": tokens}).shape == (1, 7, 504)
-    state = seed_model.decoder.initial_state(values)
+    state = seed_model.decoder.initial_state(1)
     assert [tuple(part.shape) for part in state] == [(1, 512)] * 3
 
 
@@ -261,7 +338,7 @@ def test_pixels_are_brought_between_minus_one_and_one(monkeypatch):
     image = np.full((8, 8), 128)
     image[0, :3] = [0, 64, 255]
     inputs = padded([image], 0, 0)
-    model.encoder(inputs["image"], inputs["size"])
+    model.encode(inputs["image"], inputs["size"])
     assert seen[0][0, 0, :4, 0].numpy().tolist() == [-1, -0.5, 0.9921875, 0]
 
 
@@ -281,7 +358,7 @@ def test_an_image_has_the_logits_of_the_equations_in_any_batch_of_any_size(model
     for i, image in enumerate(images):
         alone = logits([image], tokens[i : i + 1])[0]
         np.testing.assert_allclose(together[i], alone, atol=1e-4)
-        np.testing.assert_allclose(alone, reference(model, image, tokens[i]), atol=1e-4)
+        np.testing.assert_allclose(alone, reference(model, image, tokens[i])[0], atol=1e-4)
 
 
 def test_pixels_beyond_an_image_change_nothing(model):
@@ -297,7 +374,9 @@ def test_pixels_beyond_an_image_change_nothing(model):
 
 def test_features_are_zero_outside_an_image(model):
     inputs = padded([drawing(13, 30), drawing(24, 48)], 0, 0)
-    features = model.encoder(inputs["image"], inputs["size"], training=True).numpy()
+    images = (inputs["image"].astype(np.float32) - 128) / 128
+    images[0, 16:] = images[0, :, 32:] = 0
+    features = model.encoder(images, np.array([(16, 32), (24, 48)]), training=True).numpy()
     assert not features[0, 2:].any()
     assert not features[0, :, 4:].any()
     assert features[0, :2, :4].any(axis=-1).all()
@@ -307,12 +386,12 @@ def test_features_are_zero_outside_an_image(model):
 def test_row_encoder_reads_every_row_forward_and_backward_whatever_stands_beside(rows):
     rng = np.random.default_rng(3)
     features = rng.normal(size=(3, 4, 7, 5)).astype(np.float32)
-    sizes = np.array([(32, 56), (32, 17), (9, 8)], np.int32)  # 7, 3 and 1 columns
+    extents = np.array([(4, 7), (4, 3), (2, 1)], np.int32)
     layer = RowEncoder(6, rows=rows)
     layer.build(features.shape)
     for weight in layer.weights:
         weight.assign(rng.normal(size=weight.shape))
-    read = layer(features, sizes).numpy()
+    read = layer(features, extents).numpy()
     for i, columns in enumerate([7, 3, 1]):
         expected = reference_rows(layer, features[i, :, :columns])
         np.testing.assert_allclose(read[i, :, :columns], expected, atol=1e-5)
@@ -326,49 +405,42 @@ def test_row_encoder_equals_the_lstm_of_keras_in_both_directions():
     both.build((2, 6, 5))
     weights = [(layer.kernels[i], layer.recurrent_kernels[i], layer.biases[i]) for i in range(2)]
     both.set_weights([weight.numpy() for direction in weights for weight in direction])
-    read = layer(features, np.array([(16, 48)], np.int32))
+    read = layer(features, np.array([(2, 6)], np.int32))
     np.testing.assert_allclose(read[0], both(features[0]), atol=1e-6)
 
 
 def test_a_step_follows_from_hidden_cell_and_output_alone(model):
-    values, mask = model.encode(*padded([drawing(16, 24)], 0, 0).values())
-    memory = model.decoder.remember(values, mask)
-    state = model.decoder.initial_state(values)
+    image = drawing(16, 24)
+    memories = model.decoder.remember(model.encode(*padded([image], 0, 0).values()))
+    state = model.decoder.initial_state(1)
     tokens = [1, 5, 9, 4]
     stepped = []
     for token in tokens:
-        logits, state, weights = model.step(np.array([token]), state, memory)
+        logits, state, _ = model.step(np.array([token]), state, memories)
         stepped.append(logits.numpy()[0])
-        assert weights.shape == (1, 6)
-    np.testing.assert_allclose(stepped, reference_decoder(model, values.numpy()[0], tokens), atol=1e-5)
+    np.testing.assert_allclose(stepped, reference(model, image, tokens)[0], atol=1e-4)
     # Without the hidden-to-hidden term h is only looked at: another h gives the same next step.
-    other, _, _ = model.step(np.array([7]), DecoderState(state.hidden + 1, state.cell, state.output), memory)
-    logits, _, _ = model.step(np.array([7]), state, memory)
+    other, _, _ = model.step(np.array([7]), DecoderState(state.hidden + 1, state.cell, state.output), memories)
+    logits, _, _ = model.step(np.array([7]), state, memories)
     assert np.allclose(other, logits, atol=1e-6) != model.config.hidden_recurrence
 
 
-def test_attention_is_a_softmax_over_the_cells_inside():
-    rng = np.random.default_rng(5)
-    query, keys, values = (rng.normal(size=shape).astype(np.float32) for shape in [(2, 3), (2, 4, 3), (2, 4, 3)])
-    mask = np.array([[True, True, False, True], [True, False, False, False]])
-    context, weights = standard_attention(query, keys, values, mask)
-    np.testing.assert_allclose(np.sum(weights, axis=1), [1, 1], atol=1e-6)
-    assert not np.array(weights)[~mask].any()
-    expected = softmax(keys[0, [0, 1, 3]] @ query[0])
-    np.testing.assert_allclose(np.array(weights)[0, [0, 1, 3]], expected, atol=1e-6)
-    np.testing.assert_allclose(context[0], expected @ values[0, [0, 1, 3]], atol=1e-6)
-    np.testing.assert_allclose(context[1], values[1, 0], atol=1e-6)
-
-
-def test_attention_of_the_model_is_zero_outside_an_image(model):
-    values, mask = model.encode(*padded([drawing(10, 12), drawing(24, 32)], 0, 0).values())
-    _, _, weights = model.step(
-        np.array([1, 1]), model.decoder.initial_state(values), Memory(*model.decoder.remember(values, mask))
-    )
-    weights = weights.numpy().reshape(2, 3, 4)
-    np.testing.assert_allclose(weights.sum(axis=(1, 2)), [1, 1], atol=1e-6)
-    assert (weights[0, :2, :2] > 0).all()
-    np.testing.assert_allclose(weights[0, :2, :2].sum(), 1, atol=1e-6)
+def test_attention_maps_are_the_weights_of_each_step_laid_over_the_image(model):
+    images = [drawing(10, 12), drawing(40, 51)]
+    tokens = np.array([[1, 5, 9], [1, 7, 3]], np.int32)
+    inputs = padded(images, 48, 88)
+    maps = model.attention_maps(inputs["image"], inputs["size"], tokens)
+    kind = model.config.attention
+    assert set(maps) == {"standard": {"fine"}, "coarse_only": {"coarse"}}.get(kind, {"coarse", "fine"})
+    shapes = {"fine": (2, 3, 6, 11), "coarse": (2, 3, 2, 3)}
+    for i, image in enumerate(images):
+        for step, expected in enumerate(reference(model, image, tokens[i])[1]):
+            for name, weights in zip(("coarse", "fine"), expected, strict=True):
+                if weights is not None:
+                    assert maps[name].shape == shapes[name]
+                    laid = np.zeros(shapes[name][2:])
+                    laid[: weights.shape[0], : weights.shape[1]] = weights
+                    np.testing.assert_allclose(maps[name][i, step], laid, atol=1e-4)
 
 
 # --- learning ---------------------------------------------------------------------------------
@@ -401,6 +473,8 @@ def test_batch_norm_applies_the_moving_statistics_when_not_training():
     np.testing.assert_allclose(layer(np.ones((1, 1, 1, 2)))[0, 0, 0], [0, -1 / 3], atol=1e-5)
 
 
+# Hard attention draws another sample for another shape.
+@pytest.mark.parametrize("model", [name for name in VARIANTS if name != "hard"], indirect=True)
 def test_padding_changes_neither_gradients_nor_moving_statistics(model):
     """With `training=True`: more white on the right and below, and more padding behind the tokens."""
     images = [drawing(16, 40), drawing(30, 17)]
@@ -439,11 +513,11 @@ def test_padding_changes_neither_gradients_nor_moving_statistics(model):
 
 def test_dropout_is_active_in_training_alone():
     model = made(TINY | {"dropout": 0.5})
-    values, mask = model.encode(*padded([drawing(16, 16)], 0, 0).values())
+    encoded = model.encode(*padded([drawing(16, 16)], 0, 0).values())
     embedded = model.embedding(np.array([[1, 5, 6]]))
-    calm = model.decoder(values, embedded, mask).numpy()
-    np.testing.assert_array_equal(model.decoder(values, embedded, mask).numpy(), calm)
-    one, other = (model.decoder(values, embedded, mask, training=True).numpy() for _ in range(2))
+    calm = model.decoder(encoded, embedded).numpy()
+    np.testing.assert_array_equal(model.decoder(encoded, embedded).numpy(), calm)
+    one, other = (model.decoder(encoded, embedded, training=True).numpy() for _ in range(2))
     assert not np.allclose(one, calm)
     assert not np.allclose(one, other)
 
@@ -454,8 +528,11 @@ ON_ANOTHER_BACKEND = """
 import json, sys
 import numpy as np
 from trainer_module.config import ModelConfig
-from trainer_module.decoding import greedy
+from trainer_module.decoding import search
 from trainer_module.model import FormulaModel
+
+import jax
+from trainer_module.training import TokenCrossEntropy
 
 for variant in json.loads(sys.argv[2]):
     given = np.load(f"{sys.argv[1]}/{variant}.npz")
@@ -463,8 +540,19 @@ for variant in json.loads(sys.argv[2]):
     for i, weight in enumerate(model.weights):
         weight.assign(given[f"weight{i}"])
     logits = model({name: given[name] for name in ("image", "size", "tokens")})
-    read = greedy(model, given["image"], given["size"], 6)
-    np.savez(f"{sys.argv[1]}/{variant}-out.npz", logits=logits, read=read.tokens, log_probability=read.log_probability)
+    read = search(model, given["image"], given["size"], 6, width=3)
+    inputs = {name: given[name] for name in ("image", "size", "tokens")}
+    fixed = [variable.value for variable in model.non_trainable_variables]
+
+    def loss(trainable):
+        logits, _ = model.stateless_call(trainable, fixed, inputs)
+        return TokenCrossEntropy()(given["targets"], logits)
+
+    gradients = jax.jit(jax.grad(loss))([variable.value for variable in model.trainable_variables])
+    np.savez(
+        f"{sys.argv[1]}/{variant}-out.npz", logits=logits, read=read.tokens, log_probability=read.log_probability,
+        **{f"gradient{i}": gradient for i, gradient in enumerate(gradients)},
+    )
 """
 
 
@@ -472,11 +560,12 @@ def test_jax_gives_what_tensorflow_gives(tmp_path):
     pytest.importorskip("jax")
     assert keras.backend.backend() == "tensorflow"
     inputs = padded([drawing(17, 30), drawing(24, 44)], 0, 0) | {"tokens": np.array([[1, 5, 6], [1, 7, 3]], np.int32)}
-    variants = {name: VARIANTS[name] for name in ("seed", "paper")}
+    targets = np.array([[5, 6, 2], [7, 3, 2]], np.int32)
+    variants = {name: VARIANTS[name] for name in ("seed", "hierarchical", "sparsemax", "hard")}
     models = {name: made(variant) for name, variant in variants.items()}
     for name, model in models.items():
         weights = {f"weight{i}": weight.numpy() for i, weight in enumerate(model.weights)}
-        np.savez(tmp_path / f"{name}.npz", **inputs, **weights)
+        np.savez(tmp_path / f"{name}.npz", **inputs, **weights, targets=targets)
     folder = Path(trainer_module.__file__).parents[1]
     subprocess.run(
         [sys.executable, "-c", ON_ANOTHER_BACKEND, tmp_path, json.dumps(variants)],
@@ -486,12 +575,20 @@ def test_jax_gives_what_tensorflow_gives(tmp_path):
     for name, model in models.items():
         got = np.load(tmp_path / f"{name}-out.npz")
         np.testing.assert_allclose(got["logits"], model(inputs), atol=1e-4)
-        read = greedy(model, inputs["image"], inputs["size"], 6)
+        read = search(model, inputs["image"], inputs["size"], 6, width=3)
         np.testing.assert_array_equal(got["read"], read.tokens)
         np.testing.assert_allclose(got["log_probability"], read.log_probability, atol=1e-4)
+        with tf.GradientTape() as tape:
+            value = TokenCrossEntropy()(targets, model(inputs))
+        gradients = tape.gradient(value, [weight.value for weight in model.trainable_weights])
+        for i, (weight, gradient) in enumerate(zip(model.trainable_weights, gradients, strict=True)):
+            expected = tf.convert_to_tensor(gradient)
+            np.testing.assert_allclose(got[f"gradient{i}"], expected, atol=1e-4, err_msg=weight.path)
 
 
-@pytest.mark.parametrize("name", ["model", "attention", "decoding", "features", "config", "batching"])
+@pytest.mark.parametrize(
+    "name", ["model", "attention", "recurrence", "decoding", "training", "weights", "features", "config", "batching"]
+)
 def test_the_model_imports_nothing_of_tensorflow(name):
     tree = ast.parse((Path(trainer_module.__file__).parent / f"{name}.py").read_text("utf-8"))
     for_types = [
@@ -508,5 +605,5 @@ def test_the_model_imports_nothing_of_tensorflow(name):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").split(".")[0])
-    ours = {"trainer_module", "keras", "numpy", "PIL", "pydantic"}
+    ours = {"trainer_module", "data", "keras", "numpy", "PIL", "pydantic"}
     assert imported <= ours | set(sys.stdlib_module_names)

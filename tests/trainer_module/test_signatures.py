@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -12,18 +13,26 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from data.errors import UserError
 from trainer_module import features
 from trainer_module.batching import Example, collate
 from trainer_module.config import ImageConfig, ModelConfig
-from trainer_module.decoding import greedy
-from trainer_module.model import FormulaModel
+from trainer_module.decoding import search
 from trainer_module.preprocessing import normalise_image
-from trainer_module.signatures import FormulaReader
+from trainer_module.signatures import FormulaReader, read_exported
+from trainer_module.trainer import TransformedImages
+from trainer_module.weights import Trained, model_of, new_model, weights_of
 
 MAX_TOKENS = 9
 VARIANTS = {
     "seed": {},
-    "paper": {"hidden_recurrence": True, "row_embedding": True, "normalisation": "before_relu", "dropout": 0.3},
+    "paper": {
+        "hidden_recurrence": True,
+        "row_embedding": True,
+        "normalisation": "before_relu",
+        "dropout": 0.3,
+        "attention": "hierarchical",
+    },
 }
 
 
@@ -61,27 +70,32 @@ class Exported:
         self.image = ImageConfig(**transformed.config["image"])
         keras.utils.set_random_seed(2)
         config = ModelConfig(filters=(4, 4, 6, 6, 8, 8), decoder_units=16, embedding_units=8, **variant)
-        self.model = FormulaModel(config, len(self.vocabulary), max_rows=4)
+        self.model = new_model(config, self.image, self.vocabulary)
         rng = np.random.default_rng(4)
         for weight in self.model.trainable_weights:
             weight.assign(
                 rng.normal(0, 0.8, weight.shape)
             )  # sharper than at the start: different images, different answers
         self.folder = str(folder)
-        FormulaReader(self.model, transform, self.vocabulary, MAX_TOKENS).save(self.folder)
+        self.trained = Trained(config, self.image, self.vocabulary, MAX_TOKENS, weights_of(self.model))
+        FormulaReader(self.trained, TransformedImages(transform)).save(self.folder)
         self.signatures = tf.saved_model.load(self.folder).signatures
 
     def read(self, images: list[bytes]) -> tuple[list[str], np.ndarray]:
         got = self.signatures["predict_images"](images=tf.constant(images, tf.string, (len(images),)))
         return [latex.decode() for latex in got["latex"].numpy()], got["log_probability"].numpy()
 
-    def read_by_hand(self, images: list[bytes]) -> tuple[list[str], np.ndarray]:
+    def read_by_hand(self, images: list[bytes], width: int = 1, length_penalty: float = 0.0):
+        """Texts, log-probabilities and scores, each (batch, width)."""
         normalised = [normalise_image(tf.constant(image), self.image).numpy()[:, :, 0] for image in images]
         nothing = np.array([], np.int32)
         batch = collate([Example(png(Image.fromarray(image)), *image.shape, nothing) for image in normalised])
-        decoded = greedy(self.model, batch.inputs["image"], batch.inputs["size"], MAX_TOKENS)
-        latex = [" ".join(self.vocabulary[token] for token in row if token) for row in decoded.tokens.numpy()]
-        return latex, decoded.log_probability.numpy()
+        decoded = search(self.model, batch.inputs["image"], batch.inputs["size"], MAX_TOKENS, width, length_penalty)
+        latex = [
+            [" ".join(self.vocabulary[token] for token in row if token) for row in hypotheses]
+            for hypotheses in decoded.tokens.numpy()
+        ]
+        return latex, decoded.log_probability.numpy(), decoded.score.numpy()
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
@@ -105,11 +119,49 @@ def images(transformed) -> list[bytes]:
 
 def test_images_are_read_as_by_hand(exported, images):
     latex, log_probability = exported.read(images)
-    expected, expected_log_probability = exported.read_by_hand(images)
-    assert latex == expected
-    np.testing.assert_allclose(log_probability, expected_log_probability, atol=1e-4)
+    expected, expected_log_probability, _ = exported.read_by_hand(images)
+    assert [[text] for text in latex] == expected
+    np.testing.assert_allclose(log_probability[:, None], expected_log_probability, atol=1e-4)
     assert len(set(latex)) >= 3
     assert all(1 <= len(tokens.split(" ")) <= MAX_TOKENS for tokens in latex)
+
+
+@pytest.mark.parametrize(("width", "length_penalty"), [(1, 0.0), (4, 0.0), (4, 1.5)])
+def test_alternatives_are_those_of_beam_search(exported, images, width, length_penalty):
+    got = exported.signatures["predict_alternatives"](
+        images=tf.constant(images), width=tf.constant(width), length_penalty=tf.constant(length_penalty)
+    )
+    expected, log_probability, score = exported.read_by_hand(images, width, length_penalty)
+    assert [[text.decode() for text in row] for row in got["latex"].numpy()] == expected
+    np.testing.assert_allclose(got["log_probability"], log_probability, atol=1e-4)
+    np.testing.assert_allclose(got["score"], score, atol=1e-4)
+    assert all(len(set(row)) == width for row in expected)
+
+
+def test_a_beam_of_no_width_is_refused(exported, images):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="width has to be at least 1"):
+        exported.signatures["predict_alternatives"](
+            images=tf.constant(images), width=tf.constant(0), length_penalty=tf.constant(0.0)
+        )
+
+
+def test_an_exported_model_can_be_taken_up_again(exported):
+    trained = read_exported(exported.folder)
+    assert trained[:4] == exported.trained[:4]
+    for name, value in exported.trained.weights.items():
+        np.testing.assert_array_equal(trained.weights[name], value)
+    for variable, value in zip(model_of(trained).weights, exported.model.weights, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value.numpy())
+
+
+@pytest.mark.parametrize("damage", ["absent", "no description", "no weights"])
+def test_what_is_no_exported_model_is_a_sentence(exported, tmp_path, damage):
+    if damage != "absent":
+        shutil.copytree(exported.folder, tmp_path, dirs_exist_ok=True)
+        part = {"no description": "assets.extra", "no weights": "variables"}[damage]
+        shutil.rmtree(tmp_path / part)
+    with pytest.raises(UserError, match=f"{tmp_path} holds no model that this pipeline exported"):
+        read_exported(tmp_path)
 
 
 def test_an_image_is_read_alone_as_in_a_batch(exported, images):

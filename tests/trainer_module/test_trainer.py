@@ -150,7 +150,7 @@ losses = []
 train = trainer.train
 def kept(*arguments, **options):
     progress = train(*arguments, **options)
-    losses.extend(progress.losses)
+    losses.extend(progress.perplexities)
     return progress
 trainer.train = kept
 trainer.strategy = lambda: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from trainer_module.config import ImageConfig, ModelConfig
+from trainer_module.features import SPECIAL_TEXTS
+from trainer_module.weights import (
+    WEIGHTS,
+    Trained,
+    load_weights,
+    model_of,
+    named_weights,
+    new_model,
+    save_weights,
+    warm_start,
+    weights_of,
+)
+
+TINY = {"filters": (2, 2, 3, 3, 4, 4), "decoder_units": 6, "embedding_units": 4}
+IMAGE = ImageConfig(max_height=32, max_width=64)
+VOCABULARY = [*SPECIAL_TEXTS, "x", "\\frac", "ä"]
+
+
+def trained(seed: int = 0, vocabulary: list[str] = VOCABULARY, **model) -> Trained:
+    keras.utils.set_random_seed(seed)
+    config = ModelConfig(**TINY | model)
+    return Trained(config, IMAGE, vocabulary, 20, weights_of(new_model(config, IMAGE, vocabulary)))
+
+
+def test_every_weight_has_a_name_of_its_own():
+    model = new_model(ModelConfig(**TINY, attention="hard", row_embedding=True), IMAGE, VOCABULARY)
+    named = named_weights(model)
+    assert [id(variable) for variable in named.values()] == [id(variable) for variable in model.weights]
+    assert {"encoder/conv1/kernel", "coarse_row_encoder/row_embedding", "embedding/embeddings", "baseline"} <= set(
+        named
+    )
+
+
+def test_a_saved_model_comes_back(tmp_path):
+    original = trained(row_embedding=True)
+    save_weights(tmp_path, original)
+    loaded = load_weights(tmp_path)
+    assert loaded[:4] == original[:4]
+    model = model_of(loaded)
+    for name, variable in named_weights(model).items():
+        np.testing.assert_array_equal(variable, original.weights[name])
+    assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half a file"])
+def test_damaged_or_missing_weights_are_a_sentence(tmp_path, damage):
+    with pytest.raises(UserError, match="no weights in .*weights.npz is missing"):
+        load_weights(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(damage)
+    with pytest.raises(UserError, match="weights.npz is damaged"):
+        load_weights(tmp_path)
+
+
+def test_a_warm_start_takes_each_token_along_to_its_new_place():
+    other = trained(1)
+    vocabulary = [*SPECIAL_TEXTS, "y", "ä", "x"]
+    own = trained(2, vocabulary)
+    model = model_of(own)
+    assert warm_start(model, vocabulary, other.weights, VOCABULARY) == []
+    after = weights_of(model)
+    places = {0: 0, 1: 1, 2: 2, 3: 3, 5: 6, 6: 4}  # of the new vocabulary, in the old one
+    for new, old in places.items():
+        np.testing.assert_array_equal(after["embedding/embeddings"][new], other.weights["embedding/embeddings"][old])
+        np.testing.assert_array_equal(
+            after["decoder/logits_kernel"][:, new], other.weights["decoder/logits_kernel"][:, old]
+        )
+    np.testing.assert_array_equal(after["embedding/embeddings"][4], own.weights["embedding/embeddings"][4])
+    np.testing.assert_array_equal(after["encoder/conv1/kernel"], other.weights["encoder/conv1/kernel"])
+
+
+def test_hard_attention_starts_from_hierarchical():
+    model = model_of(trained(2, attention="hard"))
+    other = trained(1, attention="hierarchical")
+    assert warm_start(model, VOCABULARY, other.weights, VOCABULARY) == ["baseline"]
+    np.testing.assert_array_equal(
+        weights_of(model)["coarse_encoder/conv7/kernel"], other.weights["coarse_encoder/conv7/kernel"]
+    )
+
+
+@pytest.mark.parametrize("model", [{"decoder_units": 8}, {"embedding_units": 5}, {"filters": (2, 2, 3, 3, 4, 5)}])
+def test_a_model_of_other_dimensions_is_refused_and_nothing_changed(model):
+    own = trained(2)
+    started = model_of(own)
+    with pytest.raises(UserError, match=r"the model to start from has .* of shape"):
+        warm_start(started, VOCABULARY, trained(1, **model).weights, VOCABULARY)
+    for name, value in weights_of(started).items():
+        np.testing.assert_array_equal(value, own.weights[name])

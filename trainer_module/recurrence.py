@@ -1,0 +1,316 @@
+"""Loops over columns and over tokens; that of the decoder with a gradient that leaves to the loop what needs it.
+
+Backward, a step of the decoder hands on to the step before it nothing but the gradients of the states. The gradients of
+weights and of the memory are sums over all steps, and what the activations were follows from the states:
+both are computed for all steps at once, behind the loop and before it. Automatic differentiation adds them up
+step by step instead, and so moves the memory and every weight through the caches again at each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import keras
+from keras import ops
+
+from trainer_module.attention import Attended, Memories, Memory, attend, attend_gradient, soft_coarse
+
+# Whatever the backend computes with.
+Tensor: TypeAlias = Any
+# A step of a recurrence: takes its inputs and the states before it, returns its output and the states after it.
+Step: TypeAlias = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
+
+
+class DecoderState(NamedTuple):
+    """What the decoder carries from step to step; each (batch * queries, units)."""
+
+    hidden: Tensor  # h, the LSTM's output
+    cell: Tensor  # c, the LSTM's memory
+    output: Tensor  # o, the attended output
+
+
+class DecoderKernels(NamedTuple):
+    """The weights of a step of the decoder."""
+
+    recurrent: Tensor  # of the gates, from [o; h] or from o alone, (2 * units or units, 4 * units)
+    combine: Tensor  # Wc, (2 * units, units)
+
+
+def decoder_step(
+    kind: str,
+    kernels: DecoderKernels,
+    gates: Tensor,
+    state: DecoderState,
+    memories: Memories,
+    noise: Tensor | None = None,
+) -> tuple[DecoderState, Attended]:
+    """One step of the decoder, for one or more queries, next to each other, of each image.
+
+    Args:
+        kind, noise: as `attend` takes them.
+        kernels: the weights.
+        gates: the token's share of the LSTM's gates, (batch * queries, 4 * units).
+        state: the state before the step.
+        memories: what is attended to, of (batch) images.
+
+    Returns:
+        The state after the step, and what was looked at.
+    """
+    units = kernels.combine.shape[1]
+    hidden, cell = lstm_cell(
+        gates + ops.matmul(_carried(kernels, state.output, state.hidden), kernels.recurrent), state.cell
+    )
+    batch = ops.shape(memories.read.mask)[0]
+    query = ops.reshape(hidden, (batch, ops.shape(hidden)[0] // batch, units))
+    attended = attend(kind, query, memories, noise)
+    context = ops.reshape(attended.context, ops.shape(hidden))
+    output = ops.tanh(ops.matmul(ops.concatenate([context, hidden], axis=-1), kernels.combine))
+    return DecoderState(hidden, cell, output), attended
+
+
+def decode_all(
+    kind: str, kernels: DecoderKernels, gates: Tensor, memories: Memories, noise: Tensor | None = None
+) -> tuple[Tensor, Attended]:
+    """All steps of the decoder, one after another, from a state of zeros; without gradients of its own.
+
+    Args:
+        kind, kernels, memories: as in `decoder_step`.
+        gates: the tokens' share of the gates, (batch, steps, 4 * units).
+        noise: (batch, steps, coarse cells).
+
+    Returns:
+        [o; h; c] of each step, (batch, steps, 3 * units), and what each step looked at, its context left
+        out: `coarse` and `fine` (batch, steps, cells), `chosen` (batch, steps).
+    """
+    units = kernels.combine.shape[1]
+    inputs = gates if noise is None else ops.concatenate([gates, ops.cast(noise, gates.dtype)], axis=-1)
+
+    def step(inputs: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        of_step = None if noise is None else ops.expand_dims(inputs[:, 4 * units :], 1)
+        state, attended = decoder_step(kind, kernels, inputs[:, : 4 * units], DecoderState(*states), memories, of_step)
+        parts = [state.output, state.hidden, state.cell]
+        if noise is not None:
+            parts.append(ops.cast(attended.chosen, gates.dtype))
+        parts += [ops.cast(part[:, 0], gates.dtype) for part in (attended.coarse, attended.fine) if part is not None]
+        return ops.concatenate(parts, axis=-1), list(state)
+
+    zeros = ops.zeros((ops.shape(gates)[0], units), gates.dtype)
+    outputs, _ = recur(step, inputs, [zeros, zeros, zeros])
+    cells = [0 if memory is None else ops.shape(memory.mask)[1] for memory in memories]
+    states, chosen, coarse, fine = _cut(outputs, [3 * units, 0 if noise is None else 1, *cells])
+    return states, Attended(
+        None,
+        None if memories.coarse is None else coarse,
+        None if memories.fine is None else fine,
+        None if noise is None else chosen[..., 0],
+    )
+
+
+def decode(
+    kind: str, kernels: DecoderKernels, gates: Tensor, memories: Memories, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The attended outputs of all steps, for learning.
+
+    Args:
+        As in `decode_all`.
+
+    Returns:
+        (batch, steps, units), and the log-probability of each step's choice, (batch, steps), which is
+        zero without `noise`.
+    """
+    masks = [None if memory is None else memory.mask for memory in memories]
+    units = kernels.combine.shape[1]
+
+    @ops.custom_gradient
+    def run(gates: Tensor, recurrent: Tensor, combine: Tensor, *values_and_keys: Tensor) -> Any:
+        parts = iter(values_and_keys)
+        seen = Memories(*(None if mask is None else Memory(next(parts), next(parts), mask) for mask in masks))
+        kernels = DecoderKernels(recurrent, combine)
+        states, attended = decode_all(kind, kernels, gates, seen, noise)
+        chosen = ops.zeros_like(gates[..., 0]) if attended.chosen is None else attended.chosen
+
+        def gradient(*arguments: Tensor, upstream: Tensor | None = None) -> tuple[Tensor, ...]:
+            d_outputs = arguments[0] if upstream is None else upstream
+            return _decode_gradient(kind, kernels, gates, seen, states, attended, d_outputs)
+
+        # One tensor, because the backends pass the gradients of several in different ways.
+        return ops.concatenate([states[..., :units], ops.expand_dims(chosen, -1)], axis=-1), gradient
+
+    values_and_keys = [part for memory in memories if memory is not None for part in memory[:2]]
+    outputs = run(gates, *kernels, *values_and_keys)
+    return outputs[..., :units], outputs[..., units]
+
+
+def _decode_gradient(
+    kind: str,
+    kernels: DecoderKernels,
+    gates: Tensor,
+    memories: Memories,
+    states: Tensor,
+    attended: Attended,
+    d_outputs: Tensor,
+) -> tuple[Tensor, ...]:
+    """The gradients of the gates, both kernels, and each memory's values and keys.
+
+    Args:
+        kind, kernels, gates, memories: as `decode_all` took them.
+        states, attended: as it returned them.
+        d_outputs: gradients of o and of `attended.chosen`, (batch, steps, units + 1).
+    """
+    units = kernels.combine.shape[1]
+    has_hidden = kernels.recurrent.shape[0] > units
+    output, hidden, cell = _cut(states, [units] * 3)
+    # Before the loop: what the activations were, and their slopes.
+    carried = _carried(kernels, _before(output), _before(hidden))
+    factors = lstm_factors(gates + ops.matmul(carried, kernels.recurrent), _before(cell), cell)
+    inputs = [d_outputs[..., :units], 1.0 - ops.square(output), factors]
+    looked = [part for part in (attended.coarse, attended.fine) if part is not None]
+    if attended.chosen is not None and memories.coarse is not None:
+        # What a choice is credited with does not depend on the steps behind it.
+        likely = ops.cast(soft_coarse(hidden, memories.coarse), gates.dtype)
+        looked.append(d_outputs[..., units:] * (attended.coarse - likely))
+    inputs += looked
+    widths = [ops.shape(part)[-1] for part in inputs]
+    from_gates, from_combined = ops.transpose(kernels.recurrent), ops.transpose(kernels.combine)
+
+    def step(inputs: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        d_output, slope, factors, *parts = _cut(inputs, widths)
+        looked = iter(ops.expand_dims(part, 1) for part in parts)
+        coarse = None if memories.coarse is None else next(looked)
+        fine = None if memories.fine is None else next(looked)
+        d_carried_output, d_carried_hidden, d_cell = states
+        d_sum = (d_output + d_carried_output) * slope
+        d_context, d_hidden = _cut(ops.matmul(d_sum, from_combined), [units, units])
+        d_query, *d_scores = attend_gradient(
+            kind, Attended(None, coarse, fine, None), memories, ops.expand_dims(d_context, 1), next(looked, None)
+        )
+        d_gates, d_cell = lstm_gradient(factors, d_hidden + d_carried_hidden + d_query[:, 0], d_cell)
+        d_carried = ops.matmul(d_gates, from_gates)
+        d_hidden = d_carried[:, units:] if has_hidden else ops.zeros_like(d_cell)
+        d_steps = [d_sum, d_gates, *(part[:, 0] for part in d_scores if part is not None)]
+        return ops.concatenate(d_steps, axis=-1), [d_carried[:, :units], d_hidden, d_cell]
+
+    zeros = ops.zeros_like(output[:, 0])
+    d_steps, _ = recur(step, ops.concatenate(inputs, axis=-1), [zeros, zeros, zeros], backwards=True)
+    # Behind the loop: the sums over all steps.
+    cells = [ops.shape(memory.mask)[1] for memory in memories if memory is not None]
+    d_sum, d_gates, *d_scores = _cut(d_steps, [units, 4 * units, *cells])
+    d_context = ops.matmul(d_sum, from_combined[:, :units])
+    weights = looked[len(cells) - 1]  # of the grid from which the context is taken
+    combined = ops.concatenate([ops.matmul(weights, memories.read.values), hidden], axis=-1)
+    d_memories: list[Tensor] = []
+    for memory, d_score in zip([memory for memory in memories if memory is not None], d_scores, strict=True):
+        is_read = memory is memories.read
+        d_memories += [
+            ops.einsum("bsc,bsu->bcu", weights, d_context) if is_read else ops.zeros_like(memory.values),
+            ops.einsum("bsc,bsu->bcu", d_score, hidden),
+        ]
+    return d_gates, _outer(carried, d_gates), _outer(combined, d_sum), *d_memories
+
+
+def recur(step: Step, inputs: Tensor, states: Sequence[Tensor], backwards: bool = False) -> tuple[Tensor, list[Tensor]]:
+    """Runs a function over the second axis of its inputs, one step after another, on any backend.
+
+    Args:
+        step: takes the inputs of one step, (batch, ...), and the states before it; returns the output
+            and the states after it.
+        inputs: (batch, steps, ...).
+        states: initial states, each (batch, ..., units).
+        backwards: whether to go from the last step to the first.
+
+    Returns:
+        The outputs of all steps, (batch, steps, ...), in the order of the inputs, and the last states.
+    """
+    cell = _Cell(step, states)
+    layer = keras.layers.RNN(
+        cell, return_sequences=True, return_state=True, go_backwards=backwards, dtype=cell.compute_dtype
+    )
+    outputs, *last = layer(inputs, initial_state=list(states))
+    return ops.flip(outputs, axis=1) if backwards else outputs, last
+
+
+def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """The LSTM's hidden and cell state after a step (Hochreiter and Schmidhuber 1997).
+
+    Args:
+        gates: input, forget, candidate and output gate before their non-linearity, (..., 4 * units).
+        cell: cell state before, (..., units).
+    """
+    update, forget, candidate, output = ops.split(gates, 4, axis=-1)
+    cell = ops.sigmoid(forget) * cell + ops.sigmoid(update) * ops.tanh(candidate)
+    return ops.sigmoid(output) * ops.tanh(cell), cell
+
+
+def lstm_factors(gates: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """What `lstm_gradient` multiplies with, (..., 6 * units).
+
+    Args:
+        gates: as `lstm_cell` takes them.
+        before, after: cell states, (..., units).
+    """
+    update, forget, candidate, output = ops.split(gates, 4, axis=-1)
+    update, forget, output = ops.sigmoid(update), ops.sigmoid(forget), ops.sigmoid(output)
+    candidate, shown = ops.tanh(candidate), ops.tanh(after)
+    return ops.concatenate(
+        [
+            candidate * update * (1.0 - update),
+            before * forget * (1.0 - forget),
+            update * (1.0 - ops.square(candidate)),
+            shown * output * (1.0 - output),
+            output * (1.0 - ops.square(shown)),
+            forget,
+        ],
+        axis=-1,
+    )
+
+
+def lstm_gradient(factors: Tensor, d_hidden: Tensor, d_cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the gates and of the cell state before a step, from those of the states after it."""
+    update, forget, candidate, output, shown, kept = ops.split(factors, 6, axis=-1)
+    d_cell = d_cell + d_hidden * shown
+    d_gates = ops.concatenate([d_cell * update, d_cell * forget, d_cell * candidate, d_hidden * output], axis=-1)
+    return d_gates, d_cell * kept
+
+
+class _Cell:
+    """What `keras.layers.RNN` asks of a cell, around a function."""
+
+    def __init__(self, step: Step, states: Sequence[Tensor]) -> None:
+        self.step = step
+        self.state_size = [state.shape[-1] for state in states]
+        self.compute_dtype = keras.backend.standardize_dtype(states[0].dtype)
+
+    def call(self, inputs: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        return self.step(inputs, states)
+
+    __call__ = call
+
+
+def _carried(kernels: DecoderKernels, output: Tensor, hidden: Tensor) -> Tensor:
+    """What the gates read of the state: [o; h], or o alone where there is no hidden-to-hidden term."""
+    if kernels.recurrent.shape[0] == kernels.combine.shape[1]:
+        return output
+    return ops.concatenate([output, hidden], axis=-1)
+
+
+def _before(sequence: Tensor) -> Tensor:
+    """Each step's predecessor, along the second axis; zeros before the first."""
+    return ops.concatenate([ops.zeros_like(sequence[:, :1]), sequence[:, :-1]], axis=1)
+
+
+def _cut(tensor: Tensor, widths: Sequence[int | Tensor]) -> list[Tensor]:
+    """The last axis in parts of these widths."""
+    parts, start = [], 0
+    for width in widths:
+        part = tensor[..., start : start + width]
+        # A slice of an axis whose size is unknown would not know its own.
+        parts.append(ops.reshape(part, (*ops.shape(part)[:-1], width)))
+        start = start + width
+    return parts
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """(..., m) and (..., n): the sum of their outer products, (m, n)."""
+    m, n = left.shape[-1], right.shape[-1]
+    return ops.matmul(ops.transpose(ops.reshape(left, (-1, m))), ops.reshape(right, (-1, n)))
