@@ -246,7 +246,7 @@ def _grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def _convert(candidate: Candidate, raw: bool, max_tokens: int) -> bytes:
+def convert(candidate: Candidate, raw: bool, max_tokens: int) -> bytes:
     """The encoded record of a candidate.
 
     Raises:
@@ -293,7 +293,7 @@ def _convert_chunk(chunk: list[Candidate], raw: bool, max_tokens: int) -> list[t
     for candidate in chunk:
         outcome: bytes | str
         try:
-            outcome = _convert(candidate, raw, max_tokens)
+            outcome = convert(candidate, raw, max_tokens)
         except BadRecord as error:
             outcome = error.reason
         results.append((candidate.split, candidate.name, outcome))
@@ -316,6 +316,38 @@ def hold_out(
         if "test" not in present and split == "eval" and _fraction(candidate.name, "test") < test_share:
             split = "test"
         yield candidate._replace(split=split)
+
+
+def open_source(
+    source: Path, layout: str | None = None, vocabulary: Path | None = None
+) -> tuple[str, Iterator[Candidate], set[str]]:
+    """Finds out what a source holds.
+
+    Args:
+      source, layout, vocabulary: as those of `import_dataset`.
+
+    Returns:
+      The layout, its records in the splits of the source's own lists, and the splits there are lists for.
+
+    Raises:
+      UserError: the source is incomplete or of no known layout; some of it only as the records are read.
+    """
+    files = Files(source)
+    layout = layout or detect_format(source, files)
+    if layout == "processed":
+        candidates = _listed(files, "*formulas.norm.lst", "*_filter.lst", name_first=True, suffix="")
+        present = {
+            name.removeprefix("im2latex_").removesuffix("_filter.lst") for name in files.matching("*_filter.lst")
+        }
+    elif layout == "raw":
+        candidates = _listed(files, "*formulas.lst", "*.lst", name_first=False, suffix=".png")
+        present = {Path(name).stem.removeprefix("im2latex_") for name in files.matching("*.lst")}
+    elif layout == "tfrecords":
+        candidates = _from_tfrecords(files, vocabulary)
+        present = {name.split("_")[0] for name in files.matching("*.tfrecord")}
+    else:
+        raise UserError(f"there is no layout {layout}; --format is one of {', '.join(FORMATS)}")
+    return layout, candidates, {_SPLIT_NAMES[name] for name in present if name in _SPLIT_NAMES}
 
 
 def import_dataset(
@@ -350,32 +382,17 @@ def import_dataset(
       UserError: the source is incomplete or of no known layout, too much of it is bad, or out cannot be made.
     """
     source = Path(source)
-    files = Files(source)
-    layout = layout or detect_format(source, files)
-    if layout not in FORMATS:
-        raise UserError(f"there is no layout {layout}; --format is one of {', '.join(FORMATS)}")
-    if layout == "processed":
-        candidates = _listed(files, "*formulas.norm.lst", "*_filter.lst", name_first=True, suffix="")
-        present = {
-            name.removeprefix("im2latex_").removesuffix("_filter.lst") for name in files.matching("*_filter.lst")
-        }
-    elif layout == "raw":
-        candidates = _listed(files, "*formulas.lst", "*.lst", name_first=False, suffix=".png")
-        present = {Path(name).stem.removeprefix("im2latex_") for name in files.matching("*.lst")}
-    else:
-        candidates = _from_tfrecords(files, vocabulary)
-        present = {name.split("_")[0] for name in files.matching("*.tfrecord")}
-    splits = {_SPLIT_NAMES[name] for name in present if name in _SPLIT_NAMES}
+    layout, candidates, splits = open_source(source, layout, vocabulary)
     held_out = {
         split: f"{share:.0%} of {origin}"
         for split, share, origin in (("eval", eval_share, "train"), ("test", test_share, "eval"))
         if split not in splits
     }
     details = {"layout": layout, "max_tokens": max_tokens, "held_out": held_out}
-    convert = functools.partial(_convert_chunk, raw=layout == "raw", max_tokens=max_tokens)
-    chunks = _chunked(hold_out(candidates, splits, eval_share, test_share))
+    convert_all = functools.partial(_convert_chunk, raw=layout == "raw", max_tokens=max_tokens)
+    chunks = chunked(hold_out(candidates, splits, eval_share, test_share))
     with DatasetWriter(out, source.name, details, allow_rejects, overwrite) as writer:
-        for converted in ordered_map(convert, chunks, workers):
+        for converted in ordered_map(convert_all, chunks, workers):
             for split, name, outcome in converted:
                 if isinstance(outcome, bytes):
                     writer.write_encoded(split, outcome)
@@ -387,7 +404,7 @@ def import_dataset(
     return writer.summary
 
 
-def _chunked(candidates: Iterable[Candidate]) -> Iterator[list[Candidate]]:
+def chunked(candidates: Iterable[Candidate]) -> Iterator[list[Candidate]]:
     iterator = iter(candidates)
     while chunk := list(itertools.islice(iterator, _CHUNK)):
         yield chunk

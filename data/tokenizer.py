@@ -39,7 +39,7 @@ def _names(commands: str) -> frozenset[str]:
 
 _WRAPPERS = ("equation", "equation*", "displaymath", "math", "align", "align*", "eqnarray", "eqnarray*", "gather",
              "gather*", "multline", "multline*")  # fmt: skip
-_WITHOUT_INK = {"\\nonumber", "\\notag", "\\limits", "\\relax", "\\displaylimits"}
+_WITHOUT_INK = {"\\nonumber", "\\notag", "\\limits", "\\nolimits", "\\relax", "\\displaylimits", "$"}
 _WITHOUT_INK_ARGUMENT = {"\\label", "\\tag", "\\tag*", "\\vspace", "\\vspace*", "\\ref", "\\cite"}
 _RENAMED = {"\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\hspace*": "\\hspace"}
 _TWO_ARGUMENTS = {"\\frac", "\\binom", "\\stackrel", "\\overset", "\\underset"}
@@ -122,8 +122,7 @@ class _Reader:
         below: list[str] | None = None
         above: list[str] | None = None
         primes = 0
-        while self.peek() in ("_", "^", "'", "\\limits", "\\nolimits"):
-            mark = self.take()
+        while mark := self.script_mark():
             if mark == "'":
                 primes += 1
             elif mark == "_":
@@ -139,6 +138,22 @@ class _Reader:
         if above is not None or primes:
             tokens += ["^", "{", *["\\prime"] * primes, *(above or []), "}"]
         return tokens
+
+    def script_mark(self) -> str:
+        """Takes a mark of a script, and what draws nothing before it; nothing where there is no mark."""
+        start = self.at
+        while is_inkless(token := self.peek()):
+            self.skip_inkless(self.take())
+        if token in ("_", "^", "'"):
+            return self.take()
+        self.at = start
+        return ""
+
+    def skip_inkless(self, token: str) -> bool:
+        """Whether a token that was taken draws nothing; if so takes its argument too."""
+        if token in _WITHOUT_INK_ARGUMENT and self.peek() == "{":
+            self.at = self.take_brace_end() + 1  # names of labels are no formulas, so they are not read as such
+        return is_inkless(token)
 
     def argument(self, owner: str) -> list[str]:
         """What a command or a script applies to, without its braces."""
@@ -173,11 +188,7 @@ class _Reader:
             return ["{", *self.group(), "}"]
         if token == "}":
             raise FormulaError("} without {")
-        if token in _WITHOUT_INK or token == "$":
-            return []
-        if token in _WITHOUT_INK_ARGUMENT:
-            if self.peek() == "{":  # names of labels are no formulas, so they are not read as such
-                self.at = self.take_brace_end() + 1
+        if self.skip_inkless(token):
             return []
         if side_of(token) == "\\left":
             tokens = self.sequence("\\right", "}")
@@ -278,6 +289,8 @@ class _Reader:
         """The columns of an array: c, l, r and |; what LaTeX puts between columns is dropped."""
         if self.peek() == "[":  # [t]: the array's own position
             self.sequence("]")
+            if self.peek() != "]":
+                raise FormulaError("[ without ]")
             self.take()
         if self.peek() != "{":
             raise FormulaError("an array without columns")
@@ -303,6 +316,10 @@ def side_of(token: str) -> str | None:
 
 def is_end(token: str) -> bool:
     return token.startswith("\\end{")
+
+
+def is_inkless(token: str) -> bool:
+    return token in _WITHOUT_INK or token in _WITHOUT_INK_ARGUMENT
 
 
 _WRAPPED = re.compile(r"\s*(?:\$\$(.*)\$\$|\$(.*)\$|\\\[(.*)\\\]|\\\((.*)\\\))\s*", re.DOTALL)

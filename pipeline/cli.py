@@ -33,7 +33,9 @@ app.add_typer(data.commands.app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 
-Preset = Annotated[str | None, typer.Option(help="Preset: quickstart, small or seed.", metavar="NAME")]
+Preset = Annotated[
+    str | None, typer.Option(help="Preset: quickstart, small, seed, paper or paper-coarse-to-fine.", metavar="NAME")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file over the preset.", metavar="FILE")]
 Settings = Annotated[
     list[str] | None,
@@ -62,6 +64,35 @@ def run(
 
     status = run_pipeline(load_config(preset, config, settings or ()), first=first, last=last, cache=cache)
     raise typer.Exit(status)
+
+
+@app.command()
+def export(
+    weights: Annotated[
+        Path, typer.Option(help="Folder with weights.npz, as trainer_module.standalone leaves it.", metavar="DIR")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to make.", metavar="DIR")],
+) -> None:
+    """Write a SavedModel of trained weights, as the pipeline pushes them."""
+    import tempfile
+
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another --out, or remove it")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from trainer_module.signatures import FormulaReader, NormalisedImages
+    from trainer_module.weights import load_weights
+
+    trained = load_weights(weights)
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        # Moved in place when all of it is there: nobody loads half a model.
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
+            FormulaReader(trained, NormalisedImages(trained.image)).save(f"{folder}/model")
+            Path(folder, "model").rename(out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+    typer.echo(f"{out}: predict_images takes image bytes, predict_alternatives searches a beam")
 
 
 @model_app.command()

@@ -9,16 +9,19 @@ training that was killed goes on with the very batch it would have had.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+import queue
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from trainer_module.config import STRIDE
 from trainer_module.features import END, PAD, START
+from trainer_module.images import WHITE
 
-WHITE = 255
+Item = TypeVar("Item")
 
 # Batches that are cut from one random part of the examples. More: less padding; fewer: more variety.
 BATCHES_PER_PART = 256
@@ -57,16 +60,18 @@ def plan(
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(examples))
-    # Rows and columns of cells, and decoder steps.
-    extents = np.array(
-        [(-(-e.height // STRIDE), -(-e.width // STRIDE), len(e.tokens) + 1) for e in examples], np.float64
-    )
+    extents = _extents(examples)
     planned: list[np.ndarray] = []
     for start in range(0, len(order), BATCHES_PER_PART * batch_size):
         planned += _cut(order[start : start + BATCHES_PER_PART * batch_size], extents, batch_size)
     if short_first and epoch == 0:
         return sorted(planned, key=lambda batch: extents[batch, 2].max())
     return [planned[i] for i in random.permutation(len(planned))]
+
+
+def _extents(examples: Sequence[Example]) -> np.ndarray:
+    """Rows and columns of cells, and decoder steps, of each example, float64, (examples, 3)."""
+    return np.array([(-(-e.height // STRIDE), -(-e.width // STRIDE), len(e.tokens) + 1) for e in examples], np.float64)
 
 
 def _cut(part: np.ndarray, extents: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -86,6 +91,94 @@ def _cut(part: np.ndarray, extents: np.ndarray, batch_size: int) -> list[np.ndar
         halves.append((ordered[:middle], ordered[middle:]))
     first, second = min(halves, key=lambda pair: padded(pair[0]) + padded(pair[1]))
     return _cut(first, extents, batch_size) + _cut(second, extents, batch_size)
+
+
+class Buckets:
+    """Few shapes for many batches: what is compiled for fixed shapes, as JAX does, is compiled once for each.
+
+    Args:
+        examples: all that batches will be of, training and validation together.
+        count: shapes, at most.
+    """
+
+    def __init__(self, examples: Sequence[Example], count: int) -> None:
+        extents = _extents(examples)
+        self._mean_cells, self._mean_steps = (extents[:, 0] * extents[:, 1]).mean(), extents[:, 2].mean()
+        splits = [self._split(extents)]
+        while len(splits) < count:
+            splits.sort(key=lambda split: split[0])
+            if splits[-1][0] <= 0:
+                break
+            _, *halves = splits.pop()
+            splits += [self._split(half) for half in halves]
+        shapes = np.unique([np.concatenate(halves).max(axis=0) for _, *halves in splits], axis=0)
+        # Rows and columns of cells, and decoder steps, of each shape, float64, (shapes, 3); the least work first.
+        self.shapes = shapes[np.argsort(self._work(shapes), kind="stable")]
+
+    def cut(
+        self, examples: Sequence[Example], batch_size: int, seed: int, epoch: int, short_first: bool = False
+    ) -> list[np.ndarray]:
+        """Cuts an epoch into batches of examples of one shape; arguments and result as those of `plan`."""
+        random = np.random.default_rng((seed, epoch))
+        extents = _extents(examples)
+        of = self._least(extents)
+        planned: list[np.ndarray] = []
+        for shape in np.unique(of):
+            members = random.permutation(np.flatnonzero(of == shape))
+            planned += np.split(members, range(batch_size, len(members), batch_size))
+        if short_first and epoch == 0:
+            return sorted(planned, key=lambda batch: extents[batch, 2].max())
+        return [planned[i] for i in random.permutation(len(planned))]
+
+    def fill(self, batch: Batch, batch_size: int) -> Batch:
+        """The batch in the least shape that holds it, filled up with its own examples, at no weight.
+
+        Of a batch that `cut` planned that is the shape of its examples: what holds all of them
+        with less work would hold each of them.
+        """
+        image, weights = batch.inputs["image"], batch.weights
+        extents = [[image.shape[1] // STRIDE, image.shape[2] // STRIDE, weights.shape[1]]]
+        rows, columns, steps = self.shapes[self._least(np.array(extents))[0]].astype(int).tolist()
+        repeated = np.arange(batch_size) % len(weights)
+
+        def filled(part: np.ndarray, value: int, *sides: int) -> np.ndarray:
+            amounts = [(0, side - have) for side, have in zip(sides, part.shape[1:], strict=False)]
+            amounts += [(0, 0)] * (part.ndim - 1 - len(sides))
+            return np.pad(part[repeated], [(0, 0), *amounts], constant_values=value)
+
+        weights = filled(weights, 0, steps)
+        weights[len(batch.weights) :] = 0
+        inputs = {
+            "image": filled(image, WHITE, rows * STRIDE, columns * STRIDE),
+            "size": filled(batch.inputs["size"], 0),
+            "tokens": filled(batch.inputs["tokens"], PAD, steps),
+        }
+        return Batch(inputs, filled(batch.targets, PAD, steps), weights)
+
+    def _work(self, extents: np.ndarray) -> np.ndarray:
+        """What an example of such extents, (n, 3), costs beside the mean one, (n,)."""
+        return extents[:, 0] * extents[:, 1] / self._mean_cells + extents[:, 2] / self._mean_steps
+
+    def _least(self, extents: np.ndarray) -> np.ndarray:
+        """The index of the first shape that holds such extents, (n, 3), int, (n,)."""
+        holds = (extents[:, np.newaxis] <= self.shapes).all(axis=2)
+        assert holds.any(axis=1).all(), "there is an example that the buckets were not made for"
+        return holds.argmax(axis=1)
+
+    def _split(self, part: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+        """Cuts extents in two along the axis, and at the place, where that saves most work: how much, and the two."""
+        best = (0.0, part, part[:0])
+        whole = len(part) * self._work(part.max(axis=0, keepdims=True))[0]
+        for axis in range(part.shape[1]):
+            ordered = part[np.argsort(part[:, axis], kind="stable")]
+            first = np.maximum.accumulate(ordered)[:-1]
+            second = np.maximum.accumulate(ordered[::-1])[::-1][1:]
+            count = np.arange(1, len(part))
+            saved = whole - count * self._work(first) - count[::-1] * self._work(second)
+            if len(saved) and saved.max() > best[0]:
+                place = int(saved.argmax()) + 1
+                best = (float(saved.max()), ordered[:place], ordered[place:])
+        return best
 
 
 class Augmentation:
@@ -164,6 +257,39 @@ def batches(
         if augmentation is not None:
             images = [augmentation(int(i), decoded(examples[i])) for i in indices]
         yield collate(chosen, images)
+
+
+def prefetched(iterator: Iterator[Item], size: int) -> Generator[Item]:
+    """The same items, made by a thread before they are asked for, at most `size` waiting.
+
+    An error comes out where its item would have; closing the generator stops the thread.
+    """
+    waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(size)
+    left = threading.Event()
+
+    def work() -> None:
+        try:
+            for item in iterator:
+                waiting.put((item, None))
+                if left.is_set():
+                    return
+            waiting.put((None, StopIteration()))
+        except BaseException as error:
+            waiting.put((None, error))
+
+    threading.Thread(target=work, name="prefetched", daemon=True).start()
+    try:
+        while True:
+            item, error = waiting.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        left.set()
+        while not waiting.empty():  # a thread that waits for room goes on, and sees that it is not needed
+            waiting.get()
 
 
 class Padding(NamedTuple):

@@ -49,6 +49,7 @@ def search(
             ((6 + n) / 6) to this power (Wu et al. 2016, section 7, the end counted as a token).
     """
     memories = model.decoder.remember(model.encode(images, sizes))
+    kernels = model.decoder.kernels()
     batch = ops.shape(images)[0]
     positions = ops.reshape(ops.arange(max_tokens, dtype="int32"), (1, 1, -1))
     # The first row of each image's hypotheses, among those of all.
@@ -64,7 +65,7 @@ def search(
     def extend(
         step: Tensor, last: Tensor, ended: Tensor, state: Tensor, tokens: Tensor, log_probability: Tensor
     ) -> tuple[Tensor, ...]:
-        logits, state, _ = model.step(ops.reshape(last, (-1,)), DecoderState(*state), memories)
+        logits, state, _ = model.step(ops.reshape(last, (-1,)), DecoderState(*state), memories, kernels)
         gains = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
         gains = gains + ops.where(step < max_tokens, answers, only_end)
         # A hypothesis that has ended goes on in one way, which costs nothing.

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import keras
 from keras import ops
 
-from trainer_module.attention import BLOCK, OUTSIDE, Attended, Memories, Memory, in_blocks, out_of_blocks
+from trainer_module.attention import BLOCK, OUTSIDE, Attended, Memories, Memory, in_blocks, lookups, out_of_blocks
 from trainer_module.config import STRIDE, ModelConfig
 from trainer_module.recurrence import (
     DecoderKernels,
@@ -251,7 +251,7 @@ class AttentionDecoder(keras.layers.Layer):
         self.units, self.vocabulary_size = config.decoder_units, vocabulary_size
         self.hidden_recurrence, self.attention = config.hidden_recurrence, config.attention
         self.dropout = keras.layers.Dropout(config.dropout, dtype=self.dtype_policy)
-        self.random = keras.random.SeedGenerator(0)
+        self.random = keras.random.SeedGenerator()
 
     def build(self, encoded_shape: Any, embedded_shape: Shape) -> None:
         units, embedding = self.units, embedded_shape[-1]
@@ -293,8 +293,8 @@ class AttentionDecoder(keras.layers.Layer):
         """The tokens' share of the LSTM's gates, (..., 4 * units), of their embeddings."""
         return ops.matmul(embedded, self.embedding_kernel) + self.bias
 
-    def kernels(self, dtype: str) -> DecoderKernels:
-        """The weights of a step."""
+    def kernels(self, dtype: str = "float32") -> DecoderKernels:
+        """The weights of a step, put together: before a loop, not in it."""
         recurrent = [self.output_kernel, self.hidden_kernel] if self.hidden_recurrence else [self.output_kernel]
         return DecoderKernels(
             ops.concatenate([ops.cast(kernel, dtype) for kernel in recurrent], axis=0),
@@ -364,8 +364,9 @@ class FormulaModel(keras.Model):
             self.baseline = self.add_weight(shape=(), initializer="zeros", trainable=False, name="baseline")
         self.call(
             {
-                "image": ops.zeros((1, 2 * STRIDE, 2 * STRIDE, 1), "uint8"),
-                "size": ops.full((1, 2), 2 * STRIDE, "int32"),
+                # Two coarse cells: Keras warns of a softmax over one.
+                "image": ops.zeros((1, STRIDE, 2 * STRIDE * BLOCK, 1), "uint8"),
+                "size": ops.convert_to_tensor([[STRIDE, 2 * STRIDE * BLOCK]], "int32"),
                 "tokens": ops.zeros((1, 1), "int32"),
             }
         )
@@ -416,20 +417,20 @@ class FormulaModel(keras.Model):
         pooled = ops.where(pooled > OUTSIDE / 2, pooled, ops.zeros_like(pooled))
         return ops.reshape(pooled, (batch, rows // BLOCK, columns // BLOCK, channels))
 
-    def step(self, tokens: Tensor, state: DecoderState, memories: Memories) -> tuple[Tensor, DecoderState, Attended]:
+    def step(
+        self, tokens: Tensor, state: DecoderState, memories: Memories, kernels: DecoderKernels
+    ) -> tuple[Tensor, DecoderState, Attended]:
         """One step of decoding from the tokens chosen last.
 
         Args:
             tokens: int32, (batch * queries,).
-            state, memories: as in `decoder_step`.
+            state, memories, kernels: as in `decoder_step`.
 
         Returns:
             float32 logits, (batch * queries, vocabulary), the new state, and what was looked at.
         """
-        embedded = self.embedding(tokens)
-        state, attended = decoder_step(
-            self.config.attention, self.decoder.kernels(embedded.dtype), self.decoder.gates(embedded), state, memories
-        )
+        gates = self.decoder.gates(self.embedding(tokens))
+        state, attended = decoder_step(self.config.attention, kernels, gates, state, memories)
         return self.decoder.logits(state.output), state, attended
 
     def attention_maps(self, images: Tensor, sizes: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -444,14 +445,7 @@ class FormulaModel(keras.Model):
             (batch, steps, rows, columns); a fine cell covers `STRIDE` x `STRIDE` pixels, a coarse one
             `BLOCK` x `BLOCK` fine ones.
         """
-        encoded = self.encode(images, sizes)
-        embedded = self.embedding(tokens)
-        _, attended = decode_all(
-            self.config.attention,
-            self.decoder.kernels(embedded.dtype),
-            self.decoder.gates(embedded),
-            self.decoder.remember(encoded),
-        )
+        encoded, _, attended = self._look(images, sizes, tokens)
         maps, (batch, steps) = {}, ops.shape(tokens)
         if encoded.coarse is not None:
             maps["coarse"] = ops.reshape(attended.coarse, (batch, steps, *ops.shape(encoded.coarse.mask)[1:]))
@@ -463,6 +457,22 @@ class FormulaModel(keras.Model):
                 padded = out_of_blocks(attended.fine, -(-rows // BLOCK) * BLOCK, -(-columns // BLOCK) * BLOCK)
                 maps["fine"] = padded[:, :, :rows, :columns]
         return {name: ops.cast(values, "float32") for name, values in maps.items()}
+
+    def lookups(self, images: Tensor, sizes: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """How many coarse and fine cells the model looks at in each step, int32, (batch, steps), as `lookups` counts.
+
+        Args:
+            images, sizes, tokens: as in `attention_maps`.
+        """
+        _, memories, attended = self._look(images, sizes, tokens)
+        return lookups(attended, memories)
+
+    def _look(self, images: Tensor, sizes: Tensor, tokens: Tensor) -> tuple[Encoded, Memories, Attended]:
+        encoded = self.encode(images, sizes)
+        memories, embedded = self.decoder.remember(encoded), self.embedding(tokens)
+        kernels, gates = self.decoder.kernels(embedded.dtype), self.decoder.gates(embedded)
+        _, attended = decode_all(self.config.attention, kernels, gates, memories)
+        return encoded, memories, attended
 
     def compute_loss(
         self,

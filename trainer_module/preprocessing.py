@@ -14,18 +14,7 @@ import tensorflow_transform as tft
 
 from trainer_module import features
 from trainer_module.config import ImageConfig, VocabularyConfig
-
-WHITE = 255
-
-# Red, green and blue in luma (ITU-R BT.601), in 1/65536: integers, so every machine rounds alike.
-LUMA = (19595, 38470, 7471)
-
-# A pixel is ink when it is darker than this share of the darkest pixel. Hairlines of one third
-# of a pixel are ink; the rings that JPEG draws around strokes (at most 43 of 255 at quality 75) are not.
-INK_SHARE = 3 / 16
-
-# The darkest pixel counts as at least so dark: where all are nearly white there is only noise, and no ink.
-LEAST_DARKNESS = 128
+from trainer_module.images import INK_SHARE, LEAST_DARKNESS, LUMA, WHITE
 
 
 def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict[str, Any]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from data.errors import UserError
 from trainer_module import features
-from trainer_module.batching import WHITE
-from trainer_module.config import STRIDE
+from trainer_module.config import STRIDE, ImageConfig
 from trainer_module.decoding import search
+from trainer_module.images import WHITE
+from trainer_module.preprocessing import normalise_image
 from trainer_module.weights import Trained, description, from_description, model_of, named_weights
 
 # Beside the SavedModel's own files, where loaders leave it alone: what its model is.
@@ -120,6 +121,24 @@ class FormulaReader(tf.Module):
             "log_probability": read.log_probability[:count],
             "score": read.score[:count],
         }
+
+
+class NormalisedImages(tf.Module):
+    """The normalisation of images as `FormulaReader` takes one, where there is no output of Transform."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        def normalise(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            pixels = normalise_image(encoded, self.config)
+            size = tf.shape(pixels, out_type=tf.int64)
+            return tf.io.encode_png(pixels), size[0], size[1]
+
+        specs = tuple(tf.TensorSpec([], dtype) for dtype in (tf.string, tf.int64, tf.int64))
+        encoded, heights, widths = tf.map_fn(normalise, images, fn_output_signature=specs)
+        return {features.IMAGE: encoded, features.HEIGHT: heights, features.WIDTH: widths}
 
 
 def read_exported(folder: str | Path) -> Trained:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,18 +17,14 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 from data.errors import UserError
 from trainer_module import features
-from trainer_module.batching import Batch, Example, batches, padding, plan
+from trainer_module.batching import Batch, Example, padding, plan
 from trainer_module.config import ImageConfig, ModelConfig, TrainingConfig
 from trainer_module.model import FormulaModel
 from trainer_module.signatures import FormulaReader, read_exported
-from trainer_module.training import TokenCrossEntropy, make_optimizer, train
+from trainer_module.training import choose_precision, train
 from trainer_module.weights import WEIGHTS, Trained, load_weights, new_model, warm_start, weights_of
 
 log = logging.getLogger(__name__)
-
-# Keras's dtype policy for each `training.precision`; weights are float32 with either.
-DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-TIMED_STEPS = 3
 
 BATCH_SPEC = Batch(
     {
@@ -81,35 +76,6 @@ def run_fn(fn_args: FnArgs) -> None:
     FormulaReader(trained, TransformedImages(transform)).save(fn_args.serving_model_dir)
     if checkpoints is not None:  # the training is finished: another one starts anew
         shutil.rmtree(checkpoints)
-
-
-def choose_precision(
-    training: TrainingConfig,
-    model: ModelConfig,
-    image: ImageConfig,
-    vocabulary: Sequence[str],
-    examples: Sequence[Example],
-) -> str:
-    """Keras's dtype policy for `training.precision`; `auto` takes a few steps with either and times them."""
-    if training.precision != "auto":
-        return DTYPES[training.precision]
-    planned = plan(examples, training.batch_size, training.seed, 1)
-    # A batch of the size in the middle.
-    planned.sort(key=lambda batch: max(examples[i].height * examples[i].width for i in batch))
-    batch = next(batches(examples, planned[len(planned) // 2 :]))
-    seconds = {}
-    for name, dtype in DTYPES.items():
-        tried = new_model(model, image, vocabulary, dtype)
-        tried.compile(make_optimizer(training, 100), TokenCrossEntropy(training.label_smoothing))
-        tried.train_on_batch(*batch)
-        starts = []
-        for _ in range(TIMED_STEPS):
-            starts.append(time.perf_counter())
-            tried.train_on_batch(*batch)
-        seconds[name] = float(np.median(np.diff([*starts, time.perf_counter()])))
-    fastest = min(seconds, key=seconds.__getitem__)
-    log.info("seconds a step: %s; training in %s", seconds, fastest)
-    return DTYPES[fastest]
 
 
 def start_from(model: FormulaModel, vocabulary: Sequence[str], folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import logging
 import math
 import os
 import time
@@ -20,11 +21,18 @@ from keras import ops
 
 from data.errors import UserError
 from trainer_module.batching import Augmentation, Example, batches, plan
-from trainer_module.config import TrainingConfig
+from trainer_module.config import ImageConfig, ModelConfig, TrainingConfig
 from trainer_module.model import FormulaModel
 from trainer_module.recurrence import Tensor
+from trainer_module.weights import new_model
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.npz"
+
+# Keras's dtype policy for each `training.precision`; weights are float32 with either.
+DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+TIMED_STEPS = 3
 
 
 @keras.saving.register_keras_serializable("im2latex")
@@ -105,6 +113,35 @@ def make_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optim
     return optimizers[config.optimizer](rate, global_clipnorm=config.clip_norm)
 
 
+def choose_precision(
+    training: TrainingConfig,
+    model: ModelConfig,
+    image: ImageConfig,
+    vocabulary: Sequence[str],
+    examples: Sequence[Example],
+) -> str:
+    """Keras's dtype policy for `training.precision`; `auto` takes a few steps with either and times them."""
+    if training.precision != "auto":
+        return DTYPES[training.precision]
+    planned = plan(examples, training.batch_size, training.seed, 1)
+    # A batch of the size in the middle.
+    planned.sort(key=lambda batch: max(examples[i].height * examples[i].width for i in batch))
+    batch = next(batches(examples, planned[len(planned) // 2 :]))
+    seconds = {}
+    for name, dtype in DTYPES.items():
+        tried = new_model(model, image, vocabulary, dtype)
+        tried.compile(make_optimizer(training, 100), TokenCrossEntropy(training.label_smoothing))
+        tried.train_on_batch(*batch)
+        starts = []
+        for _ in range(TIMED_STEPS):
+            starts.append(time.perf_counter())
+            tried.train_on_batch(*batch)
+        seconds[name] = float(np.median(np.diff([*starts, time.perf_counter()])))
+    fastest = min(seconds, key=seconds.__getitem__)
+    log.info("seconds a step: %s; training in %s", seconds, fastest)
+    return DTYPES[fastest]
+
+
 @dataclasses.dataclass
 class Progress:
     """Where a training stands."""
@@ -131,6 +168,7 @@ def train(
     feed: Callable | None = None,
     cut: Callable[..., list[np.ndarray]] = plan,
     deadline: float = math.inf,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Progress:
     """Trains a model and leaves it with the weights of the epoch with the lowest validation perplexity.
 
@@ -145,6 +183,7 @@ def train(
             None gives it the iterator, of which Keras on TensorFlow takes batches of one size alone.
         cut: as `plan`.
         deadline: on `time.monotonic()`'s clock; the epoch that it falls into is the last, and ends there.
+        callbacks: more of Keras's, for each epoch's `fit`.
 
     Returns:
         Where the training stands at its end.
@@ -153,7 +192,7 @@ def train(
         UserError: the training diverged, or the checkpoint is damaged.
     """
     feed = feed or (lambda source: source())
-    steps = -(-len(training) // config.batch_size)
+    steps = len(cut(training, config.batch_size, config.seed, 0))
     model.compile(
         optimizer=make_optimizer(config, steps * config.epochs),
         loss=TokenCrossEntropy(config.label_smoothing),
@@ -165,7 +204,7 @@ def train(
     keep = Checkpointing(model, progress, checkpoints, config.checkpoint_minutes, deadline)
     keep.restore()
     _set_rate_factor(model, progress.rate_factor)
-    callbacks: list[keras.callbacks.Callback] = [keep, EpochProgress(config.epochs)]
+    callbacks = [keep, EpochProgress(config.epochs), *callbacks]
     if logs is not None:
         # Its update_freq stays "epoch": any other drops the losses of epochs that are no multiple of it long.
         callbacks.append(keras.callbacks.TensorBoard(str(logs), write_graph=False))
@@ -181,6 +220,7 @@ def train(
             validation_data=feed(functools.partial(batches, validation, validating)),
             validation_steps=len(validating),
             callbacks=callbacks,
+            shuffle=False,  # planned as they are; Keras would warn that it cannot
             verbose=1,
         )
         perplexity = history.history["val_perplexity"][0]

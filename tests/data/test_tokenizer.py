@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.synthetic import LEVELS, formulas
@@ -80,6 +80,9 @@ FORMULAS = st.recursive(
 
 
 @given(RAW)
+@example("'\\label'")
+@example("'\\label_'")
+@example("\\begin{array}[")
 def test_tokens_joined_are_tokenised_to_themselves(raw: str) -> None:
     try:
         tokens = tokenize(raw)

@@ -57,7 +57,8 @@ def test_text_that_toml_must_escape_survives(tmp_path: Path) -> None:
         ("training.epochs=0", ["training.epochs = 0", "greater than or equal to 1", "passes over"]),
         ("training.epochs=three", ["training.epochs", '"three"', "valid integer"]),
         ("training.learning_rate=nan", ["training.learning_rate", "greater than 0"]),
-        ("training.optimizer=adamw", ["training.optimizer", "'sgd' or 'adam'"]),
+        ("training.optimizer=adagrad", ["training.optimizer", "'sgd', 'adam' or 'adamw'"]),
+        ("model.attention=local", ["model.attention", "'standard'", "'hard'"]),
         ("model.filters=[1, 2]", ["model.filters", "channels of the six convolutions"]),
         ("model.decoder_units=3", ["model.decoder_units", "multiple of 2"]),
         ("image.border=40", ["image", "max_height=64 leaves no room between borders of 40 pixels"]),
@@ -102,7 +103,9 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UserError, match="no preset 'huge'; there are quickstart, seed, small"):
+    with pytest.raises(
+        UserError, match="no preset 'huge'; there are paper, paper-coarse-to-fine, quickstart, seed, small"
+    ):
         load_config("huge")
     with pytest.raises(UserError, match="did you mean quickstart"):
         load_config("quick-start")

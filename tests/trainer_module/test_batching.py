@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import itertools
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 
 from trainer_module import batching
-from trainer_module.batching import Example, collate, padding, plan
+from trainer_module.batching import Augmentation, Buckets, Example, batches, collate, padding, plan, prefetched
+from trainer_module.config import STRIDE
 
 
 def example(height: int, width: int, length: int, grey: int = 0) -> Example:
@@ -126,3 +130,177 @@ def test_batches_are_the_planned_ones_in_their_order():
 def test_what_is_no_image_cannot_be_collated():
     with pytest.raises(UnidentifiedImageError):
         collate([Example(b"no image", 8, 8, np.array([4], np.int32))])
+
+
+# --- augmentation -----------------------------------------------------------------------------
+
+
+def formula(height: int = 24, width: int = 60) -> Image.Image:
+    pixels = np.full((height, width), 255, np.uint8)
+    pixels[4:-4, 6:-6:5] = 0
+    return Image.fromarray(pixels)
+
+
+def test_augmentation_changes_its_share_of_the_images_and_never_lets_them_grow():
+    image, changed = formula(), 0
+    for index in range(400):
+        other = Augmentation(0.3, (1, 2))(index, image)
+        assert other.mode == "L"
+        assert other.width <= image.width
+        assert other.height <= image.height
+        assert np.asarray(other).min() < 200  # there is still ink
+        changed += other is not image
+    assert 80 < changed < 160
+
+
+def test_augmentation_follows_from_seed_epoch_and_example():
+    image = formula()
+
+    def pixels(seed, index):
+        return np.asarray(Augmentation(1.0, seed)(index, image)).tobytes()
+
+    assert pixels((1, 2), 3) == pixels((1, 2), 3)
+    assert len({pixels((1, 2), 3), pixels((1, 3), 3), pixels((2, 2), 3), pixels((1, 2), 4)}) == 4
+
+
+def test_augmented_images_stand_in_the_corner_of_the_batch_with_their_own_size():
+    file = io.BytesIO()
+    formula().save(file, "PNG")
+    examples = [Example(file.getvalue(), 24, 60, np.array([4, 5], np.int32))] * 3
+    augmentation = Augmentation(1.0, (0, 0))
+    (batch,) = batches(examples, [np.arange(3)], augmentation)
+    assert batch.inputs["image"].shape == (3, 24, 64, 1)
+    for i, (height, width) in enumerate(batch.inputs["size"]):
+        image = np.asarray(augmentation(i, formula()))
+        assert image.shape == (height, width)
+        np.testing.assert_array_equal(batch.inputs["image"][i, :height, :width, 0], image)
+        assert (batch.inputs["image"][i, height:] == 255).all()
+
+
+# --- few shapes -------------------------------------------------------------------------------
+
+
+def filled(buckets: Buckets, examples: list[Example], planned: list[np.ndarray], size: int) -> list[batching.Batch]:
+    return [buckets.fill(batch, size) for batch in batching.batches(examples, planned)]
+
+
+def shapes(made: list[batching.Batch]) -> set[tuple[int, ...]]:
+    """Of what a batch holds: all arrays' shapes, without the channel."""
+    return {(*batch.inputs["image"].shape[:3], *batch.inputs["tokens"].shape, *batch.targets.shape) for batch in made}
+
+
+@settings(deadline=None)
+@given(examples_of_any_size, st.integers(1, 20), st.integers(1, 9), st.integers(0, 2), st.booleans())
+def test_buckets_have_every_example_once_in_no_more_than_so_many_shapes(
+    examples, batch_size, count, epoch, short_first
+):
+    buckets = Buckets(examples, count)
+    planned = buckets.cut(examples, batch_size, 3, epoch, short_first)
+    assert sorted(np.concatenate(planned).tolist()) == list(range(len(examples)))
+    assert all(1 <= len(batch) <= batch_size for batch in planned)
+    assert 1 <= len(buckets.shapes) <= count
+    for batch in planned:
+        of = {int(buckets._least(batching._extents([examples[i]]))[0]) for i in batch}
+        assert len(of) == 1
+
+
+def test_filled_batches_have_the_few_shapes_and_each_example_at_its_weight_once():
+    # Token 4 + i in example i alone, so that the targets tell which examples a batch has.
+    rng = np.random.default_rng(5)
+    examples = [
+        example(int(rng.integers(1, 30)), int(rng.integers(1, 90)), int(rng.integers(1, 9)))._replace(
+            tokens=np.full(rng.integers(1, 9), 4 + i, np.int32)
+        )
+        for i in range(60)
+    ]
+    buckets = Buckets(examples, 4)
+    planned = buckets.cut(examples, 8, 0, 0)
+    made = filled(buckets, examples, planned, 8)
+    assert len(shapes(made)) == len(buckets.shapes) == 4
+    assert all(batch.inputs["image"].shape[0] == 8 for batch in made)
+    counted = [int(row) - 4 for batch in made for row in batch.targets[batch.weights.any(axis=1), 0]]
+    assert sorted(counted) == list(range(60))
+    for batch, indices in zip(made, planned, strict=True):
+        expected = collate([examples[i] for i in indices])
+        real = len(indices)
+        assert batch.weights.sum() == expected.weights.sum()
+        np.testing.assert_array_equal(batch.inputs["size"][:real], expected.inputs["size"])
+        _, height, width, _ = expected.inputs["image"].shape
+        np.testing.assert_array_equal(batch.inputs["image"][:real, :height, :width], expected.inputs["image"])
+        assert (batch.inputs["image"][:real, height:] == 255).all() and (
+            batch.inputs["image"][:, :, width:] == 255
+        ).all()
+        # What fills the batch are its own examples again.
+        np.testing.assert_array_equal(batch.targets[real:], batch.targets[np.arange(real, 8) % real])
+
+
+def test_seed_and_epoch_decide_the_buckets():
+    examples = mixed(200)
+    buckets = Buckets(examples, 5)
+    first = listed(buckets.cut(examples, 16, 1, 0))
+    assert listed(Buckets(examples, 5).cut(examples, 16, 1, 0)) == first
+    assert listed(buckets.cut(examples, 16, 1, 1)) != first
+    assert listed(buckets.cut(examples, 16, 2, 0)) != first
+    lengths = [max(len(examples[i].tokens) for i in batch) for batch in buckets.cut(examples, 16, 1, 0, True)]
+    assert lengths == sorted(lengths)
+
+
+def test_one_shape_is_the_largest_of_all_and_more_never_pad_more():
+    examples = mixed(2000)
+    widest = [max(part) for part in zip(*batching._extents(examples), strict=True)]
+    np.testing.assert_array_equal(Buckets(examples, 1).shapes, [widest])
+    used = sum(example.height * example.width for example in examples)
+
+    def pixels(count: int) -> float:
+        buckets = Buckets(examples, count)
+        of = buckets._least(batching._extents(examples))
+        return 1 - used / sum(buckets.shapes[i, 0] * buckets.shapes[i, 1] * STRIDE**2 for i in of)
+
+    shares = [pixels(count) for count in (1, 4, 16)]
+    assert shares == sorted(shares, reverse=True)
+    # `plan`, whose batches may have any shape, pads 0.23 of the pixels here.
+    assert shares[2] < 0.4 < shares[0]
+
+
+# --- ahead of time ----------------------------------------------------------------------------
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "prefetched"]
+
+
+def wait_for(condition) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_prefetched_items_are_the_same_and_come_to_an_end():
+    assert list(prefetched(iter(range(20)), 3)) == list(range(20))
+    wait_for(lambda: not threads())
+
+
+def test_no_more_items_are_made_than_may_wait():
+    made = []
+    ahead = prefetched((made.append(i) or i for i in itertools.count()), 3)
+    assert next(ahead) == 0
+    # One is out, three wait, and one is in the hand of the thread.
+    wait_for(lambda: len(made) == 5)
+    time.sleep(0.05)
+    assert made == list(range(5))
+    ahead.close()
+    wait_for(lambda: not threads())
+    assert len(made) <= 6
+
+
+def test_an_error_comes_out_in_its_place():
+    def broken():
+        yield 1
+        raise ZeroDivisionError("of the thread")
+
+    ahead = prefetched(broken(), 3)
+    assert next(ahead) == 1
+    with pytest.raises(ZeroDivisionError, match="of the thread"):
+        next(ahead)
+    wait_for(lambda: not threads())

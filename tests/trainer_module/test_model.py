@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import os
 import subprocess
@@ -17,9 +18,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import trainer_module
 from pipeline.config import load_config
-from trainer_module.batching import WHITE
 from trainer_module.config import ModelConfig
 from trainer_module.decoding import search
+from trainer_module.images import WHITE
 from trainer_module.model import FormulaModel, MaskedBatchNormalization, RowEncoder
 from trainer_module.recurrence import DecoderState
 from trainer_module.summary import summarise
@@ -412,16 +413,17 @@ def test_row_encoder_equals_the_lstm_of_keras_in_both_directions():
 def test_a_step_follows_from_hidden_cell_and_output_alone(model):
     image = drawing(16, 24)
     memories = model.decoder.remember(model.encode(*padded([image], 0, 0).values()))
-    state = model.decoder.initial_state(1)
+    state, kernels = model.decoder.initial_state(1), model.decoder.kernels()
     tokens = [1, 5, 9, 4]
     stepped = []
     for token in tokens:
-        logits, state, _ = model.step(np.array([token]), state, memories)
+        logits, state, _ = model.step(np.array([token]), state, memories, kernels)
         stepped.append(logits.numpy()[0])
     np.testing.assert_allclose(stepped, reference(model, image, tokens)[0], atol=1e-4)
     # Without the hidden-to-hidden term h is only looked at: another h gives the same next step.
-    other, _, _ = model.step(np.array([7]), DecoderState(state.hidden + 1, state.cell, state.output), memories)
-    logits, _, _ = model.step(np.array([7]), state, memories)
+    moved = DecoderState(state.hidden + 1, state.cell, state.output)
+    other, _, _ = model.step(np.array([7]), moved, memories, kernels)
+    logits, _, _ = model.step(np.array([7]), state, memories, kernels)
     assert np.allclose(other, logits, atol=1e-6) != model.config.hidden_recurrence
 
 
@@ -441,6 +443,24 @@ def test_attention_maps_are_the_weights_of_each_step_laid_over_the_image(model):
                     laid = np.zeros(shapes[name][2:])
                     laid[: weights.shape[0], : weights.shape[1]] = weights
                     np.testing.assert_allclose(maps[name][i, step], laid, atol=1e-4)
+
+
+def test_lookups_are_counted_at_each_step(model):
+    images = [drawing(10, 12), drawing(40, 51)]  # 2 x 2 and 5 x 7 cells, below 1 x 1 and 2 x 2 coarse ones
+    tokens = np.array([[1, 5, 9], [1, 7, 3]], np.int32)
+    inputs = padded(images, 48, 88)
+    coarse, fine = (np.array(count) for count in model.lookups(inputs["image"], inputs["size"], tokens))
+    kind = model.config.attention
+    assert coarse.tolist() == ([[0] * 3] * 2 if kind == "standard" else [[1] * 3, [4] * 3])
+    if kind in ("standard", "hierarchical"):
+        assert fine.tolist() == [[4] * 3, [35] * 3]
+    elif kind == "coarse_only":
+        assert not fine.any()
+    else:
+        blocks = [16, 12, 4, 3]  # cells below each coarse cell of the second image
+        sums = {sum(chosen) for count in range(1, 5) for chosen in itertools.combinations(blocks, count)}
+        assert fine[0].tolist() == [4] * 3
+        assert set(fine[1]) <= (set(blocks) if kind == "hard" else sums)
 
 
 # --- learning ---------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import functools
 import json
 import logging
@@ -19,10 +20,13 @@ import trainer_module
 from data.errors import UserError
 from trainer_module import trainer
 from trainer_module.batching import batches
+from trainer_module.config import ImageConfig, ModelConfig, TrainingConfig
 from trainer_module.features import read_vocabulary
 from trainer_module.model import FormulaModel
-from trainer_module.signatures import FormulaReader
-from trainer_module.trainer import read_examples, run_fn
+from trainer_module.signatures import FormulaReader, read_exported
+from trainer_module.trainer import read_examples, run_fn, start_from
+from trainer_module.training import choose_precision
+from trainer_module.weights import new_model, weights_of
 
 MODEL = {"filters": [2, 2, 2, 2, 3, 3], "decoder_units": 6, "embedding_units": 4, "dropout": 0.2}
 TRAINING = {
@@ -68,6 +72,46 @@ def test_tensorboard_has_the_losses(trained):
 
 def test_a_finished_training_leaves_no_checkpoints(trained):
     assert not list((trained / "checkpoints").iterdir())
+
+
+def test_a_model_starts_from_an_exported_one(trained, transform, transformed, caplog):
+    vocabulary = [*read_vocabulary(transform), "new"]
+    image, config = ImageConfig(**transformed.config["image"]), ModelConfig(**MODEL)
+    model = new_model(config, image, vocabulary)
+    before = weights_of(model)["embedding/embeddings"]
+    exported = read_exported(trained / "Format-Serving")
+    with caplog.at_level(logging.INFO, logger=trainer.__name__):
+        start_from(model, vocabulary, trained / "Format-Serving")
+    assert f"{len(vocabulary) - 1} of {len(vocabulary)} tokens known" in caplog.text
+    after = weights_of(model)
+    np.testing.assert_array_equal(after["embedding/embeddings"][:-1], exported.weights["embedding/embeddings"])
+    np.testing.assert_array_equal(after["embedding/embeddings"][-1], before[-1])
+    np.testing.assert_array_equal(after["encoder/conv1/kernel"], exported.weights["encoder/conv1/kernel"])
+
+
+def test_a_model_to_start_from_that_is_not_there_is_a_sentence(transformed, tmp_path):
+    with pytest.raises(UserError, match="nowhere holds no model that this pipeline exported"):
+        run_fn(arguments(transformed, tmp_path, start_from=str(tmp_path / "nowhere")))
+
+
+def test_precision_is_chosen_by_measuring(transformed, transform, caplog):
+    examples = read_examples([transformed.examples], transform, 8)
+    vocabulary, image = read_vocabulary(transform), ImageConfig(**transformed.config["image"])
+
+    def choose(precision):
+        config = TrainingConfig(**TRAINING | {"precision": precision})
+        return choose_precision(config, ModelConfig(**MODEL), image, vocabulary, examples)
+
+    assert [choose(name) for name in ("float32", "bfloat16")] == ["float32", "mixed_bfloat16"]
+    tf.config.run_functions_eagerly(True)
+    try:
+        with caplog.at_level(logging.INFO):
+            chosen = choose("auto")
+    finally:
+        tf.config.run_functions_eagerly(False)
+    (line,) = (record.getMessage() for record in caplog.records if "seconds a step" in record.getMessage())
+    seconds = ast.literal_eval(line[line.index("{") : line.index("}") + 1])
+    assert chosen == {"float32": "float32", "bfloat16": "mixed_bfloat16"}[min(seconds, key=seconds.get)]
 
 
 def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(transformed, tmp_path, monkeypatch):
