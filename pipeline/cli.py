@@ -67,6 +67,33 @@ def run(
 
 
 @app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option(help="Data set, folder of TFRecords, or one file.", metavar="DIR")],
+    model: Annotated[
+        Path | None, typer.Option(help="SavedModel; if not given, the one pushed last.", metavar="DIR")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of a data set: train, eval or test.")] = "test",
+    baseline: Annotated[Path | None, typer.Option(help="SavedModel to compare with.", metavar="DIR")] = None,
+    gate: Annotated[
+        list[str] | None, typer.Option(help='Rule to keep, such as "bleu >= 0.75"; repeatable.', metavar="RULE")
+    ] = None,
+    renderer: Annotated[str | None, typer.Option(help="latex or builtin; if not given, the best there is.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to keep predictions and scores in.", metavar="DIR")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Judge a pushed model on any data: all scores, by slice.
+
+    Exit status: 0 done, 3 a rule of --gate is broken, 1 failed.
+    """
+    from pipeline.evaluate import evaluate_model
+    from pipeline.workspace import Workspace
+
+    _hush()
+    chosen = model or Workspace.from_environment().newest_model()
+    raise typer.Exit(evaluate_model(chosen, data, split, baseline, gate or (), renderer, out, as_json))
+
+
+@app.command()
 def export(
     weights: Annotated[
         Path, typer.Option(help="Folder with weights.npz, as trainer_module.standalone leaves it.", metavar="DIR")
@@ -79,7 +106,7 @@ def export(
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _hush()
     from trainer_module.signatures import FormulaReader, NormalisedImages
     from trainer_module.weights import load_weights
 
@@ -160,6 +187,18 @@ def show(
             table.add_row()
         table.add_row(knob, literal(value), text)
     Console().print(table, markup=False)
+
+
+def _hush() -> None:
+    """Keeps what TensorFlow and its company say when they are imported from between the lines of an answer."""
+    import logging
+    import warnings
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Not for tests, which call this in their own process.
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ml_metadata.proto import metadata_store_pb2
-from tensorflow_model_analysis.proto import config_pb2
 from tfx.components.example_gen.import_example_gen.component import ImportExampleGen
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.components.statistics_gen.component import StatisticsGen
@@ -21,6 +20,7 @@ from components.baseline.component import Baseline
 from components.evaluator.component import Evaluator
 from components.example_validator.component import ExampleValidator
 from components.pusher.component import Pusher
+from components.serving_check.component import ServingCheck
 from data.records import SPLITS
 from pipeline.config import Config
 
@@ -106,22 +106,40 @@ def create_pipeline(
     # Finds the model that is serving now.
     baseline = _keyed(Baseline(model=trainer.outputs["model"], serving=serving), _sources("components/baseline"))
 
-    # Lets the model read unseen formulas, and blesses it if it is good enough and not worse than the baseline.
+    # Lets the model read unseen formulas, and blesses it if it keeps the rules of the gate.
     evaluator = _keyed(
         Evaluator(
             examples=example_gen.outputs["examples"],
             model=trainer.outputs["model"],
             baseline_model=baseline.outputs["baseline"],
-            example_splits=[config.evaluation.split],
-            eval_config=evaluation(config),
-            schema=schema_gen.outputs["schema"],
+            gate=config.evaluation.gate,
+            split=config.evaluation.split,
         ),
-        _sources("components/evaluator", "components/formula_metrics"),
+        _sources("components/evaluator", "components/formula_metrics", "data/rendering.py"),
     )
 
-    # Puts a blessed model into the serving folder.
+    # Lets the model answer real images in a fresh process, as a server would.
+    serving_check = _keyed(
+        ServingCheck(
+            model=trainer.outputs["model"],
+            examples=example_gen.outputs["examples"],
+            split=config.evaluation.split,
+            images=config.serving.check_images,
+            max_seconds=config.serving.max_seconds,
+        ),
+        _sources("components/serving_check"),
+    )
+    # Side by side each would slow the other, and be timed with that.
+    serving_check.add_upstream_node(evaluator)
+
+    # Puts a model that both bless into the serving folder.
     pusher = _keyed(
-        Pusher(model=trainer.outputs["model"], model_blessing=evaluator.outputs["blessing"], serving=serving),
+        Pusher(
+            model=trainer.outputs["model"],
+            model_blessing=evaluator.outputs["blessing"],
+            infra_blessing=serving_check.outputs["blessing"],
+            serving=serving,
+        ),
         _sources("components/pusher", "components/baseline/serving.py"),
     )
 
@@ -137,45 +155,12 @@ def create_pipeline(
             trainer,
             baseline,
             evaluator,
+            serving_check,
             pusher,
         ],
         enable_cache=enable_cache,
         metadata_connection_config=metadata,
         beam_pipeline_args=list(config.beam.arguments),
-    )
-
-
-def evaluation(config: Config) -> config_pb2.EvalConfig:
-    """The gate: corpus BLEU and exact match of the decoded formulas, with their thresholds.
-
-    TFX adds the baseline as a second model, or takes the change threshold away when there is none.
-    """
-    gate = config.evaluation
-    bleu = config_pb2.MetricThreshold(
-        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_bleu}),
-        change_threshold=config_pb2.GenericChangeThreshold(
-            direction=config_pb2.MetricDirection.HIGHER_IS_BETTER,
-            absolute={"value": -gate.max_bleu_drop},
-        ),
-    )
-    exact_match = config_pb2.MetricThreshold(
-        value_threshold=config_pb2.GenericValueThreshold(lower_bound={"value": gate.min_exact_match}),
-    )
-    ours = "components.formula_metrics"
-    return config_pb2.EvalConfig(
-        model_specs=[
-            config_pb2.ModelSpec(signature_name="serving_default", label_key="latex", prediction_key="latex"),
-        ],
-        slicing_specs=[config_pb2.SlicingSpec()],
-        metrics_specs=[
-            config_pb2.MetricsSpec(
-                metrics=[
-                    config_pb2.MetricConfig(class_name="ExampleCount"),
-                    config_pb2.MetricConfig(class_name="CorpusBleu", module=ours, threshold=bleu),
-                    config_pb2.MetricConfig(class_name="ExactMatch", module=ours, threshold=exact_match),
-                ],
-            ),
-        ],
     )
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow_data_validation as tfdv
-import tensorflow_model_analysis as tfma
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_transform import TFTransformOutput
 from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 
-from pipeline.config import METRICS
+from components.baseline.component import PASSED_OVER, VERSION
+from components.evaluator.evaluation import BASELINE, CANDIDATE, read_evaluation
+from components.formula_metrics.scores import SCORES
 from trainer_module.features import SPECIALS, read_vocabulary
 
 _OUTPUTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
@@ -37,9 +38,12 @@ class Result:
     vocabulary: int | None = None
     metrics: dict[str, float] | None = None
     baseline: str = ""  # the serving version it was compared with
+    passed_over: str = ""  # newer versions that could not be compared with, and why
     baseline_metrics: dict[str, float] = field(default_factory=dict)
     blessed: bool | None = None
     reasons: tuple[str, ...] = ()  # why it was not blessed
+    serving_fault: str = ""  # why a fresh process refused the model
+    seconds_per_image: float = 0.0  # of the median image there; 0 when it did not get to it
     pushed: str | None = None  # folder of the pushed version
 
 
@@ -69,14 +73,20 @@ def read_result(steps: dict[str, Step]) -> Result:
         graph = TFTransformOutput(steps["Transform"].outputs["transform_graph"].uri)
         found["vocabulary"] = len(read_vocabulary(graph)) - SPECIALS
     if "Baseline" in steps:
-        found["baseline"] = _text(steps["Baseline"].outputs["baseline"], "serving_version")
+        found["baseline"] = _text(steps["Baseline"].outputs["baseline"], VERSION)
+        found["passed_over"] = _text(steps["Baseline"].outputs["baseline"], PASSED_OVER)
     if "Evaluator" in steps:
-        outputs = steps["Evaluator"].outputs
-        metrics = _metrics(outputs["evaluation"].uri)
-        found["baseline_metrics"] = metrics.pop("baseline", {})
-        (found["metrics"],) = metrics.values()
-        found["blessed"] = outputs["blessing"].custom_properties["blessed"].int_value == 1
-        found["reasons"] = () if found["blessed"] else tuple(_reasons(outputs["evaluation"].uri, found))
+        evaluation = read_evaluation(steps["Evaluator"].outputs["evaluation"].uri)
+        found["metrics"] = evaluation.slices[""][CANDIDATE]
+        found["baseline_metrics"] = evaluation.slices[""].get(BASELINE, {})
+        found["blessed"], found["reasons"] = evaluation.blessed, tuple(evaluation.reasons)
+    if "ServingCheck" in steps:
+        checked = steps["ServingCheck"].outputs["blessing"].custom_properties
+        found["serving_fault"] = checked["reason"].string_value
+        found["seconds_per_image"] = checked["seconds_per_image"].double_value
+        if found["serving_fault"]:
+            found["blessed"] = False
+            found["reasons"] = (*found.get("reasons", ()), found["serving_fault"])
     if "Pusher" in steps:
         found["pushed"] = _text(steps["Pusher"].outputs["pushed_model"], "pushed_destination") or None
     return Result(**found)
@@ -92,10 +102,15 @@ def detail(component: str, result: Result) -> str:
         case "Transform":
             return f"vocabulary of {result.vocabulary:,}"
         case "Baseline":
-            return f"version {result.baseline} is serving" if result.baseline else "nothing is serving yet"
+            serving = f"version {result.baseline} is serving" if result.baseline else "nothing is serving yet"
+            return f"{serving}; {result.passed_over}" if result.passed_over else serving
         case "Evaluator":
-            scores = ", ".join(f"{METRICS[name]} {value:.3f}" for name, value in (result.metrics or {}).items())
+            shown = ((name, (result.metrics or {})[name]) for name in ("bleu", "exact_match"))
+            scores = ", ".join(f"{SCORES[name].title} {value:.3f}" for name, value in shown)
             return f"{scores}: {'blessed' if result.blessed else 'not blessed'}"
+        case "ServingCheck":
+            told = f"{1000 * result.seconds_per_image:.0f} ms an image in a process of its own"
+            return f"not blessed: {result.serving_fault}" if result.serving_fault else told
         case "Pusher":
             return result.pushed or "not pushed"
         case _:
@@ -112,33 +127,3 @@ def _examples(statistics: metadata_store_pb2.Artifact) -> dict[str, int]:
         (path,) = fileio.glob(os.path.join(statistics.uri, f"Split-{split}", "*"))
         counts[split] = int(tfdv.load_stats_binary(path).datasets[0].num_examples)
     return counts
-
-
-def _metrics(evaluation: str) -> dict[str, dict[str, float]]:
-    """Our metrics by model name; a model evaluated alone has the name ""."""
-    values: dict[str, dict[str, float]] = {}
-    for row in tfma.load_metrics(evaluation):
-        for metric in row.metric_keys_and_values:
-            if metric.key.name in METRICS and not metric.key.is_diff:
-                values.setdefault(metric.key.model_name, {})[metric.key.name] = metric.value.double_value.value
-    return values
-
-
-def _reasons(evaluation: str, found: dict[str, Any]) -> list[str]:
-    """Why the gate refused, one clause for each threshold."""
-    validation = tfma.load_validation_result(evaluation)
-    reasons = ["a metric with a threshold was not computed"] if validation.missing_thresholds else []
-    for row in validation.metric_validations_per_slice:
-        for failure in row.failures:
-            name = failure.metric_key.name
-            value = failure.metric_value.double_value.value
-            if failure.metric_threshold.HasField("change_threshold"):
-                allowed = -failure.metric_threshold.change_threshold.absolute.value
-                reasons.append(
-                    f"{METRICS[name]} is {-value:.3f} below the {found['baseline_metrics'][name]:.3f} of version "
-                    f"{found['baseline']} that is serving (at most {allowed:g} is allowed)",
-                )
-            else:
-                bound = failure.metric_threshold.value_threshold.lower_bound.value
-                reasons.append(f"{METRICS[name]} {value:.3f} is below {bound:g}")
-    return reasons

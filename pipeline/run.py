@@ -22,9 +22,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from components.formula_metrics.scores import SCORES
 from data.errors import UserError
 from data.records import SPLITS
-from pipeline.config import METRICS, SYNTHETIC, Config, tensorflow_environment, to_toml
+from pipeline.config import SYNTHETIC, Config, tensorflow_environment, to_toml
 from pipeline.examples import examples_folder, prepare_examples
 from pipeline.workspace import Workspace
 
@@ -37,6 +38,7 @@ COMPONENTS = (
     "Trainer",
     "Baseline",
     "Evaluator",
+    "ServingCheck",
     "Pusher",
 )
 NOT_BLESSED = 3
@@ -271,9 +273,10 @@ def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console
     if result["vocabulary"] is not None:
         table.add_row("vocabulary", f"{result['vocabulary']:,} tokens")
     for name, value in (result["metrics"] or {}).items():
+        score = SCORES[name]
         serving = result["baseline_metrics"].get(name)
-        beside = f" (serving now, version {result['baseline']}: {serving:.3f})" if serving is not None else ""
-        table.add_row(METRICS[name], f"{value:.3f}{beside}")
+        beside = f" (serving now, version {result['baseline']}: {score.shown(serving)})" if serving is not None else ""
+        table.add_row(score.title, f"{score.shown(value)}{beside}")
     if result["blessed"] is not None:
         table.add_row("blessed", "yes" if result["blessed"] else f"no: {'; '.join(result['reasons'])}")
     if result["blessed"] is not False:

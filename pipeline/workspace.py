@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.errors import UserError
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -42,6 +44,19 @@ class Workspace:
     def serving(self) -> Path:
         """Pushed models: NAME/VERSION/, as TensorFlow Serving reads them."""
         return self.home / "serving"
+
+    def newest_model(self) -> Path:
+        """The model pushed last, of all names.
+
+        Raises:
+            UserError: there is none.
+        """
+        pushed = [path for path in self.serving.glob("*/*") if path.name.isdecimal()]
+        if not pushed:
+            raise UserError(
+                f"no model was pushed to {self.serving} yet; `im2latex run` pushes one, --model names another"
+            )
+        return max(pushed, key=lambda path: int(path.name))
 
     @property
     def temporary(self) -> Path:

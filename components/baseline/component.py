@@ -27,10 +27,13 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
-from components.baseline.serving import newest_other
+from components.baseline.serving import Serving, newest_other
 
-# The artifact's custom property that names the version; "" when nothing is serving.
+# The artifact's custom properties: the version that serves, "" when there is none; the newer ones that cannot be used,
+# with reasons; the id of the artifact that Pusher made of that version, where an orchestrator with drivers knows it.
 VERSION = "serving_version"
+PASSED_OVER = "passed_over"
+PUSHED_MODEL = "pushed_model"
 
 
 class BaselineSpec(ComponentSpec):
@@ -39,6 +42,8 @@ class BaselineSpec(ComponentSpec):
     PARAMETERS = {
         "serving": ExecutionParameter(type=str),
         VERSION: ExecutionParameter(type=str, optional=True),
+        PASSED_OVER: ExecutionParameter(type=str, optional=True),
+        PUSHED_MODEL: ExecutionParameter(type=int, optional=True),
     }
     INPUTS = {"model": ChannelParameter(type=standard_artifacts.Model)}
     OUTPUTS = {"baseline": ChannelParameter(type=standard_artifacts.Model)}
@@ -53,11 +58,28 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
         portable_driver.BaseDriver.__init__(self, metadata_handle)
 
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Sets `serving_version`."""
+        """Sets `serving_version`, `passed_over`, and `pushed_model` where ML Metadata knows who pushed that version."""
         output = driver_output_pb2.DriverOutput()
-        version = _find(execution_info.input_dict, execution_info.exec_properties)
-        output.exec_properties[VERSION].string_value = version
+        found = _find(execution_info.input_dict, execution_info.exec_properties)
+        output.exec_properties[VERSION].string_value = found.version
+        output.exec_properties[PASSED_OVER].string_value = found.passed_over
+        pushed = self._pushed(os.path.join(execution_info.exec_properties["serving"], found.version))
+        if found.version and pushed is not None:
+            output.exec_properties[PUSHED_MODEL].int_value = pushed
         return output
+
+    def _pushed(self, destination: str) -> int | None:
+        """The artifact that Pusher made when it pushed to this folder last."""
+        if self._metadata_handle is None:
+            return None
+        with self._metadata_handle as handle:
+            pushed = handle.store.get_artifacts_by_type(standard_artifacts.PushedModel.TYPE_NAME)
+        ids = [
+            artifact.id
+            for artifact in pushed
+            if artifact.custom_properties["pushed_destination"].string_value == destination
+        ]
+        return max(ids, default=None)
 
 
 class Executor(base_executor.BaseExecutor):
@@ -66,11 +88,16 @@ class Executor(base_executor.BaseExecutor):
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
         """Fills `baseline` with the serving model (`Format-Serving/`) and names its version in `serving_version`."""
         self._log_startup(input_dict, output_dict, exec_properties)
-        version = exec_properties.get(VERSION)
+        version, passed_over = exec_properties.get(VERSION), exec_properties.get(PASSED_OVER, "")
         if version is None:
-            version = _find(input_dict, exec_properties)
+            version, passed_over = _find(input_dict, exec_properties)
         baseline = artifact_utils.get_single_instance(output_dict["baseline"])
         baseline.set_string_custom_property(VERSION, version)
+        if passed_over:
+            baseline.set_string_custom_property(PASSED_OVER, passed_over)
+            logging.warning("Passed over as the baseline: %s", passed_over)
+        if exec_properties.get(PUSHED_MODEL):
+            baseline.set_int_custom_property(PUSHED_MODEL, exec_properties[PUSHED_MODEL])
         if version:
             # A copy, so that the evaluation stays readable when the serving folder moves on.
             io_utils.copy_dir(
@@ -99,6 +126,6 @@ class Baseline(base_component.BaseComponent):
         super().__init__(BaselineSpec(model=model, serving=serving, baseline=types.Channel(standard_artifacts.Model)))
 
 
-def _find(input_dict: dict[str, list], exec_properties: dict[str, Any]) -> str:
+def _find(input_dict: dict[str, list], exec_properties: dict[str, Any]) -> Serving:
     model = artifact_utils.get_single_instance(input_dict["model"])
     return newest_other(exec_properties["serving"], path_utils.serving_model_path(model.uri))

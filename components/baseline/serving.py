@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import textwrap
+from typing import NamedTuple
 
-from absl import logging
 from tfx.dsl.io import fileio
+
+SIGNATURE = "predict_images"
 
 
 def versions(folder: str) -> list[int]:
@@ -39,23 +42,30 @@ def serves(folder: str, version: int, model: str) -> bool:
     return digest(os.path.join(folder, str(version))) == digest(model)
 
 
-def newest_other(folder: str, model: str) -> str:
-    """The newest version that can be loaded, apart from copies of `model` that were pushed last; "" when there is none.
+class Serving(NamedTuple):
+    """What serves, as far as it can be compared with."""
+
+    version: str  # "" when there is none
+    passed_over: str  # newer versions that cannot be evaluated, each with the reason; "" when there is none
+
+
+def newest_other(folder: str, model: str) -> Serving:
+    """The newest version that can be loaded, apart from copies of `model` that were pushed last.
 
     Leaving those copies out makes the answer for a model the same before and after it is pushed,
     so a run in which nothing changed finds its evaluation in the cache. A version that cannot be
-    loaded is passed over with a warning, as a model server does.
+    loaded is passed over, as a model server does.
     """
     others = versions(folder)
     while others and serves(folder, others[0], model):
         others.pop(0)
+    faults: list[str] = []
     for version in others:
-        path = os.path.join(folder, str(version))
-        fault = _fault(path)
+        fault = _fault(os.path.join(folder, str(version)))
         if not fault:
-            return str(version)
-        logging.warning("%s is passed over as the baseline: %s", path, fault)
-    return ""
+            return Serving(str(version), "; ".join(faults))
+        faults.append(f"version {version} cannot be used: {fault}")
+    return Serving("", "; ".join(faults))
 
 
 def _fault(path: str) -> str:
@@ -65,5 +75,5 @@ def _fault(path: str) -> str:
     try:
         signatures = tf.saved_model.load(path).signatures
     except Exception as error:  # noqa: BLE001  a damaged model can raise nearly anything
-        return f"{type(error).__name__}: {error}"
-    return "" if "serving_default" in signatures else "it has no signature serving_default"
+        return textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
+    return "" if SIGNATURE in signatures else f"it has no signature {SIGNATURE}"

@@ -1,33 +1,133 @@
-"""TFX's Evaluator needs a baseline model or no baseline input at all, decided when the pipeline is
-built; here the Baseline component decides when the pipeline runs, by an artifact with or without a model.
+"""Evaluator: judges the new model, beside the one that is serving now, by the rules of the gate.
+
+Its inputs and outputs are those of TFX's Evaluator. What differs: models read through their signature
+`predict_images`, as a server would let them, each image once for all scores and slices, in batches of like
+size; the baseline may be an artifact without a model in it; and rules hold on named slices too.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
-from tfx.components.evaluator import component, executor
-from tfx.dsl.components.base import executor_spec
+from absl import logging
+from tfx import types
+from tfx.dsl.components.base import base_beam_component, base_beam_executor, executor_spec
 from tfx.dsl.io import fileio
-from tfx.types import artifact_utils, standard_component_specs
-from tfx.utils import path_utils
+from tfx.types import artifact_utils, standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+from tfx.utils import io_utils, path_utils
 
-BASELINE = standard_component_specs.BASELINE_MODEL_KEY
+from components.baseline.component import VERSION
+from components.evaluator.evaluation import BASELINE, CANDIDATE, evaluate
+from components.evaluator.gate import parse_all
+from data.records import read_records
+from trainer_module.signatures import DESCRIPTION
 
 
-class Executor(executor.Executor):
-    """Evaluates against the baseline when its artifact holds a model, else on the absolute thresholds alone."""
+class EvaluatorSpec(ComponentSpec):
+    """What Evaluator takes and gives."""
+
+    PARAMETERS = {
+        "gate": ExecutionParameter(type=str),
+        "split": ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        "examples": ChannelParameter(type=standard_artifacts.Examples),
+        "model": ChannelParameter(type=standard_artifacts.Model),
+        "baseline_model": ChannelParameter(type=standard_artifacts.Model),
+    }
+    OUTPUTS = {
+        "evaluation": ChannelParameter(type=standard_artifacts.ModelEvaluation),
+        "blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
+    }
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Evaluates, and blesses or not."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
-        """As TFX's executor; a `baseline_model` without a model in it counts as absent."""
-        if input_dict.get(BASELINE):
-            baseline = artifact_utils.get_single_instance(input_dict[BASELINE])
-            if not fileio.exists(path_utils.serving_model_path(baseline.uri)):
-                input_dict = {key: artifacts for key, artifacts in input_dict.items() if key != BASELINE}
-        super().Do(input_dict, output_dict, exec_properties)
+        """Fills `evaluation`, and `blessing` with the file and the properties that TFX's Pusher reads.
+
+        Raises:
+            UserError: there are no examples, or the new model cannot be loaded.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        model, baseline = (artifact_utils.get_single_instance(input_dict[key]) for key in ("model", "baseline_model"))
+        models = {CANDIDATE: path_utils.serving_model_path(model.uri)}
+        about: dict[str, dict[str, Any]] = {CANDIDATE: {}}
+        if fileio.exists(path_utils.serving_model_path(baseline.uri)):
+            models[BASELINE] = path_utils.serving_model_path(baseline.uri)
+            about[BASELINE] = {"version": baseline.get_string_custom_property(VERSION)}
+        for name, folder in models.items():
+            about[name] |= _described(folder)
+        (folder,) = artifact_utils.get_split_uris(input_dict["examples"], exec_properties["split"])
+        evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
+        blessing = artifact_utils.get_single_instance(output_dict["blessing"])
+        result = evaluate(
+            (
+                record
+                for file in sorted(fileio.glob(io_utils.all_files_pattern(folder)))
+                for record in read_records(file)
+            ),
+            models,
+            parse_all(json.loads(exec_properties["gate"])),
+            Path(evaluation.uri),
+            about=about,
+            pipeline=self._make_beam_pipeline,
+        )
+        logging.info("%s: %s", "Blessed" if result.blessed else "Not blessed", "; ".join(v.text for v in result.gate))
+        fileio.makedirs(blessing.uri)
+        io_utils.write_string_file(os.path.join(blessing.uri, "BLESSED" if result.blessed else "NOT_BLESSED"), "")
+        blessing.set_int_custom_property("blessed", int(result.blessed))
+        blessing.set_string_custom_property("current_model", model.uri)
+        blessing.set_int_custom_property("current_model_id", model.id)
+        if BASELINE in models:
+            blessing.set_string_custom_property("baseline_model", baseline.uri)
+            blessing.set_int_custom_property("baseline_model_id", baseline.id)
 
 
-class Evaluator(component.Evaluator):
-    """TFX's Evaluator with the executor above."""
+class Evaluator(base_beam_component.BaseBeamComponent):
+    """Judges the new model."""
 
+    SPEC_CLASS = EvaluatorSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(
+        self,
+        examples: types.BaseChannel,
+        model: types.BaseChannel,
+        baseline_model: types.BaseChannel,
+        gate: tuple[str, ...],
+        split: str,
+    ) -> None:
+        """
+        Args:
+            examples: ImportExampleGen's.
+            model: the new model.
+            baseline_model: the model that is serving now, from Baseline; its artifact may be empty.
+            gate: rules, as `components.evaluator.gate` reads them.
+            split: of the examples, which the models have not seen.
+        """
+        super().__init__(
+            EvaluatorSpec(
+                examples=examples,
+                model=model,
+                baseline_model=baseline_model,
+                gate=json.dumps(gate),
+                split=split,
+                evaluation=types.Channel(standard_artifacts.ModelEvaluation),
+                blessing=types.Channel(standard_artifacts.ModelBlessing),
+            )
+        )
+
+
+def _described(model: str) -> dict[str, Any]:
+    """What a SavedModel of this project says of itself; nothing for others."""
+    path = os.path.join(model, DESCRIPTION)
+    if not fileio.exists(path):
+        return {}
+    with fileio.open(path, "r") as file:
+        return {"vocabulary": len(json.loads(file.read())["vocabulary"])}

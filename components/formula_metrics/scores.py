@@ -1,15 +1,123 @@
 """Scores of formulas from sums over examples, without TensorFlow.
 
-Each score has two halves: the statistics of one pair of formulas, a vector that is added over
-any set of examples in any grouping, and the score of such a sum. Formulas are tokens separated
-by white space.
+Each score has two halves: the statistics of one pair of formulas, whole numbers that are added over any set of examples
+in any grouping, and the value of such a sum. `statistics` counts all of them at once; `SCORES` says which columns
+belong to which score. Formulas are tokens separated by white space.
+
+BLEU, edit similarity and those of images are the measures of the paper (Deng et al. 2017, section 5), defined as in
+im2markup's evaluation scripts where nothing else is said. For images both formulas are drawn; a pixel is ink if it is at
+most 128, and the lower image is filled up with white below. A formula that cannot be drawn, on either side, is a miss.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics.bleu import BLEU, MAX_NGRAM_ORDER
 from sacrebleu.metrics.helpers import extract_all_word_ngrams
+
+from data.rendering import render_all
+
+# im2markup draws at 12 pt and 200 dpi for this; here a formula is of 10 pt. At 100 dpi the tolerances below, which are in
+# pixels, would let four of five formulas with one wrong symbol pass as a match; so it is one of five.
+DPI = 240
+INK = 128
+# Columns that differ in fewer pixels count as the same.
+SAME_COLUMN = 5
+# Images with so many differing columns in a row do not match.
+MISMATCH = 5
+
+
+class Score(NamedTuple):
+    """A score: its name, what people call it, what it says, its columns in the statistics, its value of their sum."""
+
+    name: str
+    title: str
+    help: str
+    part: slice
+    value: Callable[[np.ndarray], float]
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it is a number of examples, better the lower; else it is from 0 to 1, better the higher."""
+        return self.value is first_count
+
+    def shown(self, value: float) -> str:
+        """A value for people."""
+        return f"{value:,.0f}" if self.is_count else f"{value:.3f}"
+
+
+def statistics(
+    references: Sequence[str],
+    predictions: Sequence[str],
+    renderer: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Counts what all scores need.
+
+    Args:
+        references: the formulas that are right.
+        predictions: what was read, one for each reference; "" where nothing was.
+        renderer: as in `data.rendering`. Each distinct formula is drawn once, on all cores.
+        progress: called with the number of pairs drawn since the last call.
+
+    Returns:
+        (pairs, WIDTH) int64.
+
+    Raises:
+        ValueError: not as many predictions as references.
+        UserError: the renderer is unknown or not installed.
+    """
+    pairs = list(zip(references, predictions, strict=True))
+    drawn = 0
+
+    def tell(formulas: int) -> None:
+        nonlocal drawn
+        before, drawn = drawn, drawn + formulas
+        if progress is not None:
+            progress(drawn // 2 - before // 2)
+
+    pictures = render_all([*references, *predictions], DPI, 0, renderer, progress=tell)
+    rows = [
+        np.concatenate([text_statistics(reference, prediction), image_statistics(*images)])
+        for (reference, prediction), images in zip(
+            pairs, zip(pictures[: len(pairs)], pictures[len(pairs) :], strict=True), strict=True
+        )
+    ]
+    return np.array(rows, np.int64).reshape(len(pairs), WIDTH)
+
+
+def values(statistics: np.ndarray) -> dict[str, float]:
+    """Every score, by name, of (examples, WIDTH) statistics; of no examples all are 0."""
+    total = statistics.sum(axis=0)
+    return {name: score.value(total[score.part]) for name, score in SCORES.items()}
+
+
+# --- text -------------------------------------------------------------------------------------
+
+
+def text_statistics(reference: str, prediction: str) -> np.ndarray:
+    """Returns (15,) int64: `bleu_statistics`; `exact_match_statistics`; distance and length; equal tokens and length.
+
+    The distance is Levenshtein's over tokens, the length that of the longer formula, and equal tokens are those at the
+    same position.
+    """
+    tokens, read = reference.split(), prediction.split()
+    length = max(len(tokens), len(read))
+    equal = sum(map(str.__eq__, tokens, read))
+    return np.array(
+        [
+            *bleu_statistics(reference, prediction),
+            *exact_match_statistics(reference, prediction),
+            *(Levenshtein.distance(tokens, read), length),
+            *(equal, length),
+        ],
+        np.int64,
+    )
 
 
 def bleu_statistics(reference: str, prediction: str) -> np.ndarray:
@@ -30,6 +138,87 @@ def bleu_statistics(reference: str, prediction: str) -> np.ndarray:
     return statistics
 
 
+def exact_match_statistics(reference: str, prediction: str) -> np.ndarray:
+    """Returns (2,) int64: 1 if the tokens of both are the same, else 0; and 1."""
+    return np.array([reference.split() == prediction.split(), 1], np.int64)
+
+
+# --- images -----------------------------------------------------------------------------------
+
+
+def image_statistics(reference: np.ndarray | None, prediction: np.ndarray | None) -> np.ndarray:
+    """Compares two drawn formulas column by column.
+
+    Args:
+        reference: uint8 (H, W), 255 is white; None if it cannot be drawn.
+        prediction: the same.
+
+    Returns:
+        (8,) int64: whether the images match, and 1; whether they match without blank columns, and 1; the distance of
+        the columns, and the columns of the wider image; whether the prediction, and whether the reference, could not be
+        drawn. The distance is Levenshtein's; to an image that is missing it is the width of the other.
+    """
+    missing = prediction is None, reference is None
+    if reference is None or prediction is None:
+        width = sum(image.shape[1] for image in (reference, prediction) if image is not None)
+        return np.array([0, 1, 0, 1, width, width, *missing], np.int64)
+    height = max(reference.shape[0], prediction.shape[0])
+    columns = np.concatenate([_columns(reference, height), _columns(prediction, height)])
+    # Equal columns have equal numbers, counted from 0 in the order in which they come first.
+    seen: dict[bytes, int] = {}
+    numbers = np.array([seen.setdefault(column.tobytes(), len(seen)) for column in columns])
+    target, read = np.split(numbers, [reference.shape[1]])
+    distance = Levenshtein.distance(target.tolist(), read.tolist())
+    match = match_without_blanks = distance == 0
+    if distance > 0:
+        distinct = columns[np.unique(numbers, return_index=True)[1]]
+        alike, ink = _alike(distinct), distinct.any(axis=1)
+        match = _match(target, read, _symbols(alike))
+        match_without_blanks = _match(target[ink[target]], read[ink[read]], _symbols(alike & ink & ink[:, None]))
+    longer = max(len(target), len(read))
+    return np.array([match, 1, match_without_blanks, 1, distance, longer, *missing], np.int64)
+
+
+def _columns(image: np.ndarray, height: int) -> np.ndarray:
+    """bool (W, height): where a column has ink."""
+    return np.pad(image <= INK, ((0, height - image.shape[0]), (0, 0))).T
+
+
+def _alike(columns: np.ndarray) -> np.ndarray:
+    """bool (W, H) -> bool (W, W): which columns differ in fewer than `SAME_COLUMN` pixels."""
+    ink = columns.astype(np.float32)  # counts pixels, exactly
+    count = ink.sum(axis=1)
+    return count[:, None] + count - 2 * ink @ ink.T < SAME_COLUMN
+
+
+def _symbols(alike: np.ndarray) -> np.ndarray:
+    """bool (W, W) -> int64 (W,): each column's symbol, the first one that it is like; like none, it is a new one."""
+    symbols = np.full(len(alike), -1)
+    for i in range(len(alike)):
+        if symbols[i] < 0:
+            symbols[alike[i] & (symbols < 0)] = i
+    return symbols
+
+
+def _match(target: np.ndarray, read: np.ndarray, symbols: np.ndarray) -> bool:
+    """Whether no run of `MISMATCH` or more columns differs when columns, int64 (W,), are aligned by their symbols.
+
+    The alignment is Levenshtein's. A run lies between columns that agree, and is as long as what it takes of either
+    image, whichever is more. im2markup's script counts what it takes of the target alone, so that whatever a prediction
+    has too much passes there, and counts what is replaced, missing and too much in one place as three runs.
+    """
+    target_end = read_end = 0
+    # The last block is empty and stands at the end of both.
+    for block in Levenshtein.opcodes(symbols[target].tolist(), symbols[read].tolist()).as_matching_blocks():
+        if max(block.a - target_end, block.b - read_end) >= MISMATCH:
+            return False
+        target_end, read_end = block.a + block.size, block.b + block.size
+    return True
+
+
+# --- values of sums ---------------------------------------------------------------------------
+
+
 def bleu(statistics: np.ndarray) -> float:
     """Corpus BLEU-4 of summed `bleu_statistics`, from 0 to 1, without smoothing.
 
@@ -41,12 +230,52 @@ def bleu(statistics: np.ndarray) -> float:
     return BLEU.compute_bleu(matches, totals, totals[0], reference_length).score / 100
 
 
-def exact_match_statistics(reference: str, prediction: str) -> np.ndarray:
-    """Returns (2,) int64: 1 if the tokens of both are the same, else 0; and 1."""
-    return np.array([reference.split() == prediction.split(), 1], np.int64)
+def share(statistics: np.ndarray) -> float:
+    """Of summed (part, whole): the share, from 0 to 1; 0 of nothing."""
+    part, whole = statistics.tolist()
+    return part / max(whole, 1)
 
 
-def exact_match(statistics: np.ndarray) -> float:
-    """Share of the examples predicted exactly, from 0 to 1, of summed `exact_match_statistics`; 0 of none."""
-    matches, examples = statistics.tolist()
-    return matches / max(examples, 1)
+def similarity(statistics: np.ndarray) -> float:
+    """Of summed (distance, length): how much agrees, from 0 to 1; 0 of nothing."""
+    distance, length = statistics.tolist()
+    return (length - distance) / max(length, 1)
+
+
+def first_count(statistics: np.ndarray) -> float:
+    """The first of the sums."""
+    return float(statistics[0])
+
+
+def _table(*rows: tuple[str, str, int, Callable[[np.ndarray], float], str]) -> dict[str, Score]:
+    ends = list(itertools.accumulate(width for _, _, width, _, _ in rows))
+    return {
+        name: Score(name, title, text, slice(end - width, end), value)
+        for (name, title, width, value, text), end in zip(rows, ends, strict=True)
+    }
+
+
+# In the order of tables, and of the columns of the statistics.
+SCORES = _table(
+    ("bleu", "BLEU", 2 * MAX_NGRAM_ORDER + 1, bleu, "corpus BLEU-4 on tokens, 0 to 1"),
+    ("exact_match", "exact match", 2, share, "share of formulas of which every token is right"),
+    ("edit_similarity", "edit similarity", 2, similarity, "1 - edit distance / length of the longer, on tokens"),
+    ("token_accuracy", "token accuracy", 2, share, "share of tokens that are right where they stand"),
+    ("image_match", "image match", 2, share, "share of formulas that look right when drawn"),
+    (
+        "image_match_without_blanks",
+        "image match without blanks",
+        2,
+        share,
+        "share of formulas that look right when drawn, blank columns left out",
+    ),
+    (
+        "image_edit_similarity",
+        "image edit similarity",
+        2,
+        similarity,
+        "1 - edit distance / width of the wider, on columns of pixels",
+    ),
+    ("unrendered", "unrendered", 2, first_count, "predictions that cannot be drawn; lower is better"),
+)
+WIDTH = max(score.part.stop for score in SCORES.values())

@@ -1,5 +1,8 @@
 """Pusher: puts a blessed model into the serving folder as a new version, whole or not at all.
 
+Two have to bless it: the Evaluator, what it reads, and ServingCheck, that a server can run it. TFX's Pusher takes a
+missing blessing for a given one; this one does not.
+
 TFX's Pusher copies file by file into the version's folder, where a killed run leaves half a
 model under a name that a server will try to load. This one copies beside it and renames.
 
@@ -28,15 +31,20 @@ from tfx.utils import io_utils, proto_utils
 
 from components.baseline.serving import serves, versions
 
+BLESSINGS = ("model_blessing", "infra_blessing")
 VERSION = "version"
 PARTIAL = ".partial"
 
 
 class Executor(executor.Executor):
-    """Copies to a name no server looks at, then renames."""
+    """Pushes what both have blessed: copies to a name no server looks at, then renames."""
+
+    def CheckBlessing(self, input_dict: dict[str, list]) -> bool:
+        """Whether both blessings are there and say so."""
+        return all(input_dict.get(key) for key in BLESSINGS) and super().CheckBlessing(input_dict)
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
-        """Pushes `model` when `model_blessing` says so; `pushed_model` tells the destination and version."""
+        """Pushes `model` when both blessings say so; `pushed_model` tells the destination and version."""
         self._log_startup(input_dict, output_dict, exec_properties)
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
@@ -83,16 +91,25 @@ class Pusher(component.Pusher):
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
     DRIVER_CLASS = Driver
 
-    def __init__(self, model: types.BaseChannel, model_blessing: types.BaseChannel, serving: str) -> None:
+    def __init__(
+        self,
+        model: types.BaseChannel,
+        model_blessing: types.BaseChannel,
+        infra_blessing: types.BaseChannel,
+        serving: str,
+    ) -> None:
         """
         Args:
             model: the new model.
             model_blessing: the Evaluator's verdict.
+            infra_blessing: ServingCheck's verdict.
             serving: the folder of versions to push to.
         """
         filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=serving)
         destination = pusher_pb2.PushDestination(filesystem=filesystem)
-        super().__init__(model=model, model_blessing=model_blessing, push_destination=destination)
+        super().__init__(
+            model=model, model_blessing=model_blessing, infra_blessing=infra_blessing, push_destination=destination
+        )
 
 
 def next_version(folder: str, model: str) -> str:

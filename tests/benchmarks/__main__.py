@@ -52,22 +52,26 @@ def main() -> None:
 
     console = Console(highlight=False)
     packages = {package: version(package) for package in ("keras", "tensorflow", "tfx")}
+    cpus = os.cpu_count()
+    console.print(", ".join(f"{package} {number}" for package, number in packages.items()), f"{cpus} CPUs", sep=", ")
     figures: dict[str, dict[str, list]] = {}
-    table = Table("", "value", "unit", "of the limit", box=None, pad_edge=False)
-    for column in (1, 3):
-        table.columns[column].justify = "right"
     for name in arguments.cases or NAMES:
         with console.status(f"measuring {name}"):
             figures[name] = measured(name)
-        for label, (value, unit, of_limit) in figures[name].items():
-            digits = 1 if abs(value) < 1000 else 0
-            table.add_row(label, f"{value:,.{digits}f}", unit, "" if of_limit is None else f"{of_limit:.0%}")
-    cpus = os.cpu_count()
-    console.print(", ".join(f"{package} {number}" for package, number in packages.items()), f"{cpus} CPUs", sep=", ")
-    console.print(table)
-    if arguments.json:
-        document = {"cpus": cpus, "packages": packages, "figures": figures}
-        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+        console.print(_table(figures[name]))
+        if arguments.json:
+            document = {"cpus": cpus, "packages": packages, "figures": figures}
+            arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _table(figures: dict[str, list]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for width, justify in ((38, "left"), (10, "right"), (9, "left"), (17, "right")):
+        table.add_column(min_width=width, justify=justify)  # type: ignore[arg-type]
+    for label, (value, unit, of_limit) in figures.items():
+        share = "" if of_limit is None else f"{of_limit:.0%} of the limit"
+        table.add_row(label, f"{value:,.{1 if abs(value) < 1000 else 0}f}", unit, share)
+    return table
 
 
 if __name__ == "__main__":

@@ -3,10 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-from google.protobuf import json_format, text_format
+from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
-from tensorflow_model_analysis.proto import config_pb2
 from tfx.dsl.compiler.compiler import Compiler
 from tfx.orchestration.pipeline import Pipeline
 
@@ -41,7 +39,7 @@ def test_a_component_is_given_the_sections_it_uses_and_no_others() -> None:
     assert json.loads(custom["config"])["training"]["epochs"] == 3
     before, after = properties(pipeline()), properties(pipeline("image.border=6"))
     assert {name for name in before if before[name] != after[name]} == {"Transform", "Trainer"}
-    before, after = properties(pipeline()), properties(pipeline("evaluation.min_bleu=0.5"))
+    before, after = properties(pipeline()), properties(pipeline("evaluation.gate=['bleu >= 0.5']"))
     assert {name for name in before if before[name] != after[name]} == {"Evaluator"}
 
 
@@ -53,14 +51,9 @@ def test_the_cache_follows_the_schema_and_not_only_its_name(tmp_path: Path) -> N
     assert properties(pipeline(schema=schema))["ImportSchemaGen"] != first
 
 
-def test_the_gate_holds_the_configured_bounds() -> None:
-    text = properties(pipeline("evaluation.min_bleu=0.6", "evaluation.max_bleu_drop=0.02"))["Evaluator"]["eval_config"]
-    gate = config_pb2.EvalConfig()
-    json_format.Parse(text, gate)
-    thresholds = {metric.class_name: metric.threshold for metric in gate.metrics_specs[0].metrics}
-    assert thresholds["CorpusBleu"].value_threshold.lower_bound.value == pytest.approx(0.6)
-    assert thresholds["CorpusBleu"].change_threshold.absolute.value == pytest.approx(-0.02)
-    assert thresholds["CorpusBleu"].change_threshold.direction == config_pb2.MetricDirection.HIGHER_IS_BETTER
+def test_the_gate_has_the_configured_rules() -> None:
+    rules = ["bleu >= 0.6", "bleu >= baseline - 0.02 where structure=fraction"]
+    assert json.loads(properties(pipeline(f"evaluation.gate={rules}"))["Evaluator"]["gate"]) == rules
 
 
 def test_the_schema_requires_one_image_one_formula_and_one_name() -> None:

@@ -19,7 +19,7 @@ class Constant(tf.Module):
         return {"latex": tf.fill(tf.shape(examples), "x"), "value": self.value}
 
 
-def save(folder: Path, value: float, signature: str = "serving_default") -> Path:
+def save(folder: Path, value: float, signature: str = "predict_images") -> Path:
     module = Constant(value)
     tf.saved_model.save(module, str(folder), signatures={signature: module.serve})
     return folder
@@ -55,14 +55,14 @@ def test_a_digest_follows_names_and_bytes_and_not_the_place(tmp_path: Path, mode
 
 
 def test_nothing_serves_on_the_first_run(tmp_path: Path, models: dict[str, Path]) -> None:
-    assert newest_other(str(tmp_path / "missing"), str(models["new"])) == ""
-    assert newest_other(str(tmp_path), str(models["new"])) == ""
+    assert newest_other(str(tmp_path / "missing"), str(models["new"])) == ("", "")
+    assert newest_other(str(tmp_path), str(models["new"])) == ("", "")
 
 
 def test_the_newest_version_serves(tmp_path: Path, models: dict[str, Path]) -> None:
     push(tmp_path, models["new"], 9)
     push(tmp_path, models["old"], 10)
-    assert newest_other(str(tmp_path), str(models["new"])) == "10"
+    assert newest_other(str(tmp_path), str(models["new"])) == ("10", "")
 
 
 def test_a_model_is_compared_with_the_same_version_before_and_after_it_was_pushed(
@@ -71,9 +71,9 @@ def test_a_model_is_compared_with_the_same_version_before_and_after_it_was_pushe
     push(tmp_path, models["old"], 1)
     before = newest_other(str(tmp_path), str(models["new"]))
     push(tmp_path, models["new"], 2)
-    assert newest_other(str(tmp_path), str(models["new"])) == before == "1"
+    assert newest_other(str(tmp_path), str(models["new"])) == before == ("1", "")
     # The old model again: what serves now is the new one.
-    assert newest_other(str(tmp_path), str(models["old"])) == "2"
+    assert newest_other(str(tmp_path), str(models["old"])).version == "2"
 
 
 @pytest.mark.parametrize("damage", ["no graph", "truncated variables", "empty folder", "other signature"])
@@ -90,4 +90,6 @@ def test_a_version_that_cannot_be_evaluated_is_passed_over(
         if damage == "truncated variables":
             (data,) = broken.glob("variables/*.data-*")
             data.write_bytes(data.read_bytes()[:1])
-    assert newest_other(str(tmp_path), str(models["new"])) == "1"
+    found = newest_other(str(tmp_path), str(models["new"]))
+    assert found.version == "1"
+    assert found.passed_over.startswith("version 2 cannot be used: ") and "\n" not in found.passed_over

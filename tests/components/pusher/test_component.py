@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tfx import types
 from tfx.dsl.io import fileio
 from tfx.proto import pusher_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils, proto_utils
 
 from components.baseline.serving import digest, versions
-from components.pusher.component import VERSION, Driver, Executor
+from components.pusher.component import VERSION, Driver, Executor, Pusher
 from tests.components.artifacts import artifact, execution, trained
 
 
@@ -24,10 +25,17 @@ def model(tmp_path: Path) -> Any:
 
 
 class Push:
-    def __init__(self, model: Any, folder: Path, blessed: bool = True) -> None:
-        blessing = artifact(standard_artifacts.ModelBlessing, folder / "blessing")
+    """A push of a model; without an `infra_blessing` of its own it has one as `serves` says."""
+
+    def __init__(
+        self, model: Any, folder: Path, blessed: bool = True, serves: bool = True, infra_blessing: Any = None
+    ) -> None:
+        blessing = artifact(standard_artifacts.ModelBlessing, folder / "model_blessing")
         blessing.set_int_custom_property("blessed", int(blessed))
-        self.inputs = {"model": model, "model_blessing": blessing}
+        if infra_blessing is None:
+            infra_blessing = artifact(standard_artifacts.InfraBlessing, folder / "infra_blessing")
+            infra_blessing.set_int_custom_property("blessed", int(serves))
+        self.inputs = {"model": model, "model_blessing": blessing, "infra_blessing": infra_blessing}
         self.serving = folder / "serving"
         self.pushed = artifact(standard_artifacts.PushedModel, folder / "pushed")
         filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=str(self.serving))
@@ -53,11 +61,36 @@ def test_a_blessed_model_becomes_the_newest_version(model: Any, tmp_path: Path) 
     assert digest(str(push.serving / version)) == digest(str(tmp_path / "model" / "Format-Serving"))
 
 
-def test_a_model_that_is_not_blessed_is_not_pushed(model: Any, tmp_path: Path) -> None:
-    push = Push(model, tmp_path, blessed=False)
+@pytest.mark.parametrize(("blessed", "serves"), [(False, True), (True, False), (False, False)])
+def test_a_model_that_one_has_not_blessed_is_not_pushed(
+    blessed: bool, serves: bool, model: Any, tmp_path: Path
+) -> None:
+    push = Push(model, tmp_path, blessed, serves)
     assert push.version() == ""
     assert push.run("") == []
     assert push.pushed.get_int_custom_property("pushed") == 0
+
+
+@pytest.mark.parametrize("missing", ["model_blessing", "infra_blessing"])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_blessing_that_is_not_there_is_none(missing: str, empty: bool, model: Any, tmp_path: Path) -> None:
+    inputs = {key: [value] for key, value in Push(model, tmp_path).inputs.items()}
+    assert Executor().CheckBlessing(inputs)
+    if empty:
+        inputs[missing] = []
+    else:
+        del inputs[missing]
+    assert not Executor().CheckBlessing(inputs)
+
+
+def test_both_blessings_are_asked_for(tmp_path: Path) -> None:
+    channels = {
+        "model": standard_artifacts.Model,
+        "model_blessing": standard_artifacts.ModelBlessing,
+        "infra_blessing": standard_artifacts.InfraBlessing,
+    }
+    pusher = Pusher(**{key: types.Channel(kind) for key, kind in channels.items()}, serving=str(tmp_path))
+    assert {key: channel.type for key, channel in pusher.inputs.items()} == channels
 
 
 def test_the_model_that_is_serving_is_not_pushed_again(model: Any, tmp_path: Path) -> None:

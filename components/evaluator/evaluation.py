@@ -1,0 +1,249 @@
+"""Evaluates models on examples: reads every image once, scores it once, and lets TFMA sum scores by slice.
+
+What an evaluation leaves in its folder:
+
+    predictions.parquet   a row for each example: name, target, what each model read, statistics, slices
+    summary.json          every score of every slice and model, and the gate's verdict
+    metrics, plots, ...   TFMA's own files, for `tfma.load_eval_result`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
+from PIL import Image
+from tensorflow_model_analysis.proto import config_pb2
+
+from components.evaluator.gate import Rule, Verdict, judge
+from components.evaluator.slices import KEYS, SLICES, slices_of
+from components.formula_metrics.metrics import METRICS
+from components.formula_metrics.scores import statistics
+from data.errors import UserError
+from data.records import Record
+from data.rendering import default_renderer
+
+PREDICTIONS = "predictions.parquet"
+SUMMARY = "summary.json"
+# Models by their names in TFMA, in `summary.json`, and as columns of `predictions.parquet`.
+CANDIDATE, BASELINE = "candidate", "baseline"
+READ_AT_ONCE = 32
+
+
+class Reading(NamedTuple):
+    """What a model read."""
+
+    latex: list[str]
+    log_probability: np.ndarray  # float32, (examples,)
+    seconds: float  # for all of them, loading left out
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation came to; `summary.json` holds it."""
+
+    examples: int
+    renderer: str
+    # What is known of each model: seconds, vocabulary (tokens), and whatever the caller adds.
+    models: dict[str, dict[str, Any]]
+    # By slice ("" is all of them, else `key=value`): its examples, and every model's scores.
+    slices: dict[str, dict[str, Any]]
+    gate: list[Verdict]
+
+    @property
+    def blessed(self) -> bool:
+        """Whether every rule of the gate is kept."""
+        return all(verdict.kept for verdict in self.gate)
+
+    @property
+    def reasons(self) -> list[str]:
+        """What was broken, in words."""
+        return [verdict.text for verdict in self.gate if not verdict.kept]
+
+    def write(self, folder: Path) -> None:
+        """Writes `summary.json`."""
+        document = dataclasses.asdict(self) | {"gate": [verdict._asdict() for verdict in self.gate]}
+        (folder / SUMMARY).write_text(json.dumps(document | {"blessed": self.blessed}, indent=1) + "\n", "utf-8")
+
+
+def read_evaluation(folder: str | Path) -> Evaluation:
+    """Reads `summary.json`."""
+    document = json.loads(Path(folder, SUMMARY).read_text("utf-8"))
+    document.pop("blessed")
+    return Evaluation(**document | {"gate": [Verdict(**verdict) for verdict in document["gate"]]})
+
+
+def read_images(model: str | Path, images: Sequence[bytes], progress: Callable[[int], None] | None = None) -> Reading:
+    """Lets a pushed model read images, batches of like size together.
+
+    Args:
+        model: folder of a SavedModel with the signature `predict_images`.
+        images: PNG, JPEG, BMP or GIF bytes.
+        progress: called with the number of images read since the last call.
+
+    Raises:
+        UserError: the model cannot be loaded, or has no such signature.
+    """
+    try:
+        loaded = tf.saved_model.load(str(model))
+        read = loaded.signatures["predict_images"]
+    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+        raise UserError(f"{model} is no model that reads images ({type(error).__name__}: {error})") from None
+    started = time.perf_counter()
+    widths, heights = np.array([Image.open(io.BytesIO(image)).size for image in images]).T
+    # Rows of cells first: what is padded below is lost for every column.
+    order = np.lexsort((widths, -(-heights // 8)))
+    latex, log_probability = [""] * len(images), np.zeros(len(images), np.float32)
+    for start in range(0, len(order), READ_AT_ONCE):
+        chosen = order[start : start + READ_AT_ONCE]
+        answer = read(images=tf.constant([images[i] for i in chosen]))
+        for i, text in zip(chosen, answer["latex"].numpy(), strict=True):
+            latex[i] = text.decode()
+        log_probability[chosen] = answer["log_probability"].numpy()
+        if progress is not None:
+            progress(len(chosen))
+    return Reading(latex, log_probability, time.perf_counter() - started)
+
+
+def evaluate(
+    records: Iterable[Record],
+    models: Mapping[str, str | Path],
+    rules: Sequence[Rule],
+    out: Path,
+    *,
+    about: Mapping[str, Mapping[str, Any]] | None = None,
+    renderer: str | None = None,
+    pipeline: Callable[[], beam.Pipeline] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluates one model, or one and the one it is compared with.
+
+    Args:
+        records: the examples.
+        models: folders of SavedModels by name, `CANDIDATE` and, if there is one, `BASELINE`.
+        rules: the gate; none for none.
+        out: the folder to write into.
+        about: more to keep about each model, by its name.
+        renderer: as in `data.rendering`.
+        pipeline: makes Beam's pipeline; None takes one that runs in the process.
+        progress: called with what is being done, how much of it was done since the last call, and how much there is.
+
+    Raises:
+        UserError: there are no examples, or a model cannot be used.
+    """
+    records = list(records)
+    if not records:
+        raise UserError("there are no examples to evaluate on")
+    renderer = renderer or default_renderer()
+
+    def telling(what: str, total: int) -> Callable[[int], None]:
+        return lambda done: progress(what, done, total) if progress is not None else None
+
+    columns: dict[str, Any] = {
+        "name": [record.name for record in records],
+        "target": [record.latex for record in records],
+    }
+    sizes = [_size(record) for record in records]
+    columns["width"], columns["height"] = (pa.array(side, pa.int32()) for side in zip(*sizes, strict=True))
+    for key, values in _slices(records, sizes).items():
+        columns[key] = values
+    images = [record.image for record in records]
+    readings = {
+        name: read_images(folder, images, telling(f"reading, {name}", len(images))) for name, folder in models.items()
+    }
+    # Of all models at once: what several read, and every target, is drawn once.
+    read = [latex for reading in readings.values() for latex in reading.latex]
+    counted = statistics(columns["target"] * len(models), read, renderer, telling("drawing and comparing", len(read)))
+    known: dict[str, dict[str, Any]] = {}
+    for (name, reading), of_model in zip(readings.items(), np.split(counted, len(models)), strict=True):
+        columns |= {
+            name: reading.latex,
+            f"{name}_log_probability": pa.array(reading.log_probability),
+            f"{name}_statistics": pa.array(list(of_model), pa.list_(pa.int64())),
+        }
+        known[name] = {"seconds": round(reading.seconds, 3), **(about or {}).get(name, {})}
+    table = pa.table(columns)
+    out.mkdir(parents=True, exist_ok=True)
+    slices = _sums(table, list(models), out, pipeline)
+    verdicts = []
+    for rule in rules:
+        scores = slices.get(rule.slice, {})
+        verdicts.append(judge(rule, *(scores.get(name, {}).get(rule.score) for name in (CANDIDATE, BASELINE))))
+    evaluation = Evaluation(len(records), renderer, known, slices, verdicts)
+    pyarrow.parquet.write_table(table, str(out / PREDICTIONS), compression="zstd")
+    evaluation.write(out)
+    return evaluation
+
+
+def _size(record: Record) -> tuple[int, int]:
+    """Width and height of an example's image."""
+    try:
+        return Image.open(io.BytesIO(record.image)).size
+    except OSError:
+        raise UserError(
+            f"the image of {record.name} cannot be decoded; `im2latex data check` finds all of them"
+        ) from None
+
+
+def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict[str, list[list[str]]]:
+    of = [slices_of(record.latex, height, width) for record, (width, height) in zip(records, sizes, strict=True)]
+    return {key: [slices[key] for slices in of] for key in KEYS}
+
+
+def eval_config(models: Sequence[str]) -> config_pb2.EvalConfig:
+    """What TFMA computes: every score and the number of examples, of all examples and of every slice."""
+    metrics = [config_pb2.MetricConfig(class_name="ExampleCount")]
+    for name in METRICS:
+        metrics.append(config_pb2.MetricConfig(class_name=METRICS[name].__name__, module=METRICS[name].__module__))
+    return config_pb2.EvalConfig(
+        model_specs=[
+            config_pb2.ModelSpec(
+                name=name, label_key="target", prediction_key=f"{name}_statistics", is_baseline=name == BASELINE
+            )
+            for name in models
+        ],
+        slicing_specs=[config_pb2.SlicingSpec(), *(config_pb2.SlicingSpec(feature_keys=[key]) for key in KEYS)],
+        metrics_specs=[config_pb2.MetricsSpec(metrics=metrics, model_names=list(models))],
+    )
+
+
+def _sums(
+    table: pa.Table, models: Sequence[str], out: Path, pipeline: Callable[[], beam.Pipeline] | None
+) -> dict[str, dict[str, Any]]:
+    """Every score by slice, from TFMA, whose files stay in `out`."""
+    config = eval_config(models)
+    needed = ["target", *KEYS, *(f"{name}_statistics" for name in models)]
+    (batch,) = table.select(needed).combine_chunks().to_batches()
+    lists = [
+        column if pa.types.is_list(column.type) else pa.array([[value] for value in column.to_pylist()])
+        for column in batch.columns
+    ]
+    batch = pa.RecordBatch.from_arrays(lists, batch.schema.names)
+    make = pipeline or (lambda: beam.Pipeline("FnApiRunner"))
+    with make() as run:
+        _ = run | beam.Create([batch]) | tfma.ExtractEvaluateAndWriteResults(eval_config=config, output_path=str(out))
+    found: dict[str, dict[str, Any]] = {}
+    for row in tfma.load_metrics(str(out)):
+        name = "&".join(f"{key.column}={key.bytes_value.decode()}" for key in row.slice_key.single_slice_keys)
+        scores = found.setdefault(name, {})
+        for metric in row.metric_keys_and_values:
+            if metric.key.is_diff:
+                continue
+            if metric.key.name == "example_count":
+                scores["examples"] = int(metric.value.double_value.value)
+            else:
+                model = metric.key.model_name or CANDIDATE
+                scores.setdefault(model, {})[metric.key.name] = metric.value.double_value.value
+    order = ["", *(f"{key}={value}" for key in KEYS for value in SLICES[key])]
+    return {name: found[name] for name in order if name in found}

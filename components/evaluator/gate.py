@@ -1,0 +1,117 @@
+"""The gate: rules that a model must keep to be blessed, as text, and as TFMA takes them.
+
+    bleu >= 0.75                                  an absolute bound
+    bleu >= baseline - 0.01                       not worse than the model serving now by more than that
+    exact_match >= 0.4 where structure=fraction   on a slice alone
+    unrendered <= baseline + 3                    for a score that is better the lower it is
+
+A rule against the baseline is kept where nothing is serving yet. A rule on a slice that has no
+examples is broken: nobody knows that it would be kept.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from components.evaluator.slices import KEYS, SLICES
+from components.formula_metrics.scores import SCORES
+
+_RULE = re.compile(
+    r"\s*(?P<score>\w+)\s*(?P<comparison>>=|<=)\s*(?:(?P<baseline>baseline)(?:\s*(?P<sign>[-+])\s*(?P<margin>[\d.]+))?"
+    r"|(?P<bound>[\d.]+))(?:\s+where\s+(?P<key>\w+)\s*=\s*(?P<value>.+?))?\s*"
+)
+
+
+class Rule(NamedTuple):
+    """One rule."""
+
+    text: str
+    score: str  # of SCORES
+    at_least: bool  # else at most
+    bound: float  # of the value; against the baseline, of what the value may be above it
+    against_baseline: bool
+    slice: str  # `key=value`, "" for all examples
+
+
+def parse(text: str) -> Rule:
+    """Reads one rule.
+
+    Raises:
+        ValueError: it is none; the message says why and what would be one.
+    """
+    match = _RULE.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is no rule; one is like 'bleu >= 0.75', or 'bleu >= baseline - 0.01 where length=1-9'"
+        )
+    score = match["score"]
+    if score not in SCORES:
+        raise ValueError(f"there is no score {score!r}; there are {', '.join(SCORES)}")
+    try:
+        bound = float(match["bound"] or match["margin"] or 0)
+    except ValueError:
+        raise ValueError(f"{text!r}: {match['bound'] or match['margin']} is no number") from None
+    if not SCORES[score].is_count and bound > 1:
+        raise ValueError(f"{text!r}: {score} is from 0 to 1")
+    at_least = match["comparison"] == ">="
+    if at_least == SCORES[score].is_count:
+        raise ValueError(f"{text!r}: {score} is better the {'lower' if at_least else 'higher'}; turn the comparison")
+    key, value = match["key"], match["value"]
+    if key and (key not in KEYS or value not in SLICES[key]):
+        known = f"of {key} there are {', '.join(SLICES[key])}" if key in KEYS else f"there are {', '.join(KEYS)}"
+        raise ValueError(f"{text!r}: there is no slice {key}={value}; {known}")
+    if match["sign"] == "-":
+        bound = -bound
+    return Rule(text.strip(), score, at_least, bound, bool(match["baseline"]), f"{key}={value}" if key else "")
+
+
+def parse_all(texts: Iterable[str]) -> list[Rule]:
+    """Reads the rules of a gate.
+
+    Raises:
+        ValueError: there is none, one is wrong, or two bound the same.
+    """
+    rules = [parse(text) for text in texts]
+    if not rules:
+        raise ValueError("a gate has a rule at least; 'bleu >= 0' lets every model pass")
+    bounded = [(rule.score, rule.against_baseline, rule.slice) for rule in rules]
+    for rule, what in zip(rules, bounded, strict=True):
+        if bounded.count(what) > 1:
+            raise ValueError(f"{rule.text!r} and another rule bound the same")
+    return rules
+
+
+class Verdict(NamedTuple):
+    """What became of a rule."""
+
+    rule: str
+    kept: bool
+    value: float | None  # None: the slice has no examples
+    bound: float | None  # None: there is no baseline to compare with
+    text: str  # for people
+
+
+def judge(rule: Rule, value: float | None, baseline: float | None) -> Verdict:
+    """Holds a value, and that of the model serving now, against a rule."""
+    title = SCORES[rule.score].title + (f" where {rule.slice}" if rule.slice else "")
+    if value is None:
+        return Verdict(rule.text, False, None, None, f"{title}: there are no such examples")
+    if not rule.against_baseline:
+        bound = rule.bound
+        of = ""
+    elif baseline is None:
+        return Verdict(rule.text, True, value, None, f"{title} is {_shown(value)}; nothing to compare with")
+    else:
+        bound = baseline + rule.bound
+        margin = f" {'-' if rule.bound < 0 else '+'} {abs(rule.bound):g}" if rule.bound else ""
+        of = f", {_shown(baseline)} of the model serving now{margin}"
+    kept = value >= bound if rule.at_least else value <= bound
+    relation = ("at least" if rule.at_least else "at most") if kept else ("below" if rule.at_least else "above")
+    return Verdict(rule.text, kept, value, bound, f"{title} {_shown(value)} is {relation} {_shown(bound)}{of}")
+
+
+def _shown(value: float) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".") if math.isfinite(value) else str(value)

@@ -1,0 +1,54 @@
+"""Slices of the examples: by the length of the formula, by the size of the image, by what the formula is made of."""
+
+from __future__ import annotations
+
+import bisect
+
+# Tokens of the target.
+_LENGTHS = (1, 10, 20, 40, 80)
+# Pixels of the image as it came.
+_AREAS = (0, 2_000, 4_000, 8_000, 16_000)
+
+_STRUCTURES = {
+    "fraction": {"\\frac", "\\dfrac", "\\tfrac", "\\cfrac", "\\binom"},
+    "matrix": {
+        f"\\begin{{{name}}}"
+        for name in ("array", "matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "Vmatrix", "smallmatrix", "cases")
+    },
+    "root": {"\\sqrt"},
+    "big operator": {
+        "\\sum", "\\prod", "\\coprod", "\\int", "\\iint", "\\iiint", "\\oint", "\\bigcup", "\\bigcap", "\\bigoplus",
+        "\\bigotimes", "\\bigvee", "\\bigwedge",
+    },
+}  # fmt: skip
+PLAIN = "none of these"
+
+
+def _ranges(starts: tuple[int, ...]) -> list[str]:
+    ends = [f"-{end - 1}" for end in starts[1:]] + ["+"]
+    return [f"{start}{end}" for start, end in zip(starts, ends, strict=True)]
+
+
+# Every slice there can be, by its key.
+SLICES = {"length": _ranges(_LENGTHS), "area": _ranges(_AREAS), "structure": [*_STRUCTURES, PLAIN]}
+KEYS = tuple(SLICES)
+
+
+def slices_of(latex: str, height: int, width: int) -> dict[str, list[str]]:
+    """The slices that an example is in, by key.
+
+    Args:
+        latex: the target, tokens separated by spaces.
+        height, width: of the image, pixels.
+    """
+    tokens = latex.split()
+    present = [name for name, commands in _STRUCTURES.items() if not commands.isdisjoint(tokens)]
+    return {
+        "length": [_range("length", _LENGTHS, len(tokens))],
+        "area": [_range("area", _AREAS, height * width)],
+        "structure": present or [PLAIN],
+    }
+
+
+def _range(key: str, starts: tuple[int, ...], value: int) -> str:
+    return SLICES[key][max(bisect.bisect_right(starts, value) - 1, 0)]

@@ -1,0 +1,74 @@
+"""Where a model looks while it writes: the maps of its attention over images that it has read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from trainer_module import features
+from trainer_module.attention import BLOCK
+from trainer_module.batching import Example, collate
+from trainer_module.config import STRIDE
+from trainer_module.images import normalise
+from trainer_module.signatures import read_exported
+from trainer_module.weights import model_of
+
+# Pixels along each side of a cell.
+CELLS = {"coarse": BLOCK * STRIDE, "fine": STRIDE}
+
+
+class Looked(NamedTuple):
+    """A prediction as it was written."""
+
+    image: np.ndarray  # as the model sees it, filled with white up to whole cells, uint8 (height, width)
+    maps: dict[str, np.ndarray]  # `coarse` and `fine`, as far as there are: float32 (tokens + 1, rows, columns)
+
+
+def look(model: str, images: Sequence[bytes], predictions: Sequence[str]) -> list[Looked]:
+    """Lets a model write what it has read once more, to see where it looks at each step.
+
+    Args:
+        model: folder of a SavedModel that this pipeline exported.
+        images: encoded.
+        predictions: what the model read in each: tokens, separated by spaces.
+
+    Returns:
+        The maps of each image: a step for each token, and the last one for the end.
+
+    Raises:
+        UserError: the model is another one, or damaged.
+    """
+    trained = read_exported(model)
+    ids = {token: i for i, token in enumerate(trained.vocabulary)}
+    examples = []
+    for image, prediction in zip(images, predictions, strict=True):
+        pixels = normalise(image, trained.image)
+        tokens = np.array([ids.get(token, features.UNKNOWN) for token in prediction.split()], np.int32)
+        examples.append(Example(_png(pixels), pixels.shape[0], pixels.shape[1], tokens))
+    batch = collate(examples).inputs
+    maps = model_of(trained).attention_maps(batch["image"], batch["size"], batch["tokens"])
+    return [
+        _cut(batch["image"][i, :, :, 0], example, {name: np.asarray(values)[i] for name, values in maps.items()})
+        for i, example in enumerate(examples)
+    ]
+
+
+def _cut(image: np.ndarray, example: Example, maps: dict[str, np.ndarray]) -> Looked:
+    """One of a batch without what was filled up for the others."""
+    steps = len(example.tokens) + 1
+    own = {name: (-(-example.height // CELLS[name]), -(-example.width // CELLS[name])) for name in maps}
+    height, width = -(-example.height // STRIDE) * STRIDE, -(-example.width // STRIDE) * STRIDE
+    return Looked(
+        image[:height, :width],
+        {name: values[:steps, : own[name][0], : own[name][1]] for name, values in maps.items()},
+    )
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,159 @@
+"""Geometry of the charts; charts.html draws them as SVG in the page's colours.
+
+Lengths are in the units of a drawing of WIDTH x HEIGHT, which a page shows at about a pixel each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+WIDTH, HEIGHT = 320, 200
+LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 34
+BARS = 24
+
+
+class Tick(NamedTuple):
+    """A labelled place on an axis."""
+
+    place: float
+    label: str
+
+
+class Line(NamedTuple):
+    """A series: points, joined."""
+
+    name: str
+    style: str  # class of the page's style sheet
+    points: list[tuple[float, float]]
+
+    @property
+    def path(self) -> str:
+        """As SVG's `points`."""
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
+
+
+class Chart(NamedTuple):
+    """Lines over an axis of epochs, or shares of examples over an axis of sizes."""
+
+    title: str
+    x_title: str
+    y_title: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    lines: list[Line]
+    mark: tuple[float, float] | None = None  # a point to point out
+    bars: list[tuple[float, float, float, float]] = []  # x, y, width, height
+
+
+def curves(
+    title: str,
+    series: Sequence[tuple[str, str, Sequence[float | None]]],
+    epochs: Sequence[int],
+    logarithmic: bool = False,
+    mark: tuple[int, float] | None = None,
+) -> Chart | None:
+    """Values by epoch; None where there are none.
+
+    Args:
+        title: what the values are.
+        series: name, style and values, one for each epoch, None where it is not known.
+        epochs: their numbers.
+        logarithmic: equal ratios get equal distances.
+        mark: epoch and value of a point to point out.
+    """
+    known = [value for _, _, values in series for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return None
+    ticks = _ratios(min(known), max(known)) if logarithmic else _round_numbers(min(0.0, min(known)), max(known))
+    scale = math.log if logarithmic else float
+    low, high = scale(ticks[0]), scale(ticks[-1])
+    first, last = epochs[0], max(epochs[-1], epochs[0] + 1)
+
+    def x(epoch: float) -> float:
+        return LEFT + (epoch - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+
+    def y(value: float) -> float:
+        return TOP + (high - scale(value)) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    lines = [
+        Line(name, style, [(x(e), y(v)) for e, v in zip(epochs, values, strict=True) if v is not None])
+        for name, style, values in series
+        if any(value is not None for value in values)
+    ]
+    step = max(1, math.ceil((epochs[-1] - first + 1) / 8))
+    x_ticks = [Tick(x(epoch), str(epoch)) for epoch in range(first, epochs[-1] + 1, step)]
+    y_ticks = [Tick(y(value), _label(value)) for value in ticks]
+    return Chart(title, "epoch", title, x_ticks, y_ticks, lines, (x(mark[0]), y(mark[1])) if mark else None)
+
+
+def histogram(title: str, unit: str, splits: Mapping[str, np.ndarray]) -> Chart:
+    """Shares of the examples of two splits, the first as bars and the second as a line.
+
+    Args:
+        title: what was measured.
+        unit: of it.
+        splits: the measurements by the split's name, at least 0, none empty.
+    """
+    highest = max(float(values.max()) for values in splits.values())
+    ticks = _round_numbers(0, highest, 6)
+    # Whole numbers to a bar, so that none is shared by two.
+    width = max(1, math.ceil((highest + 1) / BARS))
+    count = math.ceil((highest + 1) / width)
+    edges = np.arange(count + 1) * width
+    shares = {name: np.histogram(values, edges)[0] / len(values) for name, values in splits.items()}
+    tops = _round_numbers(0, 100 * max(share.max() for share in shares.values()))
+    end = max(edges[-1], ticks[-1])
+
+    def x(value: float) -> float:
+        return LEFT + value / end * (WIDTH - LEFT - RIGHT)
+
+    def y(percent: float) -> float:
+        return TOP + (1 - percent / tops[-1]) * (HEIGHT - TOP - BOTTOM)
+
+    (first, bars), *others = shares.items()
+    lines = [Line(first, "bars", [])]
+    for name, share in others:
+        outline = [(x(0), y(0))]
+        for place, percent in enumerate(100 * share):
+            outline += [(x(edges[place]), y(percent)), (x(edges[place + 1]), y(percent))]
+        lines.append(Line(name, "outline", [*outline, (x(edges[-1]), y(0))]))
+    return Chart(
+        title,
+        unit,
+        "% of the examples",
+        [Tick(x(value), _label(value)) for value in ticks],
+        [Tick(y(value), _label(value)) for value in tops],
+        lines,
+        bars=[
+            (x(edges[i]), y(percent), x(edges[i + 1]) - x(edges[i]), y(0) - y(percent))
+            for i, percent in enumerate(100 * bars)
+            if percent > 0
+        ],
+    )
+
+
+def _round_numbers(low: float, high: float, count: int = 5) -> list[float]:
+    """At most `count` + 1 even numbers, 1, 2 or 5 times a power of ten apart, around low to high."""
+    span = (high - low) or abs(high) or 1.0
+    power = 10.0 ** math.floor(math.log10(span / count))
+    step = next(factor * power for factor in (1, 2, 5, 10) if span <= factor * power * count * (1 + 1e-9))
+    start, stop = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(start, max(stop, start + 1) + 1)]
+
+
+def _ratios(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten around low to high; where those are too many, some are left out."""
+    all_steps = [factor * 10.0**power for power in range(-12, 13) for factor in (1, 2, 5)]
+    below = max((i for i, step in enumerate(all_steps) if step <= low * (1 + 1e-9)), default=0)
+    above = min((i for i, step in enumerate(all_steps) if step >= high * (1 - 1e-9)), default=len(all_steps) - 1)
+    above = max(above, below + 1)
+    stride = math.ceil((above - below) / 6)
+    return all_steps[below : above + stride : stride]
+
+
+def _label(value: float) -> str:
+    return f"{value:,.6g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.0e}".replace("e-0", "e-")

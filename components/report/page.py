@@ -1,0 +1,115 @@
+"""Writes the report of a run as one HTML file, which needs nothing beside it and asks for nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import jinja2
+
+from components.report import lineage, sections, wording
+from components.report.charts import HEIGHT, WIDTH
+from components.report.run import CACHED, Run
+from components.report.sections import section, then
+from data.errors import UserError
+
+FILE = "report.html"
+FOLDER = Path(__file__).parent
+
+PACKAGES = (
+    "im2latex",
+    "tfx",
+    "tensorflow",
+    "keras",
+    "tensorflow-transform",
+    "tensorflow-model-analysis",
+    "tensorflow-data-validation",
+    "ml-metadata",
+    "apache-beam",
+    "numpy",
+    "pyarrow",
+    "pillow",
+)
+
+
+def write_page(run: Run, file: Path) -> None:
+    """Writes the report of a run, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = render(run)
+    partial = file.with_name(f".{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, "utf-8")
+        os.replace(partial, file)
+    except OSError as error:
+        raise UserError(f"cannot write the report {file}: {error.strerror}; choose another place") from None
+
+
+def render(run: Run) -> str:
+    """The report of a run as HTML."""
+    evaluation = section(sections.evaluation_of, run)
+    evaluated = section(sections.evaluated_of, run)
+    renderer = evaluation.content.renderer if evaluation.content else None
+    style, script = ((FOLDER / f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    # What the page may do: its own style and script, pictures that it holds, and nothing else.
+    policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
+    content = {
+        "run": run,
+        "started": min((step.started for step in run.steps or () if step.state != CACHED), default=0),
+        "verdict": sections.verdict(run, evaluation.content),
+        "scores": then(evaluation, sections.scores),
+        "gallery": then(evaluated, sections.gallery, run, renderer),
+        "training": section(sections.training, run),
+        "measured": section(sections.measured, run, evaluated.content),
+        "vocabulary": then(evaluated, sections.vocabulary, run),
+        "confused": then(evaluated, sections.confused),
+        "data": sections.data(run),
+        "descent": sections.descent(run),
+        "versions": _versions(),
+    }
+    return _environment().get_template(FILE).render(
+        **content,
+        style=style,
+        script=script,
+        policy=f"{policy}; base-uri 'none'; form-action 'none'",
+        enlarged=sections.ENLARGED,
+        few=sections.FEW,
+        chart_size=(WIDTH, HEIGHT),
+        lineage=lineage,
+    )  # fmt: skip
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("number", "percent", "duration", "memory", "moment", "literal"):
+        environment.filters[name] = getattr(wording, name)
+    return environment
+
+
+def _digest(text: str) -> str:
+    """How a policy names a script or a style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _versions() -> list[tuple[str, str]]:
+    """The packages in this environment."""
+    found = [("Python", platform.python_version())]
+    for name in PACKAGES:
+        try:
+            found.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            found.append((name, "not installed"))
+    return found

@@ -1,0 +1,165 @@
+"""`im2latex evaluate`: judges any pushed model on any data, outside a pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from components.evaluator.gate import parse_all
+from components.formula_metrics.scores import SCORES
+from data.errors import UserError
+from data.records import SPLITS, read_records
+
+if TYPE_CHECKING:
+    from components.evaluator.evaluation import Evaluation
+
+NOT_GOOD_ENOUGH = 3
+# Of the table's columns; the scores' titles are too long for a terminal of 80 characters.
+HEADINGS = {
+    "bleu": "BLEU",
+    "exact_match": "exact",
+    "edit_similarity": "edit",
+    "token_accuracy": "token",
+    "image_match": "image",
+    "image_match_without_blanks": "image ink",
+    "image_edit_similarity": "image edit",
+    "unrendered": "not drawn",
+}
+
+
+def evaluate_model(
+    model: Path,
+    data: Path,
+    split: str,
+    baseline: Path | None,
+    gate: Sequence[str],
+    renderer: str | None,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Evaluates a model, prints what came of it, and keeps it in `out` if that is given.
+
+    Args:
+        model: folder of a SavedModel.
+        data: a data set with splits, a folder of TFRecords, or one file of them.
+        split: of a data set.
+        baseline: another model to compare with.
+        gate: rules; none judges nothing.
+        renderer: as in `data.rendering`; None takes the best there is.
+        out: where predictions, scores and TFMA's files are left.
+        as_json: print `summary.json` instead of the table.
+
+    Returns:
+        0, or 3 if a rule is broken.
+
+    Raises:
+        UserError: a wrong rule, unreadable data, or a model that cannot be used.
+    """
+    try:
+        rules = parse_all(gate) if gate else []
+    except ValueError as error:
+        raise UserError(f"--gate: {error}") from None
+    if baseline is None and any(rule.against_baseline for rule in rules):
+        raise UserError("--gate: a rule compares with a baseline; name one with --baseline")
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists already; choose another --out, or remove it")
+    records = list(read_records(_examples(data, split)))
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    from components.evaluator.evaluation import BASELINE, CANDIDATE, SUMMARY, evaluate
+
+    models = {CANDIDATE: model} | ({BASELINE: baseline} if baseline else {})
+    about = {name: {"path": str(folder)} for name, folder in models.items()}
+    with _folder(out) as folder:
+        with _Steps() as steps:
+            evaluation = evaluate(
+                records, models, rules, folder, about=about, renderer=renderer, progress=steps.advance
+            )
+        if as_json:
+            print((folder / SUMMARY).read_text("utf-8"), end="")
+        else:
+            _print(evaluation, Console(highlight=False))
+    return 0 if evaluation.blessed else NOT_GOOD_ENOUGH
+
+
+def _examples(data: Path, split: str) -> Path:
+    if (data / split).is_dir():
+        return data / split
+    if any((data / name).is_dir() for name in SPLITS):
+        raise UserError(f"{data} has no split {split}; name one that it has with --split")
+    if not data.exists():
+        raise UserError(f"{data} does not exist; give a folder that `im2latex data` made, or TFRecords")
+    return data
+
+
+@contextlib.contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    """A folder that becomes `out` when all went well, or that is gone afterwards."""
+    place = out.absolute().parent if out else None
+    if place:
+        place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".evaluation.", dir=place) as folder:
+        made = Path(folder, "evaluation")
+        yield made
+        if out:
+            made.rename(out)
+
+
+class _Steps:
+    """A progress bar for each step, on the terminal's standard error."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._tasks: dict[str, object] = {}
+
+    def __enter__(self) -> _Steps:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def advance(self, step: str, done: int, total: int) -> None:
+        if step not in self._tasks:
+            self._tasks[step] = self._progress.add_task(step, total=total)
+        self._progress.advance(self._tasks[step], done)  # type: ignore[arg-type]
+
+
+def _print(evaluation: Evaluation, console: Console) -> None:
+    """A row for each slice and model, and what became of the rules."""
+    from components.evaluator.evaluation import CANDIDATE
+
+    table = Table("", "count", *(HEADINGS[name] for name in SCORES), box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.min_width = 5
+    section = ""
+    for name, scores in evaluation.slices.items():
+        key, _, value = name.partition("=")
+        if key != section:
+            section = key
+            table.add_row(key, style="bold")
+        for model in evaluation.models:
+            first = [f"  {value}" if value else "all", f"{scores['examples']:,}"]
+            other = [f"    {model}", ""]
+            shown = [score.shown(scores[model][of]) for of, score in SCORES.items()]
+            table.add_row(
+                *(first if model == CANDIDATE else other), *shown, style=None if model == CANDIDATE else "dim"
+            )
+    console.print(table)
+    console.print(f"formulas drawn by {evaluation.renderer}", markup=False)
+    for model, known in evaluation.models.items():
+        rate = evaluation.examples / max(known["seconds"], 1e-9)
+        console.print(f"{model}: read {evaluation.examples:,} images in {known['seconds']:.1f} s, {rate:.0f} a second")
+    for verdict in evaluation.gate:
+        kept = "kept  " if verdict.kept else "broken"
+        console.print(f"{kept}  {verdict.rule}  ({verdict.text})", markup=False, soft_wrap=True)

@@ -1,0 +1,156 @@
+"""`im2latex report`: the report of any run that ML Metadata knows, of one that failed too."""
+
+from __future__ import annotations
+
+import json
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_metadata import MetadataStore
+from ml_metadata.proto import metadata_store_pb2
+
+from components.report.page import write_page
+from components.report.run import ABSENT, FAILED, Run, Setting, Step, context_name, properties, read_steps
+from data.errors import UserError
+from pipeline.config import Config, flatten
+from pipeline.run import COMPONENTS
+from pipeline.workspace import Workspace
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib  # type: ignore[no-redef]
+
+# What the report takes, by the component that makes it and the name of the output.
+_ARTIFACTS = {
+    ("ImportExampleGen", "examples"): "examples",
+    ("Transform", "transform_graph"): "transform_graph",
+    ("Trainer", "model"): "model",
+    ("Trainer", "model_run"): "model_run",
+    ("Baseline", "baseline"): "baseline",
+    ("Evaluator", "evaluation"): "evaluation",
+    ("Evaluator", "blessing"): "blessing",
+    ("ServingCheck", "blessing"): "serving_check",
+    ("Pusher", "pushed_model"): "pushed_model",
+}
+# Names of runs in the answer to one that does not exist.
+NAMED = 5
+
+
+def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
+    """Writes the report of a run in the workspace.
+
+    Args:
+        run_id: the run, by the beginning of its id; None takes the last one.
+        out: the file to write; None takes one in the workspace's folder `reports`.
+        show: open it in the browser.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: there is no such run, or the file cannot be written.
+    """
+    workspace = Workspace.from_environment()
+    store = _store(workspace)
+    chosen = _choose(store, run_id, workspace)
+    file = out or workspace.home / "reports" / f"{chosen.replace(':', '-')}.html"
+    write_page(read_run(store, chosen, workspace), file)
+    if show:
+        webbrowser.open(file.absolute().as_uri())
+    return file
+
+
+def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Run:
+    """All that ML Metadata and the workspace know of a run."""
+    steps, outputs = read_steps(store, run_id)
+    told = {step.component: properties(store, step) for step in steps}
+    names = [step.component for step in steps]
+    absent = [Step(component, ABSENT) for component in COMPONENTS if component not in names]
+    log = _log(workspace, run_id, _runs(store))
+    failed = any(step.state == FAILED for step in steps)
+    return Run(
+        pipeline=context_name(store, steps[0].execution, "pipeline") if steps else Config().name,
+        id=run_id,
+        steps=[*steps, *absent],
+        artifacts={name: outputs[key] for key, name in _ARTIFACTS.items() if key in outputs},
+        settings=_settings(told.get("Reporter", {}), log),
+        data=_text(told, "ImportExampleGen", "input_base"),
+        split=_text(told, "Evaluator", "split"),
+        log=str(log) if log and failed else "",
+        failure=_failure(log) if log and failed else "",
+    )
+
+
+def _store(workspace: Workspace) -> MetadataStore:
+    if not workspace.metadata.exists():
+        raise UserError(f"there are no runs in {workspace.home}; `im2latex run` makes one, or set IM2LATEX_HOME")
+    config = metadata_store_pb2.ConnectionConfig()
+    config.sqlite.filename_uri = str(workspace.metadata)
+    config.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
+    return MetadataStore(config)
+
+
+def _choose(store: MetadataStore, run_id: str | None, workspace: Workspace) -> str:
+    runs = _runs(store)
+    if not runs:
+        raise UserError(f"there are no runs in {workspace.home}; `im2latex run` makes one, or set IM2LATEX_HOME")
+    if run_id is None:
+        return runs[-1]
+    found = [run for run in runs if run.startswith(run_id)]
+    if len(found) == 1 or run_id in found:
+        return run_id if run_id in found else found[0]
+    last = ", ".join((found or runs)[-NAMED:])
+    raise UserError(f"{len(found) or 'no'} runs in {workspace.home} begin with {run_id!r}; the last ones are {last}")
+
+
+def _runs(store: MetadataStore) -> list[str]:
+    """The ids of all runs, the last one last."""
+    contexts = store.get_contexts_by_type("pipeline_run")
+    return [context.name for context in sorted(contexts, key=lambda context: context.create_time_since_epoch)]
+
+
+def _text(told: dict[str, dict[str, Any]], component: str, name: str) -> str | None:
+    return told.get(component, {}).get(name)
+
+
+def _log(workspace: Workspace, run_id: str, runs: list[str]) -> Path | None:
+    """The log of a run, if `im2latex run` started it: a log has a name like run-20170806-114827, a run an id like
+    2017-08-06T11:48:31.123456, both of local time, and the log was begun between the run before and the run."""
+    place = runs.index(run_id)
+    begun, before = _stamp(run_id), _stamp(runs[place - 1]) if place else ""
+    logs = {path.stem.removeprefix("run-"): path for path in workspace.logs.glob("run-*.log")}
+    fitting = [stamp for stamp in logs if before < stamp <= begun]
+    return logs[max(fitting)] if fitting else None
+
+
+def _stamp(run_id: str) -> str:
+    return run_id.partition(".")[0].replace("-", "").replace(":", "").replace("T", "-")
+
+
+def _settings(told: dict[str, Any], log: Path | None) -> list[Setting] | None:
+    """The configuration: what the report's component was told, else what was written beside the log."""
+    if "settings" in told:
+        return [Setting(*setting) for setting in json.loads(told["settings"])]
+    if log is None or not log.with_suffix(".toml").exists():
+        return None
+    help_lines = {knob: text for knob, _, text in flatten(Config())}
+    document = tomllib.loads(log.with_suffix(".toml").read_text("utf-8"))
+    return [Setting(knob, value, help_lines.get(knob, "")) for knob, value in _knobs(document)]
+
+
+def _knobs(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{knob}", inner) for knob, inner in value.items())
+        else:
+            yield name, value
+
+
+def _failure(log: Path) -> str:
+    """The last exception in a log, in its own words."""
+    _, traceback, text = log.read_text("utf-8", errors="replace").rpartition("Traceback (most recent call last):\n")
+    line = next((line for line in text.splitlines() if line[:1].strip()), "") if traceback else ""
+    return line.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")

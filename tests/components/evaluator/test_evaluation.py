@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
+
+from components.evaluator.evaluation import (
+    BASELINE,
+    CANDIDATE,
+    PREDICTIONS,
+    Evaluation,
+    evaluate,
+    read_evaluation,
+    read_images,
+)
+from components.evaluator.gate import parse_all
+from components.formula_metrics import scores
+from data.errors import UserError
+from data.records import Record
+from data.synthetic import draw_png
+
+# Targets, what a good model reads, and what a worse one reads.
+READ = {
+    "x ^ { 2 } + 1": ("x ^ { 2 } + 1", "x ^ { 2 } + 1"),
+    "\\frac { a } { b } + c": ("\\frac { a } { b } + c", "\\frac { a } { b } - c"),
+    "\\sqrt { x + y } = z": ("\\sqrt { x + y } = 2", "x"),
+    "\\sum _ { i } x _ { i } + \\sqrt { y }": ("\\sum _ { i } x _ { i } + \\sqrt { y }", ""),
+}
+RECORDS = [Record(draw_png(latex, 60), latex, f"{number}.png") for number, latex in enumerate(READ)]
+
+
+class Answers(tf.Module):
+    """Knows every image, and counts how often it was asked about one."""
+
+    def __init__(self, answers: dict[bytes, str]) -> None:
+        super().__init__()
+        self.table = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(list(answers), list(answers.values())), "unknown"
+        )
+        self.asked = tf.Variable(0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="images")])
+    def predict_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+        self.asked.assign_add(tf.size(images))
+        return {"latex": self.table[images], "log_probability": -tf.ones(tf.shape(images))}
+
+
+def save(folder: Path, which: int) -> Path:
+    module = Answers({record.image: READ[record.latex][which] for record in RECORDS})
+    tf.saved_model.save(module, str(folder), signatures={"predict_images": module.predict_images})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    return {CANDIDATE: save(folder / "good", 0), BASELINE: save(folder / "worse", 1)}
+
+
+RULES = ["exact_match >= 0.75", "bleu >= baseline", "exact_match >= 0.9 where structure=root"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
+    folder = tmp_path_factory.mktemp("evaluation")
+    made = evaluate(RECORDS, models, parse_all(RULES), folder, about={BASELINE: {"version": "7"}}, renderer="builtin")
+    return made, folder
+
+
+def test_every_slice_has_its_count_and_the_scores_of_its_examples(evaluated: tuple[Evaluation, Path]) -> None:
+    evaluation, _ = evaluated
+    of = {
+        "": [0, 1, 2, 3],
+        "structure=fraction": [1],
+        "structure=root": [2, 3],
+        "structure=big operator": [3],
+        "structure=none of these": [0],
+    }
+    targets = list(READ)
+    for name, members in of.items():
+        found = evaluation.slices[name]
+        assert found["examples"] == len(members)
+        for place, model in enumerate((CANDIDATE, BASELINE)):
+            pairs = [(targets[i], READ[targets[i]][place]) for i in members]
+            expected = scores.values(scores.statistics(*zip(*pairs, strict=True), renderer="builtin"))
+            assert found[model] == pytest.approx(expected), (name, model)
+    assert evaluation.slices[""][CANDIDATE]["exact_match"] == 0.75
+    assert evaluation.slices[""][BASELINE]["exact_match"] == 0.25
+    # Of each key, every example is in one slice at least.
+    for key in ("length", "area"):
+        assert sum(found["examples"] for name, found in evaluation.slices.items() if name.startswith(f"{key}=")) == 4
+
+
+def test_the_gate_says_which_rule_was_broken_by_which_value(evaluated: tuple[Evaluation, Path]) -> None:
+    evaluation, _ = evaluated
+    assert [verdict.kept for verdict in evaluation.gate] == [True, True, False]
+    assert not evaluation.blessed
+    assert evaluation.reasons == ["exact match where structure=root 0.5 is below 0.9"]
+
+
+def test_an_evaluation_is_read_as_it_was_written(evaluated: tuple[Evaluation, Path]) -> None:
+    evaluation, folder = evaluated
+    assert read_evaluation(folder) == evaluation
+    assert json.loads((folder / "summary.json").read_text())["blessed"] is False
+    assert evaluation.renderer == "builtin"
+    assert evaluation.models[BASELINE]["version"] == "7" and evaluation.models[CANDIDATE]["seconds"] > 0
+    # TFMA's own reader finds the same.
+    result = tfma.load_eval_result(str(folder), model_name=CANDIDATE)
+    found = {key: value for key, value in result.slicing_metrics}
+    assert found[()][""][""]["exact_match"]["doubleValue"] == 0.75
+
+
+def test_predictions_are_kept_beside_their_targets(evaluated: tuple[Evaluation, Path]) -> None:
+    _, folder = evaluated
+    rows = pyarrow.parquet.read_table(folder / PREDICTIONS).to_pylist()
+    assert [row["name"] for row in rows] == ["0.png", "1.png", "2.png", "3.png"]
+    for row in rows:
+        assert (row[CANDIDATE], row[BASELINE]) == READ[row["target"]]
+        assert row[f"{CANDIDATE}_log_probability"] == -1
+        assert len(row[f"{CANDIDATE}_statistics"]) == scores.WIDTH
+        assert row["width"] > row["height"] > 0
+    assert rows[3]["structure"] == ["root", "big operator"]
+
+
+def test_without_a_baseline_there_is_nothing_to_be_worse_than(models: dict[str, Path], tmp_path: Path) -> None:
+    evaluation = evaluate(
+        RECORDS[:1], {CANDIDATE: models[BASELINE]}, parse_all(["bleu >= baseline"]), tmp_path, renderer="builtin"
+    )
+    assert evaluation.blessed and BASELINE not in evaluation.slices[""]
+    assert read_evaluation(tmp_path) == dataclasses.replace(evaluation)
+
+
+def test_a_slice_that_a_rule_names_and_no_example_is_in_refuses_the_model(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    rules = parse_all(["bleu >= 0 where structure=matrix"])
+    evaluation = evaluate(RECORDS, {CANDIDATE: models[CANDIDATE]}, rules, tmp_path, renderer="builtin")
+    assert evaluation.reasons == ["BLEU where structure=matrix: there are no such examples"]
+
+
+def test_images_are_read_once_and_answered_in_their_order(models: dict[str, Path]) -> None:
+    told: list[int] = []
+    images = [record.image for record in RECORDS] * 20
+    reading = read_images(models[CANDIDATE], images, told.append)
+    assert reading.latex == [READ[record.latex][0] for record in RECORDS] * 20
+    assert sum(told) == len(images) and reading.seconds > 0
+
+
+def test_what_cannot_be_used_is_refused_by_name(models: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere is no model that reads images"):
+        read_images(tmp_path / "nowhere", [RECORDS[0].image])
+    module = tf.Module()
+    tf.saved_model.save(module, str(tmp_path / "mute"))
+    with pytest.raises(UserError, match="mute is no model that reads images"):
+        read_images(tmp_path / "mute", [RECORDS[0].image])
+    with pytest.raises(UserError, match="the image of torn.png cannot be decoded"):
+        evaluate([Record(b"torn", "x", "torn.png")], models, [], tmp_path)
+    with pytest.raises(UserError, match="no examples"):
+        evaluate([], models, [], tmp_path)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+
+from components.evaluator.gate import judge, parse, parse_all
+
+
+def test_a_rule_is_read() -> None:
+    rule = parse(" exact_match >= baseline - 0.02 where structure=big operator ")
+    assert rule.score == "exact_match" and rule.at_least and rule.against_baseline
+    assert (rule.bound, rule.slice) == (-0.02, "structure=big operator")
+    assert rule.text == "exact_match >= baseline - 0.02 where structure=big operator"
+    assert parse("bleu>=0.75")[2:] == (True, 0.75, False, "")
+    assert parse("bleu >= baseline")[2:] == (True, 0.0, True, "")
+    assert parse("unrendered <= baseline + 3")[2:] == (False, 3.0, True, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is no rule; one is like 'bleu >= 0.75'"),
+        ("bleu > 0.5", "is no rule"),
+        ("bleu >= 0.5 and more", "is no rule"),
+        ("blue >= 0.5", "there is no score 'blue'; there are bleu, exact_match"),
+        ("bleu >= 0.5.5", "0.5.5 is no number"),
+        ("bleu >= 75", "bleu is from 0 to 1"),
+        ("bleu <= 0.5", "bleu is better the higher; turn the comparison"),
+        ("unrendered >= 5", "unrendered is better the lower"),
+        ("bleu >= 0.5 where length=7", "no slice length=7; of length there are 1-9, 10-19, 20-39, 40-79, 80+"),
+        ("bleu >= 0.5 where colour=red", "no slice colour=red; there are length, area, structure"),
+    ],
+)
+def test_what_is_no_rule_is_refused_with_what_would_be_one(text: str, reason: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        parse(text)
+    assert reason in str(refusal.value)
+
+
+def test_a_gate_has_rules_that_do_not_contradict_each_other() -> None:
+    assert len(parse_all(["bleu >= 0.5", "bleu >= baseline", "bleu >= 0.6 where length=1-9"])) == 3
+    with pytest.raises(ValueError, match="a rule at least"):
+        parse_all([])
+    with pytest.raises(ValueError, match="'bleu >= 0.5' and another rule bound the same"):
+        parse_all(["bleu >= 0.5", "bleu >= 0.6"])
+
+
+def test_an_absolute_bound_may_just_be_reached() -> None:
+    rule = parse("bleu >= 0.75")
+    assert judge(rule, 0.75, None).kept
+    broken = judge(rule, 0.7, None)
+    assert not broken.kept and (broken.value, broken.bound) == (0.7, 0.75)
+    assert broken.text == "BLEU 0.7 is below 0.75"
+
+
+def test_a_model_is_held_against_the_one_that_serves() -> None:
+    rule = parse("bleu >= baseline - 0.02 where length=1-9")
+    assert judge(rule, 0.79, 0.8).kept
+    broken = judge(rule, 0.77, 0.8)
+    assert not broken.kept and broken.bound == pytest.approx(0.78)
+    assert broken.text == "BLEU where length=1-9 0.77 is below 0.78, 0.8 of the model serving now - 0.02"
+    assert judge(parse("bleu >= baseline"), 0.8, 0.8).text == "BLEU 0.8 is at least 0.8, 0.8 of the model serving now"
+    fewer = parse("unrendered <= baseline + 3")
+    assert judge(fewer, 5, 2).kept and not judge(fewer, 6, 2).kept
+
+
+def test_with_nothing_to_compare_a_rule_against_it_is_kept() -> None:
+    verdict = judge(parse("bleu >= baseline - 0.02"), 0.1, None)
+    assert verdict.kept and verdict.bound is None
+    assert verdict.text == "BLEU is 0.1; nothing to compare with"
+
+
+@pytest.mark.parametrize("text", ["bleu >= 0 where structure=matrix", "bleu >= baseline where structure=matrix"])
+def test_a_slice_without_examples_breaks_its_rule(text: str) -> None:
+    verdict = judge(parse(text), None, None)
+    assert not verdict.kept and verdict.text == "BLEU where structure=matrix: there are no such examples"

@@ -1,0 +1,260 @@
+"""The page in a real browser."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.wait import WebDriverWait
+
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="needs a browser: Debian's packages chromium and chromium-driver",
+)
+
+CONTRAST = """
+const channel = (value) => value <= 10.31 ? value / 3294.6 : ((value / 255 + 0.055) / 1.055) ** 2.4;
+const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+function behind(element) {
+  const layers = [];
+  for (let e = element; e; e = e.parentElement) {
+    const colour = parse(getComputedStyle(e).backgroundColor);
+    layers.push(colour.length < 4 ? [...colour, 1] : colour);
+    if (layers.at(-1)[3] === 1) break;
+  }
+  const over = (under, layer) => under.map((value, i) => layer[3] * layer[i] + (1 - layer[3]) * value);
+  return layers.reduceRight(over, [255, 255, 255]);
+}
+const bad = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+  const element = node.parentElement;
+  if (!node.data.trim() || !element.checkVisibility() || element.closest(".unseen, script, style")) continue;
+  const style = getComputedStyle(element);
+  const ink = light(parse(element.closest("svg") ? style.fill : style.color)), under = light(behind(element));
+  const ratio = (Math.max(ink, under) + 0.05) / (Math.min(ink, under) + 0.05);
+  const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+  if (ratio < (large ? 3 : 4.5)) bad.push([node.data.trim().slice(0, 30), ratio.toFixed(2), style.color]);
+}
+return bad;
+"""
+
+
+class Browser:
+    """Chromium with one page open."""
+
+    def __init__(self, profile: Path) -> None:
+        options = webdriver.ChromeOptions()
+        options.binary_location = str(shutil.which("chromium"))
+        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--user-data-dir={profile}"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        self.driver = webdriver.Chrome(options, webdriver.ChromeService(str(shutil.which("chromedriver"))))
+
+    def open(self, file: Path, width: int = 1280, scheme: str = "light") -> None:
+        self.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600},
+        )
+        media = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in media.items()]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        self.driver.get(file.as_uri())
+        WebDriverWait(self.driver, 20).until(
+            lambda driver: driver.execute_script(
+                "return ![...document.querySelectorAll('.controls')].some((controls) => controls.hidden)"
+            )
+        )
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    made = Browser(tmp_path_factory.mktemp("profile"))
+    yield made
+    made.driver.quit()
+
+
+@pytest.fixture(scope="module")
+def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(page, "utf-8")
+    return path
+
+
+def test_the_page_is_silent_and_asks_for_nothing(browser: Browser, file: Path) -> None:
+    browser.driver.get("about:blank")  # the browser's own first page asks for much
+    for log in ("browser", "performance"):
+        browser.driver.get_log(log)
+    browser.open(file)
+    assert browser.driver.get_log("browser") == []
+    messages = [json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")]
+    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert asked[0] == file.as_uri()
+    assert all(url.startswith("data:") for url in asked[1:])
+    assert file.stat().st_size < 5_000_000
+
+
+def test_hostile_names_and_formulas_are_inert(browser: Browser, file: Path) -> None:
+    browser.open(file)
+    assert browser.driver.title.startswith("Not blessed")  # the attack would have changed it
+    assert browser.run("return [...document.images].filter((image) => !image.src.startsWith('data:')).length") == 0
+    assert browser.run("return document.scripts.length") == 1
+    shown = browser.run("return [...document.querySelectorAll('h4')].map((title) => title.textContent)")
+    assert any("</script><img" in title for title in shown)
+
+
+def test_what_may_run_in_the_page_is_its_own_script_alone(browser: Browser, file: Path) -> None:
+    browser.open(file)
+    browser.run(
+        "const script = document.createElement('script'); script.textContent = 'window.broken = 1';"
+        "document.body.append(script);"
+    )
+    assert browser.run("return window.broken") is None
+    assert any("Content Security Policy" in entry["message"] for entry in browser.driver.get_log("browser"))
+
+
+def step(browser: Browser, article) -> dict[str, Any]:
+    """What an example shows: the token marked, what is said, and the pixels of the drawn map."""
+    return browser.run(
+        """
+        const article = arguments[0], canvas = article.querySelector("canvas");
+        const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        let sum = 0;
+        for (let i = 3; i < pixels.length; i += 4) sum = (sum * 31 + pixels[i]) % 1000000007;
+        return {
+          now: [...article.querySelectorAll(".now")].map((token) => token.textContent),
+          said: article.querySelector("output").textContent,
+          value: article.querySelector("input").value,
+          drawn: sum,
+          ink: pixels.some((value, i) => i % 4 === 3 && value > 0),
+        };
+        """,
+        article,
+    )
+
+
+def test_the_slider_moves_by_keyboard_and_takes_token_and_map_along(browser: Browser, file: Path) -> None:
+    browser.open(file)
+    article = browser.driver.find_element(By.CSS_SELECTOR, "article:has(.attention)")
+    tokens = [token.text for token in article.find_elements(By.CSS_SELECTOR, "[data-step]")]
+    slider = article.find_element(By.CSS_SELECTOR, "input[type=range]")
+    first = step(browser, article)
+    assert first["now"] == tokens[:1] and first["ink"]
+    browser.run("arguments[0].focus()", slider)
+    slider.send_keys(Keys.ARROW_RIGHT)
+    second = step(browser, article)
+    assert second["now"] == tokens[1:2] and second["said"].startswith(f"2 of {len(tokens) + 1}: {tokens[1]}")
+    assert second["drawn"] != first["drawn"]
+    assert slider.get_attribute("aria-valuetext") == f"2 of {len(tokens) + 1}"
+    slider.send_keys(Keys.END)
+    last = step(browser, article)
+    assert last["now"] == [] and "the end" in last["said"]  # the end is no token
+    slider.send_keys(Keys.HOME)
+    assert step(browser, article) == first
+
+
+def test_the_drawn_map_is_the_film_of_its_step(browser: Browser, file: Path) -> None:
+    """The brightest place on the canvas is where the page says that the model looks."""
+    browser.open(file)
+    article = browser.driver.find_element(By.CSS_SELECTOR, "article:has(.attention)")
+    steps = json.loads(article.find_element(By.CSS_SELECTOR, ".attention").get_attribute("data-steps"))
+    slider = article.find_element(By.CSS_SELECTOR, "input[type=range]")
+    for number, (_, _, left, top) in enumerate(steps):
+        browser.run("arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", slider, number)
+        opaque = browser.run(
+            """
+            const canvas = arguments[0].querySelector("canvas");
+            const x = Math.min(Math.floor(arguments[1] / 100 * canvas.width), canvas.width - 1);
+            const y = Math.min(Math.floor(arguments[2] / 100 * canvas.height), canvas.height - 1);
+            return canvas.getContext("2d").getImageData(x, y, 1, 1).data[3];
+            """,
+            article, left, top,
+        )  # fmt: skip
+        assert opaque >= 0.85 * 255 - 1, number
+
+
+def test_play_goes_through_all_steps_and_stops(browser: Browser, file: Path) -> None:
+    browser.open(file)
+    articles = browser.driver.find_elements(By.CSS_SELECTOR, "article:has(.attention)")
+    article = min(articles, key=lambda one: len(one.find_elements(By.CSS_SELECTOR, "[data-step]")))
+    button = article.find_element(By.TAG_NAME, "button")
+    count = len(article.find_elements(By.CSS_SELECTOR, "[data-step]")) + 1
+    button.send_keys(Keys.ENTER)
+    assert button.text == "Pause"
+    WebDriverWait(browser.driver, 30).until(lambda _: step(browser, article)["value"] == str(count - 1))
+    assert button.text == "Play"
+    button.send_keys(Keys.ENTER)
+    assert step(browser, article)["value"] == "0"
+    button.send_keys(Keys.ENTER)
+    assert button.text == "Play"
+
+
+def test_a_click_on_a_token_goes_to_its_step(browser: Browser, file: Path) -> None:
+    browser.open(file)
+    article = browser.driver.find_element(By.CSS_SELECTOR, "article:has(.attention)")
+    tokens = article.find_elements(By.CSS_SELECTOR, "[data-step]")
+    browser.run("arguments[0].click()", tokens[2])
+    assert step(browser, article)["value"] == "2"
+    assert "now" in str(tokens[2].get_attribute("class"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_fits_its_window_and_can_be_read(browser: Browser, file: Path, width: int, scheme: str) -> None:
+    browser.open(file, width, scheme)
+    browser.run("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    page = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", page)[:3])) < 64 if scheme == "dark" else page == "rgb(255, 255, 255)"
+    assert browser.run(CONTRAST) == []
+
+
+def test_headings_landmarks_and_tables_are_as_screen_readers_need_them(browser: Browser, file: Path) -> None:
+    browser.open(file)
+    levels = browser.run("return [...document.querySelectorAll('h1,h2,h3,h4,h5')].map((h) => Number(h.tagName[1]))")
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    for tag in ("header", "nav", "main", "footer"):
+        assert len(browser.driver.find_elements(By.CSS_SELECTOR, f"body > {tag}")) == 1, tag
+    count = browser.run(
+        """
+        const ids = [...document.querySelectorAll("[id]")].map((element) => element.id);
+        return {
+          images: [...document.images].filter((image) => !image.hidden && !image.alt).length,
+          drawings: document.querySelectorAll("svg:not([aria-label])").length,
+          captions: [...document.querySelectorAll("table")].filter((table) => !table.caption).length,
+          headers: document.querySelectorAll("th:not([scope])").length,
+          unnamed: document.querySelectorAll("input:not([aria-label]), .scroll:not([aria-label])").length,
+          live: document.querySelectorAll("output:not([aria-live])").length,
+          targets: [...document.querySelectorAll("a[href^='#']")].filter((a) => !document.querySelector(a.hash)).length,
+          twice: ids.length - new Set(ids).size,
+        };
+        """
+    )
+    assert count == dict.fromkeys(count, 0)
+    assert browser.run("return document.querySelectorAll('table').length") >= 8
+
+
+def test_everything_can_be_reached_and_is_seen_when_it_has_the_focus(browser: Browser, file: Path) -> None:
+    browser.open(file)
+    body = browser.driver.find_element(By.TAG_NAME, "body")
+    reached: list[str] = []
+    for _ in range(12):
+        body.send_keys(Keys.TAB) if not reached else browser.driver.switch_to.active_element.send_keys(Keys.TAB)
+        focused = browser.driver.switch_to.active_element
+        reached.append(focused.get_attribute("href") or focused.get_attribute("aria-label") or focused.text)
+        assert browser.run("return getComputedStyle(arguments[0]).outline", focused).endswith("solid 3px"), reached[-1]
+    assert reached[0].endswith("#main") and any("Rules of the gate" in name for name in reached)

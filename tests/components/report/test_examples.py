@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+from PIL import Image
+
+from components.report.examples import coverage, images, measure, read_data
+from data.records import Record
+from tests.components.report.conftest import write_data, write_examples
+from trainer_module.features import SPECIAL_TEXTS
+
+
+def record(number: int, latex: str, width: int = 30, height: int = 20) -> Record:
+    file = io.BytesIO()
+    Image.new("L", (width, height), number).save(file, "PNG")
+    return Record(file.getvalue(), latex, f"n{number}")
+
+
+def test_a_split_is_measured(tmp_path: Path) -> None:
+    write_examples(tmp_path, {"train": [record(0, "a b a"), record(1, "c", 40, 8), record(2, "a", 50, 9)]})
+    split = measure(tmp_path / "Split-train")
+    assert split.lengths.tolist() == [3, 1, 1]
+    assert (split.widths.tolist(), split.heights.tolist()) == ([30, 40, 50], [20, 8, 9])
+    assert split.tokens == {"a": 3, "b": 1, "c": 1}
+
+
+def test_images_are_found_by_their_numbers_across_files(tmp_path: Path) -> None:
+    made = [record(number, "a") for number in range(5)]
+    write_examples(tmp_path, {"test": made})
+    assert images(tmp_path / "Split-test", [4, 1]) == {1: made[1].image, 4: made[4].image}
+
+
+def test_coverage_counts_what_the_vocabulary_lacks_and_what_is_not_tried() -> None:
+    found = coverage([*SPECIAL_TEXTS, "a", "b", "z"], ["a b", "a q q", "r", "b"])
+    assert (found.size, found.tokens, found.distinct) == (3, 7, 4)
+    assert found.unknown == [("q", 2), ("r", 1)]
+    assert (found.unknown_distinct, found.unknown_tokens) == (2, 3)
+    assert (found.formulas, found.affected, found.untried) == (4, 2, 1)
+
+
+def test_a_special_is_no_token_that_can_be_written() -> None:
+    assert coverage([*SPECIAL_TEXTS, "a"], ["<unknown> a"]).unknown == [("<unknown>", 1)]
+
+
+def test_rejects_are_grouped_by_their_reason_the_most_frequent_first(tmp_path: Path) -> None:
+    write_data(tmp_path / "set", {"train": [record(i, "a") for i in range(8)], "eval": [], "test": []})
+    found = read_data(str(tmp_path / "set"), 0)
+    assert found.rejects is not None
+    assert [(reason.text[:8], reason.records) for reason in found.rejects] == [("undecoda", 4), ("bad name", 1)]
+    assert found.rejects[0].names == ["train: broken0.png", "train: broken1.png", "train: broken2.png"]
+    assert found.described["source"] == "drawn for a test" and found.described["counts"]["train"] == 8
+    assert found.fault == ""
+
+
+def test_a_data_set_that_is_gone_unknown_or_newer_than_the_run_is_said_to_be(tmp_path: Path) -> None:
+    assert "no longer there" in read_data(str(tmp_path / "gone"), 0).fault
+    (tmp_path / "own").mkdir()
+    assert "no dataset.json" in read_data(str(tmp_path / "own"), 0).fault
+    write_data(tmp_path / "set", {"train": [record(i, "a") for i in range(8)], "eval": [], "test": []})
+    os.utime(tmp_path / "set" / "dataset.json", (1000, 1000))
+    assert read_data(str(tmp_path / "set"), 1_000_001).fault == ""
+    newer = read_data(str(tmp_path / "set"), 999_999)
+    assert "made anew" in newer.fault and newer.described == {} and newer.rejects is None
+
+
+def test_names_may_hold_any_character(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text("{}")
+    reject = {"name": "a\u2028b", "split": "train", "reason": "bad"}
+    (tmp_path / "rejects.jsonl").write_text(json.dumps(reject, ensure_ascii=False) + "\n", "utf-8")
+    (reason,) = read_data(str(tmp_path), 0).rejects or []
+    assert reason.names == ["train: a\u2028b"]

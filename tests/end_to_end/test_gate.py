@@ -1,0 +1,88 @@
+"""A good model, then a worse one, then a better one, by real runs: what serves after each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.evaluator.evaluation import BASELINE, CANDIDATE, read_evaluation
+from tests.end_to_end.conftest import Project
+from tests.end_to_end.test_run import fields
+
+SETTINGS = """
+preset = "quickstart"
+
+[data]
+train = 320
+eval = 16
+test = 32
+level = "digits"
+max_tokens = 6
+
+[model]
+filters = [8, 8, 16, 16, 32, 32]
+decoder_units = 32
+embedding_units = 8
+
+[training]
+epochs = 5
+batch_size = 16
+learning_rate = 0.01
+warmup_steps = 10
+max_tokens = 12
+
+# What models of this size learn first is to write a number at all.
+[evaluation]
+gate = ["edit_similarity >= 0.1", "edit_similarity >= baseline"]
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("gate")
+    made = Project(folder / "workspace", folder / "run.toml")
+    made.config.write_text(SETTINGS, encoding="utf-8")
+    return made
+
+
+def latest(project: Project, component: str, output: str) -> Path:
+    return max((project.home / "pipeline_root" / component / output).iterdir(), key=lambda path: int(path.name))
+
+
+def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
+    good = project.run()
+    assert good.returncode == 0, good.stderr
+    (first,) = project.versions()
+
+    worse = project.run("--set", "training.learning_rate=1e-9")
+    assert worse.returncode == 3, worse.stderr
+    assert project.versions() == [first]
+    evaluation = read_evaluation(latest(project, "Evaluator", "evaluation"))
+    value, bound = (evaluation.slices[""][model]["edit_similarity"] for model in (CANDIDATE, BASELINE))
+    assert value < bound and evaluation.models[BASELINE]["version"] == first
+    refused = fields(worse.stdout)["blessed"]
+    assert f"is below {bound:.3f}".rstrip("0") in refused and "of the model serving now" in refused
+
+    better = project.run("--set", "training.epochs=16")
+    assert better.returncode == 0, better.stderr
+    assert len(project.versions()) == 2 and project.versions()[0] == first
+    evaluation = read_evaluation(latest(project, "Evaluator", "evaluation"))
+    assert evaluation.slices[""][CANDIDATE]["edit_similarity"] > evaluation.slices[""][BASELINE]["edit_similarity"]
+    assert evaluation.slices[""][BASELINE]["edit_similarity"] == bound
+    # The new model serves: it is what a third would be compared with.
+    assert fields(better.stdout)["pushed to"].endswith(project.versions()[1])
+
+
+def test_a_serving_model_that_is_damaged_is_passed_over_and_said(project: Project) -> None:
+    first, second = project.versions()
+    serving = project.home / "serving" / "im2latex"
+    shutil.rmtree(serving / second / "variables")
+    run = project.run("--set", "training.epochs=16", "--set", "serving.check_images=4")
+    assert run.returncode == 0, run.stderr
+    line = next(line for line in run.stdout.splitlines() if line.startswith("Baseline"))
+    assert f"version {first} is serving; version {second} cannot be used: " in line
+    checked = json.loads((latest(project, "ServingCheck", "blessing") / "result.json").read_text())
+    assert checked["blessed"] and checked["seconds_per_image"] > 0

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from data.errors import UserError
+from data.records import DatasetWriter
+from pipeline.cli import app
+from tests.components.evaluator.test_evaluation import RECORDS, save
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, two models, and a workspace in which one of them was pushed."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    with DatasetWriter(folder / "data", source="test") as writer:
+        for split in ("train", "eval", "test"):
+            for record in RECORDS if split == "test" else RECORDS[:1]:
+                writer.write(split, record)
+    save(folder / "workspace" / "serving" / "im2latex" / "8", 0)
+    save(folder / "workspace" / "serving" / "im2latex" / "7", 1)
+    return folder
+
+
+def evaluate(folder: Path, *arguments: object) -> Result:
+    environment = {"IM2LATEX_HOME": str(folder / "workspace"), "COLUMNS": "80"}
+    return CliRunner().invoke(app, ["evaluate", "--renderer", "builtin", *map(str, arguments)], env=environment)
+
+
+def test_the_model_pushed_last_is_judged_slice_by_slice(folder: Path, tmp_path: Path) -> None:
+    baseline = folder / "workspace" / "serving" / "im2latex" / "7"
+    answer = evaluate(
+        folder, "--data", folder / "data", "--baseline", baseline, "--gate", "exact_match >= 0.9",
+        "--gate", "bleu >= baseline", "--out", tmp_path / "kept",
+    )  # fmt: skip
+    assert answer.exit_code == 3, answer.output
+    rows = [line.split() for line in answer.stdout.splitlines()]
+    assert next(row for row in rows if row[:1] == ["all"])[:2] == ["all", "4"]
+    assert next(row for row in rows if row[:1] == ["baseline"])[2] == "0.250"  # exact match
+    assert next(row for row in rows if row[:1] == ["root"])[:2] == ["root", "2"]
+    assert "broken  exact_match >= 0.9  (exact match 0.75 is below 0.9)" in answer.stdout
+    assert "kept    bleu >= baseline" in answer.stdout
+    assert {"summary.json", "predictions.parquet"} < {path.name for path in (tmp_path / "kept").iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    with pytest.raises(UserError, match="kept exists already"):
+        raise evaluate(folder, "--data", folder / "data", "--out", tmp_path / "kept").exception or AssertionError
+
+
+def test_machines_get_json_and_nothing_else(folder: Path) -> None:
+    answer = evaluate(folder, "--data", folder / "data" / "test", "--json")
+    assert answer.exit_code == 0, answer.output
+    document = json.loads(answer.stdout)
+    assert document["examples"] == 4 and document["slices"][""]["candidate"]["exact_match"] == 0.75
+    assert document["models"]["candidate"]["path"].endswith("8") and document["blessed"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data", "nowhere"], "nowhere does not exist"),
+        (["--data", "{data}", "--split", "all"], "data has no split all; name one"),
+        (["--data", "{data}", "--gate", "blue >= 1"], "--gate: there is no score 'blue'"),
+        (["--data", "{data}", "--gate", "bleu >= baseline"], "name one with --baseline"),
+        (["--data", "{data}", "--model", "nowhere"], "nowhere is no model that reads images"),
+    ],
+)
+def test_a_mistake_is_one_sentence(folder: Path, arguments: list[str], sentence: str) -> None:
+    answer = evaluate(folder, *(argument.format(data=folder / "data") for argument in arguments))
+    assert isinstance(answer.exception, UserError) and sentence in str(answer.exception)
+
+
+def test_before_the_first_push_a_model_has_to_be_named(folder: Path, tmp_path: Path) -> None:
+    answer = CliRunner().invoke(app, ["evaluate", "--data", str(folder)], env={"IM2LATEX_HOME": str(tmp_path)})
+    assert isinstance(answer.exception, UserError) and "no model was pushed" in str(answer.exception)
