@@ -508,6 +508,8 @@ def _by_mathtext(tokens: list[str], dpi: int) -> np.ndarray:
         raise RenderingError("the built-in renderer knows ASCII alone")
     # A lone backslash is a space in the token language.
     formula = " ".join("\\ " if token == "\\" else token for token in tokens).replace("$", r"\$")
+    # A blank before the brace would make mathtext draw the script beside its symbol.
+    formula = formula.replace("_ {", "_{").replace("^ {", "^{")
     try:
         parsed = MathTextParser("agg").parse(f"${formula}$", dpi, FontProperties(size=10, math_fontfamily="cm"))
     except ValueError as error:

@@ -85,12 +85,27 @@ def evaluate(
 
     Exit status: 0 done, 3 a rule of --gate is broken, 1 failed.
     """
+    _hush()
     from pipeline.evaluate import evaluate_model
     from pipeline.workspace import Workspace
 
-    _hush()
     chosen = model or Workspace.from_environment().newest_model()
     raise typer.Exit(evaluate_model(chosen, data, split, baseline, gate or (), renderer, out, as_json))
+
+
+@app.command()
+def report(
+    run_id: Annotated[
+        str | None, typer.Argument(help="Beginning of a run's id; if not given, the last run.", metavar="RUN")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.", metavar="FILE")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Write what a run came to as one HTML file, that of a run that failed too."""
+    _hush()
+    from pipeline.report import write_report
+
+    typer.echo(write_report(run_id, out, show))
 
 
 @app.command()

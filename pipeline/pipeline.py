@@ -20,11 +20,14 @@ from components.baseline.component import Baseline
 from components.evaluator.component import Evaluator
 from components.example_validator.component import ExampleValidator
 from components.pusher.component import Pusher
+from components.report.component import Reporter
 from components.serving_check.component import ServingCheck
 from data.records import SPLITS
-from pipeline.config import Config
+from pipeline.config import Config, flatten
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# What the code of a component is written in.
+SOURCES = {".py", ".html", ".css", ".js"}
 SCHEMA = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
 
 
@@ -143,6 +146,27 @@ def create_pipeline(
         _sources("components/pusher", "components/baseline/serving.py"),
     )
 
+    # Writes what the run came to as one page.
+    reporter = _keyed(
+        Reporter(
+            pipeline=config.name,
+            settings=flatten(config),
+            data=data,
+            split=config.evaluation.split,
+            serving=serving,
+            examples=example_gen.outputs["examples"],
+            transform_graph=transform.outputs["transform_graph"],
+            model=trainer.outputs["model"],
+            model_run=trainer.outputs["model_run"],
+            baseline=baseline.outputs["baseline"],
+            evaluation=evaluator.outputs["evaluation"],
+            blessing=evaluator.outputs["blessing"],
+            serving_check=serving_check.outputs["blessing"],
+            pushed_model=pusher.outputs["pushed_model"],
+        ),
+        _sources("components/report", "data/rendering.py"),
+    )
+
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
@@ -157,6 +181,7 @@ def create_pipeline(
             evaluator,
             serving_check,
             pusher,
+            reporter,
         ],
         enable_cache=enable_cache,
         metadata_connection_config=metadata,
@@ -174,9 +199,9 @@ def _keyed(component: BaseComponent, sources: Iterable[Path]) -> BaseComponent:
 
 
 def _sources(*places: str) -> list[Path]:
-    """The Python files of packages and modules, given relative to the repository."""
+    """The files of packages, pages and scripts among them, and modules, given relative to the repository."""
     found: list[Path] = []
     for place in places:
         path = REPOSITORY / place
-        found += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        found += sorted(file for file in path.rglob("*.*") if file.suffix in SOURCES) if path.is_dir() else [path]
     return found

@@ -71,14 +71,16 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Run:
     absent = [Step(component, ABSENT) for component in COMPONENTS if component not in names]
     log = _log(workspace, run_id, _runs(store))
     failed = any(step.state == FAILED for step in steps)
+    pipeline = context_name(store, steps[0].execution, "pipeline") if steps else Config().name
     return Run(
-        pipeline=context_name(store, steps[0].execution, "pipeline") if steps else Config().name,
+        pipeline=pipeline,
         id=run_id,
         steps=[*steps, *absent],
         artifacts={name: outputs[key] for key, name in _ARTIFACTS.items() if key in outputs},
         settings=_settings(told.get("Reporter", {}), log),
         data=_text(told, "ImportExampleGen", "input_base"),
         split=_text(told, "Evaluator", "split"),
+        serving=str(workspace.serving / pipeline),
         log=str(log) if log and failed else "",
         failure=_failure(log) if log and failed else "",
     )

@@ -16,6 +16,7 @@ from tfx.types import artifact_utils
 from components.baseline.component import PASSED_OVER, VERSION
 from components.evaluator.evaluation import BASELINE, CANDIDATE, read_evaluation
 from components.formula_metrics.scores import SCORES
+from components.report.page import FILE
 from trainer_module.features import SPECIALS, read_vocabulary
 
 _OUTPUTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
@@ -45,6 +46,7 @@ class Result:
     serving_fault: str = ""  # why a fresh process refused the model
     seconds_per_image: float = 0.0  # of the median image there; 0 when it did not get to it
     pushed: str | None = None  # folder of the pushed version
+    report: str | None = None  # HTML file
 
 
 def read_steps(store: MetadataStore, run_id: str) -> dict[str, Step]:
@@ -89,6 +91,8 @@ def read_result(steps: dict[str, Step]) -> Result:
             found["reasons"] = (*found.get("reasons", ()), found["serving_fault"])
     if "Pusher" in steps:
         found["pushed"] = _text(steps["Pusher"].outputs["pushed_model"], "pushed_destination") or None
+    if "Reporter" in steps:
+        found["report"] = os.path.join(steps["Reporter"].outputs["report"].uri, FILE)
     return Result(**found)
 
 
@@ -113,6 +117,8 @@ def detail(component: str, result: Result) -> str:
             return f"not blessed: {result.serving_fault}" if result.serving_fault else told
         case "Pusher":
             return result.pushed or "not pushed"
+        case "Reporter":
+            return result.report or ""
         case _:
             return ""
 

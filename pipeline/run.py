@@ -40,6 +40,7 @@ COMPONENTS = (
     "Evaluator",
     "ServingCheck",
     "Pusher",
+    "Reporter",
 )
 NOT_BLESSED = 3
 # Between asking a process to stop and stopping it.
@@ -268,6 +269,8 @@ def _line(console: Console, component: str, taken: str, text: str) -> None:
 def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console) -> None:
     """The table at the end of a run."""
     table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # paths are long, and needed whole
     if result["examples"]:
         table.add_row("examples", ", ".join(f"{count:,} {split}" for split, count in result["examples"].items()))
     if result["vocabulary"] is not None:
@@ -281,6 +284,8 @@ def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console
         table.add_row("blessed", "yes" if result["blessed"] else f"no: {'; '.join(result['reasons'])}")
     if result["blessed"] is not False:
         table.add_row("pushed to", result["pushed"] or "not reached")
+    if result["report"]:
+        table.add_row("report", result["report"])
     table.add_row("time", duration(seconds))
     table.add_row("log", str(log))
     console.print()

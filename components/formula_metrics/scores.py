@@ -5,8 +5,9 @@ in any grouping, and the value of such a sum. `statistics` counts all of them at
 belong to which score. Formulas are tokens separated by white space.
 
 BLEU, edit similarity and those of images are the measures of the paper (Deng et al. 2017, section 5), defined as in
-im2markup's evaluation scripts where nothing else is said. For images both formulas are drawn; a pixel is ink if it is at
-most 128, and the lower image is filled up with white below. A formula that cannot be drawn, on either side, is a miss.
+im2markup's evaluation scripts where nothing else is said. For images both formulas are drawn; a pixel is ink if it is
+at most 128, and the lower image is filled up with white below. A formula that cannot be drawn, on either side, is a
+miss.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
 from data.rendering import render_all
 
-# im2markup draws at 12 pt and 200 dpi for this; here a formula is of 10 pt. At 100 dpi the tolerances below, which are in
-# pixels, would let four of five formulas with one wrong symbol pass as a match; so it is one of five.
+# im2markup draws at 12 pt and 200 dpi for this; here a formula is of 10 pt. At 100 dpi the tolerances below, which are
+# in pixels, would let four of five formulas with one wrong symbol pass as a match; so it is one of five.
 DPI = 240
 INK = 128
 # Columns that differ in fewer pixels count as the same.

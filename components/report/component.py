@@ -41,6 +41,7 @@ class ReporterSpec(ComponentSpec):
         "settings": ExecutionParameter(type=str),
         "data": ExecutionParameter(type=str),
         "split": ExecutionParameter(type=str),
+        "serving": ExecutionParameter(type=str),
         STEPS: ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {
@@ -92,6 +93,7 @@ class Executor(base_executor.BaseExecutor):
             settings=[Setting(*setting) for setting in json.loads(exec_properties["settings"])],
             data=exec_properties["data"],
             split=exec_properties["split"],
+            serving=exec_properties["serving"],
         )
         write_page(run, Path(artifact_utils.get_single_uri(output_dict["report"]), FILE))
 
@@ -109,6 +111,7 @@ class Reporter(base_component.BaseComponent):
         settings: Iterable[tuple[str, Any, str]],
         data: str,
         split: str,
+        serving: str,
         examples: types.BaseChannel,
         transform_graph: types.BaseChannel,
         model: types.BaseChannel,
@@ -125,6 +128,7 @@ class Reporter(base_component.BaseComponent):
             settings: every knob of the configuration: name, value, line of help.
             data: folder of the TFRecords.
             split: of the examples, which judges the model.
+            serving: the push destination, one folder of versions.
             examples: ImportExampleGen's.
             transform_graph: Transform's.
             model, model_run: Trainer's.
@@ -139,6 +143,7 @@ class Reporter(base_component.BaseComponent):
                 settings=json.dumps(list(settings)),
                 data=data,
                 split=split,
+                serving=serving,
                 examples=examples,
                 transform_graph=transform_graph,
                 model=model,

@@ -13,6 +13,7 @@ import jinja2
 
 from components.report import lineage, sections, wording
 from components.report.charts import HEIGHT, WIDTH
+from components.report.gallery import ENLARGED, gallery
 from components.report.run import CACHED, Run
 from components.report.sections import section, then
 from data.errors import UserError
@@ -65,7 +66,7 @@ def render(run: Run) -> str:
         "started": min((step.started for step in run.steps or () if step.state != CACHED), default=0),
         "verdict": sections.verdict(run, evaluation.content),
         "scores": then(evaluation, sections.scores),
-        "gallery": then(evaluated, sections.gallery, run, renderer),
+        "gallery": then(evaluated, gallery, run, renderer),
         "training": section(sections.training, run),
         "measured": section(sections.measured, run, evaluated.content),
         "vocabulary": then(evaluated, sections.vocabulary, run),
@@ -79,7 +80,7 @@ def render(run: Run) -> str:
         style=style,
         script=script,
         policy=f"{policy}; base-uri 'none'; form-action 'none'",
-        enlarged=sections.ENLARGED,
+        enlarged=ENLARGED,
         few=sections.FEW,
         chart_size=(WIDTH, HEIGHT),
         lineage=lineage,

@@ -56,6 +56,10 @@ function walk(figure) {
       }
     }, STAY);
   });
+  // Not before: a page that is loaded has nothing to tell.
+  controls.addEventListener("focusin", () => {
+    output.ariaLive = "polite";
+  });
   slider.addEventListener("input", () => {
     stop();
     show(Number(slider.value));

@@ -62,6 +62,7 @@ class Run:
     settings: Sequence[Setting] | None = None
     data: str | None = None  # folder of the TFRecords
     split: str | None = None  # of the examples, which judges the model
+    serving: str | None = None  # folder of versions, from which models are served
     log: str = ""  # path of the log of a run that failed
     failure: str = ""  # why, in the log's words
 

@@ -8,48 +8,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow
 
+from components.baseline.serving import versions
 from components.evaluator import gate
 from components.evaluator.evaluation import BASELINE, CANDIDATE, PREDICTIONS, SUMMARY, Evaluation, read_evaluation
 from components.formula_metrics.scores import SCORES, Score
-from components.report import charts, lineage, pictures
-from components.report.attention import CELLS, Looked, look
+from components.report import charts, lineage
 from components.report.curves import Epoch, best, read_epochs
-from components.report.examples import Coverage, Data, coverage, images, measure, read_data
-from components.report.predictions import (
-    Confusions,
-    Evaluated,
-    Matrix,
-    Part,
-    Prediction,
-    choose,
-    compare,
-    confusions,
-    matrix,
-    ranked,
-    read_predictions,
-)
+from components.report.examples import Coverage, Data, coverage, measure, read_data
+from components.report.predictions import Confusions, Evaluated, Matrix, confusions, matrix, ranked, read_predictions
 from components.report.run import Run
 from components.report.wording import MINUS, number, signed
 from data.errors import UserError
-from data.rendering import render_all
 from trainer_module.signatures import DESCRIPTION
 
 # Where TFX's Trainer puts the SavedModel, and `trainer_module.trainer` the logs.
 SERVING, LOGS = "Format-Serving", "logs"
-
-# Formulas are shown as large as text, as if images had this many dots per inch, and drawn twice as fine.
-DPI, SHOWN_DPI, DENSITY = 100, 150, 2
-# How many times the image that the model sees is enlarged.
-ENLARGED = 3
-# On paper that is light in the dark scheme too. Where both lie over each other, the fine one is to be seen.
-COLOURS = {"coarse": (38, 110, 220), "fine": (245, 130, 0)}
-OPACITIES = {"coarse": 0.3, "fine": 0.85}
 
 # Slices with fewer examples say little.
 FEW = 20
@@ -81,7 +61,13 @@ def section(build: Callable[..., Any], *arguments: Any) -> Section:
     try:
         return Section(build(*arguments))
     except (Missing, UserError) as error:
-        return Section(None, str(error))
+        return Section(None, _sentence(str(error)))
+    except OSError as error:
+        return Section(None, f"{error.filename or 'A file'} cannot be read: {error.strerror or error}.")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:].removesuffix('.')}."
 
 
 def then(needed: Section, build: Callable[..., Any], *arguments: Any) -> Section:
@@ -117,7 +103,11 @@ def evaluation_of(run: Run) -> Evaluation:
 
 def evaluated_of(run: Run) -> Evaluated:
     """The predictions."""
-    return read_predictions(_written(run, PREDICTIONS) / PREDICTIONS, CANDIDATE)
+    folder = _written(run, PREDICTIONS)
+    try:
+        return read_predictions(folder / PREDICTIONS, CANDIDATE)
+    except (KeyError, pyarrow.ArrowException) as error:
+        raise Missing(f"{folder / PREDICTIONS} is damaged, or of another version of the pipeline ({error}).") from None
 
 
 def _written(run: Run, file: str) -> Path:
@@ -176,39 +166,46 @@ class Verdict(NamedTuple):
     sentences: list[str]
     figures: list[Large]
     rules: list[Rule]
-    baseline: str  # the version that was serving before
-    check: dict[str, Any]  # what the serving check measured
+    check: dict[str, Any]  # what the serving check measured; {} where there was none
+    refused: bool  # by the serving check
 
 
 def verdict(run: Run, evaluation: Evaluation | None) -> Verdict:
     """The first thing to know of a run."""
-    found = {name: dict(run.artifacts[name].properties) if name in run.artifacts else {} for name in
-             ("blessing", "serving_check", "pushed_model", "baseline")}  # fmt: skip
-    blessed = evaluation.blessed if evaluation else found["blessing"].get("blessed")
-    check, pushed = found["serving_check"], found["pushed_model"].get("pushed") == 1
-    refused = bool(check) and not check["blessed"]
-    sentences = []
-    if run.failed:
-        headline, good = f"{run.failed} failed", False
-        sentences += [run.failure] if run.failure else []
-    elif blessed is None:
-        headline, good = "Not judged", None
-    elif not blessed:
-        headline, good = "Not blessed", False
-    elif refused:
-        headline, good = "Refused by the serving check", False
-    else:
-        headline, good = ("Blessed and pushed", True) if pushed else ("Blessed, not pushed", None)
-    if evaluation and not evaluation.blessed:
-        sentences += [f"{reason[0].upper()}{reason[1:]}." for reason in evaluation.reasons]
+    check, pushed = _properties(run, "serving_check"), _properties(run, "pushed_model")
+    refused = bool(check) and check.get("blessed") != 1
+    blessed = evaluation.blessed if evaluation else _properties(run, "blessing").get("blessed")
+    sentences = [run.failure] if run.failure else []
+    if evaluation:
+        sentences += map(_sentence, evaluation.reasons)
     if refused:
         sentences.append(f"The serving check: {check.get('reason', 'it gave no reason')}.")
-    before = str(found["baseline"].get("serving_version", ""))
-    sentences.append(_serving(run, found["pushed_model"] if pushed else {}, before))
+    sentences.append(_serving(run, str(pushed.get("pushed_version", ""))))
     everything = evaluation.slices[""] if evaluation else {}
-    figures = [Large(SCORES[name].title, cell(SCORES[name], everything, name)) for name in LARGE] if evaluation else []
-    rules = [_rule(rule) for rule in evaluation.gate] if evaluation else []
-    return Verdict(headline, good, sentences, figures, rules, before, check)
+    return Verdict(
+        *_headline(run, blessed, refused, pushed.get("pushed") == 1),
+        sentences,
+        [Large(SCORES[name].title, cell(SCORES[name], everything, name)) for name in LARGE] if evaluation else [],
+        [_rule(rule) for rule in evaluation.gate] if evaluation else [],
+        check,
+        refused,
+    )
+
+
+def _properties(run: Run, name: str) -> dict[str, Any]:
+    return dict(run.artifacts[name].properties) if name in run.artifacts else {}
+
+
+def _headline(run: Run, blessed: Any, refused: bool, pushed: bool) -> tuple[str, bool | None]:
+    if run.failed:
+        return f"{run.failed} failed", False
+    if blessed is None:
+        return "Not judged", None
+    if not blessed:
+        return "Not blessed", False
+    if refused:
+        return "Refused by the serving check", False
+    return ("Blessed and pushed", True) if pushed else ("Blessed, not pushed", None)
 
 
 def _rule(rule: gate.Verdict) -> Rule:
@@ -217,12 +214,12 @@ def _rule(rule: gate.Verdict) -> Rule:
     return Rule(rule.rule, rule.kept, value, "no baseline" if rule.bound is None else shown(rule.bound))
 
 
-def _serving(run: Run, pushed: dict[str, Any], before: str) -> str:
-    if pushed:
-        return f"Version {pushed['pushed_version']} is serving, in {pushed['pushed_destination']}."
-    if "baseline" not in run.artifacts:
-        return "The run did not get so far as to look what is serving."
-    return f"Version {before} goes on serving." if before else "Nothing is serving."
+def _serving(run: Run, pushed: str) -> str:
+    """What a server finds when the report is written."""
+    newest = str(next(iter(versions(run.serving)), "")) if run.serving else ""
+    if not newest:
+        return "Nothing is serving." if run.serving else "It is not known what is serving."
+    return f"Version {newest} is serving{', which this run pushed' if newest == pushed else ''}: {run.serving}/{newest}"
 
 
 class Row(NamedTuple):
@@ -268,130 +265,6 @@ def scores(evaluation: Evaluation) -> Scores:
         evaluation.renderer,
         BASELINE in evaluation.models,
     )
-
-
-class Layer(NamedTuple):
-    """A map of the attention as a film."""
-
-    name: str
-    film: str
-    rows: int
-    columns: int
-    cell: int  # side, pixels of the image
-    opacity: float
-
-
-class Attention(NamedTuple):
-    """Where the model looked while it wrote one formula."""
-
-    image: pictures.Picture
-    width: int  # of the image, pixels
-    height: int
-    layers: list[Layer]
-    # For each step: the token, the highest weight in percent, and where: percent from the left and from the top.
-    steps: list[tuple[str, int, int, int]]
-
-
-class Shown(NamedTuple):
-    """A prediction in the gallery; a picture is None where there is none."""
-
-    prediction: Prediction
-    probability: float
-    image: pictures.Picture | None
-    target: pictures.Picture | None
-    read: pictures.Picture | None
-    target_parts: list[Part]
-    read_parts: list[tuple[str, list[tuple[int, str]]]]  # kind, and tokens with their steps
-    attention: Attention | None
-
-
-class Shows(NamedTuple):
-    """The gallery."""
-
-    groups: list[tuple[str, list[Shown]]]
-    notes: list[str]  # what is missing, and why
-    renderer: str
-
-
-def gallery(run: Run, renderer: str | None, evaluated: Evaluated) -> Shows:
-    """The best, the median and the worst predictions.
-
-    Args:
-        run: the run.
-        renderer: that the evaluation drew formulas with; None for the one that is there.
-        evaluated: all predictions.
-    """
-    chosen = choose(evaluated.predictions)
-    every = [prediction for group in chosen for prediction in group]
-    encoded = section(_images, run, every)
-    looked = then(encoded, _look, run, every)
-    formulas = sorted({formula for prediction in every for formula in (prediction.target, prediction.read)})
-    drawings = render_all(formulas, dpi=DENSITY * SHOWN_DPI, border=0, renderer=renderer)
-    drawn = {
-        formula: None if drawing is None else pictures.of_pixels(drawing, DENSITY)
-        for formula, drawing in zip(formulas, drawings, strict=True)
-    }
-    places = {prediction.record: place for place, prediction in enumerate(every)}
-
-    def shown(prediction: Prediction) -> Shown:
-        place = places[prediction.record]
-        target_parts, read_parts = compare(prediction)
-        return Shown(
-            prediction,
-            math.exp(prediction.log_probability),
-            pictures.of_bytes(encoded.content[place], DPI / SHOWN_DPI) if encoded.content else None,
-            drawn[prediction.target],
-            drawn[prediction.read],
-            target_parts,
-            _numbered(read_parts),
-            _attention(looked.content[place], prediction) if looked.content else None,
-        )
-
-    titles = ("Best", "Median", "Worst")
-    groups = [(title, [shown(p) for p in group]) for title, group in zip(titles, chosen, strict=True) if group]
-    notes = [note for note in (encoded.note, looked.note) if note]
-    return Shows(groups, list(dict.fromkeys(notes)), renderer or "")
-
-
-def _images(run: Run, predictions: Sequence[Prediction]) -> list[bytes]:
-    folder = folder_of(run, "examples")
-    if run.split is None:
-        raise Missing("It is not known which split of the examples was evaluated, so there are no images.")
-    found = images(folder / f"Split-{run.split}", [prediction.record for prediction in predictions])
-    return [found[prediction.record] for prediction in predictions]
-
-
-def _look(run: Run, predictions: Sequence[Prediction], encoded: Sequence[bytes]) -> list[Looked]:
-    model = folder_of(run, "model") / SERVING
-    if not (model / DESCRIPTION).exists():
-        raise Missing("The model does not say how it is built, so nobody can see where it looks.")
-    return look(str(model), encoded, [prediction.read for prediction in predictions])
-
-
-def _numbered(parts: Sequence[Part]) -> list[tuple[str, list[tuple[int, str]]]]:
-    numbered, step = [], 0
-    for part in parts:
-        numbered.append((part.kind, list(enumerate(part.tokens, start=step))))
-        step += len(part.tokens)
-    return numbered
-
-
-def _attention(looked: Looked, prediction: Prediction) -> Attention:
-    height, width = looked.image.shape
-    layers = [
-        Layer(name, pictures.film(maps, COLOURS[name]), maps.shape[1], maps.shape[2], CELLS[name], OPACITIES[name])
-        for name, maps in looked.maps.items()
-    ]
-    # Of the finer map, if there are two.
-    name, maps = list(looked.maps.items())[-1]
-    steps = []
-    for token, weights in zip([*prediction.read.split(), ""], maps, strict=True):
-        row, column = np.unravel_index(int(weights.argmax()), weights.shape)
-        left, top = ((int(place) + 0.5) * CELLS[name] for place in (column, row))
-        weight, x, y = (round(100 * share) for share in (float(weights.max()), left / width, top / height))
-        steps.append((token, weight, min(x, 100), min(y, 100)))
-    image = pictures.of_pixels(looked.image)
-    return Attention(image, width, height, layers, steps)
 
 
 class Training(NamedTuple):

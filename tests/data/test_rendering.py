@@ -186,25 +186,21 @@ POWERFUL = [
     "\\special{color push red} x",
     "ä",
 ]
-WITNESSES = "\\alpha + \\beta + \\kappa \\quad \\mbox { q u a d }"
 
 
 @LATEX
 def test_many_are_drawn_as_each_alone() -> None:
-    # Sound ones in between, so that no damage goes unseen.
-    formulas = [
-        formula for i, broken in enumerate(BROKEN + POWERFUL) for formula in (broken, GOOD[i % len(GOOD)], WITNESSES)
-    ]
-    found = render_all(formulas, renderer="latex")
-    kinds = list(dict.fromkeys(formulas))
+    formulas = [*GOOD, *BROKEN, *POWERFUL]
+    # A sound one behind each, so that no damage goes unseen.
+    witnesses = [f"\\alpha + \\beta + \\kappa \\quad \\mbox {{ q u a d }} {i}" for i in range(len(formulas))]
+    mixed = [formula for pair in zip(formulas, witnesses, strict=True) for formula in pair]
+    found = render_all(mixed, renderer="latex")
     with ThreadPoolExecutor() as pool:
-        expected = list(pool.map(functools.partial(alone, renderer="latex"), kinds))
-    assert_same(kinds, [found[formulas.index(kind)] for kind in kinds], expected)
-    drawn = {kind: found[formulas.index(kind)] is not None for kind in kinds}
-    assert all(drawn[formula] for formula in [*GOOD, WITNESSES])
-    assert not any(drawn[formula] for formula in BROKEN)
-    # Equal formulas are drawn once.
-    assert len({id(image) for formula, image in zip(formulas, found, strict=True) if formula == WITNESSES}) == 1
+        assert_same(formulas, found[::2], list(pool.map(functools.partial(alone, renderer="latex"), formulas)))
+    assert_same(witnesses, found[1::2], render_all(witnesses, renderer="latex"))
+    drawn = [image is not None for image in found]
+    assert all(drawn[1::2]) and all(drawn[: 2 * len(GOOD) : 2])
+    assert not any(drawn[2 * len(GOOD) : 2 * len(GOOD) + 2 * len(BROKEN) : 2])
 
 
 @LATEX
@@ -317,3 +313,13 @@ def test_the_picture_is_that_of_a_document_written_by_hand(tmp_path: Path) -> No
     # On the page by hand all stands at other fractions of a pixel.
     assert drawn.shape == pytest.approx((np.ptp(rows) + 1, np.ptp(columns) + 1), abs=1)
     assert drawn.sum() == pytest.approx(by_hand.sum(), rel=0.01)
+
+
+def test_mathtext_sets_scripts_where_they_belong() -> None:
+    # \hslash is beyond the typesetter.
+    plain, tokenised = (
+        render(latex, renderer="builtin") for latex in ("\\hslash_{LG}^{2}", "\\hslash _ { L G } ^ { 2 }")
+    )
+    np.testing.assert_array_equal(plain, tokenised)
+    beside = render("\\hslash L G 2", renderer="builtin")
+    assert plain.shape[0] > beside.shape[0] and plain.shape[1] < beside.shape[1]

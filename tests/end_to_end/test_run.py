@@ -42,6 +42,7 @@ def test_the_first_run_executes_every_component_and_pushes(project: Project) -> 
     assert 0 <= float(table["BLEU"]) <= 1
     assert table["blessed"] == "yes"
     assert Path(table["pushed to"]) == project.home / "serving" / "im2latex" / project.versions()[0]
+    assert "<h1" in Path(table["report"]).read_text(encoding="utf-8")
     assert Path(table["log"]).stat().st_size > 10_000
     assert states(project.executions()[: len(COMPONENTS)]) == dict.fromkeys(COMPONENTS, "COMPLETE")
 
@@ -116,7 +117,7 @@ def test_a_model_that_is_not_good_enough_is_refused_and_not_pushed(project: Proj
     assert "pushed to" not in table
     assert project.versions() == versions
     fresh = {name for name, state in project.executions()[before:] if state == "COMPLETE"}
-    assert fresh == {"Evaluator", "Pusher"}
+    assert fresh == {"Evaluator", "Pusher", "Reporter"}
 
 
 def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:

@@ -33,14 +33,14 @@ def test_it_compiles_to_the_components_that_the_command_knows_in_their_order() -
 
 def test_a_component_is_given_the_sections_it_uses_and_no_others() -> None:
     before, after = properties(pipeline()), properties(pipeline("training.epochs=3"))
-    changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"Trainer"}
+    # The report shows every knob.
+    assert {name for name in before if before[name] != after[name]} == {"Trainer", "Reporter"}
     custom = json.loads(after["Trainer"]["custom_config"])
     assert json.loads(custom["config"])["training"]["epochs"] == 3
     before, after = properties(pipeline()), properties(pipeline("image.border=6"))
-    assert {name for name in before if before[name] != after[name]} == {"Transform", "Trainer"}
+    assert {name for name in before if before[name] != after[name]} == {"Transform", "Trainer", "Reporter"}
     before, after = properties(pipeline()), properties(pipeline("evaluation.gate=['bleu >= 0.5']"))
-    assert {name for name in before if before[name] != after[name]} == {"Evaluator"}
+    assert {name for name in before if before[name] != after[name]} == {"Evaluator", "Reporter"}
 
 
 def test_the_cache_follows_the_schema_and_not_only_its_name(tmp_path: Path) -> None:

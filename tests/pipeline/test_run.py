@@ -74,7 +74,7 @@ def test_the_table_says_why_a_model_was_not_blessed_and_nothing_of_a_push() -> N
     result = {
         "examples": {"train": 10000, "test": 300}, "vocabulary": 97, "metrics": {"bleu": 0.5, "exact_match": 0.25},
         "baseline": "7", "baseline_metrics": {"bleu": 0.8}, "blessed": False, "reasons": ("BLEU 0.500 is below 0.7",),
-        "pushed": None,
+        "pushed": None, "report": None,
     }  # fmt: skip
     _summary(result, Path("run.log"), 61, Console(file=screen, width=100))
     rows = [line.split(maxsplit=1) for line in screen.getvalue().splitlines() if line]

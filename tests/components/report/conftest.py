@@ -182,7 +182,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
         Step("Trainer", RAN, 6, "2020-01-02T10:00:00", 4_000_000_010_000, 4_000_000_180_000),
     ]
     settings = [Setting("training.epochs", 3, "passes over the data"), Setting("name", HOSTILE, "its name")]
-    run = Run("im2latex", "2020-01-02T10:00:00", steps, artifacts, settings, str(folder / "data"), "test")
+    (folder / "serving" / "1700000000").mkdir(parents=True)
+    places = str(folder / "data"), "test", str(folder / "serving")
+    run = Run("im2latex", "2020-01-02T10:00:00", steps, artifacts, settings, *places)
     return Material(run, test, reads, trained, evaluation)
 
 

@@ -159,6 +159,9 @@ def test_the_slider_moves_by_keyboard_and_takes_token_and_map_along(browser: Bro
     assert second["now"] == tokens[1:2] and second["said"].startswith(f"2 of {len(tokens) + 1}: {tokens[1]}")
     assert second["drawn"] != first["drawn"]
     assert slider.get_attribute("aria-valuetext") == f"2 of {len(tokens) + 1}"
+    # Told to those who listen, but not before they touch it.
+    live = browser.run("return [...document.querySelectorAll('output')].map((output) => output.ariaLive)")
+    assert live == ["polite"] + ["off"] * (len(live) - 1)
     slider.send_keys(Keys.END)
     last = step(browser, article)
     assert last["now"] == [] and "the end" in last["said"]  # the end is no token

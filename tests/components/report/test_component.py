@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ def pipeline(material: Material, folder: Path, setting: int = 1) -> Pipeline:
         settings=[("training.epochs", setting, "passes")],
         data=material.run.data,
         split="test",
+        serving=material.run.serving,
         **{name: node.outputs["result"] for name, node in nodes.items()},
     )
     return Pipeline(
@@ -83,7 +83,7 @@ def test_a_pipeline_makes_a_report_and_takes_it_from_the_cache_when_nothing_chan
 def test_the_serving_check_may_be_left_out(material: Material, tmp_path: Path) -> None:
     (*_, reporter) = pipeline(material, tmp_path).components
     channels = {name: channel for name, channel in reporter.spec.inputs.items() if name != "serving_check"}
-    made = Reporter(pipeline="formulas", settings=[], data="/d", split="test", **channels)
+    made = Reporter(pipeline="formulas", settings=[], data="/d", split="test", serving="/s", **channels)
     assert set(made.spec.inputs) == set(KINDS) - {"serving_check"}
 
 
@@ -93,7 +93,7 @@ def test_without_a_driver_the_report_says_who_keeps_what_ran(material: Material,
         inputs[name] = [artifact(KINDS[name], Path(made.uri))]
     inputs["serving_check"] = []
     report = artifact(Report, tmp_path)
-    properties = {"pipeline": "formulas", "settings": json.dumps([]), "data": material.run.data, "split": "test"}
+    properties = {"pipeline": "formulas", "settings": "[]", "data": material.run.data, "split": "test", "serving": "/s"}
     Executor().Do(inputs, {"report": [report]}, properties)
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "is kept by the orchestrator" in page
@@ -105,7 +105,7 @@ def test_a_report_is_made_whatever_was_removed_since(missing: str, material: Mat
     inputs = {name: [artifact(KINDS[name], Path(made.uri))] for name, made in material.run.artifacts.items()}
     inputs[missing] = [artifact(KINDS[missing], tmp_path / "gone")]
     inputs["serving_check"] = []
-    properties = {"pipeline": "formulas", "settings": json.dumps([]), "data": "/nowhere", "split": "test"}
+    properties = {"pipeline": "formulas", "settings": "[]", "data": "/nowhere", "split": "test", "serving": "/s"}
     Executor().Do(inputs, {"report": [artifact(Report, tmp_path)]}, properties)
     page = (tmp_path / "report.html").read_text("utf-8")
     assert f"{tmp_path / 'gone'} is no longer there" in page

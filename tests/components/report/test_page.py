@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from components.evaluator.evaluation import BASELINE, CANDIDATE
 from components.formula_metrics.scores import SCORES
+from components.report.gallery import gallery
 from components.report.page import render, write_page
 from components.report.run import FAILED, RAN, Made, Run, Step
-from components.report.sections import cell, gallery, scores, verdict
+from components.report.sections import cell, scores, verdict
 from data.errors import UserError
 from tests.components.report.conftest import HOSTILE, Material
 
@@ -35,7 +37,7 @@ def test_a_refused_model_is_said_to_be_and_why_and_what_goes_on_serving(material
     found = judged(material)
     assert (found.headline, found.good) == ("Not blessed", False)
     assert found.sentences[0].startswith("BLEU where length=1-9 ")
-    assert found.sentences[-1] == "Version 1700000000 goes on serving."
+    assert found.sentences[-1] == f"Version 1700000000 is serving: {material.run.serving}/1700000000"
     assert [rule.kept for rule in found.rules] == [True, True, False]
 
 
@@ -56,7 +58,19 @@ def test_the_headline_says_what_became_of_a_blessed_model(
     assert (found.headline, found.good) == (headline, good)
     text = " ".join(found.sentences)
     assert ("it is slow" in text) == (headline == "Refused by the serving check")
-    assert ("Version 17 is serving, in /s/17." in text) == bool(pushed["pushed"])
+
+
+def test_what_is_serving_is_looked_up_when_the_report_is_written(material: Material, tmp_path: Path) -> None:
+    def said(serving: str | None) -> str:
+        run = with_artifacts(dataclasses.replace(material.run, serving=serving), pushed_model=Made("/p", 2, PUSHED))
+        return verdict(run, material.evaluation).sentences[-1]
+
+    assert said(None) == "It is not known what is serving."
+    assert said(str(tmp_path)) == "Nothing is serving."
+    (tmp_path / "9").mkdir()
+    assert said(str(tmp_path)) == f"Version 9 is serving: {tmp_path}/9"
+    (tmp_path / "17").mkdir()
+    assert said(str(tmp_path)) == f"Version 17 is serving, which this run pushed: {tmp_path}/17"
 
 
 def test_a_run_that_failed_has_a_report_that_says_where_and_why(material: Material) -> None:
@@ -68,7 +82,7 @@ def test_a_run_that_failed_has_a_report_that_says_where_and_why(material: Materi
     assert "UserError: the training diverged" in page and "/logs/run.log" in page
     assert "There is no evaluation: Trainer failed." in page
     assert "There is no log of a training: Trainer failed." in page
-    assert "The run did not get so far as to look what is serving." in page
+    assert "It is not known what is serving." in page
     assert page.count('class="chart"') == 3  # lengths and sizes of what was to be learned from
 
 
@@ -83,6 +97,23 @@ def test_a_run_of_which_nothing_is_known_has_a_report_without_an_exception() -> 
 def test_an_evaluation_of_another_version_is_said_to_be_one(material: Material, tmp_path: Path) -> None:
     page = render(with_artifacts(material.run, evaluation=Made(str(tmp_path), 3)))
     assert "The evaluation has no summary.json: another version of the pipeline wrote" in page
+
+
+def test_what_is_damaged_is_named_and_the_rest_is_shown(material: Material, tmp_path: Path) -> None:
+    shutil.copytree(material.run.artifacts["evaluation"].uri, tmp_path / "evaluation")
+    (tmp_path / "evaluation" / "predictions.parquet").write_bytes(b"PAR1 cut off")
+    (tmp_path / "examples").mkdir()
+    changed = {name: Made(str(tmp_path / name), 3) for name in ("evaluation", "examples")}
+    page = render(with_artifacts(material.run, **changed))
+    assert f"{tmp_path}/evaluation/predictions.parquet is damaged" in page
+    assert f"{tmp_path}/examples/Split-train cannot be read: No such file or directory." in page
+    assert "By slice" in page and page.count('class="chart"') == 3  # of the training
+
+
+def test_formulas_are_not_drawn_where_their_renderer_is_missing(material: Material, evaluated) -> None:
+    shown = gallery(material.run, "quill", evaluated)
+    assert shown.notes == ["There is no renderer quill; the renderers are latex, builtin."]
+    assert all(one.target is None and one.attention is not None for _, group in shown.groups for one in group)
 
 
 def test_differences_to_what_was_serving_are_marked_by_what_is_better() -> None:

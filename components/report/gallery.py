@@ -1,0 +1,154 @@
+"""The gallery: the best, the median and the worst predictions, drawn, compared, and with what the model looked at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from components.report import pictures
+from components.report.attention import CELLS, Looked, look
+from components.report.examples import images
+from components.report.predictions import Evaluated, Part, Prediction, choose, compare
+from components.report.run import Run
+from components.report.sections import SERVING, Missing, folder_of, section, then
+from data.rendering import render_all
+from trainer_module.signatures import DESCRIPTION
+
+# Formulas are shown as large as text, as if images had this many dots per inch, and drawn twice as fine.
+DPI, SHOWN_DPI, DENSITY = 100, 150, 2
+# How many times the image that the model sees is enlarged.
+ENLARGED = 3
+# On paper that is light in the dark scheme too. Where two lie over each other, the finest is to be seen.
+COLOURS = {"coarse": (38, 110, 220), "fine": (245, 130, 0)}
+FINEST, BELOW = 0.85, 0.3
+
+
+class Layer(NamedTuple):
+    """A map of the attention as a film."""
+
+    name: str
+    film: str
+    rows: int
+    columns: int
+    cell: int  # side, pixels of the image
+    opacity: float
+
+
+class Attention(NamedTuple):
+    """Where the model looked while it wrote one formula."""
+
+    image: pictures.Picture
+    width: int  # of the image, pixels
+    height: int
+    layers: list[Layer]
+    # For each step: the token, the highest weight in percent, and where: percent from the left and from the top.
+    steps: list[tuple[str, int, int, int]]
+
+
+class Shown(NamedTuple):
+    """A prediction in the gallery; a picture is None where there is none."""
+
+    prediction: Prediction
+    probability: float
+    image: pictures.Picture | None
+    target: pictures.Picture | None
+    read: pictures.Picture | None
+    target_parts: list[Part]
+    read_parts: list[tuple[str, list[tuple[int, str]]]]  # kind, and tokens with their steps
+    attention: Attention | None
+
+
+class Shows(NamedTuple):
+    """The gallery."""
+
+    groups: list[tuple[str, list[Shown]]]
+    notes: list[str]  # what is missing, and why
+
+
+def gallery(run: Run, renderer: str | None, evaluated: Evaluated) -> Shows:
+    """The best, the median and the worst predictions.
+
+    Args:
+        run: the run.
+        renderer: that the evaluation drew formulas with; None for the one that is there.
+        evaluated: all predictions.
+    """
+    chosen = choose(evaluated.predictions)
+    every = [prediction for group in chosen for prediction in group]
+    encoded = section(_images, run, every)
+    looked = then(encoded, _look, run, every)
+    drawn = section(_draw, every, renderer)
+    places = {prediction.record: place for place, prediction in enumerate(every)}
+
+    def shown(prediction: Prediction) -> Shown:
+        place = places[prediction.record]
+        target_parts, read_parts = compare(prediction)
+        return Shown(
+            prediction,
+            math.exp(prediction.log_probability),
+            pictures.of_bytes(encoded.content[place], DPI / SHOWN_DPI) if encoded.content else None,
+            drawn.content[prediction.target] if drawn.content else None,
+            drawn.content[prediction.read] if drawn.content else None,
+            target_parts,
+            _numbered(read_parts),
+            _attention(looked.content[place], prediction) if looked.content else None,
+        )
+
+    titles = ("Best", "Median", "Worst")
+    groups = [(title, [shown(p) for p in group]) for title, group in zip(titles, chosen, strict=True) if group]
+    notes = dict.fromkeys(part.note for part in (encoded, looked, drawn) if part.note)
+    return Shows(groups, list(notes))
+
+
+def _images(run: Run, predictions: Sequence[Prediction]) -> list[bytes]:
+    folder = folder_of(run, "examples")
+    if run.split is None:
+        raise Missing("It is not known which split of the examples was evaluated, so there are no images.")
+    found = images(folder / f"Split-{run.split}", [prediction.record for prediction in predictions])
+    return [found[prediction.record] for prediction in predictions]
+
+
+def _draw(predictions: Sequence[Prediction], renderer: str | None) -> dict[str, pictures.Picture | None]:
+    """Every target and every prediction, drawn; None for what cannot be."""
+    formulas = sorted({formula for prediction in predictions for formula in (prediction.target, prediction.read)})
+    drawings = render_all(formulas, dpi=DENSITY * SHOWN_DPI, border=0, renderer=renderer)
+    return {
+        formula: None if drawing is None else pictures.of_pixels(drawing, DENSITY)
+        for formula, drawing in zip(formulas, drawings, strict=True)
+    }
+
+
+def _look(run: Run, predictions: Sequence[Prediction], encoded: Sequence[bytes]) -> list[Looked]:
+    model = folder_of(run, "model") / SERVING
+    if not (model / DESCRIPTION).exists():
+        raise Missing("The model does not say how it is built, so nobody can see where it looks.")
+    return look(str(model), encoded, [prediction.read for prediction in predictions])
+
+
+def _numbered(parts: Sequence[Part]) -> list[tuple[str, list[tuple[int, str]]]]:
+    numbered, step = [], 0
+    for part in parts:
+        numbered.append((part.kind, list(enumerate(part.tokens, start=step))))
+        step += len(part.tokens)
+    return numbered
+
+
+def _attention(looked: Looked, prediction: Prediction) -> Attention:
+    height, width = looked.image.shape
+    *_, finest = looked.maps
+    layers = []
+    for name, maps in looked.maps.items():
+        opacity = FINEST if name == finest else BELOW
+        film = pictures.film(maps, COLOURS[name])
+        layers.append(Layer(name, film, maps.shape[1], maps.shape[2], CELLS[name], opacity))
+    steps = []
+    for token, weights in zip([*prediction.read.split(), ""], looked.maps[finest], strict=True):
+        row, column = np.unravel_index(int(weights.argmax()), weights.shape)
+        left, top = ((int(place) + 0.5) * CELLS[finest] for place in (column, row))
+        weight, x, y = (round(100 * share) for share in (float(weights.max()), left / width, top / height))
+        steps.append((token, weight, min(x, 100), min(y, 100)))
+    image = pictures.of_pixels(looked.image)
+    return Attention(image, width, height, layers, steps)

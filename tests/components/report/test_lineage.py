@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import re
+
+from components.report.lineage import BOX_HEIGHT, BOX_WIDTH, HEIGHT, TITLES, WIDTH, draw
+
+EVERYTHING = dict.fromkeys(TITLES, "made")
+
+
+def test_what_is_there_is_drawn_and_what_is_not_is_said_to_be_absent() -> None:
+    notes = {"data": "TFRecords", "examples": "artifact 1"}
+    drawing = draw(notes)
+    assert {box.title: box.note for box in drawing.boxes if box.there} == notes
+    assert {box.note for box in drawing.boxes if not box.there} == {"none"}
+    assert [arrow.there for arrow in drawing.arrows].count(True) == 1  # from the data to the examples
+
+
+def test_boxes_lie_in_the_drawing_and_not_over_each_other() -> None:
+    boxes = draw(EVERYTHING).boxes
+    assert len(boxes) == len(TITLES)
+    for i, box in enumerate(boxes):
+        assert 0 <= box.x <= WIDTH - BOX_WIDTH and BOX_HEIGHT / 2 <= box.y <= HEIGHT - BOX_HEIGHT / 2
+        for other in boxes[:i]:
+            assert abs(box.x - other.x) >= BOX_WIDTH or abs(box.y - other.y) >= BOX_HEIGHT
+
+
+def test_every_arrow_begins_and_ends_at_a_box() -> None:
+    drawing = draw(EVERYTHING)
+
+    def touches(x: float, y: float) -> bool:
+        return any(
+            box.x <= x <= box.x + BOX_WIDTH
+            and abs(y - box.y) <= BOX_HEIGHT / 2
+            and (x in (box.x, box.x + BOX_WIDTH) or abs(y - box.y) == BOX_HEIGHT / 2)
+            for box in drawing.boxes
+        )
+
+    for arrow in drawing.arrows:
+        ((x, y),) = [(float(x), float(y)) for x, y in re.findall(r"M([\d.]+),([\d.]+)", arrow.path)]
+        assert touches(x, y), arrow.path
+        for direction, value in re.findall(r"([HV])([\d.]+)", arrow.path):
+            x, y = (float(value), y) if direction == "H" else (x, float(value))
+        assert touches(x, y), arrow.path
