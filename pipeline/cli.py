@@ -111,7 +111,7 @@ def report(
 @app.command()
 def export(
     weights: Annotated[
-        Path, typer.Option(help="Folder with weights.npz, as trainer_module.standalone leaves it.", metavar="DIR")
+        Path, typer.Option(help="Folder with weights.npz, as pipeline.standalone leaves it.", metavar="DIR")
     ],
     out: Annotated[Path, typer.Option(help="Folder to make.", metavar="DIR")],
 ) -> None:

@@ -152,6 +152,7 @@ BROKEN = [
     "\\kern",
     "a \\over b \\over c",
     "\\multicolumn",
+    "x \\xrightarrow \\mathtt",
     "\\substack",
     "\\vcenter",
     "& " * 150,

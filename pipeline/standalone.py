@@ -1,6 +1,6 @@
 """Training without TFX and TensorFlow: Keras on JAX, for a machine that has a GPU and little else.
 
-    python -m trainer_module.standalone DATA --out OUT --preset paper
+    python -m pipeline.standalone DATA --out OUT --preset paper
 
 leaves OUT/weights.npz, which `im2latex export --weights OUT` makes a SavedModel of, OUT/metrics.json and
 OUT/predictions.txt. It needs jax, keras, numpy, pillow, pydantic, protobuf, google-crc32c and sacrebleu.
@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
+from components.formula_metrics.scores import SCORES, text_statistics
 from data.errors import UserError
 from data.im2latex import Candidate, chunked, convert, hold_out, open_source
 from data.parallel import ordered_map
@@ -119,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     count, minutes = functools.partial(number, int), functools.partial(number, float)
     count.__name__, minutes.__name__ = "number", "number of minutes"  # type: ignore[attr-defined]
     parser = argparse.ArgumentParser(
-        prog="python -m trainer_module.standalone",
+        prog="python -m pipeline.standalone",
         description="Train without TFX and TensorFlow; the same command goes on where a killed one was.",
     )
     parser.add_argument(
@@ -142,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
 def _choose_backend() -> None:
     """Sees to it that Keras will compute with JAX."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
-    missing = [name for name in ("jax", "keras", "sacrebleu") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("jax", "keras") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"this training needs {' and '.join(missing)}: install {'it' if missing[1:] else 'them'} first")
     if os.environ["KERAS_BACKEND"] != "jax":
@@ -420,12 +421,10 @@ def read_formulas(trained: Trained, examples: Sequence[Example], width: int) -> 
 
 
 def scores(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """Corpus BLEU-4 and exact match, 0 to 1, as `components.formula_metrics.scores` has them."""
-    from sacrebleu import corpus_bleu
-
-    bleu = corpus_bleu(predictions, [targets], tokenize="none", smooth_method="none", force=True).score / 100
-    right = [target.split() == read.split() for target, read in zip(targets, predictions, strict=True)]
-    return {"bleu": bleu, "exact_match": sum(right) / len(right)}
+    """The scores of the text, as the pipeline's Evaluator has them."""
+    counted = np.array([text_statistics(*pair) for pair in zip(targets, predictions, strict=True)])
+    total = counted.sum(axis=0)
+    return {name: score.value(total[score.part]) for name, score in SCORES.items() if score.part.stop <= len(total)}
 
 
 def _samples(formulas: Sequence[Formula], read: Sequence[tuple[str, float]]) -> str:

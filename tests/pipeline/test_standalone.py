@@ -18,11 +18,13 @@ from components.formula_metrics import scores as reference
 from data.errors import UserError
 from data.im2latex import import_dataset
 from data.synthetic import draw_png, formulas
+from pipeline import standalone
 from pipeline.cli import app
-from trainer_module import features, standalone
+from pipeline.standalone import make_vocabulary, read_splits, scores
+from tests.trainer_module.conftest import transform, transformed  # noqa: F401  fixtures
+from trainer_module import features
 from trainer_module.config import ImageConfig
 from trainer_module.preprocessing import normalise_image
-from trainer_module.standalone import make_vocabulary, read_splits, scores
 from trainer_module.weights import WEIGHTS, load_weights
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +72,7 @@ CACHE = tempfile.TemporaryDirectory()
 
 def command(*arguments, settings=()) -> list[str]:
     knobs = [part for knob in (*TINY, *settings) for part in ("--set", knob)]
-    return [sys.executable, "-m", "trainer_module.standalone", *map(str, arguments), *knobs]
+    return [sys.executable, "-m", "pipeline.standalone", *map(str, arguments), *knobs]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -228,7 +230,7 @@ def test_weights_that_are_not_there_are_a_sentence(tmp_path, monkeypatch):
 # --- data -------------------------------------------------------------------------------------
 
 
-def test_the_vocabulary_is_transforms(transform, transformed):
+def test_the_vocabulary_is_transforms(transform, transformed):  # noqa: F811
     assert make_vocabulary(transformed.latex, 1) == features.read_vocabulary(transform)
 
 
@@ -263,4 +265,8 @@ def test_scores_are_those_of_the_gate():
     targets = ["x ^ { 2 } + 1", "a b c d e", "y"]
     read = ["x ^ { 2 } - 1", "a b c d e", ""]
     statistics = sum(reference.bleu_statistics(*pair) for pair in zip(targets, read, strict=True))
-    assert scores(targets, read) == {"bleu": pytest.approx(reference.bleu(statistics)), "exact_match": 1 / 3}
+    found = scores(targets, read)
+    assert found["bleu"] == pytest.approx(reference.bleu(statistics)) and found["exact_match"] == 1 / 3
+    # Of 7, 5 and 1 tokens one is wrong and one is missing; the rest stands where it should.
+    assert found["edit_similarity"] == found["token_accuracy"] == pytest.approx(11 / 13)
+    assert list(found) == ["bleu", "exact_match", "edit_similarity", "token_accuracy"]
