@@ -40,6 +40,7 @@ class Result:
     metrics: dict[str, float] | None = None
     baseline: str = ""  # the serving version it was compared with
     passed_over: str = ""  # newer versions that could not be compared with, and why
+    other_vocabulary: str = ""  # that it knows other tokens
     baseline_metrics: dict[str, float] = field(default_factory=dict)
     blessed: bool | None = None
     reasons: tuple[str, ...] = ()  # why it was not blessed
@@ -82,6 +83,7 @@ def read_result(steps: dict[str, Step]) -> Result:
         found["metrics"] = evaluation.slices[""][CANDIDATE]
         found["baseline_metrics"] = evaluation.slices[""].get(BASELINE, {})
         found["blessed"], found["reasons"] = evaluation.blessed, tuple(evaluation.reasons)
+        found["other_vocabulary"] = evaluation.other_vocabulary
     if "ServingCheck" in steps:
         checked = steps["ServingCheck"].outputs["blessing"].custom_properties
         found["serving_fault"] = checked["reason"].string_value
@@ -111,7 +113,8 @@ def detail(component: str, result: Result) -> str:
         case "Evaluator":
             shown = ((name, (result.metrics or {})[name]) for name in ("bleu", "exact_match"))
             scores = ", ".join(f"{SCORES[name].title} {value:.3f}" for name, value in shown)
-            return f"{scores}: {'blessed' if result.blessed else 'not blessed'}"
+            verdict = f"{scores}: {'blessed' if result.blessed else 'not blessed'}"
+            return f"{verdict}; {result.other_vocabulary}" if result.other_vocabulary else verdict
         case "ServingCheck":
             told = f"{1000 * result.seconds_per_image:.0f} ms an image in a process of its own"
             return f"not blessed: {result.serving_fault}" if result.serving_fault else told

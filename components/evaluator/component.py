@@ -7,6 +7,7 @@ size; the baseline may be an artifact without a model in it; and rules hold on n
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -24,6 +25,7 @@ from components.baseline.component import VERSION
 from components.evaluator.evaluation import BASELINE, CANDIDATE, evaluate
 from components.evaluator.gate import parse_all
 from data.records import read_records
+from trainer_module.features import SPECIALS
 from trainer_module.signatures import DESCRIPTION
 
 
@@ -130,4 +132,6 @@ def _described(model: str) -> dict[str, Any]:
     if not fileio.exists(path):
         return {}
     with fileio.open(path, "r") as file:
-        return {"vocabulary": len(json.loads(file.read())["vocabulary"])}
+        vocabulary = json.loads(file.read())["vocabulary"]
+    digest = hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
+    return {"vocabulary": len(vocabulary) - SPECIALS, "vocabulary_digest": digest}

@@ -55,7 +55,7 @@ class Evaluation:
 
     examples: int
     renderer: str
-    # What is known of each model: seconds, vocabulary (tokens), and whatever the caller adds.
+    # What is known of each model: seconds, and whatever the caller adds.
     models: dict[str, dict[str, Any]]
     # By slice ("" is all of them, else `key=value`): its examples, and every model's scores.
     slices: dict[str, dict[str, Any]]
@@ -70,6 +70,18 @@ class Evaluation:
     def reasons(self) -> list[str]:
         """What was broken, in words."""
         return [verdict.text for verdict in self.gate if not verdict.kept]
+
+    @property
+    def other_vocabulary(self) -> str:
+        """That the models know different tokens, in words; "" where they know the same, or are not of this project."""
+        known = [self.models.get(name, {}) for name in (CANDIDATE, BASELINE)]
+        if (
+            not all("vocabulary_digest" in model for model in known)
+            or len({m["vocabulary_digest"] for m in known}) == 1
+        ):
+            return ""
+        new, old = (model["vocabulary"] for model in known)
+        return f"this model knows {new:,} tokens, the one serving now {old:,}, not the same"
 
     def write(self, folder: Path) -> None:
         """Writes `summary.json`."""

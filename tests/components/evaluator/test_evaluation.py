@@ -132,7 +132,7 @@ def test_without_a_baseline_there_is_nothing_to_be_worse_than(models: dict[str, 
         RECORDS[:1], {CANDIDATE: models[BASELINE]}, parse_all(["bleu >= baseline"]), tmp_path, renderer="builtin"
     )
     assert evaluation.blessed and BASELINE not in evaluation.slices[""]
-    assert read_evaluation(tmp_path) == dataclasses.replace(evaluation)
+    assert read_evaluation(tmp_path) == evaluation
 
 
 def test_a_slice_that_a_rule_names_and_no_example_is_in_refuses_the_model(
@@ -141,6 +141,18 @@ def test_a_slice_that_a_rule_names_and_no_example_is_in_refuses_the_model(
     rules = parse_all(["bleu >= 0 where structure=matrix"])
     evaluation = evaluate(RECORDS, {CANDIDATE: models[CANDIDATE]}, rules, tmp_path, renderer="builtin")
     assert evaluation.reasons == ["BLEU where structure=matrix: there are no such examples"]
+
+
+def test_models_with_other_vocabularies_are_told_apart(evaluated: tuple[Evaluation, Path]) -> None:
+    evaluation, _ = evaluated
+    assert evaluation.other_vocabulary == ""  # nothing is known of either
+    about = {"vocabulary": 94, "vocabulary_digest": "a"}
+    same = dataclasses.replace(evaluation, models={CANDIDATE: about, BASELINE: about})
+    assert same.other_vocabulary == ""
+    other = dataclasses.replace(
+        evaluation, models={CANDIDATE: about, BASELINE: {"vocabulary": 101, "vocabulary_digest": "b"}}
+    )
+    assert other.other_vocabulary == "this model knows 94 tokens, the one serving now 101, not the same"
 
 
 def test_images_are_read_once_and_answered_in_their_order(models: dict[str, Path]) -> None:
