@@ -22,6 +22,7 @@ import logging
 import math
 import os
 import random
+import signal
 import sys
 import time
 from collections import Counter
@@ -252,9 +253,14 @@ def make_vocabulary(latex: Iterable[str], min_count: int) -> list[str]:
 
 
 class Clock:
-    """The batches of each epoch and the seconds they took, validation left out."""
+    """The batches of each epoch and the seconds they took, validation left out; and Ctrl-C, at the end of a batch.
+
+    A Ctrl-C is an exception wherever Python is just then; in a finaliser, or in what JAX calls back, it would get lost.
+    """
 
     def __init__(self) -> None:
+        self.interrupted = False
+        signal.signal(signal.SIGINT, self._interrupt)
         self.begun = 0.0
         self.count = 0
         self.rates: list[float] = []  # batches a second, of each epoch
@@ -264,6 +270,12 @@ class Clock:
 
     def batch(self, batch: int, logs: dict | None = None) -> None:
         self.count += 1
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, *signal_and_frame: object) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
 
     def end(self, logs: dict | None = None) -> None:
         self.rates.append(self.count / (time.monotonic() - self.begun))

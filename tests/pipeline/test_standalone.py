@@ -44,7 +44,7 @@ sys.meta_path.insert(0, Poison())
 TINY = [
     "image.max_height=48", "image.max_width=128", "model.filters=[4,4,8,8,16,16]", "model.decoder_units=32",
     "model.embedding_units=8", "training.batch_size=8", "training.learning_rate=0.01", "training.max_tokens=12",
-    "vocabulary.min_count=1",
+    "training.warmup_steps=0", "vocabulary.min_count=1",
 ]  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def predictions(out: Path) -> dict[str, dict]:
 @pytest.fixture(scope="module")
 def out(source, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    done = trained(folder, source, "--out", folder / "out", "--beam", 3, settings=["training.epochs=2"])
+    done = trained(folder, source, "--out", folder / "out", "--beam", 3, settings=["training.epochs=4"])
     assert done.returncode == 0, done.stderr
     assert "24 training and 12 validation examples" in done.stdout
     return folder / "out"
@@ -118,7 +118,7 @@ def test_a_training_without_tensorflow_leaves_weights_metrics_and_predictions(ou
     assert metrics["examples"] == {"train": 24, "eval": 12}
     assert metrics["vocabulary"] == len(model.vocabulary)
     assert metrics["parameters"] == sum(weight.size for weight in model.weights.values())
-    assert metrics["epochs"] == len(metrics["perplexities"]) == 2
+    assert metrics["epochs"] == len(metrics["perplexities"]) == 4
     # Even odds at the start, and some learnt.
     assert 1 < min(metrics["perplexities"]) < len(model.vocabulary)
     assert metrics["images_per_second"] > 0 and metrics["seconds"] > 0
@@ -141,7 +141,7 @@ def test_a_training_without_tensorflow_leaves_weights_metrics_and_predictions(ou
 
 def test_a_finished_training_is_not_done_again(source, out):
     before = (out / WEIGHTS).read_bytes(), json.loads((out / "metrics.json").read_text()), predictions(out)
-    done = trained(out.parent, source, "--out", out, settings=["training.epochs=2"])
+    done = trained(out.parent, source, "--out", out, settings=["training.epochs=4"])
     assert done.returncode == 0, done.stderr
     assert "Epoch" not in done.stdout
     metrics = json.loads((out / "metrics.json").read_text())
@@ -166,12 +166,15 @@ def test_an_interrupted_training_is_one_sentence_and_keeps_its_checkpoint(source
         command(source, "--out", tmp_path / "out", settings=["training.epochs=100000"]),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(tmp_path),
     )  # fmt: skip
-    end = time.monotonic() + 120
-    while not list(tmp_path.glob("out/checkpoints/*/checkpoint.npz")):
-        assert process.poll() is None and time.monotonic() < end
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        end = time.monotonic() + 120
+        while not list(tmp_path.glob("out/checkpoints/*/checkpoint.npz")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "im2latex: stopped; the same command goes on from the last checkpoint"
     assert list(tmp_path.glob("out/checkpoints/*/checkpoint.npz"))
