@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow_data_validation as tfdv
-from ml_metadata import MetadataStore
-from ml_metadata.proto import metadata_store_pb2
 from tensorflow_transform import TFTransformOutput
 from tfx.dsl.io import fileio
-from tfx.types import artifact_utils
 
 from components.baseline.component import PASSED_OVER, VERSION
 from components.evaluator.evaluation import BASELINE, CANDIDATE, read_evaluation
 from components.formula_metrics.scores import SCORES
 from components.report.page import FILE
+from components.report.run import Made
+from data.records import SPLITS
 from trainer_module.features import SPECIALS, read_vocabulary
-
-_OUTPUTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
-_DONE = {metadata_store_pb2.Execution.COMPLETE, metadata_store_pb2.Execution.CACHED}
-
-
-@dataclass(frozen=True)
-class Step:
-    """A component's part in a run: whether it came from the cache, and its output artifacts by name."""
-
-    cached: bool
-    outputs: dict[str, metadata_store_pb2.Artifact]
 
 
 @dataclass(frozen=True)
@@ -50,51 +39,36 @@ class Result:
     report: str | None = None  # HTML file
 
 
-def read_steps(store: MetadataStore, run_id: str) -> dict[str, Step]:
-    """The components that are done in a pipeline run, by their ids."""
-    context = store.get_context_by_type_and_name("pipeline_run", run_id)
-    node_type = store.get_context_type("node").id
-    steps = {}
-    for execution in store.get_executions_by_context(context.id) if context else []:
-        if execution.last_known_state not in _DONE:
-            continue
-        (node,) = (c.name for c in store.get_contexts_by_execution(execution.id) if c.type_id == node_type)
-        events = store.get_events_by_execution_ids([execution.id])
-        keys = {e.artifact_id: e.path.steps[0].key for e in events if e.type in _OUTPUTS}
-        outputs = {keys[artifact.id]: artifact for artifact in store.get_artifacts_by_id(list(keys))}
-        cached = execution.last_known_state == metadata_store_pb2.Execution.CACHED
-        steps[node.rpartition(".")[2]] = Step(cached, outputs)
-    return steps
+def read_result(outputs: Mapping[tuple[str, str], Made]) -> Result:
+    """What the done components of a run came to.
 
-
-def read_result(steps: dict[str, Step]) -> Result:
-    """What the done components of a run came to."""
+    Args:
+        outputs: their artifacts by component and name of the output, as `components.report.run.read_steps` has them.
+    """
     found: dict[str, Any] = {}
-    if "StatisticsGen" in steps:
-        found["examples"] = _examples(steps["StatisticsGen"].outputs["statistics"])
-    if "Transform" in steps:
-        graph = TFTransformOutput(steps["Transform"].outputs["transform_graph"].uri)
-        found["vocabulary"] = len(read_vocabulary(graph)) - SPECIALS
-    if "Baseline" in steps:
-        found["baseline"] = _text(steps["Baseline"].outputs["baseline"], VERSION)
-        found["passed_over"] = _text(steps["Baseline"].outputs["baseline"], PASSED_OVER)
-    if "Evaluator" in steps:
-        evaluation = read_evaluation(steps["Evaluator"].outputs["evaluation"].uri)
+    if statistics := outputs.get(("StatisticsGen", "statistics")):
+        found["examples"] = _examples(statistics.uri)
+    if graph := outputs.get(("Transform", "transform_graph")):
+        found["vocabulary"] = len(read_vocabulary(TFTransformOutput(graph.uri))) - SPECIALS
+    if baseline := outputs.get(("Baseline", "baseline")):
+        found["baseline"] = baseline.properties.get(VERSION, "")
+        found["passed_over"] = baseline.properties.get(PASSED_OVER, "")
+    if evaluated := outputs.get(("Evaluator", "evaluation")):
+        evaluation = read_evaluation(evaluated.uri)
         found["metrics"] = evaluation.slices[""][CANDIDATE]
         found["baseline_metrics"] = evaluation.slices[""].get(BASELINE, {})
         found["blessed"], found["reasons"] = evaluation.blessed, tuple(evaluation.reasons)
         found["other_vocabulary"] = evaluation.other_vocabulary
-    if "ServingCheck" in steps:
-        checked = steps["ServingCheck"].outputs["blessing"].custom_properties
-        found["serving_fault"] = checked["reason"].string_value
-        found["seconds_per_image"] = checked["seconds_per_image"].double_value
+    if checked := outputs.get(("ServingCheck", "blessing")):
+        found["serving_fault"] = checked.properties.get("reason", "")
+        found["seconds_per_image"] = checked.properties.get("seconds_per_image", 0.0)
         if found["serving_fault"]:
             found["blessed"] = False
             found["reasons"] = (*found.get("reasons", ()), found["serving_fault"])
-    if "Pusher" in steps:
-        found["pushed"] = _text(steps["Pusher"].outputs["pushed_model"], "pushed_destination") or None
-    if "Reporter" in steps:
-        found["report"] = os.path.join(steps["Reporter"].outputs["report"].uri, FILE)
+    if pushed := outputs.get(("Pusher", "pushed_model")):
+        found["pushed"] = pushed.properties.get("pushed_destination") or None
+    if report := outputs.get(("Reporter", "report")):
+        found["report"] = os.path.join(report.uri, FILE)
     return Result(**found)
 
 
@@ -126,13 +100,9 @@ def detail(component: str, result: Result) -> str:
             return ""
 
 
-def _text(artifact: metadata_store_pb2.Artifact, name: str) -> str:
-    return artifact.custom_properties[name].string_value if name in artifact.custom_properties else ""
-
-
-def _examples(statistics: metadata_store_pb2.Artifact) -> dict[str, int]:
+def _examples(statistics: str) -> dict[str, int]:
     counts = {}
-    for split in artifact_utils.decode_split_names(statistics.properties["split_names"].string_value):
-        (path,) = fileio.glob(os.path.join(statistics.uri, f"Split-{split}", "*"))
+    for split in SPLITS:
+        (path,) = fileio.glob(os.path.join(statistics, f"Split-{split}", "*"))
         counts[split] = int(tfdv.load_stats_binary(path).datasets[0].num_examples)
     return counts

@@ -30,10 +30,11 @@ from tfx.orchestration.pipeline import RunOptions
 from tfx.orchestration.portable import partial_run_utils, runtime_parameter_utils
 from tfx.proto.orchestration import pipeline_pb2
 
+from components.report.run import CACHED, RAN, read_steps
 from data.errors import UserError
 from pipeline.config import load_config
 from pipeline.local_runner import local_pipeline
-from pipeline.results import Result, detail, read_result, read_steps
+from pipeline.results import Result, detail, read_result
 from pipeline.workspace import Workspace
 
 Report = Callable[[dict[str, Any]], None]
@@ -85,16 +86,17 @@ class ReportingRunner(LocalDagRunner):
                     other.pipeline_node.execution_options.skip.SetInParent()
             super().run_with_ir(single)
             seconds = time.monotonic() - started
-            steps = read_steps(self._store(), run_id)
-            if component not in steps:
+            steps, outputs = read_steps(self._store(), run_id)
+            states = {step.component: step.state for step in steps}
+            if states.get(component) not in (RAN, CACHED):
                 raise RuntimeError(f"{component} did not run, because what it needs was not made")
-            result = read_result(steps)
+            result = read_result(outputs)
             self._report(
                 {
                     "component": component,
                     "state": "done",
                     "seconds": seconds,
-                    "cached": steps[component].cached,
+                    "cached": states[component] == CACHED,
                     "detail": detail(component, result),
                 }
             )
