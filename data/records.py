@@ -198,6 +198,19 @@ def read_records(path: Path | str) -> Iterator[Record]:
     files = shards(path) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path} holds no .tfrecord or .tfrecord.gz files; make a data set with `im2latex data`")
+    yield from _read(files)
+
+
+def read_split(folder: Path | str) -> Iterator[Record]:
+    """The records of a split of ExampleGen's, in order: of all files in its folder, whatever they are called.
+
+    Raises:
+      UserError: a damaged file, or a record that does not follow the schema.
+    """
+    return _read(sorted(path for path in Path(folder).iterdir() if path.is_file()))
+
+
+def _read(files: list[Path]) -> Iterator[Record]:
     for file in files:
         for number, content in enumerate(read_tfrecords(file)):
             try:

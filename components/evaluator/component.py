@@ -24,7 +24,7 @@ from tfx.utils import io_utils, path_utils
 from components.baseline.component import VERSION
 from components.evaluator.evaluation import BASELINE, CANDIDATE, evaluate
 from components.evaluator.gate import parse_all
-from data.records import read_records
+from data.records import read_split
 from trainer_module.features import SPECIALS
 from trainer_module.signatures import DESCRIPTION
 
@@ -69,11 +69,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         evaluation = artifact_utils.get_single_instance(output_dict["evaluation"])
         blessing = artifact_utils.get_single_instance(output_dict["blessing"])
         result = evaluate(
-            (
-                record
-                for file in sorted(fileio.glob(io_utils.all_files_pattern(folder)))
-                for record in read_records(file)
-            ),
+            read_split(folder),
             models,
             parse_all(json.loads(exec_properties["gate"])),
             Path(evaluation.uri),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.records import read_records
+from data.records import read_split
 from trainer_module.features import SPECIAL_TEXTS
 
 # Names shown of the rejects with the same reason, and tokens shown of those that are not in the vocabulary.
@@ -28,11 +28,6 @@ class Split(NamedTuple):
     tokens: Counter[str]
 
 
-def files(folder: Path) -> list[Path]:
-    """A split's files, in the order in which they are read."""
-    return sorted(path for path in folder.iterdir() if path.is_file())
-
-
 def measure(folder: Path) -> Split:
     """Measures the records in the folder of a split.
 
@@ -40,26 +35,20 @@ def measure(folder: Path) -> Split:
         UserError: a file is damaged, or holds other records.
     """
     lengths, sizes, tokens = [], [], Counter[str]()
-    for file in files(folder):
-        for record in read_records(file):
-            formula = record.latex.split()
-            lengths.append(len(formula))
-            tokens.update(formula)
-            with Image.open(io.BytesIO(record.image)) as image:  # reads the size alone
-                sizes.append(image.size)
+    for record in read_split(folder):
+        formula = record.latex.split()
+        lengths.append(len(formula))
+        tokens.update(formula)
+        with Image.open(io.BytesIO(record.image)) as image:  # reads the size alone
+            sizes.append(image.size)
     widths, heights = np.array(sizes).reshape(-1, 2).T
     return Split(np.array(lengths), widths, heights, tokens)
 
 
 def images(folder: Path, numbers: Sequence[int]) -> dict[int, bytes]:
     """The encoded images of some records of a split, by their numbers."""
-    wanted, number, found = set(numbers), 0, {}
-    for file in files(folder):
-        for record in read_records(file):
-            if number in wanted:
-                found[number] = record.image
-            number += 1
-    return found
+    wanted = set(numbers)
+    return {number: record.image for number, record in enumerate(read_split(folder)) if number in wanted}
 
 
 class Coverage(NamedTuple):

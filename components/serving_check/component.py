@@ -16,14 +16,13 @@ from typing import Any, TypeVar
 from absl import logging
 from tfx import types
 from tfx.dsl.components.base import base_component, base_executor, executor_spec
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
 from components.serving_check.check import Verdict, check_serving
 from data.errors import UserError
-from data.records import decode
+from data.records import read_split
 
 # Beside the custom properties of the artifact, the same for people and other programs.
 RESULT = "result.json"
@@ -95,11 +94,8 @@ def read_images(examples: types.Artifact, split: str, count: int) -> list[bytes]
     Raises:
         UserError: the split has no example.
     """
-    import tensorflow as tf
-
-    files = sorted(fileio.glob(os.path.join(artifact_utils.get_split_uri([examples], split), "*")))
-    records = tf.data.TFRecordDataset(tf.constant(files, tf.string), "GZIP").as_numpy_iterator()
-    images = [decode(record).image for record in spread(records, count)]
+    records = read_split(artifact_utils.get_split_uri([examples], split))
+    images = [record.image for record in spread(records, count)]
     if not images:
         raise UserError(
             f"the split {split} has no example that a model could be tried with; choose another split, or fill it"

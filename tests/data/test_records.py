@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from data.records import BadRecord, DatasetWriter, Record, decode, encode, frame, read_records
+from data.records import BadRecord, DatasetWriter, Record, decode, encode, frame, read_records, read_split, shards
 
 RECORD = Record(b"\x89PNG", "\\alpha _ { 1 }", "a.png")
 RECORDS = st.builds(Record, st.binary(max_size=200), st.text(max_size=50), st.text(max_size=20))
@@ -202,3 +202,13 @@ def test_the_lock_of_a_running_writer_is_held(tmp_path: Path) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(descriptor)
         writer.write("train", RECORD)
+
+
+def test_a_split_of_example_gens_is_read_whatever_its_files_are_called(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "data", source="test") as writer:
+        for split in ("train", "eval", "test"):
+            for number in range(3):
+                writer.write(split, Record(b"png", "x", f"{split} {number}"))
+    (shard,) = shards(tmp_path / "data" / "test")
+    shard.rename(shard.with_name("data_tfrecord-00000-of-00001.gz"))
+    assert [record.name for record in read_split(tmp_path / "data" / "test")] == ["test 0", "test 1", "test 2"]
