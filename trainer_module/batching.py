@@ -23,8 +23,12 @@ from trainer_module.images import WHITE
 
 Item = TypeVar("Item")
 
-# Batches that are cut from one random part of the examples. More: less padding; fewer: more variety.
-BATCHES_PER_PART = 256
+# What an example's cells cost in training where its steps cost 1: convolutions and row encoder together take 5 to 6
+# times the seconds of the decoder (README.md, "Speed").
+COST_OF_CELLS = 5
+# Rows and columns of cells, and decoder steps, that an example counts for at most more than it has when `plan` orders
+# the examples, drawn anew in each epoch: so its batches differ. Rows stay as they are: one more costs the most.
+JITTER = np.array((0, 2, 6))
 
 
 class Example(NamedTuple):
@@ -56,14 +60,12 @@ def plan(
         short_first: in the first epoch, go from short formulas to long ones ("SortaGrad", Amodei et al. 2016).
 
     Returns:
-        The indices of each batch's examples. Each example is in one batch.
+        The indices of each batch's examples. Each example is in one batch. To find them takes 200 bytes an example.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(examples))
     extents = _extents(examples)
-    planned: list[np.ndarray] = []
-    for start in range(0, len(order), BATCHES_PER_PART * batch_size):
-        planned += _cut(order[start : start + BATCHES_PER_PART * batch_size], extents, batch_size)
+    planned = _cut(order, extents, extents + JITTER * random.random(extents.shape), batch_size)
     if short_first and epoch == 0:
         return sorted(planned, key=lambda batch: extents[batch, 2].max())
     return [planned[i] for i in random.permutation(len(planned))]
@@ -74,23 +76,60 @@ def _extents(examples: Sequence[Example]) -> np.ndarray:
     return np.array([(-(-e.height // STRIDE), -(-e.width // STRIDE), len(e.tokens) + 1) for e in examples], np.float64)
 
 
-def _cut(part: np.ndarray, extents: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Halves a part along the extent where that saves most padding, until the halves are batches."""
-    if len(part) <= batch_size:
-        return [part]
-    middle = -(-len(part) // batch_size) // 2 * batch_size
-    mean_cells, mean_steps = extents[part, 0] @ extents[part, 1] / len(part), extents[part, 2].mean()
+class _Work:
+    """What examples cost beside the mean one.
 
-    def padded(half: np.ndarray) -> float:
-        rows, columns, steps = extents[half].max(axis=0)
-        return len(half) * (rows * columns / mean_cells + steps / mean_steps)
+    Args:
+        extents: of all examples, (examples, 3).
+        cells: what the mean example's cells cost where its steps cost 1.
+    """
 
-    halves = []
-    for axis in range(extents.shape[1]):
-        ordered = part[np.argsort(extents[part, axis], kind="stable")]
-        halves.append((ordered[:middle], ordered[middle:]))
-    first, second = min(halves, key=lambda pair: padded(pair[0]) + padded(pair[1]))
-    return _cut(first, extents, batch_size) + _cut(second, extents, batch_size)
+    def __init__(self, extents: np.ndarray, cells: float = 1) -> None:
+        self.of_cell = cells / (extents[:, 0] * extents[:, 1]).mean()
+        self.of_step = 1 / extents[:, 2].mean()
+
+    def __call__(self, extents: np.ndarray) -> np.ndarray:
+        """What an example of such extents, (n, 3), costs, (n,)."""
+        return extents[:, 0] * extents[:, 1] * self.of_cell + extents[:, 2] * self.of_step
+
+    def cut(self, extents: np.ndarray, keys: np.ndarray, multiple: int = 1) -> tuple[float, np.ndarray, int]:
+        """Cuts examples in two along the axis, and at the place, where that saves most of the work.
+
+        Args:
+            extents: of the examples, (n, 3), more than `multiple`; each of a half costs what its largest extents do.
+            keys: what they are ordered by along each axis, (n, 3).
+            multiple: the first half has such a multiple of examples.
+
+        Returns:
+            The work that is saved, the order of the examples, and the length of the first half of it.
+        """
+        count = np.arange(multiple, len(extents), multiple)
+        whole = len(extents) * self(extents.max(axis=0, keepdims=True))[0]
+        cuts = []
+        for axis in range(keys.shape[1]):
+            order = np.argsort(keys[:, axis], kind="stable")
+            ordered = extents[order]
+            first = np.maximum.accumulate(ordered)[count - 1]
+            second = np.maximum.accumulate(ordered[::-1])[::-1][count]
+            saved = whole - count * self(first) - (len(extents) - count) * self(second)
+            best = int(saved.argmax())
+            if saved[best] < 1e-9 * whole:  # nothing, but for rounding: even halves are soonest cut to the end
+                best = len(count) // 2
+            cuts.append((float(saved[best]), order, int(count[best])))
+        return max(cuts, key=lambda cut: cut[0])
+
+
+def _cut(part: np.ndarray, extents: np.ndarray, keys: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cuts a part in two where that saves most padding, and the halves again, until they are batches."""
+    work, parts, planned = _Work(extents, COST_OF_CELLS), [part], []
+    while parts:
+        part = parts.pop()
+        if len(part) <= batch_size:
+            planned.append(part)
+        else:
+            _, order, place = work.cut(extents[part], keys[part], batch_size)
+            parts += [part[order[:place]], part[order[place:]]]
+    return planned
 
 
 class Buckets:
@@ -103,7 +142,7 @@ class Buckets:
 
     def __init__(self, examples: Sequence[Example], count: int) -> None:
         extents = _extents(examples)
-        self._mean_cells, self._mean_steps = (extents[:, 0] * extents[:, 1]).mean(), extents[:, 2].mean()
+        self._work = _Work(extents)
         splits = [self._split(extents)]
         while len(splits) < count:
             splits.sort(key=lambda split: split[0])
@@ -155,10 +194,6 @@ class Buckets:
         }
         return Batch(inputs, filled(batch.targets, PAD, steps), weights)
 
-    def _work(self, extents: np.ndarray) -> np.ndarray:
-        """What an example of such extents, (n, 3), costs beside the mean one, (n,)."""
-        return extents[:, 0] * extents[:, 1] / self._mean_cells + extents[:, 2] / self._mean_steps
-
     def _least(self, extents: np.ndarray) -> np.ndarray:
         """The index of the first shape that holds such extents, (n, 3), int, (n,)."""
         holds = (extents[:, np.newaxis] <= self.shapes).all(axis=2)
@@ -166,19 +201,12 @@ class Buckets:
         return holds.argmax(axis=1)
 
     def _split(self, part: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Cuts extents in two along the axis, and at the place, where that saves most work: how much, and the two."""
-        best = (0.0, part, part[:0])
-        whole = len(part) * self._work(part.max(axis=0, keepdims=True))[0]
-        for axis in range(part.shape[1]):
-            ordered = part[np.argsort(part[:, axis], kind="stable")]
-            first = np.maximum.accumulate(ordered)[:-1]
-            second = np.maximum.accumulate(ordered[::-1])[::-1][1:]
-            count = np.arange(1, len(part))
-            saved = whole - count * self._work(first) - count[::-1] * self._work(second)
-            if len(saved) and saved.max() > best[0]:
-                place = int(saved.argmax()) + 1
-                best = (float(saved.max()), ordered[:place], ordered[place:])
-        return best
+        """Cuts extents in two where that saves most work: how much, and the two; a half is empty if it saves none."""
+        if len(part) > 1:
+            saved, order, place = self._work.cut(part, part)
+            if saved > 0:
+                return saved, part[order[:place]], part[order[place:]]
+        return 0.0, part, part[:0]
 
 
 class Augmentation:

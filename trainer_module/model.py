@@ -362,14 +362,10 @@ class FormulaModel(keras.Model):
         self.decoder = AttentionDecoder(config, vocabulary_size, name="decoder", dtype=dtype)
         if config.attention == "hard":
             self.baseline = self.add_weight(shape=(), initializer="zeros", trainable=False, name="baseline")
-        self.call(
-            {
-                # Two coarse cells: Keras warns of a softmax over one.
-                "image": ops.zeros((1, STRIDE, 2 * STRIDE * BLOCK, 1), "uint8"),
-                "size": ops.convert_to_tensor([[STRIDE, 2 * STRIDE * BLOCK]], "int32"),
-                "tokens": ops.zeros((1, 1), "int32"),
-            }
-        )
+        self.encode(ops.zeros((1, STRIDE, STRIDE, 1), "uint8"), ops.convert_to_tensor([[STRIDE, STRIDE]], "int32"))
+        embedded = self.embedding(ops.zeros((1, 1), "int32"))
+        # Not by calling it: Keras 3.12, on Python 3.10, asks for the shape of the grid that there is not.
+        self.decoder.build(None, embedded.shape)
         self.built = True
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor | dict[str, Tensor]:

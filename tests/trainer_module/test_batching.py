@@ -47,13 +47,6 @@ def test_every_example_is_in_exactly_one_batch(examples, batch_size, seed, epoch
     assert len(planned) == -(-len(examples) // batch_size)
 
 
-def test_parts_are_cut_one_after_another(monkeypatch):
-    monkeypatch.setattr(batching, "BATCHES_PER_PART", 2)
-    planned = plan(mixed(103), 10, 0, 0)
-    assert sorted(np.concatenate(planned).tolist()) == list(range(103))
-    assert len(planned) == 11
-
-
 def listed(planned: list[np.ndarray]) -> list[list[int]]:
     return [batch.tolist() for batch in planned]
 
@@ -64,6 +57,24 @@ def test_seed_and_epoch_decide_the_plan():
     assert listed(plan(examples, 16, 1, 0)) == first
     assert listed(plan(examples, 16, 1, 1)) != first
     assert listed(plan(examples, 16, 2, 0)) != first
+
+
+def neighbours(planned: list[np.ndarray]) -> set[tuple[int, int]]:
+    """Every two examples that are in one batch."""
+    return {pair for batch in planned for pair in itertools.combinations(sorted(batch.tolist()), 2)}
+
+
+def test_most_neighbours_in_a_batch_are_others_in_the_next_epoch(monkeypatch):
+    examples = mixed(8000)
+
+    def met_again() -> float:
+        one, other = (neighbours(plan(examples, 20, 1, epoch)) for epoch in (0, 1))
+        return len(one & other) / len(one)
+
+    drawn_anew = met_again()
+    monkeypatch.setattr(batching, "JITTER", np.zeros(3))
+    assert drawn_anew < 0.5 * met_again()
+    assert drawn_anew < 0.3
 
 
 def test_short_formulas_come_first_in_the_first_epoch_alone():
@@ -96,6 +107,51 @@ def test_a_plan_pads_far_less_than_random_batches():
     planned = padding(examples, plan(examples, 16, 0, 0))
     assert planned.pixels < random.pixels / 2
     assert planned.steps < random.steps / 2
+
+
+def test_cells_count_for_more_than_steps(monkeypatch):
+    # Lengths have nothing to do with sizes here, so that a batch cannot be of like size and of like length.
+    lengths = np.random.default_rng(3).permutation(np.arange(640) % 40)
+    examples = [one._replace(tokens=np.zeros(n, np.int32)) for one, n in zip(mixed(640), lengths, strict=True)]
+    favoured = padding(examples, plan(examples, 16, 0, 0))
+    monkeypatch.setattr(batching, "COST_OF_CELLS", 1)
+    equal = padding(examples, plan(examples, 16, 0, 0))
+    assert favoured.pixels < equal.pixels - 0.02
+    assert favoured.steps > equal.steps
+
+
+extents_of_any_size = st.lists(
+    st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 41)), min_size=2, max_size=12
+)
+
+
+@given(extents_of_any_size, st.integers(1, 5), st.sampled_from([1, 5]))
+def test_a_cut_saves_more_than_any_other(extents, multiple, cells):
+    if len(extents) <= multiple:
+        extents = extents * (multiple + 1)
+    given = np.array(extents, float)
+    cells_of = sum(rows * columns for rows, columns, _ in extents) / len(extents)
+    steps_of = sum(steps for _, _, steps in extents) / len(extents)
+
+    def cost(part):
+        """Of all in a part, as large as the largest of each extent."""
+        rows, columns, steps = (max(axis) for axis in zip(*part, strict=True))
+        return len(part) * (cells * rows * columns / cells_of + steps / steps_of)
+
+    saved, order, place = batching._Work(given, cells).cut(given, given, multiple)
+    assert sorted(order.tolist()) == list(range(len(extents)))
+    assert place % multiple == 0 and 0 < place < len(extents)
+    chosen = [extents[i] for i in order]
+    assert saved == pytest.approx(cost(extents) - cost(chosen[:place]) - cost(chosen[place:]), abs=1e-9)
+    for axis in range(3):
+        ordered = sorted(extents, key=lambda one: one[axis])
+        for other in range(multiple, len(extents), multiple):
+            assert saved >= cost(extents) - cost(ordered[:other]) - cost(ordered[other:]) - 1e-9
+
+
+def test_what_is_all_alike_is_halved():
+    alike = np.ones((1000, 3)) * (2, 7.3, 0.1)
+    assert batching._Work(alike).cut(alike, alike, 10)[2] == 500
 
 
 def test_padding_is_the_share_of_pixels_and_steps_that_no_example_fills():

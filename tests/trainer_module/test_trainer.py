@@ -18,6 +18,7 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 import trainer_module
 from data.errors import UserError
+from tests.trainer_module.test_training import without_graphs
 from trainer_module import trainer
 from trainer_module.batching import batches
 from trainer_module.config import ImageConfig, ModelConfig, TrainingConfig
@@ -103,19 +104,15 @@ def test_precision_is_chosen_by_measuring(transformed, transform, caplog):
         return choose_precision(config, ModelConfig(**MODEL), image, vocabulary, examples)
 
     assert [choose(name) for name in ("float32", "bfloat16")] == ["float32", "mixed_bfloat16"]
-    tf.config.run_functions_eagerly(True)
-    try:
-        with caplog.at_level(logging.INFO):
-            chosen = choose("auto")
-    finally:
-        tf.config.run_functions_eagerly(False)
+    with without_graphs(), caplog.at_level(logging.INFO):
+        chosen = choose("auto")
     (line,) = (record.getMessage() for record in caplog.records if "seconds a step" in record.getMessage())
     seconds = ast.literal_eval(line[line.index("{") : line.index("}") + 1])
     assert chosen == {"float32": "float32", "bfloat16": "mixed_bfloat16"}[min(seconds, key=seconds.get)]
 
 
 def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(transformed, tmp_path, monkeypatch):
-    epochs = []
+    epochs, exported = [], []
     fit = FormulaModel.fit
 
     def counted(model, *arguments, **options):
@@ -125,20 +122,25 @@ def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(transf
     def killed(*_):
         raise KeyboardInterrupt
 
+    def run(**training) -> None:
+        with without_graphs():
+            run_fn(arguments(transformed, tmp_path, epochs=1, **training))
+
     monkeypatch.setattr(FormulaModel, "fit", counted)
-    with monkeypatch.context() as patch:
-        patch.setattr(FormulaReader, "save", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run_fn(arguments(transformed, tmp_path, epochs=1))
+    monkeypatch.setattr(FormulaReader, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run()
     (kept,) = (tmp_path / "checkpoints").iterdir()
     assert epochs == [0]
+    monkeypatch.setattr(FormulaReader, "save", lambda reader, folder: exported.append(folder))
     # Another configuration starts anew, and leaves the checkpoints of the first alone.
-    run_fn(arguments(transformed, tmp_path, epochs=1, seed=7))
+    run(seed=7)
     assert epochs == [0, 0]
     assert list((tmp_path / "checkpoints").iterdir()) == [kept]
     # The first has nothing to learn any more: it is exported, and its checkpoints go.
-    run_fn(arguments(transformed, tmp_path, epochs=1))
+    run()
     assert epochs == [0, 0]
+    assert exported == [str(tmp_path / "Format-Serving")] * 2
     assert not kept.exists()
 
 

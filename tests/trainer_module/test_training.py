@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
@@ -22,7 +23,7 @@ import trainer_module
 from data.errors import UserError
 from data.synthetic import draw_png, formulas
 from trainer_module import training
-from trainer_module.batching import Example, collate
+from trainer_module.batching import Buckets, Example, collate
 from trainer_module.config import ModelConfig, TrainingConfig
 from trainer_module.decoding import search
 from trainer_module.model import FormulaModel
@@ -31,9 +32,9 @@ from trainer_module.training import (
     Checkpointing,
     LearningRate,
     Perplexity,
+    Progress,
     TokenCrossEntropy,
     make_optimizer,
-    train,
 )
 
 # --- loss, schedule, optimiser ----------------------------------------------------------------
@@ -101,7 +102,7 @@ def test_gradients_are_clipped_to_their_global_norm():
 
 TINY = {"filters": (2, 3, 4, 4, 4, 5), "decoder_units": 6, "embedding_units": 4, "dropout": 0.4}
 VOCABULARY = 9
-# Two batches of like size an epoch and one smaller; a learning rate at which the weights move.
+# Two full batches an epoch and one smaller; a learning rate at which the weights move.
 LEARNING = {"epochs": 3, "batch_size": 4, "optimizer": "adam", "learning_rate": 0.01, "schedule": "cosine"}
 
 
@@ -115,12 +116,30 @@ def example(seed: int, height: int = 16, width: int = 24) -> Example:
 TRAINING, VALIDATION = [example(seed) for seed in range(10)], [example(seed) for seed in range(10, 14)]
 
 
+@contextlib.contextmanager
+def without_graphs() -> Iterator[None]:
+    """Eager: for the few steps of a test's training, tracing would take nearly all of the time."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="module")
 def eagerly() -> Iterator[None]:
-    """Without graphs: for the few steps of these trainings, tracing would take nearly all of the time."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with without_graphs():
+        yield
+
+
+def train(model, config: TrainingConfig, learnt: list[Example], watched: list[Example], **options) -> Progress:
+    """Trains with batches of one size, which is what Keras takes on TensorFlow without a dataset."""
+    buckets = Buckets([*learnt, *watched], 1)
+
+    def feed(source):
+        return (buckets.fill(batch, config.batch_size) for batch in source())
+
+    return training.train(model, config, learnt, watched, feed=feed, **options)
 
 
 def tiny() -> FormulaModel:
@@ -138,7 +157,7 @@ def assert_same(model: FormulaModel, expected: list[np.ndarray]) -> None:
 
 
 def test_a_tiny_model_learns_eight_formulas_by_heart():
-    texts = [formula.split() for formula in formulas(8, seed=3, level="simple", max_tokens=8)]
+    texts = [formula.split() for formula in formulas(8, seed=3, level="simple", max_tokens=4)]
     vocabulary = sorted({token for text in texts for token in text})
     learnt = []
     for text in texts:
@@ -149,12 +168,8 @@ def test_a_tiny_model_learns_eight_formulas_by_heart():
     keras.utils.set_random_seed(0)
     config = ModelConfig(filters=(8, 8, 16, 16, 32, 32), decoder_units=64, embedding_units=16)
     model = FormulaModel(config, 4 + len(vocabulary))
-    progress = train(
-        model,
-        TrainingConfig(epochs=80, batch_size=8, optimizer="adam", learning_rate=0.01, schedule="cosine"),
-        learnt,
-        learnt,
-    )
+    knobs = TrainingConfig(epochs=8, batch_size=8, optimizer="adam", learning_rate=0.01, schedule="cosine")
+    progress = train(model, knobs, 14 * learnt, learnt)  # over and over, because starting an epoch takes time
     batch = collate(learnt)
     decoded = search(model, batch.inputs["image"], batch.inputs["size"], 10)
     read = [[vocabulary[token - 4] for token in row if token] for row in decoded.tokens.numpy()[:, 0]]
@@ -177,24 +192,26 @@ def test_weights_of_the_best_epoch_are_left(monkeypatch):
 
     monkeypatch.setattr(FormulaModel, "fit", fit_and_judge)
     model = tiny()
-    progress = train(model, TrainingConfig(**LEARNING | {"epochs": 4}), TRAINING, VALIDATION)
+    progress = train(model, TrainingConfig(**LEARNING | {"epochs": 4, "batch_size": 10}), TRAINING, VALIDATION)
     assert (progress.best, progress.perplexities) == (1.0, [3.0, 1.0, 2.0, 2.5])
     assert_same(model, after[1])
     assert any(np.abs(one - other).max() > 1e-4 for one, other in zip(after[1], after[3], strict=True))
 
 
-@pytest.mark.usefixtures("eagerly")
-def test_learning_rate_halves_when_validation_stalls(monkeypatch):
-    perplexities, rates = iter([3.0, 3.0, 2.0, 2.5, 1.0]), []
-    fit = FormulaModel.fit
+def judged(monkeypatch, perplexities: list[float]) -> list[float]:
+    """Lets each epoch end with a given perplexity, and learn nothing; the learning rates at which they start."""
+    left, rates = iter(perplexities), []
 
-    def fit_and_judge(model, *arguments, **options):
+    def fit(model, *arguments, **options):
         rates.append(float(model.optimizer.learning_rate))
-        history = fit(model, *arguments, **options)
-        history.history["val_perplexity"] = [next(perplexities)]
-        return history
+        return SimpleNamespace(history={"val_perplexity": [next(left)]})
 
-    monkeypatch.setattr(FormulaModel, "fit", fit_and_judge)
+    monkeypatch.setattr(FormulaModel, "fit", fit)
+    return rates
+
+
+def test_learning_rate_halves_when_validation_stalls(monkeypatch):
+    rates = judged(monkeypatch, [3.0, 3.0, 2.0, 2.5, 1.0])
     config = TrainingConfig(epochs=5, batch_size=10, learning_rate=0.5, schedule="plateau")
     train(tiny(), config, TRAINING, VALIDATION)
     assert rates == [0.5, 0.5, 0.25, 0.25, 0.125]
@@ -203,7 +220,7 @@ def test_learning_rate_halves_when_validation_stalls(monkeypatch):
 @pytest.mark.usefixtures("eagerly")
 def test_validation_loss_is_that_of_the_weights_left():
     model = tiny()
-    progress = train(model, TrainingConfig(**LEARNING), TRAINING, VALIDATION)
+    progress = train(model, TrainingConfig(**LEARNING | {"epochs": 2}), TRAINING, VALIDATION)
     batch = collate(VALIDATION)  # batch_size is 4: one batch
     logits = model(batch.inputs).numpy().astype(float)
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
@@ -226,18 +243,9 @@ def test_perplexity_is_that_of_all_tokens_of_all_batches():
     assert float(metric.result()) == pytest.approx(np.exp(-np.mean(terms)), rel=1e-5)
 
 
-@pytest.mark.usefixtures("eagerly")
 @pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 3), (2, 6)])
 def test_training_stops_when_validation_has_not_fallen_for_so_many_epochs(monkeypatch, patience, epochs):
-    perplexities = iter([3.0, 2.0, 2.5, 1.0, 1.5, 0.5])
-    fit = FormulaModel.fit
-
-    def fit_and_judge(model, *arguments, **options):
-        history = fit(model, *arguments, **options)
-        history.history["val_perplexity"] = [next(perplexities)]
-        return history
-
-    monkeypatch.setattr(FormulaModel, "fit", fit_and_judge)
+    judged(monkeypatch, [3.0, 2.0, 2.5, 1.0, 1.5, 0.5])
     config = TrainingConfig(epochs=6, batch_size=10, patience=patience, optimizer="adam", learning_rate=1e-3)
     assert train(tiny(), config, TRAINING, VALIDATION).epoch == epochs
 
@@ -268,16 +276,17 @@ def test_lower_precision_keeps_float32_weights():
     keras.utils.set_random_seed(5)
     model = FormulaModel(ModelConfig(**TINY), VOCABULARY, dtype="mixed_bfloat16")
     assert keras.backend.standardize_dtype(model.encoder.compute_dtype) == "bfloat16"
-    progress = train(model, TrainingConfig(**LEARNING), TRAINING, VALIDATION)
+    config = TrainingConfig(**LEARNING | {"epochs": 1})
+    progress = train(model, config, TRAINING, VALIDATION)
     assert {keras.backend.standardize_dtype(weight.dtype) for weight in model.weights} == {"float32"}
-    exact = train(tiny(), TrainingConfig(**LEARNING), TRAINING, VALIDATION)
+    exact = train(tiny(), config, TRAINING, VALIDATION)
     np.testing.assert_allclose(progress.perplexities, exact.perplexities, rtol=0.02)
 
 
 @pytest.mark.usefixtures("eagerly")
 def test_a_training_that_diverges_is_a_sentence():
-    # Adam moves every weight by its rate: after four of the ten batches they are beyond float32's 3.4e38.
-    config = TrainingConfig(**LEARNING | {"batch_size": 1, "learning_rate": 1e38, "schedule": "constant"})
+    # Adam moves every weight by its rate: after four of the five batches they are beyond float32's 3.4e38.
+    config = TrainingConfig(**LEARNING | {"batch_size": 2, "learning_rate": 1e38, "schedule": "constant"})
     with pytest.raises(UserError, match=r"diverged.*epoch 1.*training\.learning_rate"):
         train(tiny(), config, TRAINING, VALIDATION)
 
@@ -339,10 +348,9 @@ def test_a_killed_training_goes_on_to_the_weights_of_one_that_was_not(tmp_path, 
 KILLED_FOR_GOOD = """
 import os, signal, sys
 from pathlib import Path
-import tensorflow as tf
-from tests.trainer_module.test_training import LEARNING, OFTEN, TRAINING, VALIDATION, tiny
+from tests.trainer_module.test_training import LEARNING, OFTEN, TRAINING, VALIDATION, tiny, train, without_graphs
 from trainer_module.config import TrainingConfig
-from trainer_module.training import Checkpointing, train
+from trainer_module.training import Checkpointing
 
 on_train_batch_end = Checkpointing.on_train_batch_end
 
@@ -352,8 +360,8 @@ def kill(self, batch, logs=None):
         os.kill(os.getpid(), signal.SIGKILL)
 
 Checkpointing.on_train_batch_end = kill
-tf.config.run_functions_eagerly(True)
-train(tiny(), TrainingConfig(**LEARNING, **OFTEN), TRAINING, VALIDATION, checkpoints=Path(sys.argv[1]))
+with without_graphs():
+    train(tiny(), TrainingConfig(**LEARNING, **OFTEN), TRAINING, VALIDATION, checkpoints=Path(sys.argv[1]))
 """
 
 
@@ -388,7 +396,7 @@ def test_checkpoints_wait_for_their_minutes(tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 40))  # a batch takes 40 seconds
     monkeypatch.setattr(training, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     config = TrainingConfig(**LEARNING | {"epochs": 1, "batch_size": 1, "checkpoint_minutes": 5})
-    train(tiny(), config, TRAINING, VALIDATION, checkpoints=tmp_path)
+    train(tiny(), config, TRAINING, VALIDATION[:1], checkpoints=tmp_path)
     # More than 300 seconds are over after the eighth batch; `save` is not the one that starts the wait again here.
     assert saved == [(0, 8), (0, 9), (1, 0)]
 
@@ -396,7 +404,7 @@ def test_checkpoints_wait_for_their_minutes(tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["truncated", "empty", "of another model"])
 @pytest.mark.usefixtures("eagerly")
 def test_a_checkpoint_that_does_not_fit_is_a_sentence(tmp_path, damage):
-    config = TrainingConfig(**LEARNING | {"epochs": 1})
+    config = TrainingConfig(**LEARNING | {"epochs": 1, "batch_size": 10})
     train(tiny(), config, TRAINING, VALIDATION, checkpoints=tmp_path)
     path = tmp_path / CHECKPOINT
     model = tiny()
