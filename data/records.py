@@ -32,7 +32,7 @@ from types import TracebackType
 from typing import IO, Any
 
 import google_crc32c
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, message_factory
 
 from data.errors import UserError
 
@@ -95,10 +95,8 @@ def _example_class() -> Any:
     entry_name = ".tensorflow.Features.FeatureEntry"
     add(features, "feature", 1, field.TYPE_MESSAGE, type_name=entry_name, label=field.LABEL_REPEATED)
     add(message("Example"), "features", 1, field.TYPE_MESSAGE, type_name=".tensorflow.Features")
-    # A pool of its own: TensorFlow registers the same names in the default one.
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(file.SerializeToString())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.Example"))
+    # In a pool of their own: TensorFlow registers the same names in the default one.
+    return message_factory.GetMessages([file])["tensorflow.Example"]
 
 
 Example = _example_class()

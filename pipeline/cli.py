@@ -14,11 +14,10 @@ from typing import Annotated
 import typer
 
 import data.commands
+import kubeflow.commands
+import pipeline.lineage.commands
 from data.errors import UserError
-
-# Exit statuses; `run` has one more, for a model that is not blessed.
-FAILED = 1
-INTERRUPTED = 130
+from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hush
 
 app = typer.Typer(
     name="im2latex",
@@ -32,15 +31,8 @@ model_app = typer.Typer(help="The model.", no_args_is_help=True)
 app.add_typer(data.commands.app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
-
-Preset = Annotated[
-    str | None, typer.Option(help="Preset: quickstart, small, seed, paper or paper-coarse-to-fine.", metavar="NAME")
-]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file over the preset.", metavar="FILE")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="One knob, such as training.epochs=3; repeatable.", metavar="KNOB=VALUE"),
-]
+app.add_typer(pipeline.lineage.commands.app, name="lineage")
+app.add_typer(kubeflow.commands.app, name="kubeflow")
 
 
 @app.command()
@@ -79,13 +71,13 @@ def evaluate(
     ] = None,
     renderer: Annotated[str | None, typer.Option(help="latex or builtin; if not given, the best there is.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to keep predictions and scores in.", metavar="DIR")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Judge a pushed model on any data: all scores, by slice.
 
     Exit status: 0 done, 3 a rule of --gate is broken, 1 failed.
     """
-    _hush()
+    hush()
     from pipeline.evaluate import evaluate_model
     from pipeline.workspace import Workspace
 
@@ -102,7 +94,7 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Write what a run came to as one HTML file, that of a run that failed too."""
-    _hush()
+    hush()
     from pipeline.report import write_report
 
     typer.echo(write_report(run_id, out, show))
@@ -121,7 +113,7 @@ def export(
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    _hush()
+    hush()
     from trainer_module.signatures import FormulaReader, NormalisedImages
     from trainer_module.weights import load_weights
 
@@ -143,7 +135,7 @@ def summary(
     config: ConfigFile = None,
     settings: Settings = None,
     vocabulary: Annotated[int, typer.Option(min=5, help="Tokens, the four specials included.", metavar="SIZE")] = 504,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print the model's parts, what each makes of an image, and its parameters."""
     from pipeline.config import load_config
@@ -204,25 +196,13 @@ def show(
     Console().print(table, markup=False)
 
 
-def _hush() -> None:
-    """Keeps what TensorFlow and its company say when they are imported from between the lines of an answer."""
-    import logging
-    import warnings
-
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Not for tests, which call this in their own process.
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    logging.getLogger().setLevel(logging.ERROR)
-
-
 def main() -> None:
     """Entry point: what a person can put right becomes one sentence on stderr."""
     try:
         app()
     except UserError as error:
         typer.echo(f"im2latex: {error}", err=True)
-        sys.exit(FAILED)
+        sys.exit(error.exit_status)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's answer to Ctrl-C
             typer.echo("im2latex: stopped; the same command goes on from here", err=True)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from components.evaluator.gate import parse_all
 from data.errors import UserError
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS, MIN_TOKENS
+from pipeline.lineage.address import parse
 from trainer_module.config import STRICT, ImageConfig, ModelConfig, TrainingConfig, VocabularyConfig
 
 try:
@@ -27,6 +30,26 @@ except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib  # type: ignore[no-redef]
 
 SYNTHETIC = "synthetic"
+# The pipeline's components, in the order in which they run.
+COMPONENTS = (
+    "ImportExampleGen",
+    "ImportSchemaGen",
+    "StatisticsGen",
+    "ExampleValidator",
+    "Transform",
+    "Trainer",
+    "Baseline",
+    "Evaluator",
+    "ServingCheck",
+    "Pusher",
+    "Reporter",
+)
+# In place of a component: all of them.
+EVERY = "all"
+# Those that hand their work to Beam.
+BEAM_COMPONENTS = ("ImportExampleGen", "StatisticsGen", "Transform", "Evaluator")
+# Knobs of BeamConfig that are addresses, and what may or must stand before the host.
+_ADDRESSES = {"flink_master": "(?:https?://)?", "spark_master": "spark://", "job_server": "", "worker_pool": ""}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -81,17 +104,160 @@ class ServingConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BeamConfig:
-    """Where the data-parallel steps run."""
+    """Where the data-parallel steps run: ImportExampleGen, StatisticsGen, Transform and Evaluator."""
 
-    # Newer Beams answer DirectRunner by downloading a binary; this one runs in the process.
-    arguments: tuple[str, ...] = Field(default=("--runner=FnApiRunner",), description="arguments of the Beam runner")
+    runner: Literal["local", "multi_processing", "flink", "spark", "dataflow"] = Field(
+        default="local", description="in this process, in several here, or on Flink, Spark or Dataflow"
+    )
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="processes, parallel tasks of Flink, most machines of Dataflow; 0: as many as the runner takes",
+    )
+    flink_master: str = Field(default="", description="host:port of Flink's page; empty: a Flink of its own, here")
+    flink_version: str = Field(default="", description="Flink's version, such as 1.20; empty: the newest Beam knows")
+    spark_master: str = Field(default="", description="spark://host:port; empty: a Spark of its own, here")
+    job_server: str = Field(default="", description="host:port of a running Beam job server; empty: one is started")
+    job_server_jar: str = Field(
+        default="", description="Beam's job server for Flink or Spark, a file or URL; empty: Beam fetches it"
+    )
+    worker_image: str = Field(default="", description="image with this project that Flink, Spark or Dataflow starts")
+    worker_pool: str = Field(
+        default="", description="host:port, as a Flink or Spark worker sees it, of Beam's worker pool beside it"
+    )
+    retries: int = Field(default=0, ge=0, description="times that Flink starts a failed job again; 0: as it is set up")
+    retry_seconds: float = Field(default=10.0, ge=0, description="seconds before Flink starts a failed job again")
+    arguments: tuple[str, ...] = Field(default=(), description="further arguments of the Beam runner")
+    by_component: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description='still further ones of single components, such as {Transform = ["--parallelism=8"]}',
+    )
 
     @model_validator(mode="after")
     def _arguments_are_options(self) -> BeamConfig:
-        for argument in self.arguments:
+        for component in self.by_component:
+            if component not in BEAM_COMPONENTS:
+                raise ValueError(f"by_component holds {component!r}; those on Beam are {', '.join(BEAM_COMPONENTS)}")
+        for argument in (*self.arguments, *itertools.chain(*self.by_component.values())):
             if not argument.startswith("--"):
                 raise ValueError(f"arguments holds {argument!r}, which does not start with two dashes")
+            if argument.partition("=")[0] == "--runner":
+                raise ValueError(f"arguments holds {argument!r}, which is for runner to say")
         return self
+
+    @model_validator(mode="after")
+    def _addresses_are_addresses(self) -> BeamConfig:
+        for name, scheme in _ADDRESSES.items():
+            value = getattr(self, name)
+            if value and not re.fullmatch(rf"{scheme}[\w.-]+:\d+/?", value):
+                wanted = "spark://host:port" if name == "spark_master" else "host:port"
+                raise ValueError(f"{name} = {value!r} is not of the form {wanted}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> BeamConfig:
+        if self.runner == "local" and self.workers > 1:
+            raise ValueError(f"workers = {self.workers}, and the runner local is one process: take multi_processing")
+        if self.runner == "spark" and self.workers:
+            raise ValueError(f"workers = {self.workers}, and Spark goes by the cores of its own workers: set it to 0")
+        if self.job_server and self.job_server_jar:
+            raise ValueError("job_server is one that runs, job_server_jar one to be started: give one of them")
+        if self.worker_image and self.worker_pool:
+            raise ValueError("worker_image and worker_pool both say where the workers come from: give one of them")
+        if self.runner == "dataflow":
+            self._dataflow_has_what_it_needs()
+        if self.runner in ("flink", "spark") and not (self.worker_image or self.worker_pool):
+            for address in (getattr(self, f"{self.runner}_master"), self.job_server):
+                if address and not _is_this_machine(address):
+                    raise ValueError(f"{address} has its workers on other machines: give worker_image or worker_pool")
+        return self
+
+    def _dataflow_has_what_it_needs(self) -> None:
+        if not self.worker_image:
+            raise ValueError("Dataflow's own image lacks TFX: give worker_image")
+        given = {argument.partition("=")[0] for argument in self.arguments}
+        missing = [name for name in ("--project", "--region", "--temp_location") if name not in given]
+        if missing:
+            raise ValueError(f"Dataflow needs {', '.join(missing)} in arguments")
+
+
+def _is_this_machine(address: str) -> bool:
+    host = address.rpartition("//")[2].partition(":")[0]
+    return host == "localhost" or host.startswith("127.")
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Pod:
+    """What a component asks of the cluster; what is 0 or empty is left to the cluster."""
+
+    cpu: float = Field(default=0, ge=0, description="cores")
+    memory: float = Field(default=0, ge=0, description="memory, GB (10^9 bytes)")
+    gpus: int = Field(default=0, ge=0, description="GPUs")
+    gpu_type: str = Field(default="nvidia.com/gpu", description="what the cluster calls its GPUs")
+    retries: int = Field(default=0, ge=0, le=100, description="further attempts of a failed task")
+    timeout: int = Field(default=0, ge=0, description="longest time of an attempt, seconds")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="labels that a node must have")
+    tolerations: tuple[dict[Literal["key", "operator", "value", "effect"], str], ...] = Field(
+        default=(), description="taints that are borne, as Kubernetes writes them"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class KubeflowConfig:
+    """The cluster that `im2latex kubeflow` compiles for."""
+
+    image: str = Field(default="", description="image of every container, by tag or, surer, by digest")
+    data: str = Field(default="", description="TFRecords: a folder on the volume, or gs://, s3://, minio://")
+    volume: str = Field(default="", description="claim of the volume that all pods share")
+    mount: str = Field(default="/mnt/im2latex", pattern=r"^/[^:]*[^/:]$", description="where the pods find the volume")
+    secrets: dict[str, str] = Field(
+        default_factory=dict, description='environment variables from secrets, such as {HF_TOKEN = "secret/key"}'
+    )
+    pods: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="cpu, memory, gpus, retries, timeout, ... of a component, such as Trainer, or of all",
+    )
+
+    @field_validator("secrets")
+    @classmethod
+    def _secrets_name_a_key(cls, secrets: dict[str, str]) -> dict[str, str]:
+        for variable, place in secrets.items():
+            if place.count("/") != 1 or not all(place.split("/")):
+                raise ValueError(
+                    f"the variable {variable} takes secret/key, the secret's name and the key in it, not {place!r}"
+                )
+        return secrets
+
+    @field_validator("pods")
+    @classmethod
+    def _pods_are_pods(cls, pods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for component, asked in pods.items():
+            if component not in (*COMPONENTS, EVERY):
+                raise ValueError(f"there is no component {component!r}; there are {EVERY}, {', '.join(COMPONENTS)}")
+            try:
+                TypeAdapter(Pod).validate_python(asked)
+            except ValidationError as error:
+                first = error.errors()[0]
+                raise ValueError(f"the pod of {component}, {first['loc'][0]}: {first['msg']}") from None
+        return pods
+
+    def pod(self, component: str) -> Pod:
+        """What a component asks for: its own wishes over those of all."""
+        return TypeAdapter(Pod).validate_python(self.pods.get(EVERY, {}) | self.pods.get(component, {}))
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MetadataConfig:
+    """Where ML Metadata keeps what ran."""
+
+    connection: str = Field(default="", description="mysql://user@host:port/database; empty: a file in the workspace")
+
+    @field_validator("connection")
+    @classmethod
+    def _connection_is_an_address(cls, connection: str) -> str:
+        if connection:
+            parse(connection)
+        return connection
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -109,6 +275,8 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     beam: BeamConfig = BeamConfig()
+    metadata: MetadataConfig = MetadataConfig()
+    kubeflow: KubeflowConfig = KubeflowConfig()
 
     def section(self, *names: str) -> str:
         """The named sections as one JSON object, as components take them."""
@@ -248,7 +416,11 @@ def to_toml(config: Config) -> str:
 
 
 def literal(value: Any) -> str:
-    """A knob's value in TOML, of which JSON's strings, numbers, booleans and lists are a part."""
+    """A knob's value in TOML, of which JSON's strings, numbers and booleans are a part."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(name)} = {literal(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(literal, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -19,7 +19,7 @@ from data.errors import UserError
 from data.records import SPLITS, read_records
 
 if TYPE_CHECKING:
-    from components.evaluator.evaluation import Evaluation
+    from components.evaluator.summary import Evaluation
 
 NOT_GOOD_ENOUGH = 3
 # Of the table's columns; the scores' titles are too long for a terminal of 80 characters.
@@ -73,7 +73,8 @@ def evaluate_model(
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     records = list(read_records(_examples(data, split)))
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    from components.evaluator.evaluation import BASELINE, CANDIDATE, SUMMARY, evaluate
+    from components.evaluator.evaluation import evaluate
+    from components.evaluator.summary import BASELINE, CANDIDATE, SUMMARY
 
     models = {CANDIDATE: model} | ({BASELINE: baseline} if baseline else {})
     about = {name: {"path": str(folder)} for name, folder in models.items()}
@@ -135,7 +136,7 @@ class _Steps:
 
 def _print(evaluation: Evaluation, console: Console) -> None:
     """A row for each slice and model, and what became of the rules."""
-    from components.evaluator.evaluation import CANDIDATE
+    from components.evaluator.summary import CANDIDATE
 
     table = Table("", "count", *(HEADINGS[name] for name in SCORES), box=None, pad_edge=False)
     table.columns[0].no_wrap = True

@@ -23,6 +23,7 @@ from components.pusher.component import Pusher
 from components.report.component import Reporter
 from components.serving_check.component import ServingCheck
 from data.records import SPLITS
+from pipeline.beam import beam_arguments
 from pipeline.config import Config, flatten
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -167,6 +168,9 @@ def create_pipeline(
         _sources("components/report", "data/rendering.py"),
     )
 
+    for component in (example_gen, statistics_gen, transform, evaluator):
+        component.with_beam_pipeline_args(config.beam.by_component.get(component.id, ()))
+
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=pipeline_root,
@@ -185,7 +189,7 @@ def create_pipeline(
         ],
         enable_cache=enable_cache,
         metadata_connection_config=metadata,
-        beam_pipeline_args=list(config.beam.arguments),
+        beam_pipeline_args=beam_arguments(config.beam),
     )
 
 

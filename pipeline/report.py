@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ml_metadata import MetadataStore
-from ml_metadata.proto import metadata_store_pb2
 
 from components.report.page import write_page
 from components.report.run import ABSENT, FAILED, Run, Setting, Step, context_name, properties, read_steps
 from data.errors import UserError
-from pipeline.config import Config, flatten
-from pipeline.run import COMPONENTS
+from pipeline.config import COMPONENTS, Config, flatten
+from pipeline.lineage.store import choose_run, read, run_ids
 from pipeline.workspace import Workspace
 
 try:
@@ -35,8 +34,6 @@ _ARTIFACTS = {
     ("ServingCheck", "blessing"): "serving_check",
     ("Pusher", "pushed_model"): "pushed_model",
 }
-# Names of runs in the answer to one that does not exist.
-NAMED = 5
 
 
 def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
@@ -54,10 +51,9 @@ def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
         UserError: there is no such run, or the file cannot be written.
     """
     workspace = Workspace.from_environment()
-    store = _store(workspace)
-    chosen = _choose(store, run_id, workspace)
-    file = out or workspace.home / "reports" / f"{chosen.replace(':', '-')}.html"
-    write_page(read_run(store, chosen, workspace), file)
+    run = read(workspace, lambda store: read_run(store, choose_run(run_ids(store), run_id, workspace), workspace))
+    file = out or workspace.home / "reports" / f"{run.id.replace(':', '-')}.html"
+    write_page(run, file)
     if show:
         webbrowser.open(file.absolute().as_uri())
     return file
@@ -69,7 +65,7 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Run:
     told = {step.component: properties(store, step) for step in steps}
     names = [step.component for step in steps]
     absent = [Step(component, ABSENT) for component in COMPONENTS if component not in names]
-    log = _log(workspace, run_id, _runs(store))
+    log = _log(workspace, run_id, run_ids(store))
     failed = any(step.state == FAILED for step in steps)
     pipeline = context_name(store, steps[0].execution, "pipeline") if steps else Config().name
     return Run(
@@ -84,34 +80,6 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Run:
         log=str(log) if log and failed else "",
         failure=_failure(log) if log and failed else "",
     )
-
-
-def _store(workspace: Workspace) -> MetadataStore:
-    if not workspace.metadata.exists():
-        raise UserError(f"there are no runs in {workspace.home}; `im2latex run` makes one, or set IM2LATEX_HOME")
-    config = metadata_store_pb2.ConnectionConfig()
-    config.sqlite.filename_uri = str(workspace.metadata)
-    config.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
-    return MetadataStore(config)
-
-
-def _choose(store: MetadataStore, run_id: str | None, workspace: Workspace) -> str:
-    runs = _runs(store)
-    if not runs:
-        raise UserError(f"there are no runs in {workspace.home}; `im2latex run` makes one, or set IM2LATEX_HOME")
-    if run_id is None:
-        return runs[-1]
-    found = [run for run in runs if run.startswith(run_id)]
-    if len(found) == 1 or run_id in found:
-        return run_id if run_id in found else found[0]
-    last = ", ".join((found or runs)[-NAMED:])
-    raise UserError(f"{len(found) or 'no'} runs in {workspace.home} begin with {run_id!r}; the last ones are {last}")
-
-
-def _runs(store: MetadataStore) -> list[str]:
-    """The ids of all runs, the last one last."""
-    contexts = store.get_contexts_by_type("pipeline_run")
-    return [context.name for context in sorted(contexts, key=lambda context: context.create_time_since_epoch)]
 
 
 def _text(told: dict[str, dict[str, Any]], component: str, name: str) -> str | None:

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import tensorflow_data_validation as tfdv
 from tensorflow_transform import TFTransformOutput
-from tfx.dsl.io import fileio
 
 from components.baseline.component import PASSED_OVER, VERSION
-from components.evaluator.evaluation import BASELINE, CANDIDATE, read_evaluation
+from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
 from components.formula_metrics.scores import SCORES
 from components.report.page import FILE
 from components.report.run import Made
-from data.records import SPLITS
+from pipeline.lineage.notes import count_examples
 from trainer_module.features import SPECIALS, read_vocabulary
 
 
@@ -47,7 +45,7 @@ def read_result(outputs: Mapping[tuple[str, str], Made]) -> Result:
     """
     found: dict[str, Any] = {}
     if statistics := outputs.get(("StatisticsGen", "statistics")):
-        found["examples"] = _examples(statistics.uri)
+        found["examples"] = count_examples(statistics.uri)
     if graph := outputs.get(("Transform", "transform_graph")):
         found["vocabulary"] = len(read_vocabulary(TFTransformOutput(graph.uri))) - SPECIALS
     if baseline := outputs.get(("Baseline", "baseline")):
@@ -98,11 +96,3 @@ def detail(component: str, result: Result) -> str:
             return result.report or ""
         case _:
             return ""
-
-
-def _examples(statistics: str) -> dict[str, int]:
-    counts = {}
-    for split in SPLITS:
-        (path,) = fileio.glob(os.path.join(statistics, f"Split-{split}", "*"))
-        counts[split] = int(tfdv.load_stats_binary(path).datasets[0].num_examples)
-    return counts

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import fcntl
 import json
 import os
 import re
@@ -14,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,23 +22,11 @@ from rich.table import Table
 from components.formula_metrics.scores import SCORES
 from data.errors import UserError
 from data.records import SPLITS
-from pipeline.config import SYNTHETIC, Config, tensorflow_environment, to_toml
+from pipeline.beam import check_engine
+from pipeline.config import COMPONENTS, SYNTHETIC, Config, tensorflow_environment, to_toml
 from pipeline.examples import examples_folder, prepare_examples
 from pipeline.workspace import Workspace
 
-COMPONENTS = (
-    "ImportExampleGen",
-    "ImportSchemaGen",
-    "StatisticsGen",
-    "ExampleValidator",
-    "Transform",
-    "Trainer",
-    "Baseline",
-    "Evaluator",
-    "ServingCheck",
-    "Pusher",
-    "Reporter",
-)
 NOT_BLESSED = 3
 # Between asking a process to stop and stopping it.
 GRACE_SECONDS = 15
@@ -62,9 +47,12 @@ def run_pipeline(config: Config, first: str | None = None, last: str | None = No
     console = Console(highlight=False)
     workspace = Workspace.from_environment()
     workspace.logs.mkdir(parents=True, exist_ok=True)
-    with _lock(workspace) as lock:
+    # The pipeline's process inherits the lock, so it outlives a killed parent.
+    with workspace.hold() as lock:
         shutil.rmtree(workspace.temporary, ignore_errors=True)  # of a killed run
         workspace.temporary.mkdir()
+        if engine := check_engine(config.beam):
+            _line(console, "Beam", "", engine)
         _draw_examples(config, workspace, console)
         stem = workspace.logs / time.strftime("run-%Y%m%d-%H%M%S")
         settings, log = stem.with_suffix(".toml"), stem.with_suffix(".log")
@@ -93,20 +81,6 @@ def _component(name: str | None, option: str) -> str | None:
         return near[0]
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMPONENTS)}"
     raise UserError(f"{option}: there is no component {name!r}; {hint}")
-
-
-@contextlib.contextmanager
-def _lock(workspace: Workspace) -> Iterator[int]:
-    """Holds the workspace; the pipeline's process inherits the lock, so it outlives a killed parent."""
-    descriptor = os.open(workspace.home / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another run is using {workspace.home}; wait for it, or set IM2LATEX_HOME") from None
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _draw_examples(config: Config, workspace: Workspace, console: Console) -> None:

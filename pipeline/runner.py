@@ -13,44 +13,46 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import logging
 from ml_metadata import MetadataStore
-from tfx.dsl.compiler import constants
+from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.pipeline import RunOptions
-from tfx.orchestration.portable import partial_run_utils, runtime_parameter_utils
+from tfx.orchestration.portable import partial_run_utils
 from tfx.proto.orchestration import pipeline_pb2
 
 from components.report.run import CACHED, RAN, read_steps
 from data.errors import UserError
 from pipeline.config import load_config
-from pipeline.local_runner import local_pipeline
+from pipeline.lineage.record import describe
+from pipeline.local_runner import RecordingRunner, local_pipeline
 from pipeline.results import Result, detail, read_result
 from pipeline.workspace import Workspace
 
 Report = Callable[[dict[str, Any]], None]
 
 
-class ReportingRunner(LocalDagRunner):
+class ReportingRunner(RecordingRunner):
     """LocalDagRunner, started once for each component with the others skipped, and a report before and after."""
 
-    def __init__(self, store: Callable[[], MetadataStore], report: Report) -> None:
+    def __init__(
+        self, store: metadata_store_pb2.ConnectionConfig, record: Mapping[str, str | int], report: Report
+    ) -> None:
         """
         Args:
-            store: opens the metadata store; it is not kept open while a component writes to it.
+            store: the pipeline's ML Metadata; it is not kept open while a component writes to it.
+            record: what is stored with the run.
             report: called with each event.
         """
-        super().__init__()
-        self._store = store
+        super().__init__(store, record)
         self._report = report
 
     def run_with_ir(self, pipeline: pipeline_pb2.Pipeline, run_options: pipeline_pb2.RunOptions | None = None) -> None:
@@ -59,11 +61,7 @@ class ReportingRunner(LocalDagRunner):
         Raises:
             RuntimeError: a component had to be left out, which LocalDagRunner would only log.
         """
-        run_id = datetime.datetime.now().isoformat()
-        runtime_parameter_utils.substitute_runtime_parameter(
-            pipeline,
-            {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id},
-        )
+        run_id = self.begin(pipeline)
         if run_options:
             partial = run_options.partial_run
             partial_run_utils.mark_pipeline(
@@ -84,9 +82,9 @@ class ReportingRunner(LocalDagRunner):
             for other in single.nodes:
                 if other.pipeline_node.node_info.id != component:
                     other.pipeline_node.execution_options.skip.SetInParent()
-            super().run_with_ir(single)
+            LocalDagRunner.run_with_ir(self, single)
             seconds = time.monotonic() - started
-            steps, outputs = read_steps(self._store(), run_id)
+            steps, outputs = read_steps(MetadataStore(self._connection), run_id)
             states = {step.component: step.state for step in steps}
             if states.get(component) not in (RAN, CACHED):
                 raise RuntimeError(f"{component} did not run, because what it needs was not made")
@@ -121,12 +119,9 @@ def main() -> int:
 
     logging.set_verbosity(logging.INFO)
     try:
-        pipeline = local_pipeline(
-            load_config(path=arguments.config),
-            Workspace.from_environment(),
-            enable_cache=not arguments.no_cache,
-        )
-        runner = ReportingRunner(lambda: MetadataStore(pipeline.metadata_connection_config), report)
+        config, workspace = load_config(path=arguments.config), Workspace.from_environment()
+        pipeline = local_pipeline(config, workspace, enable_cache=not arguments.no_cache)
+        runner = ReportingRunner(pipeline.metadata_connection_config, describe(config, workspace), report)
         runner.run(pipeline, run_options=_run_options(arguments.from_node, arguments.to_node))
     except Exception as error:  # whatever it is, the parent must hear of it
         traceback.print_exc()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +39,20 @@ class Workspace:
         return self.home / "metadata.sqlite"
 
     @property
+    def connection(self) -> str:
+        """Address of the database in which the last run left its metadata; "" is the SQLite file."""
+        return self._connection.read_text("utf-8").strip() if self._connection.exists() else ""
+
+    def keep_connection(self, address: str) -> None:
+        """Keeps where a run leaves its metadata, so that who reads it need not be told."""
+        if address != self.connection:
+            self._connection.write_text(f"{address}\n", "utf-8")
+
+    @property
+    def _connection(self) -> Path:
+        return self.home / "metadata.connection"
+
+    @property
     def checkpoints(self) -> Path:
         """States of unfinished trainings."""
         return self.home / "checkpoints"
@@ -51,12 +68,18 @@ class Workspace:
         Raises:
             UserError: there is none.
         """
-        pushed = [path for path in self.serving.glob("*/*") if path.name.isdecimal()]
+        pushed = self.versions()
         if not pushed:
             raise UserError(
                 f"no model was pushed to {self.serving} yet; `im2latex run` pushes one, --model names another"
             )
-        return max(pushed, key=lambda path: int(path.name))
+        return pushed[-1]
+
+    def versions(self) -> list[Path]:
+        """Folders of all pushed models, of all names, the oldest first."""
+        return sorted(
+            (path for path in self.serving.glob("*/*") if path.name.isdecimal()), key=lambda path: int(path.name)
+        )
 
     @property
     def temporary(self) -> Path:
@@ -67,3 +90,35 @@ class Workspace:
     def logs(self) -> Path:
         """The full log of each run, beside its configuration."""
         return self.home / "logs"
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[int]:
+        """Keeps other runs out; a process that inherits the descriptor keeps them out as long as it lives.
+
+        Raises:
+            UserError: another run is going on.
+        """
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another run is using {self.home}; wait for it, or set IM2LATEX_HOME") from None
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def is_held(self) -> bool:
+        """Whether a run is going on."""
+        if not self._lock.exists():
+            return False
+        with self._lock.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    @property
+    def _lock(self) -> Path:
+        return self.home / "lock"

@@ -22,8 +22,9 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.utils import io_utils, path_utils
 
 from components.baseline.component import VERSION
-from components.evaluator.evaluation import BASELINE, CANDIDATE, evaluate
+from components.evaluator.evaluation import evaluate
 from components.evaluator.gate import parse_all
+from components.evaluator.summary import BASELINE, CANDIDATE
 from data.records import read_split
 from trainer_module.features import SPECIALS
 from trainer_module.signatures import DESCRIPTION

@@ -9,123 +9,28 @@ What an evaluation leaves in its folder:
 
 from __future__ import annotations
 
-import dataclasses
 import io
-import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from PIL import Image
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.gate import Rule, Verdict, judge
+from components.evaluator.gate import Rule, judge
+from components.evaluator.reading import read_images
 from components.evaluator.slices import KEYS, SLICES, slices_of
+from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, Evaluation
 from components.formula_metrics.metrics import METRICS
 from components.formula_metrics.scores import statistics
 from data.errors import UserError
 from data.records import Record
 from data.rendering import default_renderer
-
-PREDICTIONS = "predictions.parquet"
-SUMMARY = "summary.json"
-# Models by their names in TFMA, in `summary.json`, and as columns of `predictions.parquet`.
-CANDIDATE, BASELINE = "candidate", "baseline"
-READ_AT_ONCE = 32
-
-
-class Reading(NamedTuple):
-    """What a model read."""
-
-    latex: list[str]
-    log_probability: np.ndarray  # float32, (examples,)
-    seconds: float  # for all of them, loading left out
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation came to; `summary.json` holds it."""
-
-    examples: int
-    renderer: str
-    # What is known of each model: seconds, and whatever the caller adds.
-    models: dict[str, dict[str, Any]]
-    # By slice ("" is all of them, else `key=value`): its examples, and every model's scores.
-    slices: dict[str, dict[str, Any]]
-    gate: list[Verdict]
-
-    @property
-    def blessed(self) -> bool:
-        """Whether every rule of the gate is kept."""
-        return all(verdict.kept for verdict in self.gate)
-
-    @property
-    def reasons(self) -> list[str]:
-        """What was broken, in words."""
-        return [verdict.text for verdict in self.gate if not verdict.kept]
-
-    @property
-    def other_vocabulary(self) -> str:
-        """That the models know different tokens, in words; "" where they know the same, or are not of this project."""
-        known = [self.models.get(name, {}) for name in (CANDIDATE, BASELINE)]
-        if (
-            not all("vocabulary_digest" in model for model in known)
-            or len({m["vocabulary_digest"] for m in known}) == 1
-        ):
-            return ""
-        new, old = (model["vocabulary"] for model in known)
-        return f"this model knows {new:,} tokens, the one serving now {old:,}, not the same"
-
-    def write(self, folder: Path) -> None:
-        """Writes `summary.json`."""
-        document = dataclasses.asdict(self) | {"gate": [verdict._asdict() for verdict in self.gate]}
-        (folder / SUMMARY).write_text(json.dumps(document | {"blessed": self.blessed}, indent=1) + "\n", "utf-8")
-
-
-def read_evaluation(folder: str | Path) -> Evaluation:
-    """Reads `summary.json`."""
-    document = json.loads(Path(folder, SUMMARY).read_text("utf-8"))
-    document.pop("blessed")
-    return Evaluation(**document | {"gate": [Verdict(**verdict) for verdict in document["gate"]]})
-
-
-def read_images(model: str | Path, images: Sequence[bytes], progress: Callable[[int], None] | None = None) -> Reading:
-    """Lets a pushed model read images, batches of like size together.
-
-    Args:
-        model: folder of a SavedModel with the signature `predict_images`.
-        images: PNG, JPEG, BMP or GIF bytes.
-        progress: called with the number of images read since the last call.
-
-    Raises:
-        UserError: the model cannot be loaded, or has no such signature.
-    """
-    try:
-        loaded = tf.saved_model.load(str(model))
-        read = loaded.signatures["predict_images"]
-    except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-        raise UserError(f"{model} is no model that reads images ({type(error).__name__}: {error})") from None
-    started = time.perf_counter()
-    widths, heights = np.array([Image.open(io.BytesIO(image)).size for image in images]).T
-    # Rows of cells first: what is padded below is lost for every column.
-    order = np.lexsort((widths, -(-heights // 8)))
-    latex, log_probability = [""] * len(images), np.zeros(len(images), np.float32)
-    for start in range(0, len(order), READ_AT_ONCE):
-        chosen = order[start : start + READ_AT_ONCE]
-        answer = read(images=tf.constant([images[i] for i in chosen]))
-        for i, text in zip(chosen, answer["latex"].numpy(), strict=True):
-            latex[i] = text.decode()
-        log_probability[chosen] = answer["log_probability"].numpy()
-        if progress is not None:
-            progress(len(chosen))
-    return Reading(latex, log_probability, time.perf_counter() - started)
 
 
 def evaluate(

@@ -13,8 +13,9 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
 RAN, CACHED, FAILED, RUNNING, ABSENT = "ran", "cached", "failed", "running", "did not run"
-_OUTPUTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
-_STATES = {
+OUTPUTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
+# Of an execution; whatever else there is has failed.
+STATES = {
     metadata_store_pb2.Execution.COMPLETE: RAN,
     metadata_store_pb2.Execution.CACHED: CACHED,
     metadata_store_pb2.Execution.NEW: RUNNING,
@@ -89,7 +90,7 @@ def read_steps(store: MetadataStore, run: str) -> tuple[list[Step], dict[tuple[s
     steps: list[Step] = []
     outcome: dict[tuple[str, str], Made] = {}
     for execution in executions:
-        state = _STATES.get(execution.last_known_state, FAILED)
+        state = STATES.get(execution.last_known_state, FAILED)
         keys = outputs.get(execution.id, {})
         worked, of = execution, run
         if state == CACHED:
@@ -105,7 +106,7 @@ def read_steps(store: MetadataStore, run: str) -> tuple[list[Step], dict[tuple[s
 def properties(store: MetadataStore, step: Step) -> dict[str, str | int | float]:
     """What the component of a step was told."""
     (execution,) = store.get_executions_by_id([step.execution])
-    return _values(execution.custom_properties)
+    return _plain(execution.custom_properties)
 
 
 def origins(steps: Sequence[Step]) -> list[Step]:
@@ -122,7 +123,7 @@ def _outputs(store: MetadataStore, executions: Sequence[int]) -> dict[int, dict[
     """The artifacts that executions gave, with the names of the outputs, by execution."""
     found: dict[int, dict[int, str]] = {}
     for event in store.get_events_by_execution_ids(list(executions)) if executions else []:
-        if event.type in _OUTPUTS:
+        if event.type in OUTPUTS:
             found.setdefault(event.execution_id, {})[event.artifact_id] = event.path.steps[0].key
     return found
 
@@ -130,7 +131,7 @@ def _outputs(store: MetadataStore, executions: Sequence[int]) -> dict[int, dict[
 def _origin(store: MetadataStore, artifacts: Mapping[int, str]) -> tuple[metadata_store_pb2.Execution, str] | None:
     """The execution that made artifacts, and its run."""
     events = store.get_events_by_artifact_ids(list(artifacts)) if artifacts else []
-    makers = store.get_executions_by_id({event.execution_id for event in events if event.type in _OUTPUTS})
+    makers = store.get_executions_by_id({event.execution_id for event in events if event.type in OUTPUTS})
     done = [maker for maker in makers if maker.last_known_state == metadata_store_pb2.Execution.COMPLETE]
     if not done:
         return None
@@ -146,9 +147,13 @@ def context_name(store: MetadataStore, execution: int, kind: str) -> str:
 
 def made(artifact: metadata_store_pb2.Artifact) -> Made:
     """An artifact with its custom properties, as ML Metadata has it."""
-    return Made(artifact.uri, artifact.id, _values(artifact.custom_properties))
+    return Made(artifact.uri, artifact.id, _plain(artifact.custom_properties))
 
 
-def _values(properties: Mapping[str, metadata_store_pb2.Value]) -> dict[str, str | int | float]:
-    values = {name: getattr(value, value.WhichOneof("value")) for name, value in properties.items()}
-    return {name: value for name, value in values.items() if isinstance(value, str | int | float)}
+def values(properties: Mapping[str, metadata_store_pb2.Value]) -> dict[str, Any]:
+    """Properties as ML Metadata has them: numbers, strings, booleans and messages, by name."""
+    return {name: getattr(value, value.WhichOneof("value")) for name, value in properties.items()}
+
+
+def _plain(properties: Mapping[str, metadata_store_pb2.Value]) -> dict[str, str | int | float]:
+    return {name: value for name, value in values(properties).items() if isinstance(value, str | int | float)}

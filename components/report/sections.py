@@ -17,7 +17,7 @@ import pyarrow
 
 from components.baseline.serving import versions
 from components.evaluator import gate
-from components.evaluator.evaluation import BASELINE, CANDIDATE, PREDICTIONS, SUMMARY, Evaluation, read_evaluation
+from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, SUMMARY, Evaluation, read_evaluation
 from components.formula_metrics.scores import SCORES, Score
 from components.report import charts, lineage
 from components.report.curves import Epoch, best, read_epochs

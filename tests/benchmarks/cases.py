@@ -12,6 +12,8 @@ import itertools
 import os
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,11 +23,15 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from ml_metadata import MetadataStore
 
 from data.im2latex import import_dataset
 from data.records import read_records
 from data.synthetic import draw_png, formulas, synthesize
 from pipeline.config import load_config
+from pipeline.lineage.store import connection
+from pipeline.workspace import Workspace
+from tests.pipeline.lineage.history import PIPELINE, build
 from trainer_module import features
 from trainer_module.batching import Batch, Example, batches, collate, padding, plan
 from trainer_module.config import STRIDE, ImageConfig, ModelConfig, TrainingConfig
@@ -85,7 +91,8 @@ def _training(precision: str) -> dict[str, Figure]:
 def training_mixed_sizes() -> dict[str, Figure]:
     """The seed's model on the sizes and lengths of real formulas, in batches of 20."""
     config = TrainingConfig(batch_size=20)
-    examples = real_examples("train", 6000, ImageConfig(max_height=160, max_width=504))
+    # All that there are: the more examples, the more alike are those of a batch.
+    examples = real_examples("train", 30_000, ImageConfig(max_height=160, max_width=504))
     planned = plan(examples, config.batch_size, 0, 1)
     wasted = padding(examples, planned)
     planned = planned[:: max(1, len(planned) // 9)]
@@ -195,11 +202,36 @@ def quickstart() -> dict[str, Figure]:
     }
 
 
+def lineage() -> dict[str, Figure]:
+    """`im2latex lineage` on a store of 1,000 runs, each of 11 executions and 14 artifacts; starting Python included."""
+    figures: dict[str, Figure] = {}
+    # What a process held at most, told by itself: what the system tells begins with the process that forked it.
+    told = "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1], file=sys.stderr)"
+    code = f"import re, sys; from pipeline.cli import main\ntry: main()\nfinally: {told}"
+    peaks: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder))
+        years = build(MetadataStore(connection("", workspace)), workspace.home, runs=1000, cached=False)
+        (workspace.serving / PIPELINE / str(years.pushed[-1].version)).mkdir(parents=True)
+
+        def call(command: str) -> None:
+            arguments = [sys.executable, "-c", code, "lineage", *command.split()]
+            environment = {**os.environ, "IM2LATEX_HOME": folder}
+            done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+            # Nothing in that store has files, which `check` finds out.
+            assert done.returncode == (4 if command == "check" else 0), done.stderr
+            peaks.append(int(done.stderr))
+
+        for command in ("", "runs", "runs --last 0", "check", "--help"):
+            figures[f"lineage {command}".strip()] = Figure(seconds(functools.partial(call, command), 3), "s")
+    return figures | {"peak memory of these": Figure(max(peaks) / 1024, "MiB")}
+
+
 CASES: dict[str, Callable[[], dict[str, Figure]]] = {
     case.__name__: case
     for case in (
         machine, training_float32, training_bfloat16, training_mixed_sizes, decoding_greedy, decoding_beam, lookups,
-        quickstart,
+        quickstart, lineage,
     )
 }  # fmt: skip
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluator.evaluation import BASELINE, CANDIDATE, read_evaluation
+from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
 from tests.end_to_end.conftest import Project
 from tests.end_to_end.test_run import fields
 

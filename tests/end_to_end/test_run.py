@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from data.records import DatasetWriter, Record, read_records
-from pipeline.run import COMPONENTS
+from pipeline.config import COMPONENTS
 from tests.end_to_end.conftest import Project
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -23,8 +24,8 @@ def test_every_package_is_seen_from_any_folder(tmp_path: Path) -> None:
     assert found.strip() == str([str(ROOT / name) for name in PACKAGES])
 
 
-def test_wheel_holds_every_source_and_data_file_and_nothing_else(tmp_path: Path) -> None:
-    source = tmp_path / "source"
+def copy_sources(source: Path) -> list[Path]:
+    """Copies what is packed, and a tests package that must not be; returns the packages' files."""
     listed = [
         path.relative_to(ROOT)
         for package in PACKAGES
@@ -37,11 +38,38 @@ def test_wheel_holds_every_source_and_data_file_and_nothing_else(tmp_path: Path)
             shutil.copy(ROOT / path, source / path)
     (source / "tests").mkdir()
     (source / "tests" / "__init__.py").touch()
+    return listed
+
+
+def test_wheel_holds_every_source_and_data_file_and_nothing_else(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    listed = copy_sources(source)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=300)
     (wheel,) = tmp_path.glob("*.whl")
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert packed == {str(path) for path in listed if path.suffix != ".md"}
+
+
+def test_a_worker_that_is_sent_the_source_distribution_can_import_what_it_runs(tmp_path: Path) -> None:
+    source, workers = tmp_path / "source", tmp_path / "worker"
+    copy_sources(source)
+    # As Beam builds what it sends for --setup_file, and as a worker installs it.
+    build = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(build, cwd=source, check=True, timeout=300)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(workers)], check=True, timeout=300)
+    (packages,) = workers.glob("lib/python*/site-packages")
+    # The dependencies that a worker's image has; files .pth in there, such as this checkout's, are not looked at.
+    (packages / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    python = str(workers / "bin" / "python")
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*install, "--no-build-isolation", str(archive)], check=True, timeout=300)
+    names = ["trainer_module.preprocessing", "components.formula_metrics.metrics", "components.evaluator.component"]
+    code = f"import importlib; print(*(importlib.import_module(name).__file__ for name in {names}))"
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.check_output([python, "-c", code], cwd=tmp_path, env=environ, text=True, timeout=300)
+    assert found.split() == [str(packages / f"{name.replace('.', '/')}.py") for name in names]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,8 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.dsl.compiler.compiler import Compiler
 from tfx.orchestration.pipeline import Pipeline
 
-from pipeline.config import load_config
+from pipeline.config import COMPONENTS, load_config
 from pipeline.pipeline import SCHEMA, create_pipeline
-from pipeline.run import COMPONENTS
 
 
 def pipeline(*settings: str, schema: Path = SCHEMA) -> Pipeline:

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluator.evaluation import CANDIDATE
+from components.evaluator.summary import CANDIDATE
 from components.report.run import ABSENT, CACHED, FAILED, RAN
 from data.errors import UserError
-from pipeline import report
-from pipeline.config import load_config, to_toml
+from pipeline.config import COMPONENTS, load_config, to_toml
+from pipeline.lineage.store import read
 from pipeline.report import read_run, write_report
-from pipeline.run import COMPONENTS
 from pipeline.workspace import Workspace
 from tests.components.report import history
 from tests.components.report.conftest import records, write_data, write_evaluation, write_examples
@@ -64,7 +63,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 
 def run(workspace: Workspace, run_id: str):
-    return read_run(report._store(workspace), run_id, workspace)
+    return read(workspace, lambda store: read_run(store, run_id, workspace))
 
 
 def test_the_report_of_the_last_run_is_written_beside_those_of_others(workspace: Workspace) -> None:

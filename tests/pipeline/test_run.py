@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from data.errors import UserError
-from pipeline.run import _lock, _summary, _View, duration
+from pipeline.run import _summary, _View, duration
 from pipeline.workspace import Workspace
 
 
@@ -29,9 +29,9 @@ def test_durations_are_written_for_people(seconds: float, text: str) -> None:
 
 def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    with _lock(workspace), pytest.raises(UserError, match="another run is using"), _lock(workspace):
+    with workspace.hold(), pytest.raises(UserError, match="another run is using"), workspace.hold():
         pass
-    with _lock(workspace):  # free again
+    with workspace.hold():  # free again
         pass
 
 

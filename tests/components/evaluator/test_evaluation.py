@@ -9,16 +9,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
 
-from components.evaluator.evaluation import (
-    BASELINE,
-    CANDIDATE,
-    PREDICTIONS,
-    Evaluation,
-    evaluate,
-    read_evaluation,
-    read_images,
-)
+from components.evaluator.evaluation import evaluate
 from components.evaluator.gate import parse_all
+from components.evaluator.reading import read_images
+from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, Evaluation, read_evaluation
 from components.formula_metrics import scores
 from data.errors import UserError
 from data.records import Record

@@ -15,9 +15,9 @@ import pyarrow.parquet
 import pytest
 import tensorflow as tf
 
-from components.evaluator.evaluation import BASELINE, CANDIDATE, PREDICTIONS, Evaluation
 from components.evaluator.gate import judge, parse
 from components.evaluator.slices import slices_of
+from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, Evaluation
 from components.formula_metrics.scores import statistics, values
 from components.report.page import render
 from components.report.predictions import Evaluated, read_predictions

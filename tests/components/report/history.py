@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_metadata import MetadataStore
@@ -38,14 +38,15 @@ class History:
         component: str,
         state: int = COMPLETE,
         outputs: dict[str, int] | None = None,
-        inputs: Sequence[int] = (),
+        inputs: Sequence[int] | Mapping[str, int] = (),
         **properties: str | int | float,
     ) -> int:
-        """Adds a component's part in a run, with its output artifacts by their names."""
+        """Adds a component's part in a run, with its output artifacts, and its inputs where they have one, by name."""
         kind = self.store.put_execution_type(mlmd.ExecutionType(name=f"tfx.{component}"))
         made = mlmd.Execution(type_id=kind, last_known_state=state)
         _set(made.custom_properties, properties)
-        events = [(mlmd.Event.INPUT, "in", artifact) for artifact in inputs]
+        taken = inputs.items() if isinstance(inputs, Mapping) else [("in", artifact) for artifact in inputs]
+        events = [(mlmd.Event.INPUT, key, artifact) for key, artifact in taken]
         events += [(mlmd.Event.OUTPUT, key, artifact) for key, artifact in (outputs or {}).items()]
         (execution,) = self.store.put_executions([made])
         for event_type, key, artifact in events:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.evaluator.evaluation import BASELINE, CANDIDATE
+from components.evaluator.summary import BASELINE, CANDIDATE
 from components.formula_metrics.scores import SCORES
 from components.report.gallery import gallery
 from components.report.page import render, write_page

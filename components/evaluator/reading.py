@@ -1,0 +1,143 @@
+"""A pushed model at work: encoded images in, formulas out, from the SavedModel alone."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from data.errors import ImageError, UserError
+from trainer_module.config import STRIDE
+
+READ_AT_ONCE = 32
+
+
+class Hypothesis(NamedTuple):
+    """One reading of an image."""
+
+    latex: str  # tokens, separated by one space
+    log_probability: float  # natural, of the tokens and the end; exactly the model's float32
+    score: float  # what hypotheses are ranked by
+
+
+class Beam(NamedTuple):
+    """A beam search, as `predict_alternatives` does it."""
+
+    width: int  # hypotheses, at least 1
+    length_penalty: float = 0.0
+
+
+class ImageReader:
+    """A SavedModel that reads images.
+
+    Args:
+        folder: where it is.
+
+    Raises:
+        UserError: it cannot be loaded, or has no signature `predict_images`.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            # Kept: its signatures do not keep it.
+            self._loaded = tf.saved_model.load(str(folder))
+            self._signatures = dict(self._loaded.signatures)
+            self._signatures["predict_images"]
+        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+            raise UserError(f"{folder} is no model that reads images ({type(error).__name__}: {error})") from None
+
+    @property
+    def has_alternatives(self) -> bool:
+        """Whether it can search a beam; models of before there was one cannot."""
+        return "predict_alternatives" in self._signatures
+
+    def read(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis]]:
+        """Reads images in one batch.
+
+        Args:
+            images: PNG, JPEG, BMP or GIF bytes.
+            beam: as many hypotheses of each as its width, the best first; without one, the likeliest token at each
+                step makes one.
+
+        Raises:
+            ImageError: one of them cannot be decoded.
+        """
+        batch = tf.constant(images, tf.string, (len(images),))
+        try:
+            if beam is None:
+                given = self._signatures["predict_images"](images=batch)
+                given = {name: given[name][:, tf.newaxis] for name in ("latex", "log_probability")}
+                given["score"] = given["log_probability"]
+            else:
+                width, length_penalty = tf.constant(beam.width), tf.constant(beam.length_penalty, tf.float32)
+                search = self._signatures["predict_alternatives"]
+                given = search(images=batch, width=width, length_penalty=length_penalty)
+        except tf.errors.InvalidArgumentError:
+            raise ImageError("the image is damaged: it cannot be decoded") from None
+        columns = [given[name].numpy().tolist() for name in Hypothesis._fields]
+        return [[Hypothesis(latex.decode(), *of) for latex, *of in zip(*row, strict=True)]
+                for row in zip(*columns, strict=True)]  # fmt: skip
+
+    def read_each(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis] | ImageError]:
+        """Reads images as `read` does; one that cannot be decoded has its error as its answer, the others are read."""
+        try:
+            return list(self.read(images, beam))
+        except ImageError as error:
+            if len(images) == 1:
+                return [error]
+            # Of a batch TensorFlow does not say which image it was.
+            half = len(images) // 2
+            return self.read_each(images[:half], beam) + self.read_each(images[half:], beam)
+
+
+def of_like_size(sizes: Sequence[tuple[int, int]], at_once: int = READ_AT_ONCE) -> Iterator[np.ndarray]:
+    """Cuts images into batches with little padding.
+
+    Args:
+        sizes: width and height of each, pixels.
+        at_once: images in a batch at most.
+
+    Yields:
+        The indices of the images of a batch.
+    """
+    widths, heights = np.array(sizes).reshape(-1, 2).T
+    # Rows of cells first: what is padded below is lost for every column.
+    order = np.lexsort((widths, -(-heights // STRIDE)))
+    yield from (order[start : start + at_once] for start in range(0, len(order), at_once))
+
+
+class Reading(NamedTuple):
+    """What a model read."""
+
+    latex: list[str]
+    log_probability: np.ndarray  # float32, (examples,)
+    seconds: float  # for all of them, loading left out
+
+
+def read_images(model: str | Path, images: Sequence[bytes], progress: Callable[[int], None] | None = None) -> Reading:
+    """Lets a pushed model read images, batches of like size together.
+
+    Args:
+        model: folder of a SavedModel with the signature `predict_images`.
+        images: PNG, JPEG, BMP or GIF bytes.
+        progress: called with the number of images read since the last call.
+
+    Raises:
+        ImageError: an image cannot be decoded.
+        UserError: the model cannot be loaded, or has no such signature.
+    """
+    reader = ImageReader(model)
+    started = time.perf_counter()
+    latex, log_probability = [""] * len(images), np.zeros(len(images), np.float32)
+    for chosen in of_like_size([Image.open(io.BytesIO(image)).size for image in images]):
+        for i, (reading,) in zip(chosen, reader.read([images[i] for i in chosen]), strict=True):
+            latex[i], log_probability[i], _ = reading
+        if progress is not None:
+            progress(len(chosen))
+    return Reading(latex, log_probability, time.perf_counter() - started)

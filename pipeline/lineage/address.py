@@ -1,0 +1,68 @@
+"""Where ML Metadata keeps what it knows: the workspace's SQLite file, or a MySQL or MariaDB by its address.
+
+ML Metadata can open PostgreSQL too, but indexes the text of every property there, and PostgreSQL's indexes take no more
+than 2,704 bytes of it: the configuration of a run is longer. So it is refused.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import NamedTuple
+from urllib.parse import quote, unquote, urlsplit
+
+from data.errors import UserError
+
+PASSWORD = "IM2LATEX_METADATA_PASSWORD"
+SCHEME, PORT = "mysql", 3306
+REACH_SECONDS = 5
+
+
+class Address(NamedTuple):
+    """A database."""
+
+    user: str
+    host: str
+    port: int
+    database: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{SCHEME}://{quote(self.user)}@{host}:{self.port}/{quote(self.database)}"
+
+    def reach(self) -> None:
+        """
+        Raises:
+            UserError: nothing answers there.
+        """
+        try:
+            socket.create_connection((self.host, self.port), REACH_SECONDS).close()
+        except OSError as error:
+            raise UserError(f"{self} does not answer ({error.strerror or error}); is the server running?") from None
+
+
+def parse(text: str) -> Address:
+    """Reads an address such as mysql://user@host:3306/database.
+
+    Raises:
+        UserError: it is none, or holds a password.
+    """
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise UserError(_form("is no address")) from None
+    if parts.password is not None:
+        raise UserError(_form(f"holds a password, which belongs into the environment variable {PASSWORD}"))
+    database = unquote(parts.path.removeprefix("/"))
+    if parts.scheme.startswith("postgres"):
+        raise UserError(_form("names a PostgreSQL, in which ML Metadata keeps no text as long as a configuration"))
+    if parts.scheme != SCHEME or not parts.username or not parts.hostname or not database or "/" in database:
+        raise UserError(_form("is no address of a database"))
+    if parts.query or parts.fragment:
+        raise UserError(_form("holds more than an address"))
+    return Address(unquote(parts.username), parts.hostname, port or PORT, database)
+
+
+def _form(fault: str) -> str:
+    # What was given is not repeated: it may hold a password.
+    return f"metadata.connection {fault}; it is mysql://user@host:port/database, or empty"

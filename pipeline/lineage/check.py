@@ -1,0 +1,130 @@
+"""Finds what is broken in a store, says how to mend it, and mends what nothing else can."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_metadata import MetadataStore
+from ml_metadata.proto import metadata_store_pb2
+
+from components.report.run import RUNNING
+from pipeline.lineage.graph import DESTINATION, PUSHED_MODEL, SERVING_VERSION, Artifact, Graph
+from pipeline.lineage.notes import is_there, sources, was_pushed
+from pipeline.lineage.runs import current_run, is_elsewhere
+from pipeline.workspace import Workspace
+
+# What MLMD calls artifacts that somebody took away on purpose.
+REMOVED = {"marked_for_deletion", "deleted", "abandoned"}
+BLESSINGS = ("model_blessing", "infra_blessing")
+
+KILLED, GONE, SOURCE, UNBLESSED, UNKNOWN = "killed", "files gone", "source gone", "not blessed", "not known"
+MEND = {
+    KILLED: "`im2latex run` with the same configuration goes on from there; `im2latex lineage check --mend` marks it "
+    "as cancelled",
+    GONE: "put them back; or run with the same configuration again, which makes anew what is gone",
+    SOURCE: "put it back; synthetic formulas are drawn again by `im2latex run` with the same configuration",
+    UNBLESSED: "judge it by `im2latex evaluate --model`, and take it out of the serving folder if it is not good",
+    UNKNOWN: "take it out of the serving folder, or judge it by `im2latex evaluate --model`; `im2latex run` pushes one "
+    "whose origin is known",
+}
+
+
+class Finding(NamedTuple):
+    """Something broken."""
+
+    kind: str  # a key of MEND
+    what: str
+    run: str = ""
+    execution: int = 0
+    artifact: int = 0
+
+
+def check(graph: Graph, workspace: Workspace) -> list[Finding]:
+    """Everything that is broken, by kind.
+
+    Args:
+        graph: a whole store.
+        workspace: whose store it is.
+    """
+    return [
+        *_killed(graph, workspace),
+        *_unblessed(graph),
+        *_unknown(graph, workspace),
+        *_sources(graph, workspace),
+        *_gone(graph, workspace),
+    ]
+
+
+def mend(store: MetadataStore, executions: Collection[int]) -> None:
+    """Marks executions that a killed process left running as cancelled."""
+    changed = store.get_executions_by_id(executions)
+    for execution in changed:
+        execution.last_known_state = metadata_store_pb2.Execution.CANCELED
+    store.put_executions(changed)
+
+
+def _killed(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
+    current = current_run(list(graph.runs), workspace)
+    for execution in graph.executions.values():
+        if (
+            execution.state == RUNNING
+            and execution.run != current
+            and not is_elsewhere(graph, execution.run, workspace)
+        ):
+            what = f"{execution.component} of run {execution.run or 'none'} was left running by a process that is gone"
+            yield Finding(KILLED, what, execution.run, execution.id)
+
+
+def _unblessed(graph: Graph) -> Iterator[Finding]:
+    for artifact in graph.artifacts.values():
+        maker = graph.maker(artifact.id)
+        if artifact.type != PUSHED_MODEL or not was_pushed(artifact) or maker is None:
+            continue
+        # Pipelines from before ServingCheck have no input of that name.
+        asked = [key for key in BLESSINGS if key in maker.inputs or key == BLESSINGS[0]]
+        given = {key: [graph.artifacts[i] for i in maker.inputs.get(key, ()) if i in graph.artifacts] for key in asked}
+        lacks = [
+            key.replace("_", " ") for key in asked if not any(b.properties.get("blessed") == 1 for b in given[key])
+        ]
+        if lacks:
+            what = f"{artifact.properties.get(DESTINATION)} was pushed without {' and '.join(lacks)}"
+            yield Finding(UNBLESSED, what, maker.run, maker.id, artifact.id)
+
+
+def _unknown(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
+    pushed = {
+        Path(str(a.properties[DESTINATION])).parts[-2:] for a in graph.artifacts.values() if DESTINATION in a.properties
+    }
+    for version in workspace.versions():
+        if version.parts[-2:] not in pushed:
+            yield Finding(UNKNOWN, f"{version} was pushed by no run that is known")
+    for artifact in graph.artifacts.values():
+        if artifact.properties.get(SERVING_VERSION) and not artifact.copy_of:
+            what = f"version {artifact.properties[SERVING_VERSION]}, which a model was compared with, "
+            yield Finding(UNKNOWN, f"{what}was pushed by no run that is known", *_maker(graph, artifact))
+
+
+def _sources(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
+    told: set[str] = set()
+    for execution in graph.executions.values():
+        for path, there in sources(execution):
+            if not there and path not in told and not is_elsewhere(graph, execution.run, workspace):
+                told.add(path)
+                what = f"{path}, which {execution.component} brought in, is gone"
+                yield Finding(SOURCE, what, execution.run, execution.id)
+
+
+def _gone(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
+    for artifact in graph.artifacts.values():
+        if artifact.uri and artifact.state not in REMOVED and not is_there(artifact):
+            run, *ids = _maker(graph, artifact)
+            if not is_elsewhere(graph, run, workspace):
+                what = f"the files of {artifact.type} {artifact.id}, {artifact.uri}, are gone"
+                yield Finding(GONE, what, run, *ids)
+
+
+def _maker(graph: Graph, artifact: Artifact) -> tuple[str, int, int]:
+    maker = graph.maker(artifact.id)
+    return (maker.run, maker.id, artifact.id) if maker else ("", 0, artifact.id)

@@ -1,0 +1,229 @@
+"""`im2latex lineage`: what ML Metadata knows, without a notebook."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_metadata import MetadataStore
+
+    from pipeline.workspace import Workspace
+
+# Exit status of `check`; 1 is an error, as everywhere.
+BROKEN = 4
+STORY = "show"
+Answer = TypeVar("Answer")
+
+
+class StoryFirst(TyperGroup):
+    """Takes what names no command as something for the first of them: `lineage 12` is `lineage show 12`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Puts the command's name in where it is missing."""
+        if not args or args[0] not in self.commands and not set(args) & set(self.get_help_option_names(ctx)):
+            args = [STORY, *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=StoryFirst)
+
+Connection = Annotated[
+    str | None,
+    typer.Option(
+        help="Database, such as mysql://user@host:port/database; if not given, that of the last run.",
+        metavar="ADDRESS",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="For machines, as pipeline/lineage/schema.json says.")]
+
+
+@app.callback()
+def lineage() -> None:
+    """What made the model that serves, what became of data, what changed between runs: as ML Metadata has it."""
+    # Before it is imported: what is wrong is told in one sentence, and it would write more, past Python.
+    os.environ.setdefault("GLOG_minloglevel", "3")
+
+
+@app.command(STORY)
+def show(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            help="Id, pushed version, path, name, or type for the newest; if not given, the model serving now.",
+            metavar="ARTIFACT",
+        ),
+    ] = None,
+    up: Annotated[bool, typer.Option("--up", help="What it was made from; so it is unless --down is given.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="What was made of it.")] = False,
+    depth: Annotated[int | None, typer.Option(min=1, help="Steps to follow at most.", metavar="STEPS")] = None,
+    paths: Annotated[bool, typer.Option("--paths", help="With the folders of all artifacts.")] = False,
+    as_json: Json = False,
+    as_dot: Annotated[bool, typer.Option("--dot", help="For Graphviz.")] = False,
+    as_mermaid: Annotated[bool, typer.Option("--mermaid", help="For Mermaid.")] = False,
+    connection: Connection = None,
+) -> None:
+    """Tell where an artifact comes from: by default the model that serves now. `show` may be left out."""
+    from pipeline.lineage import document, drawing, find, text
+    from pipeline.lineage.graph import read_lineage
+
+    if as_json + as_dot + as_mermaid > 1:
+        raise UserError("--json, --dot and --mermaid: choose one of them")
+    up = up or not down
+
+    def ask(store: MetadataStore, workspace: Workspace) -> tuple[Any, ...]:
+        artifact = find.serving_model(store, workspace) if what is None else find.named(store, what)
+        graph = read_lineage(store, [artifact], up=up, down=down, depth=depth)
+        return artifact, graph, find.whole_run(store, artifact)
+
+    artifact, graph, about = _read(ask, connection)
+    if as_json:
+        _print_json(document.document(graph, artifact))
+    elif as_dot or as_mermaid:
+        typer.echo("\n".join(drawing.dot(graph) if as_dot else drawing.mermaid(graph)))
+    else:
+        _print(text.story(graph, graph.artifacts[artifact], about, up, down, paths, serving=what is None))
+
+
+@app.command()
+def runs(
+    last: Annotated[int, typer.Option(min=0, help="So many of the last runs; 0 for all.", metavar="COUNT")] = 20,
+    as_json: Json = False,
+    connection: Connection = None,
+) -> None:
+    """List runs: how each ended, how long it took, its BLEU, whether its model was blessed and pushed."""
+    from pipeline.lineage import document, text
+    from pipeline.lineage.graph import read_runs, read_store
+    from pipeline.lineage.runs import current_run, summarise
+    from pipeline.lineage.store import no_runs, run_ids
+
+    def ask(store: MetadataStore, workspace: Workspace) -> tuple[Any, ...]:
+        ids = run_ids(store)
+        if not ids:
+            raise no_runs(workspace)
+        graph = read_runs(store, ids[-last:]) if 0 < last < len(ids) else read_store(store)
+        current = current_run(ids, workspace)
+        return [summarise(graph, run, current, workspace) for run in ids[-last:]], len(ids)
+
+    summaries, total = _read(ask, connection)
+    if as_json:
+        _print_json(document.listed("runs", [dataclasses.asdict(summary) for summary in summaries]))
+    else:
+        _print(text.runs(summaries, total - len(summaries)))
+
+
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(help="Beginning of a run's id.", metavar="RUN")],
+    second: Annotated[str, typer.Argument(help="Beginning of another's.", metavar="RUN")],
+    as_json: Json = False,
+    connection: Connection = None,
+) -> None:
+    """Show what differs between two runs: outcome, metrics, data, configuration, code, packages, hardware."""
+    from pipeline.lineage import document, text
+    from pipeline.lineage.diff import differences, facts
+    from pipeline.lineage.graph import read_runs
+    from pipeline.lineage.runs import current_run, summarise
+    from pipeline.lineage.store import choose_run, run_ids
+
+    def ask(store: MetadataStore, workspace: Workspace) -> tuple[Any, ...]:
+        ids = run_ids(store)
+        chosen = [choose_run(ids, beginning, workspace) for beginning in (first, second)]
+        graph = read_runs(store, chosen)
+        current = current_run(ids, workspace)
+        sides = (facts(graph, summarise(graph, run, current, workspace)) for run in chosen)
+        return *chosen, differences(*sides)
+
+    one, other, found = _read(ask, connection)
+    if as_json:
+        _print_json(document.listed("differences", [difference._asdict() for difference in found], runs=[one, other]))
+    else:
+        _print(text.differences(one, other, found))
+
+
+@app.command()
+def check(
+    mend: Annotated[bool, typer.Option("--mend", help="Mark what killed processes left running as cancelled.")] = False,
+    as_json: Json = False,
+    connection: Connection = None,
+) -> None:
+    """Find what is broken: files that are gone, runs left running, models pushed without blessing.
+
+    Exit status: 0 nothing, 4 something, 1 failed.
+    """
+    from pipeline.lineage import check, document, text
+    from pipeline.lineage.graph import read_store
+    from pipeline.lineage.store import write
+
+    def ask(store: MetadataStore, workspace: Workspace) -> list[check.Finding]:
+        return check.check(read_store(store), workspace)
+
+    found = _read(ask, connection)
+    killed = [finding.execution for finding in found if finding.kind == check.KILLED]
+    if mend and killed:
+        from pipeline.workspace import Workspace
+
+        workspace = Workspace.from_environment()
+        with workspace.hold():
+            write(workspace, lambda store: check.mend(store, killed), connection)
+        found = [finding for finding in found if finding.kind != check.KILLED]
+        typer.echo(f"{len(killed):,} marked as cancelled", err=True)
+    if as_json:
+        findings = [finding._asdict() | {"mend": check.MEND[finding.kind]} for finding in found]
+        _print_json(document.listed("findings", findings))
+    else:
+        _print(text.findings(found))
+    raise typer.Exit(BROKEN if found else 0)
+
+
+@app.command()
+def page(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; if not given, lineage.html in the workspace's reports.", metavar="FILE"),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    connection: Connection = None,
+) -> None:
+    """Write all of it as one HTML file: runs, the graph of each and of all, what differs between two."""
+    from pipeline.lineage.page import write_page
+    from pipeline.workspace import Workspace
+
+    workspace = Workspace.from_environment()
+    file = out or workspace.home / "reports" / "lineage.html"
+    write_page(workspace, file, connection)
+    typer.echo(file)
+    if show:
+        import webbrowser
+
+        webbrowser.open(file.absolute().as_uri())
+
+
+def _read(ask: Callable[[MetadataStore, Workspace], Answer], connection: str | None) -> Answer:
+    """Asks the store of the workspace, or another one."""
+    from pipeline.lineage.store import read
+    from pipeline.workspace import Workspace
+
+    workspace = Workspace.from_environment()
+    return read(workspace, lambda store: ask(store, workspace), connection)
+
+
+def _print(parts: Iterable[Any]) -> None:
+    from pipeline.lineage import text
+
+    console = text.console()
+    for part in parts:
+        console.print(part)
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    typer.echo(json.dumps(content, indent=1, ensure_ascii=False))

@@ -1,0 +1,77 @@
+"""What differs between two runs: what they were run with, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pipeline.lineage.graph import Graph
+from pipeline.lineage.notes import vocabulary_size
+from pipeline.lineage.runs import Summary
+
+Facts = Mapping[str, Mapping[str, Any]]  # by section and name
+
+
+class Difference(NamedTuple):
+    """One thing that is not the same; None where a run does not have it."""
+
+    section: str
+    name: str
+    first: Any
+    second: Any
+
+
+def facts(graph: Graph, summary: Summary) -> Facts:
+    """What a run was run with and what came of it: outcome, metrics, data, configuration, code, packages, hardware.
+
+    Of runs from before they stored it, as much as their components were told.
+
+    Args:
+        graph: holds the run.
+        summary: of the run.
+    """
+    properties = graph.runs[summary.run].properties
+    told = {execution.component: execution.properties for execution in graph.of_run.get(summary.run, ())}
+    transformed = graph.outputs(summary.run).get(("Transform", "transform_graph"))
+    vocabulary = vocabulary_size(transformed) if transformed else None
+    data = _some(properties, data="folder", data_fingerprint="fingerprint")
+    return {
+        "outcome": {
+            "state": f"{summary.state} {summary.component}".strip(),
+            "blessed": summary.blessed,
+            "pushed": summary.pushed or None,
+        },
+        "metrics": summary.scores | ({} if vocabulary is None else {"vocabulary": vocabulary}),
+        "data": data or _some(told.get("ImportExampleGen", {}), input_base="folder", input_fingerprint="fingerprint"),
+        "configuration": _configuration(properties, told.get("Reporter", {})),
+        "code": _some(properties, code_commit="commit", code_changed="changed", code_sha256="files"),
+        "packages": _some(properties, python="python") | _object(properties, "packages"),
+        "hardware": _some(properties, host="host") | _object(properties, "hardware"),
+    }
+
+
+def differences(first: Facts, second: Facts) -> list[Difference]:
+    """What is not the same, section by section."""
+    return [
+        Difference(section, name, first[section].get(name), second[section].get(name))
+        for section in first
+        for name in [*first[section], *(name for name in second[section] if name not in first[section])]
+        if first[section].get(name) != second[section].get(name)
+    ]
+
+
+def _configuration(properties: Mapping[str, Any], reporter: Mapping[str, Any]) -> dict[str, Any]:
+    """Every knob and its value; from before runs stored them, what the report's component was told."""
+    if "config" not in properties and "settings" in reporter:
+        return {knob: value for knob, value, _ in json.loads(reporter["settings"])}
+    return _object(properties, "config")
+
+
+def _some(properties: Mapping[str, Any], **names: str) -> dict[str, Any]:
+    """Those of the properties that there are, by other names."""
+    return {name: properties[key] for key, name in names.items() if key in properties}
+
+
+def _object(properties: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return json.loads(properties.get(name, "{}"))

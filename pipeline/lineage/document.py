@@ -1,0 +1,28 @@
+"""A graph as JSON; `schema.json` beside this file says what stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.lineage.graph import Graph
+
+FORMAT = "im2latex-lineage/1"
+SCHEMA = Path(__file__).with_name("schema.json")
+
+
+def document(graph: Graph, artifact: int) -> dict[str, Any]:
+    """The lineage of an artifact as an object that `json.dumps` takes."""
+    return {
+        "format": FORMAT,
+        "artifact": artifact,
+        "runs": [dict(vars(run)) for run in graph.runs.values()],
+        "executions": [dict(vars(execution)) for execution in graph.executions.values()],
+        "artifacts": [dict(vars(artifact)) for artifact in graph.artifacts.values()],
+    }
+
+
+def listed(name: str, items: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
+    """A list of runs, differences or findings as an object that `json.dumps` takes."""
+    return {"format": FORMAT, **more, name: list(items)}

@@ -1,0 +1,112 @@
+"""What a run stores of itself when it begins, so that a run that is killed has it too: with what it was run.
+
+Properties of the run's context in ML Metadata:
+
+    config            every knob and its value, as JSON; those of the section `metadata` are left out
+    config_sha256     of that text
+    code_commit       of the checkout; missing where the code is in none
+    code_changed      1 where files differ from that commit, else 0
+    code_sha256       of the code's files
+    python, packages  versions; the packages' as JSON
+    data              folder of the TFRecords
+    data_fingerprint  SHA-256 over their names and bytes
+    hardware          processor, cores, memory in GiB, GPUs, as JSON
+    host, workspace   where it ran
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import subprocess
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from pipeline.config import Config, flatten
+from pipeline.examples import examples_folder
+from pipeline.workspace import Workspace
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("data", "trainer_module", "components", "pipeline", "kubeflow")
+CHUNK = 1 << 20
+
+
+def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
+    """What is to be stored of a run that begins now; its examples are there already."""
+    knobs = {knob: value for knob, value, _ in flatten(config) if not knob.startswith("metadata.")}
+    text = json.dumps(knobs, sort_keys=True)
+    folder = examples_folder(config.data, workspace)
+    return {
+        "config": text,
+        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        **_commit(REPOSITORY),
+        "code_sha256": fingerprint(_sources()),
+        "python": platform.python_version(),
+        "packages": json.dumps(_packages()),
+        "data": str(folder),
+        "data_fingerprint": fingerprint((folder, path) for path in sorted(folder.glob("*/*"))),
+        "hardware": json.dumps(_hardware()),
+        "host": socket.gethostname(),
+        "workspace": str(workspace.home),
+    }
+
+
+def fingerprint(files: Iterable[tuple[Path, Path]]) -> str:
+    """SHA-256 over files in their order: name in the folder it comes with, and bytes."""
+    sha = hashlib.sha256()
+    for folder, path in files:
+        content = hashlib.sha256()
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                content.update(chunk)
+        sha.update(f"{path.relative_to(folder)}\0{content.hexdigest()}\n".encode())
+    return sha.hexdigest()
+
+
+def _sources() -> Iterable[tuple[Path, Path]]:
+    for package in PACKAGES:
+        for path in sorted((REPOSITORY / package).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield REPOSITORY, path
+
+
+def _commit(checkout: Path) -> dict[str, str | int]:
+    """The commit of a checkout, and whether files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # An environment may lie in a checkout of something else.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout.resolve():
+            return {}
+        return {"code_commit": git("rev-parse", "HEAD"), "code_changed": int(bool(git("status", "--porcelain")))}
+    except (OSError, subprocess.CalledProcessError):  # no git here, or no checkout
+        return {}
+
+
+def _packages() -> dict[str, str]:
+    found = {distribution.metadata["Name"]: distribution.version for distribution in metadata.distributions()}
+    return dict(sorted(found.items(), key=lambda package: package[0].lower()))
+
+
+def _hardware() -> dict[str, object]:
+    names = _values(Path("/proc/cpuinfo"), "model name")
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": [name for card in cards for name in _values(card, "Model")],
+    }
+
+
+def _values(file: Path, name: str) -> list[str]:
+    """What stands behind `name:` in the lines of a file of the kernel's."""
+    lines = file.read_text("utf-8", errors="replace").splitlines() if file.exists() else []
+    return [value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() == name]

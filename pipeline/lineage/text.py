@@ -1,0 +1,220 @@
+"""What a terminal shows of lineage. Names and paths are printed as they are: nothing in them is markup."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from components.formula_metrics.scores import SCORES
+from components.report.run import CACHED, FAILED, RAN, RUNNING
+from pipeline.lineage.check import MEND, Finding
+from pipeline.lineage.diff import Difference
+from pipeline.lineage.graph import VERSION, Artifact, Execution, Graph, Run
+from pipeline.lineage.notes import GONE, notes, sources
+from pipeline.lineage.runs import DONE, KILLED, Summary
+from pipeline.lineage.tree import Branch, made_from, made_of
+from pipeline.run import duration
+
+# Of the digests and ids that are shown; their beginnings are enough to tell them apart.
+DIGITS, STAMP = 12, 19
+DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+# Packages whose versions stand over a story.
+PACKAGES = ("tfx", "tensorflow", "keras", "ml-metadata")
+# Findings of a kind that are shown.
+SHOWN = 10
+# A width that nothing reaches: what goes into a pipe or file is not wrapped.
+ENDLESS = 10_000
+STYLES = {FAILED: "red", KILLED: "red", RUNNING: "yellow", DONE: "", RAN: "", CACHED: ""}
+
+
+def console() -> Console:
+    """Writes to standard output."""
+    made = Console(highlight=False, markup=False, emoji=False)
+    return made if made.is_terminal else Console(highlight=False, markup=False, emoji=False, width=ENDLESS)
+
+
+def story(
+    graph: Graph, artifact: Artifact, about: Graph, up: bool, down: bool, paths: bool, serving: bool
+) -> Iterator[Any]:
+    """An artifact, with what it was run with, what it was made from, and what was made of it.
+
+    Args:
+        graph: holds the lineage.
+        artifact: whose it is.
+        about: the run that made it, see `pipeline.lineage.notes`.
+        up, down: which of both.
+        paths: with the addresses of all artifacts.
+        serving: it is the model that serves now.
+    """
+    maker = about.maker(artifact.id)
+    if maker and maker.run in about.runs:
+        yield from _heading(artifact, about.runs[maker.run], about, serving)
+    if up:
+        yield _grow(made_from(graph, artifact.id), artifact, _Teller(graph, about, maker.run if maker else "", paths))
+    if down:
+        if up:
+            yield Text()
+        yield _grow(made_of(graph, artifact.id), artifact, _Teller(graph, about, "", paths), "what was made of it")
+
+
+def runs(summaries: Sequence[Summary], left_out: int) -> Iterator[Any]:
+    """A table of runs, the last one last."""
+    if left_out:
+        yield Text(f"{left_out:,} earlier runs are not shown; --last 0 shows all", "dim")
+    table = Table("run", "state", "took", "ran", "cached", "BLEU", "blessed", "pushed", box=None, pad_edge=False)
+    for column in (2, 3, 4, 5):
+        table.columns[column].justify = "right"
+    for summary in summaries:
+        state = f"{summary.state}: {summary.component}" if summary.component else summary.state
+        bleu = summary.scores.get("bleu")
+        table.add_row(
+            Text(summary.run[:STAMP]),
+            Text(state, STYLES[summary.state]),
+            "" if summary.state == KILLED else duration(summary.seconds),
+            str(summary.ran),
+            str(summary.cached),
+            "" if bleu is None else SCORES["bleu"].shown(bleu),
+            {None: "", True: "yes", False: "no"}[summary.blessed],
+            Text(summary.pushed),
+        )
+    yield table
+
+
+def differences(first: str, second: str, found: Iterable[Difference]) -> Iterator[Any]:
+    """A table of what differs between two runs."""
+    table = Table("", first[:STAMP], second[:STAMP], box=None, pad_edge=False)
+    section = ""
+    for difference in found:
+        if difference.section != section:
+            section = difference.section
+            table.add_row(*[Text()] * bool(table.row_count))
+            table.add_row(Text(section, "bold"))
+        table.add_row(Text(f"  {difference.name}"), *(_value(value) for value in (difference.first, difference.second)))
+    yield table if section else Text("nothing differs")
+
+
+def findings(found: Sequence[Finding]) -> Iterator[Any]:
+    """What is broken, by kind, with how to mend it."""
+    for kind, how in MEND.items():
+        of_kind = [finding for finding in found if finding.kind == kind]
+        if of_kind:
+            yield Text(f"{len(of_kind):,} {kind}", "bold red")
+            yield from (Text(f"  {finding.what}") for finding in of_kind[:SHOWN])
+            if len(of_kind) > SHOWN:
+                yield Text(f"  and {len(of_kind) - SHOWN:,} more; --json lists all", "dim")
+            yield Text(f"  mend: {how}", "green")
+    if not found:
+        yield Text("nothing is broken", "green")
+
+
+class _Teller:
+    """Says what there is to say of a branch."""
+
+    def __init__(self, graph: Graph, about: Graph, run: str, paths: bool) -> None:
+        self._graph = graph
+        self._about = about
+        self._run = run
+        self._paths = paths
+
+    def label(self, execution: Execution) -> Group:
+        """An execution: its artifacts, how it went, and what is known of them."""
+        made = [self._graph.artifacts[i] for i in execution.given() if i in self._graph.artifacts]
+        title = ", ".join(f"{artifact.type} {artifact.id}" for artifact in made) or "nothing"
+        lines = [Text(title, "bold"), self._went(execution)]
+        for artifact in made:
+            if self._paths:
+                lines.append(Text(artifact.uri, "dim"))
+            for note in notes(artifact, self._about):
+                lines.append(Text(f"{artifact.type} {artifact.id}: {note}", "red") if note == GONE else Text(note))
+        return Group(*lines)
+
+    def leaves(self, execution: Execution) -> Iterator[Text]:
+        """What an execution brought in from outside."""
+        run = self._graph.runs.get(execution.run) or self._about.runs.get(execution.run)
+        properties = run.properties if run else {}
+        for path, there in sources(execution):
+            digest = properties.get("data_fingerprint") if properties.get("data") == path else None
+            known = f"  (fingerprint {digest[:DIGITS]})" if digest else ""
+            yield Text(path + known + ("" if there else "  (gone)"), "" if there else "red")
+
+    def _went(self, execution: Execution) -> Text:
+        when = datetime.datetime.fromtimestamp(execution.started / 1000).strftime("%Y-%m-%d %H:%M:%S")
+        parts = [execution.component, when, duration(execution.seconds)]
+        if execution.run != self._run and self._run:
+            parts.append(f"from the cache, made by run {execution.run[:STAMP]}")
+        elif execution.run != self._run:
+            parts.append(f"run {execution.run[:STAMP]}")
+        if execution.state not in (RAN, CACHED):
+            parts.append(execution.state)
+        return Text(", ".join(parts), STYLES[execution.state] or "dim")
+
+
+def _grow(branches: Sequence[Branch], artifact: Artifact, teller: _Teller, title: str = "") -> Tree:
+    """The tree of branches; one alone is its root."""
+
+    def plant(branch: Branch, under: Tree | None) -> Tree:
+        label = teller.label(branch.execution)
+        tree = Tree(label, guide_style="dim") if under is None else under.add(label)
+        for leaf in teller.leaves(branch.execution):
+            tree.add(leaf)
+        for following in branch.branches:
+            plant(following, tree)
+        return tree
+
+    if len(branches) == 1 and not title:
+        return plant(branches[0], None)
+    tree = Tree(Text(f"{artifact.type} {artifact.id}" + (f", {title}" if title else ""), "bold"), guide_style="dim")
+    for branch in branches:
+        plant(branch, tree)
+    return tree
+
+
+def _heading(artifact: Artifact, run: Run, about: Graph, serving: bool) -> Iterator[Text]:
+    """The run that made an artifact, and with what."""
+    executions = about.of_run.get(run.id, ())
+    cached = [execution for execution in executions if execution.state == CACHED]
+    seconds = (max(e.ended for e in executions) - executions[0].started) / 1000
+    version = artifact.properties.get(VERSION)
+    what = f"version {version}" if version else f"{artifact.type} {artifact.id}"
+    taken = f", {len(cached)} of them from the cache" if cached else ""
+    now = " serves now; it is" if serving else ""
+    yield Text(f"{what}{now} of run {run.id}: {duration(seconds)}, {len(executions)} components{taken}")
+    yield from (Text(line, "dim") for line in _run_with(run.properties))
+    yield Text()
+
+
+def _run_with(properties: Mapping[str, Any]) -> Iterator[str]:
+    if "config_sha256" not in properties:
+        return
+    commit = properties.get("code_commit", "")[:DIGITS] or "of no commit"
+    changed = ", changed" if properties.get("code_changed") else ""
+    yield (
+        f"configuration {properties['config_sha256'][:DIGITS]}; code {commit}{changed}; "
+        f"data {properties['data_fingerprint'][:DIGITS]}"
+    )
+    if "packages" in properties:
+        packages = json.loads(properties["packages"])
+        versions = [f"{name} {packages[name]}" for name in PACKAGES if name in packages]
+        yield ", ".join([f"Python {properties['python']}", *versions] if "python" in properties else versions)
+    if "hardware" in properties:
+        machine = json.loads(properties["hardware"])
+        gpus = ", ".join(machine["gpus"]) or "no GPU"
+        yield f"{machine['cores']} cores of {machine['processor']}, {machine['memory']} GiB, {gpus}"
+
+
+def _value(value: Any) -> Text:
+    if value is None:
+        return Text("none", "dim")
+    if isinstance(value, float):
+        return Text(f"{value:.4g}")
+    if isinstance(value, str):
+        return Text(value[:DIGITS] if DIGEST.fullmatch(value) else value)
+    return Text(json.dumps(value, ensure_ascii=False))

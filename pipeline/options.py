@@ -1,0 +1,34 @@
+"""What the parts of the `im2latex` command share: options, exit statuses, and quiet imports."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# Exit status after Ctrl-C; UserError has its own.
+INTERRUPTED = 130
+
+Preset = Annotated[
+    str | None, typer.Option(help="Preset: quickstart, small, seed, paper or paper-coarse-to-fine.", metavar="NAME")
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file over the preset.", metavar="FILE")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One knob, such as training.epochs=3; repeatable.", metavar="KNOB=VALUE"),
+]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def hush() -> None:
+    """Keeps what TensorFlow and its company say when they are imported from between the lines of an answer."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Not for tests, which call this in their own process.
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.ERROR)

@@ -1,0 +1,278 @@
+"""What runs on Beam, on other runners than the local one, with the real sample: the results are the same."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from data.im2latex import import_dataset
+from data.records import SPLITS, DatasetWriter, read_records, read_split, read_tfrecords
+from pipeline.config import load_config
+from tests.end_to_end import flink
+from tests.end_to_end.conftest import Project
+
+SAMPLE = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "im2latex" / "flink"
+COUNTS = {"train": 240, "eval": 40, "test": 40}
+RULES = ["exact_match >= 0.4", "bleu >= 0.99"]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What the steps made, in a form that does not depend on the order in which they made it."""
+
+    examples: dict[str, Counter]
+    statistics: dict[str, dict[str, str]]
+    vocabulary: bytes
+    transformed: dict[str, Counter]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few hundred real formulas."""
+    if not SAMPLE.is_dir():
+        pytest.skip(f"{SAMPLE} is missing; IM2LATEX_SAMPLES names the folder with im2latex-100k in it")
+    folder = tmp_path_factory.mktemp("sample")
+    import_dataset(SAMPLE, folder / "all", workers=1)
+    with DatasetWriter(folder / "few", source="sample") as writer:
+        for split, count in COUNTS.items():
+            for record in itertools.islice(read_records(folder / "all" / split), count):
+                writer.write(split, record)
+    return folder / "few"
+
+
+@pytest.fixture(scope="module")
+def project(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A workspace after the steps up to Transform were run in one process."""
+    folder = tmp_path_factory.mktemp("runners")
+    made = Project(folder / "workspace", folder / "run.toml")
+    made.config.write_text(f'preset = "small"\n[data]\nsource = "{data}"\n', encoding="utf-8")
+    run(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def local(project: Project) -> Results:
+    return results(project)
+
+
+@contextlib.contextmanager
+def server(module: str, option: str) -> Iterator[str]:
+    """One of Beam's servers in a process of its own, at the address given."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # It starts `python`.
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, f"--{option}={port}"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+                break
+            assert process.poll() is None and time.monotonic() < deadline, module
+            time.sleep(0.3)
+        yield f"localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def processes() -> list[str]:
+    return ["beam.runner=multi_processing", "beam.workers=2"]
+
+
+@pytest.fixture(scope="module")
+def job_server() -> Iterator[list[str]]:
+    """Flink's runner, as far as it is Python, with Beam's own job server in the place of the one in Java."""
+    with server("apache_beam.runners.portability.local_job_service_main", "job_port") as address:
+        yield ["beam.runner=flink", f"beam.job_server={address}"]
+
+
+@pytest.fixture(scope="module")
+def worker_pool(job_server: list[str]) -> Iterator[list[str]]:
+    """The same, and the workers in other processes, which know this project by their environment alone."""
+    with server("apache_beam.runners.worker.worker_pool_main", "service_port") as address:
+        yield [*job_server, f"beam.worker_pool={address}"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink.Cluster]:
+    """Flink itself: three processes of Java, of at most 0.9 GB each."""
+    try:
+        flink.job_server_jar(CACHE)
+        jars = flink.libraries(CACHE)
+    except flink.NotToBeHad as reason:
+        pytest.skip(f"no Flink: {reason}")
+    with flink.cluster(tmp_path_factory.mktemp("flink"), jars) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def on_flink(cluster: flink.Cluster) -> list[str]:
+    return [
+        "beam.runner=flink",
+        f"beam.flink_master={cluster.page}",
+        f"beam.job_server_jar={flink.job_server_jar(CACHE)}",
+        "beam.workers=2",
+        "beam.retries=3",
+        "beam.retry_seconds=1",
+    ]
+
+
+def arguments(settings: list[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def run(project: Project, *settings: str) -> str:
+    done = project.run("--to", "Transform", *arguments(list(settings)))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def latest(project: Project, component: str, output: str) -> Path:
+    made = (project.home / "pipeline_root" / component / output).iterdir()
+    return max(made, key=lambda path: int(path.name))
+
+
+def results(project: Project) -> Results:
+    """What the last run left."""
+    from tensorflow_metadata.proto.v0 import statistics_pb2
+
+    examples, statistics = (
+        latest(project, "ImportExampleGen", "examples"),
+        latest(project, "StatisticsGen", "statistics"),
+    )
+    by_feature = {}
+    for split in SPLITS:
+        content = (statistics / f"Split-{split}" / "FeatureStats.pb").read_bytes()
+        (dataset,) = statistics_pb2.DatasetFeatureStatisticsList.FromString(content).datasets
+        by_feature[split] = {"examples": str(dataset.num_examples)}
+        by_feature[split] |= {feature.path.step[0]: str(feature) for feature in dataset.features}
+    (vocabulary,) = (latest(project, "Transform", "transform_graph") / "transform_fn" / "assets").iterdir()
+    transformed = latest(project, "Transform", "transformed_examples")
+    return Results(
+        examples={split: Counter(read_split(examples / f"Split-{split}")) for split in SPLITS},
+        statistics=by_feature,
+        vocabulary=vocabulary.read_bytes(),
+        transformed={split: parsed(transformed / f"Split-{split}") for split in ("train", "eval")},
+    )
+
+
+def parsed(folder: Path) -> Counter:
+    """The tf.Examples of a split; their bytes may have the features in any order."""
+    import tensorflow as tf
+
+    shards = folder.glob("*.gz")
+    return Counter(str(tf.train.Example.FromString(part)) for shard in shards for part in read_tfrecords(shard))
+
+
+def test_the_local_runner_has_made_something_to_compare_with(local: Results) -> None:
+    assert {split: counter.total() for split, counter in local.examples.items()} == COUNTS
+    assert all(set(features) == {"examples", "image", "latex", "name"} for features in local.statistics.values())
+    assert local.vocabulary.count(b"\n") > 100
+    assert {split: counter.total() for split, counter in local.transformed.items()} == {"train": 240, "eval": 40}
+
+
+RUNNERS = ["processes", "job_server", "on_flink"]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_examples_statistics_vocabulary_and_transformed_examples_are_those_of_one_process(
+    runner: str, project: Project, local: Results, request: pytest.FixtureRequest
+) -> None:
+    before = len(project.executions())
+    output = run(project, *request.getfixturevalue(runner))
+    states = dict(project.executions()[before:])
+    assert [states[step] for step in ("ImportExampleGen", "StatisticsGen", "Transform")] == ["COMPLETE"] * 3
+    assert results(project) == local
+    assert output.count("on Flink") == (runner != "processes")
+    if runner == "on_flink":
+        assert f"on Flink {flink.VERSION}, 2 task managers, 4 slots: http://127.0.0.1:" in output
+
+
+def evaluate(project: Project, model: Path, settings: list[str], out: Path) -> dict:
+    """The Evaluator's executor, as its component would start it; summary.json, but for what was timed."""
+    from tfx.types import standard_artifacts
+
+    from components.evaluator.component import Executor
+    from pipeline.beam import beam_arguments
+    from tests.components.artifacts import artifact, trained
+
+    context = Executor.Context(
+        beam_pipeline_args=beam_arguments(load_config(settings=settings).beam), tmp_dir=str(out / "tmp"), unique_id="1"
+    )
+    examples = artifact(standard_artifacts.Examples, latest(project, "ImportExampleGen", "examples"))
+    examples.split_names = json.dumps(list(SPLITS))
+    outputs = {
+        "evaluation": [artifact(standard_artifacts.ModelEvaluation, out / "evaluation")],
+        "blessing": [artifact(standard_artifacts.ModelBlessing, out / "blessing")],
+    }
+    inputs = {"examples": [examples], "model": [trained(model)], "baseline_model": [trained(out / "none")]}
+    Executor(context).Do(inputs, outputs, {"gate": json.dumps(RULES), "split": "test"})
+    summary = json.loads((out / "evaluation" / "summary.json").read_text())
+    return {name: summary[name] for name in ("examples", "slices", "gate", "blessed")}
+
+
+@pytest.fixture(scope="module")
+def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Reads every other formula of the test right, and of the rest the first tokens."""
+    import tensorflow as tf
+
+    from tests.components.evaluator.test_evaluation import Answers
+
+    folder = tmp_path_factory.mktemp("model")
+    answers = {
+        record.image: record.latex if number % 2 else " ".join(record.latex.split()[:6])
+        for number, record in enumerate(read_records(data / "test"))
+    }
+    made = Answers(answers)
+    tf.saved_model.save(made, str(folder / "Format-Serving"), signatures={"predict_images": made.predict_images})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(project: Project, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return evaluate(project, model, [], tmp_path_factory.mktemp("local"))
+
+
+@pytest.mark.parametrize("runner", [*RUNNERS, "worker_pool"])
+def test_scores_of_every_slice_and_the_verdict_are_those_of_one_process(
+    runner: str, project: Project, model: Path, evaluated: dict, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    # Some right and some wrong, in some rules and not in others.
+    assert 0.4 < evaluated["slices"][""]["candidate"]["exact_match"] < 0.6
+    assert [verdict["kept"] for verdict in evaluated["gate"]] == [True, False]
+    assert evaluate(project, model, request.getfixturevalue(runner), tmp_path) == evaluated
+
+
+def test_flink_goes_on_after_the_loss_of_a_task_manager(
+    project: Project, local: Results, cluster: flink.Cluster, on_flink: list[str]
+) -> None:
+    # A figure that is in no other run, so that nothing comes from the cache.
+    command = project.command("--to", "Transform", *arguments([*on_flink, "beam.retries=4"]))
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=project.environment()
+    )
+    job, manager = cluster.wait_for_task(seconds=180)
+    cluster.kill(manager)
+    output, _ = running.communicate(timeout=300)
+    assert running.returncode == 0, output
+    assert cluster.failures(job)
+    assert cluster.task_managers() == {"one", "two"} - {manager}
+    assert results(project) == local

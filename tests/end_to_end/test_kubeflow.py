@@ -1,0 +1,106 @@
+"""The compiled pipeline, task by task in processes of their own, against the local runner's run of the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas
+import pytest
+
+from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
+from kubeflow.runner import RESOLVED, compile_pipeline, task_name
+from pipeline.config import COMPONENTS, load_config
+from pipeline.examples import examples_folder
+from pipeline.workspace import Workspace
+from tests.end_to_end.conftest import Project
+from tests.kubeflow.backend import Backend, Result
+
+RESOLVERS = {f"resolve-{task_name(component)}" for component in RESOLVED}
+
+
+class Cluster:
+    """A backend with the project's records in its bucket, and a volume."""
+
+    def __init__(self, project: Project, folder: Path) -> None:
+        self.project = project
+        self.volume = folder / "volume"
+        self.volume.mkdir(parents=True)
+        self.backend = Backend(folder)
+        records = examples_folder(load_config(path=project.config).data, Workspace(project.home))
+        shutil.copytree(records, self.backend.object("s3://bucket/data"))
+
+    def run(self, *settings: str) -> dict[str, Result]:
+        cluster = ("image=registry/im2latex:1", "volume=models", f"mount={self.volume}", "data=s3://bucket/data")
+        config = load_config(path=self.project.config, settings=[*(f"kubeflow.{k}" for k in cluster), *settings])
+        return self.backend.run(compile_pipeline(config))
+
+    def output(self, run: dict[str, Result], task: str, key: str) -> Path:
+        return self.backend.object(run[task].artifacts[key]["uri"])
+
+    def versions(self) -> list[str]:
+        return sorted(path.name for path in (self.volume / "serving" / "im2latex").iterdir())
+
+
+@pytest.fixture(scope="module")
+def cluster(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    yield Cluster(project, tmp_path_factory.mktemp("cluster"))
+
+
+@pytest.fixture(scope="module")
+def first(cluster: Cluster) -> dict[str, Result]:
+    return cluster.run()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_comes_to_what_the_local_runner_comes_to(
+    cluster: Cluster, first: dict[str, Result], project: Project
+) -> None:
+    assert set(first) == {task_name(component) for component in COMPONENTS} | RESOLVERS | {"import-data"}
+    root = project.home / "pipeline_root"
+
+    def both(component: str, key: str) -> tuple[Path, Path]:
+        (local,) = (root / component / key).iterdir()
+        return local, cluster.output(first, task_name(component), key)
+
+    local, here = both("ImportExampleGen", "examples")
+    assert files(local) == files(here)
+    local, here = both("Transform", "transform_graph")
+    vocabulary = next(local.rglob("assets/*")).relative_to(local)
+    assert (local / vocabulary).read_bytes() == (here / vocabulary).read_bytes()
+    local, here = both("Trainer", "model")
+    weights = "Format-Serving/variables/variables.data-00000-of-00001"
+    assert (local / weights).read_bytes() == (here / weights).read_bytes()
+    local, here = both("Evaluator", "evaluation")
+    predictions = [pandas.read_parquet(folder / "predictions.parquet") for folder in (local, here)]
+    pandas.testing.assert_frame_equal(*predictions)
+    scores = [read_evaluation(str(folder)).slices[""][CANDIDATE] for folder in (local, here)]
+    assert scores[0] == scores[1]
+    (version,) = cluster.versions()
+    _, model = both("Trainer", "model")
+    assert files(cluster.volume / "serving" / "im2latex" / version) == files(model / "Format-Serving")
+    assert first["pusher"].artifacts["pushed_model"]["metadata"]["pushed_version"] == version
+    assert first["import-example-gen"].artifacts["examples"]["metadata"]["input_fingerprint"]
+
+
+def test_another_training_is_compared_with_the_model_that_serves(cluster: Cluster, first: dict[str, Result]) -> None:
+    (serving,) = cluster.versions()
+    second = cluster.run("training.learning_rate=0.001")
+    ran = {name for name, result in second.items() if result.state == "ran"}
+    again = {"trainer", "baseline", "evaluator", "serving-check", "pusher", "reporter"}
+    assert ran - {"import-data"} == again | RESOLVERS
+    assert second["baseline"].artifacts["baseline"]["metadata"]["serving_version"] == serving
+    evaluation = read_evaluation(str(cluster.output(second, "evaluator", "evaluation")))
+    before = read_evaluation(str(cluster.output(first, "evaluator", "evaluation")))
+    assert evaluation.slices[""][BASELINE] == before.slices[""][CANDIDATE]
+    assert len(cluster.versions()) == 2
+    report = (cluster.output(second, "reporter", "report") / "report.html").read_text(encoding="utf-8")
+    assert serving in report
+
+    third = cluster.run("training.learning_rate=0.001")
+    assert {name for name, result in third.items() if result.state == "ran"} - {"import-data"} == RESOLVERS
+    assert len(cluster.versions()) == 2

@@ -1,0 +1,163 @@
+"""The whole pipeline with its metadata in a real MariaDB, of a server of its own on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pipeline.config import COMPONENTS
+from tests.end_to_end.conftest import SETTINGS, Project
+
+# Of a path, a URL and a shell nothing in it is safe.
+PASSWORD = "p@ss/w:rd '#1%41"
+START_SECONDS = 60
+# Debian keeps the server where only root's path leads.
+PLACES = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("mariadbd", path=PLACES), reason="not installed: mariadbd (Debian's mariadb-server)"
+)
+
+
+class Server(NamedTuple):
+    """A MariaDB that lets the user `writer` with PASSWORD into the database `lineage`."""
+
+    port: int
+
+    def address(self, database: str = "lineage") -> str:
+        return f"mysql://writer@127.0.0.1:{self.port}/{database}"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("mariadb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    quoted = PASSWORD.replace("'", "''")
+    users = [f"'writer'@'{host}'" for host in ("localhost", "127.0.0.1")]
+    statements = [f"CREATE USER {user} IDENTIFIED BY '{quoted}';" for user in users]
+    statements += [f"GRANT ALL ON lineage.* TO {user};" for user in users]
+    (folder / "users.sql").write_text("\n".join(statements) + "\n", "utf-8")
+    common = ["--no-defaults", f"--datadir={folder / 'data'}", *(["--user=root"] if os.getuid() == 0 else [])]
+    install = str(shutil.which("mariadb-install-db", path=PLACES))
+    subprocess.run([install, *common, "--auth-root-authentication-method=normal"], check=True, capture_output=True)
+    command = [
+        str(shutil.which("mariadbd", path=PLACES)), *common, f"--port={port}", "--bind-address=127.0.0.1",
+        # In the data folder; a whole path may be longer than a socket's may be.
+        "--socket=socket", f"--pid-file={folder / 'pid'}",
+        f"--init-file={folder / 'users.sql'}", "--skip-log-bin",
+    ]  # fmt: skip
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        _wait(process, folder / "server.log")
+        yield Server(port)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def project(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A workspace after one run whose metadata went to the server; its output is in `first_run.txt`."""
+    folder = tmp_path_factory.mktemp("project")
+    made = Project(folder / "workspace", folder / "run.toml")
+    made.config.write_text(f'{SETTINGS}\n[metadata]\nconnection = "{server.address()}"\n', "utf-8")
+    environment = {**made.environment(), "IM2LATEX_METADATA_PASSWORD": PASSWORD}
+    first = subprocess.run(made.command(), capture_output=True, text=True, timeout=600, env=environment)
+    assert first.returncode == 0, first.stdout + first.stderr
+    (folder / "first_run.txt").write_text(first.stdout + first.stderr, "utf-8")
+    return made
+
+
+def lineage(project: Project, *arguments: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.cli", "lineage", *arguments]
+    environment = {**project.environment(), "IM2LATEX_METADATA_PASSWORD": password}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+
+def test_the_whole_pipeline_keeps_its_metadata_in_the_database(project: Project) -> None:
+    assert not list(project.home.glob("*.sqlite*"))
+    told = lineage(project, "runs", "--json")
+    assert told.returncode == 0, told.stderr
+    (run,) = json.loads(told.stdout)["runs"]
+    assert (run["state"], run["ran"], run["cached"]) == ("done", len(COMPONENTS), 0)
+    assert run["blessed"] is True and [run["pushed"]] == project.versions()
+
+
+def test_the_story_of_the_serving_model_is_told_without_being_told_where(project: Project) -> None:
+    told = lineage(project)
+    assert told.returncode == 0, told.stderr
+    (version,) = project.versions()
+    assert f"version {version} serves now" in told.stdout
+    (data,) = (project.home / "data").iterdir()
+    for part in (
+        "Pusher, ",
+        "ModelBlessing ",
+        "kept    bleu >= 0 ",
+        "Trainer, ",
+        "48 train + 8 eval + 16 test",
+        str(data),
+    ):
+        assert part in told.stdout
+    assert lineage(project, "check").stdout == "nothing is broken\n"
+
+
+def test_what_the_run_was_run_with_is_stored_with_it(project: Project) -> None:
+    told = json.loads(lineage(project, "--json").stdout)
+    (run,) = told["runs"]
+    stored = run["properties"]
+    assert json.loads(stored["config"])["data.train"] == 48
+    assert "metadata.connection" not in stored["config"]
+    assert json.loads(stored["packages"])["tfx"] and json.loads(stored["hardware"])["cores"] >= 1
+    assert stored["workspace"] == str(project.home) and len(stored["data_fingerprint"]) == 64
+
+
+def test_the_password_stands_nowhere(project: Project) -> None:
+    files = [path for path in project.config.parent.rglob("*") if path.is_file()]
+    assert len(files) > 50
+    for form in (PASSWORD, "p%40ss", "ss/w:rd"):
+        assert [path for path in files if form.encode() in path.read_bytes()] == []
+    # TFX writes its connection to the log; so it was looked at in the right place.
+    log = next((project.home / "logs").glob("*.log")).read_text("utf-8")
+    assert "Using connection config" in log and 'user: "writer"' in log
+    assert PASSWORD not in lineage(project, "--json").stdout + lineage(project, "runs").stdout
+
+
+@pytest.mark.parametrize("password", ["wrong", ""])
+def test_a_wrong_password_is_one_sentence_that_does_not_repeat_it(
+    project: Project, password: str, server: Server
+) -> None:
+    told = lineage(project, password=password)
+    assert told.returncode == 1 and told.stdout == ""
+    assert told.stderr.splitlines() == [
+        f"im2latex: {server.address()} refuses the user; is IM2LATEX_METADATA_PASSWORD right, and may the user "
+        "use the database?"
+    ]
+
+
+def test_reading_makes_no_database(project: Project, server: Server) -> None:
+    for _ in range(2):
+        told = lineage(project, "--connection", server.address("elsewhere"))
+        assert told.returncode == 1 and "elsewhere" in told.stderr and len(told.stderr.splitlines()) == 1
+
+
+def _wait(process: subprocess.Popen, log: Path) -> None:
+    """Until the server says that it is ready, which is after its users were made."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        if b"ready for connections" in log.read_bytes():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"MariaDB did not start: {log.read_text('utf-8', errors='replace')[-2000:]}")

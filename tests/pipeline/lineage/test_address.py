@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from data.errors import UserError
+from pipeline.config import load_config, to_toml
+from pipeline.lineage.address import Address, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("mysql://me@host/db", Address("me", "host", 3306, "db")),
+        ("mysql://me%40home@10.0.0.1:33/a-b", Address("me@home", "10.0.0.1", 33, "a-b")),
+        ("mysql://me@[::1]:3306/db", Address("me", "::1", 3306, "db")),
+    ],
+)
+def test_an_address_is_read(text: str, address: Address) -> None:
+    assert parse(text) == address
+    assert parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["host", "mysql://host/db", "mysql://me@host", "mysql://me@host/", "oracle://me@host/db", "mysql://me@host:no/db",
+     "mysql://me@host/db/more", "mysql://me@host/db?ssl=1", "sqlite:///file", "mysql://me@/db", "mysql://me@[host/db"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused_with_the_form_of_one(text: str) -> None:
+    with pytest.raises(UserError, match=r"metadata\.connection .* mysql://user@host:port/database"):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["mysql://me:hunter2@host/db", "mysql://me:hunter2@host:no/db", "x://:hunter2@host"])
+def test_a_password_is_refused_and_not_repeated(text: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_config(settings=[f"metadata.connection={text}"])
+    assert "hunter2" not in str(refused.value) and "metadata.connection" in str(refused.value)
+
+
+def test_the_knob_is_kept_in_toml() -> None:
+    config = load_config(settings=["metadata.connection=mysql://me@host/db"])
+    assert config.metadata.connection == "mysql://me@host/db"
+    assert 'connection = "mysql://me@host/db"' in to_toml(config)
+    assert load_config().metadata.connection == ""
+
+
+def test_why_postgresql_is_refused_is_said() -> None:
+    with pytest.raises(UserError, match="PostgreSQL, in which ML Metadata keeps no text as long as a configuration"):
+        parse("postgresql://me@host/db")
+
+
+def test_a_server_that_does_not_answer_is_named() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and does not listen
+        port = bound.getsockname()[1]
+        with pytest.raises(UserError, match=f"mysql://me@127.0.0.1:{port}/db does not answer"):
+            parse(f"mysql://me@127.0.0.1:{port}/db").reach()
+        bound.listen()
+        parse(f"mysql://me@127.0.0.1:{port}/db").reach()

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+from typer.testing import CliRunner, Result
+
+from data.errors import UserError
+from pipeline.cli import app
+from pipeline.lineage.document import SCHEMA
+from pipeline.workspace import Workspace
+from tests.components.report.history import History
+from tests.pipeline.lineage.conftest import FIRST, SECOND, VERSIONS, store_properties
+
+ALL = [
+    [], ["1", "--down"], ["runs"], ["diff", "2020-01-01", "2020-01-02"], ["check"], ["Model", "--depth", "1"]
+]  # fmt: skip
+
+
+def lineage(*arguments: str, status: int = 0) -> Result:
+    result = CliRunner().invoke(app, ["lineage", *arguments])
+    assert result.exit_code == status, (result.output, result.exception)
+    return result
+
+
+def test_the_story_of_the_serving_model_is_a_tree(workspace: Workspace) -> None:
+    lines = lineage().stdout.splitlines()
+    assert lines[0] == f"version {VERSIONS[SECOND]} serves now; it is of run {SECOND}: {lines[0].rsplit(': ', 1)[1]}"
+    assert lines[0].endswith("5 components, 1 of them from the cache")
+    outline = [line for line in lines[2:] if not line.startswith(("Pusher", "│   Evaluator", "│       Base"))]
+    data = workspace.home.parent / "formulas"
+    shown = [line for line in outline if ", 20" not in line]
+    assert shown == [
+        "PushedModel 11",
+        f"pushed to {workspace.serving / 'im2latex' / VERSIONS[SECOND]}",
+        "├── ModelBlessing 9, ModelEvaluation 10",
+        "│   blessed",
+        "│   BLEU 0.810, exact match 0.500 on 300 examples",
+        "│   kept    bleu >= 0.75  (BLEU 0.8 is at least 0.75)",
+        "│   └── Model 8",
+        f"│       the model that was serving, version {VERSIONS[FIRST]}, pushed as artifact 6",
+        "└── Model 7",
+        "    └── Examples 1",
+        f"        └── {data}",
+    ]
+    assert f"made by run {FIRST[:19]}" in next(line for line in lines if "ImportExampleGen" in line)
+
+
+def test_what_a_run_was_run_with_stands_over_the_story(own_workspace: Workspace) -> None:
+    data = str(own_workspace.home.parent / "formulas")
+    stored = {
+        "config": "{}", "config_sha256": "c" * 64, "code_commit": "d" * 40, "code_changed": 1, "data": data,
+        "data_fingerprint": "e" * 64, "python": "3.11.7", "packages": '{"tfx": "1.16.0", "other": "2"}',
+        "hardware": '{"processor": "Pentium", "cores": 2, "memory": 7.8, "gpus": []}',
+    }  # fmt: skip
+    for run in (FIRST, SECOND):
+        store_properties(own_workspace, run, stored)
+    told = lineage().stdout
+    assert told.splitlines()[1:4] == [
+        "configuration cccccccccccc; code dddddddddddd, changed; data eeeeeeeeeeee",
+        "Python 3.11.7, tfx 1.16.0",
+        "2 cores of Pentium, 7.8 GiB, no GPU",
+    ]
+    assert f"└── {data}  (fingerprint eeeeeeeeeeee)" in told
+
+
+def test_what_is_gone_is_told(own_workspace: Workspace) -> None:
+    (own_workspace.home.parent / "formulas").rmdir()
+    (own_workspace.pipeline_root / "examples").rmdir()
+    told = lineage().stdout
+    assert f"{own_workspace.home.parent / 'formulas'}  (gone)" in told and "Examples 1: its files are gone" in told
+
+
+def test_what_became_of_data_is_told_by_its_folder(workspace: Workspace) -> None:
+    told = lineage(str(workspace.home.parent / "formulas"), "--down").stdout
+    for version in VERSIONS.values():
+        assert told.count(f"pushed to {workspace.serving / 'im2latex' / version}") == 1
+    assert "Examples 1, what was made of it" in told and ", failed" in told
+    both = lineage("7", "--up", "--down", "--paths").stdout
+    assert "Examples 1" in both and "Model 7, what was made of it" in both
+    assert str(workspace.pipeline_root / f"model{VERSIONS[SECOND]}") in both
+
+
+def test_runs_are_listed_the_last_one_last(workspace: Workspace) -> None:
+    heading, *rows = lineage("runs").stdout.splitlines()
+    assert heading.split() == ["run", "state", "took", "ran", "cached", "BLEU", "blessed", "pushed"]
+    assert [row.split()[0] for row in rows] == [f"2020-01-0{day}T10:00:05" for day in (1, 2, 3)]
+    assert rows[1].split()[-5:] == ["4", "1", "0.810", "yes", VERSIONS[SECOND]]
+    assert "failed: Trainer" in rows[2]
+    last = lineage("runs", "--last", "1").stdout.splitlines()
+    assert last[0].startswith("2 earlier runs are not shown") and last[2].split() == rows[2].split()
+    assert lineage("runs", "--last", "0").stdout.splitlines()[1:] == rows
+
+
+def test_two_runs_are_compared(workspace: Workspace) -> None:
+    told = lineage("diff", "2020-01-01", "2020-01-02").stdout.splitlines()
+    assert told[0].split() == [FIRST[:19], SECOND[:19]]
+    assert [line.split() for line in told if line.startswith("  ") and line.strip()][1:] == [
+        ["pushed", *VERSIONS.values()], ["bleu", "0.8", "0.81"]
+    ]  # fmt: skip
+    assert lineage("diff", FIRST, FIRST).stdout == "nothing differs\n"
+
+
+def test_a_check_ends_with_a_status_and_mends_when_asked(own_workspace: Workspace) -> None:
+    assert lineage("check").stdout == "nothing is broken\n"
+    past = History(own_workspace.metadata, "im2latex")
+    past.execution("2020-01-04T10:00:05", "Trainer", mlmd.Execution.RUNNING)
+    told = lineage("check", status=4).stdout
+    assert "1 killed" in told and "mend: `im2latex run`" in told
+    assert "Trainer of run 2020-01-04T10:00:05 was left running" in told
+    with own_workspace.hold():
+        assert "killed" not in lineage("check").stdout
+    assert lineage("check", "--mend").stdout == "nothing is broken\n"
+    assert lineage("check").stdout == "nothing is broken\n"
+
+
+def test_long_lists_of_what_is_broken_are_cut_for_people_and_whole_for_machines(own_workspace: Workspace) -> None:
+    past = History(own_workspace.metadata, "im2latex")
+    for i in range(12):
+        past.artifact("Model", f"/gone/{i}")
+    assert "and 2 more; --json lists all" in lineage("check", status=4).stdout
+    findings = json.loads(lineage("check", "--json", status=4).stdout)["findings"]
+    assert len(findings) == 12 and all(finding["mend"].startswith("put them back") for finding in findings)
+
+
+@pytest.mark.parametrize("arguments", ALL, ids=" ".join)
+def test_json_is_as_its_schema_says(own_workspace: Workspace, arguments: list[str]) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="not installed: jsonschema")
+    past = History(own_workspace.metadata, "im2latex")
+    past.execution("2020-01-04T10:00:05", "Trainer", mlmd.Execution.RUNNING)
+    schema = json.loads(SCHEMA.read_text("utf-8"))
+    validator = jsonschema.Draft202012Validator(schema)
+    validator.check_schema(schema)
+    printed = json.loads(lineage(*arguments, "--json", status=4 if arguments == ["check"] else 0).stdout)
+    validator.validate(printed)
+    for name, value in printed.items():
+        assert not validator.is_valid({key: other for key, other in printed.items() if key != name}), name
+        if isinstance(value, list) and value:
+            assert not validator.is_valid(printed | {name: [*value, {}]})
+
+
+def test_json_holds_what_the_tree_shows(workspace: Workspace) -> None:
+    printed = json.loads(lineage("--json").stdout)
+    assert printed["artifact"] == 11 and printed["format"] == "im2latex-lineage/1"
+    assert [run["id"] for run in printed["runs"]] == [FIRST, SECOND]
+    evaluator = next(e for e in printed["executions"] if e["component"] == "Evaluator")
+    assert evaluator["inputs"] == {"in": [1, 7, 8]} and evaluator["outputs"] == {"blessing": [9], "evaluation": [10]}
+
+
+def test_drawings_are_asked_for_one_at_a_time(workspace: Workspace) -> None:
+    assert lineage("--dot").stdout.startswith("digraph lineage {")
+    assert lineage("7", "--mermaid").stdout.startswith("flowchart LR")
+    with pytest.raises(UserError, match="choose one of them"):
+        CliRunner().invoke(app, ["lineage", "--dot", "--json"], catch_exceptions=False)
+
+
+def test_help_and_errors_answer_without_tfx(workspace: Workspace, tmp_path: Path) -> None:
+    code = (
+        "import sys, pipeline.cli as cli\n"
+        "try:\n    cli.main()\n"
+        "finally:\n    print([m for m in ('tfx', 'tensorflow', 'apache_beam') if m in sys.modules], file=sys.stderr)"
+    )
+    for arguments, status in ((["--help"], 0), ([], 0), (["runs"], 0), (["check"], 0), (["nothing"], 1)):
+        command = [sys.executable, "-c", code, "lineage", *arguments]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (ran.returncode, ran.stderr.splitlines()[-1]) == (status, "[]"), ran.stderr
+        assert len(ran.stderr.splitlines()) == 1 + status
+
+
+def test_help_answers_at_once(workspace: Workspace) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "lineage", "--help"]
+    subprocess.run(command, check=True, capture_output=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor's time, which others on the machine do not add to; 0.3 s.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from pipeline.lineage.drawing import dot, mermaid
+from pipeline.lineage.graph import Artifact, Execution, Graph, read_lineage
+from pipeline.lineage.store import read
+from pipeline.workspace import Workspace
+
+SECOND_PUSHED = 11
+HOSTILE = 'a"]; click x "b\\ <script>|`&#35;\n{}(end)'
+
+
+@pytest.fixture
+def graph(workspace: Workspace) -> Graph:
+    return read(workspace, lambda store: read_lineage(store, [SECOND_PUSHED]))
+
+
+@pytest.fixture
+def hostile() -> Graph:
+    execution = Execution(2, HOSTILE, "", "", HOSTILE, "failed", 0, 0, {}, {HOSTILE: [1]}, {})
+    return Graph({1: Artifact(1, HOSTILE, HOSTILE)}, {2: execution})
+
+
+def test_every_artifact_execution_and_step_between_them_is_drawn(graph: Graph) -> None:
+    edges = {(f"a{i}", f"e{e.id}") for e in graph.executions.values() for i in e.taken() if i in graph.artifacts} | {
+        (f"e{e.id}", f"a{i}") for e in graph.executions.values() for i in e.given()
+    }
+    nodes = {f"a{i}" for i in graph.artifacts} | {f"e{i}" for i in graph.executions}
+    for lines, arrow in ((list(dot(graph)), r"->"), (list(mermaid(graph)), r'-->\|"[^"]*"\|')):
+        drawn = [re.match(rf"  (\w+) {arrow} (\w+)", line) for line in lines]
+        assert {match.groups() for match in drawn if match} == edges
+        assert {match[1] for line in lines if (match := re.match(r"  ([ae]\d+)[\[( ]*[\[(]", line))} == nodes
+
+
+@pytest.mark.skipif(not shutil.which("dot"), reason="not installed: dot (Debian's graphviz)")
+def test_graphviz_draws_it(graph: Graph, hostile: Graph) -> None:
+    for one in (graph, hostile):
+        drawn = subprocess.run(["dot", "-Tsvg"], input="\n".join(dot(one)), capture_output=True, text=True, check=True)
+        assert drawn.stdout.count('class="node"') == len(one.artifacts) + len(one.executions)
+        assert drawn.stderr == ""
+
+
+def test_names_cannot_break_out_of_their_labels(hostile: Graph) -> None:
+    for line in dot(hostile):
+        # What is left when quoted strings are taken out is the drawing's own.
+        assert re.fullmatch(r"[\w\s\[\]{}=;,>-]*", re.sub(r'"(?:[^"\\]|\\.)*"', "", line)), line
+    for line in mermaid(hostile):
+        assert "<script" not in line and "click x" not in re.sub(r'"[^"]*"', "", line)
+        assert line.count('"') in (0, 2)
+
+
+def test_a_copy_is_joined_to_what_it_is_a_copy_of() -> None:
+    graph = Graph({1: Artifact(1, "PushedModel", ""), 2: Artifact(2, "Model", "", copy_of=1)})
+    assert "  a1 -> a2 [style=dotted label=copy];" in dot(graph)
+    assert '  a1 -.->|"copy"| a2' in mermaid(graph)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+from data.errors import UserError
+from pipeline.lineage.find import named, serving_model, whole_run
+from pipeline.lineage.graph import Graph
+from pipeline.lineage.store import read
+from pipeline.workspace import Workspace
+from tests.components.report.history import History
+from tests.pipeline.lineage.conftest import FIRST, SECOND, VERSIONS
+
+EXAMPLES, MODEL, PUSHED, SECOND_MODEL, SECOND_BLESSING, SECOND_PUSHED = 1, 2, 6, 7, 9, 11
+
+
+def test_what_serves_is_the_newest_version_in_the_serving_folder(workspace: Workspace) -> None:
+    assert read(workspace, lambda store: serving_model(store, workspace)) == SECOND_PUSHED
+
+
+def test_an_older_version_serves_when_the_newer_one_is_taken_away(own_workspace: Workspace) -> None:
+    (own_workspace.serving / "im2latex" / VERSIONS[SECOND]).rmdir()
+    assert read(own_workspace, lambda store: serving_model(store, own_workspace)) == PUSHED
+
+
+def test_the_newest_version_is_the_highest_number(own_workspace: Workspace) -> None:
+    (own_workspace.serving / "im2latex" / "999").mkdir()
+    assert read(own_workspace, lambda store: serving_model(store, own_workspace)) == SECOND_PUSHED
+
+
+def test_a_workspace_that_was_moved_knows_its_model(own_workspace: Workspace) -> None:
+    moved = Workspace(own_workspace.home.rename(own_workspace.home.with_name("elsewhere")))
+    assert read(moved, lambda store: serving_model(store, moved)) == SECOND_PUSHED
+
+
+def test_a_version_that_nobody_pushed_is_named(own_workspace: Workspace) -> None:
+    stranger = own_workspace.serving / "im2latex" / "9999999999"
+    stranger.mkdir()
+    with pytest.raises(UserError, match=f"no run that is known pushed {stranger}"):
+        read(own_workspace, lambda store: serving_model(store, own_workspace))
+
+
+def test_nothing_serves_yet(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    History(workspace.metadata)
+    with pytest.raises(UserError, match="no model was pushed"):
+        read(workspace, lambda store: serving_model(store, workspace))
+
+
+def test_an_artifact_is_found_by_whatever_names_it(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {
+        "2": MODEL,
+        VERSIONS[FIRST]: PUSHED,
+        "Examples": EXAMPLES,
+        "modelblessing": SECOND_BLESSING,
+        str(workspace.pipeline_root / f"model{VERSIONS[FIRST]}"): MODEL,
+        str(workspace.pipeline_root / f"model{VERSIONS[FIRST]}" / "Format-Serving" / "saved_model.pb"): MODEL,
+        str(workspace.serving / "im2latex" / VERSIONS[SECOND]): SECOND_PUSHED,
+        str(workspace.home.parent / "formulas"): EXAMPLES,
+    }
+    assert {text: read(workspace, lambda store, text=text: named(store, text)) for text in names} == names
+    monkeypatch.chdir(workspace.pipeline_root)
+    assert read(workspace, lambda store: named(store, f"./model{VERSIONS[SECOND]}/")) == SECOND_MODEL
+
+
+def test_an_artifact_is_found_by_its_name_and_a_remote_address(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    past = History(workspace.metadata)
+    past.artifact("Model", "gs://bucket/model/0")
+    kind = past.store.get_artifact_type("Model").id
+    made = mlmd.Artifact(type_id=kind, uri="gs://bucket/model/1", name="the good one")
+    (there,) = past.store.put_artifacts([made])
+    for text in ("the good one", "gs://bucket/model/1"):
+        assert read(workspace, lambda store, text=text: named(store, text)) == there
+
+
+@pytest.mark.parametrize("text", ["77", "Modell", "/nowhere", "gs://bucket/none", "", "."])
+def test_what_there_is_not_is_answered_with_what_there_is(workspace: Workspace, text: str) -> None:
+    with pytest.raises(UserError, match="there is no artifact .*Examples, Model, ModelBlessing"):
+        read(workspace, lambda store: named(store, text))
+
+
+def test_the_run_of_an_artifact_is_the_one_that_made_it(workspace: Workspace) -> None:
+    graph = read(workspace, lambda store: whole_run(store, SECOND_MODEL))
+    assert [execution.component for execution in graph.of_run[SECOND]] == [
+        "ImportExampleGen", "Trainer", "Baseline", "Evaluator", "Pusher"
+    ]  # fmt: skip
+    assert read(workspace, lambda store: whole_run(store, 99)) == Graph()

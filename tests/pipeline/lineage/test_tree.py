@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pipeline.lineage.graph import Artifact, Execution, Graph, read_store
+from pipeline.lineage.store import read
+from pipeline.lineage.tree import Branch, made_from, made_of
+from pipeline.workspace import Workspace
+
+EXAMPLES, SECOND_PUSHED = 1, 11
+
+
+def outline(branches: list[Branch]) -> list:
+    return [
+        (branch.execution.component, outline(branch.branches)) if branch.branches else branch.execution.component
+        for branch in branches
+    ]
+
+
+def test_what_made_a_model_stands_under_it_the_newest_first_and_each_once(workspace: Workspace) -> None:
+    graph = read(workspace, read_store)
+    # The model was taken by Evaluator and Baseline too; it stands with Pusher, which is nearest to it.
+    assert outline(made_from(graph, SECOND_PUSHED)) == [
+        ("Pusher", [("Evaluator", ["Baseline"]), ("Trainer", ["ImportExampleGen"])])
+    ]
+
+
+def test_what_was_made_of_data_stands_under_it_in_the_order_of_the_work(workspace: Workspace) -> None:
+    graph = read(workspace, read_store)
+    chain = ("Trainer", [("Baseline", [("Evaluator", ["Pusher"])])])
+    assert outline(made_of(graph, EXAMPLES)) == [chain, chain, "Trainer"]
+
+
+def test_a_store_that_goes_in_a_circle_has_a_tree_too() -> None:
+    def turn(i: int, taken: int, given: int) -> Execution:
+        return Execution(i, f"C{i}", "", "", "", "ran", 0, 0, {}, {"in": [taken]}, {"out": [given]})
+
+    artifacts = {1: Artifact(1, "Model", "", made_by=2), 2: Artifact(2, "Model", "", made_by=1)}
+    graph = Graph(artifacts, {1: turn(1, 1, 2), 2: turn(2, 2, 1)})
+    assert outline(made_from(graph, 1)) == [("C2", ["C1"])]
+
+
+def test_an_artifact_that_nothing_made_or_used_has_no_branches() -> None:
+    graph = Graph({1: Artifact(1, "Model", "")})
+    assert made_from(graph, 1) == made_of(graph, 1) == []
