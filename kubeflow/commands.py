@@ -1,0 +1,371 @@
+"""im2latex kubeflow: the same pipeline on Kubeflow Pipelines 2."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data.errors import UserError
+from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hush
+
+if TYPE_CHECKING:
+    from kubeflow.cluster import Cluster
+    from kubeflow.following import Task
+    from kubeflow.specification import Specification
+    from pipeline.config import Config
+
+_VERDICTS = {True: "pushed", False: "not pushed: the model was not good enough", None: "succeeded"}
+
+app = typer.Typer(
+    name="kubeflow", help="The same pipeline on Kubeflow Pipelines 2: compile, deploy, follow.", no_args_is_help=True
+)
+
+Host = Annotated[
+    str | None,
+    typer.Option(
+        envvar=["KF_PIPELINES_ENDPOINT", "KFP_ENDPOINT"],
+        help="Address of Kubeflow Pipelines; if not given, that of the pod's cluster or of the kubeconfig.",
+        metavar="URL",
+    ),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option(envvar="KFP_NAMESPACE", help="Whose pipelines, on a cluster with several users.", metavar="NAME"),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="KF_PIPELINES_SA_TOKEN_PATH",
+        help="File with the token, read again for each request; a token alone goes into KFP_EXISTING_TOKEN.",
+        metavar="FILE",
+    ),
+]
+CaCert = Annotated[
+    Path | None,
+    typer.Option(
+        envvar=["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"],
+        help="Certificates that the server's is signed with.",
+        metavar="FILE",
+    ),
+]
+PipelineRoot = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the artifacts go: gs://, s3:// or minio://; if not given, where the cluster puts them.",
+        metavar="ADDRESS",
+    ),
+]
+Experiment = Annotated[
+    str | None,
+    typer.Option(
+        envvar="KF_PIPELINES_DEFAULT_EXPERIMENT_NAME",
+        help="Experiment of the run, made if there is none; if not given, named as the pipeline.",
+        metavar="NAME",
+    ),
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("--param", help="A parameter of the pipeline; repeatable.", metavar="NAME=VALUE"),
+]
+Cache = Annotated[bool, typer.Option(help="Reuse what was made from the same inputs, settings and code.")]
+Pause = Annotated[float, typer.Option("--every", help="Seconds between two looks at the run.", min=0.01)]
+RunId = Annotated[
+    str | None, typer.Argument(help="Id of a run; if not given, the last of this pipeline.", metavar="RUN")
+]
+
+
+@app.command("compile")
+def compile_(
+    out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")],
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+) -> None:
+    """Write the pipeline as the YAML that Kubeflow Pipelines takes."""
+    specification = _compile(_config(preset, config, settings))
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        partial.write_text(specification.text, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+    typer.echo(f"{out}: {_summary(specification)}")
+
+
+@app.command()
+def deploy(
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    pipeline_root: PipelineRoot = None,
+    experiment: Experiment = None,
+    parameters: Parameters = None,
+    cache: Cache = True,
+    follow: Annotated[bool, typer.Option(help="Wait for the end, a line for each task.")] = True,
+    pause: Pause = 5.0,
+    host: Host = None,
+    namespace: Namespace = None,
+    token_file: TokenFile = None,
+    ca_cert: CaCert = None,
+    as_json: Json = False,
+) -> None:
+    """Compile, upload what has changed, start a run, and follow it.
+
+    Exit status: 0 done and pushed, 3 the model was not good enough, 1 failed, 130 Ctrl-C (the run goes on).
+    """
+    say = _sayer(as_json)
+    chosen = _config(preset, config, settings)
+    # Before the compiler, which takes its time: is anybody there?
+    cluster = _cluster(host, namespace, token_file, ca_cert)
+    specification = _compile(chosen)
+    specification = specification if cache else specification.without_cache()
+    values = specification.read_parameters(parameters or ())
+    say(f"{'compiled':<12} {_summary(specification)}")
+    from kubeflow.deploy import start_run, upload, use_experiment
+
+    version = upload(cluster, chosen.name, specification, say)
+    where = use_experiment(cluster, experiment or chosen.name, say)
+    started = start_run(cluster, version, where, chosen.name, pipeline_root, values, say)
+    if follow:
+        raise typer.Exit(_follow(cluster, started.run_id, specification.tasks, pause, as_json))
+    if as_json:
+        _print_json(dataclasses.asdict(started))
+    else:
+        say(f"{cluster.command(f'status {started.run_id} --follow')} follows it")
+
+
+@app.command()
+def status(
+    run_id: RunId = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for the end, a line for each task.")] = False,
+    pause: Pause = 5.0,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    host: Host = None,
+    namespace: Namespace = None,
+    token_file: TokenFile = None,
+    ca_cert: CaCert = None,
+    as_json: Json = False,
+) -> None:
+    """Show a run and its tasks; with --follow, the exit status is that of deploy."""
+    cluster = _cluster(host, namespace, token_file, ca_cert)
+    from kubeflow.deploy import last_run
+    from kubeflow.following import read_tasks, tasks_of, was_pushed
+
+    run_id = run_id or last_run(cluster, _config(preset, config, settings).name)
+    run = cluster.run(run_id)
+    names = tasks_of(cluster, run)
+    if follow:
+        raise typer.Exit(_follow(cluster, run_id, names, pause, as_json))
+    tasks = read_tasks(run, names)
+    pushed = was_pushed(cluster, run, tasks, _sayer(True))
+    if as_json:
+        _print_json(_document(cluster, run, tasks, pushed))
+    else:
+        _print_run(cluster, run, tasks, pushed)
+
+
+@app.command()
+def cancel(
+    run_id: Annotated[str, typer.Argument(help="Id of the run.", metavar="RUN")],
+    host: Host = None,
+    namespace: Namespace = None,
+    token_file: TokenFile = None,
+    ca_cert: CaCert = None,
+) -> None:
+    """Stop a run; what is done stays in the cache."""
+    cluster = _cluster(host, namespace, token_file, ca_cert)
+    from kubeflow.deploy import cancel
+
+    if cancel(cluster, run_id):
+        typer.echo(f"the run {run_id} is being stopped")
+    else:
+        typer.echo(f"the run {run_id} has ended already")
+
+
+@app.command()
+def schedule(
+    cron: Annotated[
+        str | None,
+        typer.Option(
+            help="When: second, minute, hour, day of the month, month, day of the week.", metavar="'0 0 3 * * 1'"
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="Show the schedules of this pipeline.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Take this pipeline off its schedule.")] = False,
+    max_concurrency: Annotated[int, typer.Option(help="Runs at a time.", min=1, max=10)] = 1,
+    catchup: Annotated[bool, typer.Option(help="Make up for the runs that were missed.")] = False,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    pipeline_root: PipelineRoot = None,
+    experiment: Experiment = None,
+    parameters: Parameters = None,
+    cache: Cache = True,
+    host: Host = None,
+    namespace: Namespace = None,
+    token_file: TokenFile = None,
+    ca_cert: CaCert = None,
+    as_json: Json = False,
+) -> None:
+    """Run this pipeline on a schedule, instead of an earlier schedule; or show or end it."""
+    if [cron is not None, show, off].count(True) != 1:
+        raise UserError("schedule takes one of --cron EXPRESSION, --list and --off")
+    say = _sayer(as_json)
+    chosen = _config(preset, config, settings)
+    from kubeflow.deploy import check_cron, delete_schedules, schedules, set_schedule, upload, use_experiment
+
+    if cron is not None:
+        check_cron(cron)
+    cluster = _cluster(host, namespace, token_file, ca_cert)
+    if cron is None:
+        found = schedules(cluster, chosen.name)
+        if off:
+            delete_schedules(cluster, found)
+        _print_schedules(found, "is off" if off else "", chosen.name, as_json)
+        return
+    specification = _compile(chosen)
+    specification = specification if cache else specification.without_cache()
+    values = specification.read_parameters(parameters or ())
+    say(f"{'compiled':<12} {_summary(specification)}")
+    version = upload(cluster, chosen.name, specification, say)
+    where = use_experiment(cluster, experiment or chosen.name, say)
+    made, replaced = set_schedule(
+        cluster, version, where, chosen.name, cron, max_concurrency, catchup, pipeline_root, values
+    )
+    if as_json:
+        _print_json(_schedule(made))
+    else:
+        instead = f", instead of {replaced} earlier" if replaced else ""
+        say(f"{'schedule':<12} {made.recurring_run_id}, {cron}{instead}")
+
+
+def _config(preset: str | None, config: Path | None, settings: list[str] | None) -> Config:
+    from pipeline.config import load_config
+
+    return load_config(preset, config, settings or ())
+
+
+def _compile(config: Config) -> Specification:
+    hush()
+    from kubeflow.runner import compile_pipeline
+    from kubeflow.specification import Specification
+
+    return Specification(compile_pipeline(config))
+
+
+def _summary(specification: Specification) -> str:
+    return f"{len(specification.tasks)} tasks, image {', '.join(specification.images)}"
+
+
+def _cluster(host: str | None, namespace: str | None, token_file: Path | None, ca_cert: Path | None) -> Cluster:
+    from kubeflow.cluster import Access, Cluster
+
+    return Cluster(Access(host, namespace, token_file, ca_cert))
+
+
+def _sayer(as_json: bool) -> Callable[[str], None]:
+    """Prints a line: on standard error where the answer is JSON."""
+    return lambda line: typer.echo(line, err=as_json)
+
+
+def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_json: bool) -> int:
+    """Follows a run to its end and sums it up; the exit status."""
+    from kubeflow.following import SHORT_PATIENCE, follow, hold_success, seconds_of, was_pushed
+    from pipeline.run import NOT_BLESSED, duration
+
+    say = _sayer(as_json)
+    try:
+        run, tasks = follow(cluster, run_id, names, lambda task: say(task.line()), say, pause)
+    except KeyboardInterrupt:
+        raise _left(cluster, run_id) from None
+    pushed = was_pushed(cluster, run, tasks, say, SHORT_PATIENCE)
+    if as_json:
+        _print_json(_document(cluster, run, tasks, pushed))
+    hold_success(cluster, run, tasks)
+    if not as_json:
+        say(f"{'done':<26} {duration(seconds_of(run)):>9}  {_VERDICTS[pushed]}")
+    return NOT_BLESSED if pushed is False else 0
+
+
+def _left(cluster: Cluster, run_id: str) -> UserError:
+    """After Ctrl-C: what can be done about the run that goes on."""
+    left = UserError(
+        f"the run goes on in the cluster; {cluster.command(f'status {run_id} --follow')} follows it, "
+        f"{cluster.command(f'cancel {run_id}')} stops it"
+    )
+    left.exit_status = INTERRUPTED
+    return left
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=2, default=lambda moment: moment.isoformat()))
+
+
+def _document(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | None) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "name": run.display_name,
+        "state": run.state,
+        "address": cluster.address(run.run_id),
+        "created": run.created_at,
+        "pushed": pushed,
+        "tasks": [dataclasses.asdict(task) | {"seconds": task.seconds} for task in tasks],
+    }
+
+
+def _print_run(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | None) -> None:
+    """A run as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.run import duration
+
+    console = Console(highlight=False, soft_wrap=True)
+    state = run.state.lower() if pushed is None else _VERDICTS[pushed]
+    console.print(f"{run.display_name}: {state}", markup=False)
+    console.print(f"{run.run_id}  {cluster.address(run.run_id)}".rstrip(), markup=False)
+    table = Table("task", "state", "started", "time", box=None, pad_edge=False)
+    table.columns[3].justify = "right"
+    for task in tasks:
+        started = task.started.astimezone().strftime("%Y-%m-%d %H:%M:%S") if task.started else ""
+        taken = "" if task.seconds is None else duration(task.seconds)
+        table.add_row(task.name, task.state, started, taken)
+    console.print()
+    console.print(table, markup=False)
+    for task in tasks:
+        if task.message:
+            console.print(f"{task.name}: {task.message}", markup=False)
+
+
+def _schedule(recurring: Any) -> dict[str, Any]:
+    return {
+        "schedule_id": recurring.recurring_run_id,
+        "cron": recurring.trigger.cron_schedule.cron,
+        "enabled": recurring.mode == "ENABLE",
+        "max_concurrency": int(recurring.max_concurrency),
+        "catchup": not recurring.no_catchup,
+        "version_id": recurring.pipeline_version_reference.pipeline_version_id,
+        "experiment_id": recurring.experiment_id,
+        "pipeline_root": recurring.runtime_config.pipeline_root,
+    }
+
+
+def _print_schedules(found: list[Any], state: str, name: str, as_json: bool) -> None:
+    """The schedules that there are, or those that were ended."""
+    if as_json:
+        _print_json([_schedule(recurring) for recurring in found])
+    elif not found:
+        typer.echo(f"the pipeline {name} is on no schedule")
+    for recurring in [] if as_json else found:
+        told = _schedule(recurring)
+        runs = f"{told['max_concurrency']} at a time, {'with' if told['catchup'] else 'without'} those missed"
+        typer.echo(f"{told['schedule_id']}  {told['cron']}  {state or runs}")

@@ -1,0 +1,299 @@
+"""Uploads the compiled pipeline to Kubeflow Pipelines, starts runs of it, and puts it on a schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import kfp_server_api
+
+from data.errors import UserError
+from kubeflow.cluster import Cluster, Unreachable, display_name_is
+from kubeflow.following import ENDED, Say
+from kubeflow.specification import Specification
+
+EXPERIMENT_VARIABLE = "KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME"
+# Uploaded versions that are looked at for one that is the same.
+RECENT_VERSIONS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """A run, and what it was started from."""
+
+    run_id: str
+    name: str
+    address: str  # of its page; empty when the client knows the API alone
+    pipeline_id: str
+    version_id: str
+    experiment_id: str
+
+
+def upload(cluster: Cluster, name: str, specification: Specification, say: Say) -> Any:
+    """The version of the pipeline that is this YAML: one that is there, or uploaded now.
+
+    Args:
+        cluster: where.
+        name: the pipeline's; it is made when there is none.
+        specification: what to upload.
+        say: takes a line about what was done.
+
+    Returns:
+        The V2beta1PipelineVersion.
+
+    Raises:
+        UserError: the server refuses it or does not answer.
+    """
+    pipeline = find_pipeline(cluster, name)
+    digest = hashlib.sha256(specification.text.encode()).hexdigest()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "pipeline.yaml")
+        path.write_text(specification.text, encoding="utf-8")
+        if pipeline is None:
+            described = {"description": f"sha256 {digest}", "namespace": cluster.namespace}
+            pipeline = cluster.call(
+                f"take the pipeline {name}", "pipeline_uploads", "upload_pipeline", str(path), name=name, **described
+            )
+            (version, *_) = _versions(cluster, pipeline)
+            say(f"{'pipeline':<12} {name}, new, version {version.display_name}")
+            return version
+        for version in _versions(cluster, pipeline):
+            if version.pipeline_spec == specification.content:
+                say(f"{'pipeline':<12} {name}, version {version.display_name}, which is the same")
+                return version
+        version = cluster.call(
+            f"take a version of the pipeline {name}",
+            "pipeline_uploads",
+            "upload_pipeline_version",
+            str(path),
+            name=f"{time.strftime('%Y%m%d-%H%M%S')}-{digest[:8]}",
+            pipelineid=pipeline.pipeline_id,
+            description=f"sha256 {digest}",
+        )
+    say(f"{'pipeline':<12} {name}, new version {version.display_name}")
+    return version
+
+
+def find_pipeline(cluster: Cluster, name: str) -> Any:
+    """The pipeline of this name, or None."""
+    return cluster.named("list pipelines", "pipelines", "list_pipelines", "pipelines", name)
+
+
+def _versions(cluster: Cluster, pipeline: Any) -> list[Any]:
+    """The newest versions, the newest first."""
+    page = cluster.call(
+        f"list versions of the pipeline {pipeline.display_name}",
+        "pipelines",
+        "list_pipeline_versions",
+        pipeline.pipeline_id,
+        page_size=RECENT_VERSIONS,
+        sort_by="created_at desc",
+    )
+    return page.pipeline_versions or []
+
+
+def use_experiment(cluster: Cluster, name: str, say: Say) -> Any:
+    """The V2beta1Experiment of this name, made if there is none.
+
+    Raises:
+        UserError: the server refuses it or does not answer.
+    """
+    name = os.environ.get(EXPERIMENT_VARIABLE) or name
+    found = cluster.named("list experiments", "experiments", "list_experiments", "experiments", name)
+    if found is None:
+        wanted = kfp_server_api.V2beta1Experiment(display_name=name, namespace=cluster.namespace or None)
+        made = cluster.call(f"make the experiment {name}", "experiments", "create_experiment", wanted)
+        say(f"{'experiment':<12} {name}, new")
+        return made
+    say(f"{'experiment':<12} {name}")
+    return found
+
+
+def start_run(
+    cluster: Cluster,
+    version: Any,
+    experiment: Any,
+    name: str,
+    pipeline_root: str | None,
+    parameters: Mapping[str, Any],
+    say: Say,
+) -> Started:
+    """Starts a run of a version.
+
+    Raises:
+        UserError: it was not started, or may not have been; the sentence says what is there.
+    """
+    display_name = f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    wanted = kfp_server_api.V2beta1Run(
+        display_name=display_name,
+        experiment_id=experiment.experiment_id,
+        pipeline_version_reference=_reference(version),
+        runtime_config=_runtime(pipeline_root, parameters),
+    )
+    try:
+        run = cluster.call("start the run", "runs", "create_run", wanted)
+    except UserError as error:
+        doubt = (
+            "it is not known whether the run was started" if isinstance(error, Unreachable) else "no run was started"
+        )
+        raise UserError(
+            f"{error} ({doubt}; the pipeline's version {version.display_name} and the experiment "
+            f"{experiment.display_name} are there and will be used)"
+        ) from None
+    address = cluster.address(run.run_id)
+    say(f"{'run':<12} {run.run_id}")
+    if address:
+        say(f"{'':<12} {address}")
+    return Started(
+        run_id=run.run_id,
+        name=display_name,
+        address=address,
+        pipeline_id=version.pipeline_id,
+        version_id=version.pipeline_version_id,
+        experiment_id=experiment.experiment_id,
+    )
+
+
+def _reference(version: Any) -> kfp_server_api.V2beta1PipelineVersionReference:
+    return kfp_server_api.V2beta1PipelineVersionReference(
+        pipeline_id=version.pipeline_id, pipeline_version_id=version.pipeline_version_id
+    )
+
+
+def _runtime(pipeline_root: str | None, parameters: Mapping[str, Any]) -> kfp_server_api.V2beta1RuntimeConfig:
+    return kfp_server_api.V2beta1RuntimeConfig(pipeline_root=pipeline_root, parameters=dict(parameters))
+
+
+def last_run(cluster: Cluster, name: str) -> str:
+    """The id of the run of this pipeline that was started last, on a schedule or not.
+
+    Raises:
+        UserError: there is no such pipeline, or it has no run.
+    """
+    pipeline = find_pipeline(cluster, name)
+    if pipeline is None:
+        raise UserError(
+            f"there is no pipeline {name}; `im2latex kubeflow deploy` makes it, --set name=NAME another one"
+        )
+    runs = cluster.every(
+        "list runs", "runs", "list_runs", "runs", namespace=cluster.namespace, sort_by="created_at desc"
+    )
+    for run in runs:
+        if run.pipeline_version_reference and run.pipeline_version_reference.pipeline_id == pipeline.pipeline_id:
+            return run.run_id
+    raise UserError(f"the pipeline {name} has no run yet; `im2latex kubeflow deploy` starts one")
+
+
+def cancel(cluster: Cluster, run_id: str) -> bool:
+    """Stops a run; False when it has ended already.
+
+    Raises:
+        UserError: there is no such run, or the server refuses it.
+    """
+    if cluster.run(run_id).state in ENDED:
+        return False
+    cluster.call(f"cancel the run {run_id}", "runs", "terminate_run", run_id)
+    return True
+
+
+def schedule_name(name: str) -> str:
+    """Of the recurring run that `schedule` makes of a pipeline; others are left alone."""
+    return f"{name} on schedule"
+
+
+def schedules(cluster: Cluster, name: str) -> list[Any]:
+    """The V2beta1RecurringRuns that `schedule` made of a pipeline."""
+    found = cluster.every(
+        "list recurring runs",
+        "recurring_runs",
+        "list_recurring_runs",
+        "recurring_runs",
+        namespace=cluster.namespace,
+        filter=display_name_is(schedule_name(name)),
+    )
+    return list(found)
+
+
+def check_cron(cron: str) -> None:
+    """Looks whether an expression is one of Kubeflow's, which begins with the second.
+
+    Raises:
+        UserError: it is not.
+    """
+    fields = len(cron.split())
+    if fields == 5:
+        raise UserError(f"--cron {cron!r} has 5 fields; Kubeflow's cron begins with the second: --cron '0 {cron}'")
+    if fields != 6 and not cron.startswith("@"):
+        raise UserError(
+            f"--cron {cron!r} has {fields} fields, not the 6 of Kubeflow's cron: second, minute, hour, day of the "
+            "month, month, day of the week, such as '0 0 3 * * 1' for Mondays at 3:00"
+        )
+
+
+def set_schedule(
+    cluster: Cluster,
+    version: Any,
+    experiment: Any,
+    name: str,
+    cron: str,
+    max_concurrency: int,
+    catchup: bool,
+    pipeline_root: str | None,
+    parameters: Mapping[str, Any],
+) -> tuple[Any, int]:
+    """Runs a version on a schedule, instead of what ran on the earlier schedules of this pipeline.
+
+    Args:
+        cluster: where.
+        version: V2beta1PipelineVersion to run.
+        experiment: V2beta1Experiment to run it in.
+        name: the pipeline's.
+        cron: second, minute, hour, day of the month, month, day of the week.
+        max_concurrency: runs at a time.
+        catchup: make up for runs that were missed.
+        pipeline_root: address for artifacts; None leaves it to the cluster.
+        parameters: values of the pipeline's parameters.
+
+    Returns:
+        The V2beta1RecurringRun, and how many it took the place of.
+
+    Raises:
+        UserError: the server refuses it.
+    """
+    earlier = schedules(cluster, name)
+    wanted = kfp_server_api.V2beta1RecurringRun(
+        display_name=schedule_name(name),
+        experiment_id=experiment.experiment_id,
+        namespace=cluster.namespace or None,
+        pipeline_version_reference=_reference(version),
+        runtime_config=_runtime(pipeline_root, parameters),
+        trigger=kfp_server_api.V2beta1Trigger(cron_schedule=kfp_server_api.V2beta1CronSchedule(cron=cron)),
+        mode="ENABLE",
+        max_concurrency=str(max_concurrency),
+        no_catchup=not catchup,
+    )
+    made = cluster.call("make the schedule", "recurring_runs", "create_recurring_run", wanted)
+    # The earlier ones last: were the new one refused, they would still be there.
+    delete_schedules(cluster, earlier)
+    return made, len(earlier)
+
+
+def delete_schedules(cluster: Cluster, found: Sequence[Any]) -> None:
+    """Ends schedules; runs that they started go on.
+
+    Raises:
+        UserError: the server refuses it.
+    """
+    for schedule in found:
+        cluster.call(
+            f"delete the schedule {schedule.recurring_run_id}",
+            "recurring_runs",
+            "delete_recurring_run",
+            schedule.recurring_run_id,
+        )

@@ -1,0 +1,240 @@
+"""The command of every container: what lies between the backend's launcher and a TFX executor or driver.
+
+    python -m kubeflow.entrypoint --node NODE --executor-input '{{$}}' [BEAM ARGUMENT…]
+
+The launcher downloads the input artifacts before, replaces {{$}} by the task's ExecutorInput, and uploads the output
+artifacts and reads ExecutorOutput after. What it does not do is done here: an artifact's class comes from NODE, since
+the ExecutorInput names no type for an input; an address (gs://, s3://, minio://) becomes the local path that the
+launcher uses for it, since TFX cannot open all of them, and is an address again in the ExecutorOutput; the numbers of
+JSON become whole again where they were.
+
+With --resolve the driver is run instead, and its findings are written into the output parameter `found`; the
+component's own task has them among its parameters, see `kubeflow.runner`.
+
+Takes the executor's own arguments for Beam behind its own. Exits with 1 and one sentence when a person can put it
+right, and with a traceback else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+
+# The parameter and the artifact that say where the records are, and the parameter for what a driver found.
+DATA = "data"
+FOUND = "found"
+# Where the launcher keeps the objects of a bucket.
+MOUNTS = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
+# Under which folder: another than / where no launcher can write there, as in tests.
+LAUNCHER_ROOT = "IM2LATEX_LAUNCHER_ROOT"
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """What a container is told of the component it runs; classes by their dotted paths."""
+
+    id: str
+    executor: str
+    driver: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    whole: Sequence[str]  # parameters that are whole numbers, of which JSON has none
+
+    @classmethod
+    def of(cls, component: Any) -> Node:
+        """Of a TFX component."""
+        return cls(
+            id=component.id,
+            executor=_path(component.executor_spec.executor_class),
+            driver=_path(component.driver_class),
+            inputs={key: _path(channel.type) for key, channel in component.inputs.items()},
+            outputs={key: _path(channel.type) for key, channel in component.outputs.items()},
+            whole=[name for name, value in component.exec_properties.items() if isinstance(value, int)],
+        )
+
+    def to_json(self) -> str:
+        """For `--node`."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the address of something in a bucket."""
+    return text.startswith(tuple(MOUNTS))
+
+
+def local_path(address: str) -> str:
+    """Where the launcher keeps what an address names; other texts are given back as they are."""
+    root = os.environ.get(LAUNCHER_ROOT, "/")
+    for scheme, folder in MOUNTS.items():
+        if address.startswith(scheme):
+            return os.path.join(root, folder, address.removeprefix(scheme))
+    return address
+
+
+def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -> None:
+    """Runs the executor on an ExecutorInput and writes the ExecutorOutput."""
+    from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
+    from tfx.orchestration.portable import outputs_utils
+    from tfx.utils import import_utils
+
+    inputs, outputs, properties = _inputs(node, given), _outputs(node, given), _parameters(node, given)
+    properties |= _found(properties.pop(FOUND, None), outputs)
+    outputs_utils.make_output_dirs(outputs)
+    executor_class = import_utils.import_class_by_path(node.executor)
+    with tempfile.TemporaryDirectory(prefix=f"{node.id}-") as folder:
+        about: dict[str, Any] = {"tmp_dir": folder, "unique_id": "0"}
+        if issubclass(executor_class, BaseBeamExecutor):
+            about["beam_pipeline_args"] = beam_arguments
+        executor_class(executor_class.Context(**about)).Do(inputs, outputs, properties)
+    outputs_utils.tag_output_artifacts_with_version(outputs)
+    addresses = {key: told["artifacts"][0]["uri"] for key, told in given["outputs"].get("artifacts", {}).items()}
+    made = {
+        key: {"artifacts": [{"uri": addresses[key], "metadata": _metadata(artifact)}]}
+        for key, (artifact,) in outputs.items()
+    }
+    _write(given["outputs"]["outputFile"], json.dumps({"artifacts": made}, sort_keys=True))
+
+
+def run_driver(node: Node, given: dict[str, Any]) -> None:
+    """Runs the driver on an ExecutorInput and writes its DriverOutput, as JSON, into the parameter `found`."""
+    from google.protobuf import json_format
+    from tfx.orchestration.portable.data_types import ExecutionInfo
+    from tfx.utils import import_utils
+
+    if addressed := given["inputs"].get("artifacts", {}).get(DATA):
+        _date_by_content(Path(local_path(addressed["artifacts"][0]["uri"])))
+    outputs = {key: [import_utils.import_class_by_path(path)()] for key, path in node.outputs.items()}
+    inputs, properties = _inputs(node, given), _parameters(node, given)
+    execution = ExecutionInfo(input_dict=inputs, output_dict=outputs, exec_properties=dict(properties))
+    found = import_utils.import_class_by_path(node.driver)(None).run(execution)
+    for name, value in properties.items():  # a driver may repeat what it was told
+        if name in found.exec_properties and _value(found.exec_properties[name]) == value:
+            del found.exec_properties[name]
+    text = json.dumps(json_format.MessageToDict(found), sort_keys=True)
+    _write(given["outputs"]["parameters"][FOUND]["outputFile"], text)
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m kubeflow.entrypoint", allow_abbrev=False)
+    parser.add_argument("--node", required=True, type=lambda text: Node(**json.loads(text)))
+    parser.add_argument("--executor-input", required=True, type=json.loads)
+    parser.add_argument("--resolve", action="store_true", help="run the driver instead of the executor")
+    own, beam_arguments = parser.parse_known_args(arguments)
+    given = {"inputs": {}, "outputs": {}, **own.executor_input}
+    try:
+        if own.resolve:
+            run_driver(own.node, given)
+        else:
+            run_executor(own.node, given, beam_arguments)
+    except UserError as error:
+        print(f"im2latex: {own.node.id}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _inputs(node: Node, given: dict[str, Any]) -> dict[str, list[Any]]:
+    told = given["inputs"].get("artifacts", {})
+    return {key: [_artifact(path, told[key])] for key, path in node.inputs.items() if key in told}
+
+
+def _outputs(node: Node, given: dict[str, Any]) -> dict[str, list[Any]]:
+    told = given["outputs"].get("artifacts", {})
+    return {key: [_artifact(path, told[key])] for key, path in node.outputs.items()}
+
+
+def _parameters(node: Node, given: dict[str, Any]) -> dict[str, Any]:
+    values = given["inputs"].get("parameterValues", {})
+    read = {name: int(value) if name in node.whole else value for name, value in values.items()}
+    return {name: local_path(value) if isinstance(value, str) else value for name, value in read.items()}
+
+
+def _artifact(path: str, told: dict[str, Any]) -> Any:
+    """A TFX artifact of a class, from an ArtifactList with one RuntimeArtifact."""
+    from tfx.utils import import_utils
+
+    (told,) = told["artifacts"]
+    made = import_utils.import_class_by_path(path)()
+    made.uri = local_path(told["uri"])
+    if told.get("name", "").isdecimal():  # its id in the backend's ML Metadata
+        made.id = int(told["name"])
+    for name, value in told.get("metadata", {}).items():
+        if name in (made.PROPERTIES or {}):
+            setattr(made, name, _whole(value))
+        elif isinstance(value, str):
+            made.set_string_custom_property(name, value)
+        elif isinstance(value, bool | dict | list):
+            made.set_json_value_custom_property(name, value)
+        elif isinstance(_whole(value), int):
+            made.set_int_custom_property(name, _whole(value))
+        else:
+            made.set_float_custom_property(name, value)
+    return made
+
+
+def _metadata(artifact: Any) -> dict[str, Any]:
+    """Its properties and custom properties, as JSON."""
+    known = {name: getattr(artifact, name) for name in artifact.mlmd_artifact.properties}
+    custom = artifact.mlmd_artifact.custom_properties
+    structured = {
+        n: artifact.get_json_value_custom_property(n) for n, v in custom.items() if v.HasField("struct_value")
+    }
+    return known | {name: _value(value) for name, value in custom.items()} | structured
+
+
+def _found(text: str | None, outputs: dict[str, list[Any]]) -> dict[str, Any]:
+    """The properties that a driver set for the executor; those it set on output artifacts are put there."""
+    from google.protobuf import json_format
+    from tfx.proto.orchestration import driver_output_pb2
+
+    found = json_format.Parse(text or "{}", driver_output_pb2.DriverOutput())
+    for key, artifacts in found.output_artifacts.items():
+        (made,), (seen,) = outputs[key], artifacts.artifacts
+        for name, value in seen.custom_properties.items():
+            made.mlmd_artifact.custom_properties[name].CopyFrom(value)
+    return {name: _value(value) for name, value in found.exec_properties.items()}
+
+
+def _value(value: Any) -> Any:
+    """What is in a Value of ML Metadata."""
+    return getattr(value, value.WhichOneof("value"))
+
+
+def _date_by_content(folder: Path) -> None:
+    """Dates downloaded files by the checksum of their bytes.
+
+    ExampleGen tells changed files by name, size and time, and the launcher writes them anew for each task.
+    """
+    import google_crc32c
+
+    for path in folder.rglob("*"):
+        if path.is_file():
+            checksum = int.from_bytes(google_crc32c.Checksum(path.read_bytes()).digest(), "big")
+            os.utime(path, (checksum, checksum))
+
+
+def _whole(value: Any) -> Any:
+    """A number that JSON's only kind of number made of a whole one, whole again."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _write(path: str, text: str) -> None:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

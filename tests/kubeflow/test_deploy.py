@@ -1,0 +1,950 @@
+# kfp reads the annotations of what it compiles: they must not be texts.
+import copy
+import dataclasses
+import datetime
+import importlib.util
+import ipaddress
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import urllib3
+from kfp import compiler, dsl, kubernetes
+
+from kubeflow import cluster, following, specification
+from pipeline import cli
+from tests.kubeflow.api_server import BEGINNING, KUBE_PROXY, KUBE_PROXY_OF_PAGES, METADATA, ApiServer, Fault, play
+
+TOKEN = "eyJ-a-token-that-nobody-may-see"
+IMAGE = "registry.example/im2latex:1.0"
+ROOT = "minio://mlpipeline/v2/artifacts"
+GOOD_RUN = (
+    ("import-example-gen", "cached"),
+    ("trainer", "succeeded"),
+    ("pusher", "succeeded"),
+)
+SETTINGS = (
+    "kubeflow.image=registry.example/im2latex@sha256:" + 64 * "a",
+    "kubeflow.volume=models",
+    "kubeflow.data=s3://bucket/data",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+
+
+@dsl.container_component
+def import_example_gen(data: str):  # type: ignore[no-untyped-def]
+    return dsl.ContainerSpec(image=IMAGE, command=["gen"], args=[data])
+
+
+@dsl.container_component
+def trainer(epochs: int, rate: float):  # type: ignore[no-untyped-def]
+    return dsl.ContainerSpec(image=IMAGE, command=["train"], args=[epochs, rate])
+
+
+@dsl.container_component
+def pusher():  # type: ignore[no-untyped-def]
+    return dsl.ContainerSpec(image=IMAGE, command=["push"])
+
+
+@pytest.fixture(scope="module")
+def pipeline_yaml(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small pipeline of kfp's own compiler: two documents, parameters of all types."""
+
+    @dsl.pipeline(name="im2latex")
+    def small(
+        data: str,
+        epochs: int = 3,
+        rate: float = 0.1,
+        quick: bool = False,
+        tags: list = [],  # noqa: B006
+        extra: dict = {},  # noqa: B006
+    ) -> None:
+        first = import_example_gen(data=data)
+        second = trainer(epochs=epochs, rate=rate).after(first)
+        kubernetes.use_secret_as_env(second, secret_name="hub", secret_key_to_env={"token": "HF_TOKEN"})
+        pusher().after(second)
+
+    path = tmp_path_factory.mktemp("compiled") / "pipeline.yaml"
+    compiler.Compiler().compile(small, str(path))
+    return path.read_text()
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, pipeline_yaml: str) -> SimpleNamespace:
+    """Stands for kubeflow.runner, whose imports take many seconds; the real one has a test of its own below."""
+    runner = SimpleNamespace(text=pipeline_yaml)
+    runner.compile_pipeline = lambda config: runner.text
+    monkeypatch.setitem(sys.modules, "kubeflow.runner", runner)
+    return runner
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with ApiServer() as running:
+        running.frames = play(*GOOD_RUN)
+        yield running
+    assert not running.problems
+
+
+@pytest.fixture
+def guarded() -> Iterator[ApiServer]:
+    """One that wants a token."""
+    with ApiServer(TOKEN) as running:
+        running.frames = play(*GOOD_RUN)
+        yield running
+    assert not running.problems
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, compiled: SimpleNamespace
+) -> Command:
+    """Runs `im2latex kubeflow …` as the shell does, with nothing of this machine's configuration."""
+    for variable in os.environ:
+        if variable.startswith(("KF_PIPELINES_", "KFP_", "KUBE")) or variable in (
+            "SSL_CERT_FILE",
+            "REQUESTS_CA_BUNDLE",
+        ):
+            monkeypatch.delenv(variable)
+    monkeypatch.setattr("kfp.client.client.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    monkeypatch.setattr(following, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(following, "LONGEST_PAUSE", 0.1)
+
+    def run(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["im2latex", "kubeflow", *arguments])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 0
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return Answer(status, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def deployed(command: Command, server: ApiServer) -> Command:
+    """`deploy` to the server, with what it needs."""
+
+    def run(*arguments: str) -> Answer:
+        given = ("--host", server.url, "--pipeline-root", ROOT, "--param", "data=s3://b/d", "--every", "0.01")
+        return command("deploy", *given, *arguments)
+
+    return run
+
+
+def started_run(server: ApiServer) -> str:
+    return server.state.runs[-1].run_id
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({"display_name": 3}, "V2beta1Run.display_name = 3 is no str"),
+        ({"runtime_config": {"root": ROOT}}, "V2beta1Run.runtime_config.root is not a field of V2beta1RuntimeConfig"),
+        ({"state": "DONE"}, "V2beta1Run.state = 'DONE' is none of RUNTIME_STATE_UNSPECIFIED"),
+        ({"state_history": {}}, "V2beta1Run.state_history = {} is no list"),
+    ],
+)
+def test_the_server_of_these_tests_takes_only_what_the_api_takes(body: dict, problem: str) -> None:
+    with ApiServer() as strict:
+        answer = urllib3.PoolManager().request(
+            "POST", f"{strict.url}/apis/v2beta1/runs", body=json.dumps(body).encode()
+        )
+        assert answer.status == 400
+        assert problem in strict.problems[0]
+        for address in ("/apis/v2beta1/runs?sort=name", "/apis/v1beta1/runs"):
+            assert urllib3.PoolManager().request("GET", strict.url + address).status == 400
+        assert not strict.requests
+
+
+# What deploy makes.
+
+
+def test_the_first_deploy_makes_pipeline_experiment_and_run(deployed: Command, server: ApiServer) -> None:
+    answer = deployed()
+    assert (answer.status, answer.err) == (0, "")
+    assert [pipeline.display_name for pipeline in server.state.pipelines] == ["im2latex"]
+    assert [experiment.display_name for experiment in server.state.experiments] == ["im2latex"]
+    (run,), (version,) = server.state.runs, server.state.versions
+    assert run.experiment_id == server.state.experiments[0].experiment_id
+    assert run.pipeline_version_reference.pipeline_version_id == version.pipeline_version_id
+    assert "pipeline     im2latex, new, version im2latex" in answer.out
+    assert "experiment   im2latex, new" in answer.out
+    assert f"{server.url}/#/runs/details/{run.run_id}" in answer.out
+
+
+def test_what_is_uploaded_is_what_was_compiled(deployed: Command, server: ApiServer, compiled: SimpleNamespace) -> None:
+    deployed()
+    assert server.did("upload_pipeline")[0].file == compiled.text
+
+
+def test_the_same_yaml_is_not_uploaded_again(deployed: Command, server: ApiServer) -> None:
+    deployed()
+    answer = deployed()
+    assert answer.status == 0
+    assert "im2latex, version im2latex, which is the same" in answer.out
+    assert (len(server.did("upload_pipeline")), len(server.did("upload_pipeline_version"))) == (1, 0)
+    assert len(server.state.runs) == 2
+
+
+def test_changed_yaml_is_a_new_version(deployed: Command, server: ApiServer, compiled: SimpleNamespace) -> None:
+    deployed()
+    compiled.text = compiled.text.replace(IMAGE, "registry.example/im2latex:1.1")
+    answer = deployed()
+    (upload,) = server.did("upload_pipeline_version")
+    assert upload.file == compiled.text
+    assert upload.query["pipelineid"] == server.state.pipelines[0].pipeline_id
+    assert f"new version {upload.query['name']}" in answer.out
+    newest = server.state.versions[-1]
+    assert server.state.runs[-1].pipeline_version_reference.pipeline_version_id == newest.pipeline_version_id
+
+
+def test_yaml_that_was_uploaded_before_the_newest_is_used_again(
+    deployed: Command, server: ApiServer, compiled: SimpleNamespace
+) -> None:
+    deployed()
+    first, compiled.text = compiled.text, compiled.text.replace(IMAGE, "registry.example/im2latex:1.1")
+    deployed()
+    compiled.text = first
+    deployed()
+    assert len(server.state.versions) == 2
+    oldest = server.state.versions[0]
+    assert server.state.runs[-1].pipeline_version_reference.pipeline_version_id == oldest.pipeline_version_id
+
+
+def test_without_the_cache_every_task_is_executed(deployed: Command, server: ApiServer) -> None:
+    deployed()
+    assert deployed("--no-cache").status == 0
+    cached, uncached = (
+        version.pipeline_spec["pipeline_spec"]["root"]["dag"]["tasks"] for version in server.state.versions
+    )
+    assert {name: task["cachingOptions"] for name, task in uncached.items()} == dict.fromkeys(cached, {})
+    assert all(task["cachingOptions"] == {"enableCache": True} for task in cached.values())
+
+
+def test_an_experiment_that_is_there_is_used(deployed: Command, server: ApiServer) -> None:
+    deployed("--experiment", "nightly")
+    deployed("--experiment", "nightly")
+    deployed("--experiment", "other")
+    assert [experiment.display_name for experiment in server.state.experiments] == ["nightly", "other"]
+    nightly, other = (experiment.experiment_id for experiment in server.state.experiments)
+    assert [run.experiment_id for run in server.state.runs] == [nightly, nightly, other]
+
+
+def test_kfps_own_variables_name_the_experiment(
+    deployed: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_DEFAULT_EXPERIMENT_NAME", "by-default")
+    deployed()
+    monkeypatch.setenv("KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME", "in-any-case")
+    deployed("--experiment", "nightly")
+    assert [experiment.display_name for experiment in server.state.experiments] == ["by-default", "in-any-case"]
+
+
+def test_pipeline_root_and_parameters_arrive_with_their_types(deployed: Command, server: ApiServer) -> None:
+    given = ("epochs=7", "rate=0.25", "quick=true", 'tags=["a", "b"]', 'extra={"k": 1}')
+    assert deployed(*(part for setting in given for part in ("--param", setting))).status == 0
+    (run,) = server.state.runs
+    assert run.runtime_config.pipeline_root == ROOT
+    assert run.runtime_config.parameters == {
+        "data": "s3://b/d", "epochs": 7, "rate": 0.25, "quick": True, "tags": ["a", "b"], "extra": {"k": 1},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("parameter", "sentence"),
+    [
+        ("epoch=7", "no parameter 'epoch'; did you mean epochs?"),
+        ("epochs=many", "epochs=many is refused: it takes a number"),
+        ("quick=perhaps", "quick=perhaps is refused: it takes true or false"),
+        ("tags={}", "it takes a JSON list"),
+        ("epochs", "--param takes NAME=VALUE"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_anything_is_made(
+    deployed: Command, server: ApiServer, parameter: str, sentence: str
+) -> None:
+    answer = deployed("--param", parameter)
+    assert answer.status == 1
+    assert sentence in answer.err
+    assert not server.state.pipelines
+
+
+def test_a_parameter_without_a_default_is_asked_for(command: Command, server: ApiServer) -> None:
+    answer = command("deploy", "--host", server.url)
+    assert answer.status == 1
+    assert "needs a value for data; give --param data=VALUE" in answer.err
+
+
+def test_without_a_pipeline_root_the_cluster_has_its_own(command: Command, server: ApiServer) -> None:
+    assert command("deploy", "--host", server.url, "--param", "data=d", "--every", "0.01").status == 0
+    assert "pipeline_root" not in server.did("create_run")[0].body["runtime_config"]
+
+
+def test_no_follow_ends_when_the_run_is_started(deployed: Command, server: ApiServer) -> None:
+    answer = deployed("--no-follow")
+    assert answer.status == 0
+    assert not server.did("get_run")
+    assert f"`im2latex kubeflow status {started_run(server)} --follow --host {server.url}` follows it" in answer.out
+
+
+def test_a_run_that_is_not_started_leaves_what_the_same_command_uses(deployed: Command, server: ApiServer) -> None:
+    server.faults.append(Fault("create_run", 400, '{"message": "the pipeline root is no address"}'))
+    answer = deployed()
+    assert answer.status == 1
+    assert "the pipeline root is no address" in answer.err
+    assert "no run was started; the pipeline's version im2latex and the experiment im2latex are there" in answer.err
+    assert deployed().status == 0
+    assert (len(server.state.versions), len(server.state.experiments), len(server.state.runs)) == (1, 1, 1)
+
+
+def test_a_lost_answer_to_the_start_is_told_as_such(deployed: Command, server: ApiServer) -> None:
+    server.faults.append(Fault("create_run", reset=True))
+    answer = deployed()
+    assert answer.status == 1
+    assert "it is not known whether the run was started" in answer.err
+
+
+# Following.
+
+
+def test_each_task_has_a_line_when_it_starts_and_one_when_it_ends(deployed: Command) -> None:
+    assert deployed().out.splitlines()[-7:] == [
+        "import-example-gen                    started",
+        "import-example-gen             8.0 s  cached",
+        "trainer                               started",
+        "trainer                       30.0 s  succeeded",
+        "pusher                                started",
+        "pusher                        30.0 s  succeeded",
+        "done                        5 m 00 s  pushed",
+    ]
+
+
+def test_a_task_that_ran_while_another_came_from_the_cache_is_not_called_cached() -> None:
+    nodes = play(("slow", "succeeded"), ("quick", "cached"))[-1][1]
+    quick = next(node for node in nodes if node.display_name == "quick")
+    slow = next(node for node in nodes if node.display_name == "slow")
+    quick_container = next(node for node in nodes if node.display_name == "executor" and node.state == "SKIPPED")
+    for node in (quick, quick_container):  # in the middle of the slow one
+        node.start_time = node.end_time = slow.start_time + datetime.timedelta(seconds=5)
+    run = SimpleNamespace(state="RUNNING", run_details=SimpleNamespace(task_details=list(nodes)), finished_at=None)
+    for node in nodes:
+        node.end_time = None if isinstance(node.end_time, str) else node.end_time
+    assert [task.state for task in following.read_tasks(run, ["slow", "quick"])] == ["succeeded", "cached"]
+
+
+def test_a_run_that_fails_names_the_task_the_cause_and_its_log(deployed: Command, server: ApiServer) -> None:
+    server.frames = play(
+        ("import-example-gen", "succeeded"), ("trainer", "failed", "main: Error (exit code 137)"), ("pusher", "skipped")
+    )
+    answer = deployed()
+    assert answer.status == 1
+    assert re.search(r"^trainer +30.0 s  failed: main: Error \(exit code 137\)$", answer.out, re.M)
+    assert re.search(r"^pusher +skipped$", answer.out, re.M)
+    run = started_run(server)
+    assert answer.err.startswith("im2latex: trainer failed: main: Error (exit code 137); its log: `kubectl logs ")
+    assert f"--selector pipeline/runid={run} --container main" in answer.err
+    assert f"{server.url}/#/runs/details/{run}" in answer.err
+
+
+def test_a_run_that_fails_before_any_task_says_what_the_server_says(deployed: Command, server: ApiServer) -> None:
+    server.frames = [("RUNNING", []), ("FAILED", [])]
+    answer = deployed()
+    assert answer.status == 1
+    assert f"the run {started_run(server)} failed; its log:" in answer.err
+    assert len(re.findall(r"skipped$", answer.out, re.M)) == 3
+
+
+def test_a_run_whose_pusher_pushed_nothing_ends_with_status_3(
+    deployed: Command, command: Command, server: ApiServer
+) -> None:
+    server.pushed = False
+    answer = deployed()
+    assert (answer.status, answer.err) == (3, "")
+    assert answer.out.splitlines()[-1].endswith("not pushed: the model was not good enough")
+    shown = command("status", "--host", server.url)
+    assert shown.status == 0
+    assert shown.out.splitlines()[0].endswith(": not pushed: the model was not good enough")
+    assert json.loads(command("status", "--host", server.url, "--json").out)["pushed"] is False
+
+
+def test_a_run_whose_pusher_was_skipped_ends_with_status_3(deployed: Command, server: ApiServer) -> None:
+    server.frames = play(("import-example-gen", "succeeded"), ("trainer", "succeeded"), ("pusher", "skipped"))
+    answer = deployed()
+    assert (answer.status, answer.err) == (3, "")
+    assert answer.out.splitlines()[-1].endswith("not pushed: the model was not good enough")
+
+
+def test_without_ml_metadata_it_is_said_that_the_verdict_is_not_known(deployed: Command, server: ApiServer) -> None:
+    server.pushed = None
+    answer = deployed()
+    assert answer.status == 0
+    assert "whether the model was pushed is not known" in answer.out
+    assert "does not answer for ML Metadata (404): 404 page not found" in answer.out
+    assert re.search(r"^done .* succeeded$", answer.out, re.M)
+
+
+def test_ml_metadata_that_is_away_for_a_while_is_asked_again(deployed: Command, server: ApiServer) -> None:
+    server.pushed = False
+    server.faults.append(Fault("GetEventsByExecutionIDs", 503, "", times=2))
+    answer = deployed()
+    assert "cannot answer for ML Metadata for now (503); looking again" in answer.out
+    assert answer.status == 3
+
+
+def test_ml_metadata_is_asked_where_the_web_page_is(
+    deployed: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.pushed = None
+    with ApiServer() as pages:
+        pages.pushed = False
+        pages.state = server.state
+        monkeypatch.setenv("KF_PIPELINES_UI_ENDPOINT", f"{pages.url}/pipeline")
+        answer = deployed()
+    assert answer.status == 3
+    assert f"{pages.url}/pipeline/#/runs/details/{started_run(server)}" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (Fault("get_run", 503, "<html>no healthy upstream</html>", times=3, after=2), "cannot show the run"),
+        (Fault("get_run", 502, '{"message": "bad gateway"}', times=3, after=2), "(502): bad gateway"),
+        (Fault("get_run", 504, "", times=1, after=1), "(504)"),
+        (Fault("get_run", reset=True, times=4, after=2), "cannot be reached"),
+    ],
+    ids=["unavailable", "bad gateway", "gateway time-out", "reset"],
+)
+def test_following_outlives_a_server_that_is_away_for_a_while(
+    deployed: Command, server: ApiServer, fault: Fault, sentence: str
+) -> None:
+    server.faults.append(fault)
+    answer = deployed()
+    assert answer.status == 0, answer.err
+    (line, *_) = [line for line in answer.out.splitlines() if "looking again" in line]
+    assert sentence in line
+    assert "<html>" not in answer.out
+    assert "the server answers again" in answer.out
+    assert answer.out.splitlines()[-1].endswith("pushed")
+
+
+def test_following_outlives_an_answer_that_does_not_come(
+    deployed: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "TIMEOUT", (1, 1))
+    server.faults.append(Fault("get_run", seconds=1.3, times=4, after=2))
+    answer = deployed()
+    assert answer.status == 0, answer.err
+    assert "does not answer in time" in answer.out
+
+
+def test_following_gives_up_on_a_server_that_stays_away(
+    deployed: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "PATIENCE", 0.4)
+    server.faults.append(Fault("get_run", 503, "", times=1000, after=2))
+    answer = deployed()
+    assert answer.status == 1
+    assert (
+        f"(the run goes on; `im2latex kubeflow status {started_run(server)} --follow --host {server.url}` follows it)"
+        in answer.err
+    )
+
+
+def test_a_token_that_expires_while_following_is_told_with_the_way_on(
+    command: Command, guarded: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_EXISTING_TOKEN", TOKEN)
+    get_run = guarded.get_run
+
+    def last_time(request: object) -> object:
+        guarded.token = "another"
+        return get_run(request)
+
+    monkeypatch.setattr(guarded, "get_run", last_time)
+    answer = command("deploy", "--host", guarded.url, "--param", "data=d", "--every", "0.01")
+    assert answer.status == 1
+    assert "does not take the token, which may have expired (401): Unauthenticated" in answer.err
+    assert "kubectl create token" in answer.err
+    assert f"`im2latex kubeflow status {started_run(guarded)} --follow --host {guarded.url}` follows it" in answer.err
+    assert answer.err.count("\n") == 1
+    assert TOKEN not in answer.out + answer.err
+
+
+def test_a_token_file_that_is_renewed_while_following_is_read_again(
+    command: Command, guarded: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    get_run = guarded.get_run
+
+    def renewing(request: object) -> object:
+        guarded.token = f"{TOKEN}-renewed"
+        file.write_text(guarded.token)
+        return get_run(request)
+
+    monkeypatch.setattr(guarded, "get_run", renewing)
+    answer = command(
+        "deploy", "--host", guarded.url, "--param", "data=d", "--every", "0.01", "--token-file", str(file)
+    )  # fmt: skip
+    assert (answer.status, answer.err) == (0, "")
+    assert {request.authorization for request in guarded.did("get_run")[1:]} == {f"Bearer {TOKEN}-renewed"}
+
+
+def test_a_token_file_that_vanishes_is_told(
+    command: Command, guarded: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    get_run = guarded.get_run
+
+    def removing(request: object) -> object:
+        file.unlink(missing_ok=True)
+        return get_run(request)
+
+    monkeypatch.setattr(guarded, "get_run", removing)
+    answer = command(
+        "deploy", "--host", guarded.url, "--param", "data=d", "--every", "0.01", "--token-file", str(file)
+    )  # fmt: skip
+    assert answer.status == 1
+    assert f"cannot read the token in {file}: No such file or directory" in answer.err
+
+
+def test_a_log_in_that_the_client_can_repeat_is_repeated_once(deployed: Command, server: ApiServer) -> None:
+    server.faults.append(Fault("get_run", 401, "", times=1, after=2))
+    before = len(server.did("get_healthz"))
+    assert deployed().status == 0
+    assert len(server.did("get_healthz")) == before + 2  # each client that is made asks once
+
+
+def test_ctrl_c_leaves_the_run_and_says_how_to_go_on(deployed: Command, server: ApiServer, tmp_path: Path) -> None:
+    server.frames = play(*GOOD_RUN)[:-1]
+    server.frames = [*server.frames, ("RUNNING", server.frames[-1][1])]
+    deployed("--no-follow")
+    run = started_run(server)
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-m", "pipeline.cli", "kubeflow", "status", run, "--follow"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "KF_PIPELINES_ENDPOINT": server.url, "HOME": str(tmp_path)},
+    )
+    assert child.stdout is not None
+    assert "started" in child.stdout.readline()
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert err == (
+        f"im2latex: the run goes on in the cluster; `im2latex kubeflow status {run} --follow` follows it, "
+        f"`im2latex kubeflow cancel {run}` stops it\n"
+    )
+    assert not server.did("terminate_run")
+
+
+# What the server refuses.
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "sentence"),
+    [
+        ("get_healthz", 401, "wants a token (401): because; get one, such as `kubectl create token"),
+        ("list_pipelines", 403, "does not list pipelines (403): because; use the token of someone who may"),
+        ("upload_pipeline", 409, "does not take the pipeline im2latex (409): because; someone else was doing the same"),
+        ("upload_pipeline", 400, "does not take the pipeline im2latex (400): because; put right what it names"),
+        ("create_experiment", 404, "does not make the experiment im2latex (404): because; look whether the name"),
+        ("list_pipelines", 500, "cannot list pipelines for now (500): because; give the same command again"),
+    ],
+)
+@pytest.mark.parametrize("form", ['{{"message": "{}"}}', '{{"error_message": "{}", "error_details": "x"}}', "{}\n"])
+def test_a_refusal_is_one_sentence_with_what_to_do(
+    deployed: Command, server: ApiServer, operation: str, status: int, sentence: str, form: str
+) -> None:
+    server.faults.append(Fault(operation, status, form.format("because")))
+    answer = deployed()
+    assert answer.status == 1
+    assert sentence in answer.err
+    assert answer.err.count("\n") == 1
+    assert not server.state.runs
+
+
+def test_a_server_that_is_not_there_is_one_sentence(command: Command) -> None:
+    answer = command("status", "--host", "http://127.0.0.1:9")
+    assert answer.status == 1
+    assert answer.err.startswith("im2latex: http://127.0.0.1:9 cannot be reached (")
+    assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["http://", "http://:x", "http://a b"])
+def test_an_address_that_is_none_is_refused(command: Command, host: str) -> None:
+    answer = command("status", "--host", host)
+    assert answer.status == 1
+    assert answer.err.startswith("im2latex: ")
+
+
+def test_no_address_at_all_says_where_one_comes_from(command: Command) -> None:
+    answer = command("status")
+    assert answer.status == 1
+    assert "no address of Kubeflow Pipelines is known: give --host or set KF_PIPELINES_ENDPOINT" in answer.err
+
+
+def test_the_address_comes_from_kfps_own_variable(
+    command: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
+    answer = command("status")
+    assert "there is no pipeline im2latex; `im2latex kubeflow deploy` makes it" in answer.err
+
+
+def test_a_kubeconfig_with_a_token_leads_through_the_api_of_kubernetes(
+    command: Command, guarded: ApiServer, tmp_path: Path
+) -> None:
+    entries = {
+        "clusters": [{"name": "here", "cluster": {"server": guarded.url}}],
+        "users": [{"name": "me", "user": {"token": TOKEN}}],
+        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
+    }
+    document = {"apiVersion": "v1", "kind": "Config", "current-context": "here", **entries}
+    (tmp_path / "kubeconfig").write_text(json.dumps(document))
+    guarded.pushed = False
+    answer = command("deploy", "--param", "data=d", "--every", "0.01")
+    assert answer.status == 3, answer.err
+    metadata = [path for path in guarded.paths if METADATA in path]
+    assert all(path.startswith(KUBE_PROXY_OF_PAGES) for path in metadata)
+    assert all(path.startswith(KUBE_PROXY) for path in guarded.paths if path not in metadata)
+    assert (len(metadata), len(guarded.paths)) == (4, len(guarded.requests) + 4)
+    assert {request.authorization for request in guarded.requests} == {f"Bearer {TOKEN}"}
+    guarded.token = "another"  # this server says what it was given
+    refused = command("status")
+    assert "(the token)" in refused.err
+    assert TOKEN not in refused.err
+
+
+def test_a_log_in_page_is_not_taken_for_an_empty_answer(deployed: Command, server: ApiServer) -> None:
+    server.faults.append(Fault("list_pipelines", page=True))
+    answer = deployed()
+    assert answer.status == 1
+    assert "answers with a web page and not as the API" in answer.err
+    assert not server.state.pipelines
+
+
+def test_a_certificate_of_ones_own_is_taken_with_its_authority(command: Command, tmp_path: Path) -> None:
+    if importlib.util.find_spec("cryptography") is None:
+        pytest.skip("needs cryptography, to make a certificate")
+    certificate, key = self_signed(tmp_path)
+    with ApiServer(certificate=(certificate, key)) as server:
+        server.frames = play(*GOOD_RUN)
+        given = ("deploy", "--host", server.url, "--param", "data=d", "--every", "0.01")
+        refused = command(*given)
+        assert refused.status == 1
+        assert "has no certificate that is trusted here" in refused.err
+        assert command(*given, "--ca-cert", str(certificate)).status == 0
+    missing = command(*given, "--ca-cert", str(tmp_path / "none.pem"))
+    assert "there is no certificate" in missing.err
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "certificate.pem", folder / "key.pem"
+
+
+# Secrets.
+
+
+def test_no_token_is_printed(
+    command: Command, guarded: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KFP_EXISTING_TOKEN", TOKEN)
+    given = ("--host", guarded.url.replace("http://", "http://someone:a-password@"), "--every", "0.01")
+    answers = [command("deploy", *given, "--param", "data=d"), command("status", *given)]
+    assert [answer.status for answer in answers] == [0, 0]
+    assert {request.authorization for request in guarded.requests} == {f"Bearer {TOKEN}"}
+    guarded.token = "another"  # this server says what it was given
+    answers.append(command("status", *given))
+    assert "Unauthenticated: Bearer (the token)" in answers[-1].err
+    for answer in answers:
+        for secret in (TOKEN, "a-password"):
+            assert secret not in answer.out + answer.err
+    assert TOKEN not in json.dumps([request.file or request.query for request in guarded.requests])
+
+
+def test_a_server_that_wants_a_token_is_told_apart(command: Command, guarded: ApiServer) -> None:
+    answer = command("status", "--host", guarded.url)
+    assert "wants a token (401)" in answer.err
+    assert "set KFP_EXISTING_TOKEN or give --token-file" in answer.err
+
+
+# status and cancel.
+
+
+def test_status_shows_the_last_run_and_what_it_has_not_come_to(
+    deployed: Command, command: Command, server: ApiServer
+) -> None:
+    server.frames = play(*GOOD_RUN)[:5]
+    deployed("--no-follow")
+    deployed("--no-follow")
+    for _ in range(4):
+        command("status", "--host", server.url)
+    answer = command("status", "--host", server.url)
+    assert answer.status == 0
+    assert started_run(server) in answer.out
+    lines = [line.split() for line in answer.out.splitlines()]
+    assert [line[:2] for line in lines[-3:]] == [
+        ["import-example-gen", "cached"],
+        ["trainer", "running"],
+        ["pusher", "waiting"],
+    ]
+
+
+def test_status_as_json_is_for_machines(deployed: Command, command: Command, server: ApiServer) -> None:
+    deployed()
+    run = started_run(server)
+    document = json.loads(command("status", run, "--host", server.url, "--json").out)
+    assert (document["run_id"], document["state"]) == (run, "SUCCEEDED")
+    assert document["address"] == f"{server.url}/#/runs/details/{run}"
+    assert [(task["name"], task["state"], task["seconds"]) for task in document["tasks"]] == [
+        ("import-example-gen", "cached", 8.0), ("trainer", "succeeded", 30.0), ("pusher", "succeeded", 30.0),
+    ]  # fmt: skip
+    assert datetime.datetime.fromisoformat(document["tasks"][0]["started"]) == BEGINNING
+
+
+def test_deploy_as_json_says_the_rest_on_standard_error(deployed: Command, server: ApiServer) -> None:
+    answer = deployed("--json")
+    assert json.loads(answer.out)["state"] == "SUCCEEDED"
+    assert "trainer" in answer.err
+    started = json.loads(deployed("--json", "--no-follow").out)
+    assert started["run_id"] == started_run(server)
+    assert started["version_id"] == server.state.versions[0].pipeline_version_id
+
+
+def test_status_of_a_run_whose_version_was_deleted_shows_the_tasks_it_came_to(
+    deployed: Command, command: Command, server: ApiServer
+) -> None:
+    deployed()
+    server.state.versions.clear()
+    answer = command("status", started_run(server), "--host", server.url)
+    assert [line.split()[0] for line in answer.out.splitlines()[-3:]] == ["import-example-gen", "trainer", "pusher"]
+
+
+def test_the_last_run_is_found_behind_many_of_other_pipelines(
+    deployed: Command, command: Command, server: ApiServer
+) -> None:
+    deployed("--no-follow")
+    wanted = started_run(server)
+    for _ in range(60):
+        other = deployed_elsewhere(server)
+        assert other != wanted
+    assert wanted in command("status", "--host", server.url).out
+
+
+def deployed_elsewhere(server: ApiServer) -> str:
+    """A run of another pipeline, later than all."""
+    run = copy.deepcopy(server.state.runs[-1])
+    run.run_id = f"elsewhere-{len(server.state.runs)}"
+    run.created_at += datetime.timedelta(seconds=1)
+    run.pipeline_version_reference.pipeline_id = "another"
+    server.state.runs.append(run)
+    return run.run_id
+
+
+def test_a_run_that_is_not_there_is_told(command: Command, server: ApiServer) -> None:
+    for name in ("status", "cancel"):
+        answer = command(name, "no-such-run", "--host", server.url)
+        assert answer.status == 1
+        assert "does not show the run no-such-run (404)" in answer.err
+
+
+def test_cancel_stops_a_run_and_following_it_says_so(deployed: Command, command: Command, server: ApiServer) -> None:
+    server.frames = play(*GOOD_RUN)[:5]
+    deployed("--no-follow")
+    run = started_run(server)
+    for _ in range(4):
+        command("status", run, "--host", server.url)
+    answer = command("cancel", run, "--host", server.url)
+    assert (answer.status, answer.out) == (0, f"the run {run} is being stopped\n")
+    followed = command("status", run, "--follow", "--every", "0.01", "--host", server.url)
+    assert followed.status == 1
+    assert f"the run {run} was cancelled" in followed.err
+    assert [line.split()[-1] for line in followed.out.splitlines()[-3:]] == ["cached", "stopped", "skipped"]
+    again = command("cancel", run, "--host", server.url)
+    assert again.out == f"the run {run} has ended already\n"
+    assert len(server.did("terminate_run")) == 1
+
+
+# schedule.
+
+
+@pytest.fixture
+def scheduled(command: Command, server: ApiServer) -> Command:
+    """`schedule --cron` on the server."""
+
+    def run(cron: str, *arguments: str) -> Answer:
+        given = ("--host", server.url, "--pipeline-root", ROOT, "--param", "data=d")
+        return command("schedule", "--cron", cron, *given, *arguments)
+
+    return run
+
+
+def test_a_schedule_runs_this_version_with_these_settings(scheduled: Command, server: ApiServer) -> None:
+    answer = scheduled("0 0 3 * * 1", "--max-concurrency", "2", "--catchup")
+    assert (answer.status, answer.err) == (0, "")
+    (made,) = server.state.schedules
+    assert made.trigger.cron_schedule.cron == "0 0 3 * * 1"
+    assert (made.mode, made.max_concurrency, made.no_catchup) == ("ENABLE", "2", False)
+    assert (made.runtime_config.pipeline_root, made.runtime_config.parameters) == (ROOT, {"data": "d"})
+    assert made.pipeline_version_reference.pipeline_version_id == server.state.versions[0].pipeline_version_id
+    assert f"schedule     {made.recurring_run_id}, 0 0 3 * * 1" in answer.out
+
+
+def test_a_new_schedule_takes_the_place_of_the_earlier(scheduled: Command, server: ApiServer) -> None:
+    scheduled("0 0 3 * * 1")
+    earlier = server.state.schedules[0].recurring_run_id
+    answer = scheduled("0 30 4 * * *")
+    (made,) = server.state.schedules
+    assert (made.trigger.cron_schedule.cron, made.no_catchup) == ("0 30 4 * * *", True)
+    assert made.recurring_run_id != earlier
+    assert "instead of 1 earlier" in answer.out
+
+
+def test_schedules_that_someone_else_made_are_left_alone(
+    scheduled: Command, command: Command, server: ApiServer
+) -> None:
+    scheduled("0 0 3 * * 1")
+    server.state.schedules[0].display_name = "made in the browser"
+    scheduled("0 0 4 * * 1")
+    command("schedule", "--off", "--host", server.url)
+    assert [schedule.display_name for schedule in server.state.schedules] == ["made in the browser"]
+
+
+def test_a_schedule_that_is_refused_leaves_the_earlier(scheduled: Command, server: ApiServer) -> None:
+    scheduled("0 0 3 * * 1")
+    server.faults.append(Fault("create_recurring_run", 400, '{"message": "cron is not a supported format"}'))
+    answer = scheduled("0 0 3 * * MONTAG")
+    assert answer.status == 1
+    assert "cron is not a supported format" in answer.err
+    assert [schedule.trigger.cron_schedule.cron for schedule in server.state.schedules] == ["0 0 3 * * 1"]
+
+
+@pytest.mark.parametrize(
+    ("cron", "sentence"), [("0 3 * * 1", "--cron '0 0 3 * * 1'"), ("weekly", "has 1 fields, not the 6")]
+)
+def test_a_cron_of_another_kind_is_refused_before_anything_is_made(
+    scheduled: Command, server: ApiServer, cron: str, sentence: str
+) -> None:
+    answer = scheduled(cron)
+    assert answer.status == 1
+    assert sentence in answer.err
+    assert not server.requests
+
+
+def test_schedules_are_listed_and_taken_off(scheduled: Command, command: Command, server: ApiServer) -> None:
+    assert command("schedule", "--list", "--host", server.url).out == "the pipeline im2latex is on no schedule\n"
+    scheduled("0 0 3 * * 1")
+    made = server.state.schedules[0].recurring_run_id
+    listed = command("schedule", "--list", "--host", server.url)
+    assert listed.out == f"{made}  0 0 3 * * 1  1 at a time, without those missed\n"
+    (document,) = json.loads(command("schedule", "--list", "--json", "--host", server.url).out)
+    assert (document["schedule_id"], document["cron"], document["enabled"]) == (made, "0 0 3 * * 1", True)
+    assert command("schedule", "--off", "--host", server.url).out == f"{made}  0 0 3 * * 1  is off\n"
+    assert not server.state.schedules
+
+
+def test_schedule_takes_one_thing_at_a_time(command: Command) -> None:
+    for arguments in ((), ("--list", "--off"), ("--cron", "0 0 3 * * 1", "--off")):
+        answer = command("schedule", *arguments)
+        assert answer.status == 1
+        assert "schedule takes one of --cron EXPRESSION, --list and --off" in answer.err
+
+
+# compile.
+
+
+def test_compile_writes_the_yaml_whole_and_says_what_is_in_it(
+    command: Command, compiled: SimpleNamespace, tmp_path: Path
+) -> None:
+    out = tmp_path / "pipeline.yaml"
+    answer = command("compile", "--out", str(out))
+    assert (answer.status, answer.out) == (0, f"{out}: 3 tasks, image {IMAGE}\n")
+    assert out.read_text() == compiled.text
+    assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]
+
+
+def test_compile_says_when_it_cannot_write(command: Command, tmp_path: Path) -> None:
+    answer = command("compile", "--out", str(tmp_path / "none" / "pipeline.yaml"))
+    assert answer.status == 1
+    assert "No such file or directory; choose another --out" in answer.err
+
+
+def test_the_pipelines_own_yaml_is_taken_and_followed(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_run = server.create_run
+
+    def playing_its_tasks(request: object) -> object:
+        names = specification.task_names(server.state.versions[0].pipeline_spec)
+        server.frames = play(*((name, "succeeded") for name in names))
+        return create_run(request)
+
+    monkeypatch.setattr(server, "create_run", playing_its_tasks)
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    answer = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "kubeflow", "deploy", "--every", "0.01", *settings],
+        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "HOME": str(tmp_path), "KF_PIPELINES_ENDPOINT": server.url},
+    )  # fmt: skip
+    assert (answer.returncode, answer.stderr) == (0, "")
+    ended = re.findall(r"^(\S+) .* succeeded$", answer.stdout, re.M)
+    assert ended.index("trainer") < ended.index("evaluator") < ended.index("pusher") < ended.index("reporter")
+    assert answer.stdout.splitlines()[-1].endswith("pushed")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import kubeflow.commands, sys; print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert not {"kfp", "kfp_server_api", "kubernetes", "tfx", "tensorflow", "apache_beam"} & set(loaded)

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import components as kfp_components
+from kfp.kubernetes import kubernetes_executor_config_pb2
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from data.errors import UserError
+from kubeflow.runner import compile_pipeline, task_name
+from pipeline.config import COMPONENTS, load_config
+from pipeline.pipeline import REPOSITORY
+
+CLUSTER = (
+    "kubeflow.image=registry.example.org/im2latex@sha256:" + 64 * "a",
+    "kubeflow.volume=models",
+    "kubeflow.data=s3://bucket/data",
+)
+
+
+def compiled(*settings: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two documents."""
+    spec, platform = yaml.safe_load_all(compile_pipeline(load_config(settings=[*CLUSTER, *settings])))
+    return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+@pytest.fixture(scope="module")
+def documents() -> tuple[dict[str, Any], dict[str, Any]]:
+    return compiled()
+
+
+def test_kfp_reads_it() -> None:
+    text = compile_pipeline(load_config(settings=CLUSTER))
+    loaded = kfp_components.load_component_from_text(text)
+    assert loaded.pipeline_spec.schema_version == "2.1.0"
+    assert loaded.pipeline_spec.pipeline_info.name == "im2latex"
+    assert loaded.component_spec.inputs["data"].default == "s3://bucket/data"
+    platform = json_format.MessageToDict(loaded.platform_spec)["platforms"]["kubernetes"]
+    assert "exec-trainer" in platform["deploymentSpec"]["executors"]
+
+
+def test_the_same_configuration_compiles_to_the_same_bytes() -> None:
+    config = load_config(settings=CLUSTER)
+    assert compile_pipeline(config) == compile_pipeline(config)
+
+
+def test_every_component_is_a_task_of_containers_and_importers_alone(documents: Any) -> None:
+    spec, _ = documents
+    tasks = spec["root"]["dag"]["tasks"]
+    resolved = {"resolve-import-example-gen", "resolve-baseline", "resolve-pusher"}
+    assert set(tasks) == {task_name(component) for component in COMPONENTS} | resolved | {"import-data"}
+    for name, executor in spec["deploymentSpec"]["executors"].items():
+        if name == "exec-import-data":
+            assert set(executor) == {"importer"}
+        else:
+            assert set(executor) == {"container"}
+            # Hooks that the backend would leave out are not there in the first place.
+            assert set(executor["container"]) <= {"image", "command", "args", "env", "resources"}
+            assert executor["container"]["image"].endswith("@sha256:" + 64 * "a")
+
+
+def test_nothing_in_it_is_of_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = compile_pipeline(load_config(settings=CLUSTER))
+    assert str(REPOSITORY) not in text
+    spec = next(yaml.safe_load_all(text))
+    schema = spec["root"]["dag"]["tasks"]["import-schema-gen"]["inputs"]["parameters"]["schema_file"]
+    assert schema == {"runtimeValue": {"constant": "pipeline/schema/schema.pbtxt"}}
+
+
+def test_names_are_kubernetes_names(documents: Any) -> None:
+    assert task_name("ImportExampleGen") == "import-example-gen"
+    spec, _ = documents
+    for name, task in spec["root"]["dag"]["tasks"].items():
+        assert name == name.lower() and not name.endswith("-driver")  # the backend's own driver of `x` is `x-driver`
+        assert task["taskInfo"]["name"] == name
+        component = spec["components"][task["componentRef"]["name"]]
+        assert component["executorLabel"] in spec["deploymentSpec"]["executors"]
+
+
+def test_inputs_come_from_tasks_that_are_waited_for(documents: Any) -> None:
+    spec, _ = documents
+    tasks = spec["root"]["dag"]["tasks"]
+    for name, task in tasks.items():
+        sources = [artifact["taskOutputArtifact"] for artifact in task.get("inputs", {}).get("artifacts", {}).values()]
+        sources += [
+            parameter["taskOutputParameter"]
+            for parameter in task.get("inputs", {}).get("parameters", {}).values()
+            if "taskOutputParameter" in parameter
+        ]
+        for source in sources:
+            producer = spec["components"][tasks[source["producerTask"]]["componentRef"]["name"]]
+            kind = "artifacts" if "outputArtifactKey" in source else "parameters"
+            key = source.get("outputArtifactKey") or source["outputParameterKey"]
+            assert key in producer["outputDefinitions"][kind]
+            assert source["producerTask"] in task["dependentTasks"], name
+    assert "example-validator" in tasks["transform"]["dependentTasks"]
+
+
+def test_only_what_looks_at_the_world_outside_is_never_cached(documents: Any) -> None:
+    tasks = documents[0]["root"]["dag"]["tasks"]
+    uncached = {name for name, task in tasks.items() if not task["cachingOptions"].get("enableCache")}
+    assert uncached == {"resolve-import-example-gen", "resolve-baseline", "resolve-pusher"}
+    for name in uncached:
+        follower = tasks[name.removeprefix("resolve-")]
+        assert follower["inputs"]["parameters"]["found"]["taskOutputParameter"]["producerTask"] == name
+
+
+def test_records_on_the_volume_need_no_importer() -> None:
+    spec, _ = compiled("kubeflow.data=/mnt/im2latex/data")
+    tasks = spec["root"]["dag"]["tasks"]
+    assert "import-data" not in tasks and "artifacts" not in tasks["import-example-gen"].get("inputs", {})
+    assert tasks["import-example-gen"]["inputs"]["parameters"]["input_base"] == {"componentInputParameter": "data"}
+
+
+def test_pods_get_what_the_configuration_asks_for() -> None:
+    pods = """kubeflow.pods={
+        all = {retries = 2, timeout = 3600},
+        Trainer = {cpu = 8, memory = 32, gpus = 2, gpu_type = "amd.com/gpu", timeout = 86400,
+                   node_selector = {pool = "gpu"}, tolerations = [{key = "gpu", operator = "Exists"}]}}"""
+    spec, platform = compiled(" ".join(pods.split()), 'kubeflow.secrets={TOKEN = "bucket/key"}')
+    trainer = spec["deploymentSpec"]["executors"]["exec-trainer"]["container"]["resources"]
+    assert (trainer["cpuLimit"], trainer["memoryLimit"]) == (8, 32)
+    assert trainer["accelerator"] == {"type": "amd.com/gpu", "count": "2"}
+    assert platform["exec-trainer"]["nodeSelector"] == {"labels": {"pool": "gpu"}}
+    assert platform["exec-trainer"]["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
+    assert platform["exec-trainer"]["activeDeadlineSeconds"] == "86400"
+    assert spec["root"]["dag"]["tasks"]["trainer"]["retryPolicy"]["maxRetryCount"] == 2
+    transform = platform["exec-transform"]
+    assert transform["activeDeadlineSeconds"] == "3600" and "tolerations" not in transform
+    assert transform["pvcMount"] == [{"constant": "models", "mountPath": "/mnt/im2latex"}]
+    assert transform["secretAsEnv"] == [{"secretName": "bucket", "keyToEnv": [{"secretKey": "key", "envVar": "TOKEN"}]}]
+
+
+def test_both_documents_are_as_their_schemas_say(documents: Any) -> None:
+    spec, platform = documents
+    json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    for executor in platform.values():
+        json_format.ParseDict(executor, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+
+
+def test_beam_arguments_follow_the_components_that_use_beam() -> None:
+    spec, _ = compiled("beam.arguments=['--direct_num_workers=3']")
+    executors = spec["deploymentSpec"]["executors"]
+    assert executors["exec-transform"]["container"]["args"][-1] == "--direct_num_workers=3"
+    assert executors["exec-trainer"]["container"]["args"][-1] == "{{$}}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (CLUSTER[1:], "kubeflow.image is not set"),
+        (CLUSTER[:1], "kubeflow.volume is not set"),
+        (CLUSTER[:2], "kubeflow.data is not set"),
+        ((*CLUSTER, "kubeflow.image=localhost:5000/im2latex"), "names no version"),
+        ((*CLUSTER, "kubeflow.data=/elsewhere"), "is not on the volume"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(settings: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        compile_pipeline(load_config(settings=settings))
