@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-newest check format bench lock clean distclean environment
+.PHONY: help run test test-platforms test-newest check format bench lock clean distclean environment
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -23,8 +23,11 @@ run: environment ## make data, train, gate and push a model (about 8 minutes on 
 test: environment ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-newest: ## run the tests with TFX 1.21 on Python 3.13 in a Debian 13 root (needs root and debootstrap)
-	@.ci/newest make test ARGS="$(ARGS)"
+test-platforms: environment ## test what is around: Beam's runners, MariaDB, the image's recipe (needs root for the last)
+	@$(BIN)/python -m pytest tests/platforms $(ARGS)
+
+test-newest: ## run all tests with TFX 1.21 on Python 3.13 in a Debian 13 root (needs root and debootstrap)
+	@.ci/newest make test $(if $(ARGS),ARGS="$(ARGS)",test-platforms)
 
 check: environment ## look for faults without running: ruff and mypy
 	@$(BIN)/ruff check .
