@@ -16,6 +16,7 @@ import typer
 import data.commands
 import kubeflow.commands
 import pipeline.lineage.commands
+import pipeline.serving.commands
 from data.errors import UserError
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hush
 
@@ -33,6 +34,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(pipeline.lineage.commands.app, name="lineage")
 app.add_typer(kubeflow.commands.app, name="kubeflow")
+app.add_typer(pipeline.serving.commands.app)
 
 
 @app.command()

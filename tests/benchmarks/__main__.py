@@ -19,7 +19,7 @@ from rich.table import Table
 
 NAMES = (
     "machine", "training_float32", "training_bfloat16", "training_mixed_sizes", "decoding_greedy", "decoding_beam",
-    "lookups", "quickstart", "lineage",
+    "lookups", "quickstart", "lineage", "serving",
 )  # fmt: skip
 # Its operations are so small that to share them costs more than to compute them.
 ONE_THREAD = {"quickstart"}

@@ -7,15 +7,19 @@ in the same process, in the same numbers.
 
 from __future__ import annotations
 
+import csv
 import functools
 import itertools
 import os
+import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -227,11 +231,60 @@ def lineage() -> dict[str, Figure]:
     return figures | {"peak memory of these": Figure(max(peaks) / 1024, "MiB")}
 
 
+def serving() -> dict[str, Figure]:
+    """`im2latex serve` on the model pushed last: hey asks for one formula, by so many clients at once."""
+    if shutil.which("hey") is None or not Workspace.from_environment().versions():
+        print("The service is not measured: that needs Debian's package hey, and a pushed model (`make run`)")
+        return {}
+    figures: dict[str, Figure] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        image = Path(folder) / "formula.png"
+        image.write_bytes(draw_png("\\int _ { 0 } ^ { \\infty } z ^ { 2 } d z", em=14))
+        command = [sys.executable, "-m", "pipeline.cli", "serve", "--port", "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
+            assert service.stdout is not None
+            address = service.stdout.readline().split()[0]
+            _ask(address, image, 64, 1_000)  # warms up
+            for clients, requests in ((1, 500), (8, 2_000), (64, 8_000)):
+                figures |= _ask(address, image, clients, requests)
+            memory = _resident(address)
+            _ask(address, image, 64, 10_000)
+            figures["memory before 10,000 requests"] = Figure(memory / 2**20, "MiB")
+            figures["memory after them"] = Figure(_resident(address) / 2**20, "MiB")
+            service.terminate()
+    return figures
+
+
+def _ask(address: str, image: Path, clients: int, requests: int) -> dict[str, Figure]:
+    """What so many clients get, each asking again as soon as it has its answer."""
+    command = ["hey", "-n", str(requests), "-c", str(clients), "-o", "csv", "-m", "POST", "-D", str(image)]
+    started = time.perf_counter()
+    done = subprocess.run([*command, f"{address}/predict"], capture_output=True, text=True, check=True)
+    spent = time.perf_counter() - started
+    answers = list(csv.DictReader(done.stdout.splitlines()))
+    times = 1e3 * np.array([float(answer["response-time"]) for answer in answers])
+    good = sum(answer["status-code"] == "200" for answer in answers)
+    name = f"{clients} clients" if clients > 1 else "1 client"
+    return {
+        name: Figure(good / spent, "answers/s"),
+        f"{name}, median": Figure(float(np.median(times)), "ms"),
+        f"{name}, 99th percentile": Figure(float(np.percentile(times, 99)), "ms"),
+        f"{name}, errors": Figure(requests - good, "answers"),
+    }
+
+
+def _resident(address: str) -> float:
+    """The memory that the service holds, bytes, as it says itself."""
+    with urllib.request.urlopen(f"{address}/metrics") as answer:
+        (value,) = re.findall(r"^process_resident_memory_bytes (\S+)$", answer.read().decode(), re.MULTILINE)
+    return float(value)
+
+
 CASES: dict[str, Callable[[], dict[str, Figure]]] = {
     case.__name__: case
     for case in (
         machine, training_float32, training_bfloat16, training_mixed_sizes, decoding_greedy, decoding_beam, lookups,
-        quickstart, lineage,
+        quickstart, lineage, serving,
     )
 }  # fmt: skip
 

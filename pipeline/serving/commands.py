@@ -1,0 +1,57 @@
+"""`im2latex predict` and `im2latex serve`: use a model that was pushed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.options import hush
+
+app = typer.Typer()
+
+Model = Annotated[Path | None, typer.Option(help="SavedModel; if not given, the one pushed last.", metavar="DIR")]
+
+
+@app.command()
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Files, folders, or - for standard input.", metavar="IMAGE")],
+    model: Model = None,
+    clean: Annotated[bool, typer.Option("--clean", help="LaTeX as a person would type it: x_i^2, \\sin.")] = False,
+    alternatives: Annotated[
+        int | None, typer.Option(min=1, max=32, help="So many readings of each, by beam search.", metavar="COUNT")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with probabilities.")] = False,
+) -> None:
+    """Print the LaTeX of pictures: a line each, behind its name where there are several.
+
+    Exit status: 0 all were read, 1 some were not.
+    """
+    hush()
+    from pipeline.serving.predict import predict_images
+    from pipeline.workspace import Workspace
+
+    chosen = model or Workspace.from_environment().newest_model()
+    raise typer.Exit(predict_images(images, chosen, alternatives, clean, as_json))
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is all of them.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8501,
+    model: Model = None,
+) -> None:
+    """Serve the model pushed last over HTTP, with a page for the browser; a newer one takes over when it is pushed.
+
+    Ends at Ctrl-C and SIGTERM, when what was asked is answered.
+    """
+    hush()
+    from pipeline.serving.service import serve as serve_models
+    from pipeline.workspace import Workspace
+
+    workspace = Workspace.from_environment()
+    folders = (lambda: [model]) if model else workspace.versions
+    if not folders():
+        workspace.newest_model()
+    serve_models(folders, host, port)

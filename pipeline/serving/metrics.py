@@ -1,0 +1,56 @@
+"""What the service counts, as Prometheus reads it at /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """The metrics of one service.
+
+    Args:
+        queue: gives the number of images that wait or are read.
+        version: gives the version that serves.
+    """
+
+    def __init__(self, queue: Callable[[], int], version: Callable[[], int]) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        of_request = ("route", "status")
+        self.requests = Counter(
+            "im2latex_requests", "Requests answered, by route and HTTP status.", of_request, registry=self._registry
+        )
+        self.seconds = Histogram(
+            "im2latex_request_seconds",
+            "From the head of a request to the end of its answer.",
+            ("route",),
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+            registry=self._registry,
+        )
+        self.batch = Histogram(
+            "im2latex_batch_images",
+            "Images that the model read at once.",
+            buckets=(1, 2, 4, 8, 16, 32),
+            registry=self._registry,
+        )
+        self.reloads = Counter(
+            "im2latex_reloads",
+            "Newer versions that came, by whether they serve now or were passed over.",
+            ("result",),
+            registry=self._registry,
+        )
+        Gauge("im2latex_queue_images", "Images that wait or are read.", registry=self._registry).set_function(queue)
+        Gauge("im2latex_model_version", "The version that serves.", registry=self._registry).set_function(version)
+
+    def reloaded(self, served: bool) -> None:
+        """Counts a newer version."""
+        self.reloads.labels("served" if served else "passed over").inc()
+
+    def page(self) -> bytes:
+        """The text of /metrics."""
+        return generate_latest(self._registry)

@@ -1,0 +1,231 @@
+"use strict";
+
+/* How many readings are asked for. */
+const ALTERNATIVES = 5;
+/* A drawing is sent so much smaller, which makes its strokes as thin as print. */
+const SHRINK = 4;
+const PEN = 7;
+
+const of = (id) => document.getElementById(id);
+const canvas = of("canvas");
+const pen = canvas.getContext("2d");
+const strokes = [];
+let asking = null;
+let latex = "";
+
+function say(text, bad = false) {
+  of("status").textContent = text;
+  of("status").classList.toggle("bad", bad);
+}
+
+/* Draws LaTeX into an element; what KaTeX does not know is said. */
+function render(formula, element, displayMode) {
+  try {
+    katex.render(formula, element, { displayMode, throwOnError: true, trust: false, maxExpand: 1000, maxSize: 50 });
+    return true;
+  } catch (error) {
+    element.textContent = formula ? "This LaTeX cannot be drawn here." : "Blank.";
+    return false;
+  }
+}
+
+function percent(probability) {
+  const value = 100 * probability;
+  return value >= 10 ? `${value.toFixed(0)} %` : value >= 0.1 ? `${value.toFixed(1)} %` : "< 0.1 %";
+}
+
+function choose(alternative, buttons, button) {
+  latex = alternative.latex;
+  of("latex").textContent = latex;
+  render(latex, of("formula"), true);
+  for (const other of buttons) {
+    other.setAttribute("aria-pressed", String(other === button));
+  }
+}
+
+function show(answer) {
+  const buttons = answer.alternatives.map(() => document.createElement("button"));
+  answer.alternatives.forEach((alternative, i) => {
+    const [share, drawn, code] = ["span", "span", "code"].map((tag) => document.createElement(tag));
+    share.textContent = percent(alternative.probability);
+    drawn.className = "drawn";
+    render(alternative.latex, drawn, false);
+    code.textContent = alternative.latex;
+    buttons[i].type = "button";
+    buttons[i].append(share, drawn, code);
+    buttons[i].addEventListener("click", () => choose(alternative, buttons, buttons[i]));
+  });
+  of("alternatives").replaceChildren(
+    ...buttons.map((button) => {
+      const item = document.createElement("li");
+      item.append(button);
+      return item;
+    }),
+  );
+  choose(answer.alternatives[0], buttons, buttons[0]);
+  of("answer").hidden = false;
+}
+
+/* Asks the service about a picture; an older question is given up. */
+async function ask(picture) {
+  asking?.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  of("answer").hidden = true;
+  say("Reading…");
+  const started = performance.now();
+  try {
+    const response = await fetch(`/predict?clean=1&alternatives=${ALTERNATIVES}`, {
+      method: "POST",
+      body: picture,
+      headers: { "Content-Type": "application/octet-stream" },
+      signal,
+    });
+    const answer = await response.json();
+    if (!response.ok) {
+      say(`Not read: ${answer.error}.`, true);
+      return;
+    }
+    show(answer);
+    const seconds = ((performance.now() - started) / 1000).toFixed(2);
+    say(`Read in ${seconds} s by version ${answer.version}: ${percent(answer.probability)} sure.`);
+  } catch (error) {
+    if (!signal.aborted) {
+      say("Not read: the service does not answer. Is it still running?", true);
+    }
+  }
+}
+
+/* Shows a picture and asks about it. */
+function take(picture, name) {
+  const preview = of("preview");
+  URL.revokeObjectURL(preview.src);
+  preview.hidden = false;
+  preview.src = URL.createObjectURL(picture);
+  preview.alt = `The picture that is read: ${name}`;
+  of("name").textContent = name;
+  of("shown").hidden = false;
+  of("empty").hidden = true;
+  ask(picture);
+}
+
+function takeFirst(files, otherwise) {
+  if (files.length) {
+    take(files[0], files[0].name);
+  } else {
+    say(otherwise, true);
+  }
+}
+
+of("preview").addEventListener("error", () => {
+  of("preview").hidden = true;
+  of("name").textContent += " (this browser cannot show it)";
+});
+of("choose").addEventListener("click", () => of("file").click());
+of("file").addEventListener("change", () => {
+  if (of("file").files.length) {
+    takeFirst(of("file").files, "");
+  }
+  of("file").value = "";
+});
+document.addEventListener("paste", (event) => {
+  takeFirst(event.clipboardData.files, "The clipboard holds no picture.");
+});
+document.addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("over");
+});
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) {
+    document.body.classList.remove("over");
+  }
+});
+document.addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("over");
+  takeFirst(event.dataTransfer.files, "What was dropped is no file.");
+});
+
+async function copy(button, text) {
+  const label = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+    say("Copied.");
+  } catch (error) {
+    // A browser that does not trust this address lets nobody write to the clipboard but the person.
+    getSelection().selectAllChildren(of("latex"));
+    say("This browser does not let the page copy: the LaTeX is selected, press Ctrl+C.", true);
+  }
+  setTimeout(() => {
+    button.textContent = label;
+  }, 1500);
+}
+
+of("copy").addEventListener("click", () => copy(of("copy"), latex));
+of("copy-dollars").addEventListener("click", () => copy(of("copy-dollars"), `$${latex}$`));
+
+/* --- Drawing --- */
+
+function redraw() {
+  pen.fillStyle = "white";
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.strokeStyle = "black";
+  pen.lineWidth = PEN;
+  pen.lineCap = pen.lineJoin = "round";
+  for (const stroke of strokes) {
+    pen.beginPath();
+    pen.moveTo(...stroke[0]);
+    for (const point of stroke) {
+      pen.lineTo(...point);
+    }
+    pen.stroke();
+  }
+}
+
+function place(event) {
+  const box = canvas.getBoundingClientRect();
+  return [
+    ((event.clientX - box.left) * canvas.width) / box.width,
+    ((event.clientY - box.top) * canvas.height) / box.height,
+  ];
+}
+
+canvas.addEventListener("pointerdown", (event) => {
+  canvas.setPointerCapture(event.pointerId);
+  strokes.push([place(event)]);
+  redraw();
+});
+canvas.addEventListener("pointermove", (event) => {
+  if (canvas.hasPointerCapture(event.pointerId)) {
+    strokes.at(-1).push(place(event));
+    redraw();
+  }
+});
+of("draw").addEventListener("click", () => {
+  const opens = of("drawing").hidden;
+  of("drawing").hidden = !opens;
+  of("draw").setAttribute("aria-expanded", String(opens));
+});
+of("undo").addEventListener("click", () => {
+  strokes.pop();
+  redraw();
+});
+of("clear").addEventListener("click", () => {
+  strokes.length = 0;
+  redraw();
+});
+of("read").addEventListener("click", () => {
+  if (!strokes.length) {
+    say("Nothing is drawn yet.", true);
+    return;
+  }
+  const small = document.createElement("canvas");
+  small.width = canvas.width / SHRINK;
+  small.height = canvas.height / SHRINK;
+  const context = small.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(canvas, 0, 0, small.width, small.height);
+  small.toBlob((picture) => take(picture, "Drawing"), "image/png");
+});
+redraw();

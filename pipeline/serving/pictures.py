@@ -1,0 +1,130 @@
+"""Takes images as people send them: what is none, or too large, is refused before any of it is decoded.
+
+Only Pillow's readers of the formats below are ever asked, first for the header alone. PNG, JPEG and plain BMP go on to
+the model as they are: it decodes and normalises them itself. Pillow decodes the others, and hands on a PNG.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from data.errors import ImageError
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
+# A JPEG of several pictures, as some cameras write, is called MPO.
+_MODEL_DECODES = ("PNG", "JPEG", "MPO")
+# The BMPs that the model decodes: bytes of the header, bits of a pixel, compression.
+_PLAIN_BMPS = ((40, 24, 0), (40, 32, 0))
+MAX_PIXELS = 16_000_000
+MAX_SIDE = 16_000
+# A dot; less is no sign at all.
+LEAST_PIXELS = 9
+# Encoders write about ten, and a decoder goes through the whole picture for each.
+MAX_SCANS = 100
+# Of PNGs that live for milliseconds.
+COMPRESSION = 1
+
+# Registers the readers of all formats, so that FORMATS can name them.
+Image.init()
+
+
+class Picture(NamedTuple):
+    """An image that can be given to a model."""
+
+    encoded: bytes  # PNG, JPEG or BMP
+    width: int  # pixels
+    height: int
+
+
+def prepare(encoded: bytes, turn: bool = True) -> Picture:
+    """Looks at an image's header, and makes a PNG of what the model does not decode; of films the first picture.
+
+    Args:
+        encoded: the bytes of a file.
+        turn: whether to turn a photograph as its camera was held.
+
+    Raises:
+        ImageError: it is no image of a known format, too large, too small or damaged.
+    """
+    if not encoded:
+        raise ImageError("the image is empty: it has no bytes")
+    image = _opened(encoded)
+    _check(image, encoded)
+    turn = turn and _is_turned(image)
+    if _is_decoded_by_the_model(image, encoded) and not turn:
+        return Picture(encoded, *image.size)
+    _load(image)
+    return _as_png(ImageOps.exif_transpose(image) if turn else image)
+
+
+def _opened(encoded: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(encoded), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ImageError(f"the image is damaged, or of another format than {', '.join(FORMATS)}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"the image has far more than {MAX_PIXELS:,} pixels; make it smaller") from None
+    except Exception as error:  # noqa: BLE001  Pillow's readers raise nearly anything for damaged headers
+        raise _damaged(error) from None
+
+
+def _load(image: Image.Image) -> None:
+    try:
+        image.load()
+    except Exception as error:  # noqa: BLE001  as above
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> ImageError:
+    return ImageError(f"the image is damaged: it cannot be decoded ({type(error).__name__})")
+
+
+def _check(image: Image.Image, encoded: bytes) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise ImageError(
+            f"the image has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,} in all or {MAX_SIDE:,} a side; "
+            "make it smaller"
+        )
+    if width * height < LEAST_PIXELS:
+        raise ImageError(f"the image has {width} x {height} pixels, too few for a formula; send a larger one")
+    if encoded.startswith(b"\xff\xd8") and encoded.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageError(f"the image is a JPEG of more than {MAX_SCANS} scans; save it anew")
+
+
+def _is_decoded_by_the_model(image: Image.Image, encoded: bytes) -> bool:
+    if image.format == "BMP":
+        return struct.unpack_from("<I10xHI", encoded, 14) in _PLAIN_BMPS
+    return image.format in _MODEL_DECODES
+
+
+def _is_turned(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    except Exception:  # noqa: BLE001  as above; a picture without readable notes stands as it is
+        return False
+
+
+def _as_png(image: Image.Image) -> Picture:
+    """8-bit grey or colours, with alpha where something is transparent, or 16-bit grey."""
+    if image.mode == "F":
+        raise ImageError("the image has floating-point pixels; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = Image.fromarray(np.clip(np.asarray(image), 0, 65535).astype(np.uint16))
+        mode = image.mode
+    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        mode = "RGBA"
+    else:
+        mode = "L" if image.mode in ("1", "L") else "RGB"
+    try:
+        image = image.convert(mode)
+    except ValueError:
+        raise ImageError(f"the image has colours of the kind {image.mode}; save it as RGB") from None
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=COMPRESSION)
+    return Picture(buffer.getvalue(), *image.size)

@@ -1,0 +1,130 @@
+"""TensorFlow Serving's REST API, what it takes and gives (tensorflow.org/tfx/serving/api_rest).
+
+A request names a signature and holds its inputs by rows, `instances`, or by columns, `inputs`; bytes are
+`{"b64": "..."}`. The answer has the same order: `predictions` or `outputs`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from components.evaluator.reading import Beam, Hypothesis
+from data.errors import UserError
+from data.records import Example
+
+DEFAULT = "serving_default"
+# The input of each signature that holds images.
+SIGNATURES = {DEFAULT: "examples", "predict_images": "images", "predict_alternatives": "images"}
+MAX_WIDTH = 32
+
+
+class Request(NamedTuple):
+    """What a request asks for."""
+
+    images: list[bytes]
+    beam: Beam | None
+    by_rows: bool
+
+
+def parse(body: bytes) -> Request:
+    """Reads the body of a request.
+
+    Raises:
+        UserError: it is no such request; says what is wrong in it.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"the body is no JSON ({error})") from None
+    if not isinstance(document, dict) or len({"instances", "inputs"} & set(document)) != 1:
+        raise UserError('the body has to be an object with either "instances" or "inputs"')
+    signature = document.get("signature_name") or DEFAULT
+    if not isinstance(signature, str) or signature not in SIGNATURES:
+        raise UserError(f"there is no signature {signature!r:.80}; there are {', '.join(SIGNATURES)}")
+    name, by_rows = SIGNATURES[signature], "instances" in document
+    if by_rows:
+        inputs = {name: _rows(document["instances"], name)}
+    else:
+        given = document["inputs"]
+        inputs = given if isinstance(given, dict) and "b64" not in given else {name: given}
+    beam = _beam(inputs) if signature == "predict_alternatives" else None
+    expected = {name, "width", "length_penalty"} if beam else {name}
+    if set(inputs) != expected:
+        raise UserError(f"{signature} takes {', '.join(sorted(expected))}, and nothing else")
+    values = inputs[name]
+    if not isinstance(values, list):
+        raise UserError(f'"{name}" has to be a list')
+    images = [_bytes(value, f"{name}[{i}]") for i, value in enumerate(values)]
+    if signature == DEFAULT:
+        images = [_image_of_example(image, f"{name}[{i}]") for i, image in enumerate(images)]
+    return Request(images, beam, by_rows)
+
+
+def _rows(instances: Any, name: str) -> list[Any]:
+    if not isinstance(instances, list) or not instances:
+        raise UserError('"instances" has to be a list with at least one instance')
+    rows = []
+    for i, instance in enumerate(instances):
+        if isinstance(instance, dict) and "b64" not in instance:
+            if set(instance) != {name}:
+                raise UserError(
+                    f'instances[{i}] has to hold "{name}" alone; what is for all of them stands in "inputs"'
+                )
+            instance = instance[name]
+        rows.append(instance)
+    return rows
+
+
+def _beam(inputs: dict[str, Any]) -> Beam:
+    width, length_penalty = inputs.get("width"), inputs.get("length_penalty")
+    if type(width) is not int or not 1 <= width <= MAX_WIDTH:
+        raise UserError(f'predict_alternatives takes "inputs" with "width", a whole number from 1 to {MAX_WIDTH}')
+    if isinstance(length_penalty, bool) or not isinstance(length_penalty, int | float) or not abs(length_penalty) <= 9:
+        raise UserError('predict_alternatives takes "inputs" with "length_penalty", a number from -9 to 9')
+    return Beam(width, float(length_penalty))
+
+
+def _bytes(value: Any, place: str) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if not isinstance(value, dict) or set(value) != {"b64"} or not isinstance(value["b64"], str):
+        raise UserError(f'{place} has to be bytes: {{"b64": "..."}}')
+    try:
+        return base64.b64decode(value["b64"], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"{place} is no base64 ({error})") from None
+
+
+def _image_of_example(serialised: bytes, place: str) -> bytes:
+    example = Example()
+    try:
+        example.ParseFromString(serialised)
+    except Exception:  # noqa: BLE001  protobuf's DecodeError is another class in each of its implementations
+        raise UserError(f"{place} is no serialised tf.Example") from None
+    values = example.features.feature["image"].bytes_list.value
+    if len(values) != 1:
+        raise UserError(f'{place} has to have a feature "image" with one value of bytes')
+    return values[0]
+
+
+def answer(request: Request, read: Sequence[Sequence[Hypothesis]]) -> dict[str, Any]:
+    """The body of the answer, from the hypotheses of each image."""
+    names = Hypothesis._fields if request.beam else ("latex", "log_probability")
+
+    def value(hypotheses: Sequence[Hypothesis], name: str) -> Any:
+        values = [getattr(hypothesis, name) for hypothesis in hypotheses]
+        return values if request.beam else values[0]
+
+    if request.by_rows:
+        return {"predictions": [{name: value(hypotheses, name) for name in names} for hypotheses in read]}
+    return {"outputs": {name: [value(hypotheses, name) for hypotheses in read] for name in names}}
+
+
+def status(version: int) -> dict[str, Any]:
+    """The body that says that a version serves."""
+    state = {"version": str(version), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    return {"model_version_status": [state]}

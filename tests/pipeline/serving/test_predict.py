@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from data.errors import UserError
+from pipeline.cli import app
+from tests.components.serving_check.models import save, sure
+from tests.pipeline.serving.conftest import encoded
+
+
+def predict(model: Path, *arguments: object, given: bytes = b"") -> Result:
+    environment = {"IM2LATEX_HOME": str(model.parents[2])}
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)], input=given, env=environment)
+
+
+@pytest.fixture(scope="module")
+def pushed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model in a workspace, pushed last."""
+    serving = tmp_path_factory.mktemp("workspace") / "serving" / "im2latex"
+    serving.mkdir(parents=True)
+    (serving / "7").symlink_to(model)
+    return serving / "7"
+
+
+@pytest.fixture
+def files(tmp_path: Path, images: list[bytes]) -> list[Path]:
+    """Pictures in a folder, one of them in a folder below, beside a file that is none."""
+    (tmp_path / "more").mkdir()
+    paths = [tmp_path / f"{number}.png" for number in range(len(images) - 1)] + [tmp_path / "more" / "last.PNG"]
+    for path, image in zip(paths, images, strict=True):
+        path.write_bytes(image)
+    (tmp_path / "notes.txt").write_text("no picture")
+    return paths
+
+
+@pytest.fixture(scope="module")
+def expected(signatures: Any, images: list[bytes]) -> list[str]:
+    return [signatures["predict_images"](images=tf.constant([image]))["latex"][0].numpy().decode() for image in images]
+
+
+def test_one_image_is_one_line_of_latex_by_the_model_pushed_last(
+    pushed: Path, files: list[Path], expected: list[str]
+) -> None:
+    answer = predict(pushed, files[0])
+    assert (answer.exit_code, answer.stdout, answer.stderr) == (0, expected[0] + "\n", "")
+
+
+def test_several_are_named_in_the_order_they_were_given(
+    pushed: Path, files: list[Path], expected: list[str], images: list[bytes]
+) -> None:
+    answer = predict(pushed, files[3], "-", files[0].parent, given=images[4])
+    lines = [line.split("\t") for line in answer.stdout.splitlines()]
+    folder = [[str(file), latex] for file, latex in zip(files, expected, strict=True)]
+    assert lines == [folder[3], ["-", expected[4]], *folder]
+    assert answer.exit_code == 0
+
+
+def test_json_has_probabilities_and_the_alternatives_of_the_beam(
+    model: Path, pushed: Path, files: list[Path], signatures: Any, images: list[bytes]
+) -> None:
+    own = signatures["predict_alternatives"](
+        images=tf.constant(images[:1]), width=tf.constant(3), length_penalty=tf.constant(0.0)
+    )
+    (line,) = predict(pushed, "--json", "--alternatives", 3, "--model", model, files[0]).stdout.splitlines()
+    document = json.loads(line)
+    assert document["path"] == str(files[0])
+    assert [one["latex"].encode() for one in document["alternatives"]] == own["latex"][0].numpy().tolist()
+    for one, log_probability in zip(document["alternatives"], own["log_probability"][0].numpy().tolist(), strict=True):
+        assert one["log_probability"] == log_probability
+        assert one["probability"] == math.exp(log_probability)
+    assert document["latex"] == document["alternatives"][0]["latex"]
+    greedy = json.loads(predict(pushed, "--json", files[0]).stdout)
+    assert "alternatives" not in greedy and greedy["log_probability"] < 0
+
+
+def test_alternatives_are_lines_with_their_probabilities(pushed: Path, files: list[Path]) -> None:
+    lines = [line.split("\t") for line in predict(pushed, "--alternatives", 3, files[0]).stdout.splitlines()]
+    shares = [float(share) for share, _ in lines]
+    assert len({latex for _, latex in lines}) == 3 and shares == sorted(shares, reverse=True)
+
+
+def test_clean_leaves_out_the_blanks(pushed: Path, files: list[Path], expected: list[str]) -> None:
+    assert predict(pushed, "--clean", files[1]).stdout == expected[1].replace(" ", "") + "\n"
+
+
+def test_what_cannot_be_read_is_a_sentence_and_the_others_are_read(
+    pushed: Path, files: list[Path], tmp_path: Path, expected: list[str], picture: Image.Image
+) -> None:
+    broken = {
+        "empty.png": b"",
+        "torn.png": files[2].read_bytes()[:-30],
+        "torn.tif": encoded(picture, "TIFF")[:-200],
+        "notes.txt": b"no picture",
+        "pixel.png": encoded(Image.new("L", (1, 1))),
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "hollow").mkdir()
+    wrong = [*(tmp_path / name for name in broken), tmp_path / "absent.png", tmp_path / "hollow"]
+    answer = predict(pushed, *wrong, files[0])
+    assert answer.exit_code == 1
+    assert answer.stdout == f"{files[0]}\t{expected[0]}\n"
+    complaints = answer.stderr.splitlines()
+    assert len(complaints) == len(wrong)
+    for path, sentence in zip(
+        [wrong[-1], *wrong[:-1]],
+        ["the folder has no images", "the image is empty", "the image is damaged", "the image is damaged",
+         "the image is damaged, or of another format", "the image has 1 x 1 pixels", "the file cannot be read"],
+        strict=True,
+    ):  # fmt: skip
+        assert any(line.startswith(f"im2latex: {path}: {sentence}") for line in complaints), (path, complaints)
+
+
+def test_more_images_than_are_held_at_once_are_all_read(
+    pushed: Path, files: list[Path], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.serving.predict.HELD", 4)
+    answer = predict(pushed, *files, *files)
+    assert [line.split("\t")[1] for line in answer.stdout.splitlines()] == expected * 2
+
+
+def test_inverted_and_transparent_pictures_are_read_as_the_plain_one(
+    pushed: Path, tmp_path: Path, picture: Image.Image
+) -> None:
+    ink = picture.point(lambda level: 255 - level)
+    for name, image in {
+        "plain.png": picture,
+        "dark.jpg": ink.convert("RGB"),
+        "clear.webp": Image.merge("LA", (Image.new("L", picture.size), ink)).convert("RGBA"),
+        "sheet.tiff": Image.fromarray(np.pad(np.asarray(picture), 40, constant_values=255)),
+    }.items():
+        image.save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
+    lines = dict(line.rsplit("\t") for line in predict(pushed, tmp_path).stdout.splitlines())
+    latex = {Path(path).name: read for path, read in lines.items()}
+    assert latex["plain.png"] == latex["clear.webp"] == latex["sheet.tiff"] and "dark.jpg" in latex
+
+
+def test_a_model_without_a_beam_is_a_sentence(tmp_path: Path, pushed: Path, files: list[Path]) -> None:
+    folder = save(tmp_path / "3", lambda images: sure(images))
+    with pytest.raises(UserError, match="3 has no signature predict_alternatives"):
+        raise predict(pushed, "--model", folder, "--alternatives", 2, files[0]).exception or AssertionError
+    with pytest.raises(UserError, match="nowhere is no model"):
+        raise predict(pushed, "--model", tmp_path / "nowhere", files[0]).exception or AssertionError

@@ -1,0 +1,446 @@
+"""The service over HTTP, with the signatures of the model beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import itertools
+import re
+import shutil
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+import tensorflow as tf
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipeline.workspace import Workspace
+from tests.components.serving_check.models import save, sure
+from tests.pipeline.serving.conftest import LIMITS, Answer, Running, encoded, running
+
+
+def b64(image: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(image).decode()}
+
+
+def example(image: bytes) -> bytes:
+    feature = {"image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[image]))}
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
+
+
+def form(image: bytes, name: str = "image", filename: str = "formula.png") -> tuple[bytes, str]:
+    """A form with one file as browsers and curl send it, and its content type."""
+    head = f'--edge\r\nContent-Disposition: form-data; name="{name}"; filename="{filename}"\r\n\r\n'
+    return head.encode() + image + b"\r\n--edge--\r\n", "multipart/form-data; boundary=edge"
+
+
+def metrics(service: Running) -> dict[tuple[str, tuple[str, ...]], float]:
+    text = service.ask("GET", "/metrics").body.decode()
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+# --- The same answers as the model's own ----------------------------------------------------------------------------
+
+
+def test_each_image_alone_is_answered_as_the_signature_answers_it(
+    service: Running, signatures: Any, images: list[bytes]
+) -> None:
+    for image in images:
+        own = signatures["predict_images"](images=tf.constant([image]))
+        expected = {"latex": own["latex"][0].numpy().decode(), "log_probability": float(own["log_probability"][0])}
+        for name, sent in (("predict_images", image), ("serving_default", example(image))):
+            answer = service.predict({"signature_name": name, "instances": [b64(sent)]})
+            assert answer.json == {"predictions": [expected]}
+        found = service.ask("POST", "/predict", image).json
+        assert {name: found[name] for name in expected} == expected and found["version"] == "7"
+
+
+def test_images_of_one_request_are_answered_in_their_order(
+    service: Running, signatures: Any, images: list[bytes]
+) -> None:
+    own = signatures["predict_images"](images=tf.constant(images))
+    latex = [text.decode() for text in own["latex"].numpy()]
+    by_columns = service.predict({"signature_name": "predict_images", "inputs": [b64(image) for image in images]}).json
+    assert by_columns["outputs"]["latex"] == latex
+    np.testing.assert_allclose(by_columns["outputs"]["log_probability"], own["log_probability"], atol=1e-4)
+    by_rows = service.predict({"instances": [{"examples": b64(example(image))} for image in images]}).json
+    assert [row["latex"] for row in by_rows["predictions"]] == latex
+
+
+def test_alternatives_are_those_of_the_signature(service: Running, signatures: Any, images: list[bytes]) -> None:
+    own = signatures["predict_alternatives"](
+        images=tf.constant(images[:1]), width=tf.constant(4), length_penalty=tf.constant(0.5)
+    )
+    inputs = {"images": [b64(images[0])], "width": 4, "length_penalty": 0.5}
+    answer = service.predict({"signature_name": "predict_alternatives", "inputs": inputs}).json["outputs"]
+    assert answer["latex"] == [[text.decode() for text in own["latex"][0].numpy()]]
+    for name in ("log_probability", "score"):
+        assert answer[name] == own[name].numpy().tolist()
+    own = signatures["predict_alternatives"](
+        images=tf.constant(images[:1]), width=tf.constant(3), length_penalty=tf.constant(0.0)
+    )
+    found = service.ask("POST", "/predict?alternatives=3", images[0]).json
+    assert [one["latex"] for one in found["alternatives"]] == [text.decode() for text in own["latex"][0].numpy()]
+    assert [one["log_probability"] for one in found["alternatives"]] == own["log_probability"].numpy()[0].tolist()
+    assert found["alternatives"][0]["probability"] == pytest.approx(np.exp(own["log_probability"].numpy()[0, 0]))
+    assert found["latex"] == found["alternatives"][0]["latex"]
+
+
+def test_an_empty_batch_is_answered_as_the_signature_answers_it(service: Running) -> None:
+    answer = service.predict({"signature_name": "predict_images", "inputs": []})
+    assert answer.json == {"outputs": {"latex": [], "log_probability": []}}
+
+
+def test_a_form_and_other_formats_are_read_as_the_png(service: Running, images: list[bytes], picture: Any) -> None:
+    expected = service.ask("POST", "/predict", encoded(picture)).json["latex"]
+    body, kind = form(encoded(picture))
+    assert service.ask("POST", "/predict", body, **{"Content-Type": kind}).json["latex"] == expected
+    for kind in ("TIFF", "GIF", "BMP"):
+        assert service.ask("POST", "/predict", encoded(picture, kind)).json["latex"] == expected
+
+
+def test_clean_latex_is_without_blanks_that_tex_does_not_need(service: Running, images: list[bytes]) -> None:
+    raw = service.ask("POST", "/predict?clean=0", images[1]).json["latex"]
+    assert " " in raw
+    assert service.ask("POST", "/predict?clean=1", images[1]).json["latex"] == raw.replace(" ", "")
+
+
+def test_the_status_is_tensorflow_servings(service: Running, images: list[bytes]) -> None:
+    status = {"version": "7", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+    for path in ("/v1/models/im2latex", "/v1/models/im2latex/versions/7"):
+        assert service.ask("GET", path).json == {"model_version_status": [status]}
+    asked = '{"signature_name": "predict_images", "inputs": []}'
+    assert service.ask("POST", "/v1/models/im2latex/versions/7:predict", asked).status == 200
+    for method, path in (("GET", "/v1/models/im2latex/versions/6"), ("POST", "/v1/models/im2latex/versions/6:predict")):
+        answer = service.ask(method, path, asked)
+        assert (answer.status, answer.json) == (404, {"error": "version 6 does not serve; 7 does"})
+
+
+def test_a_model_without_a_beam_says_so(tmp_path: Path, images: list[bytes]) -> None:
+    folder = save(tmp_path / "3", lambda images: sure(images))
+    with running(lambda: [folder]) as service:
+        answer = service.ask("POST", "/predict?alternatives=2", images[0])
+        assert (answer.status, answer.json["error"][:44]) == (400, "this model has no signature predict_alternat")
+        assert service.is_alive(images[0])
+
+
+# --- What is wrong is said, and the service lives -------------------------------------------------------------------
+
+WRONG_DOCUMENTS = {
+    "no JSON": ('{"instances": [', "the body is no JSON"),
+    "nested": ("[" * 100_000, "the body is no JSON"),
+    "no UTF-8": (b'{"instances": "\xff"}', "the body is no JSON"),
+    "a list": ("[]", 'an object with either "instances" or "inputs"'),
+    "both": ('{"instances": [], "inputs": []}', 'either "instances" or "inputs"'),
+    "no instance": ('{"instances": []}', "at least one instance"),
+    "no list": ('{"instances": {"b64": ""}}', "has to be a list"),
+    "another signature": ('{"signature_name": "../../etc", "instances": [1]}', "there is no signature '../../etc'"),
+    "a list of signatures": ('{"signature_name": [null], "instances": null}', "there is no signature [None]"),
+    "a number": ('{"instances": [7]}', "examples[0] has to be bytes"),
+    "no base64": ('{"instances": [{"b64": "a*"}]}', "examples[0] is no base64"),
+    "cut base64": ('{"instances": [{"b64": "abcde"}]}', "examples[0] is no base64"),
+    "no example": ('{"instances": [{"b64": "AAAA"}]}', "examples[0] is no serialised tf.Example"),
+    "an example without an image": ('{"instances": [{"b64": ""}]}', 'a feature "image"'),
+    "another input": ('{"instances": [{"pictures": {"b64": ""}}]}', 'has to hold "examples" alone'),
+    "another column": ('{"inputs": {"pictures": []}}', "serving_default takes examples, and nothing else"),
+    "no image": ('{"signature_name": "predict_images", "instances": ["x"]}', "of another format than PNG"),
+    "width by rows": ('{"signature_name": "predict_alternatives", "instances": [{"images": "x"}]}', '"width"'),
+    "no width": ('{"signature_name": "predict_alternatives", "inputs": {"images": []}}', '"width"'),
+    "a wide beam": ('{"signature_name": "predict_alternatives", "inputs": {"images": [], "width": 1000}}', "1 to 32"),
+    "no penalty": ('{"signature_name": "predict_alternatives", "inputs": {"images": [], "width": 1}}', "-9 to 9"),
+    "an endless penalty": (
+        '{"signature_name": "predict_alternatives", "inputs": {"images": [], "width": 1, "length_penalty": Infinity}}',
+        "-9 to 9",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_DOCUMENTS)
+def test_a_wrong_request_is_answered_with_a_sentence(kind: str, service: Running, images: list[bytes]) -> None:
+    body, sentence = WRONG_DOCUMENTS[kind]
+    answer = service.ask("POST", "/v1/models/im2latex:predict", body)
+    assert answer.status == 400 and list(answer.json) == ["error"]
+    assert sentence in answer.json["error"] and "\n" not in answer.json["error"]
+    assert service.is_alive(images[0])
+
+
+def test_the_image_that_is_damaged_is_named_and_the_others_of_the_batch_are_read(
+    service: Running, images: list[bytes]
+) -> None:
+    torn = images[2][:-30]
+    answer = service.predict({"signature_name": "predict_images", "inputs": [b64(i) for i in (*images[:2], torn)]})
+    assert (answer.status, answer.json) == (
+        400, {"error": "image 3 of 3: the image is damaged: it cannot be decoded"}
+    )  # fmt: skip
+    expected = [service.ask("POST", "/predict", image).json["latex"] for image in images]
+
+    async def together() -> list[Any]:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{service.port}") as session:
+
+            async def ask(image: bytes) -> Any:
+                async with session.post("/predict", data=image) as answer:
+                    return answer.status, (await answer.json()).get("latex")
+
+            return await asyncio.gather(*(ask(image) for image in [torn, *images, torn]))
+
+    assert asyncio.run(together()) == [(400, None), *((200, latex) for latex in expected), (400, None)]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "sentence"),
+    [
+        ("/predict?alternatives=0", 400, "alternatives has to be a whole number from 1 to 10"),
+        ("/predict?alternatives=99999999999999999999", 400, "a whole number from 1 to 10"),
+        ("/predict?alternatives=²", 400, "a whole number from 1 to 10"),
+        ("/predict/../../etc/passwd", 404, "Not Found"),
+        ("/katex/fonts/../../../pyproject.toml", 404, "Not Found"),
+        ("/katex/fonts/%2e%2e%2fREADME.md", 404, "Not Found"),
+        ("/v1/models/im2latex/versions/../../x:predict", 404, "Not Found"),
+        ("/v1/models/other:predict", 404, "Not Found"),
+    ],
+)
+def test_a_wrong_address_is_answered_with_a_sentence(
+    path: str, status: int, sentence: str, service: Running, images: list[bytes]
+) -> None:
+    for method in ("POST",) if status == 400 else ("POST", "GET"):
+        answer = service.ask(method, path.replace("²", "%C2%B2"), images[0])
+        assert answer.status == status and sentence in answer.json["error"]
+
+
+def test_a_wrong_method_is_refused(service: Running) -> None:
+    answer = service.ask("GET", "/predict")
+    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "sentence"),
+    [
+        (b"--edge--\r\n", "multipart/form-data; boundary=edge", "the form has no file"),
+        (form(b"", "note")[0].replace(b'; filename="formula.png"', b""), form(b"")[1], "the form has no file"),
+        (form(b"x" * 99)[0][:80], form(b"")[1], "the form is damaged"),
+        (b"whatever", "multipart/form-data", "the form is damaged"),
+        (b"whatever", "multipart/form-data; boundary=" + "x" * 100, "the form is damaged"),
+        (form(b"")[0], form(b"")[1], "the image is empty"),
+        (form(b"../../etc/passwd", filename="../../../etc/passwd")[0], form(b"")[1], "of another format"),
+    ],
+)
+def test_a_wrong_form_is_answered_with_a_sentence(
+    body: bytes, kind: str, sentence: str, service: Running, images: list[bytes]
+) -> None:
+    answer = service.ask("POST", "/predict", body, **{"Content-Type": kind})
+    assert answer.status == 400 and sentence in answer.json["error"]
+    assert service.is_alive(images[0])
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v1/models/im2latex:predict"])
+@pytest.mark.parametrize("way", ["at once", "in chunks", "in a form", "compressed"])
+def test_too_large_a_body_is_refused(path: str, way: str, service: Running, images: list[bytes]) -> None:
+    import gzip
+
+    body: Any = bytes(LIMITS.body + 1)
+    headers = {}
+    if way == "in chunks":
+        body = itertools.repeat(bytes(10_000), 50)
+    elif way == "in a form":
+        body, headers["Content-Type"] = form(body)
+    elif way == "compressed":
+        body, headers["Content-Encoding"] = gzip.compress(bytes(50 * LIMITS.body)), "gzip"
+    answer = service.ask("POST", path, body, **headers)
+    assert answer.status == 413 and answer.json["error"].startswith("the body is larger than 400,000 bytes")
+    assert service.is_alive(images[0])
+
+
+# --- Slow and impolite clients --------------------------------------------------------------------------------------
+
+
+def talk(service: Running, *parts: bytes, pause: float) -> tuple[bytes, float]:
+    """What a client that sends parts with pauses gets before the connection is closed, and after how many seconds."""
+    started = time.monotonic()
+    got = b""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(pause)
+            while more := connection.recv(65536):
+                got += more
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+    return got, time.monotonic() - started
+
+
+def test_a_slow_body_is_given_up(service: Running, images: list[bytes]) -> None:
+    for kind in ("image/png", "multipart/form-data; boundary=edge"):
+        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+        got, seconds = talk(service, head.encode(), b"a", b"b", pause=0.1)
+        assert got.startswith(b"HTTP/1.1 408") and b"the body did not arrive within 0.5 s" in got
+        assert seconds < 10
+    assert service.is_alive(images[0])
+    assert service.service._batcher.places_taken == 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"POST /predict HTTP/1.1\r\nHost:"])
+def test_a_slow_head_is_given_up(sent: bytes, service: Running, images: list[bytes]) -> None:
+    got, seconds = talk(service, sent, pause=0)
+    assert got == b"" and LIMITS.idle_seconds * 0.5 < seconds < 8
+    drops = [b"X"] * 15
+    _, seconds = talk(service, b"GET /healthz HTTP/1.1\r\n", *drops, pause=0.2)
+    assert seconds < 8
+    assert service.is_alive(images[0])
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+             b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+             b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"]
+)  # fmt: skip
+def test_what_is_no_http_is_refused(sent: bytes, service: Running, images: list[bytes]) -> None:
+    got, _ = talk(service, sent, pause=0)
+    assert got == b"" or got.startswith((b"HTTP/1.1 400", b"HTTP/1.0 400"))
+    assert b"Traceback" not in got
+    assert service.is_alive(images[0])
+
+
+def test_a_client_that_goes_away_leaves_no_place_taken(service: Running, images: list[bytes]) -> None:
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(images[0])}\r\n\r\n".encode()
+    for _ in range(30):
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            connection.sendall(head + images[0])
+    assert service.is_alive(images[0])
+    deadline = time.monotonic() + 10
+    while service.service._batcher.places_taken and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert service.service._batcher.places_taken == 0
+
+
+# --- Capacity, new versions, the end --------------------------------------------------------------------------------
+
+
+async def flood(service: Running, image: bytes, count: int) -> list[tuple[int, dict[str, str], Any]]:
+    async with aiohttp.ClientSession(
+        f"http://127.0.0.1:{service.port}", connector=aiohttp.TCPConnector(limit=0)
+    ) as session:
+
+        async def ask() -> tuple[int, dict[str, str], Any]:
+            async with session.post("/predict", data=image) as answer:
+                return answer.status, dict(answer.headers), await answer.json()
+
+        return await asyncio.gather(*(ask() for _ in range(count)))
+
+
+def test_over_capacity_a_request_is_told_when_to_come_again(model: Path, images: list[bytes]) -> None:
+    with running(lambda: [model], dataclasses.replace(LIMITS, capacity=4)) as service:
+        answers = asyncio.run(flood(service, images[0], 60))
+        latex = {body["latex"] for status, _, body in answers if status == 200}
+        refused = [(headers, body) for status, headers, body in answers if status == 503]
+        assert len(latex) == 1 and 0 < len(refused) <= 56
+        assert len(refused) + sum(status == 200 for status, _, _ in answers) == 60
+        for headers, body in refused:
+            assert int(headers["Retry-After"]) >= 1 and body["error"].startswith("too many images are waiting")
+        too_many = service.predict({"signature_name": "predict_images", "inputs": [b64(images[0])] * 5})
+        assert (too_many.status, too_many.json["error"]) == (400, "a request may hold 4 images; send them in several")
+        assert service.predict({"signature_name": "predict_images", "inputs": [b64(images[0])] * 4}).status == 200
+        assert service.is_alive(images[0])
+
+
+def test_no_request_is_lost_when_a_newer_version_takes_over(tmp_path: Path, model: Path, images: list[bytes]) -> None:
+    workspace = Workspace(tmp_path / "workspace")
+    shutil.copytree(model, workspace.serving / "im2latex" / "7")
+    with running(workspace.versions) as service:
+        answers: list[Answer] = []
+        done = threading.Event()
+
+        def ask_on() -> None:
+            while not done.is_set():
+                answers.append(service.ask("POST", "/predict", images[0]))
+
+        clients = [threading.Thread(target=ask_on) for _ in range(3)]
+        for client in clients:
+            client.start()
+        (tmp_path / "9").mkdir()
+        (tmp_path / "9" / "saved_model.pb").write_bytes(b"broken")
+        shutil.move(tmp_path / "9", workspace.serving / "im2latex" / "9")
+        made = save(tmp_path / "made", lambda images: sure(images, "newer"))
+        shutil.move(made, workspace.serving / "im2latex" / "8")
+        deadline = time.monotonic() + 60
+        while service.service.models.served.version != 8 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.2)
+        done.set()
+        for client in clients:
+            client.join()
+        assert {answer.status for answer in answers} == {200}
+        versions = [answer.json["version"] for answer in answers]
+        assert set(versions) == {"7", "8"} and versions[-1] == "8"
+        assert {answer.json["latex"] for answer in answers if answer.json["version"] == "8"} == {"newer"}
+        counted = metrics(service)
+        assert counted["im2latex_model_version", ()] == 8
+        assert counted["im2latex_reloads_total", ("served",)] == 1
+        assert counted["im2latex_reloads_total", ("passed over",)] == 1
+
+
+def test_a_model_that_fails_is_an_answer_and_a_line_in_the_log(
+    tmp_path: Path, images: list[bytes], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tmp_path / "3", lambda images: sure(images))
+    with running(lambda: [folder]) as service:
+        monkeypatch.setattr(service.service.models.served.reader, "read", fails)
+        answer = service.ask("POST", "/predict", images[0])
+        assert (answer.status, answer.json) == (500, {"error": "the model failed; the service's log says how"})
+        assert "POST /predict failed" in caplog.text and "out of memory" in caplog.text
+        monkeypatch.undo()
+        assert service.is_alive(images[0])
+
+
+def fails(*_: Any) -> None:
+    raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+
+# --- What is seen of it ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/"), ("GET", "/page.js"), ("GET", "/metrics"), ("GET", "/healthz"), ("PUT", "/"),
+                         ("GET", "/nowhere"), ("POST", "/predict"), ("GET", "/v1/models/im2latex")]
+)  # fmt: skip
+def test_every_answer_has_the_headers_that_browsers_are_safe_with(method: str, path: str, service: Running) -> None:
+    headers = service.ask(method, path).headers
+    assert headers["X-Content-Type-Options"] == "nosniff" and headers["X-Frame-Options"] == "DENY"
+    assert headers["Referrer-Policy"] == "no-referrer" and headers["Server"] == "im2latex"
+    policy = dict(rule.strip().split(" ", 1) for rule in headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == policy["base-uri"] == "'none'"
+    assert not re.search(r"unsafe|http|\*", headers["Content-Security-Policy"])
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+def test_what_was_asked_is_counted(service: Running, images: list[bytes]) -> None:
+    before = metrics(service)
+    for _ in range(3):
+        assert service.is_alive(images[0])
+    service.ask("POST", "/predict", b"no image")
+    after = metrics(service)
+
+    def more(*of: Any) -> float:
+        return after[of] - before.get(of, 0)
+
+    assert more("im2latex_requests_total", ("/predict", "200")) == 3
+    assert more("im2latex_requests_total", ("/predict", "400")) == 1
+    assert more("im2latex_request_seconds_count", ("/predict",)) == 4
+    assert more("im2latex_batch_images_count", ()) == 3 and more("im2latex_batch_images_sum", ()) == 3
+    assert after["im2latex_queue_images", ()] == 0 and after["im2latex_model_version", ()] == 7
+    assert after["process_resident_memory_bytes", ()] > 1e6
+
+
+def test_it_says_that_it_is_alive_and_ready(service: Running) -> None:
+    assert service.ask("GET", "/healthz").body == b"alive\n"
+    assert service.ask("GET", "/readyz").body == b"version 7\n"
