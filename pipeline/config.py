@@ -303,7 +303,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "hidden_recurrence": True,
         },
         "training": {
-            "epochs": 9,
+            "epochs": 11,
             "batch_size": 32,
             "max_tokens": 60,
             "optimizer": "adam",

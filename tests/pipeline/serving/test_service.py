@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import io
 import itertools
 import re
 import shutil
@@ -18,6 +19,7 @@ import aiohttp
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.workspace import Workspace
@@ -107,6 +109,24 @@ def test_a_form_and_other_formats_are_read_as_the_png(service: Running, images: 
     assert service.ask("POST", "/predict", body, **{"Content-Type": kind}).json["latex"] == expected
     for kind in ("TIFF", "GIF", "BMP"):
         assert service.ask("POST", "/predict", encoded(picture, kind)).json["latex"] == expected
+
+
+def test_a_photograph_is_turned_in_an_upload_and_not_for_tensorflow_serving(
+    service: Running, signatures: Any, picture: Image.Image
+) -> None:
+    notes = Image.Exif()
+    notes[0x0112] = 6  # turn it by 90 degrees clockwise
+    photograph = encoded(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=97, exif=notes)
+    with Image.open(io.BytesIO(photograph)) as image:
+        upright = encoded(image.transpose(Image.Transpose.ROTATE_270))
+    own = {
+        name: signatures["predict_images"](images=tf.constant([sent]))["latex"][0].numpy().decode()
+        for name, sent in (("upright", upright), ("lying", photograph))
+    }
+    assert own["upright"] != own["lying"]
+    assert service.ask("POST", "/predict", photograph).json["latex"] == own["upright"]
+    answer = service.predict({"signature_name": "predict_images", "inputs": [b64(photograph)]})
+    assert answer.json["outputs"]["latex"] == [own["lying"]]
 
 
 def test_clean_latex_is_without_blanks_that_tex_does_not_need(service: Running, images: list[bytes]) -> None:
