@@ -930,6 +930,8 @@ def test_the_pipelines_own_yaml_is_taken_and_followed(
         return create_run(request)
 
     monkeypatch.setattr(server, "create_run", playing_its_tasks)
+    # Other tests, and what they import, set it for their process.
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     answer = subprocess.run(
         [sys.executable, "-m", "pipeline.cli", "kubeflow", "deploy", "--every", "0.01", *settings],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def test_the_newest_version_serves_and_a_newer_one_takes_over(workspace: Workspa
 def test_a_broken_version_is_passed_over_once_and_tried_again_when_it_changes(
     workspace: Workspace, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING, "pipeline.serving")  # other tests hush all but errors
     broken = workspace.serving / "im2latex" / "9"
     broken.mkdir()
     (broken / "saved_model.pb").write_bytes(b"half a model")
