@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,13 +88,9 @@ def compile_(
 ) -> None:
     """Write the pipeline as the YAML that Kubeflow Pipelines takes."""
     specification = _compile(_config(preset, config, settings))
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        partial.write_text(specification.text, encoding="utf-8")
-        partial.replace(out)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+    from components.report.whole import write_whole
+
+    write_whole(out, specification.text)
     typer.echo(f"{out}: {_summary(specification)}")
 
 

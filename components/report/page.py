@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +13,7 @@ from components.report.charts import HEIGHT, WIDTH
 from components.report.gallery import ENLARGED, gallery
 from components.report.run import CACHED, Run
 from components.report.sections import section, then
-from data.errors import UserError
+from components.report.whole import content_policy, write_whole
 
 FILE = "report.html"
 FOLDER = Path(__file__).parent
@@ -43,14 +40,7 @@ def write_page(run: Run, file: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    text = render(run)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, "utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        raise UserError(f"cannot write the report {file}: {error.strerror}; choose another place") from None
+    write_whole(file, render(run))
 
 
 def render(run: Run) -> str:
@@ -59,8 +49,6 @@ def render(run: Run) -> str:
     evaluated = section(sections.evaluated_of, run)
     renderer = evaluation.content.renderer if evaluation.content else None
     style, script = ((FOLDER / f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    # What the page may do: its own style and script, pictures that it holds, and nothing else.
-    policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
     content = {
         "run": run,
         "started": min((step.started for step in run.steps or () if step.state != CACHED), default=0),
@@ -79,7 +67,7 @@ def render(run: Run) -> str:
         **content,
         style=style,
         script=script,
-        policy=f"{policy}; base-uri 'none'; form-action 'none'",
+        policy=content_policy(style, script),
         enlarged=ENLARGED,
         few=sections.FEW,
         chart_size=(WIDTH, HEIGHT),
@@ -98,11 +86,6 @@ def _environment() -> jinja2.Environment:
     for name in ("number", "percent", "duration", "memory", "moment", "literal"):
         environment.filters[name] = getattr(wording, name)
     return environment
-
-
-def _digest(text: str) -> str:
-    """How a policy names a script or a style."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _versions() -> list[tuple[str, str]]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-import hashlib
 import json
-import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -16,6 +14,7 @@ from typing import Any, NamedTuple
 import jinja2
 from ml_metadata import MetadataStore
 
+from components.report.whole import content_policy, write_whole
 from data.errors import UserError
 from pipeline.lineage import page_layout
 from pipeline.lineage.address import parse
@@ -59,17 +58,7 @@ def write_page(workspace: Workspace, file: Path, connection: str | None = None) 
     gone = {artifact.id for artifact in graph.artifacts.values() if artifact.uri and not is_there(artifact)}
     address = workspace.connection if connection is None else connection
     source = str(parse(address) if address else workspace.metadata)
-    text = render(graph, summaries, known, serving, gone, source)
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, "utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; choose another --out") from None
-    finally:
-        if partial.exists():
-            partial.unlink()
+    write_whole(file, render(graph, summaries, known, serving, gone, source))
 
 
 def _serving(store: MetadataStore, workspace: Workspace) -> Serving:
@@ -101,23 +90,16 @@ def render(
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     style = (FOLDER / "page.css").read_text("utf-8")
     script = "\n".join((FOLDER / name).read_text("utf-8") for name in SCRIPTS)
-    # What the page may do: its own style and script, and nothing else.
-    policy = f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template("page.html").render(
         style=style,
         script=script,
-        policy=f"{policy}; base-uri 'none'; form-action 'none'",
+        policy=content_policy(style, script),
         # Ten times smaller; and in these letters nothing can end the element that it stands in.
         packed=base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode(),
     )
-
-
-def _digest(text: str) -> str:
-    """How a policy names a script or a style."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 class _Values:

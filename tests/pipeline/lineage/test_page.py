@@ -149,7 +149,7 @@ def test_executions_of_no_run_and_ids_that_were_not_read_do_no_harm() -> None:
 def test_the_page_is_written_whole_or_not_at_all(workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "lineage.html"
     file.mkdir()
-    with pytest.raises(UserError, match=re.escape(f"cannot write {file}: Is a directory; choose another --out")):
+    with pytest.raises(UserError, match=re.escape(f"cannot write {file}: Is a directory; choose another place")):
         write_page(workspace, file)
     assert list(tmp_path.iterdir()) == [file] and not list(file.iterdir())
 
