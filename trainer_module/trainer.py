@@ -134,7 +134,7 @@ def _filled(batch: Batch, multiple: int) -> Batch:
 
 
 def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max_tokens: int) -> list[Example]:
-    """Reads transformed examples into memory, but for the formulas that are too long.
+    """Reads transformed examples into memory, in the order of their bytes, but for the formulas that are too long.
 
     Args:
         patterns: file patterns of gzipped TFRecords, as TFX gives them.
@@ -161,6 +161,8 @@ def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max
                 left_out += 1
             else:
                 examples.append(Example(png, height, width, ids))
+    # Beam may write them in another order each time, and a training follows the order.
+    examples.sort(key=lambda example: (example.image, example.tokens.tobytes()))
     log.info("%d examples, %d left out with more than %d tokens", len(examples), left_out, max_tokens)
     if not examples:
         raise UserError(

@@ -66,7 +66,7 @@ def test_every_component_is_a_task_of_containers_and_importers_alone(documents: 
 def test_nothing_in_it_is_of_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = compile_pipeline(load_config(settings=CLUSTER))
-    assert str(REPOSITORY) not in text
+    assert f"{REPOSITORY}/" not in text
     spec = next(yaml.safe_load_all(text))
     schema = spec["root"]["dag"]["tasks"]["import-schema-gen"]["inputs"]["parameters"]["schema_file"]
     assert schema == {"runtimeValue": {"constant": "pipeline/schema/schema.pbtxt"}}
