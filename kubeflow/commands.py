@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -119,17 +119,12 @@ def deploy(
     chosen = _config(preset, config, settings)
     # Before the compiler, which takes its time: is anybody there?
     cluster = _cluster(host, namespace, token_file, ca_cert)
-    specification = _compile(chosen)
-    specification = specification if cache else specification.without_cache()
-    values = specification.read_parameters(parameters or ())
-    say(f"{'compiled':<12} {_summary(specification)}")
-    from kubeflow.deploy import start_run, upload, use_experiment
+    ready = _upload(cluster, chosen, cache, parameters, experiment, say)
+    from kubeflow.deploy import start_run
 
-    version = upload(cluster, chosen.name, specification, say)
-    where = use_experiment(cluster, experiment or chosen.name, say)
-    started = start_run(cluster, version, where, chosen.name, pipeline_root, values, say)
+    started = start_run(cluster, ready.version, ready.experiment, chosen.name, pipeline_root, ready.values, say)
     if follow:
-        raise typer.Exit(_follow(cluster, started.run_id, specification.tasks, pause, as_json))
+        raise typer.Exit(_follow(cluster, started.run_id, ready.tasks, pause, as_json))
     if as_json:
         _print_json(dataclasses.asdict(started))
     else:
@@ -216,7 +211,7 @@ def schedule(
         raise UserError("schedule takes one of --cron EXPRESSION, --list and --off")
     say = _sayer(as_json)
     chosen = _config(preset, config, settings)
-    from kubeflow.deploy import check_cron, delete_schedules, schedules, set_schedule, upload, use_experiment
+    from kubeflow.deploy import check_cron, delete_schedules, schedules, set_schedule
 
     if cron is not None:
         check_cron(cron)
@@ -227,14 +222,17 @@ def schedule(
             delete_schedules(cluster, found)
         _print_schedules(found, "is off" if off else "", chosen.name, as_json)
         return
-    specification = _compile(chosen)
-    specification = specification if cache else specification.without_cache()
-    values = specification.read_parameters(parameters or ())
-    say(f"{'compiled':<12} {_summary(specification)}")
-    version = upload(cluster, chosen.name, specification, say)
-    where = use_experiment(cluster, experiment or chosen.name, say)
+    ready = _upload(cluster, chosen, cache, parameters, experiment, say)
     made, replaced = set_schedule(
-        cluster, version, where, chosen.name, cron, max_concurrency, catchup, pipeline_root, values
+        cluster,
+        ready.version,
+        ready.experiment,
+        chosen.name,
+        cron,
+        max_concurrency,
+        catchup,
+        pipeline_root,
+        ready.values,
     )
     if as_json:
         _print_json(_schedule(made))
@@ -255,6 +253,35 @@ def _compile(config: Config) -> Specification:
     from kubeflow.specification import Specification
 
     return Specification(compile_pipeline(config))
+
+
+class _Ready(NamedTuple):
+    """A pipeline that is uploaded, and what its runs are given."""
+
+    version: Any
+    experiment: Any
+    values: dict[str, Any]
+    tasks: list[str]
+
+
+def _upload(
+    cluster: Cluster,
+    config: Config,
+    cache: bool,
+    parameters: list[str] | None,
+    experiment: str | None,
+    say: Callable[[str], None],
+) -> _Ready:
+    """Compiles and uploads what has changed; the experiment is made if there is none."""
+    specification = _compile(config)
+    specification = specification if cache else specification.without_cache()
+    values = specification.read_parameters(parameters or ())
+    say(f"{'compiled':<12} {_summary(specification)}")
+    from kubeflow.deploy import upload, use_experiment
+
+    version = upload(cluster, config.name, specification, say)
+    where = use_experiment(cluster, experiment or config.name, say)
+    return _Ready(version, where, values, specification.tasks)
 
 
 def _summary(specification: Specification) -> str:

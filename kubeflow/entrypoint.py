@@ -27,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.report.run import values
 from data.errors import UserError
 
 # The parameter and the artifact that say where the records are, and the parameter for what a driver found.
@@ -86,7 +87,8 @@ def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -
     from tfx.orchestration.portable import outputs_utils
     from tfx.utils import import_utils
 
-    inputs, outputs, properties = _inputs(node, given), _outputs(node, given), _parameters(node, given)
+    inputs, outputs = _artifacts(node.inputs, given["inputs"]), _artifacts(node.outputs, given["outputs"])
+    properties = _parameters(node, given)
     properties |= _found(properties.pop(FOUND, None), outputs)
     outputs_utils.make_output_dirs(outputs)
     executor_class = import_utils.import_class_by_path(node.executor)
@@ -113,11 +115,11 @@ def run_driver(node: Node, given: dict[str, Any]) -> None:
     if addressed := given["inputs"].get("artifacts", {}).get(DATA):
         _date_by_content(Path(local_path(addressed["artifacts"][0]["uri"])))
     outputs = {key: [import_utils.import_class_by_path(path)()] for key, path in node.outputs.items()}
-    inputs, properties = _inputs(node, given), _parameters(node, given)
+    inputs, properties = _artifacts(node.inputs, given["inputs"]), _parameters(node, given)
     execution = ExecutionInfo(input_dict=inputs, output_dict=outputs, exec_properties=dict(properties))
     found = import_utils.import_class_by_path(node.driver)(None).run(execution)
-    for name, value in properties.items():  # a driver may repeat what it was told
-        if name in found.exec_properties and _value(found.exec_properties[name]) == value:
+    for name, value in values(found.exec_properties).items():  # a driver may repeat what it was told
+        if properties.get(name) == value:
             del found.exec_properties[name]
     text = json.dumps(json_format.MessageToDict(found), sort_keys=True)
     _write(given["outputs"]["parameters"][FOUND]["outputFile"], text)
@@ -145,19 +147,15 @@ def _path(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _inputs(node: Node, given: dict[str, Any]) -> dict[str, list[Any]]:
-    told = given["inputs"].get("artifacts", {})
-    return {key: [_artifact(path, told[key])] for key, path in node.inputs.items() if key in told}
-
-
-def _outputs(node: Node, given: dict[str, Any]) -> dict[str, list[Any]]:
-    told = given["outputs"].get("artifacts", {})
-    return {key: [_artifact(path, told[key])] for key, path in node.outputs.items()}
+def _artifacts(classes: Mapping[str, str], given: dict[str, Any]) -> dict[str, list[Any]]:
+    """The TFX artifacts of an ExecutorInput's inputs or outputs; an optional input may be missing."""
+    told = given.get("artifacts", {})
+    return {key: [_artifact(path, told[key])] for key, path in classes.items() if key in told}
 
 
 def _parameters(node: Node, given: dict[str, Any]) -> dict[str, Any]:
-    values = given["inputs"].get("parameterValues", {})
-    read = {name: int(value) if name in node.whole else value for name, value in values.items()}
+    told = given["inputs"].get("parameterValues", {})
+    read = {name: int(value) if name in node.whole else value for name, value in told.items()}
     return {name: local_path(value) if isinstance(value, str) else value for name, value in read.items()}
 
 
@@ -191,7 +189,7 @@ def _metadata(artifact: Any) -> dict[str, Any]:
     structured = {
         n: artifact.get_json_value_custom_property(n) for n, v in custom.items() if v.HasField("struct_value")
     }
-    return known | {name: _value(value) for name, value in custom.items()} | structured
+    return known | values(custom) | structured
 
 
 def _found(text: str | None, outputs: dict[str, list[Any]]) -> dict[str, Any]:
@@ -204,12 +202,7 @@ def _found(text: str | None, outputs: dict[str, list[Any]]) -> dict[str, Any]:
         (made,), (seen,) = outputs[key], artifacts.artifacts
         for name, value in seen.custom_properties.items():
             made.mlmd_artifact.custom_properties[name].CopyFrom(value)
-    return {name: _value(value) for name, value in found.exec_properties.items()}
-
-
-def _value(value: Any) -> Any:
-    """What is in a Value of ML Metadata."""
-    return getattr(value, value.WhichOneof("value"))
+    return values(found.exec_properties)
 
 
 def _date_by_content(folder: Path) -> None:

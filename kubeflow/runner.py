@@ -37,6 +37,7 @@ RESOLVED = ("ImportExampleGen", "Baseline", "Pusher")
 # The execution properties that are the run's parameter `data`.
 READS_DATA = {"ImportExampleGen": "input_base", "Reporter": "data"}
 IMPORTER = "import-data"
+_DATASET = {"artifactType": {"schemaTitle": "system.Dataset", "schemaVersion": "0.0.1"}}
 _SECONDS_BETWEEN_ATTEMPTS = 30
 _TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE"}
 
@@ -52,7 +53,7 @@ class Task(NamedTuple):
 
 
 def compile_pipeline(config: Config) -> str:
-    """The pipeline as YAML of one or two documents: PipelineSpec and, for what Kubernetes alone knows, PlatformSpec.
+    """The pipeline as YAML of two documents: PipelineSpec and, for what Kubernetes alone knows, PlatformSpec.
 
     The run's pipeline root is given when it is started. Its parameter `data` is where the TFRecords are.
 
@@ -68,7 +69,7 @@ def compile_pipeline(config: Config) -> str:
         serving=f"{place.mount}/serving/{config.name}",
         checkpoints=f"{place.mount}/checkpoints",
     )
-    tasks = [_importer(place.data)] if is_address(place.data) else []
+    tasks = [_importer()] if is_address(place.data) else []
     for component in pipeline.components:
         tasks += _tasks(component, config)
     spec = {
@@ -84,9 +85,11 @@ def compile_pipeline(config: Config) -> str:
         "components": {f"comp-{task.name}": task.component for task in tasks},
         "deploymentSpec": {"executors": {f"exec-{task.name}": task.executor for task in tasks}},
     }
-    documents = [_valid(spec, pipeline_spec_pb2.PipelineSpec())]
-    if platform := {f"exec-{task.name}": task.platform for task in tasks if task.platform}:
-        documents.append({"platforms": {"kubernetes": {"deploymentSpec": {"executors": platform}}}})
+    platform = {f"exec-{task.name}": task.platform for task in tasks if task.platform}
+    documents = [
+        _valid(spec, pipeline_spec_pb2.PipelineSpec()),
+        {"platforms": {"kubernetes": {"deploymentSpec": {"executors": platform}}}},
+    ]
     return yaml.safe_dump_all(documents, sort_keys=True, width=120)
 
 
@@ -194,10 +197,7 @@ def _container_task(
     return Task(name, task, component, {"container": container}, platform)
 
 
-_DATASET = {"artifactType": {"schemaTitle": "system.Dataset", "schemaVersion": "0.0.1"}}
-
-
-def _importer(data: str) -> Task:
+def _importer() -> Task:
     """The task that makes an artifact of a folder in a bucket, which the launcher then downloads."""
     task = {
         "taskInfo": {"name": IMPORTER},
