@@ -17,6 +17,7 @@ from typing import Any
 from data.errors import UserError
 from kubeflow.cluster import Cluster, Refused, Unreachable, message_in
 from kubeflow.specification import task_names
+from pipeline.lineage.graph import PUSHED
 from pipeline.run import duration
 
 # How long a run is followed while the server does not answer, and how long to wait between two tries, seconds.
@@ -26,7 +27,6 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
 PUSHER = "pusher"
-PUSHED = "pushed"  # TFX's property of a PushedModel: 1 or 0
 Say = Callable[[str], None]
 
 

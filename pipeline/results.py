@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tensorflow_transform import TFTransformOutput
-
-from components.baseline.component import PASSED_OVER, VERSION
+from components.baseline.properties import PASSED_OVER, SERVING_VERSION
 from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
 from components.formula_metrics.scores import SCORES
+from components.pusher.versions import WITHDRAWN, not_pushed
 from components.report.page import FILE
 from components.report.run import Made
-from pipeline.lineage.notes import count_examples
-from trainer_module.features import SPECIALS, read_vocabulary
+from pipeline.lineage.notes import count_examples, vocabulary_size
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Result:
     serving_fault: str = ""  # why a fresh process refused the model
     seconds_per_image: float = 0.0  # of the median image there; 0 when it did not get to it
     pushed: str | None = None  # folder of the pushed version
+    withdrawn: str = ""  # the version that it is a copy of and that was taken back, so that it was not pushed
     report: str | None = None  # HTML file
 
 
@@ -47,9 +46,9 @@ def read_result(outputs: Mapping[tuple[str, str], Made]) -> Result:
     if statistics := outputs.get(("StatisticsGen", "statistics")):
         found["examples"] = count_examples(statistics.uri)
     if graph := outputs.get(("Transform", "transform_graph")):
-        found["vocabulary"] = len(read_vocabulary(TFTransformOutput(graph.uri))) - SPECIALS
+        found["vocabulary"] = vocabulary_size(graph.uri)
     if baseline := outputs.get(("Baseline", "baseline")):
-        found["baseline"] = baseline.properties.get(VERSION, "")
+        found["baseline"] = baseline.properties.get(SERVING_VERSION, "")
         found["passed_over"] = baseline.properties.get(PASSED_OVER, "")
     if evaluated := outputs.get(("Evaluator", "evaluation")):
         evaluation = read_evaluation(evaluated.uri)
@@ -65,6 +64,7 @@ def read_result(outputs: Mapping[tuple[str, str], Made]) -> Result:
             found["reasons"] = (*found.get("reasons", ()), found["serving_fault"])
     if pushed := outputs.get(("Pusher", "pushed_model")):
         found["pushed"] = pushed.properties.get("pushed_destination") or None
+        found["withdrawn"] = pushed.properties.get(WITHDRAWN, "")
     if report := outputs.get(("Reporter", "report")):
         found["report"] = os.path.join(report.uri, FILE)
     return Result(**found)
@@ -91,7 +91,7 @@ def detail(component: str, result: Result) -> str:
             told = f"{1000 * result.seconds_per_image:.0f} ms an image in a process of its own"
             return f"not blessed: {result.serving_fault}" if result.serving_fault else told
         case "Pusher":
-            return result.pushed or "not pushed"
+            return result.pushed or not_pushed(result.withdrawn)
         case "Reporter":
             return result.report or ""
         case _:

@@ -27,13 +27,8 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
+from components.baseline.properties import COPY_OF, PASSED_OVER, SERVING_VERSION
 from components.baseline.serving import Serving, newest_other
-
-# The artifact's custom properties: the version that serves, "" when there is none; the newer ones that cannot be used,
-# with reasons; the id of the artifact that Pusher made of that version, where an orchestrator with drivers knows it.
-VERSION = "serving_version"
-PASSED_OVER = "passed_over"
-PUSHED_MODEL = "pushed_model"
 
 
 class BaselineSpec(ComponentSpec):
@@ -41,9 +36,9 @@ class BaselineSpec(ComponentSpec):
 
     PARAMETERS = {
         "serving": ExecutionParameter(type=str),
-        VERSION: ExecutionParameter(type=str, optional=True),
+        SERVING_VERSION: ExecutionParameter(type=str, optional=True),
         PASSED_OVER: ExecutionParameter(type=str, optional=True),
-        PUSHED_MODEL: ExecutionParameter(type=int, optional=True),
+        COPY_OF: ExecutionParameter(type=int, optional=True),
     }
     INPUTS = {"model": ChannelParameter(type=standard_artifacts.Model)}
     OUTPUTS = {"baseline": ChannelParameter(type=standard_artifacts.Model)}
@@ -61,11 +56,11 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
         """Sets `serving_version`, `passed_over`, and `pushed_model` where ML Metadata knows who pushed that version."""
         output = driver_output_pb2.DriverOutput()
         found = _find(execution_info.input_dict, execution_info.exec_properties)
-        output.exec_properties[VERSION].string_value = found.version
+        output.exec_properties[SERVING_VERSION].string_value = found.version
         output.exec_properties[PASSED_OVER].string_value = found.passed_over
         pushed = self._pushed(os.path.join(execution_info.exec_properties["serving"], found.version))
         if found.version and pushed is not None:
-            output.exec_properties[PUSHED_MODEL].int_value = pushed
+            output.exec_properties[COPY_OF].int_value = pushed
         return output
 
     def _pushed(self, destination: str) -> int | None:
@@ -88,16 +83,16 @@ class Executor(base_executor.BaseExecutor):
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
         """Fills `baseline` with the serving model (`Format-Serving/`) and names its version in `serving_version`."""
         self._log_startup(input_dict, output_dict, exec_properties)
-        version, passed_over = exec_properties.get(VERSION), exec_properties.get(PASSED_OVER, "")
+        version, passed_over = exec_properties.get(SERVING_VERSION), exec_properties.get(PASSED_OVER, "")
         if version is None:
             version, passed_over = _find(input_dict, exec_properties)
         baseline = artifact_utils.get_single_instance(output_dict["baseline"])
-        baseline.set_string_custom_property(VERSION, version)
+        baseline.set_string_custom_property(SERVING_VERSION, version)
         if passed_over:
             baseline.set_string_custom_property(PASSED_OVER, passed_over)
             logging.warning("Passed over as the baseline: %s", passed_over)
-        if exec_properties.get(PUSHED_MODEL):
-            baseline.set_int_custom_property(PUSHED_MODEL, exec_properties[PUSHED_MODEL])
+        if exec_properties.get(COPY_OF):
+            baseline.set_int_custom_property(COPY_OF, exec_properties[COPY_OF])
         if version:
             # A copy, so that the evaluation stays readable when the serving folder moves on.
             io_utils.copy_dir(

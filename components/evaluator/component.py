@@ -21,7 +21,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
-from components.baseline.component import VERSION
+from components.baseline.properties import SERVING_VERSION
 from components.evaluator.evaluation import evaluate
 from components.evaluator.gate import parse_all
 from components.evaluator.summary import BASELINE, CANDIDATE
@@ -63,7 +63,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         about: dict[str, dict[str, Any]] = {CANDIDATE: {}}
         if fileio.exists(path_utils.serving_model_path(baseline.uri)):
             models[BASELINE] = path_utils.serving_model_path(baseline.uri)
-            about[BASELINE] = {"version": baseline.get_string_custom_property(VERSION)}
+            about[BASELINE] = {"version": baseline.get_string_custom_property(SERVING_VERSION)}
         for name, folder in models.items():
             about[name] |= _described(folder)
         (folder,) = artifact_utils.get_split_uris(input_dict["examples"], exec_properties["split"])

@@ -9,9 +9,10 @@ from typing import NamedTuple
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
+from components.baseline.properties import SERVING_VERSION
 from components.report.run import RUNNING
-from pipeline.lineage.graph import DESTINATION, PUSHED_MODEL, SERVING_VERSION, Artifact, Graph
-from pipeline.lineage.notes import is_there, sources, was_pushed
+from pipeline.lineage.graph import DESTINATION, PUSHED_MODEL, Artifact, Graph
+from pipeline.lineage.notes import is_there, sources
 from pipeline.lineage.runs import current_run, is_elsewhere
 from pipeline.workspace import Workspace
 
@@ -80,14 +81,12 @@ def _killed(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
 def _unblessed(graph: Graph) -> Iterator[Finding]:
     for artifact in graph.artifacts.values():
         maker = graph.maker(artifact.id)
-        if artifact.type != PUSHED_MODEL or not was_pushed(artifact) or maker is None:
+        if artifact.type != PUSHED_MODEL or not artifact.pushed or maker is None:
             continue
         # Pipelines from before ServingCheck have no input of that name.
         asked = [key for key in BLESSINGS if key in maker.inputs or key == BLESSINGS[0]]
         given = {key: [graph.artifacts[i] for i in maker.inputs.get(key, ()) if i in graph.artifacts] for key in asked}
-        lacks = [
-            key.replace("_", " ") for key in asked if not any(b.properties.get("blessed") == 1 for b in given[key])
-        ]
+        lacks = [key.replace("_", " ") for key in asked if not any(b.blessed for b in given[key])]
         if lacks:
             what = f"{artifact.properties.get(DESTINATION)} was pushed without {' and '.join(lacks)}"
             yield Finding(UNBLESSED, what, maker.run, maker.id, artifact.id)

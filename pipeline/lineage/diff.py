@@ -34,7 +34,7 @@ def facts(graph: Graph, summary: Summary) -> Facts:
     properties = graph.runs[summary.run].properties
     told = {execution.component: execution.properties for execution in graph.of_run.get(summary.run, ())}
     transformed = graph.outputs(summary.run).get(("Transform", "transform_graph"))
-    vocabulary = vocabulary_size(transformed) if transformed else None
+    vocabulary = vocabulary_size(transformed.uri) if transformed else None
     data = _some(properties, data="folder", data_fingerprint="fingerprint")
     return {
         "outcome": {

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
+from components.baseline.properties import COPY_OF, SERVING_VERSION
 from components.report.run import CACHED, FAILED, OUTPUTS, RAN, STATES, values
 
 PIPELINE_RUN, NODE = "pipeline_run", "node"
@@ -24,10 +25,8 @@ INPUTS = {metadata_store_pb2.Event.INPUT, metadata_store_pb2.Event.DECLARED_INPU
 PUSHED_MODEL = "PushedModel"
 # Contexts by kind and execution.
 _Places = dict[str, dict[int, metadata_store_pb2.Context]]
-# Custom properties of a pushed model and of the copy of one that a baseline is.
-DESTINATION, VERSION, PUSHED, SERVING_VERSION, COPY_OF = (
-    "pushed_destination", "pushed_version", "pushed", "serving_version", "pushed_model"
-)  # fmt: skip
+# TFX's custom properties of a blessing and of a pushed model.
+BLESSED, DESTINATION, VERSION, PUSHED = "blessed", "pushed_destination", "pushed_version", "pushed"
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,16 @@ class Artifact:
     properties: Mapping[str, Any] = field(default_factory=dict)  # as JSON has them
     made_by: int = 0  # the execution that made it; executions that took it from the cache are others
     copy_of: int = 0  # the pushed model that a baseline is a copy of, 0 where it is none or that is not known
+
+    @property
+    def blessed(self) -> bool:
+        """Of a blessing: whether it is one, and no refusal."""
+        return self.properties.get(BLESSED) == 1
+
+    @property
+    def pushed(self) -> bool:
+        """Of what Pusher gave: whether it pushed the model, and did not only say that it did not."""
+        return self.properties.get(PUSHED) == 1
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,11 @@ class Graph:
     def maker(self, artifact: int) -> Execution | None:
         """The execution that made an artifact."""
         return self.executions.get(self.artifacts[artifact].made_by) if artifact in self.artifacts else None
+
+    def seconds(self, run: str) -> float:
+        """From the beginning of a run's first component to the end of its last one."""
+        executions = self.of_run.get(run, ())
+        return (max(e.ended for e in executions) - executions[0].started) / 1000 if executions else 0.0
 
     def outputs(self, run: str) -> dict[tuple[str, str], Artifact]:
         """What a run made or took from the cache, by component and name of the output."""

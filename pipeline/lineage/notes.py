@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.baseline.properties import SERVING_VERSION
 from components.evaluator.summary import CANDIDATE, SUMMARY, Evaluation, read_evaluation
 from components.formula_metrics.scores import SCORES
 from data.records import SPLITS
-from pipeline.lineage.graph import DESTINATION, PUSHED, SERVING_VERSION, Artifact, Execution, Graph
+from pipeline.lineage.graph import DESTINATION, Artifact, Execution, Graph
 from trainer_module.features import SPECIALS, VOCABULARY, read_vocabulary
 
 GONE = "its files are gone"
@@ -31,15 +32,15 @@ def notes(artifact: Artifact, about: Graph) -> Iterator[str]:
         return
     match artifact.type:
         case "PushedModel":
-            yield f"pushed to {artifact.properties.get(DESTINATION)}" if was_pushed(artifact) else "not pushed"
+            yield f"pushed to {artifact.properties.get(DESTINATION)}" if artifact.pushed else "not pushed"
         case "ModelBlessing":
-            yield "blessed" if artifact.properties.get("blessed") == 1 else "not blessed"
+            yield "blessed" if artifact.blessed else "not blessed"
         case "InfraBlessing":
             yield _served(artifact)
         case "ModelEvaluation" if (file := Path(artifact.uri, SUMMARY)).is_file():
             yield from _evaluated(read_evaluation(file.parent))
         case "TransformGraph":
-            if (size := vocabulary_size(artifact)) is not None:
+            if (size := vocabulary_size(artifact.uri)) is not None:
                 yield f"vocabulary of {size:,}"
         case "Model" if SERVING_VERSION in artifact.properties:
             yield _baseline(artifact)
@@ -58,13 +59,8 @@ def is_there(artifact: Artifact) -> bool:
     return "://" in artifact.uri or os.path.exists(artifact.uri)
 
 
-def was_pushed(artifact: Artifact) -> bool:
-    """Whether Pusher pushed the model, and not only said that it did not."""
-    return artifact.properties.get(PUSHED) == 1
-
-
 def _served(artifact: Artifact) -> str:
-    if artifact.properties.get("blessed") != 1:
+    if not artifact.blessed:
         return f"not blessed: {artifact.properties.get('reason', 'no reason is known')}"
     seconds = artifact.properties.get("seconds_per_image")
     return "blessed" if seconds is None else f"blessed: {1000 * seconds:.0f} ms an image in a process of its own"
@@ -78,9 +74,9 @@ def _evaluated(evaluation: Evaluation) -> Iterator[str]:
         yield f"{'kept  ' if verdict.kept else 'broken'}  {verdict.rule}  ({verdict.text})"
 
 
-def vocabulary_size(graph: Artifact) -> int | None:
-    """The tokens that Transform found, the four specials not counted; None where the file is gone."""
-    file = Path(graph.uri, "transform_fn", "assets", VOCABULARY)
+def vocabulary_size(graph: str) -> int | None:
+    """The tokens that Transform wrote into its graph, the four specials not counted; None where the file is gone."""
+    file = Path(graph, "transform_fn", "assets", VOCABULARY)
     return len(read_vocabulary(file)) - SPECIALS if file.is_file() else None
 
 

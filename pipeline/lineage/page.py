@@ -58,7 +58,7 @@ def write_page(workspace: Workspace, file: Path, connection: str | None = None) 
     gone = {artifact.id for artifact in graph.artifacts.values() if artifact.uri and not is_there(artifact)}
     address = workspace.connection if connection is None else connection
     source = str(parse(address) if address else workspace.metadata)
-    write_whole(file, render(graph, summaries, known, serving, gone, source))
+    write_whole(file, render(document(graph, summaries, known, serving, gone, source)))
 
 
 def _serving(store: MetadataStore, workspace: Workspace) -> Serving:
@@ -68,25 +68,8 @@ def _serving(store: MetadataStore, workspace: Workspace) -> Serving:
         return Serving(0, str(error))
 
 
-def render(
-    graph: Graph,
-    summaries: Mapping[str, Summary],
-    known: Mapping[str, Facts],
-    serving: Serving,
-    gone: Collection[int],
-    source: str,
-) -> str:
-    """The page.
-
-    Args:
-        graph: all of a store.
-        summaries: of its runs, by id.
-        known: what runs are compared by, by run.
-        serving: what serves.
-        gone: artifacts whose files are no longer there.
-        source: what the store is called, without a password.
-    """
-    content = _document(graph, summaries, known, serving, gone, source)
+def render(content: Mapping[str, Any]) -> str:
+    """The page of what `document` gave."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     style = (FOLDER / "page.css").read_text("utf-8")
     script = "\n".join((FOLDER / name).read_text("utf-8") for name in SCRIPTS)
@@ -125,7 +108,7 @@ class _Values:
         return [[self(name), *channels[name]] for name in sorted(channels)]
 
 
-def _document(
+def document(
     graph: Graph,
     summaries: Mapping[str, Summary],
     known: Mapping[str, Facts],
@@ -133,7 +116,16 @@ def _document(
     gone: Collection[int],
     source: str,
 ) -> dict[str, Any]:
-    """What page_store.js unpacks. What stands in rows comes by the thousand."""
+    """What page_store.js unpacks. What stands in rows comes by the thousand.
+
+    Args:
+        graph: all of a store.
+        summaries: of its runs, by id.
+        known: what runs are compared by, by run.
+        serving: what serves.
+        gone: artifacts whose files are no longer there.
+        source: what the store is called, without a password.
+    """
     values = _Values()
     layouts = _Layouts(graph)
     sections = _Values()

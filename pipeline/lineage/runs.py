@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.evaluator.summary import CANDIDATE, SUMMARY
 from components.report.run import CACHED, FAILED, RAN, RUNNING
-from pipeline.lineage.graph import PUSHED, VERSION, Artifact, Execution, Graph
+from pipeline.lineage.graph import VERSION, Artifact, Execution, Graph
 from pipeline.workspace import Workspace
 
 DONE, KILLED = "done", "killed"
@@ -53,12 +53,12 @@ def summarise(graph: Graph, run: str, current: str, workspace: Workspace) -> Sum
         state,
         component,
         graph.runs[run].began,
-        (max(e.ended for e in executions) - executions[0].started) / 1000 if executions else 0.0,
+        graph.seconds(run),
         states.count(RAN),
         states.count(CACHED),
         read_scores(outputs.get(("Evaluator", "evaluation"))),
         _blessed(outputs),
-        str(pushed.properties.get(VERSION, "")) if pushed and pushed.properties.get(PUSHED) == 1 else "",
+        str(pushed.properties.get(VERSION, "")) if pushed and pushed.pushed else "",
     )
 
 
@@ -96,4 +96,4 @@ def _ending(executions: Sequence[Execution]) -> tuple[str, str]:
 def _blessed(outputs: dict[tuple[str, str], Artifact]) -> bool | None:
     """Whether both the Evaluator and, where there is one, ServingCheck bless the model."""
     blessings = [outputs[key] for key in (("Evaluator", "blessing"), ("ServingCheck", "blessing")) if key in outputs]
-    return all(blessing.properties.get("blessed") == 1 for blessing in blessings) if blessings else None
+    return all(blessing.blessed for blessing in blessings) if blessings else None

@@ -181,12 +181,11 @@ def _heading(artifact: Artifact, run: Run, about: Graph, serving: bool) -> Itera
     """The run that made an artifact, and with what."""
     executions = about.of_run.get(run.id, ())
     cached = [execution for execution in executions if execution.state == CACHED]
-    seconds = (max(e.ended for e in executions) - executions[0].started) / 1000
     version = artifact.properties.get(VERSION)
     what = f"version {version}" if version else f"{artifact.type} {artifact.id}"
     taken = f", {len(cached)} of them from the cache" if cached else ""
     now = " serves now; it is" if serving else ""
-    yield Text(f"{what}{now} of run {run.id}: {duration(seconds)}, {len(executions)} components{taken}")
+    yield Text(f"{what}{now} of run {run.id}: {duration(about.seconds(run.id))}, {len(executions)} components{taken}")
     yield from (Text(line, "dim") for line in _run_with(run.properties))
     yield Text()
 

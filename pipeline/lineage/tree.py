@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from pipeline.lineage.graph import SERVING_VERSION, Execution, Graph
+from components.baseline.properties import SERVING_VERSION
+from pipeline.lineage.graph import Execution, Graph
 
 
 @dataclass(frozen=True)

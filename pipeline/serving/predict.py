@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import typer
 
 from components.evaluator.reading import Beam, Hypothesis, ImageReader, of_like_size
 from data.errors import UserError
-from pipeline.serving.clean import clean
+from pipeline.serving.answer import describe
 from pipeline.serving.pictures import Picture, prepare
 
 STANDARD_INPUT = "-"
@@ -68,9 +67,7 @@ def predict_images(images: Sequence[str], model: Path, alternatives: int | None,
             if isinstance(answer, UserError):
                 failed = _complain(answer, source.name)
                 continue
-            found = [
-                _described(hypothesis, as_typed) for hypothesis in answer if math.isfinite(hypothesis.log_probability)
-            ]
+            found = describe(answer, as_typed)
             _print(source.name, found, bool(beam), named=len(sources) > 1, as_json=as_json)
     return int(failed)
 
@@ -118,14 +115,6 @@ def _content(source: Source) -> bytes:
 def _chunks(sources: Sequence[Source]) -> Iterator[list[Source]]:
     for start in range(0, len(sources), HELD):
         yield list(itertools.islice(sources, start, start + HELD))
-
-
-def _described(hypothesis: Hypothesis, as_typed: bool) -> dict[str, Any]:
-    return {
-        "latex": clean(hypothesis.latex) if as_typed else hypothesis.latex,
-        "log_probability": hypothesis.log_probability,
-        "probability": math.exp(hypothesis.log_probability),
-    }
 
 
 def _print(name: str, found: Sequence[dict[str, Any]], several: bool, named: bool, as_json: bool) -> None:

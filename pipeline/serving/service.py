@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -24,8 +23,8 @@ from aiohttp import BodyPartReader, web
 from components.evaluator.reading import Beam
 from data.errors import ImageError, UserError
 from pipeline.serving import rest
+from pipeline.serving.answer import describe
 from pipeline.serving.batching import Batcher, Busy
-from pipeline.serving.clean import clean
 from pipeline.serving.metrics import CONTENT_TYPE, Metrics
 from pipeline.serving.models import Models, Read
 from pipeline.serving.page import POLICY, files
@@ -166,15 +165,11 @@ class Service:
 
     async def _predict(self, request: web.Request) -> web.Response:
         beam = self._beam_of_query(request.query.get("alternatives"))
-        change = clean if request.query.get("clean", "").lower() not in FALSE else str
+        as_typed = request.query.get("clean", "").lower() not in FALSE
         with self._batcher.places(1):
             image = await self._in_time(_image_of_body(request))
             (read,) = await self._read([image], beam, turn=True)
-        found = [
-            {"latex": change(latex), "log_probability": log_probability, "probability": math.exp(log_probability)}
-            for latex, log_probability, _ in read.hypotheses
-            if math.isfinite(log_probability)
-        ]
+        found = describe(read.hypotheses, as_typed)
         answer: dict[str, Any] = {**found[0], "version": str(read.version)}
         return web.json_response(answer | ({"alternatives": found} if beam else {}))
 

@@ -1,0 +1,28 @@
+"""What is said of the readings of an image, by `im2latex predict --json` and by the service."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from components.evaluator.reading import Hypothesis
+from pipeline.serving.clean import clean
+
+
+def describe(hypotheses: Iterable[Hypothesis], as_typed: bool) -> list[dict[str, Any]]:
+    """Hypotheses as JSON has them, the best first; without those that fill up a beam.
+
+    Args:
+        hypotheses: of one image.
+        as_typed: LaTeX as a person would type it, instead of tokens separated by spaces.
+    """
+    return [
+        {
+            "latex": clean(hypothesis.latex) if as_typed else hypothesis.latex,
+            "log_probability": hypothesis.log_probability,
+            "probability": math.exp(hypothesis.log_probability),
+        }
+        for hypothesis in hypotheses
+        if math.isfinite(hypothesis.log_probability)
+    ]
