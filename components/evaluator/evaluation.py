@@ -10,12 +10,12 @@ What an evaluation leaves in its folder:
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import tensorflow_model_analysis as tfma
@@ -79,11 +79,13 @@ def evaluate(
     readings = {
         name: read_images(folder, images, telling(f"reading, {name}", len(images))) for name, folder in models.items()
     }
-    # Of all models at once: what several read, and every target, is drawn once.
-    read = [latex for reading in readings.values() for latex in reading.latex]
-    counted = statistics(columns["target"] * len(models), read, renderer, telling("drawing and comparing", len(read)))
+    # What the models read of an example in a row: its target, and what they agree on, is drawn once.
+    targets = [target for target in columns["target"] for _ in models]
+    read = list(itertools.chain(*zip(*(reading.latex for reading in readings.values()), strict=True)))
+    counted = statistics(targets, read, renderer, telling("drawing and comparing", len(read)))
     known: dict[str, dict[str, Any]] = {}
-    for (name, reading), of_model in zip(readings.items(), np.split(counted, len(models)), strict=True):
+    for place, (name, reading) in enumerate(readings.items()):
+        of_model = counted[place :: len(models)]
         columns |= {
             name: reading.latex,
             f"{name}_log_probability": pa.array(reading.log_probability),

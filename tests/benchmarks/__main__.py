@@ -1,7 +1,8 @@
 """Measures speed and memory: `make bench`, or `make bench ARGS="training_float32 --json bench.json"`.
 
 Every rate stands beside the machine's own limit, measured in the same process, because machines differ
-and none is ever quite idle.
+and none is ever quite idle. `make bench ARGS=size` measures whole runs on 10,000 to 100,000 examples, and takes long:
+`tests.benchmarks.size` says how.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from tests.benchmarks import size
 
 NAMES = (
     "machine", "training_float32", "training_bfloat16", "training_mixed_sizes", "decoding_greedy", "decoding_beam",
@@ -42,7 +45,10 @@ def measured(name: str) -> dict[str, list]:
 
 
 def main() -> None:
-    """Measures all cases, or those named."""
+    """Measures all cases, or those named; the size of the data apart from them."""
+    if sys.argv[1:2] == ["size"]:
+        size.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--json", type=Path, help="file to write the figures to")

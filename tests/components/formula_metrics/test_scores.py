@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from components.formula_metrics import scores
 from data.errors import UserError
-from data.rendering import render
+from data.rendering import render, render_all
 from tests.components.formula_metrics import naive
 
 # Few tokens, so that n-grams repeat; white space as it comes.
@@ -263,6 +263,21 @@ def test_statistics_of_every_score_from_formulas():
     # Edits: the whole second, four of `\frac { a` for three, and one.
     assert expected["edit_similarity"] == pytest.approx(1 - (7 + 3 + 1) / 18)
     assert expected["exact_match"] == 4 / 7
+
+
+def test_pictures_of_few_pairs_are_in_memory_at_once(monkeypatch):
+    whole = scores.statistics(REFERENCES, PREDICTIONS, "builtin")
+    drawn: list[int] = []
+    progress: list[int] = []
+
+    def counting(formulas, *arguments, **options):
+        drawn.append(len(formulas))
+        return render_all(formulas, *arguments, **options)
+
+    monkeypatch.setattr(scores, "render_all", counting)
+    monkeypatch.setattr(scores, "PAIRS_AT_ONCE", 3)
+    np.testing.assert_array_equal(scores.statistics(REFERENCES, PREDICTIONS, "builtin", progress.append), whole)
+    assert drawn == [6, 6, 2] and sum(progress) == 7
 
 
 def test_columns_of_scores_lie_side_by_side():

@@ -1,0 +1,316 @@
+"""Measures what the size of the data costs: `make bench ARGS="size --examples 10000 30000 100000"`.
+
+For each size the real sample is repeated, each time with changes, until there are so many examples; then
+`im2latex run --to Evaluator` works on them in a workspace of its own. Its process and those that it starts are looked
+at twice a second, in /proc. Every example goes through every component: a whole epoch is trained, by a very small
+model (its time says nothing of other models), and the evaluation reads its split to the end.
+
+    seconds     by the clock, of the execution in ML Metadata; more where the machine does other things
+    CPU         seconds of processors, user and system, of all processes
+    MiB         the most memory that the processes held, from their own marks of high water (VmHWM), which are set back
+                at each look; what is added up counts a page once for each process that has it
+    1,000 more  the line through a component's processor seconds with the least relative deviations: what no examples
+                take, what 1,000 more take, and the largest share by which a size is off that line
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from data.errors import UserError
+from data.im2latex import import_dataset
+from data.parallel import ordered_map
+from data.records import SPLITS, DatasetWriter, Record, encode, read_records
+
+SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
+CHUNK = 128
+# Those that stand in no measure of length and in no column of an array, where another one would be an error.
+LETTERS = ("abdfghkoqsvwyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789")
+# `small`, but for a network that trains and reads about as fast as the rest goes: what it learns is not the question.
+SETTINGS = {
+    "model.filters": [4, 4, 8, 8, 8, 8],
+    "model.decoder_units": 16,
+    "model.embedding_units": 8,
+    "training.epochs": 1,
+    "training.batch_size": 128,
+    "evaluation.gate": ["bleu >= 0"],
+}
+SAMPLING_SECONDS = 0.5
+TABLE_WIDTH = 120
+TICKS = os.sysconf("SC_CLK_TCK")
+# Of a component that takes less, a line through what was measured says nothing.
+LEAST_SECONDS = 0.5
+RESET_HIGH_WATER = "5"  # proc(5), clear_refs
+# What is before, between and behind the components: starting Python, compiling the pipeline, digests.
+REST, WHOLE = "the rest", "all"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures each size, prints the table, and writes the figures where `--json` says."""
+    parser = argparse.ArgumentParser(
+        prog="make bench ARGS=size", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--examples", type=int, nargs="+", default=[10_000, 30_000, 100_000], help="sizes", metavar="N")
+    parser.add_argument("--json", type=Path, help="file to write the figures to")
+    parser.add_argument(
+        "--work", type=Path, help="folder for data and workspaces, which are kept; else a temporary one"
+    )
+    parser.add_argument("--set", action="append", default=[], help="a knob for the runs", metavar="SECTION.KNOB=VALUE")
+    chosen = parser.parse_args(arguments)
+    if not SAMPLES.exists():
+        sys.exit(
+            f"{SAMPLES} is missing: the sizes are made of this sample, set IM2LATEX_SAMPLES to the folder it is in"
+        )
+    console = Console(highlight=False)
+    console.width = max(console.width, TABLE_WIDTH)  # in a narrow window lines are broken, no cells cut off
+    figures: dict[int, dict[str, Figure]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        work = chosen.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        for count in sorted(chosen.examples):
+            try:
+                with console.status(f"{count:,} examples: making them"):
+                    folder = enlarged(count, work)
+                with console.status(f"{count:,} examples: running the pipeline"):
+                    figures[count] = measured(folder, work / f"workspace-{count}", chosen.set)
+            except UserError as error:
+                sys.exit(str(error))
+            size = sum(file.stat().st_size for file in folder.glob("*/*"))
+            console.print(f"{count:,} examples, {size / 2**20:,.0f} MiB: {figures[count][WHOLE].seconds:,.0f} s")
+            if chosen.json:
+                chosen.json.write_text(json.dumps(document(figures), indent=2) + "\n")
+    console.print(table(figures))
+
+
+# --- the data ---------------------------------------------------------------------------------
+
+
+def enlarged(count: int, work: Path) -> Path:
+    """A data set of so many examples in the sample's proportions of train, eval and test, made if it is not there."""
+    out = work / f"data-{count}"
+    if out.exists():
+        return out
+    if not (work / "sample").exists():
+        import_dataset(SAMPLES, work / "sample")
+    # Some hundreds of bytes each: memory does not grow with `count`, the work is handed on in chunks.
+    sample = {split: list(read_records(work / "sample" / split)) for split in SPLITS}
+    with DatasetWriter(out, f"{SAMPLES.name}, repeated", {"examples": count}) as writer:
+        for split, chunk in ordered_map(_changed_chunk, _chunks(sample, count)):
+            for example in chunk:
+                writer.write_encoded(split, example)
+    return out
+
+
+def _chunks(sample: Mapping[str, list[Record]], count: int) -> Iterator[tuple[str, int, list[Record]]]:
+    """Split, how often the sample went before, and records of it."""
+    whole = sum(map(len, sample.values()))
+    ends = np.rint(np.cumsum([len(records) for records in sample.values()]) * count / whole).astype(int)
+    for (split, records), wanted in zip(sample.items(), np.diff(ends, prepend=0).tolist(), strict=True):
+        # Mixed, so that the part of it that comes last is like the whole.
+        random.Random(split).shuffle(records)
+        for again in itertools.count():
+            left = records[: wanted - again * len(records)]
+            if wanted <= again * len(records):
+                break
+            for start in range(0, len(left), CHUNK):
+                yield split, again, left[start : start + CHUNK]
+
+
+def _changed_chunk(chunk: tuple[str, int, list[Record]]) -> tuple[str, list[bytes]]:
+    split, again, records = chunk
+    return split, [encode(changed(record, again)) for record in records]
+
+
+def changed(record: Record, again: int) -> Record:
+    """A record of the sample when it comes again: letters and digits others, the image of another size and paler.
+
+    The image goes on showing the old letters: what is measured does not ask. Of the same record each time gives another
+    one; the first time, 0, is the record itself.
+    """
+    if not again:
+        return record
+    others = {old: new for row in LETTERS for old, new in zip(row, row[again % len(row) :] + row, strict=False)}
+    name = f"{record.name}, {again}"
+    chance = random.Random(name)
+    scale, ink = chance.uniform(0.93, 1.07), chance.uniform(0.7, 1.0)
+    with Image.open(BytesIO(record.image)) as opened:
+        size = [max(1, round(side * scale)) for side in opened.size]
+        image = opened.convert("L").resize(size, Image.Resampling.BILINEAR)
+    image = image.point(lambda grey: round(255 - ink * (255 - grey)))
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return Record(buffer.getvalue(), " ".join(others.get(token, token) for token in record.latex.split()), name)
+
+
+# --- the run ----------------------------------------------------------------------------------
+
+
+class Figure(NamedTuple):
+    """What a component, or all of a run, took."""
+
+    seconds: float
+    cpu_seconds: float
+    memory: float  # MiB
+
+
+class Sample(NamedTuple):
+    """What a process and its descendants had used until a moment, and held since the one before."""
+
+    time: float  # seconds since 1970
+    cpu_seconds: float
+    memory: float  # MiB
+
+
+def measured(folder: Path, home: Path, settings: Sequence[str]) -> dict[str, Figure]:
+    """The figures of each component in a run up to the Evaluator, of what is around them, and of the whole.
+
+    Raises:
+        UserError: the run failed.
+    """
+    knobs = [f"{knob}={json.dumps(value)}" for knob, value in SETTINGS.items()]
+    knobs += [f"data.source={json.dumps(str(folder))}", *settings]
+    command = [sys.executable, "-m", "pipeline.cli", "run", "--preset", "small", "--to", "Evaluator"]
+    command += [word for knob in knobs for word in ("--set", knob)]
+    samples: list[Sample] = []
+    shutil.rmtree(home, ignore_errors=True)  # of an earlier measurement, from which it would take everything
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "IM2LATEX_HOME": str(home)}
+    ) as process:
+        ended = threading.Event()
+        watching = threading.Thread(target=_watch, args=(process.pid, ended, samples))
+        watching.start()
+        _, said = process.communicate()
+        ended.set()
+        watching.join()
+    if process.returncode:
+        raise UserError(f"the run on {folder} failed: {said.decode().strip()}")
+    return _figures(home, samples)
+
+
+def _watch(root: int, ended: threading.Event, samples: list[Sample]) -> None:
+    while not ended.wait(SAMPLING_SECONDS):
+        samples.append(_sample(root))
+
+
+def _sample(root: int) -> Sample:
+    """What a process and its descendants use; those that have ended count with what their parents learned of them."""
+    children: dict[int, list[int]] = {}
+    ticks: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # Behind the name, which may hold anything: state, parent, ...; user, system, and those of children.
+            fields = stat.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):  # has ended
+            continue
+        process = int(stat.parent.name)
+        children.setdefault(int(fields[1]), []).append(process)
+        ticks[process] = sum(map(int, fields[11:15]))
+    tree = [root]
+    for process in tree:
+        tree += children.get(process, ())
+    cpu_seconds = sum(ticks.get(process, 0) for process in tree) / TICKS
+    return Sample(time.time(), cpu_seconds, sum(map(_high_water, tree)) / 1024)
+
+
+def _high_water(process: int) -> int:
+    """The most resident memory that a process had since the last call, KiB; 0 of one that has ended."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+        Path(f"/proc/{process}/clear_refs").write_text(RESET_HIGH_WATER)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
+
+
+def _figures(home: Path, samples: Sequence[Sample]) -> dict[str, Figure]:
+    from components.report.run import RAN, read_steps
+    from pipeline.lineage.store import read, run_ids
+    from pipeline.workspace import Workspace
+
+    times, cpu, memory = np.array(samples).T
+    steps, _ = read(Workspace(home), lambda store: read_steps(store, run_ids(store)[-1]))
+    figures = {}
+    for step in steps:
+        assert step.state == RAN, f"{step.component} {step.state}"
+        began, ended = step.started / 1000, step.ended / 1000
+        during = (began - SAMPLING_SECONDS < times) & (times < ended + SAMPLING_SECONDS)
+        spent = float(np.diff(np.interp([began, ended], times, cpu))[0])
+        figures[step.component] = Figure(ended - began, spent, float(memory[during].max()))
+    whole = Figure(float(np.ptp(times)), float(cpu.max()), float(memory.max()))
+    between = [whole[i] - sum(figure[i] for figure in figures.values()) for i in range(2)]
+    # When nothing runs, memory is what the component before has left.
+    return figures | {REST: Figure(*between, 0.0), WHOLE: whole}
+
+
+# --- what came of it --------------------------------------------------------------------------
+
+
+class Line(NamedTuple):
+    """How processor time grows with the number of examples."""
+
+    start: float  # seconds of no examples
+    thousand: float  # seconds that 1,000 more take
+    off: float  # the largest share by which a size is off the line
+
+
+def fit(counts: Sequence[int], spent: Sequence[float]) -> Line:
+    """The line with the least relative deviations."""
+    x, y = np.array(counts) / 1000, np.array(spent)
+    slope, start = np.polyfit(x, y, 1, w=1 / y)
+    return Line(float(start), float(slope), float(np.abs((start + slope * x) / y - 1).max()))
+
+
+def lines(figures: Mapping[int, Mapping[str, Figure]]) -> dict[str, Line]:
+    """A line for each component that takes enough time to draw one, of two sizes or more."""
+    spent = {name: [of[name].cpu_seconds for of in figures.values()] for name in next(iter(figures.values()))}
+    return {name: fit(list(figures), of) for name, of in spent.items() if len(of) > 1 and min(of) > LEAST_SECONDS}
+
+
+def document(figures: Mapping[int, Mapping[str, Figure]]) -> dict[str, Any]:
+    """Figures by size and component, and lines by component, for machines."""
+    by_size = {str(count): {name: of._asdict() for name, of in row.items()} for count, row in figures.items()}
+    by_component = {name: line._asdict() for name, line in lines(figures).items()}
+    return {"cpus": os.cpu_count(), "figures": by_size, "lines": by_component}
+
+
+def table(figures: Mapping[int, Mapping[str, Figure]]) -> Table:
+    """A row for each component: columns for each size, and its line."""
+    shown = Table(box=None, pad_edge=False)
+    shown.add_column("")
+    for count in figures:
+        for name in (f"{count:,}\nseconds", "\nCPU", "\nMiB"):
+            shown.add_column(name, justify="right")
+    found = lines(figures)
+    for name in ("CPU\nof none", "\n1,000 more", "\noff by") if found else ():
+        shown.add_column(name, justify="right")
+    for name in next(iter(figures.values())):
+        cells = []
+        for seconds, cpu_seconds, memory in (of[name] for of in figures.values()):
+            cells += [f"{seconds:.1f}", f"{cpu_seconds:.1f}", f"{memory:,.0f}" if memory else ""]
+        if line := found.get(name):
+            cells += [f"{line.start:.1f}", f"{line.thousand:.2f}", f"{line.off:.0%}"]
+        shown.add_row(name, *cells)
+    return shown
+
+
+if __name__ == "__main__":
+    main()
