@@ -276,4 +276,5 @@ def _valid(document: dict[str, Any], message: Any) -> dict[str, Any]:
     try:
         return json_format.MessageToDict(json_format.ParseDict(document, message))
     except json_format.ParseError as error:
-        raise UserError(f"the installed kfp cannot say this ({error}); compile with Python 3.11 or newer") from None
+        said = str(error).splitlines()[0]
+        raise UserError(f"the installed kfp cannot say this ({said}); compile with Python 3.11 or newer") from None

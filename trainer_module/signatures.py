@@ -21,7 +21,7 @@ from trainer_module.weights import Trained, description, from_description, model
 DESCRIPTION = "assets.extra/im2latex.json"
 
 
-class FormulaReader(tf.Module):
+class FormulaReader:
     """A model with the normalisation of images before it and its vocabulary behind it.
 
     Args:
@@ -31,7 +31,6 @@ class FormulaReader(tf.Module):
     """
 
     def __init__(self, trained: Trained, normalise: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> None:
-        super().__init__()
         model = model_of(trained)
         # The values and not Keras's variables: version 1 loaders do not find what Keras copies on export.
         self.weights = [weight.value for weight in named_weights(model).values()]
@@ -47,18 +46,22 @@ class FormulaReader(tf.Module):
         """Writes the SavedModel with all signatures, and what its model is (`DESCRIPTION`)."""
         names = ("serving_default", "predict_images", "predict_alternatives")
         signatures = {name: getattr(self, name).get_concrete_function() for name in names}
-        tf.saved_model.save(self, folder, signatures=signatures)
+        # What the signatures hold on to; with the functions as well, they would be traced and written twice.
+        module = tf.Module()
+        module.weights, module.normalise, module.vocabulary = self.weights, self.normalise, self.vocabulary
+        tf.saved_model.save(module, folder, signatures=signatures)
         description = Path(folder) / DESCRIPTION
         description.parent.mkdir(exist_ok=True)
         description.write_text(self._description + "\n", encoding="utf-8")
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="examples")])
+    # Nothing here is Python control flow on tensors, and to convert the whole model's source for it takes seconds.
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="examples")], autograph=False)
     def serving_default(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Reads the images of serialised tf.Example records, (batch,) string."""
         parsed = tf.io.parse_example(examples, {features.IMAGE: tf.io.FixedLenFeature((), tf.string)})
         return self.predict_images(parsed[features.IMAGE])
 
-    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="images")])
+    @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="images")], autograph=False)
     def predict_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
         """Reads images: PNG, JPEG, BMP or GIF, of any size and border, (batch,) string.
 
@@ -74,7 +77,8 @@ class FormulaReader(tf.Module):
             tf.TensorSpec((None,), tf.string, name="images"),
             tf.TensorSpec((), tf.int32, name="width"),
             tf.TensorSpec((), tf.float32, name="length_penalty"),
-        ]
+        ],
+        autograph=False,
     )
     def predict_alternatives(
         self, images: tf.Tensor, width: tf.Tensor, length_penalty: tf.Tensor

@@ -11,6 +11,7 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from data.errors import UserError
+from kubeflow import runner
 from kubeflow.runner import compile_pipeline, task_name
 from pipeline.config import COMPONENTS, load_config
 from pipeline.pipeline import REPOSITORY
@@ -119,21 +120,50 @@ def test_records_on_the_volume_need_no_importer() -> None:
 
 def test_pods_get_what_the_configuration_asks_for() -> None:
     pods = """kubeflow.pods={
-        all = {retries = 2, timeout = 3600},
-        Trainer = {cpu = 8, memory = 32, gpus = 2, gpu_type = "amd.com/gpu", timeout = 86400,
-                   node_selector = {pool = "gpu"}, tolerations = [{key = "gpu", operator = "Exists"}]}}"""
+        all = {retries = 2},
+        Trainer = {cpu = 8, memory = 32, gpus = 2, gpu_type = "amd.com/gpu", node_selector = {pool = "gpu"}}}"""
     spec, platform = compiled(" ".join(pods.split()), 'kubeflow.secrets={TOKEN = "bucket/key"}')
     trainer = spec["deploymentSpec"]["executors"]["exec-trainer"]["container"]["resources"]
     assert (trainer["cpuLimit"], trainer["memoryLimit"]) == (8, 32)
     assert trainer["accelerator"] == {"type": "amd.com/gpu", "count": "2"}
     assert platform["exec-trainer"]["nodeSelector"] == {"labels": {"pool": "gpu"}}
-    assert platform["exec-trainer"]["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
-    assert platform["exec-trainer"]["activeDeadlineSeconds"] == "86400"
     assert spec["root"]["dag"]["tasks"]["trainer"]["retryPolicy"]["maxRetryCount"] == 2
     transform = platform["exec-transform"]
-    assert transform["activeDeadlineSeconds"] == "3600" and "tolerations" not in transform
+    assert "nodeSelector" not in transform
     assert transform["pvcMount"] == [{"constant": "models", "mountPath": "/mnt/im2latex"}]
     assert transform["secretAsEnv"] == [{"secretName": "bucket", "keyToEnv": [{"secretKey": "key", "envVar": "TOKEN"}]}]
+
+
+GPU = {"key": "gpu", "operator": "Exists"}
+
+
+@pytest.mark.parametrize(
+    ("pods", "field", "trainer", "transform"),
+    [
+        ('Trainer = {tolerations = [{key = "gpu", operator = "Exists"}]}', "tolerations", [GPU], None),
+        ("all = {timeout = 3600}, Trainer = {timeout = 86400}", "activeDeadlineSeconds", "86400", "3600"),
+    ],
+)
+def test_what_an_old_kfp_cannot_say_is_refused_there_and_said_elsewhere(
+    pods: str, field: str, trainer: Any, transform: Any
+) -> None:
+    setting = f"kubeflow.pods={{{pods}}}"
+    if field not in kubernetes_executor_config_pb2.KubernetesExecutorConfig.DESCRIPTOR.fields_by_camelcase_name:
+        with pytest.raises(UserError, match=f"the installed kfp cannot say this .*{field}.*; compile with Python 3.11"):
+            compiled(setting)
+        return
+    _, platform = compiled(setting)
+    assert platform["exec-trainer"][field] == trainer
+    assert platform["exec-transform"].get(field) == transform
+
+
+def test_a_field_that_the_installed_kfp_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_platform", lambda config, pod: {"notYetThought": 1})
+    with pytest.raises(
+        UserError, match="^the installed kfp cannot say this .*notYetThought.*; compile with Python"
+    ) as no:
+        compiled()
+    assert "\n" not in str(no.value)
 
 
 def test_both_documents_are_as_their_schemas_say(documents: Any) -> None:

@@ -1,12 +1,5 @@
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,31 +14,9 @@ from data.synthetic import draw_png, formulas
 from pipeline import standalone
 from pipeline.cli import app
 from pipeline.standalone import make_vocabulary, read_splits, scores
-from tests.trainer_module.conftest import transform, transformed  # noqa: F401  fixtures
 from trainer_module import features
 from trainer_module.config import ImageConfig
 from trainer_module.preprocessing import normalise_image
-from trainer_module.weights import WEIGHTS, load_weights
-
-ROOT = Path(__file__).parents[2]
-
-# In front of everything: nothing of TensorFlow and TFX can be imported, not even by way of trial.
-POISON = """
-import sys
-
-class Poison:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"tensorflow", "tensorflow_transform", "tfx", "typer"}:
-            raise AssertionError(f"{name} was imported")
-
-sys.meta_path.insert(0, Poison())
-"""
-
-TINY = [
-    "image.max_height=48", "image.max_width=128", "model.filters=[4,4,8,8,16,16]", "model.decoder_units=32",
-    "model.embedding_units=8", "training.batch_size=8", "training.learning_rate=0.01", "training.max_tokens=12",
-    "training.warmup_steps=0", "vocabulary.min_count=1",
-]  # fmt: skip
 
 
 def processed(folder: Path, count: int) -> Path:
@@ -67,127 +38,13 @@ def source(tmp_path_factory) -> Path:
     return processed(tmp_path_factory.mktemp("source"), 48)
 
 
-CACHE = tempfile.TemporaryDirectory()
-
-
-def command(*arguments, settings=()) -> list[str]:
-    knobs = [part for knob in (*TINY, *settings) for part in ("--set", knob)]
-    return [sys.executable, "-m", "pipeline.standalone", *map(str, arguments), *knobs]
-
-
-def environment(folder: Path) -> dict[str, str]:
-    (folder / "sitecustomize.py").write_text(POISON)
-    known = {name: value for name, value in os.environ.items() if name not in ("KERAS_BACKEND", "PYTEST_XDIST_WORKER")}
-    # What one of these processes has compiled, the others take.
-    compiled = {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    compiled["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the few steps of these trainings
-    return known | compiled | {"PYTHONPATH": f"{folder}:{ROOT}", "JAX_PLATFORMS": "cpu"}
-
-
-def trained(folder: Path, *arguments, settings=()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments, settings=settings), capture_output=True, text=True, env=environment(folder), timeout=300
-    )
-
-
-def predictions(out: Path) -> dict[str, dict]:
-    lines = (out / "predictions.txt").read_text("utf-8").splitlines()
-    read = {}
-    for heading, target, prediction in zip(lines[::3], lines[1::3], lines[2::3], strict=True):
-        name, verdict, log_probability = heading.split()
-        assert target.startswith("  target") and prediction.startswith("  prediction")
-        read[name] = {
-            "right": verdict == "right", "log_probability": float(log_probability),
-            "target": " ".join(target.split()[1:]), "prediction": " ".join(prediction.split()[1:]),
-        }  # fmt: skip
-    return read
-
-
-@pytest.fixture(scope="module")
-def out(source, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    done = trained(folder, source, "--out", folder / "out", "--beam", 3, settings=["training.epochs=4"])
-    assert done.returncode == 0, done.stderr
-    assert "24 training and 12 validation examples" in done.stdout
-    return folder / "out"
-
-
-def test_a_training_without_tensorflow_leaves_weights_metrics_and_predictions(out):
-    assert {path.name for path in out.iterdir()} == {"checkpoints", "metrics.json", "predictions.txt", WEIGHTS}
-    metrics = json.loads((out / "metrics.json").read_text())
-    model = load_weights(out)
-    assert metrics["examples"] == {"train": 24, "eval": 12}
-    assert metrics["vocabulary"] == len(model.vocabulary)
-    assert metrics["parameters"] == sum(weight.size for weight in model.weights.values())
-    assert metrics["epochs"] == len(metrics["perplexities"]) == 4
-    # Even odds at the start, and some learnt.
-    assert 1 < min(metrics["perplexities"]) < len(model.vocabulary)
-    assert metrics["images_per_second"] > 0 and metrics["seconds"] > 0
-    assert (metrics["greedy"]["width"], metrics["beam"]["width"]) == (1, 3)
-    read = predictions(out)
-    assert len(read) == 12
-    targets = dict(
-        zip([f"{i}.png" for i in range(48)], formulas(48, seed=3, level="simple", max_tokens=8), strict=True)
-    )
-    for name, answer in read.items():
-        assert answer["target"] == targets[name]
-        assert answer["right"] == (answer["prediction"] == answer["target"])
-        assert answer["log_probability"] < 0
-    # All of the twelve are there, so they give the scores.
-    pairs = [(answer["target"], answer["prediction"]) for answer in read.values()]
-    expected = sum(reference.bleu_statistics(*pair) for pair in pairs)
-    assert metrics["greedy"]["bleu"] == pytest.approx(reference.bleu(expected))
-    assert metrics["greedy"]["exact_match"] == np.mean([answer["right"] for answer in read.values()])
-
-
-def test_a_finished_training_is_not_done_again(source, out):
-    before = (out / WEIGHTS).read_bytes(), json.loads((out / "metrics.json").read_text()), predictions(out)
-    done = trained(out.parent, source, "--out", out, settings=["training.epochs=4"])
-    assert done.returncode == 0, done.stderr
-    assert "Epoch" not in done.stdout
-    metrics = json.loads((out / "metrics.json").read_text())
-    unlike = ("seconds", "beam")
-    assert {name: value for name, value in metrics.items() if name not in unlike} == {
-        name: value for name, value in before[1].items() if name not in unlike
-    }
-    assert load_weights(out).vocabulary and predictions(out) == before[2]
-
-
-def test_a_training_stops_at_its_minutes_with_weights_and_metrics(source, tmp_path):
-    done = trained(tmp_path, source, "--out", tmp_path / "out", "--minutes", "0.0001", settings=["training.epochs=500"])
-    assert done.returncode == 0, done.stderr
-    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert metrics["epochs"] == 1
-    assert load_weights(tmp_path / "out").max_tokens == 12
-    assert len(predictions(tmp_path / "out")) == 12
-
-
-def test_an_interrupted_training_is_one_sentence_and_keeps_its_checkpoint(source, tmp_path):
-    process = subprocess.Popen(
-        command(source, "--out", tmp_path / "out", settings=["training.epochs=100000"]),
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(tmp_path),
-    )  # fmt: skip
-    try:
-        end = time.monotonic() + 120
-        while not list(tmp_path.glob("out/checkpoints/*/checkpoint.npz")):
-            assert process.poll() is None and time.monotonic() < end
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "im2latex: stopped; the same command goes on from the last checkpoint"
-    assert list(tmp_path.glob("out/checkpoints/*/checkpoint.npz"))
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["/nowhere"], "/nowhere does not exist"),
         (["/nowhere", "--set", "training.epoch=3"], "did you mean training.epochs"),
         (["/nowhere", "--preset", "huge"], "there is no preset 'huge'"),
-        ([ROOT / "data"], "none of the known layouts"),
+        ([Path(__file__).parent], "none of the known layouts"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_1(tmp_path, capsys, monkeypatch, arguments, sentence):
@@ -203,26 +60,12 @@ def test_another_backend_is_refused(tmp_path, capsys, monkeypatch):
     assert "KERAS_BACKEND is tensorflow" in capsys.readouterr().err
 
 
-# --- the weights in the pipeline's model ------------------------------------------------------
+# --- the command that exports -----------------------------------------------------------------
 
 
 def im2latex(*arguments, monkeypatch) -> Result:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # as the command sets it, but for this test alone
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def test_the_exported_model_reads_what_the_training_read(source, out, tmp_path, monkeypatch):
-    exported = im2latex("export", "--weights", out, "--out", tmp_path / "made" / "model", monkeypatch=monkeypatch)
-    assert exported.exit_code == 0, exported.output
-    assert [path.name for path in (tmp_path / "made").iterdir()] == ["model"]
-    read = predictions(out)
-    images = tf.constant([(source / "formula_images_processed" / name).read_bytes() for name in read])
-    answers = tf.saved_model.load(str(tmp_path / "made" / "model")).signatures["predict_images"](images=images)
-    assert [latex.decode() for latex in answers["latex"].numpy()] == [answer["prediction"] for answer in read.values()]
-    expected = [answer["log_probability"] for answer in read.values()]
-    np.testing.assert_allclose(answers["log_probability"], expected, rtol=1e-3, atol=1e-3)
-    again = im2latex("export", "--weights", out, "--out", tmp_path / "made" / "model", monkeypatch=monkeypatch)
-    assert isinstance(again.exception, UserError) and "model exists already" in str(again.exception)
 
 
 def test_weights_that_are_not_there_are_a_sentence(tmp_path, monkeypatch):
@@ -232,10 +75,6 @@ def test_weights_that_are_not_there_are_a_sentence(tmp_path, monkeypatch):
 
 
 # --- data -------------------------------------------------------------------------------------
-
-
-def test_the_vocabulary_is_transforms(transform, transformed):  # noqa: F811
-    assert make_vocabulary(transformed.latex, 1) == features.read_vocabulary(transform)
 
 
 def test_rare_tokens_are_left_out_of_the_vocabulary():

@@ -131,9 +131,10 @@ def every_sentence(logits, image: np.ndarray, max_tokens: int) -> dict[tuple[int
     answers = [i for i in range(VOCABULARY) if i not in (PAD, START, END)]
     sentences = {}
     for length in range(max_tokens + 1):
-        for tokens in itertools.product(answers, repeat=length):
-            log_probabilities = [log_softmax(row) for row in logits([image], np.array([[START, *tokens]], np.int32))[0]]
-            sentences[tokens] = sum(step[token] for step, token in zip(log_probabilities, [*tokens, END], strict=True))
+        rows = list(itertools.product(answers, repeat=length))
+        given = np.array([[START, *tokens] for tokens in rows], np.int32)
+        for tokens, steps in zip(rows, logits([image] * len(rows), given), strict=True):
+            sentences[tokens] = sum(log_softmax(step)[token] for step, token in zip(steps, [*tokens, END], strict=True))
     return sentences
 
 
@@ -195,7 +196,7 @@ def test_a_narrow_beam_goes_on_with_the_likeliest_beginnings(model, logits):
 def test_width_and_length_penalty_may_be_tensors():
     model = sharpened(TINY, 3)
     inputs = padded(IMAGES[:4], 0, 0)
-    graph = tf.function(lambda width, penalty: search(model, *inputs.values(), 5, width, penalty))
+    graph = tf.function(lambda width, penalty: search(model, *inputs.values(), 5, width, penalty), autograph=False)
     for width, penalty in [(1, 0.0), (4, 0.6)]:
         expected = search(model, *inputs.values(), 5, width, penalty)
         for part, other in zip(graph(tf.constant(width), tf.constant(penalty)), expected, strict=True):

@@ -26,9 +26,8 @@ def encode(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
 
 
 def graph(config: ImageConfig):
-    traced = tf.function(
-        lambda encoded: normalise_image(encoded, config), input_signature=[tf.TensorSpec([], tf.string)]
-    )
+    specs = [tf.TensorSpec([], tf.string)]
+    traced = tf.function(lambda encoded: normalise_image(encoded, config), input_signature=specs, autograph=False)
     return lambda encoded: traced(encoded).numpy()[:, :, 0].astype(int)
 
 

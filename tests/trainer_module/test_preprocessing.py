@@ -21,6 +21,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
+from pipeline.standalone import make_vocabulary
 from trainer_module import features
 from trainer_module.config import ImageConfig
 from trainer_module.preprocessing import normalise_image, preprocessing_fn
@@ -34,9 +35,8 @@ CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def normaliser(config: ImageConfig):
-    graph = tf.function(lambda encoded: normalise_image(encoded, config)).get_concrete_function(
-        tf.TensorSpec([], tf.string)
-    )
+    specs = [tf.TensorSpec([], tf.string)]
+    graph = tf.function(lambda encoded: normalise_image(encoded, config), input_signature=specs, autograph=False)
     return lambda encoded: graph(tf.constant(encoded)).numpy()[:, :, 0]
 
 
@@ -288,6 +288,10 @@ def transform(tmp_path_factory) -> tuple[list[dict], tft.TFTransformOutput]:
 def test_vocabulary_has_frequent_tokens_first_and_ties_in_a_fixed_order(transform):
     # x four times; 2, {, }, b and a twice, the last in the order of bytes first; ^, _, + and \alpha once, so left out.
     assert features.read_vocabulary(transform[1]) == [*features.SPECIAL_TEXTS, "x", "}", "{", "b", "a", "2"]
+
+
+def test_a_training_without_transform_makes_the_same_vocabulary(transform):
+    assert make_vocabulary(FORMULAS, 2) == features.read_vocabulary(transform[1])
 
 
 def test_tokens_become_ids_without_start_and_end(transform):

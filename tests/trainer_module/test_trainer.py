@@ -154,7 +154,7 @@ def test_examples_are_those_that_transform_wrote(transformed, transform):
         assert image.shape == (example.height, example.width, 1)
 
 
-def test_formulas_over_the_limit_are_left_out_and_counted(transformed, transform, caplog):
+def test_formulas_over_the_limit_are_left_out_and_counted(transformed, transform, caplog, capsys):
     lengths = [len(latex.split()) for latex in transformed.latex]
     assert min(lengths) < 6 < max(lengths)
     short = sum(length <= 6 for length in lengths)
@@ -163,6 +163,10 @@ def test_formulas_over_the_limit_are_left_out_and_counted(transformed, transform
     assert len(examples) == short
     assert max(len(example.tokens) for example in examples) <= 6
     assert f"{short} examples, {12 - short} left out with more than 6 tokens" in caplog.text
+    told = f"{12 - short} of 12 formulas are left out: more than 6 tokens (training.max_tokens)\n"
+    assert capsys.readouterr().out == told
+    read_examples([transformed.examples], transform, max(lengths))
+    assert capsys.readouterr().out == ""
 
 
 def test_no_formula_left_is_a_sentence(transformed, tmp_path):

@@ -117,15 +117,21 @@ def test_a_good_model_is_blessed_and_pushed_by_its_saved_model_alone(
     assert not {"data", "trainer_module", "pipeline", "tfx", "tensorflow_transform"} & imported
 
 
-def test_a_model_above_the_bound_is_refused_with_the_reason_and_not_pushed(examples: Any, tmp_path: Path) -> None:
-    models.save(tmp_path / "model" / "Format-Serving", models.sure)
-    checked = Checked(tmp_path / "model", examples, tmp_path, max_seconds=1e-9)
+def test_a_model_above_the_bound_is_refused_with_the_reason_and_not_pushed(
+    examples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = {"latex": ["x"], "log_probability": [-1.0], "seconds": 0.25}
+    together = {"latex": 3 * ["x"], "log_probability": 3 * [-1.0], "seconds": 0.75}
+    told = [{"seconds_to_load": 1.5}, *4 * [read], together, {"peak_memory": 4096}]
+    (tmp_path / "told").write_text("".join(json.dumps(event) + "\n" for event in told))
+    models.replace_python(tmp_path, monkeypatch, f"cat {tmp_path}/told")
+    checked = Checked(tmp_path / "model", examples, tmp_path, max_seconds=0.2)
     blessing, result = checked.blessing, checked.result
     assert blessing.get_int_custom_property("blessed") == 0
     assert result["blessed"] is False
     assert blessing.get_string_custom_property("reason") == result["reason"]
-    assert result["reason"].endswith("(median of 3), more than the 1e-09 s allowed")
-    assert blessing.get_float_custom_property("seconds_per_image") == result["seconds_per_image"] > 1e-9
+    assert result["reason"].endswith("takes 0.25 s an image (median of 3), more than the 0.2 s allowed")
+    assert blessing.get_float_custom_property("seconds_per_image") == result["seconds_per_image"] == 0.25
     assert checked.pushed == []
 
 

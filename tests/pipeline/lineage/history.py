@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import random
@@ -125,7 +126,7 @@ class Years:
     def run(self, number: int) -> None:
         """Adds one run."""
         name = f"20{20 + number // 350:02}-{1 + number // 28 % 12:02}-{1 + number % 28:02}T04:00:00.{number:06}"
-        settings = {knob: value for knob, value, _ in flatten(load_config("quickstart"))}
+        settings = {knob: value for knob, value, _ in _knobs()}
         settings["training.seed"] = number - (number % AGAIN == AGAIN - 1)
         text = json.dumps(settings)
         self.runs[name] = {
@@ -173,9 +174,7 @@ class Years:
                 found = {"serving_version": str(before[-1].version) if before else "", "serving": serving}
                 return {**found, **code, **({"pushed_model": before[-1].artifact} if before else {})}
             case "Reporter":
-                settings_with_help = [
-                    [knob, settings[knob], text] for knob, _, text in flatten(load_config("quickstart"))
-                ]
+                settings_with_help = [[knob, settings[knob], text] for knob, _, text in _knobs()]
                 return {"settings": json.dumps(settings_with_help), "serving": serving, **code}
             case _:
                 return code
@@ -220,6 +219,12 @@ class Years:
         number = len(self.executions)
         self.events += [(number, artifact, mlmd.Event.INPUT, key) for key, artifact in inputs.items()]
         self.events += [(number, artifact, mlmd.Event.OUTPUT, key) for key, artifact in outputs.items()]
+
+
+@functools.cache
+def _knobs() -> list[tuple[str, Any, str]]:
+    """Those of the quickstart, each with its value and what it does."""
+    return list(flatten(load_config("quickstart")))
 
 
 def _end(component: str, number: int) -> str:

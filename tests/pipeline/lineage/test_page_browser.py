@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -26,26 +24,15 @@ from pipeline.lineage.page import write_page
 from pipeline.lineage.runs import Summary, summarise
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
-from tests.components.report.test_browser import CONTRAST, Browser
+from tests.browser import CONTRAST, Browser
 from tests.pipeline.lineage.page_workspace import HOSTILE, HOSTILE_RUN, fill
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="needs a browser: Debian's packages chromium and chromium-driver",
-)
 RUNS, MANY = 8, 1000
 # How the serving model was made: what its trainer learned from, and who pushed it; not who judged it.
 WAY = {
     "ImportExampleGen", "examples", "ImportSchemaGen", "schema", "Transform", "transform_graph", "transformed_examples",
     "Trainer", "model", "Pusher", "pushed_model",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.driver.quit()
 
 
 class Material:

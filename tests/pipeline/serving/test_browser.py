@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.components.report.test_browser import CONTRAST, Browser, pytestmark
+from tests.browser import CONTRAST, Browser
 from tests.pipeline.serving.conftest import Running, encoded
-
-__all__ = ["pytestmark"]
 
 # Gives the page a file as a person would, by the clipboard or with the mouse.
 GIVE = """
@@ -77,13 +74,6 @@ class Page:
                 " [button.querySelector('code').textContent, button.ariaPressed])"
             )
         ]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.driver.quit()
 
 
 @pytest.fixture
