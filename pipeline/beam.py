@@ -76,9 +76,6 @@ def _flink(config: BeamConfig) -> Iterator[str]:
         yield f"--flink_version={config.flink_version}"
     if config.workers:
         yield f"--parallelism={config.workers}"
-    if config.retries:
-        yield f"--number_of_execution_retries={config.retries}"
-        yield f"--execution_retry_delay={round(1000 * config.retry_seconds)}"
 
 
 def _job_server(config: BeamConfig) -> Iterator[str]:
@@ -133,6 +130,11 @@ def _flink_cluster(config: BeamConfig) -> str:
         raise UserError(f"there is no Flink at {page} (beam.flink_master): {getattr(error, 'reason', error)}") from None
     if not slots:
         raise UserError(f"the Flink at {page} has no task manager to work: start one")
+    if managers > 1 and not (config.worker_image or config.worker_pool):
+        raise UserError(
+            f"the Flink at {page} has {managers} task managers, and this process can be the worker of one: "
+            "give beam.worker_pool, with a pool beside each, or beam.worker_image"
+        )
     if config.workers > slots:
         raise UserError(
             f"beam.workers = {config.workers}, and the Flink at {page} has {slots} slots: lower it, or add some"

@@ -94,12 +94,22 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ServingConfig:
-    """The check before the push: a fresh process loads the model and reads images with it."""
+    """The check before the push, for which a fresh process reads images with the model; and what stays after it."""
 
     # All of them go through in one batch too, which costs memory; 32 are enough for a median.
     check_images: int = Field(default=32, ge=1, le=256, description="real images that the fresh process reads")
     # Three times what the largest preset needed for its largest images on two busy cores.
     max_seconds: float = Field(default=2.0, gt=0, description="longest median time of one image there, seconds")
+    keep: int = Field(
+        default=5, ge=0, description="pushed versions that stay, and as many withdrawn ones, at least 2; 0: all of them"
+    )
+
+    @field_validator("keep")
+    @classmethod
+    def _keep_leaves_something_to_go_back_to(cls, keep: int) -> int:
+        if keep == 1:
+            raise ValueError("1 leaves nothing to go back to: take 2 or more, or 0 for all")
+        return keep
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -125,8 +135,6 @@ class BeamConfig:
     worker_pool: str = Field(
         default="", description="host:port, as a Flink or Spark worker sees it, of Beam's worker pool beside it"
     )
-    retries: int = Field(default=0, ge=0, description="times that Flink starts a failed job again; 0: as it is set up")
-    retry_seconds: float = Field(default=10.0, ge=0, description="seconds before Flink starts a failed job again")
     arguments: tuple[str, ...] = Field(default=(), description="further arguments of the Beam runner")
     by_component: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
@@ -367,8 +375,25 @@ def load_config(
     preset = _known(preset or DEFAULT_PRESET, PRESETS, "preset", "")
     overrides = [override for override in overrides if override[0] != "preset"]
     overrides += [_from_setting(setting) for setting in settings]
+    return _build(PRESETS[preset], overrides)
 
-    values: dict[str, Any] = {name: dict(knobs) for name, knobs in PRESETS[preset].items()}
+
+def config_of(knobs: Mapping[str, Any], settings: Sequence[str] = ()) -> Config:
+    """The configuration of knobs that a run stored, over it `section.knob=value` settings.
+
+    Args:
+        knobs: dotted names and values, as `flatten` names them and JSON has them; what is missing is the default.
+        settings: as given to `--set`.
+
+    Raises:
+        UserError: an unknown knob, a value that is refused.
+    """
+    return _build({}, [*((knob, value, "") for knob, value in knobs.items()), *map(_from_setting, settings)])
+
+
+def _build(preset: Mapping[str, Any], overrides: Sequence[tuple[str, Any, str]]) -> Config:
+    """A preset with knobs changed: each by its dotted name, value, and where that comes from."""
+    values: dict[str, Any] = {name: dict(knobs) for name, knobs in preset.items()}
     origins: dict[str, str] = {}
     knobs = {knob for knob, _, _ in flatten(Config())}
     for knob, value, origin in overrides:

@@ -42,31 +42,26 @@ def test_multi_processing_starts_as_many_processes_as_are_asked_for() -> None:
         assert (read.direct_running_mode, read.direct_num_workers) == ("multi_processing", workers)
 
 
-def test_flink_is_told_where_it_is_how_wide_to_run_and_how_often_to_try_again() -> None:
+def test_flink_is_told_where_it_is_and_how_wide_to_run() -> None:
     arguments = beam_arguments(
         config(
             "runner=flink",
             "flink_master=localhost:8081/",
             "flink_version='1.20'",
             "workers=4",
-            "retries=3",
-            "retry_seconds=2.5",
             "job_server_jar=server.jar",
         )
     )
     read = pipeline_options.PipelineOptions(arguments).view_as(pipeline_options.FlinkRunnerOptions)
     assert read.flink_master == "http://localhost:8081"
     assert (read.flink_version, read.parallelism, read.flink_job_server_jar) == ("1.20", 4, "server.jar")
-    # Options of Flink's job server, which Beam's Python does not know by itself.
-    assert {"--number_of_execution_retries=3", "--execution_retry_delay=2500"} <= set(arguments)
-    assert not [argument for argument in beam_arguments(config("runner=flink")) if "retr" in argument]
 
 
 @pytest.mark.parametrize("runner", ["flink", "spark"])
 @pytest.mark.parametrize(
     ("setting", "kind", "place"),
     [
-        ("retries=0", environments.PythonLoopbackEnvironment, None),
+        ("workers=0", environments.PythonLoopbackEnvironment, None),
         ("worker_pool=pool:50000", environments.ExternalEnvironment, "pool:50000"),
         ("worker_image=registry/im2latex:7", environments.DockerEnvironment, "registry/im2latex:7"),
     ],
@@ -158,7 +153,7 @@ def test_what_cannot_work_is_refused_in_a_sentence(settings: list[str], says: st
 
 
 def test_settings_of_an_engine_stay_while_another_runner_is_tried() -> None:
-    kept = ("flink_master=far.example:8081", "worker_image=i", "retries=2")
+    kept = ("flink_master=far.example:8081", "worker_image=i")
     assert beam_arguments(config(*kept)) == beam_arguments(config())
     assert beam_arguments(config(*kept, "runner=flink"))[0] == "--runner=FlinkRunner"
 
@@ -187,7 +182,7 @@ def flink() -> Iterator[tuple[str, dict]]:
 
 def test_a_cluster_is_named_with_its_size_and_its_page(flink: tuple[str, dict]) -> None:
     address, overview = flink
-    reached = config("runner=flink", f"flink_master={address}", f"job_server={address}")
+    reached = config("runner=flink", f"flink_master={address}", f"job_server={address}", "worker_pool=localhost:50000")
     assert check_engine(reached) == f"on Flink 1.20.5, 2 task managers, 4 slots: http://{address}"
     overview["taskmanagers"], overview["slots-total"] = 1, 2
     assert check_engine(reached) == f"on Flink 1.20.5, 1 task manager, 2 slots: http://{address}"
@@ -196,10 +191,11 @@ def test_a_cluster_is_named_with_its_size_and_its_page(flink: tuple[str, dict]) 
 @pytest.mark.parametrize(
     ("settings", "answer", "says"),
     [
-        (["workers=5"], {}, "has 4 slots: lower it"),
+        (["workers=5"], {"taskmanagers": 1}, "has 4 slots: lower it"),
+        ([], {}, "has 2 task managers, and this process can be the worker of one: give beam.worker_pool"),
         ([], {"taskmanagers": 0, "slots-total": 0}, "has no task manager"),
-        ([], {"flink-version": "1.11.2"}, "the cluster is Flink 1.11, and this Beam runs on Flink "),
-        (["flink_version='1.19'"], {}, "the cluster is Flink 1.20: set beam.flink_version='1.20'"),
+        (["worker_image=i"], {"flink-version": "1.11.2"}, "the cluster is Flink 1.11, and this Beam runs on Flink "),
+        (["worker_image=i", "flink_version='1.19'"], {}, "the cluster is Flink 1.20: set beam.flink_version='1.20'"),
     ],
 )
 def test_a_cluster_that_cannot_take_the_work_is_refused_before_anything_runs(

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from data.errors import UserError
-from pipeline.config import PRESETS, Config, flatten, load_config, to_toml
+from pipeline.config import PRESETS, Config, config_of, flatten, load_config, to_toml
 
 
 def test_the_seed_preset_is_the_default_model_of_8_379_008_parameters() -> None:
@@ -58,6 +59,7 @@ def test_text_that_toml_must_escape_survives(tmp_path: Path) -> None:
         ("training.epochs=three", ["training.epochs", '"three"', "valid integer"]),
         ("training.learning_rate=nan", ["training.learning_rate", "greater than 0"]),
         ("training.optimizer=adagrad", ["training.optimizer", "'sgd', 'adam' or 'adamw'"]),
+        ("serving.keep=1", ["serving.keep = 1", "nothing to go back to", "0 for all"]),
         ("model.attention=local", ["model.attention", "'standard'", "'hard'"]),
         ("model.filters=[1, 2]", ["model.filters", "channels of the six convolutions"]),
         ("model.decoder_units=3", ["model.decoder_units", "multiple of 2"]),
@@ -116,3 +118,14 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
 def test_every_knob_has_a_line_of_help() -> None:
     for knob, _, text in flatten(Config()):
         assert len(text) > 5 and "\n" not in text, knob
+
+
+def test_what_a_run_stored_is_its_configuration_again() -> None:
+    config = load_config("quickstart", settings=["data.source=/data", "training.epochs=3"])
+    stored = json.loads(json.dumps({knob: value for knob, value, _ in flatten(config)}))
+    assert config_of(stored) == config
+    assert config_of(stored, ["training.seed=5"]) == load_config(
+        "quickstart", settings=["data.source=/data", "training.epochs=3", "training.seed=5"]
+    )
+    with pytest.raises(UserError, match=r"there is no knob 'training.momentum'"):
+        config_of({**stored, "training.momentum": 1})

@@ -1,4 +1,8 @@
-"""A Flink cluster on loopback: a job manager and two task managers, each a process of its own."""
+"""A Flink cluster on loopback: a job manager and a task manager, each a process of its own.
+
+Task managers number their workers alike, and Beam's worker pool goes by that number: each needs a pool of its own, so
+on one machine there is one task manager at a time.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +13,33 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import apache_beam
-
-# Of the versions for which both stacks' Beams publish a job server, the newest.
-VERSION = "1.20.5"
+# Of the versions for which both stacks' Beams publish a job server, one.
+VERSION = "1.19.3"
 LINE = VERSION.rpartition(".")[0]
+BEAM_VERSION = "2.62.0"
+JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>im2latex</groupId>
+  <artifactId>job-server</artifactId>
+  <version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.beam</groupId>
+      <artifactId>beam-runners-flink-{LINE}</artifactId>
+      <version>{BEAM_VERSION}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 # Flink reads and copies private fields of these packages, which Java has closed since version 16.
@@ -36,9 +56,9 @@ MEMORY = {
     "taskmanager.memory.task.heap.size": "384m",
     "taskmanager.memory.task.off-heap.size": "0m",
     "taskmanager.memory.managed.size": "128m",
-    "taskmanager.memory.network.min": "64m",
-    "taskmanager.memory.network.max": "64m",
-    "taskmanager.memory.jvm-metaspace.size": "256m",
+    "taskmanager.memory.network.min": "128m",
+    "taskmanager.memory.network.max": "128m",
+    "taskmanager.memory.jvm-metaspace.size": "512m",
     "taskmanager.memory.jvm-overhead.min": "128m",
     "taskmanager.memory.jvm-overhead.max": "128m",
 }
@@ -49,24 +69,54 @@ class NotToBeHad(Exception):
 
 
 def job_server_jar(cache: Path) -> Path:
-    """Beam's job server for this Flink, of the version of the installed Beam, from the Maven index into the cache.
+    """Beam's job server for this Flink, from the Maven index into the cache.
+
+    Beam also publishes it with all that it needs in one jar, which not every index has; these are the same classes in
+    the jars of each project, and one beside them that names them.
 
     Raises:
-        NotToBeHad: Java or Maven is missing, or the index has no such jar.
+        NotToBeHad: Java or Maven is missing, or the index lacks a jar.
     """
-    for program in ("java", "mvn"):
-        if shutil.which(program) is None:
-            raise NotToBeHad(f"{program} is missing (on Debian and Ubuntu: apt-get install openjdk-17-jre maven)")
-    name = f"beam-runners-flink-{LINE}-job-server"
-    jar = cache / f"{name}-{apache_beam.__version__}.jar"
-    if not jar.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        artifact = f"org.apache.beam:{name}:{apache_beam.__version__}"
-        command = ["mvn", "-B", "-q", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={cache}"]
-        subprocess.run(command, cwd=cache, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        if not jar.exists():
-            raise NotToBeHad(f"the index that Maven reaches, if it reaches one, has no {artifact}")
+    if shutil.which("java") is None:
+        raise NotToBeHad("java is missing (on Debian and Ubuntu: apt-get install default-jre-headless)")
+    folder = cache / f"beam-runners-flink-{LINE}-{BEAM_VERSION}"
+    jar = folder / "job-server.jar"
+    if not folder.exists():
+        if shutil.which("mvn") is None:
+            raise NotToBeHad("mvn is missing (on Debian and Ubuntu: apt-get install maven)")
+        with _whole_or_not_at_all(folder) as partial:
+            (partial / "pom.xml").write_text(POM, encoding="utf-8")
+            command = ["mvn", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=."]
+            fetched = subprocess.run(command, cwd=partial, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if fetched.returncode:
+                errors = [line for line in fetched.stdout.splitlines() if line.startswith("[ERROR]")]
+                raise NotToBeHad(f"Maven does not bring Beam's runner: {errors[0] if errors else fetched.stderr}")
+            _name_jars(sorted(path.name for path in partial.glob("*.jar")), partial / jar.name)
     return jar
+
+
+def _name_jars(names: list[str], jar: Path) -> None:
+    """Writes a jar that starts the job server from these jars beside it."""
+    # A line of a manifest has at most 72 bytes, line break not counted; the next goes on with it after a space.
+    text = " ".join(["Class-Path:", *names])
+    lines = [text[:72], *(f" {text[at : at + 71]}" for at in range(72, len(text), 71))]
+    with zipfile.ZipFile(jar, "w") as archive:
+        manifest = "\n".join(["Manifest-Version: 1.0", f"Main-Class: {JOB_SERVER}", *lines])
+        archive.writestr("META-INF/MANIFEST.MF", f"{manifest}\n")
+
+
+@contextlib.contextmanager
+def _whole_or_not_at_all(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which is there under its own name only when that is done."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
 
 
 def libraries(cache: Path) -> Path:
@@ -77,27 +127,23 @@ def libraries(cache: Path) -> Path:
     """
     folder = cache / f"flink-{VERSION}"
     if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
         package = f"apache-flink-libraries=={VERSION}"
-        fetched = subprocess.run([*command, "--dest", str(cache), package], capture_output=True, text=True)
-        archives = list(cache.glob(f"apache?flink?libraries-{VERSION}.tar.gz"))
-        if not archives:
-            raise NotToBeHad(f"pip does not bring {package}: {fetched.stderr.strip()[-300:]}")
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        with tarfile.open(archives[0]) as archive:
-            for member in archive:
-                # The Table API's jars, half of it all, are of no use to Beam.
-                name = Path(member.name).name
-                if "/deps/lib/" in member.name and name.startswith(("flink-dist", "log4j")):
-                    source = archive.extractfile(member)
-                    assert source is not None
-                    with source, (partial / name).open("wb") as jar:
-                        shutil.copyfileobj(source, jar)
-        partial.rename(folder)
-        archives[0].unlink()
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
+        with _whole_or_not_at_all(folder) as partial:
+            fetched = subprocess.run([*command, "--dest", str(partial), package], capture_output=True, text=True)
+            if fetched.returncode:
+                raise NotToBeHad(f"pip does not bring {package}: {fetched.stderr.strip()[-300:]}")
+            (package_file,) = partial.iterdir()
+            with tarfile.open(package_file) as archive:
+                for member in archive:
+                    # The Table API's jars, half of it all, are of no use to Beam.
+                    name = Path(member.name).name
+                    if "/deps/lib/" in member.name and name.startswith(("flink-dist", "log4j")):
+                        source = archive.extractfile(member)
+                        assert source is not None
+                        with source, (partial / name).open("wb") as jar:
+                            shutil.copyfileobj(source, jar)
+            package_file.unlink()
     return folder
 
 
@@ -118,12 +164,14 @@ class Cluster:
             "rest.port": self._port,
             "taskmanager.host": "127.0.0.1",
             "taskmanager.bind-host": "127.0.0.1",
-            # Each can do all of it, should it be left alone.
             "taskmanager.numberOfTaskSlots": 2,
-            "taskmanager.network.memory.buffers-per-channel": 2,
-            # A lost task manager is noticed in seconds, not in most of a minute.
+            # By default every branch of a pipeline takes 512 buffers of 32 KiB, and there are dozens of branches.
+            "taskmanager.network.sort-shuffle.min-buffers": 64,
+            # A task manager that is gone is noticed in seconds; one that is slow has the usual 50.
             "heartbeat.interval": 1000,
-            "heartbeat.timeout": 8000,
+            # Beam passes on no wish of a job's own for being started again.
+            "restart-strategy.type": "exponential-delay",
+            "restart-strategy.exponential-delay.attempts-before-reset-backoff": 5,
             "io.tmp.dirs": folder / "tmp",
             **MEMORY,
         }
@@ -144,7 +192,8 @@ class Cluster:
         """Starts a process of the cluster."""
         opened = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED]
         log4j = f"-Dlog4j2.configurationFile={self._folder / 'log4j2.properties'}"
-        command = ["java", f"-Xmx{memory}", log4j, *opened, "-cp", f"{self._jars}/*", entry]
+        # What runs for a minute does not pay for the optimising compiler.
+        command = ["java", f"-Xmx{memory}", "-XX:TieredStopAtLevel=1", log4j, *opened, "-cp", f"{self._jars}/*", entry]
         with (self._folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 [*command, "--configDir", str(self._folder), *arguments],
@@ -176,7 +225,7 @@ class Cluster:
         """Names of the task managers that the job manager knows."""
         return {manager["id"] for manager in self.ask("/taskmanagers")["taskmanagers"]}
 
-    def wait_for(self, names: set[str], seconds: float = 60) -> None:
+    def wait_for(self, names: set[str], seconds: float = 300) -> None:
         """Until the job manager knows just these task managers."""
         deadline = time.monotonic() + seconds
         known: set[str] = set()
@@ -206,13 +255,12 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path, jars: Path) -> Iterator[Cluster]:
-    """A job manager and the task managers `one` and `two`, ready for jobs."""
+    """A job manager and the task manager `one`, ready for jobs."""
     made = Cluster(folder, jars)
     try:
         made.start("job-manager", JOB_MANAGER, "512m")
-        for name in ("one", "two"):
-            made.start_task_manager(name)
-        made.wait_for({"one", "two"})
+        made.start_task_manager("one")
+        made.wait_for({"one"})
         yield made
     finally:
         made.close()
