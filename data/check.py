@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data.errors import UserError
-from data.records import SPLITS, Record, is_dataset, read_records, shards
+from data.records import SPLITS, BadRecord, Record, decode, is_dataset, read_tfrecords, shards
 
 SAMPLES = 24
 # Published splits have a few examples in common, which are theirs to keep; more is a leak.
@@ -64,6 +64,7 @@ class _Seen:
     pairs: set[bytes] = field(default_factory=set)
     names: Counter[str] = field(default_factory=Counter)
     samples: list[Record] = field(default_factory=list)
+    unusable: int = 0
 
 
 def check_dataset(path: Path | str, progress: Callable[[int], None] | None = None) -> tuple[Report, list[Record]]:
@@ -80,14 +81,14 @@ def check_dataset(path: Path | str, progress: Callable[[int], None] | None = Non
         raise UserError(f"{path} has none of the folders train, eval and test; give the folder of a data set")
     problems: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    described = json.loads((path / "dataset.json").read_text("utf-8")) if is_dataset(path) else {}
+    described = _description(path)
     if not described:
         problems["dataset.json is missing or unreadable"] += 1
     seen = {split: _Seen() for split in SPLITS}
     for split in SPLITS:
         _read_split(path / split, split, seen[split], described, problems, examples, progress)
     rejects = path / "rejects.jsonl"
-    rejected = len(rejects.read_text("utf-8").splitlines()) if rejects.is_file() else 0
+    rejected = rejects.read_bytes().count(b"\n") if rejects.is_file() else 0
     if described and rejected != sum(described["rejected"].values()):
         problems[
             f"rejects.jsonl has {rejected:,} lines, dataset.json says {sum(described['rejected'].values()):,}"
@@ -114,7 +115,7 @@ def check_dataset(path: Path | str, progress: Callable[[int], None] | None = Non
         },
         rejected=rejected,
         vocabulary=len(vocabulary),
-        most_common=vocabulary.most_common(20),
+        most_common=[(_shown(token), count) for token, count in vocabulary.most_common(20)],
         seen_once=sum(count == 1 for count in vocabulary.values()),
         unseen={split: len(set(seen[split].tokens) - set(train.tokens)) for split in SPLITS[1:]},
         duplicates={split: sum(part.formulas.values()) - len(part.formulas) for split, part in seen.items()},
@@ -125,6 +126,23 @@ def check_dataset(path: Path | str, progress: Callable[[int], None] | None = Non
         ],
     )
     return report, [record for part in seen.values() for record in part.samples]
+
+
+def _description(path: Path) -> dict:
+    """What dataset.json says; nothing where it is missing or not as `DatasetWriter` writes it."""
+    found = json.loads((path / "dataset.json").read_text("utf-8")) if is_dataset(path) else {}
+    counted = (found.get(name) for name in ("counts", "rejected"))
+    of_splits = all(isinstance(counts, dict) and all(map(_is_count, counts.values())) for counts in counted)
+    return found if of_splits else {}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def _shown(text: str) -> str:
+    """Text from a record, with whatever a terminal would obey written out."""
+    return text if text.isprintable() else ascii(text)
 
 
 def _read_split(
@@ -142,7 +160,7 @@ def _read_split(
 
     def problem(what: str, name: str) -> None:
         problems[what] += 1
-        examples.setdefault(what, name)
+        examples.setdefault(what, _shown(name))
 
     files = shards(folder)
     numbers = [match.groups() for file in files if (match := _SHARD.fullmatch(file.name))]
@@ -152,7 +170,13 @@ def _read_split(
     stride = max(1, (expected or 1000) * len(SPLITS) // SAMPLES)
     for file in files:
         try:
-            for record in read_records(file):
+            for place, content in enumerate(read_tfrecords(file)):
+                try:
+                    record = decode(content)
+                except BadRecord as error:
+                    seen.unusable += 1
+                    problem(error.reason, f"{file.name}, record {place}")
+                    continue
                 number = len(seen.lengths)
                 tokens = record.latex.split()
                 seen.lengths.append(len(tokens))
@@ -185,9 +209,10 @@ def _read_split(
                     progress(1)
         except UserError as error:
             problems[str(error)] += 1
-    if described and expected != len(seen.lengths):
-        problems[f"{split} holds {len(seen.lengths):,} records, dataset.json says {expected:,}"] += 1
-    if not seen.lengths:
+    found = len(seen.lengths) + seen.unusable
+    if described and expected != found:
+        problems[f"{split} holds {found:,} records, dataset.json says {expected:,}"] += 1
+    if not found:
         problems[f"{split} holds no records"] += 1
     if twice := sum(count > 1 for count in seen.names.values()):
         problems[f"{twice:,} names occur more than once in {split}"] += 1

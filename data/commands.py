@@ -110,9 +110,9 @@ def import_(
         str | None,
         typer.Option(
             "--format",
-            metavar="processed|raw|tfrecords",
-            help="Layout of SOURCE: the processed im2latex-100k, the raw one with full pages, or the TFRecords of "
-            "Image2Latex-TF2; detected if not given.",
+            metavar="processed|raw|tfrecords|records",
+            help="Layout of SOURCE: the processed im2latex-100k, the raw one with full pages, the TFRecords of "
+            "Image2Latex-TF2, or records in train, eval and test; detected if not given.",
         ),
     ] = None,
     vocabulary: Annotated[
@@ -131,7 +131,7 @@ def import_(
     workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT even if it is not a data set.")] = False,
 ) -> None:
-    """Import im2latex-100k, processed or raw, or the TFRecords of Image2Latex-TF2."""
+    """Import im2latex-100k, processed or raw, the TFRecords of Image2Latex-TF2, or records, without the bad ones."""
     import json
     import time
 
@@ -188,9 +188,11 @@ def print_report(report: Report, sheet: Path) -> None:
     """The report of a check as tables."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
-    table = Table(title=f"{report.path} ({report.source})", caption="median / 90th percentile / maximum")
+    title = Text(f"{report.path} ({report.source})", "table.title")
+    table = Table(title=title, caption="median / 90th percentile / maximum")
     for heading in (
         "split",
         "records",

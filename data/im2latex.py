@@ -1,4 +1,4 @@
-"""Importers: the processed and the raw im2latex-100k, and the TFRecords of Image2Latex-TF2.
+"""Importers: the processed and the raw im2latex-100k, the TFRecords of Image2Latex-TF2, and data sets of records.
 
 processed   im2latex_formulas.norm.lst, im2latex_{train,validate,test}_filter.lst with lines `<image> <formula line>`,
             images in a folder or a .tar.gz: taken as they are.
@@ -6,6 +6,7 @@ raw         formulas.lst, {train,validate,test}.lst (in the download with im2lat
             `<formula line> <image> <rendering>`, full pages in a folder or a .tar.gz: pages are cropped to the ink,
             bordered and halved as im2markup does, formulas tokenised.
 tfrecords   {train,val,test}_100K_00of20.tfrecord, with latex_vocab.txt.
+records     train/, eval/ and test/ with TFRecords as in `data.records`: what cannot be used is left out.
 
 Formula lines count from 0 and end with a line feed and nothing else.
 """
@@ -27,23 +28,27 @@ from data.errors import UserError
 from data.parallel import ordered_map
 from data.records import (
     EVAL_SHARE,
+    MAX_RECORD_BYTES,
     MAX_REJECTED_SHARE,
     MAX_TOKENS,
+    SPLITS,
     TEST_SHARE,
     BadRecord,
     DatasetWriter,
     Example,
     Record,
     Summary,
+    decode,
     encode,
     read_tfrecords,
+    shards,
 )
 from data.tokenizer import FormulaError, tokenize
 
-FORMATS = ("processed", "raw", "tfrecords")
+FORMATS = ("processed", "raw", "tfrecords", "records")
 BORDER = 8
 _CHUNK = 128
-_SPLIT_NAMES = {"train": "train", "validate": "eval", "val": "eval", "test": "test"}
+_SPLIT_NAMES = {"train": "train", "validate": "eval", "val": "eval", "eval": "eval", "test": "test"}
 
 
 class Candidate(NamedTuple):
@@ -103,8 +108,12 @@ def _read_tar(path: Path) -> dict[str, bytes | Path]:
         with tarfile.open(path) as archive:
             for member in archive:
                 content = archive.extractfile(member) if member.isfile() else None
-                if content is not None:
-                    files[Path(member.name).name] = content.read()
+                if content is None:
+                    continue
+                if member.size > MAX_RECORD_BYTES:
+                    told = f"{Path(member.name).name} of {member.size:,} bytes, more than {MAX_RECORD_BYTES:,}"
+                    raise UserError(f"{path} holds {told}; leave it out")
+                files[Path(member.name).name] = content.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a readable .tar archive ({error}); download it again") from error
     return files
@@ -118,8 +127,10 @@ def detect_format(source: Path, files: Files) -> str:
         return "raw"
     if files.matching("*.tfrecord"):
         return "tfrecords"
+    if any((source / split).is_dir() for split in SPLITS):
+        return "records"
     raise UserError(
-        f"{source} has none of the known layouts (im2latex_*_filter.lst, formulas.lst, *.tfrecord); "
+        f"{source} has none of the known layouts (im2latex_*_filter.lst, formulas.lst, *.tfrecord, train/); "
         "check the folder, or name the layout with --format"
     )
 
@@ -179,6 +190,23 @@ def _from_tfrecords(files: Files, vocabulary: Path | None) -> Iterator[Candidate
                 yield Candidate(split, name, b"", b"", error.reason)
             else:
                 yield Candidate(split, name, image, formula.encode())
+
+
+def _from_records(source: Path) -> Iterator[Candidate]:
+    """The records of a data set; one that does not follow the schema is called by its file and number."""
+    for split in SPLITS:
+        for file in _shards_of(source, split):
+            for number, content in enumerate(read_tfrecords(file)):
+                try:
+                    record = decode(content)
+                except BadRecord as error:
+                    yield Candidate(split, f"{file.name}:{number}", b"", b"", error.reason)
+                else:
+                    yield Candidate(split, record.name, record.image, record.latex.encode())
+
+
+def _shards_of(source: Path, split: str) -> list[Path]:
+    return shards(source / split) if (source / split).is_dir() else []
 
 
 def _decode_ids(content: bytes, tokens: list[str]) -> tuple[bytes, str]:
@@ -345,6 +373,10 @@ def open_source(
     elif layout == "tfrecords":
         candidates = _from_tfrecords(files, vocabulary)
         present = {name.split("_")[0] for name in files.matching("*.tfrecord")}
+    elif layout == "records":
+        candidates = _from_records(source)
+        contents = {split: map(read_tfrecords, _shards_of(source, split)) for split in SPLITS}
+        present = {split for split in SPLITS if next(itertools.chain.from_iterable(contents[split]), None) is not None}
     else:
         raise UserError(f"there is no layout {layout}; --format is one of {', '.join(FORMATS)}")
     return layout, candidates, {_SPLIT_NAMES[name] for name in present if name in _SPLIT_NAMES}

@@ -40,6 +40,8 @@ SPLITS = ("train", "eval", "test")
 FORMAT = "im2latex-records-1"
 RECORDS_PER_SHARD = 4096
 MAX_REJECTED_SHARE = 0.05
+# Memory is not taken for whatever length a damaged file says; protobuf's own limit is 2 GiB.
+MAX_RECORD_BYTES = 256 * 1024 * 1024
 # The importers' defaults, here because the command line reads them before it needs the importers.
 MAX_TOKENS = 150
 EVAL_SHARE = 0.05
@@ -114,7 +116,7 @@ def decode(serialised: bytes) -> Record:
     """The record in a serialised tf.train.Example.
 
     Raises:
-      BadRecord: not an Example, or a feature is missing, doubled or not UTF-8.
+      BadRecord: not an Example, or a feature is missing, of another type, doubled or not UTF-8.
     """
     example = Example()
     try:
@@ -123,10 +125,14 @@ def decode(serialised: bytes) -> Record:
         raise BadRecord("not a tf.train.Example") from error
     values = {}
     for key in ("image", "latex", "name"):
-        value = example.features.feature[key].bytes_list.value if key in example.features.feature else []
-        if len(value) != 1:
-            raise BadRecord(f"feature {key} has {len(value)} values instead of one of bytes")
-        values[key] = value[0]
+        feature = example.features.feature.get(key)
+        if feature is None or feature.WhichOneof("kind") is None:
+            raise BadRecord(f"feature {key} is missing")
+        if (kind := feature.WhichOneof("kind")) != "bytes_list":
+            raise BadRecord(f"feature {key} is of type {kind.removesuffix('_list')} instead of bytes")
+        if len(feature.bytes_list.value) != 1:
+            raise BadRecord(f"feature {key} has {len(feature.bytes_list.value):,} values instead of one")
+        values[key] = feature.bytes_list.value[0]
     try:
         return Record(values["image"], values["latex"].decode(), values["name"].decode())
     except UnicodeDecodeError as error:
@@ -152,33 +158,50 @@ def read_tfrecords(path: Path) -> Iterator[bytes]:
     Raises:
       UserError: the file is missing, cut off, or a checksum is wrong; names the file and the record's number.
     """
+    try:
+        with open(path, "rb") as raw:
+            yield from parse_tfrecords(raw, str(path))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+
+
+def parse_tfrecords(raw: IO[bytes], path: str) -> Iterator[bytes]:
+    """The contents of an open TFRecord file, gzipped or not, whatever its name is.
+
+    Args:
+      raw: the file; it can seek.
+      path: its name, for the error.
+
+    Raises:
+      UserError: the file is cut off, or a checksum is wrong; names the file and the record's number.
+    """
     number = 0
 
     def damaged(what: str) -> UserError:
         return UserError(f"{path} is damaged at record {number} ({what}); make or download it again")
 
+    zipped = raw.read(2) == b"\x1f\x8b"
+    raw.seek(0)
+    stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
     try:
-        with open(path, "rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
-            while header := stream.read(12):
-                if len(header) < 12:
-                    raise damaged("cut off")
-                length, checksum = struct.unpack("<QI", header)
-                if _masked_crc(header[:8]) != checksum:
-                    raise damaged("its length's checksum is wrong")
-                content, tail = stream.read(length), stream.read(4)
-                if len(content) < length or len(tail) < 4:
-                    raise damaged("cut off")
-                if _masked_crc(content) != struct.unpack("<I", tail)[0]:
-                    raise damaged("its checksum is wrong")
-                yield content
-                number += 1
+        while header := stream.read(12):
+            if len(header) < 12:
+                raise damaged("cut off")
+            length, checksum = struct.unpack("<QI", header)
+            if _masked_crc(header[:8]) != checksum:
+                foreign = "" if number else ", or this is no TFRecord file"
+                raise damaged(f"its length's checksum is wrong{foreign}")
+            if length > MAX_RECORD_BYTES:
+                raise damaged(f"its length is {length:,} bytes, more than {MAX_RECORD_BYTES:,}")
+            content, tail = stream.read(length), stream.read(4)
+            if len(content) < length or len(tail) < 4:
+                raise damaged("cut off")
+            if _masked_crc(content) != struct.unpack("<I", tail)[0]:
+                raise damaged("its checksum is wrong")
+            yield content
+            number += 1
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise damaged("the compression is broken or cut off") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; check the path") from error
 
 
 def shards(folder: Path) -> list[Path]:
@@ -303,7 +326,7 @@ class DatasetWriter:
         self._refuse_taken_place()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._remove_stale()
+            remove_unfinished(self.path.parent, glob.escape(self.path.name))
             self.folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".partial", dir=self.path.parent))
             self.folder.chmod(0o777 & ~_umask())
             self.lock = os.open(self.folder, os.O_RDONLY)
@@ -350,20 +373,6 @@ class DatasetWriter:
             raise UserError(f"{self.path} is not a data set and not empty; choose another --out, or give --overwrite")
         if self.path.exists():
             raise UserError(f"{self.path} is a file; --out names a folder")
-
-    def _remove_stale(self) -> None:
-        for folder in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.partial"):
-            lock = os.open(folder, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # another import to the same place is running
-            finally:
-                os.close(lock)
-            # An import killed between its two renames has the data set it was about to replace in here.
-            if not self.path.exists() and (folder / "replaced").exists():
-                (folder / "replaced").rename(self.path)
-            shutil.rmtree(folder, ignore_errors=True)
 
     def _finish(self) -> None:
         rejected = Counter(reject["split"] for reject in self.rejects)
@@ -412,6 +421,28 @@ class DatasetWriter:
             self.path.rename(self.folder / "replaced")
         finished.rename(self.path)
         self.path.with_name(f"{self.path.name}.rejects.jsonl").unlink(missing_ok=True)
+
+
+def remove_unfinished(parent: Path, name: str = "*") -> None:
+    """Removes what killed writers of data sets left beside them.
+
+    Args:
+      parent: of the data sets.
+      name: pattern of their names.
+    """
+    for folder in parent.glob(f".{name}.*.partial"):
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue  # another import to the same place is running
+        finally:
+            os.close(lock)
+        # An import killed between its two renames has the data set it was about to replace in here.
+        whole = parent / folder.name[1:].removesuffix(".partial").rpartition(".")[0]
+        if not whole.exists() and (folder / "replaced").exists():
+            (folder / "replaced").rename(whole)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _umask() -> int:

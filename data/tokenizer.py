@@ -94,6 +94,7 @@ class _Reader:
     def __init__(self, latex: str) -> None:
         self.lexemes = _lex(latex)
         self.at = 0
+        self.no_mark_before = 0  # up to here nothing draws, and no script follows it
 
     def peek(self) -> str:
         return self.lexemes[self.at].text if self.at < len(self.lexemes) else ""
@@ -141,12 +142,14 @@ class _Reader:
 
     def script_mark(self) -> str:
         """Takes a mark of a script, and what draws nothing before it; nothing where there is no mark."""
+        if self.at < self.no_mark_before:
+            return ""
         start = self.at
         while is_inkless(token := self.peek()):
             self.skip_inkless(self.take())
         if token in ("_", "^", "'"):
             return self.take()
-        self.at = start
+        self.at, self.no_mark_before = start, self.at
         return ""
 
     def skip_inkless(self, token: str) -> bool:
@@ -225,12 +228,10 @@ class _Reader:
 
     def text(self, token: str) -> list[str]:
         """The argument of \\mbox and its like, blanks as ~ unless the text is tokenised already."""
-        start = self.at
-        tokens = self.argument(token)
-        inside = self.lexemes[start : self.at]
-        if any(a.end == b.start and a.text.isalnum() and b.text.isalnum() for a, b in itertools.pairwise(inside)):
-            self.at = start
-            tokens = self.spaced_text()
+        # Looked at before it is read: read twice, text in text in text would take twice as long at each level.
+        inside = self.lexemes[self.at : self.brace_end()] if self.peek() == "{" else []
+        is_raw = any(a.end == b.start and a.text.isalnum() and b.text.isalnum() for a, b in itertools.pairwise(inside))
+        tokens = self.spaced_text() if is_raw else self.argument(token)
         name = "\\mathrm" if token in _TEXT_AS_MATHRM else token
         return [name, "{", *tokens, "}"]
 
@@ -253,11 +254,16 @@ class _Reader:
 
     def take_brace_end(self) -> int:
         """Takes the opening brace; the index of the one that closes it."""
+        end = self.brace_end()
+        self.take()
+        return end
+
+    def brace_end(self) -> int:
+        """The index of the brace that closes the one which is next."""
         depth = 0
         for index in range(self.at, len(self.lexemes)):
             depth += {"{": 1, "}": -1}.get(self.lexemes[index].text, 0)
             if depth == 0:
-                self.take()
                 return index
         raise FormulaError("{ without }")
 

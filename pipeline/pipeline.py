@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from google.protobuf import text_format
 from ml_metadata.proto import metadata_store_pb2
-from tfx.components.example_gen.import_example_gen.component import ImportExampleGen
+from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.components.statistics_gen.component import StatisticsGen
 from tfx.components.trainer.component import Trainer
@@ -18,13 +19,16 @@ from tfx.proto import example_gen_pb2, transform_pb2
 
 from components.baseline.component import Baseline
 from components.evaluator.component import Evaluator
+from components.example_gen.component import ImportExampleGen
 from components.example_validator.component import ExampleValidator
 from components.pusher.component import Pusher
 from components.report.component import Reporter
 from components.serving_check.component import ServingCheck
+from data.errors import UserError
 from data.records import SPLITS
 from pipeline.beam import beam_arguments
 from pipeline.config import Config, flatten
+from trainer_module.features import IMAGE, LATEX, NAME
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What the code of a component is written in.
@@ -54,13 +58,17 @@ def create_pipeline(
         metadata: the metadata store, for orchestrators that do not bring one.
         schema: the curated schema, a text proto.
         enable_cache: reuse what was made from the same inputs, settings and code.
+
+    Raises:
+        UserError: the schema cannot be read, or has not what a record has.
     """
-    # Brings the records in, one split for each folder.
-    example_gen = ImportExampleGen(
-        input_base=data,
-        input_config=example_gen_pb2.Input(
-            splits=[example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS],
-        ),
+    _check_schema(Path(schema))
+
+    # Brings the records in, one split for each folder; stops the run at one that cannot be used.
+    splits = [example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS]
+    example_gen = _keyed(
+        ImportExampleGen(input_base=data, input_config=example_gen_pb2.Input(splits=splits)),
+        _sources("components/example_gen", "data/records.py"),
     )
 
     # Brings in what a record must be like, curated by hand.
@@ -136,13 +144,14 @@ def create_pipeline(
     # Side by side each would slow the other, and be timed with that.
     serving_check.add_upstream_node(evaluator)
 
-    # Puts a model that both bless into the serving folder.
+    # Puts a model that both bless into the serving folder, and deletes the oldest versions there.
     pusher = _keyed(
         Pusher(
             model=trainer.outputs["model"],
             model_blessing=evaluator.outputs["blessing"],
             infra_blessing=serving_check.outputs["blessing"],
             serving=serving,
+            keep=config.serving.keep,
         ),
         _sources("components/pusher", "components/baseline/serving.py"),
     )
@@ -191,6 +200,23 @@ def create_pipeline(
         metadata_connection_config=metadata,
         beam_pipeline_args=beam_arguments(config.beam),
     )
+
+
+def _check_schema(path: Path) -> None:
+    """Refuses a schema that the components would fail on, before any of them runs."""
+    try:
+        schema = text_format.Parse(path.read_text(encoding="utf-8"), schema_pb2.Schema())
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
+        told = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"the schema {path} cannot be read ({told}); {SCHEMA} is one that can") from None
+    features = {feature.name: feature for feature in schema.feature}
+    for name in (IMAGE, LATEX, NAME):
+        feature = features.get(name)
+        if feature is None or feature.type != schema_pb2.BYTES or not feature.HasField("shape") or feature.shape.dim:
+            raise UserError(
+                f"the schema {path} disagrees with the records: the feature {name} has to be there with type: BYTES "
+                f"and shape {{}}, as in {SCHEMA}"
+            )
 
 
 def _keyed(component: BaseComponent, sources: Iterable[Path]) -> BaseComponent:

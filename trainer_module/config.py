@@ -15,6 +15,9 @@ from pydantic.dataclasses import dataclass
 # The convolutional encoder halves both sides three times.
 STRIDE = 8
 
+# The file in a ModelRun that says what `training.precision = "auto"` chose.
+PRECISION = "precision"
+
 STRICT = ConfigDict(extra="forbid")
 
 

@@ -18,10 +18,10 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from data.errors import UserError
 from trainer_module import features
 from trainer_module.batching import Batch, Example, padding, plan
-from trainer_module.config import ImageConfig, ModelConfig, TrainingConfig
+from trainer_module.config import PRECISION, ImageConfig, ModelConfig, TrainingConfig
 from trainer_module.model import FormulaModel
 from trainer_module.signatures import FormulaReader, read_exported
-from trainer_module.training import choose_precision, train
+from trainer_module.training import DTYPES, choose_precision, train
 from trainer_module.weights import WEIGHTS, Trained, load_weights, new_model, warm_start, weights_of
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,10 @@ def run_fn(fn_args: FnArgs) -> None:
 
     checkpoints = _checkpoints(fn_args, config, vocabulary, training)
     dtype = choose_precision(training_config, model_config, image, vocabulary, training)
+    if training_config.precision == "auto":  # for who wants the same again
+        chosen = next(name for name, policy in DTYPES.items() if policy == dtype)
+        Path(fn_args.model_run_dir).mkdir(parents=True, exist_ok=True)
+        Path(fn_args.model_run_dir, PRECISION).write_text(f"{chosen}\n", "utf-8")
     keras.utils.set_random_seed(training_config.seed)
     with strategy().scope():
         model = new_model(model_config, image, vocabulary, dtype)
@@ -139,7 +143,7 @@ def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max
     Args:
         patterns: file patterns of gzipped TFRecords, as TFX gives them.
         transform: Transform's output, which knows the features.
-        max_tokens: longer formulas are left out, and counted in the log.
+        max_tokens: longer formulas are left out, counted, and told of.
 
     Raises:
         UserError: nothing is left.
@@ -164,6 +168,9 @@ def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max
     # Beam may write them in another order each time, and a training follows the order.
     examples.sort(key=lambda example: (example.image, example.tokens.tobytes()))
     log.info("%d examples, %d left out with more than %d tokens", len(examples), left_out, max_tokens)
+    if left_out:  # on standard output, where a person follows the training
+        total = len(examples) + left_out
+        print(f"{left_out:,} of {total:,} formulas are left out: more than {max_tokens} tokens (training.max_tokens)")
     if not examples:
         raise UserError(
             f"no example is left in {', '.join(patterns)}: {left_out} have more than {max_tokens} tokens; "

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from data.check import check_dataset, contact_sheet
+from data.commands import app
 from data.errors import UserError
-from data.records import DatasetWriter, Record
+from data.records import SPLITS, DatasetWriter, Record, encode, frame
 from data.synthetic import draw_png, synthesize
 
 
@@ -78,3 +80,39 @@ def test_a_missing_shard_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of the folders"):
         check_dataset(tmp_path)
+
+
+def test_every_record_that_does_not_follow_the_schema_is_counted_and_the_others_are_read(tmp_path: Path) -> None:
+    path = dataset(tmp_path / "set", train=["x", "y"], eval=["z"], test=["z + 1"])
+    (shard,) = (path / "train").iterdir()
+    good = gzip.decompress(shard.read_bytes())
+    without_formula = encode(Record(b"", "x", "")).replace(b"latex", b"latin")
+    bad_utf8 = encode(Record(b"", "xy", "")).replace(b"xy", b"\xff\xfe")
+    shard.write_bytes(gzip.compress(good + 2 * frame(without_formula) + frame(bad_utf8) + good))
+    report, _ = check_dataset(path)
+    assert report.splits["train"].records == 4
+    for expected in (
+        f"feature latex is missing (2 records, first {shard.name}, record 2)",
+        f"bad UTF-8 (1 records, first {shard.name}, record 4)",
+        "train holds 7 records, dataset.json says 2",
+    ):
+        assert expected in report.problems
+
+
+@pytest.mark.parametrize("counts", [None, [1], {"train": "many"}])
+def test_a_description_that_was_changed_is_told_of(counts: object, tmp_path: Path) -> None:
+    path = dataset(tmp_path / "set", train=["x"], eval=["y"], test=["z"])
+    described = json.loads((path / "dataset.json").read_text())
+    (path / "dataset.json").write_text(json.dumps(described | {"counts": counts}))
+    (path / "rejects.jsonl").write_bytes(b"\xff\n")
+    assert check_dataset(path)[0].problems == ["dataset.json is missing or unreadable"]
+
+
+def test_what_records_say_commands_no_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    with DatasetWriter(path, "[/red]") as writer:
+        for split in SPLITS:
+            writer.write(split, Record(b"", "\x1b]0;title\x07 [/b]", f"\x1b[2J{split}"))
+    shown = CliRunner().invoke(app, ["check", str(path), "--sheet", str(tmp_path / "sheet.png")])
+    assert shown.exit_code == 1 and isinstance(shown.exception, SystemExit)
+    assert "\x1b" not in shown.stdout and "\\x1b[2Jtrain" in shown.stdout and "[/red]" in shown.stdout

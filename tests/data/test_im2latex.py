@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ from PIL import Image
 
 from data.errors import UserError
 from data.im2latex import crop_page, import_dataset
-from data.records import BadRecord, Record, read_records
+from data.records import SPLITS, BadRecord, Record, encode, frame, read_records
 from data.synthetic import draw_png
 
 ROOT = Path(__file__).parents[2]
@@ -245,3 +247,67 @@ def test_real_pages_become_small_images_of_their_formulas(tmp_path: Path) -> Non
     for record in records(tmp_path / "out")["train"]:
         width, height = Image.open(io.BytesIO(record.image)).size
         assert 10 < width < 800 and 10 < height < 300 and len(record.image) < 20_000
+
+
+def test_records_are_imported_without_the_bad_ones_and_splits_are_held_out(tmp_path: Path) -> None:
+    source = tmp_path / "own"
+    (source / "train").mkdir(parents=True)
+    (source / "eval").mkdir()
+    good = [Record(draw_png("x", 10), "x  ^ { 2 }", f"formula {number}") for number in range(40)]
+    bad = [b"\xff", encode(Record(b"no image", "x", "blurred")), encode(good[0]).replace(b"latex", b"latin")]
+    contents = [*map(encode, good[:20]), *bad, *map(encode, good[20:])]
+    (source / "train" / "mine.tfrecord").write_bytes(b"".join(map(frame, contents)))
+    (source / "eval" / "none.tfrecord.gz").write_bytes(gzip.compress(b""))
+    summary = import_dataset(source, tmp_path / "set", eval_share=0.3, allow_rejects=0.1, workers=1)
+    assert summary.reasons == {"not a tf.train.Example": 1, "undecodable image": 1, "feature latex is missing": 1}
+    rejects = [json.loads(line) for line in (tmp_path / "set" / "rejects.jsonl").read_text().splitlines()]
+    assert [reject["name"] for reject in rejects] == ["mine.tfrecord:20", "blurred", "mine.tfrecord:22"]
+    read = [record for split in SPLITS for record in read_records(tmp_path / "set" / split)]
+    assert sorted(record.name for record in read) == sorted(record.name for record in good)
+    assert {record.latex for record in read} == {"x ^ { 2 }"}
+    assert summary.counts["eval"] > 0 and summary.counts["test"] > 0
+    # In its own place too: the source is replaced when all of it was read.
+    again = import_dataset(tmp_path / "set", tmp_path / "set", workers=1)
+    assert again.counts == summary.counts and again.reasons == {}
+
+
+def test_a_damaged_file_of_records_is_not_imported_in_part(tmp_path: Path) -> None:
+    (tmp_path / "own" / "train").mkdir(parents=True)
+    shard = tmp_path / "own" / "train" / "mine.tfrecord"
+    shard.write_bytes((9 * frame(encode(Record(draw_png("x", 10), "x", "x"))))[:-1])
+    with pytest.raises(UserError, match=r"mine.tfrecord is damaged at record 8"):
+        import_dataset(tmp_path / "own", tmp_path / "set", workers=1)
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    source = processed(tmp_path / "source")
+    shutil.rmtree(source / "formula_images_processed")
+    member = tarfile.TarInfo("formula_images_processed/0.png")
+    member.size = 2**30
+    with open("/dev/zero", "rb") as zeros, gzip.open(source / "images.tar.gz", "wb", 1) as packed:
+        packed.write(member.tobuf())
+        packed.write(zeros.read(2**20))  # of the rest there is no need: it is not read
+    with pytest.raises(UserError, match=r"images.tar.gz holds 0.png of 1,073,741,824 bytes, more than 268,435,456"):
+        import_dataset(source, tmp_path / "set", workers=1)
+
+
+def test_nothing_in_an_archive_chooses_where_it_is_read_or_written(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(draw_png("W", 10))
+    source = processed(tmp_path / "source", count=30)
+    shutil.rmtree(source / "formula_images_processed")
+    with tarfile.open(source / "images.tar.gz", "w:gz") as archive:
+        for number in range(30):
+            member = tarfile.TarInfo(f"images/{number}.png")
+            if number == 0:  # a link out of the archive
+                member.type, member.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.png")
+                archive.addfile(member)
+                continue
+            if number == 1:
+                member.name = "../../1.png"
+            content = draw_png(f"x _ {{ {' '.join(str(number))} }}", 10)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    summary = import_dataset(source, tmp_path / "set", workers=1)
+    assert summary.reasons == {"missing image file": 1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["secret.png", "set", "source"]

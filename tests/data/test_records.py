@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,12 @@ from data.records import BadRecord, DatasetWriter, Record, decode, encode, frame
 
 RECORD = Record(b"\x89PNG", "\\alpha _ { 1 }", "a.png")
 RECORDS = st.builds(Record, st.binary(max_size=200), st.text(max_size=50), st.text(max_size=20))
+
+
+def framed_head(length: int) -> bytes:
+    """The head of a record that says it has this length, with the right checksum."""
+    head = struct.pack("<Q", length)
+    return head + frame(head)[-4:]
 
 
 def write(path: Path, records: list[Record], **options: object) -> DatasetWriter:
@@ -88,7 +95,9 @@ def test_the_fingerprint_follows_the_records(tmp_path: Path) -> None:
         (lambda content: content[:-3], "record 1.*cut off"),
         (lambda content: content[:-6] + b"?" + content[-5:], "record 1.*checksum"),
         (lambda content: content[: len(frame(encode(RECORD))) + 5], "record 1.*cut off"),
-        (lambda content: b"?" + content[1:], "record 0.*length"),
+        (lambda content: b"?" + content[1:], "record 0.*length.*or this is no TFRecord file"),
+        (lambda content: b"notes on my formulas", "record 0.*or this is no TFRecord file"),
+        (lambda content: content + framed_head(2**50), "record 2.*its length is 1,125,899,906,842,624 bytes"),
     ],
 )
 def test_damage_is_reported_with_file_and_record(tmp_path: Path, damage, message: str) -> None:

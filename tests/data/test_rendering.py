@@ -209,6 +209,7 @@ def test_many_are_drawn_as_each_alone() -> None:
     "formula",
     [
         "\\def\\x{\\x}\\x",
+        "\\loop\\iftrue\\repeat",
         # Four times the work for each level.
         "\\phantom { " * 40 + "x" + " }" * 40,
         # Fills TeX's memory, and the disk.
@@ -217,11 +218,12 @@ def test_many_are_drawn_as_each_alone() -> None:
     ],
 )
 def test_what_never_ends_is_stopped_and_its_neighbours_are_drawn(formula: str) -> None:
-    neighbours = [f"x _ {{ {i} }}" for i in range(12)]
-    found = render_all([*neighbours[:6], formula, *neighbours[6:]], renderer="latex", seconds=2)
-    assert found[6] is None
-    assert_same(neighbours, found[:6] + found[7:], render_all(neighbours, renderer="latex"))
-    assert all(image is not None for image in found[:6] + found[7:])
+    neighbours = [f"x _ {{ {i} }}" for i in range(4)]
+    # In one document of five, which is halved until the formula stands alone; each part with it takes the two seconds.
+    found = render_all([*neighbours[:3], formula, neighbours[3]], renderer="latex", seconds=2, workers=1)
+    assert found.pop(3) is None
+    assert_same(neighbours, found, render_all(neighbours, renderer="latex"))
+    assert all(image is not None for image in found)
 
 
 @LATEX
@@ -250,6 +252,27 @@ def test_formulas_reach_nothing_outside_of_their_folder(tmp_path: Path, monkeypa
     assert all(image is None or np.array_equal(image, found[-1]) for image in found)
     assert found[-1] is not None
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["secret.png", "secret.tex", "temporary"]
+
+
+@LATEX
+def test_formulas_read_no_file_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "secret.tex").write_text("W\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    places = ["/etc/passwd", "/etc/hostname", f"{tmp_path}/secret.tex", "../secret.tex", "\\string~/secret.tex"]
+    opened = [f"\\openin3={place} \\ifeof3 x\\else\\read3 to\\x W\\fi" for place in places]
+    included = [f"\\input{{{place}}}" for place in places]
+    found = render_all([*opened, *included, "x", "W"], renderer="latex")
+    nothing, something = found.pop(-2), found.pop()
+    assert nothing is not None and something is not None and nothing.shape != something.shape
+    assert all(image is not None and np.array_equal(image, nothing) for image in found[: len(places)])
+    assert found[len(places) :] == [None] * len(places)
+    # What is read is seen, where it may be: a file in the folder of the formula.
+    own = "\\immediate\\openout3=own \\immediate\\write3{y}\\immediate\\closeout3 " + opened[0].replace(
+        places[0], "own"
+    )
+    (image,) = render_all([own], renderer="latex")
+    assert image is not None and np.array_equal(image, something)
 
 
 @pytest.mark.parametrize("renderer", BOTH)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -169,3 +170,23 @@ def test_most_real_normalised_formulas_stay_as_they_are() -> None:
     # What differs has \operatorname { s i n }, or an argument without braces.
     assert sum(" ".join(a) == b.strip() for a, b in zip(tokens, lines, strict=True)) > 0.85 * len(lines)
     assert all(tokenize(" ".join(a)) == a for a in tokens)
+
+
+@pytest.mark.parametrize(
+    ("latex", "count"),
+    [
+        ("\\mbox{ab " * 60 + "}" * 60, 360),  # read anew at each level, it would take 2^60 steps
+        ("$" * 50_000, 0),
+        ("x " + "\\nonumber " * 50_000 + "_ 1", 5),
+        ("x " * 10_000, 10_000),
+        ("'" * 10_000, 10_003),
+    ],
+)
+def test_long_and_deep_formulas_take_no_longer_than_they_are(latex: str, count: int) -> None:
+    started = time.process_time()
+    assert len(tokenize(latex)) == count
+    assert time.process_time() - started < 20
+
+
+def test_text_applies_to_one_atom_without_braces() -> None:
+    assert tokenize("\\mbox \\frac ab c") == ["\\mathrm", "{", "\\frac", "{", "a", "}", "{", "b", "}", "}", "c"]

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.dsl.compiler.compiler import Compiler
 from tfx.orchestration.pipeline import Pipeline
 
+from data.errors import UserError
 from pipeline.config import COMPONENTS, load_config
 from pipeline.pipeline import SCHEMA, create_pipeline
 
@@ -62,3 +64,34 @@ def test_the_schema_requires_one_image_one_formula_and_one_name() -> None:
         assert feature.type == schema_pb2.BYTES
         assert feature.presence.min_fraction == 1.0
         assert feature.HasField("shape") and not feature.shape.dim
+
+
+LATEX = SCHEMA.read_text(encoding="utf-8").split("feature {")[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: text.replace(LATEX, LATEX.replace("BYTES", "INT")), "the feature latex has to be there"),
+        (lambda text: text.replace(LATEX, LATEX.replace("shape {}", "")), "the feature latex has to be there"),
+        (lambda text: text.replace(LATEX, LATEX.replace("{}", "{ dim { size: 2 } }")), "latex has to be there"),
+        (lambda text: text.replace('"name"', '"title"'), "the feature name has to be there with type: BYTES"),
+        (lambda text: text + "feature {", "cannot be read"),
+        (lambda text: "feature: image", "cannot be read"),
+        (lambda text: "", "the feature image has to be there"),
+    ],
+)
+def test_a_schema_that_disagrees_is_refused_before_anything_runs(change, told: str, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.pbtxt"
+    schema.write_text(change(SCHEMA.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(UserError, match=f"^the schema {schema} .*{told}") as refusal:
+        pipeline(schema=schema)
+    assert "\n" not in str(refusal.value) and str(SCHEMA) in str(refusal.value)
+
+
+def test_a_schema_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read .No such file"):
+        pipeline(schema=tmp_path / "schema.pbtxt")
+    (tmp_path / "schema.pbtxt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="cannot be read"):
+        pipeline(schema=tmp_path / "schema.pbtxt")

@@ -1,0 +1,1 @@
+"""TFX's ImportExampleGen, which refuses what nothing after it could use."""

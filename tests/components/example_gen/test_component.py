@@ -1,0 +1,165 @@
+"""What cannot be used stops the first component, by a sentence that names the file and the record."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+from tfx.components.example_gen.import_example_gen import executor as tfx_executor
+from tfx.proto import example_gen_pb2
+from tfx.types import standard_artifacts
+
+from components.example_gen.component import Executor, read_usable
+from data.errors import UserError
+from data.records import SPLITS, DatasetWriter, Example, Record, encode, frame, read_split
+from data.synthetic import draw_png
+from tests.components.artifacts import artifact
+
+PNG = draw_png("x", 10)
+GOOD = encode(Record(PNG, "x ^ { 2 }", "good"))
+
+
+def example(**features: Any) -> bytes:
+    """A serialised Example of lists of bytes, or of whole numbers."""
+    made = Example()
+    for name, value in features.items():
+        feature = made.features.feature[name]
+        (feature.int64_list if isinstance(value[0], int) else feature.bytes_list).value.extend(value)
+    return made.SerializeToString()
+
+
+def of(**changed: Any) -> bytes:
+    return example(**{"image": [PNG], "latex": [b"x"], "name": [b"bad"], **changed})
+
+
+BAD = {
+    "without an image": (example(latex=[b"x"], name=[b"bad"]), "feature image is missing"),
+    "without a formula": (example(image=[PNG], name=[b"bad"]), "feature latex is missing"),
+    "a formula of numbers": (of(latex=[7]), "feature latex is of type int64 instead of bytes"),
+    "two formulas": (of(latex=[b"x", b"y"]), "feature latex has 2 values instead of one"),
+    "bad UTF-8": (of(latex=[b"x \xff\xfe y"]), "bad UTF-8"),
+    "an empty formula": (of(latex=[b" "]), "empty formula"),
+    "no image": (of(image=[b"no image"]), "undecodable image"),
+    "half an image": (of(image=[PNG[: len(PNG) // 2]]), "undecodable image"),
+    "no Example": (b"\xff\xff\xff", "not a tf.train.Example"),
+}
+
+
+@pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
+def test_a_record_that_cannot_be_used_is_named(bad: bytes, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "data.tfrecord.gz"
+    file.write_bytes(gzip.compress(frame(GOOD) + frame(bad) + frame(GOOD)))
+    with pytest.raises(UserError, match=f"^{file}, record 1: {reason}; `im2latex data check` finds all such"):
+        list(read_usable(str(file)))
+    file.write_bytes(gzip.compress(2 * frame(GOOD)))
+    assert list(read_usable(str(file))) == [GOOD, GOOD]
+
+
+def cut_between_records(contents: bytes) -> bytes:
+    """A gzipped file as a full disk or a broken download leaves it, every record in it whole."""
+    compressor = zlib.compressobj(wbits=31)
+    return compressor.compress(contents) + compressor.flush(zlib.Z_FULL_FLUSH)
+
+
+def flipped(content: bytes) -> bytes:
+    """One bit in the middle is another."""
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 4
+    return bytes(changed)
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda contents: contents[: len(contents) // 2],
+    "flipped": flipped,
+    "gzipped and cut": lambda contents: gzip.compress(contents)[: len(gzip.compress(contents)) // 2],
+    "gzipped and cut between records": cut_between_records,
+    "gzipped and flipped": lambda contents: flipped(gzip.compress(contents)),
+    "no TFRecord file": lambda contents: b"these are my formulas\n",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_is_named_and_nothing_of_it_is_lost_silently(
+    damage: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    file = tmp_path / "data.tfrecord"
+    file.write_bytes(damage(9 * frame(GOOD)))
+    with pytest.raises(UserError, match=rf"^{file} is damaged at record \d \(.*\); make or download it again$"):
+        list(read_usable(str(file)))
+
+
+def run(data: Path, out: Path) -> Path:
+    """Runs the executor on the splits of a folder; gives the folder of the examples."""
+    splits = [example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS]
+    properties = {
+        "input_base": str(data),
+        "input_config": json_format.MessageToJson(example_gen_pb2.Input(splits=splits)),
+        "output_config": "{}",
+        "output_data_format": example_gen_pb2.FORMAT_TF_EXAMPLE,
+        "output_file_format": example_gen_pb2.FORMAT_TFRECORDS_GZIP,
+    }
+    made = artifact(standard_artifacts.Examples, out)
+    context = Executor.Context(beam_pipeline_args=["--runner=FnApiRunner"])
+    Executor(context).Do({}, {"examples": [made]}, properties)
+    return out
+
+
+def dataset(folder: Path) -> Path:
+    """Nine records in each split; those of train gzipped and not, under whatever name."""
+    with DatasetWriter(folder, "test") as writer:
+        for split in SPLITS:
+            for number in range(9):
+                writer.write(split, Record(PNG, "x", f"{split}-{number}"))
+    (folder / "train" / "more.tfrecord").write_bytes(frame(encode(Record(PNG, "y", "more"))))
+    (folder / "train" / "still-more").write_bytes(gzip.compress(frame(encode(Record(PNG, "z", "still more")))))
+    return folder
+
+
+def test_every_record_of_good_files_is_imported(tmp_path: Path) -> None:
+    out = run(dataset(tmp_path / "data"), tmp_path / "out")
+    names = {split: sorted(record.name for record in read_split(out / f"Split-{split}")) for split in SPLITS}
+    assert names["train"] == ["more", "still more", *(f"train-{number}" for number in range(9))]
+    assert names["eval"] == [f"eval-{number}" for number in range(9)]
+    assert len(names["test"]) == 9
+
+
+def test_the_component_ends_in_the_sentence_and_runs_when_the_data_are_mended(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data")
+    bad = data / "test" / "bad.tfrecord"
+    bad.write_bytes(frame(of(image=[b"no image"])))
+    with pytest.raises(UserError, match=f"^{bad}, record 0: undecodable image; .* without them$"):
+        run(data, tmp_path / "out")
+    bad.write_bytes(gzip.compress(b""))  # a file without records is no fault, a split without any is
+    run(data, tmp_path / "mended")
+    next(data.glob("test/data-*")).unlink()
+    with pytest.raises(UserError, match=rf"^{data}/test/\* holds no records; every split needs some"):
+        run(data, tmp_path / "empty")
+
+
+def test_the_sentence_is_found_in_what_other_processes_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = """Traceback (most recent call last):
+  File "apache_beam/runners/common.py", line 1520, in apache_beam.runners.common.DoFnRunner.process
+data.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it out
+
+During handling of the above exception, another exception occurred:
+
+data.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it out [while running 'eval/Read']
+"""
+
+    def raising(error: Exception) -> Callable[..., None]:
+        def do(*_: object) -> None:
+            raise error
+
+        return do
+
+    monkeypatch.setattr(tfx_executor.Executor, "Do", raising(RuntimeError(told)))
+    with pytest.raises(UserError, match="^/data/x.tfrecord, record 3: empty formula; leave it out$"):
+        run(tmp_path, tmp_path / "out")
+    monkeypatch.setattr(tfx_executor.Executor, "Do", raising(RuntimeError("the cluster is gone")))
+    with pytest.raises(RuntimeError, match="the cluster is gone"):
+        run(tmp_path, tmp_path / "out")
