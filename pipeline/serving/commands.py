@@ -29,10 +29,12 @@ def predict(
     Exit status: 0 all were read, 1 some were not.
     """
     hush()
-    from pipeline.serving.predict import predict_images
     from pipeline.workspace import Workspace
 
     chosen = model or Workspace.from_environment().newest_model()
+    # Takes seconds, which who has no model need not wait.
+    from pipeline.serving.predict import predict_images
+
     raise typer.Exit(predict_images(images, chosen, alternatives, clean, as_json))
 
 
@@ -41,17 +43,23 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is all of them.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8501,
     model: Model = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name that it may be called by beside localhost and its own; '*' is any.", metavar="NAME"),
+    ] = None,
 ) -> None:
     """Serve the model pushed last over HTTP, with a page for the browser; a newer one takes over when it is pushed.
 
     Ends at Ctrl-C and SIGTERM, when what was asked is answered.
     """
     hush()
-    from pipeline.serving.service import serve as serve_models
     from pipeline.workspace import Workspace
 
     workspace = Workspace.from_environment()
     folders = (lambda: [model]) if model else workspace.versions
     if not folders():
         workspace.newest_model()
-    serve_models(folders, host, port)
+    # Takes seconds, which who has no model need not wait.
+    from pipeline.serving.service import serve as serve_models
+
+    serve_models(folders, host, port, allow_host or ())

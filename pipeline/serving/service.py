@@ -25,6 +25,8 @@ from data.errors import ImageError, UserError
 from pipeline.serving import rest
 from pipeline.serving.answer import describe
 from pipeline.serving.batching import Batcher, Busy
+from pipeline.serving.connections import listen
+from pipeline.serving.hosts import Hosts, hosts_of
 from pipeline.serving.metrics import CONTENT_TYPE, Metrics
 from pipeline.serving.models import Models, Read
 from pipeline.serving.page import POLICY, files
@@ -38,6 +40,7 @@ LINGERING_SECONDS = 3.0
 FINISHING_SECONDS = 0.05
 HEADERS = {
     "Content-Security-Policy": POLICY,
+    "Cross-Origin-Embedder-Policy": "require-corp",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
@@ -45,6 +48,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
+    "Server": NAME,
 }
 # After these the rest of a request may still be under way.
 CLOSING = (408, 413)
@@ -62,6 +66,7 @@ class Limits:
     """What the service takes at most."""
 
     capacity: int = 128  # images that wait or are read
+    connections: int = 512  # that are open
     body: int = 16 * 1024 * 1024  # bytes of a request's body
     body_seconds: float = 20.0  # for a body to arrive
     idle_seconds: float = 15.0  # for the head of a request to arrive, on a new connection or on one that is kept
@@ -76,11 +81,13 @@ class Service:
     Args:
         models: the model that serves; its `refresh` is called for as long as the service lives.
         limits: what it takes at most.
+        hosts: the names it answers to.
     """
 
-    def __init__(self, models: Models, limits: Limits) -> None:
+    def __init__(self, models: Models, limits: Limits, hosts: Hosts | None = None) -> None:
         self.models = models
         self.limits = limits
+        self.hosts = hosts or Hosts()
         self.ending = False
         self.metrics = Metrics(lambda: self._batcher.places_taken, lambda: models.served.version)
         models.reloaded = self.metrics.reloaded
@@ -240,6 +247,7 @@ class Service:
     async def _as_json(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answers whatever is wrong with a sentence in JSON, as TensorFlow Serving does."""
         try:
+            self.hosts.check(request)
             return await handler(request)
         except UserError as error:
             return _error(400, str(error))
@@ -267,7 +275,7 @@ def _error(status: int, sentence: str, headers: dict[str, str] | None = None) ->
 async def _secure(request: web.Request, response: web.StreamResponse) -> None:
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    response.headers["Server"] = NAME
+    response.headers["Server"] = NAME  # aiohttp has put its own there
 
 
 async def _image_of_body(request: web.Request) -> bytes:
@@ -291,19 +299,34 @@ async def _image_of_body(request: web.Request) -> bytes:
 
 
 def runner_of(service: Service) -> web.AppRunner:
-    """What runs the application, with the limits of time for connections."""
+    """What runs the application."""
+    return web.AppRunner(
+        service.application(),
+        # A client that is gone has its images taken out of the queue.
+        handler_cancellation=True,
+        shutdown_timeout=service.limits.ending_seconds,
+    )
+
+
+async def listen_for(service: Service, runner: web.AppRunner, host: str, port: int) -> asyncio.Server:
+    """Takes connections for a service, with its limits of number and time.
+
+    Raises:
+        OSError: the address cannot be had.
+    """
     # What clients send that is no HTTP is answered 400, and is no fault of the service to be logged.
     quiet = logging.getLogger("aiohttp.server")
     quiet.setLevel(logging.CRITICAL)
-    return web.AppRunner(
-        service.application(),
+    return await listen(
+        runner,
+        host,
+        port,
+        service.limits.connections,
+        HEADERS,
         access_log=None,
         logger=quiet,
-        # A client that is gone has its images taken out of the queue.
-        handler_cancellation=True,
         keepalive_timeout=service.limits.idle_seconds,
         lingering_time=LINGERING_SECONDS,
-        shutdown_timeout=service.limits.ending_seconds,
     )
 
 
@@ -330,24 +353,23 @@ async def run(service: Service, host: str, port: int, started: Callable[[str], N
             loop.remove_signal_handler(number)
 
     try:
-        site = web.TCPSite(runner, host, port, reuse_address=True)
         try:
-            await site.start()
+            server = await listen_for(service, runner, host, port)
         except OSError as error:
             raise UserError(f"cannot listen at {host}:{port} ({error.strerror}); choose another --port") from None
         for number in SIGNALS:
             loop.add_signal_handler(number, end)
         address = f"[{host}]" if ":" in host else host
-        started(f"http://{address}:{runner.addresses[0][1]}")
+        started(f"http://{address}:{server.sockets[0].getsockname()[1]}")
         await ended.wait()
         # New connections are refused from here on; aiohttp's own end would cut off bodies that are still coming.
-        await site.stop()
+        server.close()
         await service.finish()
     finally:
         await runner.cleanup()
 
 
-def serve(folders: Callable[[], Sequence[Path]], host: str, port: int) -> None:
+def serve(folders: Callable[[], Sequence[Path]], host: str, port: int, allowed: Sequence[str] = ()) -> None:
     """`im2latex serve`: loads the newest of the versions and serves until it is told to end.
 
     Raises:
@@ -359,7 +381,7 @@ def serve(folders: Callable[[], Sequence[Path]], host: str, port: int) -> None:
     package.addHandler(handler)
     package.setLevel(logging.INFO)
     package.propagate = False
-    service = Service(Models(folders), Limits())
+    service = Service(Models(folders), Limits(), hosts_of(host, allowed))
 
     def started(address: str) -> None:
         served = service.models.served

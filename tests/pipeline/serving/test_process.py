@@ -73,7 +73,7 @@ def test_a_signal_ends_it_when_what_was_asked_is_answered(
         assert answer.status == 200 and b"latex" in answer.read()
         assert answer.getheader("Connection") == "close"
         timer.join()
-        assert process.wait(30) == 0
+        assert process.wait(300) == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
         said = process.communicate()[1]
@@ -86,7 +86,7 @@ def test_a_signal_ends_it_when_what_was_asked_is_answered(
 )
 def test_without_a_model_it_ends_with_a_sentence(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
     with serving("--port", "0", *arguments, home=tmp_path) as process:
-        said = process.communicate(timeout=120)[1]
+        said = process.communicate(timeout=300)[1]
         assert process.returncode == 1
         assert said.splitlines()[-1].startswith("im2latex: ") and sentence in said.splitlines()[-1]
         assert "Traceback" not in said
@@ -96,6 +96,6 @@ def test_a_port_that_is_taken_is_a_sentence(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with serving("--port", str(port), home=home) as process:
-            said = process.communicate(timeout=120)[1]
+            said = process.communicate(timeout=300)[1]
     assert process.returncode == 1
     assert said.splitlines()[-1].startswith(f"im2latex: cannot listen at 127.0.0.1:{port} (")

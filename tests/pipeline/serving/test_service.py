@@ -301,7 +301,7 @@ def talk(service: Running, *parts: bytes, pause: float) -> tuple[bytes, float]:
 
 def test_a_slow_body_is_given_up(service: Running, images: list[bytes]) -> None:
     for kind in ("image/png", "multipart/form-data; boundary=edge"):
-        head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
+        head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
         got, seconds = talk(service, head.encode(), b"a", b"b", pause=0.1)
         assert got.startswith(b"HTTP/1.1 408") and b"the body did not arrive within 0.5 s" in got
         assert seconds < 10
@@ -321,8 +321,8 @@ def test_a_slow_head_is_given_up(sent: bytes, service: Running, images: list[byt
 
 @pytest.mark.parametrize(
     "sent", [b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
-             b"POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-             b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"]
+             b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+             b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"]
 )  # fmt: skip
 def test_what_is_no_http_is_refused(sent: bytes, service: Running, images: list[bytes]) -> None:
     got, _ = talk(service, sent, pause=0)
@@ -332,7 +332,7 @@ def test_what_is_no_http_is_refused(sent: bytes, service: Running, images: list[
 
 
 def test_a_client_that_goes_away_leaves_no_place_taken(service: Running, images: list[bytes]) -> None:
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(images[0])}\r\n\r\n".encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(images[0])}\r\n\r\n".encode()
     for _ in range(30):
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
             connection.sendall(head + images[0])

@@ -1,0 +1,66 @@
+"""Pages of other sites, in the browser of somebody who can reach the service, cannot use it."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+
+from pipeline.serving.hosts import Hosts, hosts_of
+from tests.pipeline.serving.conftest import Running
+
+
+def knows(hosts: Hosts, host: str) -> bool:
+    try:
+        hosts.check(make_mocked_request("GET", "/", headers={"Host": host}))
+    except web.HTTPMisdirectedRequest as error:
+        assert error.text is not None and "--allow-host" in error.text
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "localhost:8501", "LOCALHOST", "localhost.:80", "127.0.0.1:8501", "127.8.9.1", "[::1]:8501", "[::1]",
+     "192.168.1.7:8501"],
+)  # fmt: skip
+def test_names_that_no_other_site_can_have_are_known(host: str) -> None:
+    assert knows(Hosts(), host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:8501", "localhost.evil.example", "127.0.0.1.evil.example", "evil-localhost", "",
+     ":8501", "[::1", "[evil]:80", "127.0.0.1@evil.example", "0x7f.1", "a" * 9000],
+)  # fmt: skip
+def test_every_other_name_is_refused(host: str) -> None:
+    assert not knows(Hosts(), host)
+
+
+def test_names_are_added_by_where_it_listens_and_by_hand() -> None:
+    machine = socket.gethostname()
+    assert not knows(hosts_of("127.0.0.1"), machine) and not knows(hosts_of("localhost"), machine)
+    assert knows(hosts_of("0.0.0.0"), machine) and not knows(hosts_of("0.0.0.0"), "formulas.example")
+    assert knows(hosts_of("formulas.example"), "Formulas.example:80")
+    assert knows(hosts_of("::1", ["formulas.example"]), "formulas.example")
+    assert knows(hosts_of("::1", ["*"]), "evil.example")
+
+
+@pytest.mark.parametrize("path", ["/", "/predict", "/metrics", "/v1/models/im2latex:predict", "/healthz", "/nowhere"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_no_address_answers_to_a_foreign_name(
+    method: str, path: str, service: Running, images: list[bytes], model: Path
+) -> None:
+    answer = service.ask(method, path, images[0], Host="evil.example")
+    assert answer.status == 421 and "no name of this service" in answer.json["error"]
+    assert str(model) not in answer.body.decode()
+
+
+def test_a_page_of_another_site_cannot_ask_and_may_link(service: Running, images: list[bytes]) -> None:
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    assert service.ask("POST", "/predict", images[0], **foreign).status == 403
+    assert service.ask("GET", "/", **foreign, **{"Sec-Fetch-Mode": "navigate"}).status == 200
+    assert service.ask("POST", "/predict", images[0], **{"Sec-Fetch-Site": "same-origin"}).status == 200
