@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kubeflow.specification import Specification
     from pipeline.config import Config
 
-_VERDICTS = {True: "pushed", False: "not pushed: the model was not good enough", None: "succeeded"}
+_VERDICTS = {True: "pushed", False: "not pushed: the model was not good enough or was withdrawn", None: "succeeded"}
 
 app = typer.Typer(
     name="kubeflow", help="The same pipeline on Kubeflow Pipelines 2: compile, deploy, follow.", no_args_is_help=True
@@ -113,7 +113,8 @@ def deploy(
 ) -> None:
     """Compile, upload what has changed, start a run, and follow it.
 
-    Exit status: 0 done and pushed, 3 the model was not good enough, 1 failed, 130 Ctrl-C (the run goes on).
+    Exit status: 0 done and pushed, 3 the model was not good enough or was withdrawn, 1 failed, 130 Ctrl-C (the run
+    goes on).
     """
     say = _sayer(as_json)
     chosen = _config(preset, config, settings)

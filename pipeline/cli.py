@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Annotated
 
 import typer
@@ -37,6 +39,22 @@ app.add_typer(kubeflow.commands.app, name="kubeflow")
 app.add_typer(pipeline.serving.commands.app)
 
 
+def _print_versions(asked: bool) -> None:
+    if asked:
+        packages = ("im2latex", "tfx", "tensorflow", "keras")
+        typer.echo(", ".join([*(f"{name} {version(name)}" for name in packages), f"Python {python_version()}"]))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    versions: Annotated[
+        bool, typer.Option("--version", callback=_print_versions, is_eager=True, help="Show versions and exit.")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
 @app.command()
 def run(
     preset: Preset = None,
@@ -51,7 +69,7 @@ def run(
 ) -> None:
     """Run the pipeline: data, training, judgement, push.
 
-    Exit status: 0 done and pushed, 3 the model was not good enough, 1 failed.
+    Exit status: 0 done and pushed, 3 the model was not good enough or was withdrawn, 1 failed.
     """
     from pipeline.config import load_config
     from pipeline.run import run_pipeline
@@ -100,6 +118,66 @@ def report(
     from pipeline.report import write_report
 
     typer.echo(write_report(run_id, out, show))
+
+
+@app.command()
+def reproduce(
+    run_id: Annotated[
+        str | None, typer.Argument(help="Beginning of a run's id; if not given, the last run.", metavar="RUN")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="New workspace to run in and keep; if not given, one that is removed.", metavar="DIR"),
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last component to run.", metavar="COMPONENT")] = None,
+    settings: Settings = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="With other data than it was, too.")] = False,
+    as_json: Json = False,
+    connection: Annotated[
+        str | None,
+        typer.Option(help="Database that knows the run; if not given, that of the last run.", metavar="ADDRESS"),
+    ] = None,
+) -> None:
+    """Run a recorded run again, elsewhere, and say whether it comes to the same.
+
+    Exit status: 0 the same, 4 something differs, 1 failed.
+    """
+    hush()
+    from pipeline.reproduce import reproduce as again
+
+    raise typer.Exit(again(run_id, out, settings or (), last, anyway, as_json, connection))
+
+
+@app.command()
+def rollback(
+    to: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Version, a withdrawn one too; if not given, the one before that works.", metavar="VERSION"
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Model; if not given, that of the version that serves.", metavar="NAME")
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--list", help="List versions, withdrawn ones too; do nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let the version before serve again; newer ones are put aside, and --to brings them back.
+
+    A service that runs takes it within seconds; the next run is compared with it.
+    """
+    hush()
+    from pipeline.rollback import rollback as roll
+    from pipeline.rollback import table, versions
+    from pipeline.workspace import Workspace
+
+    workspace = Workspace.from_environment()
+    if show_all:
+        found = versions(workspace, name)
+        typer.echo(json.dumps([version._asdict() for version in found], indent=1) if as_json else table(found))
+        return
+    rolled = roll(workspace, name, to, lambda sentence: typer.echo(f"im2latex: {sentence}", err=True))
+    typer.echo(json.dumps(rolled.document()) if as_json else rolled.sentence())
 
 
 @app.command()
@@ -205,6 +283,9 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"im2latex: {error}", err=True)
         sys.exit(error.exit_status)
+    except KeyboardInterrupt:  # before typer heeds it
+        typer.echo("im2latex: stopped", err=True)
+        sys.exit(INTERRUPTED)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's answer to Ctrl-C
             typer.echo("im2latex: stopped; the same command goes on from here", err=True)

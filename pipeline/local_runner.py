@@ -35,6 +35,7 @@ from tfx.orchestration.portable.mlmd import context_lib  # noqa: E402
 from tfx.proto.orchestration import pipeline_pb2  # noqa: E402
 
 from pipeline.examples import prepare_examples  # noqa: E402
+from pipeline.lineage.check import mend_killed  # noqa: E402
 from pipeline.lineage.record import describe  # noqa: E402
 from pipeline.lineage.store import connection  # noqa: E402
 from pipeline.pipeline import create_pipeline  # noqa: E402
@@ -97,4 +98,5 @@ if __name__ == "__main__":
     WORKSPACE = Workspace.from_environment()
     PIPELINE = local_pipeline(CONFIG, WORKSPACE)
     with WORKSPACE.hold():
+        mend_killed(CONFIG.metadata.connection, WORKSPACE)
         RecordingRunner(PIPELINE.metadata_connection_config, describe(CONFIG, WORKSPACE)).run(PIPELINE)

@@ -20,11 +20,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from components.formula_metrics.scores import SCORES
+from components.pusher.versions import not_pushed
 from data.errors import UserError
-from data.records import SPLITS
+from data.records import SPLITS, remove_unfinished
 from pipeline.beam import check_engine
 from pipeline.config import COMPONENTS, SYNTHETIC, Config, tensorflow_environment, to_toml
 from pipeline.examples import examples_folder, prepare_examples
+from pipeline.storage import fault
 from pipeline.workspace import Workspace
 
 NOT_BLESSED = 3
@@ -33,34 +35,66 @@ GRACE_SECONDS = 15
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x08")
 
 
-def run_pipeline(config: Config, first: str | None = None, last: str | None = None, cache: bool = True) -> int:
-    """Runs the pipeline, or from the component `first` to the component `last`, in the workspace.
+def run_pipeline(
+    config: Config,
+    first: str | None = None,
+    last: str | None = None,
+    cache: bool = True,
+    workspace: Workspace | None = None,
+    console: Console | None = None,
+    summary: bool = True,
+) -> int:
+    """Runs the pipeline, or from the component `first` to the component `last`.
+
+    Args:
+        config: every knob.
+        first, last: components; None takes the pipeline's.
+        cache: reuse what was made from the same inputs, settings and code.
+        workspace: None takes that of the environment.
+        console: where to show how it goes; None takes standard output.
+        summary: whether to show what came of it, and where that lies.
 
     Returns:
-        0 when it was run to the end and, if the Evaluator took part, the model is good enough; else 3.
+        0 when it was run to the end and, if the Evaluator took part, the model is good enough and was not withdrawn;
+        else 3.
 
     Raises:
         UserError: the run failed; the sentence names the component, the cause and the log.
     """
+    first, last = named_component(first, "--from"), named_component(last, "--to")
+    workspace = workspace or Workspace.from_environment()
+    try:
+        return _run(config, workspace, first, last, cache, console or Console(highlight=False), summary)
+    except OSError as error:
+        if said := fault(error, workspace.home):
+            raise UserError(said) from error
+        raise
+
+
+def _run(
+    config: Config,
+    workspace: Workspace,
+    first: str | None,
+    last: str | None,
+    cache: bool,
+    console: Console,
+    summary: bool,
+) -> int:
     started = time.monotonic()
-    first, last = _component(first, "--from"), _component(last, "--to")
-    console = Console(highlight=False)
-    workspace = Workspace.from_environment()
     workspace.logs.mkdir(parents=True, exist_ok=True)
-    # The pipeline's process inherits the lock, so it outlives a killed parent.
+    # The pipeline's process inherits the lock, so that it is held until that has ended too.
     with workspace.hold() as lock:
-        shutil.rmtree(workspace.temporary, ignore_errors=True)  # of a killed run
-        workspace.temporary.mkdir()
+        _remove_unfinished(workspace)
         if engine := check_engine(config.beam):
             _line(console, "Beam", "", engine)
         _draw_examples(config, workspace, console)
-        stem = workspace.logs / time.strftime("run-%Y%m%d-%H%M%S")
-        settings, log = stem.with_suffix(".toml"), stem.with_suffix(".log")
-        settings.write_text(to_toml(config), encoding="utf-8")
+        settings = _keep_settings(config, workspace)
+        log = settings.with_suffix(".log")
         command = _command(settings, first, last, cache)
         result = _follow(command, tensorflow_environment(config), workspace, log, lock, console)
-    _summary(result, log, time.monotonic() - started, console)
-    return NOT_BLESSED if result["blessed"] is False else 0
+    if summary:
+        _summary(result, log, time.monotonic() - started, console)
+    return NOT_BLESSED if result["blessed"] is False or result["withdrawn"] else 0
 
 
 def duration(seconds: float) -> str:
@@ -72,7 +106,12 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} m" if hours else f"{minutes} m {rest:02} s"
 
 
-def _component(name: str | None, option: str) -> str | None:
+def named_component(name: str | None, option: str) -> str | None:
+    """The component that a person names.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     if name is None or name in COMPONENTS:
         return name
     by_lower = {component.lower(): component for component in COMPONENTS}
@@ -96,6 +135,25 @@ def _draw_examples(config: Config, workspace: Workspace, console: Console) -> No
         task = progress.add_task("Synthetic data", total=total)
         prepare_examples(config.data, workspace, lambda drawn: progress.advance(task, drawn))
     _line(console, "Synthetic data", duration(time.monotonic() - started), f"{total:,} formulas in {folder}")
+
+
+def _remove_unfinished(workspace: Workspace) -> None:
+    """Removes what killed runs left, but for what ML Metadata knows of, which the pipeline's process mends."""
+    shutil.rmtree(workspace.temporary, ignore_errors=True)
+    workspace.temporary.mkdir(exist_ok=True)
+    remove_unfinished(workspace.data)
+
+
+def _keep_settings(config: Config, workspace: Workspace) -> Path:
+    """Writes the configuration of a run to a new file, named by the time; the run's log is to lie beside it."""
+    stem, number = workspace.logs / time.strftime("run-%Y%m%d-%H%M%S"), 1
+    file = stem.with_suffix(".toml")
+    # The clock may have been set back, and a run may begin in the second in which another was killed.
+    while file.exists():
+        number += 1
+        file = stem.with_name(f"{stem.name}-{number}.toml")
+    file.write_text(to_toml(config), encoding="utf-8")
+    return file
 
 
 def _command(settings: Path, first: str | None, last: str | None, cache: bool) -> list[str]:
@@ -193,7 +251,10 @@ class _View:
         *lines, self._events = (self._events + chunk).split(b"\n")
         for line in lines:
             event = json.loads(line)
-            if "result" in event:
+            if "mended" in event:
+                executions = "1 execution" if event["mended"] == 1 else f"{event['mended']:,} executions"
+                _line(self._console, "Mended", "", f"{executions} left running by killed runs")
+            elif "result" in event:
                 self.result = event["result"]
             elif "error" in event:
                 self.error = ": ".join(filter(None, (event["component"], event["error"])))
@@ -257,7 +318,8 @@ def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console
     if result["blessed"] is not None:
         table.add_row("blessed", "yes" if result["blessed"] else f"no: {'; '.join(result['reasons'])}")
     if result["blessed"] is not False:
-        table.add_row("pushed to", result["pushed"] or "not reached")
+        withheld = not_pushed(result["withdrawn"]) if result["withdrawn"] else "not reached"
+        table.add_row("pushed to", result["pushed"] or withheld)
     if result["report"]:
         table.add_row("report", result["report"])
     table.add_row("time", duration(seconds))

@@ -3,6 +3,7 @@
 TFX, Beam and TensorFlow write much, partly from C++ past Python's logging: in a process of their
 own all of it goes where the parent says. Lines on the events descriptor:
 
+    {"mended": 1}                         executions that killed runs left running, where there were any
     {"component": "Trainer", "state": "running"}
     {"component": "Trainer", "state": "done", "seconds": 242.1, "cached": false, "detail": ""}
     {"result": {...}}                     the fields of results.Result, at the end of a good run
@@ -12,9 +13,11 @@ own all of it goes where the parent says. Lines on the events descriptor:
 from __future__ import annotations
 
 import argparse
+import ctypes
 import dataclasses
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -32,12 +35,16 @@ from tfx.proto.orchestration import pipeline_pb2
 from components.report.run import CACHED, RAN, read_steps
 from data.errors import UserError
 from pipeline.config import load_config
+from pipeline.lineage.check import mend_killed
 from pipeline.lineage.record import describe
+from pipeline.lineage.store import run_ids
 from pipeline.local_runner import RecordingRunner, local_pipeline
 from pipeline.results import Result, detail, read_result
+from pipeline.storage import fault
 from pipeline.workspace import Workspace
 
 Report = Callable[[dict[str, Any]], None]
+PR_SET_PDEATHSIG = 1
 
 
 class ReportingRunner(RecordingRunner):
@@ -60,7 +67,13 @@ class ReportingRunner(RecordingRunner):
 
         Raises:
             RuntimeError: a component had to be left out, which LocalDagRunner would only log.
+            UserError: no run has made what the part of it needs.
         """
+        if run_options and run_options.partial_run.from_nodes:
+            settings = run_options.partial_run.snapshot_settings
+            settings.base_pipeline_run_strategy.base_run_id = self._base(
+                pipeline, run_options.partial_run.from_nodes[0]
+            )
         run_id = self.begin(pipeline)
         if run_options:
             partial = run_options.partial_run
@@ -100,6 +113,20 @@ class ReportingRunner(RecordingRunner):
             )
         self._report({"result": dataclasses.asdict(result)})
 
+    def _base(self, pipeline: pipeline_pb2.Pipeline, first: str) -> str:
+        """The newest run in which all that comes before a component is done.
+
+        TFX takes the latest by the clock, which may have been set back, even one that was killed before it came so far.
+        """
+        names = [node.pipeline_node.node_info.id for node in pipeline.nodes]
+        needed = set(names[: names.index(first)])
+        store = MetadataStore(self._connection)
+        for run in reversed(run_ids(store)):
+            steps, _ = read_steps(store, run)
+            if needed <= {step.component for step in steps if step.state in (RAN, CACHED)}:
+                return run
+        raise UserError(f"no run has got as far as {first}: run without --from")
+
 
 def main() -> int:
     """Runs what the arguments say; 0 when every component is done, else 1."""
@@ -117,15 +144,19 @@ def main() -> int:
         running = event.get("component", running)
         os.write(arguments.events, (json.dumps(event) + "\n").encode())
 
+    # With the command, which shows what happens here, this process ends too, so that the next run can begin.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     logging.set_verbosity(logging.INFO)
     try:
         config, workspace = load_config(path=arguments.config), Workspace.from_environment()
         pipeline = local_pipeline(config, workspace, enable_cache=not arguments.no_cache)
+        if mended := mend_killed(config.metadata.connection, workspace):
+            report({"mended": mended})
         runner = ReportingRunner(pipeline.metadata_connection_config, describe(config, workspace), report)
         runner.run(pipeline, run_options=_run_options(arguments.from_node, arguments.to_node))
     except Exception as error:  # whatever it is, the parent must hear of it
-        traceback.print_exc()
         report({"error": _sentence(error), "component": running})
+        traceback.print_exc()  # behind it: the log may lie on a disk that is full
         return 1
     return 0
 
@@ -137,7 +168,9 @@ def _run_options(first: str | None, last: str | None) -> RunOptions | None:
 
 
 def _sentence(error: Exception) -> str:
-    """The cause in one line: a UserError speaks for itself, anything else says its type."""
+    """The cause in one line: a UserError speaks for itself, a disk or a lock has words here, else there is a type."""
+    if not isinstance(error, UserError) and (said := fault(error, Workspace.from_environment().home)):
+        return said
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no message"
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -4,17 +4,21 @@ Two have to bless it: the Evaluator, what it reads, and ServingCheck, that a ser
 missing blessing for a given one; this one does not.
 
 TFX's Pusher copies file by file into the version's folder, where a killed run leaves half a
-model under a name that a server will try to load. This one copies beside it and renames.
+model under a name that a server will try to load. This one copies beside it and renames. Behind a
+push it deletes the oldest versions, where the folder is a local one.
 
 The cache: pushing acts on the world outside, which the inputs do not describe. The driver looks
 whether the model is the one serving; if so the version goes into the cache key and nothing is
-pushed twice, if not (the folder was deleted, another model serves) a new version does.
+pushed twice, if not (the folder was deleted, another model serves) a new version does. A model that
+was withdrawn is not pushed again: whoever took it back would find it serving after the next run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from absl import logging
@@ -30,10 +34,12 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
 
 from components.baseline.serving import serves, versions
+from components.pusher.versions import PARTIAL, WITHDRAWN, delete_old, hold
 
 BLESSINGS = ("model_blessing", "infra_blessing")
-VERSION = "version"
-PARTIAL = ".partial"
+# Properties: the version to push, "" for none; the withdrawn version that is this very model, "" for none; how many
+# versions are kept.
+VERSION, KEEP = "version", "keep"
 
 
 class Executor(executor.Executor):
@@ -50,17 +56,27 @@ class Executor(executor.Executor):
         if not self.CheckBlessing(input_dict):
             self._MarkNotPushed(pushed)
             return
-        folder = _destination(exec_properties)
-        model = self.GetModelPath(input_dict)
-        version = exec_properties.get(VERSION) or next_version(folder, model)
-        target = os.path.join(folder, version)
-        if not fileio.exists(target):
-            partial = target + PARTIAL
+        folder, model = _destination(exec_properties), self.GetModelPath(input_dict)
+        with contextlib.nullcontext() if "://" in folder else _held(folder):
+            # Asked again: it may have been withdrawn since the driver looked.
+            version, withdrawn = choose_version(folder, model)
+            if withdrawn:
+                logging.warning("%s was withdrawn as version %s of %s: it is not pushed.", model, withdrawn, folder)
+                pushed.set_string_custom_property(WITHDRAWN, withdrawn)
+                self._MarkNotPushed(pushed)
+                return
+            version = exec_properties.get(VERSION) or version
+            target = os.path.join(folder, version)
             for path in fileio.glob(os.path.join(folder, "*" + PARTIAL)):  # of a killed run
                 fileio.rmtree(path)
-            io_utils.copy_dir(model, partial)
-            fileio.rename(partial, target)
-            logging.info("%s was pushed to %s.", model, target)
+            if not fileio.exists(target):
+                partial = target + PARTIAL
+                io_utils.copy_dir(model, partial)
+                fileio.rename(partial, target)
+                logging.info("%s was pushed to %s.", model, target)
+            if "://" not in folder:
+                deleted = delete_old(Path(folder), exec_properties.get(KEEP, 0))
+                logging.info("Old versions that were deleted: %s.", deleted or "none")
         io_utils.copy_dir(model, pushed.uri)
         self._MarkPushed(pushed, pushed_destination=target, pushed_version=version)
 
@@ -74,14 +90,15 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
         portable_driver.BaseDriver.__init__(self, metadata_handle)
 
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Sets `version`, empty for a model that is not blessed."""
+        """Sets `version`, empty for a model that is not blessed or was withdrawn, and `withdrawn`."""
         push = Executor()
-        version = ""
+        version = withdrawn = ""
         if push.CheckBlessing(execution_info.input_dict):
             folder = _destination(execution_info.exec_properties)
-            version = next_version(folder, push.GetModelPath(execution_info.input_dict))
+            version, withdrawn = choose_version(folder, push.GetModelPath(execution_info.input_dict))
         output = driver_output_pb2.DriverOutput()
         output.exec_properties[VERSION].string_value = version
+        output.exec_properties[WITHDRAWN].string_value = withdrawn
         return output
 
 
@@ -97,6 +114,7 @@ class Pusher(component.Pusher):
         model_blessing: types.BaseChannel,
         infra_blessing: types.BaseChannel,
         serving: str,
+        keep: int = 0,
     ) -> None:
         """
         Args:
@@ -104,20 +122,34 @@ class Pusher(component.Pusher):
             model_blessing: the Evaluator's verdict.
             infra_blessing: ServingCheck's verdict.
             serving: the folder of versions to push to.
+            keep: versions that stay there, and as many withdrawn ones; 0 for all.
         """
         filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=serving)
         destination = pusher_pb2.PushDestination(filesystem=filesystem)
         super().__init__(
             model=model, model_blessing=model_blessing, infra_blessing=infra_blessing, push_destination=destination
         )
+        self.exec_properties[KEEP] = keep
 
 
-def next_version(folder: str, model: str) -> str:
-    """The newest version when it is this very model, else a new one: the time in seconds, above all others."""
-    newest = next(iter(versions(folder)), 0)
+def choose_version(folder: str, model: str) -> tuple[str, str]:
+    """The version under which a model is to be pushed, and the withdrawn version that it is a copy of; one is "".
+
+    It is the newest version when that is this very model, else a new one: the time in seconds, above all others.
+    """
+    there, taken_back = versions(folder), versions(os.path.join(folder, WITHDRAWN))
+    newest = next(iter(there), 0)
     if newest and serves(folder, newest, model):
-        return str(newest)
-    return str(max(int(time.time()), newest + 1))
+        return str(newest), ""
+    for version in taken_back:
+        if serves(os.path.join(folder, WITHDRAWN), version, model):
+            return "", str(version)
+    return str(max(int(time.time()), *(number + 1 for number in (*there, *taken_back)), 0)), ""
+
+
+def _held(folder: str) -> contextlib.AbstractContextManager[None]:
+    fileio.makedirs(folder)
+    return hold(Path(folder))
 
 
 def _destination(exec_properties: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from components.baseline.serving import versions
 from components.evaluator import gate
 from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, SUMMARY, Evaluation, read_evaluation
 from components.formula_metrics.scores import SCORES, Score
+from components.pusher.versions import WITHDRAWN, not_pushed
 from components.report import charts, lineage
 from components.report.curves import Epoch, best, read_epochs
 from components.report.examples import Coverage, Data, coverage, measure, read_data
@@ -180,6 +181,8 @@ def verdict(run: Run, evaluation: Evaluation | None) -> Verdict:
         sentences += map(_sentence, evaluation.reasons)
     if refused:
         sentences.append(f"The serving check: {check.get('reason', 'it gave no reason')}.")
+    if WITHDRAWN in pushed:
+        sentences.append(f"The model was {not_pushed(pushed[WITHDRAWN])}.")
     sentences.append(_serving(run, str(pushed.get("pushed_version", ""))))
     everything = evaluation.slices[""] if evaluation else {}
     return Verdict(

@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
-from ml_metadata import MetadataStore
+from ml_metadata import ListOptions, MetadataStore, OrderByField
 from ml_metadata.proto import metadata_store_pb2
 
 from components.baseline.properties import SERVING_VERSION
-from components.report.run import RUNNING
-from pipeline.lineage.graph import DESTINATION, PUSHED_MODEL, Artifact, Graph
+from components.report.run import RUNNING, STATES, context_name
+from pipeline.lineage.graph import (
+    DESTINATION,
+    NODE,
+    PIPELINE_RUN,
+    PUSHED_MODEL,
+    Artifact,
+    Execution,
+    Graph,
+    read_runs,
+    read_store,
+)
 from pipeline.lineage.notes import is_there, sources
 from pipeline.lineage.runs import current_run, is_elsewhere
+from pipeline.lineage.store import connection, make_ready
+from pipeline.lineage.unrecorded import PUSHER, record, unknown_versions, unrecorded
 from pipeline.workspace import Workspace
 
 # What MLMD calls artifacts that somebody took away on purpose.
 REMOVED = {"marked_for_deletion", "deleted", "abandoned"}
 BLESSINGS = ("model_blessing", "infra_blessing")
 
+# Every run mends what the one before left, so that it is among so many of the newest executions.
+RECENT = 500
 KILLED, GONE, SOURCE, UNBLESSED, UNKNOWN = "killed", "files gone", "source gone", "not blessed", "not known"
 MEND = {
-    KILLED: "`im2latex run` with the same configuration goes on from there; `im2latex lineage check --mend` marks it "
-    "as cancelled",
+    KILLED: "`im2latex run` with the same configuration goes on from there; the next run, or `im2latex lineage check "
+    "--mend`, marks it as cancelled and removes what it had begun to write, or records what it had pushed",
     GONE: "put them back; or run with the same configuration again, which makes anew what is gone",
     SOURCE: "put it back; synthetic formulas are drawn again by `im2latex run` with the same configuration",
     UNBLESSED: "judge it by `im2latex evaluate --model`, and take it out of the serving folder if it is not good",
@@ -58,24 +72,76 @@ def check(graph: Graph, workspace: Workspace) -> list[Finding]:
     ]
 
 
-def mend(store: MetadataStore, executions: Collection[int]) -> None:
-    """Marks executions that a killed process left running as cancelled."""
+def mend(store: MetadataStore, executions: Collection[int], workspace: Workspace) -> int:
+    """Marks executions that a killed process left running as cancelled, and removes what they had begun to write.
+
+    A push that had come to its end, and was killed before that was recorded, is recorded.
+
+    Args:
+        store: theirs.
+        executions: ids.
+        workspace: theirs, held.
+
+    Returns:
+        The number of pushes that were recorded.
+    """
     changed = store.get_executions_by_id(executions)
+    components = {execution.id: context_name(store, execution.id, NODE).rpartition(".")[2] for execution in changed}
+    # Only a push needs to know of all others.
+    pushed = unrecorded(read_store(store), workspace) if PUSHER in components.values() else {}
     for execution in changed:
-        execution.last_known_state = metadata_store_pb2.Execution.CANCELED
-    store.put_executions(changed)
+        component = components[execution.id]
+        # Where TFX lets the outputs of an execution be written: none of them is an artifact before it has ended.
+        for pattern in (f"*/{execution.id}", f".system/*/{execution.id}", ".system/stateful_working_dir/*"):
+            for path in (workspace.pipeline_root / component).glob(pattern):
+                shutil.rmtree(path)
+        if execution.id in pushed:
+            record(store, execution, pushed[execution.id], workspace)
+        else:
+            execution.last_known_state = metadata_store_pb2.Execution.CANCELED
+            store.put_executions([execution])
+    return len(pushed.keys() & components.keys())
+
+
+def mend_killed(address: str, workspace: Workspace) -> int:
+    """Mends what killed runs of a workspace left, for the next run, which holds it and has not begun yet.
+
+    Args:
+        address: of the database in which the run will leave its metadata; "" is the workspace's SQLite file.
+        workspace: whose runs.
+
+    Returns:
+        The number of executions that were left running.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
+    make_ready(address, workspace)
+    store = MetadataStore(connection(address, workspace))
+    newest = ListOptions(limit=RECENT, order_by=OrderByField.ID, is_asc=False)
+    left = [e.id for e in store.get_executions(list_options=newest) if STATES.get(e.last_known_state) == RUNNING]
+    graph = read_runs(store, sorted({context_name(store, execution, PIPELINE_RUN) for execution in left} - {""}))
+    killed = [execution.id for execution in _left_running(graph, workspace, current="")]
+    mend(store, killed, workspace)
+    return len(killed)
 
 
 def _killed(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
-    current = current_run(list(graph.runs), workspace)
+    pushed = unrecorded(graph, workspace)
+    for execution in _left_running(graph, workspace, current_run(list(graph.runs), workspace)):
+        what = f"{execution.component} of run {execution.run or 'none'} was left running by a process that is gone"
+        behind = f", behind its push of {pushed[execution.id].version}" if execution.id in pushed else ""
+        yield Finding(KILLED, what + behind, execution.run, execution.id)
+
+
+def _left_running(graph: Graph, workspace: Workspace, current: str) -> Iterator[Execution]:
     for execution in graph.executions.values():
         if (
             execution.state == RUNNING
             and execution.run != current
             and not is_elsewhere(graph, execution.run, workspace)
         ):
-            what = f"{execution.component} of run {execution.run or 'none'} was left running by a process that is gone"
-            yield Finding(KILLED, what, execution.run, execution.id)
+            yield execution
 
 
 def _unblessed(graph: Graph) -> Iterator[Finding]:
@@ -93,11 +159,9 @@ def _unblessed(graph: Graph) -> Iterator[Finding]:
 
 
 def _unknown(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
-    pushed = {
-        Path(str(a.properties[DESTINATION])).parts[-2:] for a in graph.artifacts.values() if DESTINATION in a.properties
-    }
-    for version in workspace.versions():
-        if version.parts[-2:] not in pushed:
+    explained = {push.version for push in unrecorded(graph, workspace).values()}
+    for version in unknown_versions(graph, workspace):
+        if version not in explained:
             yield Finding(UNKNOWN, f"{version} was pushed by no run that is known")
     for artifact in graph.artifacts.values():
         if artifact.properties.get(SERVING_VERSION) and not artifact.copy_of:

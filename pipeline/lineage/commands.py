@@ -152,7 +152,7 @@ def diff(
 
 @app.command()
 def check(
-    mend: Annotated[bool, typer.Option("--mend", help="Mark what killed processes left running as cancelled.")] = False,
+    mend: Annotated[bool, typer.Option("--mend", help="Mend what killed runs left.")] = False,
     as_json: Json = False,
     connection: Connection = None,
 ) -> None:
@@ -174,9 +174,10 @@ def check(
 
         workspace = Workspace.from_environment()
         with workspace.hold():
-            write(workspace, lambda store: check.mend(store, killed), connection)
+            recorded = write(workspace, lambda store: check.mend(store, killed, workspace), connection)
         found = [finding for finding in found if finding.kind != check.KILLED]
-        typer.echo(f"{len(killed):,} marked as cancelled", err=True)
+        marked = f"{len(killed) - recorded:,} marked as cancelled"
+        typer.echo(f"{marked}, {recorded:,} pushed and recorded" if recorded else marked, err=True)
     if as_json:
         findings = [finding._asdict() | {"mend": check.MEND[finding.kind]} for finding in found]
         _print_json(document.listed("findings", findings))

@@ -24,7 +24,7 @@ def serving_model(store: MetadataStore, workspace: Workspace) -> int:
         UserError: nothing serves, or nobody knows who pushed it.
     """
     version = workspace.newest_model()
-    found = _pushed_to(store.get_artifacts_by_type(PUSHED_MODEL), version)
+    found = pushed_to(store.get_artifacts_by_type(PUSHED_MODEL), version)
     if not found:
         raise UserError(
             f"no run that is known pushed {version}, which serves now; `im2latex lineage runs` lists what was pushed"
@@ -52,7 +52,7 @@ def named(store: MetadataStore, text: str) -> int:
             [a.id for a in artifacts if a.type.lower() == text.lower()]
             or [a.id for a in artifacts if a.name and a.name == text]
             or [a.id for a in artifacts if a.uri and _holds(a.uri, text, path)]
-            or [i for i in [_pushed_to(artifacts, Path(path))] if i]
+            or [i for i in [pushed_to(artifacts, Path(path))] if i]
             or _examples_of(store, path)
         )
     if not found:
@@ -69,7 +69,7 @@ def whole_run(store: MetadataStore, artifact: int) -> Graph:
     return read_runs(store, [made.run]) if made and made.run else Graph()
 
 
-def _pushed_to(artifacts: Sequence[metadata_store_pb2.Artifact], version: Path) -> int:
+def pushed_to(artifacts: Sequence[metadata_store_pb2.Artifact], version: Path) -> int:
     """The model pushed last to a version in the serving folder; by the ends of the paths where the workspace moved."""
     pushed = {a.id: Path(_text(a, DESTINATION)) for a in artifacts if _text(a, DESTINATION)}
     exact = [i for i, destination in pushed.items() if destination == version]

@@ -23,6 +23,8 @@ from components.report.run import CACHED, FAILED, OUTPUTS, RAN, STATES, values
 PIPELINE_RUN, NODE = "pipeline_run", "node"
 INPUTS = {metadata_store_pb2.Event.INPUT, metadata_store_pb2.Event.DECLARED_INPUT}
 PUSHED_MODEL = "PushedModel"
+# The type of the executions that `im2latex rollback` leaves; what they take are pushed models.
+ROLLBACK = "Rollback"
 # Contexts by kind and execution.
 _Places = dict[str, dict[int, metadata_store_pb2.Context]]
 # TFX's custom properties of a blessing and of a pushed model.
@@ -247,7 +249,7 @@ def _graph(
     inputs, outputs = (_keys(events, types) for types in (INPUTS, OUTPUTS))
     runs, nodes = places[PIPELINE_RUN], places[NODE]
     every = {run.id: run for run in [*more_runs, *(runs[e.id] for e in executions if e.id in runs)]}
-    began = sorted(every.values(), key=lambda run: (run.create_time_since_epoch, run.id))
+    began = sorted(every.values(), key=lambda run: run.id)  # times rise only as long as nobody sets the clock back
     made = {a.id: _artifact(a, makers.get(a.id, 0)) for a in sorted(artifacts, key=lambda artifact: artifact.id)}
     done = {
         e.id: _execution(e, runs.get(e.id), nodes.get(e.id), inputs.get(e.id, {}), outputs.get(e.id, {}))

@@ -9,6 +9,7 @@ from pathlib import Path
 from components.baseline.properties import SERVING_VERSION
 from components.evaluator.summary import CANDIDATE, SUMMARY, Evaluation, read_evaluation
 from components.formula_metrics.scores import SCORES
+from components.pusher.versions import WITHDRAWN, not_pushed, standing
 from data.records import SPLITS
 from pipeline.lineage.graph import DESTINATION, Artifact, Execution, Graph
 from trainer_module.features import SPECIALS, VOCABULARY, read_vocabulary
@@ -32,7 +33,7 @@ def notes(artifact: Artifact, about: Graph) -> Iterator[str]:
         return
     match artifact.type:
         case "PushedModel":
-            yield f"pushed to {artifact.properties.get(DESTINATION)}" if artifact.pushed else "not pushed"
+            yield _pushed(artifact)
         case "ModelBlessing":
             yield "blessed" if artifact.blessed else "not blessed"
         case "InfraBlessing":
@@ -57,6 +58,18 @@ def sources(execution: Execution) -> list[tuple[str, bool]]:
 def is_there(artifact: Artifact) -> bool:
     """Whether an artifact's files are there; of remote ones nothing is known, and it counts as true."""
     return "://" in artifact.uri or os.path.exists(artifact.uri)
+
+
+def now(artifact: Artifact) -> str:
+    """What became of a version that was pushed; "" of anything else, and where it is not known."""
+    destination = str(artifact.properties.get(DESTINATION, ""))
+    return "" if not destination or "://" in destination else standing(Path(destination))
+
+
+def _pushed(artifact: Artifact) -> str:
+    if not artifact.pushed:
+        return not_pushed(artifact.properties.get(WITHDRAWN, ""))
+    return "; ".join(filter(None, [f"pushed to {artifact.properties.get(DESTINATION)}", now(artifact)]))
 
 
 def _served(artifact: Artifact) -> str:

@@ -20,8 +20,8 @@ from pipeline.lineage import page_layout
 from pipeline.lineage.address import parse
 from pipeline.lineage.diff import Facts, facts
 from pipeline.lineage.find import serving_model
-from pipeline.lineage.graph import Execution, Graph, read_store
-from pipeline.lineage.notes import is_there
+from pipeline.lineage.graph import Artifact, Execution, Graph, read_store
+from pipeline.lineage.notes import is_there, now
 from pipeline.lineage.page_layout import Block, Edge, lay_out
 from pipeline.lineage.runs import Summary, current_run, summarise
 from pipeline.lineage.store import no_runs, read
@@ -160,7 +160,7 @@ def document(
         "artifacts": [
             [
                 one.id, values(one.type), one.name, one.uri, values(one.state), one.created, one.id in gone,
-                values.pairs(dict(sorted(one.properties.items()))), one.made_by, one.copy_of,
+                values.pairs(dict(sorted(_properties(one).items()))), one.made_by, one.copy_of,
             ]
             for one in graph.artifacts.values()
         ],
@@ -168,6 +168,12 @@ def document(
         "sections": sections.found,
         "values": values.found,
     }  # fmt: skip
+
+
+def _properties(artifact: Artifact) -> dict[str, Any]:
+    """With what became of a version that was pushed."""
+    state = now(artifact)
+    return {**artifact.properties, **({"now": state} if state else {})}
 
 
 class _Layouts:

@@ -10,7 +10,9 @@ Properties of the run's context in ML Metadata:
     python, packages  versions; the packages' as JSON
     data              folder of the TFRecords
     data_fingerprint  SHA-256 over their names and bytes
+    start_fingerprint the same of the model that the training starts from, where there is one
     hardware          processor, cores, memory in GiB, GPUs, as JSON
+    environment       variables that decide how is computed, as JSON
     host, workspace   where it ran
 """
 
@@ -33,6 +35,12 @@ from pipeline.workspace import Workspace
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("data", "trainer_module", "components", "pipeline", "kubeflow")
 CHUNK = 1 << 20
+# Environment variables that decide by which operations, in which order, something is computed.
+VARIABLES = (
+    "CUDA_VISIBLE_DEVICES", "DNNL_MAX_CPU_ISA", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA", "TF_CUDNN_DETERMINISTIC", "TF_DETERMINISTIC_OPS", "TF_ENABLE_ONEDNN_OPTS",
+    "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_XLA_FLAGS", "XLA_FLAGS",
+)  # fmt: skip
 
 
 def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
@@ -48,11 +56,18 @@ def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
         "python": platform.python_version(),
         "packages": json.dumps(_packages()),
         "data": str(folder),
-        "data_fingerprint": fingerprint((folder, path) for path in sorted(folder.glob("*/*"))),
+        "data_fingerprint": fingerprint_of(folder),
+        **_start(config.training.start_from),
         "hardware": json.dumps(_hardware()),
+        "environment": json.dumps({name: os.environ[name] for name in VARIABLES if name in os.environ}),
         "host": socket.gethostname(),
         "workspace": str(workspace.home),
     }
+
+
+def fingerprint_of(data: Path) -> str:
+    """SHA-256 over the names and bytes of the TFRecords in a folder of splits."""
+    return fingerprint((data, path) for path in sorted(data.glob("*/*")))
 
 
 def fingerprint(files: Iterable[tuple[Path, Path]]) -> str:
@@ -74,6 +89,11 @@ def _sources() -> Iterable[tuple[Path, Path]]:
                 yield REPOSITORY, path
 
 
+def _start(folder: str) -> dict[str, str | int]:
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
+    return {"start_fingerprint": fingerprint((Path(folder), path) for path in files)} if files else {}
+
+
 def _commit(checkout: Path) -> dict[str, str | int]:
     """The commit of a checkout, and whether files differ from it."""
 
@@ -91,19 +111,26 @@ def _commit(checkout: Path) -> dict[str, str | int]:
 
 
 def _packages() -> dict[str, str]:
-    found = {distribution.metadata["Name"]: distribution.version for distribution in metadata.distributions()}
+    # What setuptools brings for itself is on the path as soon as something has imported it.
+    installed = (one for one in metadata.distributions() if Path(str(one.locate_file(""))).name != "_vendor")
+    found = {distribution.metadata["Name"]: distribution.version for distribution in installed}
     return dict(sorted(found.items(), key=lambda package: package[0].lower()))
 
 
 def _hardware() -> dict[str, object]:
     names = _values(Path("/proc/cpuinfo"), "model name")
-    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     return {
         "processor": names[0] if names else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": [name for card in cards for name in _values(card, "Model")],
+        "gpus": gpus(),
     }
+
+
+def gpus() -> list[str]:
+    """The names of the GPUs in this machine."""
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return [name for card in cards for name in _values(card, "Model")]
 
 
 def _values(file: Path, name: str) -> list[str]:

@@ -1,4 +1,6 @@
-"""Opens ML Metadata: to write for a run, to read for everything else. Reading changes no byte of the file."""
+"""Opens ML Metadata: to write for a run, to read for everything else. Reading changes no byte of the file,
+but that it undoes what a killed process left half done, as everyone has to who wants to read on.
+"""
 
 from __future__ import annotations
 
@@ -81,10 +83,32 @@ def _ask(workspace: Workspace, ask: Callable[[MetadataStore], Answer], address: 
         raise UserError(f"{place} {_fault(str(error))}") from error
 
 
+def make_ready(address: str, workspace: Workspace) -> None:
+    """Undoes what a killed process left half done in a SQLite file, and sees to it that it can be written.
+
+    Args:
+        address: as for `connection`; a database does so by itself.
+        workspace: where the file is, if there is one yet.
+
+    Raises:
+        UserError: it is locked, damaged or read-only.
+    """
+    if address or not workspace.metadata.exists():
+        return
+    file = sqlite3.connect(workspace.metadata, timeout=LOCKED_SECONDS)
+    try:
+        file.execute("BEGIN IMMEDIATE")
+        file.rollback()
+    except sqlite3.Error as error:
+        raise UserError(f"{workspace.metadata} {_fault(str(error))}") from None
+    finally:
+        file.close()
+
+
 def run_ids(store: MetadataStore) -> list[str]:
-    """The ids of all runs, the last one last."""
+    """The ids of all runs, the last one last, whatever the clock said."""
     contexts = store.get_contexts_by_type(PIPELINE_RUN)
-    return [context.name for context in sorted(contexts, key=lambda c: (c.create_time_since_epoch, c.id))]
+    return [context.name for context in sorted(contexts, key=lambda context: context.id)]
 
 
 def choose_run(runs: Sequence[str], beginning: str | None, workspace: Workspace) -> str:
@@ -111,13 +135,16 @@ def no_runs(workspace: Workspace) -> UserError:
 
 def _look(workspace: Workspace) -> None:
     """Looks at the SQLite file before ML Metadata does, which waits most of a minute for a lock."""
-    if not workspace.metadata.is_file():
+    # It is empty where the first run was killed before it had written anything.
+    if not workspace.metadata.is_file() or not workspace.metadata.stat().st_size:
         raise no_runs(workspace)
     file = sqlite3.connect(f"{workspace.metadata.as_uri()}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
     try:
         file.execute("SELECT schema_version FROM MLMDEnv").fetchone()
     except sqlite3.Error as error:
-        raise UserError(f"{workspace.metadata} {_fault(str(error))}") from None
+        if "readonly database" not in str(error):
+            raise UserError(f"{workspace.metadata} {_fault(str(error))}") from None
+        make_ready("", workspace)
     finally:
         file.close()
 
@@ -135,7 +162,7 @@ def _fault(error: str) -> str:
     if "older than library version" in error:
         return "was written by an older ML Metadata; use the im2latex that wrote it"
     if "readonly database" in error and "query" not in error:
-        return "holds what a killed process left half done; the next `im2latex run` puts it right"
+        return "holds what a killed process left half done, and is read-only: make it writable"
     if "no such table" in error:
         return "is no store of ML Metadata; move it away, or set IM2LATEX_HOME"
     if "not a database" in error or "malformed" in error or "subset of tables" in error or "disk I/O" in error:

@@ -17,7 +17,7 @@ from components.formula_metrics.scores import SCORES
 from components.report.run import CACHED, FAILED, RAN, RUNNING
 from pipeline.lineage.check import MEND, Finding
 from pipeline.lineage.diff import Difference
-from pipeline.lineage.graph import VERSION, Artifact, Execution, Graph, Run
+from pipeline.lineage.graph import ROLLBACK, VERSION, Artifact, Execution, Graph, Run
 from pipeline.lineage.notes import GONE, notes, sources
 from pipeline.lineage.runs import DONE, KILLED, Summary
 from pipeline.lineage.tree import Branch, made_from, made_of
@@ -127,7 +127,7 @@ class _Teller:
     def label(self, execution: Execution) -> Group:
         """An execution: its artifacts, how it went, and what is known of them."""
         made = [self._graph.artifacts[i] for i in execution.given() if i in self._graph.artifacts]
-        title = ", ".join(f"{artifact.type} {artifact.id}" for artifact in made) or "nothing"
+        title = ", ".join(f"{artifact.type} {artifact.id}" for artifact in made) or _deed(execution)
         lines = [Text(title, "bold"), self._went(execution)]
         for artifact in made:
             if self._paths:
@@ -207,6 +207,14 @@ def _run_with(properties: Mapping[str, Any]) -> Iterator[str]:
         machine = json.loads(properties["hardware"])
         gpus = ", ".join(machine["gpus"]) or "no GPU"
         yield f"{machine['cores']} cores of {machine['processor']}, {machine['memory']} GiB, {gpus}"
+
+
+def _deed(execution: Execution) -> str:
+    """What an execution did that made nothing."""
+    if execution.type != ROLLBACK:
+        return "nothing"
+    withdrawn = execution.properties["withdrawn"]
+    return f"version {execution.properties['serves']} serves" + (f", {withdrawn} withdrawn" if withdrawn else "")
 
 
 def _value(value: Any) -> Text:

@@ -83,7 +83,10 @@ class Models:
 
     def _newest(self, serving: Served | None) -> Served | None:
         """The newest that works; the one that serves is known to."""
-        for folder in reversed(self._folders()):
+        folders = self._folders()
+        # One that was moved away while it was being loaded is not broken, and may come back.
+        self._broken = {folder: changed for folder, changed in self._broken.items() if folder in folders}
+        for folder in reversed(folders):
             if serving is not None and folder == serving.folder:
                 return serving
             changed = _last_change(folder)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
+from components.pusher.versions import numbers
 from tests.end_to_end.conftest import Project
 from tests.end_to_end.test_run import fields
 
@@ -78,6 +81,29 @@ def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
     assert evaluation.slices[""][BASELINE]["edit_similarity"] == bound
     # The new model serves: it is what a third would be compared with.
     assert fields(better.stdout)["pushed to"].endswith(project.versions()[1])
+
+
+def test_a_version_that_was_taken_back_is_not_pushed_again_until_it_is_brought_back(project: Project) -> None:
+    first, second = project.versions()
+    serving = project.home / "serving" / "im2latex"
+    again = ("--set", "training.epochs=16", "--set", "vocabulary.min_count=40")
+
+    def rollback(*arguments: str) -> str:
+        command = [sys.executable, "-m", "pipeline.cli", "rollback", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=project.environment())
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert rollback().startswith(f"version {first} serves now; {second} was withdrawn; ")
+    withheld = project.run(*again)
+    assert withheld.returncode == 3, withheld.stderr
+    assert fields(withheld.stdout)["pushed to"].startswith(f"not pushed: it is version {second}, which was withdrawn")
+    assert numbers(serving) == [int(first)]
+    assert rollback("--to", second) == f"version {second} serves now; it had been withdrawn\n"
+    pushed = project.run(*again)
+    assert pushed.returncode == 0, pushed.stderr
+    assert fields(pushed.stdout)["pushed to"] == str(serving / second)
+    assert project.versions() == [first, second]
 
 
 def test_a_serving_model_that_is_damaged_is_passed_over_and_said(project: Project) -> None:

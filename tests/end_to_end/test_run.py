@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data.records import DatasetWriter, Record, read_records
+from data.records import DatasetWriter, Record, encode, read_records
+from data.synthetic import draw_png
 from pipeline.config import COMPONENTS
 from tests.end_to_end.conftest import Project
 
@@ -124,12 +125,12 @@ def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
     import tensorflow as tf
 
     data = tmp_path / "data"
+    record = Record(draw_png("x", 10), "x", "x")
     with DatasetWriter(data, source="test") as writer:
         for split in ("train", "eval", "test"):
-            writer.write(split, Record(b"png", "x", split))
-    example = tf.train.Example()
-    example.features.feature["image"].bytes_list.value.append(b"png")
-    example.features.feature["name"].bytes_list.value.append(b"nameless formula")
+            writer.write(split, record)
+    example = tf.train.Example.FromString(encode(record))
+    example.features.feature["label"].bytes_list.value.append(b"what the schema does not know")
     with tf.io.TFRecordWriter(str(data / "train" / "more.tfrecord.gz"), "GZIP") as writer:
         writer.write(example.SerializeToString())
     project = Project(tmp_path / "workspace", tmp_path / "run.toml")
@@ -137,7 +138,7 @@ def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
     stopped = project.run()
     assert stopped.returncode == 1
     assert stopped.stderr.startswith(
-        "im2latex: ExampleValidator: the examples are not as the schema says: train: latex: "
+        "im2latex: ExampleValidator: the examples are not as the schema says: train: label: "
     )
     assert stopped.stderr.count("\n") == 1 and ".log" in stopped.stderr
     assert dict(project.executions())["ExampleValidator"] == "FAILED"

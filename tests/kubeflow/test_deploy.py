@@ -383,10 +383,10 @@ def test_a_run_whose_pusher_pushed_nothing_ends_with_status_3(
     server.pushed = False
     answer = deployed()
     assert (answer.status, answer.err) == (3, "")
-    assert answer.out.splitlines()[-1].endswith("not pushed: the model was not good enough")
+    assert answer.out.splitlines()[-1].endswith("not pushed: the model was not good enough or was withdrawn")
     shown = command("status", "--host", server.url)
     assert shown.status == 0
-    assert shown.out.splitlines()[0].endswith(": not pushed: the model was not good enough")
+    assert shown.out.splitlines()[0].endswith(": not pushed: the model was not good enough or was withdrawn")
     assert json.loads(command("status", "--host", server.url, "--json").out)["pushed"] is False
 
 
@@ -394,7 +394,7 @@ def test_a_run_whose_pusher_was_skipped_ends_with_status_3(deployed: Command, se
     server.frames = play(("import-example-gen", "succeeded"), ("trainer", "succeeded"), ("pusher", "skipped"))
     answer = deployed()
     assert (answer.status, answer.err) == (3, "")
-    assert answer.out.splitlines()[-1].endswith("not pushed: the model was not good enough")
+    assert answer.out.splitlines()[-1].endswith("not pushed: the model was not good enough or was withdrawn")
 
 
 def test_without_ml_metadata_it_is_said_that_the_verdict_is_not_known(deployed: Command, server: ApiServer) -> None:

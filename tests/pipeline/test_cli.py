@@ -44,6 +44,13 @@ def test_config_show_prints_toml_that_reads_back_to_the_same_configuration(tmp_p
     assert load_config(path=file) == load_config("small", settings=["training.epochs=3"])
 
 
+def test_version_names_what_a_fault_may_depend_on() -> None:
+    answer = im2latex("--version")
+    assert answer.returncode == 0
+    names = [part.partition(" ")[0] for part in answer.stdout.split(", ")]
+    assert names == ["im2latex", "tfx", "tensorflow", "keras", "Python"]
+
+
 def test_config_show_prints_a_line_of_help_beside_each_knob() -> None:
     shown = im2latex("config", "show", "--set", "training.epochs=3", COLUMNS="160")
     assert re.search(r"training\.epochs\s+3\s+passes over the training examples", shown.stdout), shown.stdout

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from tfx.types import standard_artifacts
 from tfx.utils import io_utils, proto_utils
 
 from components.baseline.serving import digest, versions
-from components.pusher.component import VERSION, Driver, Executor, Pusher
+from components.pusher.component import KEEP, VERSION, Driver, Executor, Pusher
+from components.pusher.versions import WITHDRAWN, hold, switch
 from tests.components.artifacts import artifact, execution, trained
 
 
@@ -125,3 +127,67 @@ def test_a_push_that_is_killed_leaves_no_version_and_the_next_one_cleans_up(
     assert versions(str(push.serving)) == []
     assert push.run("8") == [8]
     assert [path.name for path in push.serving.iterdir()] == ["8"]
+
+
+def other(folder: Path, version: int) -> None:
+    """A version of another model."""
+    (folder / str(version)).mkdir(parents=True)
+    (folder / str(version) / "saved_model.pb").write_bytes(b"another graph %d" % version)
+
+
+@pytest.mark.parametrize("driver", [True, False])
+def test_a_withdrawn_model_is_not_pushed_again_until_it_is_brought_back(
+    driver: bool, model: Any, tmp_path: Path
+) -> None:
+    push = Push(model, tmp_path)
+    other(push.serving, 3)
+    push.run("7")
+    with hold(push.serving):
+        switch(push.serving, 3)
+    assert push.run(push.version() if driver else None) == [3]
+    assert push.pushed.get_int_custom_property("pushed") == 0
+    assert push.pushed.get_string_custom_property(WITHDRAWN) == "7"
+    with hold(push.serving):
+        switch(push.serving, 7)
+    assert push.version() == "7"
+    assert push.run() == [7, 3]
+
+
+def test_a_model_that_is_withdrawn_while_its_run_goes_on_is_not_pushed(model: Any, tmp_path: Path) -> None:
+    push = Push(model, tmp_path)
+    other(push.serving, 3)
+    push.run("7")
+    version = push.version()
+    with hold(push.serving):
+        switch(push.serving, 3)
+    assert push.run(version) == [3]
+
+
+def test_a_version_is_higher_than_all_withdrawn_ones(model: Any, tmp_path: Path) -> None:
+    push = Push(model, tmp_path)
+    other(push.serving, 3)
+    other(push.serving / WITHDRAWN, 99999999999)
+    assert push.version() == "100000000000"
+
+
+def test_old_versions_are_deleted_after_a_push(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.pusher.versions.GRACE_SECONDS", -60.0)
+    push = Push(model, tmp_path)
+    for version in (3, 4, 5):
+        other(push.serving, version)
+    push.properties[KEEP] = 0
+    assert push.run("7") == [7, 5, 4, 3]
+    push.properties[KEEP] = 2
+    assert push.run("7") == [7, 5]  # another number of versions, the same model
+
+
+def test_a_push_waits_for_who_changes_versions(model: Any, tmp_path: Path) -> None:
+    push = Push(model, tmp_path)
+    other(push.serving, 3)
+    with hold(push.serving):
+        pushing = threading.Thread(target=push.run, args=("7",))
+        pushing.start()
+        pushing.join(0.5)
+        assert versions(str(push.serving)) == [3]
+    pushing.join(60)
+    assert versions(str(push.serving)) == [7, 3]

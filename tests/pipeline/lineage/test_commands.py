@@ -37,7 +37,7 @@ def test_the_story_of_the_serving_model_is_a_tree(workspace: Workspace) -> None:
     shown = [line for line in outline if ", 20" not in line]
     assert shown == [
         "PushedModel 11",
-        f"pushed to {workspace.serving / 'im2latex' / VERSIONS[SECOND]}",
+        f"pushed to {workspace.serving / 'im2latex' / VERSIONS[SECOND]}; serves now",
         "├── ModelBlessing 9, ModelEvaluation 10",
         "│   blessed",
         "│   BLEU 0.810, exact match 0.500 on 300 examples",

@@ -107,3 +107,37 @@ def test_code_without_git_has_no_commit(tmp_path: Path, monkeypatch: pytest.Monk
     assert record._commit(tmp_path) == {}
     monkeypatch.setenv("PATH", str(tmp_path))
     assert record._commit(record.REPOSITORY) == {}
+
+
+def test_packages_do_not_depend_on_what_was_imported(
+    formulas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = describe(config(formulas), Workspace(tmp_path))["packages"]
+    vendored = tmp_path / "setuptools" / "_vendor"
+    (vendored / "packaging-1.0.dist-info").mkdir(parents=True)
+    (vendored / "packaging-1.0.dist-info" / "METADATA").write_text("Name: packaging\nVersion: 1.0\n", "utf-8")
+    monkeypatch.syspath_prepend(vendored)
+    assert describe(config(formulas), Workspace(tmp_path))["packages"] == before
+
+
+def test_variables_that_decide_how_is_computed_are_stored(
+    formulas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in record.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    monkeypatch.setenv("IM2LATEX_METADATA_PASSWORD", "secret")
+    stored = describe(config(formulas), Workspace(tmp_path))["environment"]
+    assert json.loads(str(stored)) == {"TF_NUM_INTRAOP_THREADS": "1"}
+
+
+def test_the_model_that_a_training_starts_from_is_told_by_its_bytes(formulas: Path, tmp_path: Path) -> None:
+    assert "start_fingerprint" not in describe(config(formulas), Workspace(tmp_path))
+    start = tmp_path / "start" / "variables"
+    start.mkdir(parents=True)
+    stored = []
+    for content in (b"weights", b"others"):
+        (start / "variables.index").write_bytes(content)
+        found = describe(config(formulas, f"training.start_from={start.parent}"), Workspace(tmp_path))
+        stored.append(found["start_fingerprint"])
+    assert stored[0] != stored[1]

@@ -124,9 +124,8 @@ os._exit(9)"""
         (_cut, "is damaged"),
         (_overwritten, "is damaged"),
         (_holed, "is damaged"),
-        (_emptied, "is no store of ML Metadata"),
+        (_emptied, "there are no runs"),
         (_of_something_else, "is no store of ML Metadata"),
-        (_half_written, "holds what a killed process left half done"),
     ],
 )
 def test_a_store_that_cannot_be_read_is_one_sentence(
@@ -134,6 +133,17 @@ def test_a_store_that_cannot_be_read_is_one_sentence(
 ) -> None:
     spoil(copy)
     assert words in refused(copy)
+
+
+def test_the_last_run_is_the_one_that_began_last_though_the_clock_was_set_back(copy: Workspace) -> None:
+    sql(copy, f"UPDATE Context SET create_time_since_epoch = 1 WHERE name = '{THIRD}'")
+    assert read(copy, run_ids) == [FIRST, SECOND, THIRD] == list(read(copy, read_store).runs)
+
+
+def test_what_a_killed_process_left_half_done_is_undone(copy: Workspace) -> None:
+    before = read(copy, read_store)
+    _half_written(copy)
+    assert read(copy, read_store) == before
 
 
 def test_a_locked_store_is_not_waited_for_long(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import tensorflow as tf
-from aiohttp import web
 from PIL import Image
 
 from pipeline.serving.models import Models
-from pipeline.serving.service import Limits, Service, runner_of
+from pipeline.serving.service import Limits, Service, listen_for, runner_of
 from tests.components.serving_check.models import draw, save_reader
 
 # Inputs that each fuzzing test makes up: IM2LATEX_FUZZ=100000 looks for a while.
@@ -89,10 +88,11 @@ class Running:
     async def _serve(self) -> None:
         runner = runner_of(self.service)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.port = runner.addresses[0][1]
+        server = await listen_for(self.service, runner, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
         self._listens.set()
         await self._end.wait()
+        server.close()
         await runner.cleanup()
 
     def close(self) -> None:

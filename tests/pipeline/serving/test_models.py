@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from pipeline.serving.models import Models, Read
+from pipeline.serving.models import Models, Read, Served, load
 from pipeline.workspace import Workspace
 from tests.components.serving_check.models import save, sure
 
@@ -81,6 +81,28 @@ def test_a_version_that_is_taken_back_serves_no_longer(workspace: Workspace) -> 
     shutil.rmtree(workspace.serving / "im2latex" / "7")
     models.refresh()  # better an old model than none
     assert models.served.version == 7
+
+
+def test_a_version_that_was_moved_away_while_it_was_loaded_is_taken_when_it_comes_back(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = Models(workspace.versions)
+    newer, aside = push(workspace, 8), workspace.home / "8"
+    loads = load
+
+    def moved(folder: Path) -> Served:
+        if folder == newer and not aside.exists():
+            newer.rename(aside)
+        return loads(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.serving.models.load", moved)
+        models.refresh()
+    models.refresh()
+    assert models.served.version == 7
+    aside.rename(newer)  # with the times that its files had
+    models.refresh()
+    assert models.served.version == 8
 
 
 def test_without_any_version_that_works_there_is_no_service(tmp_path: Path) -> None:
