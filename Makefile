@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-platforms test-newest check format bench lock clean distclean environment
+.PHONY: help run test test-platforms test-newest check audit format faults bench lock clean distclean environment
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -34,9 +34,15 @@ check: environment ## look for faults without running: ruff and mypy
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy . .environment/install.py
 
+audit: environment ## ask the index for known faults of the packages in the lock (SECURITY.md)
+	@$(BIN)/python .ci/audit $(ARGS)
+
 format: environment ## write every file as ruff format would
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
+
+faults: environment ## kill 100 runs at random moments and look what they leave (about 30 minutes on 2 cores)
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 bench: environment ## measure speed and memory
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

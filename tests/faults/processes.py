@@ -1,0 +1,238 @@
+"""`im2latex` commands in processes that need not import TFX first: forks of one that has, and computes nothing itself.
+
+All that a run does after its imports is what it does when a person starts it: the command's process, and the pipeline's
+process that it starts. A killed process leaves its children to this one, which sees whether they end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PR_SET_CHILD_SUBREAPER = 36
+# Until what was killed, and the children that it had, are gone.
+GONE_SECONDS = 20
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of what killed processes leave."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+@dataclass(frozen=True)
+class Trap:
+    """A place in a push at which a run kills itself and all it has started: from outside it is too short to be hit."""
+
+    function: str  # of tfx.dsl.io.fileio: "copy" or "rename"
+    calls: int = 1  # the call at which it does so; a push that has fewer lives
+    after: bool = False  # behind the call, not before it
+
+
+class Command:
+    """An `im2latex` command in a process group of its own.
+
+    Args:
+        arguments: of the command.
+        home: the workspace.
+        output: file for what it prints.
+        trap: where it is to kill itself.
+    """
+
+    def __init__(self, arguments: list[str], home: Path, output: Path, trap: Trap | None = None) -> None:
+        self.output = output
+        self.status: int | None = None
+        self.pid = fork(lambda: _run_command(arguments, home, output, trap))
+
+    def poll(self) -> int | None:
+        """Its exit status once it has ended, the negative signal where it was killed; else None."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status
+
+    def wait(self) -> int:
+        """Waits for its end, and gives its exit status."""
+        while (status := self.poll()) is None:
+            time.sleep(0.02)
+        return status
+
+    def kill(self) -> None:
+        """Ends the command and all it has started, as `kill -9` does."""
+        os.killpg(self.pid, signal.SIGKILL)
+
+    def interrupt(self) -> None:
+        """Does what Ctrl-C does in a terminal."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def kill_command(self) -> None:
+        """Ends the command's own process only; what it has started is left alone."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def kill_pipeline(self) -> None:
+        """Ends only the pipeline's process, as the kernel does when memory runs out; the whole where there is none."""
+        started = children(self.pid)
+        os.kill(started[0] if started else self.pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    """The living children of a process."""
+    try:
+        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [child for child in found if _state(child) not in ("Z", "")]
+    except FileNotFoundError:
+        return []
+
+
+def remaining(known: set[int]) -> list[str]:
+    """What still runs of killed commands when it has had time to end; then it is ended.
+
+    Args:
+        known: children of this process that are to go on.
+    """
+    deadline = time.monotonic() + GONE_SECONDS
+    while left := [pid for pid in children(os.getpid()) if pid not in known]:
+        if time.monotonic() > deadline:
+            names = [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in left]
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            return names
+        time.sleep(0.02)
+    _reap(known)
+    return []
+
+
+def _reap(known: set[int]) -> None:
+    for child in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split():
+        if int(child) not in known and _state(int(child)) == "Z":
+            os.waitpid(int(child), 0)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return ""
+
+
+def fork(run: Callable[[], int]) -> int:
+    """Runs a function in a child, which ends with the status that it gives."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 70
+    try:
+        status = run()
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(bool(end.code))
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _run_command(arguments: list[str], home: Path, output: Path, trap: Trap | None) -> int:
+    from pipeline import cli
+
+    if trap is not None:
+        _set(trap)
+
+    os.setsid()
+    _redirect(output)
+    os.environ["IM2LATEX_HOME"] = str(home)
+    sys.argv = ["im2latex", *arguments]
+    # Started by name wherever a run starts it.
+    subprocess.Popen = _Pipeline  # type: ignore[assignment,misc]
+    cli.main()
+    return 0
+
+
+def _set(trap: Trap) -> None:
+    """Sets a trap in this process, and those that it forks."""
+    from tfx.dsl.io import fileio
+
+    function, calls = getattr(fileio, trap.function), 0
+
+    def trapped(*places: str, **options: Any) -> None:
+        nonlocal calls
+        # Both take a source and a destination, and a push has this name in one of them.
+        calls += any(".partial" in place for place in places)
+        if calls == trap.calls and not trap.after:
+            os.killpg(0, signal.SIGKILL)
+        function(*places, **options)
+        if calls == trap.calls and trap.after:
+            os.killpg(0, signal.SIGKILL)
+
+    setattr(fileio, trap.function, trapped)
+
+
+def _redirect(output: Path) -> None:
+    target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, place in ((nothing, 0), (target, 1), (target, 2)):
+        os.dup2(source, place)
+    os.close(target)
+    os.close(nothing)
+
+
+class _Pipeline(subprocess.Popen):
+    """`subprocess.Popen`, which makes a pipeline's process by a fork."""
+
+    def __init__(self, command: Any, **given: Any) -> None:
+        if "pipeline.runner" not in command:
+            super().__init__(command, **given)
+            return
+        arguments = command[command.index("pipeline.runner") + 1 :]
+        read_output, write_output = os.pipe()
+        self.args, self.returncode = command, None
+        self.stdin, self.stderr, self.stdout = None, None, os.fdopen(read_output, "rb", buffering=0)
+        self._child_created, self._waitpid_lock = True, threading.Lock()
+        self._communication_started, self._input = False, None
+        kept = {0, 1, 2, write_output, given["stderr"].fileno(), *given["pass_fds"]}
+        self.pid = fork(lambda: _run_pipeline(arguments, kept, write_output, given))
+        os.close(write_output)
+
+
+def _run_pipeline(arguments: list[str], kept: set[int], output: int, given: dict[str, Any]) -> int:
+    from pipeline import runner
+
+    for descriptor in _opened_by_the_command():
+        if descriptor not in kept:
+            os.close(descriptor)
+    os.dup2(output, 1)
+    os.dup2(given["stderr"].fileno(), 2)
+    sys.stdout.reconfigure(line_buffering=False, write_through=True)  # type: ignore[union-attr]
+    os.environ.clear()
+    os.environ.update(given["env"])
+    tempfile.tempdir = None
+    sys.argv = ["runner", *arguments]
+    subprocess.Popen = _Pipeline.__base__  # type: ignore[assignment,misc]
+    return runner.main()
+
+
+_FIRST: set[str] = set()
+
+
+def remember_descriptors() -> None:
+    """Notes the files that are open before any command is started."""
+    _FIRST.update(os.listdir("/proc/self/fd"))
+
+
+def _opened_by_the_command() -> list[int]:
+    found = [name for name in os.listdir("/proc/self/fd") if name not in _FIRST]
+    return [int(name) for name in found if os.path.exists(f"/proc/self/fd/{name}")]
