@@ -223,8 +223,10 @@ def _set(variables: Mapping[str, str | None]) -> None:
 
 def _with_data(config: Config, recorded: Recorded, workspace: Workspace) -> Config:
     """The configuration with the run's data: synthetic formulas are drawn again, and taken from where they were if this
-    code draws others."""
+    code draws others; unless others were asked for."""
     folder = prepare_examples(config.data, workspace)
+    if config.data != _config(recorded, ()).data:
+        return config
     place = Path(recorded.properties["data"])
     wanted = recorded.properties["data_fingerprint"]
     if config.data.source != SYNTHETIC or fingerprint_of(folder) == wanted:

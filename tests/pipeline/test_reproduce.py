@@ -182,3 +182,5 @@ def test_synthetic_formulas_are_drawn_again_or_taken_from_where_they_were(past: 
     recorded = recorded._replace(properties=describe(config, other))
     again = module._with_data(config, recorded, Workspace(tmp_path / "again"))
     assert again.data.source == str(folder)
+    asked = load_config(settings=[*sizes, "data.seed=2"])
+    assert module._with_data(asked, recorded, Workspace(tmp_path / "asked")) == asked
