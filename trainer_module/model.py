@@ -305,7 +305,7 @@ class AttentionDecoder(keras.layers.Layer):
         """What does not depend on the step: the cells, and they times Wa."""
 
         def memory(values: Tensor, mask: Tensor) -> Memory:
-            return Memory(values, ops.matmul(values, self.attention_kernel), mask)
+            return Memory(values, ops.transpose(ops.matmul(values, self.attention_kernel), (0, 2, 1)), mask)
 
         coarse = fine = None
         if encoded.coarse is not None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import keras
 from keras import ops
 
-from trainer_module.attention import Attended, Memories, Memory, attend, attend_gradient, soft_coarse
+from trainer_module.attention import Attended, Memories, Memory, attend, attend_gradient, soft_coarse, transposed
 
 # Whatever the backend computes with.
 Tensor: TypeAlias = Any
@@ -173,6 +173,7 @@ def _decode_gradient(
     inputs += looked
     widths = [ops.shape(part)[-1] for part in inputs]
     from_gates, from_combined = ops.transpose(kernels.recurrent), ops.transpose(kernels.combine)
+    from_memories = transposed(memories)
 
     def step(inputs: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         d_output, slope, factors, *parts = _cut(inputs, widths)
@@ -183,7 +184,7 @@ def _decode_gradient(
         d_sum = (d_output + d_carried_output) * slope
         d_context, d_hidden = _cut(ops.matmul(d_sum, from_combined), [units, units])
         d_query, *d_scores = attend_gradient(
-            kind, Attended(None, coarse, fine, None), memories, ops.expand_dims(d_context, 1), next(looked, None)
+            kind, Attended(None, coarse, fine, None), from_memories, ops.expand_dims(d_context, 1), next(looked, None)
         )
         d_gates, d_cell = lstm_gradient(factors, d_hidden + d_carried_hidden + d_query[:, 0], d_cell)
         d_carried = ops.matmul(d_gates, from_gates)
@@ -204,7 +205,7 @@ def _decode_gradient(
         is_read = memory is memories.read
         d_memories += [
             ops.einsum("bsc,bsu->bcu", weights, d_context) if is_read else ops.zeros_like(memory.values),
-            ops.einsum("bsc,bsu->bcu", d_score, hidden),
+            ops.einsum("bsu,bsc->buc", hidden, d_score),
         ]
     return d_gates, _outer(carried, d_gates), _outer(combined, d_sum), *d_memories
 

@@ -92,7 +92,7 @@ def memories():
 
     def memory(mask):
         values, keys = (rng.normal(size=(*mask.shape, 5)).astype(np.float32) for _ in range(2))
-        return Memory(values, keys, mask)
+        return Memory(values, keys.swapaxes(1, 2), mask)
 
     coarse, fine = np.ones((2, 3), bool), np.ones((2, 48), bool)
     coarse[1, 2], fine[1, 24:] = False, False
@@ -108,9 +108,9 @@ def test_fine_weights_are_the_coarse_ones_shared_out_within_each_block(kind):
     attended = attend(kind, QUERY, memories())
     choose = {"hierarchical": softmax, "sparsemax": project, "hard": lambda x: np.eye(3)[x.argmax()]}[kind]
     for image, query in itertools.product(range(2), range(4)):
-        weights = choose(np.where(coarse.mask[image], coarse.keys[image] @ QUERY[image, query], -1e4))
+        weights = choose(np.where(coarse.mask[image], QUERY[image, query] @ coarse.keys[image], -1e4))
         np.testing.assert_allclose(attended.coarse[image, query], weights, atol=1e-5)
-        scores = np.where(fine.mask[image], fine.keys[image] @ QUERY[image, query], -1e9)
+        scores = np.where(fine.mask[image], QUERY[image, query] @ fine.keys[image], -1e9)
         expected = (weights[:, None] * softmax(scores.reshape(3, 16))).reshape(48)
         np.testing.assert_allclose(attended.fine[image, query], expected, atol=1e-5)
         np.testing.assert_allclose(attended.context[image, query], expected @ fine.values[image], atol=1e-5)
@@ -151,7 +151,7 @@ def test_hard_attention_samples_the_coarse_cells_by_their_weight():
     query = np.repeat(QUERY[:, :1], count, axis=1)
     attended = attend("hard", query, memories(), noise=-np.log(-np.log(uniform)).astype(np.float32))
     for image in range(2):
-        scores = np.where(coarse.mask[image], coarse.keys[image] @ QUERY[image, 0], -1e9)
+        scores = np.where(coarse.mask[image], QUERY[image, 0] @ coarse.keys[image], -1e9)
         weights = softmax(scores)
         frequencies = np.array(attended.coarse)[image].mean(axis=0)
         np.testing.assert_allclose(frequencies, weights, atol=4 * np.sqrt(0.25 / count))

@@ -93,7 +93,7 @@ def test_the_decoder_has_the_gradients_of_a_plain_loop(kind, sampled, hidden_rec
         draw(BATCH, STEPS, 4 * UNITS),
         draw((2 if hidden_recurrence else 1) * UNITS, 4 * UNITS),
         draw(2 * UNITS, UNITS),
-        *(2 * draw(BATCH, size, UNITS, seed=i) for size in sizes for i in range(2)),
+        *(2 * draw(BATCH, *shape, seed=i) for size in sizes for i, shape in enumerate([(size, UNITS), (UNITS, size)])),
     ]
     for output, expected in zip(written_out(*arguments), plain(*arguments), strict=True):
         np.testing.assert_allclose(output, expected, atol=1e-5)
