@@ -23,7 +23,7 @@ run: environment ## make data, train, gate and push a model (about 8 minutes on 
 test: environment ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-platforms: environment ## test what is around: Beam's runners, MariaDB, the image's recipe (needs root for the last)
+test-platforms: environment ## test what is around: Beam's runners, Kubeflow, MariaDB, the image's recipe (needs root for the last)
 	@$(BIN)/python -m pytest tests/platforms $(ARGS)
 
 test-newest: ## run all tests with TFX 1.21 on Python 3.13 in a Debian 13 root (needs root and debootstrap)

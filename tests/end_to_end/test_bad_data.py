@@ -11,7 +11,7 @@ import pytest
 
 from data.records import DatasetWriter, Record, frame
 from data.synthetic import draw_png
-from tests.end_to_end.conftest import SETTINGS, Project
+from tests.project import SETTINGS, Project
 
 LONG = " ".join(["x"] * 10_000)
 

@@ -13,8 +13,8 @@ import pytest
 
 from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
 from components.pusher.versions import numbers
-from tests.end_to_end.conftest import Project
 from tests.end_to_end.test_run import fields
+from tests.project import Project
 
 SETTINGS = """
 preset = "quickstart"

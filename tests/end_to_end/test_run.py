@@ -1,4 +1,4 @@
-"""`im2latex run` and the `tfx` commands on the shrunken quickstart, from nothing to a pushed model."""
+"""`im2latex run`, the `tfx` commands and `im2latex reproduce`, on the shrunken quickstart."""
 
 from __future__ import annotations
 
@@ -11,14 +11,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from data.records import DatasetWriter, Record, encode, read_records
 from data.synthetic import draw_png
+from pipeline.comparison import OTHER, SAME
 from pipeline.config import COMPONENTS
-from tests.end_to_end.conftest import Project
+from tests.project import Project, after_first_run
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """One for all tests here, which leave its first run as it was."""
+    return after_first_run(tmp_path_factory.mktemp("project"))
 
 
 def fields(output: str) -> dict[str, str]:
@@ -170,3 +178,51 @@ def test_a_killed_training_goes_on_where_it_was(project: Project) -> None:
     assert epochs[-1] == 40
     assert "Transform             cached" in resumed.stdout
     assert len(project.versions()) == len(versions) + 1
+
+
+def reproduce(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.cli", "reproduce", "--json", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=project.environment())
+
+
+def verdicts(document: dict[str, Any]) -> dict[str, str]:
+    return {one["what"]: one["verdict"] for one in document["made"]}
+
+
+def first_run(project: Project) -> str:
+    """Its id."""
+    from pipeline.lineage.store import read, run_ids
+    from pipeline.workspace import Workspace
+
+    return read(Workspace(project.home), run_ids)[0]
+
+
+def test_the_same_again_is_the_same_to_the_last_bit(project: Project, tmp_path: Path) -> None:
+    before = project.executions(), project.versions()
+    again = reproduce(project, first_run(project), "--out", str(tmp_path / "again"))
+    assert again.returncode == 0, again.stdout + again.stderr
+    document = json.loads(again.stdout)
+    assert document["same"] is True
+    assert verdicts(document) == dict.fromkeys(
+        (
+            "examples", "schema", "statistics", "anomalies", "vocabulary", "transformed examples", "weights",
+            "model compared with", "predictions", "scores", "blessing",
+        ),
+        SAME,
+    )  # fmt: skip
+    assert {one["verdict"] for one in document["with"]} == {SAME}
+    assert (project.executions(), project.versions()) == before
+    assert (tmp_path / "again" / "serving" / "im2latex").is_dir()
+
+
+def test_other_data_is_refused_and_with_anyway_it_differs(project: Project) -> None:
+    other = (first_run(project), "--set", "data.seed=2")
+    refused = reproduce(project, *other)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("im2latex: the data of run ") and "is not what it was" in refused.stderr
+    assert refused.stderr.count("\n") == 1 and refused.stdout == ""
+    anyway = reproduce(project, *other, "--anyway", "--to", "StatisticsGen")
+    assert anyway.returncode == 4, anyway.stderr
+    document = json.loads(anyway.stdout)
+    assert verdicts(document) == {"examples": OTHER, "schema": SAME, "statistics": OTHER}
+    assert [one["name"] for one in document["with"] if one["verdict"] == OTHER] == ["data", "data.seed"]

@@ -20,8 +20,8 @@ import pytest
 from data.im2latex import import_dataset
 from data.records import SPLITS, DatasetWriter, read_records, read_split, read_tfrecords
 from pipeline.config import load_config
-from tests.end_to_end.conftest import Project
 from tests.platforms import flink
+from tests.project import Project
 
 SAMPLE = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "im2latex" / "flink"

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from pipeline.config import COMPONENTS
-from tests.end_to_end.conftest import SETTINGS, Project
+from tests.project import SETTINGS, Project
 
 # Of a path, a URL and a shell nothing in it is safe.
 PASSWORD = "p@ss/w:rd '#1%41"

@@ -14,8 +14,8 @@ from pipeline.comparison import SAME, compare
 from pipeline.config import COMPONENTS, load_config
 from pipeline.examples import examples_folder
 from pipeline.workspace import Workspace
-from tests.end_to_end.conftest import Project
 from tests.kubeflow.backend import Backend, Result
+from tests.project import Project, after_first_run
 
 MADE = [
     ("ImportExampleGen", "examples"),
@@ -48,6 +48,11 @@ class Cluster:
 
     def versions(self) -> list[str]:
         return sorted(path.name for path in (self.volume / "serving" / "im2latex").iterdir())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    return after_first_run(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""One small workspace for all end-to-end tests: the shrunken quickstart, run once through every component."""
+"""A small workspace: the shrunken quickstart, run once through every component."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-
-import pytest
 
 SETTINGS = """
 preset = "quickstart"
@@ -74,10 +72,8 @@ class Project:
         return sorted(path.name for path in (self.home / "serving" / "im2latex").glob("*"))
 
 
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def after_first_run(folder: Path) -> Project:
     """A workspace after its first run, whose output is in `first_run.txt` beside it."""
-    folder = tmp_path_factory.mktemp("project")
     made = Project(folder / "workspace", folder / "run.toml")
     made.config.write_text(SETTINGS, encoding="utf-8")
     first = made.run()
