@@ -82,8 +82,8 @@ def check_dataset(path: Path | str, progress: Callable[[int], None] | None = Non
     problems: Counter[str] = Counter()
     examples: dict[str, str] = {}
     described = _description(path)
-    if not described:
-        problems["dataset.json is missing or unreadable"] += 1
+    if not described and (path / "dataset.json").exists():
+        problems["dataset.json is unreadable"] += 1
     seen = {split: _Seen() for split in SPLITS}
     for split in SPLITS:
         _read_split(path / split, split, seen[split], described, problems, examples, progress)
@@ -102,7 +102,7 @@ def check_dataset(path: Path | str, progress: Callable[[int], None] | None = Non
     vocabulary = sum((part.tokens for part in seen.values()), Counter())
     report = Report(
         path=str(path),
-        source=str(described.get("source", "unknown")),
+        source=str(described.get("source", "not known, for there is no dataset.json that tells it")),
         splits={
             split: SplitReport(
                 records=len(part.lengths),

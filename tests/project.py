@@ -46,11 +46,12 @@ class Project:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "pipeline.cli", "run", "--config", str(self.config), *arguments]
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """`im2latex run` with these arguments."""
-        return subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, timeout=600, env=self.environment()
-        )
+    def run(self, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+        """`im2latex run` with these arguments, where commands of the shell were given in a namespace of its own."""
+        command = self.command(*arguments)
+        if before:
+            command = ["unshare", "--mount", "sh", "-ec", f'{before}; exec "$@"', "sh", *command]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, env=self.environment())
 
     def executions(self) -> list[tuple[str, str]]:
         """(component, state) of every execution in ML Metadata, in the order in which they were begun."""
@@ -70,6 +71,11 @@ class Project:
     def versions(self) -> list[str]:
         """Names in the serving folder."""
         return sorted(path.name for path in (self.home / "serving" / "im2latex").glob("*"))
+
+
+def read_only(folder: Path) -> str:
+    """The shell's commands that make a folder read-only, for `Project.run`."""
+    return f"mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}"
 
 
 def after_first_run(folder: Path) -> Project:

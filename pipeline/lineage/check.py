@@ -36,8 +36,8 @@ BLESSINGS = ("model_blessing", "infra_blessing")
 RECENT = 500
 KILLED, GONE, SOURCE, UNBLESSED, UNKNOWN = "killed", "files gone", "source gone", "not blessed", "not known"
 MEND = {
-    KILLED: "`im2latex run` with the same configuration goes on from there; the next run, or `im2latex lineage check "
-    "--mend`, marks it as cancelled and removes what it had begun to write, or records what it had pushed",
+    KILLED: "the same command goes on from there; the next run, or `im2latex lineage check --mend`, marks it as "
+    "cancelled and removes what it had begun to write, or records what it had pushed",
     GONE: "put them back; or run with the same configuration again, which makes anew what is gone",
     SOURCE: "put it back; synthetic formulas are drawn again by `im2latex run` with the same configuration",
     UNBLESSED: "judge it by `im2latex evaluate --model`, and take it out of the serving folder if it is not good",

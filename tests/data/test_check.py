@@ -99,13 +99,20 @@ def test_every_record_that_does_not_follow_the_schema_is_counted_and_the_others_
         assert expected in report.problems
 
 
+def test_records_that_another_tool_wrote_need_no_description(tmp_path: Path) -> None:
+    path = dataset(tmp_path / "set", train=["x"], eval=["y"], test=["z"])
+    (path / "dataset.json").unlink()
+    report, _ = check_dataset(path)
+    assert report.problems == [] and report.source.startswith("not known")
+
+
 @pytest.mark.parametrize("counts", [None, [1], {"train": "many"}])
 def test_a_description_that_was_changed_is_told_of(counts: object, tmp_path: Path) -> None:
     path = dataset(tmp_path / "set", train=["x"], eval=["y"], test=["z"])
     described = json.loads((path / "dataset.json").read_text())
     (path / "dataset.json").write_text(json.dumps(described | {"counts": counts}))
     (path / "rejects.jsonl").write_bytes(b"\xff\n")
-    assert check_dataset(path)[0].problems == ["dataset.json is missing or unreadable"]
+    assert check_dataset(path)[0].problems == ["dataset.json is unreadable"]
 
 
 def test_what_records_say_commands_no_terminal(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from data.records import DatasetWriter, Record, encode, read_records
 from data.synthetic import draw_png
 from pipeline.comparison import OTHER, SAME
 from pipeline.config import COMPONENTS
-from tests.project import Project, after_first_run
+from tests.project import Project, after_first_run, read_only
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,38 @@ def test_a_model_that_is_not_good_enough_is_refused_and_not_pushed(project: Proj
     assert project.versions() == versions
     fresh = {name for name, state in project.executions()[before:] if state == "COMPLETE"}
     assert fresh == {"Evaluator", "Pusher", "Reporter"}
+
+
+@pytest.mark.usefixtures("mounts")
+def test_a_serving_folder_that_cannot_be_written_is_told_and_the_next_run_pushes(project: Project) -> None:
+    versions, other = project.versions(), ("--set", "training.learning_rate=0.002")
+    refused = project.run(*other, before=read_only(project.home / "serving"))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"im2latex: Pusher: {project.home}/serving/im2latex/"), refused.stderr
+    assert " cannot be written: make it writable, and the same command goes on from here (" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert project.versions() == versions
+    again = project.run(*other)
+    assert again.returncode == 0, again.stderr
+    assert "Trainer               cached" in again.stdout
+    assert len(project.versions()) == len(versions) + 1
+
+
+def test_a_store_that_is_locked_for_a_while_holds_a_run_up_and_no_more(project: Project) -> None:
+    running = subprocess.Popen(
+        project.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**project.environment(), "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    assert running.stdout is not None
+    next(line for line in running.stdout if line.startswith("ImportExampleGen"))
+    with contextlib.closing(sqlite3.connect(project.home / "metadata.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.wait(timeout=20)
+        other.execute("ROLLBACK")
+    output, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    assert "Pusher" in output
 
 
 def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
