@@ -198,7 +198,9 @@ def _follow(
     view.clear()
     if view.error:
         raise UserError(f"{view.error} (the full log is {log})")
-    if status or view.result is None:
+    # The result comes last of all: what a process that has told it ends with (gRPC aborts at times when Python ends
+    # below its threads) is in the log, and changes nothing.
+    if view.result is None:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         place = f"{view.running}: " if view.running else ""
         raise UserError(

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from data.errors import UserError
-from pipeline.run import _summary, _View, duration
+from pipeline.run import _follow, _summary, _View, duration
 from pipeline.workspace import Workspace
 
 
@@ -33,6 +35,29 @@ def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
         pass
     with workspace.hold():  # free again
         pass
+
+
+def follow(folder: Path, program: str) -> dict:
+    """What a process that runs this program, `report` its way to tell events, comes to."""
+    told = "import json, os, sys\ndef report(event): os.write(int(sys.argv[2]), (json.dumps(event) + '\\n').encode())\n"
+    command, console = [sys.executable, "-c", told + program], Console(file=io.StringIO())
+    with open(folder / "lock", "wb") as lock:
+        return _follow(command, dict(os.environ), Workspace(folder), folder / "run.log", lock.fileno(), console)
+
+
+def test_what_a_process_dies_of_behind_its_result_does_not_count(tmp_path: Path) -> None:
+    assert follow(tmp_path, "report({'result': {'pushed': 'here'}}); os.abort()") == {"pushed": "here"}
+
+
+@pytest.mark.parametrize(
+    ("program", "how"), [("os.abort()", "was killed by SIGABRT"), ("sys.exit(3)", "ended with status 3")]
+)
+def test_a_process_that_dies_before_its_result_is_a_sentence(program: str, how: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        follow(tmp_path, f"report({{'component': 'Trainer', 'state': 'running'}}); {program}")
+    log = tmp_path / "run.log"
+    expected = f"Trainer: the pipeline's process {how} (the full log is {log}); the same command goes on from here"
+    assert str(raised.value) == expected
 
 
 def view(terminal: bool) -> tuple[_View, io.StringIO, io.BytesIO]:
