@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-platforms test-newest check audit format faults bench lock clean distclean environment
+.PHONY: help run test test-unit test-platforms test-newest check audit format faults bench lock clean distclean environment
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -22,6 +22,9 @@ run: environment ## make data, train, gate and push a model (about 8 minutes on 
 
 test: environment ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-unit: environment ## run the unit tests alone
+	@$(BIN)/python -m pytest -m "not integration" $(ARGS)
 
 test-platforms: environment ## test what is around: Beam's runners, Kubeflow, MariaDB, the image's recipe (needs root for the last)
 	@$(BIN)/python -m pytest tests/platforms $(ARGS)

@@ -16,6 +16,8 @@ from data import rendering
 from data.errors import UserError
 from data.rendering import RENDERERS, RenderingError, default_renderer, render, render_all, render_png
 
+pytestmark = pytest.mark.integration
+
 MISSING = [program for program in ("latex", "dvipng") if shutil.which(program) is None]
 LATEX = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 BOTH = [pytest.param("latex", marks=LATEX), "builtin"]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = [name for name in ("data", "trainer_module", "components", "pipeline", "kubeflow") if (ROOT / name).is_dir()]
 

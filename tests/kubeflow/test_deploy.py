@@ -920,6 +920,7 @@ def test_compile_says_when_it_cannot_write(command: Command, tmp_path: Path) -> 
     assert "; choose another place" in answer.err
 
 
+@pytest.mark.integration
 def test_the_pipelines_own_yaml_is_taken_and_followed(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from pipeline.config import load_config
 
+pytestmark = pytest.mark.integration
+
 HEAVY = ("tensorflow", "keras", "tfx", "apache_beam", "ml_metadata")
 
 

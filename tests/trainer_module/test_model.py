@@ -576,6 +576,7 @@ for variant in json.loads(sys.argv[2]):
 """
 
 
+@pytest.mark.integration
 def test_jax_gives_what_tensorflow_gives(tmp_path):
     pytest.importorskip("jax")
     assert keras.backend.backend() == "tensorflow"

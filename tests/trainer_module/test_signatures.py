@@ -222,6 +222,7 @@ print(json.dumps([[text.decode() for text in latex], log_probability.tolist()]))
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("exported", ["paper"], indirect=True)
 def test_version_1_loaders_read_the_model_without_this_code(exported, images, tmp_path):
     arguments = [exported.folder, json.dumps([image.hex() for image in images])]

@@ -219,6 +219,7 @@ print(json.dumps(losses))
 """
 
 
+@pytest.mark.integration
 def test_several_devices_learn_and_export_together(transformed, tmp_path):
     """Of 12 examples in batches of 11 the last one would leave a device without any."""
     folder = Path(trainer_module.__file__).parents[1]

@@ -365,6 +365,7 @@ with without_graphs():
 """
 
 
+@pytest.mark.integration
 def test_a_training_killed_for_good_goes_on_in_another_process(tmp_path, uninterrupted):
     folder = Path(trainer_module.__file__).parents[1]
     done = subprocess.run(

@@ -164,6 +164,7 @@ def test_the_time_it_has_follows_from_the_images_and_the_bound(tmp_path: Path, m
     assert float(answering) == 60 + 10 * 0.5 * 40  # each image alone, and all of them again
 
 
+@pytest.mark.integration
 def test_a_model_with_truncated_variables_is_refused(tmp_path: Path) -> None:
     model = models.save(tmp_path / "model", models.sure)
     (data,) = model.glob("variables/*.data-*")
@@ -173,6 +174,7 @@ def test_a_model_with_truncated_variables_is_refused(tmp_path: Path) -> None:
     assert got.seconds_to_load is None
 
 
+@pytest.mark.integration
 def test_a_model_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "FIRST_ANSWER_SECONDS", 0.0)
     got = check_serving(str(models.save(tmp_path / "model", models.hangs)), [b"image"], 0.05)
@@ -180,6 +182,7 @@ def test_a_model_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.Monke
     assert got.seconds_to_load is not None
 
 
+@pytest.mark.integration
 def test_a_model_that_kills_its_process_is_refused(tmp_path: Path) -> None:
     got = check_serving(str(models.save(tmp_path / "model", models.dies)), [b"image"], 1.0)
     assert re.match("the model's process was killed by SIGABRT at the first answer: .*out of luck", got.reason)

@@ -90,6 +90,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Any:
 # Run by Python when it starts: names, when it ends, what was imported.
 WATCH = """
 import atexit, sys
+
+pytestmark = pytest.mark.integration
 atexit.register(lambda: open({path!r}, "w").write(" ".join(sys.modules)))
 """
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 
 @contextlib.contextmanager
 def serving(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:

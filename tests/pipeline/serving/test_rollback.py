@@ -5,9 +5,13 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from pipeline.rollback import rollback
 from pipeline.workspace import Workspace
 from tests.pipeline.serving.conftest import Answer, running
+
+pytestmark = pytest.mark.integration
 
 
 def test_a_rollback_is_taken_while_requests_come_and_none_is_lost(
