@@ -23,8 +23,8 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole pipelines first: of what begins last nothing may take long, or it keeps one core busy alone."""
-    items.sort(key=lambda item: "end_to_end" not in item.path.parts)
+    """What takes longest first: of what begins last nothing may take long, or it keeps one core busy alone."""
+    items.sort(key=lambda item: [folder not in item.path.parts for folder in ("end_to_end", "trainer_module")])
     for item in items:
         if "end_to_end" in item.path.parts or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("integration")

@@ -539,6 +539,7 @@ def test_a_log_in_that_the_client_can_repeat_is_repeated_once(deployed: Command,
     assert len(server.did("get_healthz")) == before + 2  # each client that is made asks once
 
 
+@pytest.mark.integration
 def test_ctrl_c_leaves_the_run_and_says_how_to_go_on(deployed: Command, server: ApiServer, tmp_path: Path) -> None:
     server.frames = play(*GOOD_RUN)[:-1]
     server.frames = [*server.frames, ("RUNNING", server.frames[-1][1])]

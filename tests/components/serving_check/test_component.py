@@ -90,12 +90,11 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Any:
 # Run by Python when it starts: names, when it ends, what was imported.
 WATCH = """
 import atexit, sys
-
-pytestmark = pytest.mark.integration
 atexit.register(lambda: open({path!r}, "w").write(" ".join(sys.modules)))
 """
 
 
+@pytest.mark.integration
 def test_a_good_model_is_blessed_and_pushed_by_its_saved_model_alone(
     examples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
