@@ -201,7 +201,8 @@ class Killer:
         said = command.output.read_text("utf-8")
         if late and status not in (0, 3):
             self.audit.faults.append(f"{moment}: a run failed by itself: {said}")
-        if victim == PIPELINE and not late and (status != 1 or said.count("im2latex: ") != 1 or "Traceback" in said):
+        of_pipeline = victim == PIPELINE and not late and status != -signal.SIGKILL
+        if of_pipeline and (status != 1 or said.count("im2latex: ") != 1 or "Traceback" in said):
             self.audit.faults.append(f"{moment}: killed below it, the command ended with {status}: {said}")
         if remaining := processes.remaining(self.kept):
             self.audit.faults.append(f"{moment}: {victim} was killed, and there went on: {'; '.join(remaining)}")

@@ -82,8 +82,8 @@ class Command:
 
     def kill_pipeline(self) -> None:
         """Ends only the pipeline's process, as the kernel does when memory runs out; the whole where there is none."""
-        started = children(self.pid)
-        os.kill(started[0] if started else self.pid, signal.SIGKILL)
+        running = [child for child in children(self.pid) if b"pipeline.runner" in _arguments(child)]
+        os.kill(running[0] if running else self.pid, signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:
@@ -93,6 +93,14 @@ def children(pid: int) -> list[int]:
         return [child for child in found if _state(child) not in ("Z", "")]
     except FileNotFoundError:
         return []
+
+
+def _arguments(pid: int) -> bytes:
+    """Of a living process; nothing of one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def remaining(known: set[int]) -> list[str]:
