@@ -44,7 +44,7 @@ format: environment ## write every file as ruff format would
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-faults: environment ## kill 100 runs at random moments and look what they leave (about 30 minutes on 2 cores)
+faults: environment ## kill 100 runs at random moments and look what they leave (10 to 20 minutes on 2 cores)
 	@$(BIN)/python -m tests.faults $(ARGS)
 
 bench: environment ## measure speed and memory
