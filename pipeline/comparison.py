@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from components.evaluator.summary import CANDIDATE, PREDICTIONS, read_evaluation
 from components.formula_metrics.scores import SCORES
+from components.report.run import SERVING
 from data.records import SPLITS, read_tfrecords
 from trainer_module.features import VOCABULARY
 
 SAME, OTHER, GONE = "same", "other", "gone"
-SERVING = "Format-Serving"
 # Splits, arrays and scores that are named among those that are other.
 NAMED = 3
 # Of either run, by component and name of the output.

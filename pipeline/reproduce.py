@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from components.baseline.properties import SERVING_VERSION
-from components.report.run import CACHED, RAN
+from components.report.run import CACHED, RAN, SERVING
 from data.errors import UserError
-from pipeline.comparison import OTHER, SAME, SERVING, Compared, Folders, compare
+from pipeline.comparison import OTHER, SAME, Compared, Folders, compare
 from pipeline.config import COMPONENTS, SYNTHETIC, Config, config_of
 from pipeline.examples import prepare_examples
 from pipeline.lineage.graph import Artifact, Graph, read_runs

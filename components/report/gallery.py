@@ -12,8 +12,8 @@ from components.report import pictures
 from components.report.attention import CELLS, Looked, look
 from components.report.examples import images
 from components.report.predictions import Evaluated, Part, Prediction, choose, compare
-from components.report.run import Run
-from components.report.sections import SERVING, Missing, folder_of, section, then
+from components.report.run import SERVING, Run
+from components.report.sections import Missing, folder_of, section, then
 from data.rendering import render_all
 from trainer_module.signatures import DESCRIPTION
 

@@ -13,6 +13,8 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
 RAN, CACHED, FAILED, RUNNING, ABSENT = "ran", "cached", "failed", "running", "did not run"
+# Where TFX keeps the SavedModel in the artifact of a training.
+SERVING = "Format-Serving"
 OUTPUTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
 # Of an execution; whatever else there is has failed.
 STATES = {

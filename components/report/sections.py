@@ -24,13 +24,13 @@ from components.report import charts, lineage
 from components.report.curves import Epoch, best, read_epochs
 from components.report.examples import Coverage, Data, coverage, measure, read_data
 from components.report.predictions import Confusions, Evaluated, Matrix, confusions, matrix, ranked, read_predictions
-from components.report.run import Run
+from components.report.run import SERVING, Run
 from components.report.wording import MINUS, number, signed
 from data.errors import UserError
 from trainer_module.signatures import DESCRIPTION
 
-# Where TFX's Trainer puts the SavedModel, and `trainer_module.trainer` the logs.
-SERVING, LOGS = "Format-Serving", "logs"
+# Where `trainer_module.trainer` puts the logs.
+LOGS = "logs"
 
 # Slices with fewer examples say little.
 FEW = 20

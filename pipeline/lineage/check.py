@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from ml_metadata import ListOptions, MetadataStore, OrderByField
@@ -25,7 +25,7 @@ from pipeline.lineage.graph import (
 from pipeline.lineage.notes import is_there, sources
 from pipeline.lineage.runs import current_run, is_elsewhere
 from pipeline.lineage.store import connection, make_ready
-from pipeline.lineage.unrecorded import PUSHER, record, unknown_versions, unrecorded
+from pipeline.lineage.unrecorded import PUSHER, Push, record, unknown_versions, unrecorded
 from pipeline.workspace import Workspace
 
 # What MLMD calls artifacts that somebody took away on purpose.
@@ -63,10 +63,11 @@ def check(graph: Graph, workspace: Workspace) -> list[Finding]:
         graph: a whole store.
         workspace: whose store it is.
     """
+    pushed = unrecorded(graph, workspace)
     return [
-        *_killed(graph, workspace),
+        *_killed(graph, workspace, pushed),
         *_unblessed(graph),
-        *_unknown(graph, workspace),
+        *_unknown(graph, workspace, pushed),
         *_sources(graph, workspace),
         *_gone(graph, workspace),
     ]
@@ -126,8 +127,7 @@ def mend_killed(address: str, workspace: Workspace) -> int:
     return len(killed)
 
 
-def _killed(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
-    pushed = unrecorded(graph, workspace)
+def _killed(graph: Graph, workspace: Workspace, pushed: Mapping[int, Push]) -> Iterator[Finding]:
     for execution in _left_running(graph, workspace, current_run(list(graph.runs), workspace)):
         what = f"{execution.component} of run {execution.run or 'none'} was left running by a process that is gone"
         behind = f", behind its push of {pushed[execution.id].version}" if execution.id in pushed else ""
@@ -158,8 +158,8 @@ def _unblessed(graph: Graph) -> Iterator[Finding]:
             yield Finding(UNBLESSED, what, maker.run, maker.id, artifact.id)
 
 
-def _unknown(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
-    explained = {push.version for push in unrecorded(graph, workspace).values()}
+def _unknown(graph: Graph, workspace: Workspace, pushed: Mapping[int, Push]) -> Iterator[Finding]:
+    explained = {push.version for push in pushed.values()}
     for version in unknown_versions(graph, workspace):
         if version not in explained:
             yield Finding(UNKNOWN, f"{version} was pushed by no run that is known")

@@ -12,13 +12,11 @@ from typing import NamedTuple
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from components.report.run import RUNNING
+from components.report.run import RUNNING, SERVING
 from pipeline.lineage.graph import DESTINATION, PUSHED, PUSHED_MODEL, VERSION, Graph
 from pipeline.workspace import Workspace
 
 PUSHER, OUTPUT = "Pusher", "pushed_model"
-# Where TFX keeps the model in the artifact of a training.
-SERVING_MODEL = "Format-Serving"
 
 
 class Push(NamedTuple):
@@ -45,13 +43,17 @@ def unrecorded(graph: Graph, workspace: Workspace) -> dict[int, Push]:
     """
     versions = unknown_versions(graph, workspace)
     left = [e for e in graph.executions.values() if e.component == PUSHER and e.state == RUNNING] if versions else []
-    found: dict[int, Push] = {}
+    if not left:
+        return {}
+    from components.baseline.serving import digest  # brings TFX
+
+    copies = {digest(str(version)): version for version in versions}
+    found = {}
     for execution in left:
-        models = [Path(graph.artifacts[i].uri, SERVING_MODEL) for i in execution.inputs.get("model", ())]
-        for version in versions:
-            for model in models:
-                if _content(version) == _content(model):
-                    found[execution.id] = Push(version, model)
+        for i in execution.inputs.get("model", ()):
+            model = Path(graph.artifacts[i].uri, SERVING)
+            if version := copies.get(digest(str(model))):
+                found[execution.id] = Push(version, model)
     return found
 
 
@@ -82,8 +84,3 @@ def record(store: MetadataStore, execution: metadata_store_pb2.Execution, push: 
     contexts = store.get_contexts_by_execution(execution.id)
     # As TFX does: in one transaction.
     store.put_execution(execution, [(artifact, event)], contexts, reuse_context_if_already_exist=True)
-
-
-def _content(folder: Path) -> list[tuple[str, bytes]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(str(path.relative_to(folder)), path.read_bytes()) for path in files]
