@@ -40,6 +40,13 @@ class Project:
     home: Path
     config: Path
 
+    @classmethod
+    def of(cls, folder: Path, settings: str = SETTINGS) -> Project:
+        """One in a folder, with the text of its configuration; nothing is run yet."""
+        made = cls(folder / "workspace", folder / "run.toml")
+        made.config.write_text(settings, encoding="utf-8")
+        return made
+
     def environment(self) -> dict[str, str]:
         return {**os.environ, "IM2LATEX_HOME": str(self.home), "IM2LATEX_CONFIG": str(self.config), "COLUMNS": "200"}
 
@@ -80,8 +87,7 @@ def read_only(folder: Path) -> str:
 
 def after_first_run(folder: Path) -> Project:
     """A workspace after its first run, whose output is in `first_run.txt` beside it."""
-    made = Project(folder / "workspace", folder / "run.toml")
-    made.config.write_text(SETTINGS, encoding="utf-8")
+    made = Project.of(folder)
     first = made.run()
     assert first.returncode == 0, first.stdout + first.stderr
     (folder / "first_run.txt").write_text(first.stdout, encoding="utf-8")

@@ -26,9 +26,7 @@ def project(tmp_path: Path) -> Project:
                 writer.write(split, Record(draw_png("x", 10 + number), "x", f"{split}-{number}"))
         writer.write("train", Record(draw_png("x", 9), LONG, "long"))
     settings = SETTINGS.split("[model]")[1]
-    made = Project(tmp_path / "workspace", tmp_path / "run.toml")
-    made.config.write_text(f'preset = "quickstart"\n[data]\nsource = "{data}"\n[model]{settings}', encoding="utf-8")
-    return made
+    return Project.of(tmp_path, f'preset = "quickstart"\n[data]\nsource = "{data}"\n[model]{settings}')
 
 
 def im2latex(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.workspace import Workspace
-from tests.project import SETTINGS, Project, read_only
+from tests.project import Project, read_only
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """An empty workspace."""
-    made = Project(tmp_path / "workspace", tmp_path / "run.toml")
+    made = Project.of(tmp_path)
     made.home.mkdir()
-    made.config.write_text(SETTINGS, encoding="utf-8")
     return made
 
 

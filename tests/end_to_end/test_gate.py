@@ -46,10 +46,7 @@ gate = ["edit_similarity >= 0.1", "edit_similarity >= baseline"]
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    folder = tmp_path_factory.mktemp("gate")
-    made = Project(folder / "workspace", folder / "run.toml")
-    made.config.write_text(SETTINGS, encoding="utf-8")
-    return made
+    return Project.of(tmp_path_factory.mktemp("gate"), SETTINGS)
 
 
 def latest(project: Project, component: str, output: str) -> Path:

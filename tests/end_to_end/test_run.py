@@ -175,8 +175,7 @@ def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
     example.features.feature["label"].bytes_list.value.append(b"what the schema does not know")
     with tf.io.TFRecordWriter(str(data / "train" / "more.tfrecord.gz"), "GZIP") as writer:
         writer.write(example.SerializeToString())
-    project = Project(tmp_path / "workspace", tmp_path / "run.toml")
-    project.config.write_text(f'[data]\nsource = "{data}"\n', encoding="utf-8")
+    project = Project.of(tmp_path, f'[data]\nsource = "{data}"\n')
     stopped = project.run()
     assert stopped.returncode == 1
     assert stopped.stderr.startswith(

@@ -154,7 +154,8 @@ def prepare(folder: Path) -> Killer:
     from pipeline import runner  # noqa: F401  what every run needs
     from pipeline.workspace import Workspace
     from tests.faults import processes
-    from tests.faults.killing import SETTINGS, Killer
+    from tests.faults.killing import Killer
+    from tests.project import SETTINGS
 
     processes.adopt_orphans()
     processes.remember_descriptors()

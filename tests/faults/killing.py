@@ -19,30 +19,8 @@ from pipeline.workspace import Workspace
 from tests.faults import processes
 from tests.faults.audit import Audit
 
-SETTINGS = """
-preset = "quickstart"
-
-[data]
-train = 48
-eval = 8
-test = 16
-level = "simple"
-
-[model]
-filters = [4, 8, 8, 8, 8, 8]
-decoder_units = 16
-embedding_units = 8
-
-[training]
-epochs = 8
-batch_size = 8
-max_tokens = 40
-checkpoint_minutes = 1e-6
-
-# A model of this size reads nothing; what is tested is the way it goes.
-[evaluation]
-gate = ["bleu >= 0", "bleu >= baseline - 1"]
-"""
+# Beside the settings of all small pipelines: checkpoints to be killed between.
+KNOBS = ("training.epochs=8", "training.checkpoint_minutes=1e-6")
 # A run that takes so long hangs, on a busy machine too.
 HANGS_SECONDS = 900
 # From a run's log to its first component, where nothing has to be imported.
@@ -260,7 +238,7 @@ class Killer:
 
     def arguments(self, settings: Sequence[str]) -> list[str]:
         """The configuration, and knobs beside it."""
-        return ["--config", str(self.config), *(part for setting in settings for part in ("--set", setting))]
+        return ["--config", str(self.config), *(part for one in (*KNOBS, *settings) for part in ("--set", one))]
 
     def _written(self, moment: Moment) -> set[tuple[Path, int]]:
         """What a moment waits for, with the times of the last changes."""

@@ -112,7 +112,7 @@ def remaining(known: set[int]) -> list[str]:
     deadline = time.monotonic() + GONE_SECONDS
     while left := [pid for pid in children(os.getpid()) if pid not in known]:
         if time.monotonic() > deadline:
-            names = [Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode() for pid in left]
+            names = [_arguments(pid).replace(b"\0", b" ").decode() for pid in left]
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
             return names

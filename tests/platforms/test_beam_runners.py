@@ -56,9 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def project(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A workspace after the steps up to Transform were run in one process."""
-    folder = tmp_path_factory.mktemp("runners")
-    made = Project(folder / "workspace", folder / "run.toml")
-    made.config.write_text(f'preset = "small"\n[data]\nsource = "{data}"\n', encoding="utf-8")
+    made = Project.of(tmp_path_factory.mktemp("runners"), f'preset = "small"\n[data]\nsource = "{data}"\n')
     run(made)
     return made
 

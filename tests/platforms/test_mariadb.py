@@ -72,8 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def project(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A workspace after one run whose metadata went to the server; its output is in `first_run.txt`."""
     folder = tmp_path_factory.mktemp("project")
-    made = Project(folder / "workspace", folder / "run.toml")
-    made.config.write_text(f'{SETTINGS}\n[metadata]\nconnection = "{server.address()}"\n', "utf-8")
+    made = Project.of(folder, f'{SETTINGS}\n[metadata]\nconnection = "{server.address()}"\n')
     environment = {**made.environment(), "IM2LATEX_METADATA_PASSWORD": PASSWORD}
     first = subprocess.run(made.command(), capture_output=True, text=True, timeout=600, env=environment)
     assert first.returncode == 0, first.stdout + first.stderr

@@ -110,6 +110,26 @@ class Running:
         finally:
             connection.close()
 
+    @contextlib.contextmanager
+    def asked_on(self, image: bytes) -> Iterator[list[Answer]]:
+        """Three clients who ask again and again until the end; their answers."""
+        answers: list[Answer] = []
+        ended = threading.Event()
+
+        def ask_on() -> None:
+            while not ended.is_set():
+                answers.append(self.ask("POST", "/predict", image))
+
+        clients = [threading.Thread(target=ask_on) for _ in range(3)]
+        for client in clients:
+            client.start()
+        try:
+            yield answers
+        finally:
+            ended.set()
+            for client in clients:
+                client.join()
+
     def predict(self, document: Any) -> Answer:
         return self.ask("POST", "/v1/models/im2latex:predict", json.dumps(document))
 

@@ -10,7 +10,6 @@ import itertools
 import re
 import shutil
 import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.workspace import Workspace
 from tests.components.serving_check.models import save, sure
-from tests.pipeline.serving.conftest import LIMITS, Answer, Running, encoded, running
+from tests.pipeline.serving.conftest import LIMITS, Running, encoded, running
 
 
 def b64(image: bytes) -> dict[str, str]:
@@ -377,28 +376,16 @@ def test_no_request_is_lost_when_a_newer_version_takes_over(tmp_path: Path, mode
     workspace = Workspace(tmp_path / "workspace")
     shutil.copytree(model, workspace.serving / "im2latex" / "7")
     with running(workspace.versions) as service:
-        answers: list[Answer] = []
-        done = threading.Event()
-
-        def ask_on() -> None:
-            while not done.is_set():
-                answers.append(service.ask("POST", "/predict", images[0]))
-
-        clients = [threading.Thread(target=ask_on) for _ in range(3)]
-        for client in clients:
-            client.start()
-        (tmp_path / "9").mkdir()
-        (tmp_path / "9" / "saved_model.pb").write_bytes(b"broken")
-        shutil.move(tmp_path / "9", workspace.serving / "im2latex" / "9")
-        made = save(tmp_path / "made", lambda images: sure(images, "newer"))
-        shutil.move(made, workspace.serving / "im2latex" / "8")
-        deadline = time.monotonic() + 60
-        while service.service.models.served.version != 8 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(0.2)
-        done.set()
-        for client in clients:
-            client.join()
+        with service.asked_on(images[0]) as answers:
+            (tmp_path / "9").mkdir()
+            (tmp_path / "9" / "saved_model.pb").write_bytes(b"broken")
+            shutil.move(tmp_path / "9", workspace.serving / "im2latex" / "9")
+            made = save(tmp_path / "made", lambda images: sure(images, "newer"))
+            shutil.move(made, workspace.serving / "im2latex" / "8")
+            deadline = time.monotonic() + 60
+            while service.service.models.served.version != 8 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            time.sleep(0.2)
         assert {answer.status for answer in answers} == {200}
         versions = [answer.json["version"] for answer in answers]
         assert set(versions) == {"7", "8"} and versions[-1] == "8"
