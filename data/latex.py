@@ -139,9 +139,11 @@ class Page(NamedTuple):
       latex: the formula, raw or tokenised, without dollars.
       style: what stands behind the first dollar.
       before: what stands before it: size, weight.
+      dpi: resolution in dots per inch.
     """
 
     latex: str
+    dpi: int = 100
     style: str = "\\displaystyle"
     before: str = ""
 
@@ -154,13 +156,12 @@ class _End(NamedTuple):
 
 
 def draw_pages(
-    pages: Sequence[Page], dpi: int, preamble: str = "", seconds: float = SECONDS
+    pages: Sequence[Page], preamble: str = "", seconds: float = SECONDS
 ) -> list[np.ndarray | RenderingError]:
     """Draws formulas in one process, each in one line, black on white, cropped to its ink.
 
     Args:
       pages: the formulas; more than one only if all are local.
-      dpi: resolution in dots per inch.
       preamble: LaTeX that loads fonts, behind amsmath and amssymb.
       seconds: the time limit of each program that is run.
 
@@ -176,11 +177,11 @@ def draw_pages(
         part = todo.pop()
         if len(part) == 1:
             try:
-                drawn[part[0]] = draw_page(pages[part[0]], dpi, preamble, seconds)
+                drawn[part[0]] = draw_page(pages[part[0]], preamble, seconds)
             except RenderingError as error:
                 drawn[part[0]] = error
             continue
-        verdicts, finished = _one_document([pages[i] for i in part], dpi, preamble, seconds)
+        verdicts, finished = _one_document([pages[i] for i in part], preamble, seconds)
         for place, verdict in verdicts.items():
             drawn[part[place]] = verdict
         left = [i for place, i in enumerate(part) if place not in verdicts]
@@ -190,7 +191,7 @@ def draw_pages(
     return drawn
 
 
-def draw_page(page: Page, dpi: int, preamble: str = "", seconds: float = SECONDS) -> np.ndarray:
+def draw_page(page: Page, preamble: str = "", seconds: float = SECONDS) -> np.ndarray:
     """Draws one formula, whatever is in it, as `draw_pages` does.
 
     Raises:
@@ -209,15 +210,15 @@ def draw_page(page: Page, dpi: int, preamble: str = "", seconds: float = SECONDS
             # dvipng would put any picture of this machine in.
             if b"psfile" in Path(folder, "formulas.dvi").read_bytes().lower():
                 raise RenderingError("a formula with a picture from a file")
-            if _dvipng([0], folder, dpi, seconds).late:
+            if _dvipng([0], folder, page.dpi, seconds).late:
                 raise RenderingError(f"dvipng took more than {seconds:g} s")
-            return _page(0, folder, dpi)
+            return _page(0, folder, page.dpi)
         except OSError as error:
             raise RenderingError("dvipng cannot draw the formula") from error
 
 
 def _one_document(
-    pages: list[Page], dpi: int, preamble: str, seconds: float
+    pages: list[Page], preamble: str, seconds: float
 ) -> tuple[dict[int, np.ndarray | RenderingError], bool]:
     """Sets local formulas in one document.
 
@@ -232,9 +233,10 @@ def _one_document(
             place: RenderingError(f"latex: {wrong}") for place, wrong in verdicts.items() if wrong
         }
         compiled = [place for place, wrong in verdicts.items() if not wrong]
-        if finished and compiled:
-            _dvipng(compiled, folder, dpi, seconds)
-            for place in compiled:
+        for dpi in sorted({pages[place].dpi for place in compiled}) if finished else ():
+            same = [place for place in compiled if pages[place].dpi == dpi]
+            _dvipng(same, folder, dpi, seconds)
+            for place in same:
                 try:
                     drawn[place] = _page(place, folder, dpi)
                 except RenderingError as error:
@@ -290,7 +292,7 @@ def _dvipng(pages: list[int], folder: str, dpi: int, seconds: float) -> _End:
     """Draws pages into pictures/PAGE.png."""
     # A folder in which no formula has put a font or a list of fonts.
     pictures = Path(folder, "pictures")
-    pictures.mkdir()
+    pictures.mkdir(exist_ok=True)
     chosen = ",".join(map(str, pages))
     options = ["--noghostscript", "--dvinum", "-q", "-T", "tight", "-D", str(dpi), "-pp", chosen, "-o", "%d.png"]
     return _run(["dvipng", *options, "../formulas.dvi"], str(pictures), seconds)

@@ -61,7 +61,7 @@ def render(
     """
     if _known(renderer) == "latex":
         find_programs()
-        picture = draw_page(Page(latex.strip()), dpi, seconds=seconds)
+        picture = draw_page(Page(latex.strip(), dpi), seconds=seconds)
     else:
         picture = _builtin(latex, dpi)
     return _bordered(picture, border)
@@ -145,7 +145,7 @@ def _batches_by_latex(
     # Threads: the work is done by the programs.
     with ThreadPoolExecutor(workers) as pool:
         futures = {
-            pool.submit(draw_pages, [Page(latex) for latex in batch], dpi, seconds=seconds): batch for batch in batches
+            pool.submit(draw_pages, [Page(latex, dpi) for latex in batch], seconds=seconds): batch for batch in batches
         }
         try:
             for future in as_completed(futures):
