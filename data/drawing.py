@@ -242,7 +242,7 @@ def _by_latex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
         before = f"\\fontsize{{{look.size:g}}}{{{1.2 * look.size:g}}}\\selectfont " + "\\boldmath " * look.bold
         style = "\\displaystyle" if look.display else ""
         pages.append(Page(picture.tokens, int(look.resolution), style, before))
-    return draw_pages(pages, FONTS[pictures[0].look.font].preamble, _SECONDS)
+    return draw_pages(pages, FONTS[pictures[0].look.font].preamble, _SECONDS, whole=True)
 
 
 def _by_katex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
