@@ -127,7 +127,7 @@ def create_pipeline(
             gate=config.evaluation.gate,
             split=config.evaluation.split,
         ),
-        _sources("components/evaluator", "components/formula_metrics", "data/rendering.py"),
+        _sources("components/evaluator", "components/formula_metrics", "data/latex.py", "data/rendering.py"),
     )
 
     # Lets the model answer real images in a fresh process, as a server would.
@@ -174,7 +174,7 @@ def create_pipeline(
             serving_check=serving_check.outputs["blessing"],
             pushed_model=pusher.outputs["pushed_model"],
         ),
-        _sources("components/report", "data/rendering.py"),
+        _sources("components/report", "data/latex.py", "data/rendering.py"),
     )
 
     for component in (example_gen, statistics_gen, transform, evaluator):
