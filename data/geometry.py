@@ -20,12 +20,13 @@ def corners_of(image: np.ndarray) -> np.ndarray:
     return np.array([(0, 0), (width, 0), (width, height), (0, height)], np.float64)
 
 
-def warp(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
+def warp(image: np.ndarray, corners: np.ndarray, method: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
     """Moves the corners of a picture; what is new is paper.
 
     Args:
         image: uint8, (H, W) or (H, W, 3).
         corners: where they go, in the order of `corners_of`, (4, 2) of x and y in pixels.
+        method: nearest, bilinear or bicubic.
 
     Returns:
         The smallest picture that holds all four.
@@ -39,11 +40,7 @@ def warp(image: np.ndarray, corners: np.ndarray) -> np.ndarray:
         values += [x, y]
     mapping = np.linalg.solve(np.array(rows), np.array(values)).tolist()
     moved = Image.fromarray(image).transform(
-        (width, height),
-        Image.Transform.PERSPECTIVE,
-        mapping,
-        Image.Resampling.BICUBIC,
-        fillcolor=paper_of(image),
+        (width, height), Image.Transform.PERSPECTIVE, mapping, method, fillcolor=paper_of(image)
     )
     return np.asarray(moved)
 
