@@ -129,7 +129,10 @@ class TrainingConfig:
         default=0.0, ge=0.0, lt=1.0, description="probability mass spread over all tokens of the target"
     )
     augmentation: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="share of the training images that are changed as pens, cameras and files do"
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of the training images that are changed as pens, cameras and files change",
     )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="float32", description="numbers to compute with in training; auto takes the faster, by trying both"

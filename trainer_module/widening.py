@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer_module.config import ModelConfig
 
-# Copies of a unit must differ, or they would stay alike: kernels are multiplied by 1 plus normal noise of this deviation.
+# Copies of a unit must differ, or they would stay alike: kernels are multiplied by 1 plus noise of this deviation.
 NOISE = 0.03
 
 

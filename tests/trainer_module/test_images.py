@@ -144,14 +144,21 @@ def test_noise_of_the_paper_is_taken_off():
         assert is_like(got, expected, 0.2)
 
 
+FIRST = bordered(DRAWN[0])
+
+
 @pytest.mark.parametrize(
     "image",
-    [bordered(DRAWN[0]).convert("1", dither=Image.Dither.NONE), coloured(bordered(DRAWN[0])).quantize(9), bordered(DRAWN[0]).convert("RGBA"),
-     Image.merge("LA", (bordered(DRAWN[0]), Image.new("L", bordered(DRAWN[0]).size, 255))),
-     Image.fromarray(np.asarray(bordered(DRAWN[0]), np.uint16) * 257)],
-)  # fmt: skip
+    [
+        FIRST.convert("1", dither=Image.Dither.NONE),
+        coloured(FIRST).quantize(9),
+        FIRST.convert("RGBA"),
+        Image.merge("LA", (FIRST, Image.new("L", FIRST.size, 255))),
+        Image.fromarray(np.asarray(FIRST, np.uint16) * 257),
+    ],
+)
 def test_any_kind_of_pixel_is_read(image):
-    expected = normalise(encode(bordered(DRAWN[0])), ROOMY)
+    expected = normalise(encode(FIRST), ROOMY)
     assert is_like(both(encode(image), ROOMY), expected, 0.2 if image.mode == "1" else 0.05)
 
 
