@@ -273,6 +273,26 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def degradations(
+    out: Annotated[Path, typer.Option(help="PNG file to write.", metavar="FILE")],
+    image: Annotated[
+        Path | None,
+        typer.Option(help="Picture to change, dark on light; a drawn formula if not given.", metavar="FILE"),
+    ] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Draw this kind alone; repeatable.", metavar="KIND")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of directions, colours and patterns.", min=0)] = 0,
+    em: Annotated[float, typer.Option(help="Font size of the picture, pixels.", min=1)] = 16.0,
+) -> None:
+    """Draw every kind of degradation that training and evaluation use, a little of it to all of it."""
+    from data.degradation import KINDS
+    from data.degradation_sheet import degradation_sheet, read_picture
+
+    degradation_sheet(read_picture(image, em), out, kind or tuple(KINDS), seed, em)
+    for name in kind or KINDS:
+        typer.echo(f"{name:13} {KINDS[name].help}")
+
+
 def print_report(report: Report, sheet: Path) -> None:
     """The report of a check as tables."""
     from rich.console import Console
