@@ -137,6 +137,12 @@ def draw(
         float | None,
         typer.Option(help="Share drawn by KaTeX in Chromium; as LOOKS says, or 0.2, if not given.", min=0, max=1),
     ] = None,
+    degraded: Annotated[
+        float | None,
+        typer.Option(
+            help="Share that is degraded in one or two ways; as LOOKS says, or 0.4, if not given.", min=0, max=1
+        ),
+    ] = None,
     held_out_font: Annotated[
         bool, typer.Option("--held-out-font", help=f"Draw in {HELD_OUT_FONT} alone, which no training set has.")
     ] = False,
@@ -171,8 +177,8 @@ def draw(
         raise UserError(f"there is no split {split}; the splits are {', '.join(SPLITS)}")
     start = time.monotonic()
     wanted = read_looks(looks)
-    if katex_share is not None:
-        wanted = wanted.model_copy(update={"katex": katex_share})
+    given = {"katex": katex_share, "degraded": degraded}
+    wanted = wanted.model_copy(update={name: share for name, share in given.items() if share is not None})
     if held_out_font:
         wanted = wanted.model_copy(update={"fonts": {HELD_OUT_FONT: 1.0}, "katex": 0.0})
     chosen = with_installed_fonts(wanted)
