@@ -38,6 +38,8 @@ from data.screenshots import Shown, draw_screenshots, find_chromium
 _CHUNK = 256
 # For one document of a chunk, on a busy machine.
 _SECONDS = 60.0
+# The reader takes no more.
+_MAX_PIXELS = 16_000_000
 # Of the channels of a pixel that counts as grey.
 _GREY = 16
 _NUMBER = struct.Struct("<Q")
@@ -223,11 +225,13 @@ def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
     drawn = (_by_latex if pictures[0].look.renderer == "latex" else _by_katex)(pictures)
     rejects, frames = [], []
     for picture, image in zip(pictures, drawn, strict=True):
-        if isinstance(image, RenderingError):
-            rejects.append(json.dumps([picture.number, str(image)]) + "\n")
-        else:
+        try:
+            if isinstance(image, RenderingError):
+                raise image
             example = encode(Record(_png(_finished(image, picture)), picture.tokens, picture.name))
             frames.append(frame(_NUMBER.pack(picture.number) + example))
+        except RenderingError as error:
+            rejects.append(json.dumps([picture.number, str(error)]) + "\n")
     for suffix, content in (("rejects", "".join(rejects).encode()), ("records", b"".join(frames))):
         partial = work / f"{chunk:06d}.partial"
         partial.write_bytes(content)
@@ -270,7 +274,11 @@ def _bordered(image: np.ndarray, look: Look) -> np.ndarray:
 
 
 def _finished(image: np.ndarray, picture: Picture) -> np.ndarray:
-    """With its border and its degradations."""
+    """With its border and its degradations.
+
+    Raises:
+      RenderingError: more pixels than anybody reads.
+    """
     look = picture.look
     image = _grey(_bordered(image, look))
     if not look.degradations:
@@ -278,6 +286,8 @@ def _finished(image: np.ndarray, picture: Picture) -> np.ndarray:
     rng = np.random.default_rng(int(digest(picture.name), 16))
     for kind, strength in look.degradations:
         image = degrade(image, kind, strength, rng, look.em)
+        if image.shape[0] * image.shape[1] > _MAX_PIXELS:
+            raise RenderingError(f"a picture of more than {_MAX_PIXELS:,} pixels")
     return _grey(image)
 
 

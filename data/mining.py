@@ -119,6 +119,8 @@ def _kept(
                 yield source, formula.tokens
         if progress is not None:
             progress(1)
+    if not mined.written:
+        raise UserError("the sources hold no formulas; give files, folders or .tar.gz of LaTeX")
 
 
 def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> Result:
