@@ -130,7 +130,9 @@ def create_pipeline(
             split=config.evaluation.split,
             robustness=config.evaluation.robustness,
         ),
-        _sources("components/evaluator", "components/formula_metrics", "data/rendering.py", *DEGRADATIONS),
+        _sources(
+            "components/evaluator", "components/formula_metrics", "data/latex.py", "data/rendering.py", *DEGRADATIONS
+        ),
     )
 
     # Lets the model answer real images in a fresh process, as a server would.
@@ -177,7 +179,7 @@ def create_pipeline(
             serving_check=serving_check.outputs["blessing"],
             pushed_model=pusher.outputs["pushed_model"],
         ),
-        _sources("components/report", "data/rendering.py"),
+        _sources("components/report", "data/latex.py", "data/rendering.py"),
     )
 
     for component in (example_gen, statistics_gen, transform, evaluator):

@@ -5,9 +5,7 @@ The same examples and the same seed give the same pictures. `data.degradation` s
 
 from __future__ import annotations
 
-import functools
 import io
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,15 +15,12 @@ from PIL import Image
 
 from data.degradation import EM, compress, degrade
 from data.geometry import resample
-from data.records import Record
+from data.looks import look_of
+from data.records import HELD_OUT_FONT, Record
 
 # The key of these slices in rules and summaries: `picture=jpeg-30`.
 PICTURE = "picture"
 NATIVE, UNSEEN_FONT = "native", "unseen-font"
-# The font of records that `im2latex data draw` drew for evaluation alone.
-HELD_OUT_FONT = "antykwa"
-# In the name of a drawn record: renderer, font, size (points, or CSS pixels), resolution (dots per inch, or scale).
-_LOOK = re.compile(r";(?:latex|katex);(?P<font>[^;]+);(?P<size>[\d.]+)(?:pt|px);(?P<resolution>[\d.]+)(?P<unit>dpi|x);")
 
 
 class Picture(NamedTuple):
@@ -60,9 +55,7 @@ PICTURES = {
     "erosion": _degraded("erosion", 0.5, "thinner strokes"),
     "dilation": _degraded("dilation", 0.5, "bolder strokes, by 1/32 em"),
     "photo": _degraded("photo", 0.5, "perspective, shadow, blur, noise and JPEG together"),
-    UNSEEN_FONT: Picture(
-        f"in the font {HELD_OUT_FONT}, as `im2latex data draw` wrote it", lambda image, rng, em: image
-    ),
+    UNSEEN_FONT: Picture(f"drawn in the font {HELD_OUT_FONT}, which no training set has", lambda image, rng, em: image),
 }
 
 
@@ -93,17 +86,18 @@ def trials(
 
     Returns:
         Of each kind `robustness.examples` pictures, or as many as there are records; those in the held-out font, of
-        which there may be none, are of the kind `unseen-font` alone.
+        which there may be none, are of the kind `unseen-font` alone unless there are no others.
     """
-    held_out = [i for i, record in enumerate(records) if _look(record.name)[0] == HELD_OUT_FONT]
-    others = sorted(set(range(len(records))) - set(held_out))
+    looks = [look_of(record.name) for record in records]
+    held_out = [i for i, look in enumerate(looks) if look is not None and look.font == HELD_OUT_FONT]
+    others = sorted(set(range(len(records))) - set(held_out)) or held_out
     made = []
     for kind, picture in PICTURES.items():
         for i in _sample(held_out if kind == UNSEEN_FONT else others, robustness):
             image = records[i].image
             if kind not in (NATIVE, UNSEEN_FONT):
                 rng = np.random.default_rng((robustness.seed, zlib.crc32(kind.encode()), i))
-                image = _png(picture.make(_pixels(image), rng, _look(records[i].name)[1]))
+                image = _png(picture.make(_pixels(image), rng, _em(records[i].name)))
             made.append(Trial(kind, i, image))
             if progress is not None:
                 progress(1)
@@ -115,13 +109,12 @@ def _sample(places: Sequence[int], robustness: Robustness) -> list[int]:
     return sorted(places[i] for i in order[: robustness.examples])
 
 
-@functools.lru_cache(maxsize=4096)
-def _look(name: str) -> tuple[str, float]:
-    """The font and the em in pixels that the name of a drawn record tells; "" and the usual em of others."""
-    match = _LOOK.search(name)
-    if match is None:
-        return "", EM
-    return match["font"], float(match["size"]) * float(match["resolution"]) / (72 if match["unit"] == "dpi" else 1)
+def _em(name: str) -> float:
+    """The font size in pixels that the name of a drawn record tells; the usual one of others."""
+    look = look_of(name)
+    if look is None:
+        return EM
+    return look.size * look.resolution / (72 if look.renderer == "latex" else 1)  # points, or CSS pixels
 
 
 def _pixels(encoded: bytes) -> np.ndarray:
