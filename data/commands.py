@@ -133,6 +133,10 @@ def draw(
     looks: Annotated[
         Path | None, typer.Option(help="TOML file of how often each look is drawn.", metavar="FILE")
     ] = None,
+    katex_share: Annotated[
+        float | None,
+        typer.Option(help="Share drawn by KaTeX in Chromium; as LOOKS says, or 0.2, if not given.", min=0, max=1),
+    ] = None,
     held_out_font: Annotated[
         bool, typer.Option("--held-out-font", help=f"Draw in {HELD_OUT_FONT} alone, which no training set has.")
     ] = False,
@@ -151,7 +155,7 @@ def draw(
     workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT even if it is not a data set.")] = False,
 ) -> None:
-    """Draw formulas by LaTeX in many fonts, sizes and resolutions.
+    """Draw formulas by LaTeX and KaTeX in many fonts, sizes, resolutions and colours.
 
     The same command goes on where an interrupted one stopped.
     """
@@ -167,8 +171,10 @@ def draw(
         raise UserError(f"there is no split {split}; the splits are {', '.join(SPLITS)}")
     start = time.monotonic()
     wanted = read_looks(looks)
+    if katex_share is not None:
+        wanted = wanted.model_copy(update={"katex": katex_share})
     if held_out_font:
-        wanted = wanted.model_copy(update={"fonts": {HELD_OUT_FONT: 1.0}})
+        wanted = wanted.model_copy(update={"fonts": {HELD_OUT_FONT: 1.0}, "katex": 0.0})
     chosen = with_installed_fonts(wanted)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if missing := sorted(wanted.fonts.keys() - chosen.fonts.keys()):

@@ -23,19 +23,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageColor
 
 from data.errors import UserError
 from data.formulas import Formula, Problem, digest, drawn_key
 from data.latex import Page, RenderingError, draw_pages, find_programs, is_local, unknown_command
-from data.looks import FONTS, Look, Looks
+from data.looks import FONTS, THEMES, Look, Looks
 from data.parallel import ordered_map
 from data.records import SPLITS, DatasetWriter, Record, Summary, encode, frame, read_tfrecords
+from data.screenshots import Shown, draw_screenshots, find_chromium
 
 # Pictures in a chunk.
 _CHUNK = 256
 # For one document of a chunk, on a busy machine.
 _SECONDS = 60.0
+# Of the channels of a pixel that counts as grey.
+_GREY = 16
 _NUMBER = struct.Struct("<Q")
 
 
@@ -175,7 +178,11 @@ def draw_dataset(
     """
     if not plan.pictures:
         raise UserError("none of the formulas can be drawn; see that the lists hold LaTeX formulas, one a line")
-    find_programs()
+    renderers = {picture.look.renderer for picture in plan.pictures}
+    if "latex" in renderers:
+        find_programs()
+    if "katex" in renderers:
+        find_chromium()
     writer = DatasetWriter(out, ", ".join(map(str, sources)), details, allow_rejects, overwrite)
     with writer:  # first, so that a place that is taken is refused before hours of drawing
         work = _working_folder(out, plan)
@@ -213,13 +220,13 @@ def _working_folder(out: Path, plan: Plan) -> Path:
 def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
     """Draws a chunk into two files of the working folder, the records last, whole or not at all."""
     chunk, pictures = numbered
-    drawn = _by_latex(pictures)
+    drawn = (_by_latex if pictures[0].look.renderer == "latex" else _by_katex)(pictures)
     rejects, frames = [], []
     for picture, image in zip(pictures, drawn, strict=True):
         if isinstance(image, RenderingError):
             rejects.append(json.dumps([picture.number, str(image)]) + "\n")
         else:
-            example = encode(Record(_png(image), picture.tokens, picture.name))
+            example = encode(Record(_png(_bordered(image, picture.look)), picture.tokens, picture.name))
             frames.append(frame(_NUMBER.pack(picture.number) + example))
     for suffix, content in (("rejects", "".join(rejects).encode()), ("records", b"".join(frames))):
         partial = work / f"{chunk:06d}.partial"
@@ -235,17 +242,40 @@ def _by_latex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
         before = f"\\fontsize{{{look.size:g}}}{{{1.2 * look.size:g}}}\\selectfont " + "\\boldmath " * look.bold
         style = "\\displaystyle" if look.display else ""
         pages.append(Page(picture.tokens, int(look.resolution), style, before))
-    drawn = draw_pages(pages, FONTS[pictures[0].look.font].preamble, _SECONDS)
-    return [
-        image if isinstance(image, RenderingError) else np.pad(image, picture.look.border, constant_values=255)
-        for picture, image in zip(pictures, drawn, strict=True)
-    ]
+    return draw_pages(pages, FONTS[pictures[0].look.font].preamble, _SECONDS, whole=True)
+
+
+def _by_katex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
+    drawn: list[np.ndarray | RenderingError] = []
+    # Chunks are in the order of their resolutions.
+    for scale, group in itertools.groupby(pictures, lambda picture: picture.look.resolution):
+        shown = [
+            Shown(picture.tokens, picture.look.size, picture.look.display, *THEMES[picture.look.theme])
+            for picture in group
+        ]
+        drawn += draw_screenshots(shown, scale)
+    return drawn
+
+
+def _bordered(image: np.ndarray, look: Look) -> np.ndarray:
+    """With empty pixels around, in the colour of the background."""
+    if image.ndim == 2:
+        return np.pad(image, look.border, constant_values=255)
+    background = THEMES[look.theme].background
+    height, width, _ = image.shape
+    whole = np.empty((height + 2 * look.border, width + 2 * look.border, 3), np.uint8)
+    whole[:] = ImageColor.getrgb(background)
+    whole[look.border : look.border + height, look.border : look.border + width] = image
+    return whole
 
 
 def _png(image: np.ndarray) -> bytes:
-    """uint8 (H, W) or (H, W, 3) as PNG."""
+    """uint8 (H, W) or (H, W, 3) as PNG, grey where nobody sees a colour."""
+    picture = Image.fromarray(image)
+    if image.ndim == 3 and int(np.ptp(image, axis=2).max()) <= _GREY:
+        picture = picture.convert("L")
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -124,6 +124,8 @@ $}
 _END = r"""\csname next formula\endcsname{%d}\csname @@end\endcsname
 """
 _BEGUN = re.compile(r"formula (\d+), 1")
+_LOST = "Missing character: "
+_LACKS = "a character that the font lacks"
 # In kilobytes and blocks of 512 bytes. What cannot be set is lower already.
 _LIMITED = ("sh", "-c", 'ulimit -c 0; ulimit -v 1000000; ulimit -f 100000; exec "$@"', "sh")
 
@@ -156,7 +158,7 @@ class _End(NamedTuple):
 
 
 def draw_pages(
-    pages: Sequence[Page], preamble: str = "", seconds: float = SECONDS
+    pages: Sequence[Page], preamble: str = "", seconds: float = SECONDS, whole: bool = False
 ) -> list[np.ndarray | RenderingError]:
     """Draws formulas in one process, each in one line, black on white, cropped to its ink.
 
@@ -164,6 +166,7 @@ def draw_pages(
       pages: the formulas; more than one only if all are local.
       preamble: LaTeX that loads fonts, behind amsmath and amssymb.
       seconds: the time limit of each program that is run.
+      whole: refuse formulas with a character that the font lacks, which TeX leaves out.
 
     Returns:
       For each page uint8 (H, W), 255 is white, or why it cannot be drawn.
@@ -177,11 +180,11 @@ def draw_pages(
         part = todo.pop()
         if len(part) == 1:
             try:
-                drawn[part[0]] = draw_page(pages[part[0]], preamble, seconds)
+                drawn[part[0]] = draw_page(pages[part[0]], preamble, seconds, whole)
             except RenderingError as error:
                 drawn[part[0]] = error
             continue
-        verdicts, finished = _one_document([pages[i] for i in part], preamble, seconds)
+        verdicts, finished = _one_document([pages[i] for i in part], preamble, seconds, whole)
         for place, verdict in verdicts.items():
             drawn[part[place]] = verdict
         left = [i for place, i in enumerate(part) if place not in verdicts]
@@ -191,7 +194,7 @@ def draw_pages(
     return drawn
 
 
-def draw_page(page: Page, preamble: str = "", seconds: float = SECONDS) -> np.ndarray:
+def draw_page(page: Page, preamble: str = "", seconds: float = SECONDS, whole: bool = False) -> np.ndarray:
     """Draws one formula, whatever is in it, as `draw_pages` does.
 
     Raises:
@@ -206,6 +209,8 @@ def draw_page(page: Page, preamble: str = "", seconds: float = SECONDS) -> np.nd
             raise RenderingError(f"latex took more than {seconds:g} s")
         if end.status != 0:
             raise RenderingError("latex cannot read the formula")
+        if whole and any(line.startswith(_LOST) for line in _log(folder)):
+            raise RenderingError(_LACKS)
         try:
             # dvipng would put any picture of this machine in.
             if b"psfile" in Path(folder, "formulas.dvi").read_bytes().lower():
@@ -218,7 +223,7 @@ def draw_page(page: Page, preamble: str = "", seconds: float = SECONDS) -> np.nd
 
 
 def _one_document(
-    pages: list[Page], preamble: str, seconds: float
+    pages: list[Page], preamble: str, seconds: float, whole: bool
 ) -> tuple[dict[int, np.ndarray | RenderingError], bool]:
     """Sets local formulas in one document.
 
@@ -228,9 +233,9 @@ def _one_document(
     """
     with tempfile.TemporaryDirectory(prefix="im2latex-") as folder:
         finished = _latex(pages, folder, preamble, seconds).status in (0, 1)
-        verdicts = _verdicts(folder)
+        verdicts = _verdicts(folder, whole)
         drawn: dict[int, np.ndarray | RenderingError] = {
-            place: RenderingError(f"latex: {wrong}") for place, wrong in verdicts.items() if wrong
+            place: RenderingError(wrong) for place, wrong in verdicts.items() if wrong
         }
         compiled = [place for place, wrong in verdicts.items() if not wrong]
         for dpi in sorted({pages[place].dpi for place in compiled}) if finished else ():
@@ -273,7 +278,7 @@ def _log(folder: str) -> list[str]:
     return log.read_text("utf-8", errors="replace").split("\n") if log.exists() else []
 
 
-def _verdicts(folder: str) -> dict[int, str]:
+def _verdicts(folder: str, whole: bool) -> dict[int, str]:
     """The first error of each formula, empty if it compiled; of those that were begun and over when the next began."""
     verdicts: dict[int, str] = {}
     current, wrong = None, ""
@@ -284,7 +289,9 @@ def _verdicts(folder: str) -> dict[int, str]:
                 verdicts[current] = wrong
             current, wrong = place, ""
         elif line.startswith("!"):
-            wrong = wrong or line.lstrip("! ").rstrip(".") or "an error"
+            wrong = wrong or f"latex: {line.lstrip('! ').rstrip('.')}"
+        elif whole and line.startswith(_LOST):
+            wrong = wrong or _LACKS
     return verdicts
 
 

@@ -204,7 +204,7 @@ class Looks(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    katex: Share = 0.0
+    katex: Share = 0.2
     inline: Share = 0.35
     bold: Share = 0.03
     border: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(le=200)]] = (0, 20)

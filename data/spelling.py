@@ -20,6 +20,7 @@ from data.spelling_tables import (
     ARGUMENTS,
     BIG_DELIMITERS,
     BIG_OPERATORS,
+    BOLD,
     DECLARATIONS,
     DROPPED,
     DROPPED_WITH_ARGUMENT,
@@ -124,6 +125,7 @@ class _Reader:
         self.tokens = [*tokens, "}"]  # the end, which closes nothing
         self.at = 0
         self.style = DISPLAY
+        self.text = ""  # the font of the text command that is read
 
     def take(self) -> str:
         self.at += 1
@@ -250,10 +252,15 @@ class _Reader:
     def font(self, token: str) -> Row:
         if self.tokens[self.at] != "{":
             return []
+        font = FONTS[token]
+        if self.text == "\\mathbf" and token in ("\\textup", "\\textrm"):
+            font = ""  # they leave text bold
+        outer, self.text = self.text, font if token.startswith("\\text") else ""
         self.at += 1
         items = self.items()
         self.at += 1
-        return _with_font(FONTS[token], items)
+        self.text = outer
+        return _with_font(font, items)
 
     def name(self, token: str) -> Row:
         row = _joined(self.font("\\mathrm"))
@@ -375,9 +382,10 @@ def _is_symbol(item: Item) -> bool:
     """Whether scripts sit on an item as on a letter."""
     if isinstance(item, Node):
         return item.head in FONTS and not item.sub and not item.sup
-    return isinstance(item, str) and (item in (")", "]", "|") or len(item) == 1 and item.isalnum())
+    return isinstance(item, str) and (item in _CLOSING or len(item) == 1 and item.isalnum())
 
 
+_CLOSING = frozenset(")]|") | {"\\}", "\\|", "\\rangle", "\\rfloor", "\\rceil"}
 _LOW = frozenset("acegmnopqrsuvwxyz*") | {"\\prime", "\\alpha", "\\gamma", "\\mu", "\\nu", "\\rho", "\\sigma"}
 _DEEP = frozenset("gjpqyQf,;") | {
     "\\beta",
@@ -407,7 +415,7 @@ def _is_flat_item(item: Item) -> bool:
     accented = item.head in ACCENTS
     if accented and not (len(item.rows[0]) == 1 and isinstance(item.rows[0][0], str) and item.rows[0][0] in _LOW):
         return False
-    if not accented and (item.rows and item.head not in FONTS or item.tail or item.head in BIG_OPERATORS):
+    if not accented and (item.rows and item.head not in FONTS or item.tail or item.head in BIG_OPERATORS | WITH_LIMITS):
         return False
     if item.sup and (accented or not all(isinstance(part, str) and part in _LOW for part in item.sup)):
         return False
@@ -430,13 +438,19 @@ def _with_font(font: str, row: Row) -> Row:
 def _item_with_font(font: str, item: Item) -> Item:
     if isinstance(item, float):
         return item
+    if font == "\\mathnormal" and _head(item) in GREEK_CAPITALS:
+        slanted = "\\var" + _head(item)[1:]
+        return slanted if isinstance(item, str) else replace(item, head=slanted)
     if isinstance(item, str):
-        return Node(font, [[item]]) if _has_font(item, font) else item
+        return Node(_font_of(item, font), [[item]]) if _has_font(item, font) else item
     head, rows = item.head, item.rows
     if head in ("verbatim", "\\operatorname*") or head.startswith("\\begin{"):
         return item
-    if not rows and not item.tail and head and _has_font(head, font):
-        head, rows = font, [[head]]
+    if font == "\\boldsymbol" and head in BOLD:
+        rows = rows if BOLD[head] else [[Node(head, rows)]]
+        head = BOLD[head] or font
+    elif not rows and not item.tail and head and _has_font(head, font):
+        head, rows = _font_of(head, font), [[head]]
     elif head not in FONTS:
         rows = [_joined(_with_font(font, row)) for row in rows]
     sub = item.sub and _joined(_with_font(font, item.sub))
@@ -444,11 +458,20 @@ def _item_with_font(font: str, item: Item) -> Item:
     return Node(head, rows, sub, sup, item.tail)
 
 
+def _font_of(token: str, font: str) -> str:
+    r"""\boldsymbol and \mathbf have the same digits and Greek capitals."""
+    if font == "\\boldsymbol" and token.isdigit():
+        return "\\mathbf"
+    return "\\boldsymbol" if font == "\\mathbf" and token in GREEK_CAPITALS else font
+
+
 def _has_font(token: str, font: str) -> bool:
     if len(token) == 1 and token.isalpha() and token.isascii():
-        return True
+        return font != "\\mathnormal"
     if font == "\\boldsymbol":
         return token not in ("&", "\\\\", "\\hline", "\\quad")
+    if font == "\\mathnormal":
+        return False
     return font != "\\mathrm" and (token in GREEK_CAPITALS or token.isdigit() and token.isascii())
 
 

@@ -41,16 +41,18 @@ FONTS = _pairs(
     \hbox \mathrm  \textbf \mathbf  \textit \mathit  \emph \mathit  \textsl \mathit  \textsf \mathsf
     \texttt \mathtt  \Bbb \mathbb  \frak \mathfrak"""
 )
-FONTS["\\mathnormal"] = ""
+FONTS["\\mathnormal"] = "\\mathnormal"  # of which only the Greek capitals are other letters
+# What \boldsymbol makes of a font: another, or "" where the bold letters have no command of their own.
+BOLD = dict.fromkeys(_names(r"\mathrm \mathbf"), "\\mathbf") | dict.fromkeys(_names(r"\mathcal \mathsf \mathit"), "")
 # Fonts in which words are written.
 TEXT_FONTS = _names(r"\mathrm \mathbf \mathit \mathsf \mathtt")
 # From here to the end of the group; "" where math has no such font, so that LaTeX draws the same without.
 DECLARATIONS = _pairs(
-    r"""\cal \mathcal  \bf \mathbf  \rm \mathrm  \it \mathit  \sf \mathsf  \tt \mathtt  \bfseries \mathbf
+    r"""\cal \mathcal  \bf \mathbf  \rm \mathrm  \it \mathit  \mit \mathnormal  \sf \mathsf  \tt \mathtt  \bfseries \mathbf
     \rmfamily \mathrm  \sffamily \mathsf  \ttfamily \mathtt  \itshape \mathit"""
 )
 DECLARATIONS |= dict.fromkeys(
-    r"""\mit \sl \sc \em \boldmath \unboldmath \tiny \scriptsize \footnotesize \small \normalsize \large \Large \LARGE
+    r"""\sl \sc \em \boldmath \unboldmath \tiny \scriptsize \footnotesize \small \normalsize \large \Large \LARGE
     \huge \Huge \normalfont""".split(),
     "",
 )

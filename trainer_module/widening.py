@@ -32,7 +32,7 @@ class _Copies:
 
 
 def widen(weights: Mapping[str, np.ndarray], old: ModelConfig, new: ModelConfig, seed: int) -> dict[str, np.ndarray]:
-    """The weights of a wider model with standard attention.
+    """The weights of a wider model with standard attention; the gains of positions are left out, to be learned anew.
 
     Args:
         weights: of the narrow model, as `weights.named_weights` names them.
@@ -55,14 +55,13 @@ def widen(weights: Mapping[str, np.ndarray], old: ModelConfig, new: ModelConfig,
             value = channels[number - 1].outgoing(value, 2) if kind == "kernel" else value
             value = channels[number].incoming(value)
         elif layer == "row_encoder":
-            if kind == "position_gain":
-                value = cells.incoming(value)
-            else:
-                if kind.endswith("recurrent_kernel"):
-                    value = direction.outgoing(value, 0)
-                elif kind.endswith("kernel"):
-                    value = channels[-1].outgoing(value, 0)
-                value = direction.incoming(value, 4)
+            if kind == "position_gain":  # other channels carry other waves
+                continue
+            if kind.endswith("recurrent_kernel"):
+                value = direction.outgoing(value, 0)
+            elif kind.endswith("kernel"):
+                value = channels[-1].outgoing(value, 0)
+            value = direction.incoming(value, 4)
         elif kind == "attention_kernel":  # score = cell . Wa h, so both sides share
             value = units.outgoing(cells.outgoing(value, 0), 1)
         elif kind == "combine_kernel":
