@@ -25,8 +25,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor
 
+from data.degradation import degrade
 from data.errors import UserError
-from data.formulas import Formula, Problem, digest, drawn_key
+from data.formulas import Formula, Problem, digest
 from data.latex import Page, RenderingError, draw_pages, find_programs, is_local, unknown_command
 from data.looks import FONTS, THEMES, Look, Looks
 from data.parallel import ordered_map
@@ -116,13 +117,12 @@ def make_plan(
         # A formula of eval or test stays there, wherever else it stands.
         if before is None or SPLITS.index(formula.split or "train") > SPLITS.index(before.split or "train"):
             kept[formula.tokens] = formula
-    held_out = {drawn_key(formula.tokens) for formula in kept.values() if formula.split in ("eval", "test")}
+    held_out = {formula.key for formula in kept.values() if formula.split in ("eval", "test")}
     chosen: list[tuple[str, Formula]] = []
     for formula in kept.values():
-        key = drawn_key(formula.tokens)
-        target = formula.split or split or _spread(key, eval_share, test_share)
+        target = formula.split or split or _spread(formula.key, eval_share, test_share)
         name = f"{formula.source}-{digest(formula.tokens)}"
-        if formula.split not in ("eval", "test") and key in held_out:
+        if formula.split not in ("eval", "test") and formula.key in held_out:
             rejects.append((name, target, "draws the same as a formula of eval or test"))
         elif not is_local(formula.tokens):
             command = unknown_command(formula.tokens) or "unbalanced braces"
@@ -139,7 +139,7 @@ def make_plan(
     whole = hashlib.sha256()
     for number, (_, target, formula, copy) in enumerate(named):
         look = looks.choose(seed, formula.tokens, copy)
-        name = f"{formula.source}-{digest(formula.tokens)}-{copy};{look};clean"
+        name = f"{formula.source}-{digest(formula.tokens)}-{copy};{look}"
         pictures.append(Picture(number, formula.tokens, name, look))
         whole.update(f"{target} {name} {formula.tokens}\n".encode())
     return Plan(pictures, [target for _, target, _, _ in named], rejects, duplicates, whole.hexdigest())
@@ -226,7 +226,7 @@ def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
         if isinstance(image, RenderingError):
             rejects.append(json.dumps([picture.number, str(image)]) + "\n")
         else:
-            example = encode(Record(_png(_bordered(image, picture.look)), picture.tokens, picture.name))
+            example = encode(Record(_png(_finished(image, picture)), picture.tokens, picture.name))
             frames.append(frame(_NUMBER.pack(picture.number) + example))
     for suffix, content in (("rejects", "".join(rejects).encode()), ("records", b"".join(frames))):
         partial = work / f"{chunk:06d}.partial"
@@ -269,13 +269,29 @@ def _bordered(image: np.ndarray, look: Look) -> np.ndarray:
     return whole
 
 
+def _finished(image: np.ndarray, picture: Picture) -> np.ndarray:
+    """With its border and its degradations."""
+    look = picture.look
+    image = _grey(_bordered(image, look))
+    if not look.degradations:
+        return image
+    rng = np.random.default_rng(int(digest(picture.name), 16))
+    for kind, strength in look.degradations:
+        image = degrade(image, kind, strength, rng, look.em)
+    return _grey(image)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W) of (H, W, 3) where nobody sees a colour."""
+    if image.ndim == 3 and image.shape[2] == 3 and int(np.ptp(image, axis=2).max()) <= _GREY:
+        return np.asarray(Image.fromarray(image).convert("L"))
+    return image
+
+
 def _png(image: np.ndarray) -> bytes:
-    """uint8 (H, W) or (H, W, 3) as PNG, grey where nobody sees a colour."""
-    picture = Image.fromarray(image)
-    if image.ndim == 3 and int(np.ptp(image, axis=2).max()) <= _GREY:
-        picture = picture.convert("L")
+    """uint8 (H, W), (H, W, 3) or (H, W, 4) as PNG."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 

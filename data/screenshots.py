@@ -33,7 +33,7 @@ KATEX = Path(__file__).resolve().parent.parent / "pipeline" / "serving" / "katex
 _PAGE = Path(__file__).with_name("screenshots.html")
 # The longest side of a screenshot, in device pixels; Chromium's own limit is 16384.
 _MAX_SIDE = 16000
-_SECONDS = 60.0
+_SECONDS = 300.0
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _OPTIONS = (
     *("--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
