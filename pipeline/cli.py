@@ -91,6 +91,15 @@ def evaluate(
     ] = None,
     renderer: Annotated[str | None, typer.Option(help="latex or builtin; if not given, the best there is.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to keep predictions and scores in.", metavar="DIR")] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also read examples resized, blurred, inverted, as photos and so on.")
+    ] = False,
+    robustness_examples: Annotated[
+        int, typer.Option(help="Examples that are changed, each in every way.", min=1, metavar="N")
+    ] = 200,
+    robustness_seed: Annotated[
+        int, typer.Option(help="Seed of these examples and of how they are changed.", min=0, metavar="N")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Judge a pushed model on any data: all scores, by slice.
@@ -102,7 +111,8 @@ def evaluate(
     from pipeline.workspace import Workspace
 
     chosen = model or Workspace.from_environment().newest_model()
-    raise typer.Exit(evaluate_model(chosen, data, split, baseline, gate or (), renderer, out, as_json))
+    pictures = (robustness_examples, robustness_seed) if robustness else None
+    raise typer.Exit(evaluate_model(chosen, data, split, baseline, gate or (), renderer, out, as_json, pictures))
 
 
 @app.command()

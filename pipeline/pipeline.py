@@ -33,6 +33,8 @@ from trainer_module.features import IMAGE, LATEX, NAME
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What the code of a component is written in.
 SOURCES = {".py", ".html", ".css", ".js"}
+# What training images and evaluated pictures are changed with.
+DEGRADATIONS = ("data/degradation.py", "data/geometry.py")
 SCHEMA = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
 
 
@@ -112,7 +114,7 @@ def create_pipeline(
             schema=schema_gen.outputs["schema"],
             custom_config=trainer_config,
         ),
-        [path for path in _sources("trainer_module") if path.name != "commands.py"],
+        [path for path in _sources("trainer_module", *DEGRADATIONS) if path.name != "commands.py"],
     )
 
     # Finds the model that is serving now.
@@ -126,8 +128,11 @@ def create_pipeline(
             baseline_model=baseline.outputs["baseline"],
             gate=config.evaluation.gate,
             split=config.evaluation.split,
+            robustness=config.evaluation.robustness,
         ),
-        _sources("components/evaluator", "components/formula_metrics", "data/rendering.py"),
+        _sources(
+            "components/evaluator", "components/formula_metrics", "data/latex.py", "data/rendering.py", *DEGRADATIONS
+        ),
     )
 
     # Lets the model answer real images in a fresh process, as a server would.
@@ -174,7 +179,7 @@ def create_pipeline(
             serving_check=serving_check.outputs["blessing"],
             pushed_model=pusher.outputs["pushed_model"],
         ),
-        _sources("components/report", "data/rendering.py"),
+        _sources("components/report", "data/latex.py", "data/rendering.py"),
     )
 
     for component in (example_gen, statistics_gen, transform, evaluator):

@@ -6,7 +6,7 @@ import functools
 import re
 from dataclasses import replace
 
-from data.rendering import LOCAL_NAMES
+from data.latex import LOCAL_NAMES
 from data.spelling.heights import is_flat
 from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
 from data.spelling.rows import array, joined, paired, with_font
