@@ -22,6 +22,7 @@ from components.evaluator.gate import parse_all
 from data.errors import UserError
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS, MIN_TOKENS
 from pipeline.lineage.address import parse
+from trainer_module import reader
 from trainer_module.config import STRICT, ImageConfig, ModelConfig, TrainingConfig, VocabularyConfig
 
 try:
@@ -352,6 +353,28 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "evaluation": {"gate": ("bleu >= 0.5", "bleu >= baseline - 0.01"), "robustness": 200},
     },
+    # The model that comes with im2latex: real formulas, in many looks and sizes.
+    "reader": {
+        "image": {"max_height": 128, "max_width": 512},
+        "model": {
+            "filters": (16, 32, 64, 64, 128, 256),
+            "decoder_units": 256,
+            "embedding_units": 64,
+            "hidden_recurrence": True,
+        },
+        "training": {
+            "epochs": 12,
+            "batch_size": 32,
+            "optimizer": "adam",
+            "learning_rate": 1e-3,
+            "warmup_steps": 500,
+            "schedule": "cosine",
+            "augmentation": 0.5,
+            "precision": "auto",
+        },
+        "evaluation": {"gate": ("bleu >= 0.8", "bleu >= baseline - 0.01")},
+        "serving": {"max_seconds": 0.5},
+    },
     # Exactly the seed's model.
     "seed": {},
     # The paper's IM2TEX, and its coarse-to-fine model with the coarse level that scores best there.
@@ -411,9 +434,12 @@ def _build(preset: Mapping[str, Any], overrides: Sequence[tuple[str, Any, str]])
         (values.setdefault(section, {}) if section else values)[name] = value
         origins[knob] = origin
     try:
-        return TypeAdapter(Config).validate_python(values)
+        config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
         raise UserError(_sentence(error, origins)) from None
+    if config.training.start_from == reader.NAME:
+        reader.check_fits(config.model, config.image)
+    return config
 
 
 def tensorflow_environment(config: Config) -> dict[str, str]:

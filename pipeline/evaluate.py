@@ -17,6 +17,7 @@ from components.evaluator.gate import parse_all
 from components.formula_metrics.scores import SCORES
 from data.errors import UserError
 from data.records import SPLITS, read_records
+from pipeline.reader import chosen_model
 
 if TYPE_CHECKING:
     from components.evaluator.summary import Evaluation
@@ -38,10 +39,10 @@ OF_PICTURES = ("bleu", "exact_match", "edit_similarity")
 
 
 def evaluate_model(
-    model: Path,
+    model: str | None,
     data: Path,
     split: str,
-    baseline: Path | None,
+    baseline: str | None,
     gate: Sequence[str],
     renderer: str | None,
     out: Path | None,
@@ -51,10 +52,10 @@ def evaluate_model(
     """Evaluates a model, prints what came of it, and keeps it in `out` if that is given.
 
     Args:
-        model: folder of a SavedModel.
+        model: as `chosen_model` takes it.
         data: a data set with splits, a folder of TFRecords, or one file of them.
         split: of a data set.
-        baseline: another model to compare with.
+        baseline: another model to compare with; None compares with none.
         gate: rules; none judges nothing.
         renderer: as in `data.rendering`; None takes the best there is.
         out: where predictions, scores and TFMA's files are left.
@@ -83,7 +84,7 @@ def evaluate_model(
     from components.evaluator.pictures import Robustness
     from components.evaluator.summary import BASELINE, CANDIDATE, SUMMARY
 
-    models = {CANDIDATE: model} | ({BASELINE: baseline} if baseline else {})
+    models = {CANDIDATE: chosen_model(model)} | ({BASELINE: chosen_model(baseline)} if baseline else {})
     about = {name: {"path": str(folder)} for name, folder in models.items()}
     with _folder(out) as folder:
         with _Steps() as steps:

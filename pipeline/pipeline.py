@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from google.protobuf import text_format
 from ml_metadata.proto import metadata_store_pb2
@@ -28,7 +29,11 @@ from data.errors import UserError
 from data.records import SPLITS
 from pipeline.beam import beam_arguments
 from pipeline.config import Config, flatten
+from trainer_module import reader
 from trainer_module.features import IMAGE, LATEX, NAME
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What the code of a component is written in.
@@ -114,7 +119,10 @@ def create_pipeline(
             schema=schema_gen.outputs["schema"],
             custom_config=trainer_config,
         ),
-        [path for path in _sources("trainer_module", *DEGRADATIONS) if path.name != "commands.py"],
+        [
+            *(path for path in _sources("trainer_module", *DEGRADATIONS) if path.name != "commands.py"),
+            *([reader.weights_file()] if config.training.start_from == reader.NAME else []),
+        ],
     )
 
     # Finds the model that is serving now.
@@ -224,7 +232,7 @@ def _check_schema(path: Path) -> None:
             )
 
 
-def _keyed(component: BaseComponent, sources: Iterable[Path]) -> BaseComponent:
+def _keyed(component: BaseComponent, sources: Iterable[Path | Traversable]) -> BaseComponent:
     """The component with the SHA-256 of the files it runs among its properties, so that the cache follows the code."""
     sha = hashlib.sha256()
     for path in sources:

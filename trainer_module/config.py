@@ -138,7 +138,9 @@ class TrainingConfig:
         default="float32", description="numbers to compute with in training; auto takes the faster, by trying both"
     )
     start_from: str = Field(
-        default="", description="folder of a pushed model, or of trained weights, to start from; empty: from none"
+        default="",
+        description="model to start from: reader (comes with im2latex), or the folder of a pushed one or of trained "
+        "weights; empty: none",
     )
     seed: int = Field(default=0, ge=0, description="seed of weights, shuffling and dropout")
     operation_threads: int = Field(

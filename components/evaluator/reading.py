@@ -25,6 +25,11 @@ class Hypothesis(NamedTuple):
     log_probability: float  # natural, of the tokens and the end; exactly the model's float32
     score: float  # what hypotheses are ranked by
 
+    @property
+    def is_of_blank(self) -> bool:
+        """Whether the image holds no ink; the signatures say so by an empty formula that is certain."""
+        return not self.latex and self.log_probability == 0
+
 
 class Beam(NamedTuple):
     """A beam search, as `predict_alternatives` does it."""

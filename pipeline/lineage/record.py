@@ -31,6 +31,7 @@ from pathlib import Path
 from pipeline.config import Config, flatten
 from pipeline.examples import examples_folder
 from pipeline.workspace import Workspace
+from trainer_module import reader
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("data", "trainer_module", "components", "pipeline", "kubeflow")
@@ -90,6 +91,8 @@ def _sources() -> Iterable[tuple[Path, Path]]:
 
 
 def _start(folder: str) -> dict[str, str | int]:
+    if folder == reader.NAME:
+        return {"start_fingerprint": reader.fingerprint()}
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
     return {"start_fingerprint": fingerprint((Path(folder), path) for path in files)} if files else {}
 

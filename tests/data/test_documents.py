@@ -46,7 +46,7 @@ def test_formulas_are_found_where_tex_sets_them(text: str, found: list[str]) -> 
     "text, found",
     [
         (
-            r"\begin{align} a &= b \label{x} \\ c &= d + \begin{matrix} 1 & 2 \\ 3 & 4 \end{matrix} \notag \\ \end{align}",
+            r"\begin{align} a &= b \label{x} \\ c &= d + \begin{matrix} 1 & 2 \\ 3 & 4 \end{matrix} \notag \\ \end{align}",  # noqa: E501
             [
                 "a = b",
                 r"c = d + \begin{matrix} 1 & 2 \\ 3 & 4 \end{matrix}",

@@ -117,7 +117,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(
-        UserError, match="no preset 'huge'; there are paper, paper-coarse-to-fine, quickstart, seed, small"
+        UserError, match="no preset 'huge'; there are paper, paper-coarse-to-fine, quickstart, reader, seed, small"
     ):
         load_config("huge")
     with pytest.raises(UserError, match="did you mean quickstart"):

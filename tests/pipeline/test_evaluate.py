@@ -91,6 +91,16 @@ def test_a_mistake_is_one_sentence(folder: Path, arguments: list[str], sentence:
     assert isinstance(answer.exception, UserError) and sentence in str(answer.exception)
 
 
-def test_before_the_first_push_a_model_has_to_be_named(folder: Path, tmp_path: Path) -> None:
-    answer = CliRunner().invoke(app, ["evaluate", "--data", str(folder)], env={"IM2LATEX_HOME": str(tmp_path)})
-    assert isinstance(answer.exception, UserError) and "no model was pushed" in str(answer.exception)
+def test_before_the_first_push_the_model_that_comes_with_im2latex_is_judged(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = folder / "workspace" / "serving" / "im2latex" / "8"
+    monkeypatch.setattr("pipeline.reader.saved_model", lambda: model)
+    arguments = ["evaluate", "--renderer", "builtin", "--data", str(folder / "data"), "--json"]
+    answer = CliRunner().invoke(app, arguments, env={"IM2LATEX_HOME": str(tmp_path)})
+    assert answer.stderr.startswith("model: the reader that comes with im2latex ")
+    assert json.loads(answer.stdout)["models"]["candidate"]["path"] == str(model)
+    older = folder / "workspace" / "serving" / "im2latex" / "7"
+    answer = CliRunner().invoke(app, [*arguments, "--model", str(older), "--baseline", "reader"])
+    models = json.loads(answer.stdout)["models"]
+    assert {name: known["path"] for name, known in models.items()} == {"candidate": str(older), "baseline": str(model)}
