@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageFilter
 
-from trainer_module.config import STRIDE
+from trainer_module.config.image import STRIDE
 from trainer_module.features import END, PAD, START
 from trainer_module.images import WHITE
 

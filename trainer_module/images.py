@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 
 WHITE = 255
 

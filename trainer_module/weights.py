@@ -16,7 +16,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from data.errors import UserError
-from trainer_module.config import STRIDE, ImageConfig, ModelConfig
+from trainer_module.config.image import STRIDE, ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.model import FormulaModel
 
 WEIGHTS = "weights.npz"

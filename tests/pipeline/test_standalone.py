@@ -15,7 +15,7 @@ from pipeline import standalone
 from pipeline.cli import app
 from pipeline.standalone import make_vocabulary, read_splits, scores
 from trainer_module import features
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.preprocessing import normalise_image
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data.synthetic import draw_png, formulas
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.images import normalise
 from trainer_module.preprocessing import normalise_image
 

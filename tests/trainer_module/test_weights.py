@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from trainer_module.config import ImageConfig, ModelConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.features import SPECIAL_TEXTS
 from trainer_module.weights import (
     WEIGHTS,
