@@ -237,7 +237,7 @@ def summary(
     chosen = load_config(preset, config, settings or ())
     # The backend that starts fastest: nothing is computed but shapes.
     os.environ["KERAS_BACKEND"] = "numpy"
-    from trainer_module.config import STRIDE
+    from trainer_module.config.image import STRIDE
     from trainer_module.summary import summarise
 
     parts = summarise(chosen.model, vocabulary, chosen.image.max_height // STRIDE)

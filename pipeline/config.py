@@ -23,7 +23,11 @@ from data.errors import UserError
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS, MIN_TOKENS
 from pipeline.lineage.address import parse
 from trainer_module import reader
-from trainer_module.config import STRICT, ImageConfig, ModelConfig, TrainingConfig, VocabularyConfig
+from trainer_module.config import STRICT
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
+from trainer_module.config.vocabulary import VocabularyConfig
 
 try:
     import tomllib

@@ -18,7 +18,9 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from data.errors import UserError
 from trainer_module import features, reader
 from trainer_module.batching import Batch, Example, padding, plan
-from trainer_module.config import PRECISION, ImageConfig, ModelConfig, TrainingConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import PRECISION, TrainingConfig
 from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.trained import WEIGHTS, Trained, load_weights
 from trainer_module.training import DTYPES, choose_precision, train

@@ -22,7 +22,9 @@ from keras import ops
 from data.errors import UserError
 from trainer_module.augmentation import Augmentation
 from trainer_module.batching import Example, batches, plan
-from trainer_module.config import ImageConfig, ModelConfig, TrainingConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
 from trainer_module.model import FormulaModel
 from trainer_module.recurrence import Tensor
 from trainer_module.weights import new_model

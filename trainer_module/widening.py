@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trainer_module.config import ModelConfig
+from trainer_module.config.model import ModelConfig
 
 # Copies of a unit must differ, or they would stay alike: kernels are multiplied by 1 plus noise of this deviation.
 NOISE = 0.03

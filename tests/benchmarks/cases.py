@@ -38,7 +38,9 @@ from pipeline.workspace import Workspace
 from tests.pipeline.lineage.history import PIPELINE, build
 from trainer_module import features
 from trainer_module.batching import Batch, Example, batches, collate, padding, plan
-from trainer_module.config import STRIDE, ImageConfig, ModelConfig, TrainingConfig
+from trainer_module.config.image import STRIDE, ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
 from trainer_module.decoding import search
 from trainer_module.image_graph import normalise_image
 from trainer_module.model import FormulaModel

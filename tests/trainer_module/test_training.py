@@ -24,7 +24,8 @@ from data.errors import UserError
 from data.synthetic import draw_png, formulas
 from trainer_module import training
 from trainer_module.batching import Buckets, Example, collate
-from trainer_module.config import ModelConfig, TrainingConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
 from trainer_module.decoding import search
 from trainer_module.model import FormulaModel
 from trainer_module.training import (
@@ -349,7 +350,7 @@ KILLED_FOR_GOOD = """
 import os, signal, sys
 from pathlib import Path
 from tests.trainer_module.test_training import LEARNING, OFTEN, TRAINING, VALIDATION, tiny, train, without_graphs
-from trainer_module.config import TrainingConfig
+from trainer_module.config.training import TrainingConfig
 from trainer_module.training import Checkpointing
 
 on_train_batch_end = Checkpointing.on_train_batch_end

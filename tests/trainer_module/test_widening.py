@@ -5,7 +5,7 @@ import pytest
 
 from tests.trainer_module.test_model import TINY, VOCABULARY, drawing, made, padded
 from trainer_module import widening
-from trainer_module.config import ModelConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.model import FormulaModel
 from trainer_module.weights import named_weights, weights_of
 from trainer_module.widening import widen

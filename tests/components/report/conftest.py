@@ -24,9 +24,9 @@ from components.report.predictions import Evaluated, read_predictions
 from components.report.run import CACHED, RAN, Made, Run, Setting, Step
 from data.records import DatasetWriter, Record, encode, frame
 from data.synthetic import draw_png, formulas
-from trainer_module.config import ImageConfig, ModelConfig
-from trainer_module.features import SPECIAL_TEXTS
-from trainer_module.signatures import DESCRIPTION
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.features import DESCRIPTION, SPECIAL_TEXTS
 from trainer_module.trained import Trained, description
 from trainer_module.weights import new_model, weights_of
 
