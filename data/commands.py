@@ -9,12 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, SPLITS, TEST_SHARE
+from data.errors import UserError
+from data.records import (
+    DRAW_REJECTED_SHARE,
+    EVAL_SHARE,
+    HELD_OUT_FONT,
+    MAX_REJECTED_SHARE,
+    MAX_TOKENS,
+    SPLITS,
+    TEST_SHARE,
+)
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 
 if TYPE_CHECKING:
     from data.check import Report
     from data.records import Summary
+
+_SPLITS = "|".join(SPLITS)
+# Reasons of rejects that are printed.
+_REASONS = 10
 
 app = typer.Typer(name="data", help="Make, import and check data sets of formula images.", no_args_is_help=True)
 
@@ -56,8 +69,10 @@ def print_summary(summary: Summary, seconds: float) -> None:
     for split in SPLITS:
         table.add_row(split, f"{summary.counts[split]:,}", f"{summary.rejected[split]:,}")
     console.print(table)
-    for reason, count in summary.reasons.items():
+    for reason, count in list(summary.reasons.items())[:_REASONS]:
         console.print(f"rejected {count:,} x {reason}", highlight=False, markup=False)
+    if (others := sum(list(summary.reasons.values())[_REASONS:])) > 0:
+        console.print(f"rejected {others:,} for other reasons", highlight=False)
     if rejected:
         console.print(f"each with its name in {summary.path / 'rejects.jsonl'}", highlight=False, soft_wrap=True)
     total = sum(summary.counts.values())
@@ -99,6 +114,80 @@ def synth(
             progress=progress,
             overwrite=overwrite,
         )
+    print_summary(summary, time.monotonic() - start)
+
+
+@app.command()
+def draw(
+    formulas: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Lists of formulas (a line each, or source TAB formula; .gz as well), data sets, or folders in the "
+            "layout of the processed im2latex-100k; the last two keep their splits.",
+            metavar="FORMULAS...",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    copies: Annotated[int, typer.Option(help="Pictures of each formula, each in a look of its own.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the looks; the same seed gives the same pictures.")] = 1,
+    looks: Annotated[
+        Path | None, typer.Option(help="TOML file of how often each look is drawn.", metavar="FILE")
+    ] = None,
+    katex_share: Annotated[
+        float | None,
+        typer.Option(help="Share drawn by KaTeX in Chromium; as LOOKS says, or 0.2, if not given.", min=0, max=1),
+    ] = None,
+    held_out_font: Annotated[
+        bool, typer.Option("--held-out-font", help=f"Draw in {HELD_OUT_FONT} alone, which no training set has.")
+    ] = False,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Where all formulas of lists go; spread over the splits if not given.", metavar=_SPLITS),
+    ] = None,
+    eval_share: Annotated[
+        float, typer.Option(help="Share of the formulas of lists that goes to eval or test.", min=0, max=1)
+    ] = EVAL_SHARE,
+    test_share: Annotated[float, typer.Option(help="Share of these that goes to test.", min=0, max=1)] = TEST_SHARE,
+    max_tokens: Annotated[int, typer.Option(help="Leave out longer formulas.", min=1)] = MAX_TOKENS,
+    allow_rejects: Annotated[
+        float, typer.Option(help="Share of pictures that may be left out.", min=0, max=1)
+    ] = DRAW_REJECTED_SHARE,
+    workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace OUT even if it is not a data set.")] = False,
+) -> None:
+    """Draw formulas by LaTeX and KaTeX in many fonts, sizes, resolutions and colours.
+
+    The same command goes on where an interrupted one stopped.
+    """
+    import time
+
+    from rich.console import Console
+
+    from data.drawing import draw_dataset, make_plan
+    from data.formulas import read_formulas
+    from data.looks import read_looks, with_installed_fonts
+
+    if split is not None and split not in SPLITS:
+        raise UserError(f"there is no split {split}; the splits are {', '.join(SPLITS)}")
+    start = time.monotonic()
+    wanted = read_looks(looks)
+    if katex_share is not None:
+        wanted = wanted.model_copy(update={"katex": katex_share})
+    if held_out_font:
+        wanted = wanted.model_copy(update={"fonts": {HELD_OUT_FONT: 1.0}, "katex": 0.0})
+    chosen = with_installed_fonts(wanted)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if missing := sorted(wanted.fonts.keys() - chosen.fonts.keys()):
+        console.print(f"fonts that are not installed and not drawn: {', '.join(missing)}")
+    with progress_bar("reading", None) as progress:
+        plan = make_plan(
+            read_formulas(formulas, max_tokens, workers, progress), chosen, seed, copies, split, eval_share, test_share
+        )
+    details = {"seed": seed, "copies": copies, "max_tokens": max_tokens, "looks": chosen.model_dump()}
+    with progress_bar("drawing", len(plan.pictures)) as progress:
+        summary = draw_dataset(out, formulas, plan, details, allow_rejects, workers, progress, overwrite)
+    if plan.duplicates:
+        console.print(f"{plan.duplicates:,} formulas came more than once and were taken once")
     print_summary(summary, time.monotonic() - start)
 
 
@@ -182,6 +271,26 @@ def check(
         print_report(report, sheet)
     if report.problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def degradations(
+    out: Annotated[Path, typer.Option(help="PNG file to write.", metavar="FILE")],
+    image: Annotated[
+        Path | None,
+        typer.Option(help="Picture to change, dark on light; a drawn formula if not given.", metavar="FILE"),
+    ] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Draw this kind alone; repeatable.", metavar="KIND")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of directions, colours and patterns.", min=0)] = 0,
+    em: Annotated[float, typer.Option(help="Font size of the picture, pixels.", min=1)] = 16.0,
+) -> None:
+    """Draw every kind of degradation that training and evaluation use, a little of it to all of it."""
+    from data.degradation import KINDS
+    from data.degradation_sheet import degradation_sheet, read_picture
+
+    degradation_sheet(read_picture(image, em), out, kind or tuple(KINDS), seed, em)
+    for name in kind or KINDS:
+        typer.echo(f"{name:13} {KINDS[name].help}")
 
 
 def print_report(report: Report, sheet: Path) -> None:

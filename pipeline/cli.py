@@ -91,6 +91,15 @@ def evaluate(
     ] = None,
     renderer: Annotated[str | None, typer.Option(help="latex or builtin; if not given, the best there is.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to keep predictions and scores in.", metavar="DIR")] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also read examples resized, blurred, inverted, as photos and so on.")
+    ] = False,
+    robustness_examples: Annotated[
+        int, typer.Option(help="Examples that are changed, each in every way.", min=1, metavar="N")
+    ] = 200,
+    robustness_seed: Annotated[
+        int, typer.Option(help="Seed of these examples and of how they are changed.", min=0, metavar="N")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Judge a model on any data: all scores, by slice.
@@ -100,7 +109,8 @@ def evaluate(
     hush()
     from pipeline.evaluate import evaluate_model
 
-    raise typer.Exit(evaluate_model(model, data, split, baseline, gate or (), renderer, out, as_json))
+    pictures = (robustness_examples, robustness_seed) if robustness else None
+    raise typer.Exit(evaluate_model(model, data, split, baseline, gate or (), renderer, out, as_json, pictures))
 
 
 @app.command()

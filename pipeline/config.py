@@ -85,12 +85,21 @@ class EvaluationConfig:
         default=("bleu >= 0.7", "bleu >= baseline - 0.01"),
         description='rules a model must keep to be served, such as "bleu >= baseline - 0.02 where length=1-9"',
     )
+    robustness: int = Field(
+        default=0, ge=0, description="examples that are also read resized, blurred, as photos and so on; 0: none"
+    )
 
     @field_validator("gate")
     @classmethod
     def _rules_are_rules(cls, gate: tuple[str, ...]) -> tuple[str, ...]:
         parse_all(gate)
         return gate
+
+    @model_validator(mode="after")
+    def _rules_on_pictures_have_pictures(self) -> EvaluationConfig:
+        if not self.robustness and (rule := next((r for r in parse_all(self.gate) if r.of_picture), None)):
+            raise ValueError(f"the rule {rule.text!r} needs evaluation.robustness, such as 200 examples")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -342,7 +351,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "schedule": "cosine",
             "short_first": True,
         },
-        "evaluation": {"gate": ("bleu >= 0.5", "bleu >= baseline - 0.01")},
+        "evaluation": {"gate": ("bleu >= 0.5", "bleu >= baseline - 0.01"), "robustness": 200},
     },
     # The model that comes with im2latex: real formulas, in many looks and sizes.
     "reader": {
@@ -363,7 +372,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "augmentation": 0.5,
             "precision": "auto",
         },
-        "evaluation": {"gate": ("bleu >= 0.8", "bleu >= baseline - 0.01")},
+        "evaluation": {"gate": ("bleu >= 0.8", "bleu >= baseline - 0.01"), "robustness": 200},
         "serving": {"max_seconds": 0.5},
     },
     # Exactly the seed's model.

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What the code of a component is written in.
 SOURCES = {".py", ".html", ".css", ".js"}
+# What training images and evaluated pictures are changed with.
+DEGRADATIONS = ("data/degradation.py", "data/geometry.py")
 SCHEMA = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
 
 
@@ -118,7 +120,7 @@ def create_pipeline(
             custom_config=trainer_config,
         ),
         [
-            *(path for path in _sources("trainer_module") if path.name != "commands.py"),
+            *(path for path in _sources("trainer_module", *DEGRADATIONS) if path.name != "commands.py"),
             *([reader.weights_file()] if config.training.start_from == reader.NAME else []),
         ],
     )
@@ -134,8 +136,11 @@ def create_pipeline(
             baseline_model=baseline.outputs["baseline"],
             gate=config.evaluation.gate,
             split=config.evaluation.split,
+            robustness=config.evaluation.robustness,
         ),
-        _sources("components/evaluator", "components/formula_metrics", "data/rendering.py"),
+        _sources(
+            "components/evaluator", "components/formula_metrics", "data/latex.py", "data/rendering.py", *DEGRADATIONS
+        ),
     )
 
     # Lets the model answer real images in a fresh process, as a server would.
@@ -182,7 +187,7 @@ def create_pipeline(
             serving_check=serving_check.outputs["blessing"],
             pushed_model=pusher.outputs["pushed_model"],
         ),
-        _sources("components/report", "data/rendering.py"),
+        _sources("components/report", "data/latex.py", "data/rendering.py"),
     )
 
     for component in (example_gen, statistics_gen, transform, evaluator):

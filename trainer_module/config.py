@@ -40,6 +40,12 @@ class ImageConfig:
         description="widest image the model reads, pixels; wider ones are scaled down",
     )
     border: int = Field(default=4, ge=0, le=64, description="white border left around the ink, pixels")
+    glyph_size: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="size of an em that glyphs are brought to, pixels; 0: images keep their size",
+    )
 
     @model_validator(mode="after")
     def _border_leaves_room(self) -> ImageConfig:
@@ -86,6 +92,9 @@ class ModelConfig:
     row_embedding: bool = Field(
         default=False, description="learned initial state for each row of the row encoder (paper: yes, seed: no)"
     )
+    position_encoding: bool = Field(
+        default=False, description="waves of a cell's row and column added to it (MI2LS; Wang and Liu 2019)"
+    )
     attention: Literal["standard", "coarse_only", "hierarchical", "sparsemax", "hard"] = Field(
         default="standard", description="over all cells, or from a coarse grid to a fine one (paper, section 4)"
     )
@@ -120,7 +129,10 @@ class TrainingConfig:
         default=0.0, ge=0.0, lt=1.0, description="probability mass spread over all tokens of the target"
     )
     augmentation: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="share of the training images that are changed as cameras and pens do"
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of the training images that are changed as pens, cameras and files change",
     )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="float32", description="numbers to compute with in training; auto takes the faster, by trying both"

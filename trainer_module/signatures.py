@@ -13,8 +13,8 @@ from data.errors import UserError
 from trainer_module import features
 from trainer_module.config import STRIDE, ImageConfig
 from trainer_module.decoding import search
+from trainer_module.image_graph import normalise_image
 from trainer_module.images import WHITE
-from trainer_module.preprocessing import normalise_image
 from trainer_module.trained import Trained, description, from_description
 from trainer_module.weights import model_of, named_weights
 

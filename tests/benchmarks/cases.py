@@ -40,8 +40,8 @@ from trainer_module import features
 from trainer_module.batching import Batch, Example, batches, collate, padding, plan
 from trainer_module.config import STRIDE, ImageConfig, ModelConfig, TrainingConfig
 from trainer_module.decoding import search
+from trainer_module.image_graph import normalise_image
 from trainer_module.model import FormulaModel
-from trainer_module.preprocessing import normalise_image
 from trainer_module.trainer import as_dataset
 from trainer_module.training import DTYPES, Perplexity, TokenCrossEntropy, make_optimizer
 

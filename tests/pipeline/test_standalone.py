@@ -13,7 +13,7 @@ from pipeline import standalone
 from pipeline.standalone import make_vocabulary, read_splits, scores
 from trainer_module import features
 from trainer_module.config import ImageConfig
-from trainer_module.preprocessing import normalise_image
+from trainer_module.image_graph import normalise_image
 
 
 def processed(folder: Path, count: int) -> Path:

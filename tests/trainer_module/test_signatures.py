@@ -19,7 +19,7 @@ from trainer_module import features
 from trainer_module.batching import Example, collate
 from trainer_module.config import ImageConfig, ModelConfig
 from trainer_module.decoding import search
-from trainer_module.preprocessing import normalise_image
+from trainer_module.image_graph import normalise_image
 from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.trained import Trained
 from trainer_module.trainer import TransformedImages

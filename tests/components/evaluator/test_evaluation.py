@@ -11,7 +11,7 @@ import tensorflow_model_analysis as tfma
 
 from components.evaluator.evaluation import evaluate
 from components.evaluator.gate import parse_all
-from components.evaluator.reading import read_images
+from components.evaluator.reading import ImageReader, read_images
 from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, Evaluation, read_evaluation
 from components.formula_metrics import scores
 from data.errors import UserError
@@ -152,18 +152,18 @@ def test_models_with_other_vocabularies_are_told_apart(evaluated: tuple[Evaluati
 def test_images_are_read_once_and_answered_in_their_order(models: dict[str, Path]) -> None:
     told: list[int] = []
     images = [record.image for record in RECORDS] * 20
-    reading = read_images(models[CANDIDATE], images, told.append)
+    reading = read_images(ImageReader(models[CANDIDATE]), images, told.append)
     assert reading.latex == [READ[record.latex][0] for record in RECORDS] * 20
     assert sum(told) == len(images) and reading.seconds > 0
 
 
 def test_what_cannot_be_used_is_refused_by_name(models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere is no model that reads images"):
-        read_images(tmp_path / "nowhere", [RECORDS[0].image])
+        ImageReader(tmp_path / "nowhere")
     module = tf.Module()
     tf.saved_model.save(module, str(tmp_path / "mute"))
     with pytest.raises(UserError, match="mute is no model that reads images"):
-        read_images(tmp_path / "mute", [RECORDS[0].image])
+        ImageReader(tmp_path / "mute")
     with pytest.raises(UserError, match="the image of torn.png cannot be decoded"):
         evaluate([Record(b"torn", "x", "torn.png")], models, [], tmp_path)
     with pytest.raises(UserError, match="no examples"):
