@@ -376,7 +376,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "augmentation": 0.5,
             "precision": "auto",
         },
-        "evaluation": {"gate": ("bleu >= 0.8", "bleu >= baseline - 0.01")},
+        "evaluation": {"gate": ("bleu >= 0.8", "bleu >= baseline - 0.01"), "robustness": 200},
         "serving": {"max_seconds": 0.5},
     },
     # Exactly the seed's model.

@@ -20,11 +20,15 @@ function say(text, bad = false) {
 
 /* Draws LaTeX into an element; what KaTeX does not know is said. */
 function render(formula, element, displayMode) {
+  if (!formula) {
+    element.textContent = "Blank.";
+    return false;
+  }
   try {
     katex.render(formula, element, { displayMode, throwOnError: true, trust: false, maxExpand: 1000, maxSize: 50 });
     return true;
   } catch (error) {
-    element.textContent = formula ? "This LaTeX cannot be drawn here." : "Blank.";
+    element.textContent = "This LaTeX cannot be drawn here.";
     return false;
   }
 }
