@@ -359,19 +359,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # The model that comes with im2latex: real formulas, in many looks and sizes.
     "reader": {
-        "image": {"max_height": 128, "max_width": 512},
+        "image": {"max_height": 192, "max_width": 768, "glyph_size": 16},
         "model": {
-            "filters": (16, 32, 64, 64, 128, 256),
+            "filters": (32, 64, 128, 128, 256, 256),
             "decoder_units": 256,
             "embedding_units": 64,
             "hidden_recurrence": True,
+            "position_encoding": True,
         },
         "training": {
             "epochs": 12,
-            "batch_size": 32,
+            "batch_size": 64,
             "optimizer": "adam",
-            "learning_rate": 1e-3,
-            "warmup_steps": 500,
+            "learning_rate": 1.2e-3,
+            "warmup_steps": 300,
             "schedule": "cosine",
             "augmentation": 0.5,
             "precision": "auto",

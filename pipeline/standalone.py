@@ -296,6 +296,7 @@ def _train(
     from trainer_module.trained import WEIGHTS, Trained, save_weights
     from trainer_module.training import choose_precision, train
     from trainer_module.weights import extended, new_model, warm_start, weights_of
+    from trainer_module.widening import widened
 
     knobs = config.training
     start = _start(knobs.start_from) if knobs.start_from else None
@@ -323,7 +324,8 @@ def _train(
     np.random.seed(knobs.seed)
     model = new_model(config.model, config.image, vocabulary, dtype)
     if start is not None:
-        fresh = warm_start(model, vocabulary, start.weights, start.vocabulary)
+        weights = widened(start, config.model, knobs.seed)
+        fresh = warm_start(model, vocabulary, weights, start.vocabulary)
         say(f"started from {knobs.start_from}; new weights: {', '.join(fresh) or 'none'}")
     say(f"{model.count_params():,} parameters, {dtype}, on {device}, {len(buckets.shapes)} shapes to compile")
     clock = Clock()

@@ -25,6 +25,7 @@ from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.trained import WEIGHTS, Trained, load_weights
 from trainer_module.training import DTYPES, choose_precision, train
 from trainer_module.weights import extended, new_model, warm_start, weights_of
+from trainer_module.widening import widened
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ def run_fn(fn_args: FnArgs) -> None:
     with strategy().scope():
         model = new_model(model_config, image, vocabulary, dtype)
         if start is not None:
-            fresh = warm_start(model, vocabulary, start.weights, start.vocabulary)
+            weights = widened(start, model_config, training_config.seed)
+            fresh = warm_start(model, vocabulary, weights, start.vocabulary)
             log.info(
                 "started from %s: %d of %d tokens known, new weights: %s",
                 training_config.start_from,
