@@ -60,11 +60,15 @@ def normalise(encoded: bytes, config: ImageConfig) -> np.ndarray:
         PIL.UnidentifiedImageError: the bytes are no image; Pillow's decoders raise others for damaged ones.
     """
     ink, least = _stretch(_flatten(_darkness(_decode(encoded))))
-    ink = _crop(ink, least)
-    ink = _resize(ink, config)
+    ink = _resize(_crop(ink, least), config)
     # Again, for scaling can make a faint edge too light to be ink.
     grey = np.rint(WHITE - WHITE * _crop(ink, least))
     return np.pad(grey, config.border, constant_values=WHITE).astype(np.uint8)
+
+
+def ink_of(encoded: bytes) -> np.ndarray:
+    """The ink of an image in its own size, cut out: 1 is ink and 0 is paper, float32, (height, width)."""
+    return _crop(*_stretch(_flatten(_darkness(_decode(encoded)))))
 
 
 def _decode(encoded: bytes) -> np.ndarray:
