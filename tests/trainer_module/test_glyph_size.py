@@ -38,7 +38,7 @@ def test_the_size_of_an_em_is_known_to_a_fifth_for_most(records):
 
 def test_a_fit_learns_sizes_that_it_was_not_shown(records):
     measured = [sample for one in records if (sample := samples(one)) is not None]
-    network = fit(measured[:200], epochs=10)
+    network = fit(measured[:200], epochs=60)
     # Without an estimate the sizes are off by up to 4.
     assert np.median(np.abs(errors(network, measured[200:]))) < math.log(1.4)
 
