@@ -17,7 +17,8 @@ class Clock:
 
 def lines_of(calls: list[tuple[float, str, int, int | None]]) -> list[str]:
     """What is written of calls, each so many seconds after the one before."""
-    clock, written = Clock(), []
+    clock = Clock()
+    written: list[str] = []
     lines = Lines(written.append, 30.0, clock)
     for seconds, what, done, total in calls:
         clock.now += seconds
