@@ -7,39 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import data.formula_commands
+from data.display import print_summary
 from data.progress import progress
-from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, SPLITS, TEST_SHARE
+from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 
 if TYPE_CHECKING:
     from data.check import Report
-    from data.records import Summary
 
 app = typer.Typer(name="data", help="Make, import and check data sets of formula images.", no_args_is_help=True)
-
-
-def print_summary(summary: Summary, seconds: float) -> None:
-    """The counts of a written data set as a table, and the reasons of its rejects."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    rejected = sum(summary.rejected.values())
-    table = Table("split", "records", "rejected")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for split in SPLITS:
-        table.add_row(split, f"{summary.counts[split]:,}", f"{summary.rejected[split]:,}")
-    console.print(table)
-    for reason, count in summary.reasons.items():
-        console.print(f"rejected {count:,} x {reason}", highlight=False, markup=False)
-    if rejected:
-        console.print(f"each with its name in {summary.path / 'rejects.jsonl'}", highlight=False, soft_wrap=True)
-    total = sum(summary.counts.values())
-    rate = (total + rejected) / max(seconds, 1e-9)
-    console.print(
-        f"{total:,} records in {summary.path} ({seconds:.1f} s, {rate:,.0f} records/s)", highlight=False, soft_wrap=True
-    )
+app.add_typer(data.formula_commands.app)
 
 
 @app.command()
@@ -157,6 +135,26 @@ def check(
         print_report(report, sheet)
     if report.problems:
         raise typer.Exit(1)
+
+
+@app.command()
+def degradations(
+    out: Annotated[Path, typer.Option(help="PNG file to write.", metavar="FILE")],
+    image: Annotated[
+        Path | None,
+        typer.Option(help="Picture to change, dark on light; a drawn formula if not given.", metavar="FILE"),
+    ] = None,
+    kind: Annotated[list[str] | None, typer.Option(help="Draw this kind alone; repeatable.", metavar="KIND")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of directions, colours and patterns.", min=0)] = 0,
+    em: Annotated[float, typer.Option(help="Font size of the picture, pixels.", min=1)] = 16.0,
+) -> None:
+    """Draw every kind of degradation that training and evaluation use, a little of it to all of it."""
+    from data.degradation import KINDS
+    from data.degradation_sheet import degradation_sheet, read_picture
+
+    degradation_sheet(read_picture(image, em), out, kind or tuple(KINDS), seed, em)
+    for name in kind or KINDS:
+        typer.echo(f"{name:13} {KINDS[name].help}")
 
 
 def print_report(report: Report, sheet: Path) -> None:

@@ -48,7 +48,7 @@ from data.tokenizer import FormulaError, tokenize
 FORMATS = ("processed", "raw", "tfrecords", "records")
 BORDER = 8
 _CHUNK = 128
-_SPLIT_NAMES = {"train": "train", "validate": "eval", "val": "eval", "eval": "eval", "test": "test"}
+SPLIT_NAMES = {"train": "train", "validate": "eval", "val": "eval", "eval": "eval", "test": "test"}
 
 
 class Candidate(NamedTuple):
@@ -145,9 +145,9 @@ def _listed(files: Files, formulas: str, lists: str, name_first: bool, suffix: s
     images = files.images()
     for list_file in list_files:
         kind = Path(list_file).stem.removeprefix("im2latex_").removesuffix("_filter")
-        if kind not in _SPLIT_NAMES:
+        if kind not in SPLIT_NAMES:
             continue
-        split = _SPLIT_NAMES[kind]
+        split = SPLIT_NAMES[kind]
         for number, row in enumerate(files.read(list_file).decode("utf-8", "replace").splitlines()):
             where = f"{list_file}:{number + 1}"
             fields = row.split()
@@ -178,7 +178,7 @@ def _from_tfrecords(files: Files, vocabulary: Path | None) -> Iterator[Candidate
         raise UserError(f"{files.source} has no latex_vocab.txt; name the vocabulary with --vocabulary FILE")
     tokens = [line.rstrip("\r") for line in text.decode("utf-8", "replace").removesuffix("\n").split("\n")]
     for file in files.matching("*.tfrecord"):
-        split = _SPLIT_NAMES.get(file.split("_")[0])
+        split = SPLIT_NAMES.get(file.split("_")[0])
         path = files.files[file]
         if split is None or not isinstance(path, Path):
             raise UserError(f"{file} is not a file named train_*, val_* or test_* in a folder; rename or unpack it")
@@ -379,7 +379,7 @@ def open_source(
         present = {split for split in SPLITS if next(itertools.chain.from_iterable(contents[split]), None) is not None}
     else:
         raise UserError(f"there is no layout {layout}; --format is one of {', '.join(FORMATS)}")
-    return layout, candidates, {_SPLIT_NAMES[name] for name in present if name in _SPLIT_NAMES}
+    return layout, candidates, {SPLIT_NAMES[name] for name in present if name in SPLIT_NAMES}
 
 
 def import_dataset(

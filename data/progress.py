@@ -56,20 +56,21 @@ class Lines:
     ) -> None:
         self._write, self._seconds, self._clock = write, seconds, clock
         self._what = ""
-        self._done = 0
-        self._began = self._told = self._latest = clock()
+        self._done = self._counted = 0  # until now, and until the last line
+        self._since = self._told = self._latest = clock()
 
     def advance(self, what: str, done: int, total: int | None = None, /) -> None:
         """Takes what `Advance` takes."""
         if what != self._what:
-            self._what, self._done, self._began = what, 0, self._latest
+            self._what, self._done, self._counted, self._since = what, 0, 0, self._latest
         self._done, self._latest = self._done + done, self._clock()
         if self._latest - self._told >= self._seconds:
-            self._told = self._latest
             self._write(self._line(total))
+            self._counted, self._since, self._told = self._done, self._latest, self._latest
 
     def _line(self, total: int | None) -> str:
-        rate = self._done / max(self._latest - self._began, 1e-9)
+        # Since the last line: what an earlier command had done comes all at once.
+        rate = (self._done - self._counted) / max(self._latest - self._since, 1e-9)
         if total is None:
             return f"{self._what}: {self._done:,}, {rate:,.0f}/s"
         left = f", {duration((total - self._done) / rate, 0)} left" if rate else ""

@@ -45,6 +45,8 @@ MAX_RECORD_BYTES = 256 * 1024 * 1024
 # The importers' defaults, here because the command line reads them before it needs the importers.
 MAX_TOKENS = 150
 EVAL_SHARE = 0.05
+DRAW_REJECTED_SHARE = 0.5
+HELD_OUT_FONT = "antykwa"
 TEST_SHARE = 0.5
 
 

@@ -111,6 +111,7 @@ def create_pipeline(
         baseline_model=baseline.outputs["baseline"],
         gate=config.evaluation.gate,
         split=config.evaluation.split,
+        robustness=config.evaluation.robustness,
     )
 
     # Lets the model answer real images in a fresh process, as a server would.

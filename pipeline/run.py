@@ -309,6 +309,8 @@ def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console
         serving = result["baseline_metrics"].get(name)
         beside = f" (serving now, version {result['baseline']}: {score.shown(serving)})" if serving is not None else ""
         table.add_row(score.title, f"{score.shown(value)}{beside}")
+    if result["pictures"]:
+        table.add_row("kinds of pictures", result["pictures"])
     if result["blessed"] is not None:
         table.add_row("blessed", "yes" if result["blessed"] else f"no: {'; '.join(result['reasons'])}")
     if result["blessed"] is not False:

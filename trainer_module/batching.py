@@ -15,8 +15,9 @@ from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
+from trainer_module.augmentation import Augmentation
 from trainer_module.config.image import STRIDE
 from trainer_module.features import END, PAD, START
 from trainer_module.images import WHITE
@@ -207,34 +208,6 @@ class Buckets:
             if saved > 0:
                 return saved, part[order[:place]], part[order[place:]]
         return 0.0, part, part[:0]
-
-
-class Augmentation:
-    """Changes images as cameras, scanners and pens do: smaller, turned a little, blurred, faded, noisy.
-
-    An image never grows, so it fits into the batch that was planned for it.
-
-    Args:
-        share: of the images that are changed, 0 to 1.
-        seed: with an example's index, decides what happens to its image.
-    """
-
-    def __init__(self, share: float, seed: tuple[int, ...]) -> None:
-        self.share, self.seed = share, seed
-
-    def __call__(self, index: int, image: Image.Image) -> Image.Image:
-        """The image, grey, or a changed one."""
-        random = np.random.default_rng((*self.seed, index))
-        if random.random() >= self.share:
-            return image
-        scale = random.uniform(0.8, 1.0)
-        width, height = (max(1, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        image = image.rotate(random.uniform(-1.5, 1.5), Image.Resampling.BICUBIC, fillcolor=WHITE)
-        image = image.filter(ImageFilter.GaussianBlur(random.uniform(0.0, 0.6)))
-        ink = (WHITE - np.asarray(image, np.float32)) * random.uniform(0.5, 1.0)
-        ink += random.normal(0.0, random.uniform(0.0, 10.0), ink.shape)
-        return Image.fromarray(np.clip(np.rint(WHITE - ink), 0, WHITE).astype(np.uint8))
 
 
 def collate(

@@ -171,11 +171,12 @@ class RowEncoder(keras.layers.Layer):
     Args:
         units: units of each direction.
         rows: rows that get a learned initial state (the paper's position embedding); 0 for none.
+        positions: whether a cell's place is added to its output, each channel with a learned gain.
     """
 
-    def __init__(self, units: int, rows: int = 0, **kwargs: Any) -> None:
+    def __init__(self, units: int, rows: int = 0, positions: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.units, self.rows = units, rows
+        self.units, self.rows, self.positions = units, rows, positions
 
     def build(self, features_shape: Shape) -> None:
         channels, units = features_shape[-1], self.units
@@ -192,6 +193,8 @@ class RowEncoder(keras.layers.Layer):
             self.row_embedding = self.add_weight(
                 shape=(2, 2, self.rows, units), name="row_embedding", initializer="random_uniform"
             )
+        if self.positions:
+            self.position_gain = self.add_weight(shape=(2 * units,), name="position_gain", initializer="zeros")
 
     def call(self, features: Tensor, extents: Tensor) -> Tensor:
         """Reads every row both ways.
@@ -235,7 +238,11 @@ class RowEncoder(keras.layers.Layer):
         direction = ops.expand_dims(ops.expand_dims(ops.arange(2, dtype=lengths.dtype), 1), 1)
         places = ops.transpose((direction * columns + cells) * count + row, (2, 1, 0))  # (count, columns, 2)
         read = ops.take(ops.reshape(outputs, (2 * columns * count, units)), places, axis=0)
-        return ops.reshape(read, (batch, rows, columns, 2 * units))
+        read = ops.reshape(read, (batch, rows, columns, 2 * units))
+        if self.positions:
+            places = self.position_gain * encode_positions(rows, columns, 2 * units)
+            read = read + ops.cast(places, read.dtype)
+        return read
 
 
 class AttentionDecoder(keras.layers.Layer):
@@ -326,6 +333,25 @@ class AttentionDecoder(keras.layers.Layer):
         return ops.cast(ops.matmul(outputs, self.logits_kernel), "float32")
 
 
+def encode_positions(rows: int, columns: int, units: int) -> Tensor:
+    """The places of cells as waves (Wang and Liu 2019, "Translating Math Formula Images to LaTeX Sequences", 3.1).
+
+    Returns:
+        float32, (rows, columns, units): sine and cosine by turns, of the column in the first half of the channels, of
+        the row in the second, with wavelengths from 2 pi cells to 10,000 times as many.
+    """
+
+    def waves(count: int, channels: int) -> Tensor:
+        channel = ops.arange(channels, dtype="int32")
+        frequency = ops.power(10000.0, -ops.cast(channel // 2 * 2, "float32") / channels)
+        angle = ops.expand_dims(ops.arange(count, dtype="float32"), 1) * frequency
+        return ops.where(channel % 2 == 0, ops.sin(angle), ops.cos(angle))  # (count, channels)
+
+    of_columns, of_rows = waves(columns, units // 2), waves(rows, units - units // 2)
+    zeros = ops.zeros((rows, columns, 1), "float32")
+    return ops.concatenate([zeros + of_columns, zeros + ops.expand_dims(of_rows, 1)], axis=-1)
+
+
 class FormulaModel(keras.Model):
     """Images of formulas to LaTeX tokens.
 
@@ -352,13 +378,15 @@ class FormulaModel(keras.Model):
         self.coarse_encoder: Convolutions | None = None
         self.coarse_row_encoder: RowEncoder | None = None
         if config.attention != "coarse_only":
-            self.row_encoder = RowEncoder(units // 2, rows, name="row_encoder", dtype=dtype)
+            self.row_encoder = RowEncoder(units // 2, rows, config.position_encoding, name="row_encoder", dtype=dtype)
         if config.attention != "standard":
             filters = (config.filters[-1],) * 2
             self.coarse_encoder = Convolutions(
                 filters, (None, None), (True, True), first, 7, name="coarse_encoder", dtype=dtype
             )
-            self.coarse_row_encoder = RowEncoder(units // 2, -(-rows // BLOCK), name="coarse_row_encoder", dtype=dtype)
+            self.coarse_row_encoder = RowEncoder(
+                units // 2, -(-rows // BLOCK), config.position_encoding, name="coarse_row_encoder", dtype=dtype
+            )
         self.embedding = keras.layers.Embedding(vocabulary_size, config.embedding_units, name="embedding", dtype=dtype)
         self.decoder = AttentionDecoder(config, vocabulary_size, name="decoder", dtype=dtype)
         if config.attention == "hard":

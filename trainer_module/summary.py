@@ -77,7 +77,7 @@ def _convolutions(layers: Convolutions, down: int, across: int) -> list[Part]:
 
 
 def _row_encoder(name: str, layer: RowEncoder, stride: int) -> list[Part]:
-    """A row for each direction, and one for the initial states."""
+    """A row for each direction, one for the initial states, and one for the places of cells."""
     parts = []
     for direction in ("forward", "backward"):
         weights = [weight for weight in layer.weights if weight.name.startswith(direction)]
@@ -86,6 +86,8 @@ def _row_encoder(name: str, layer: RowEncoder, stride: int) -> list[Part]:
         parts.append(Part(f"{name}: {direction} LSTM {layer.units}", output, count, 0))
     if layer.rows:
         parts.append(Part(f"{name}: initial states", "", int(np.prod(layer.row_embedding.shape)), 0))
+    if layer.positions:
+        parts.append(Part(f"{name}: positions", "", int(np.prod(layer.position_gain.shape)), 0))
     return parts
 
 

@@ -20,7 +20,8 @@ import numpy as np
 from keras import ops
 
 from data.errors import UserError
-from trainer_module.batching import Augmentation, Example, batches, plan
+from trainer_module.augmentation import Augmentation
+from trainer_module.batching import Example, batches, plan
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig

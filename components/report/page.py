@@ -11,6 +11,7 @@ import jinja2
 from components.report import lineage, sections, wording
 from components.report.charts import HEIGHT, WIDTH
 from components.report.gallery import ENLARGED, gallery
+from components.report.robustness import robustness
 from components.report.run import CACHED, Run
 from components.report.sections import section, then
 from components.report.whole import content_policy, write_whole
@@ -54,6 +55,7 @@ def render(run: Run) -> str:
         "started": min((step.started for step in run.steps or () if step.state != CACHED), default=0),
         "verdict": sections.verdict(run, evaluation.content),
         "scores": then(evaluation, sections.scores),
+        "robustness": then(evaluation, robustness),
         "gallery": then(evaluated, gallery, run, renderer),
         "training": section(sections.training, run),
         "measured": section(sections.measured, run, evaluated.content),

@@ -31,6 +31,7 @@ from pipeline.config import Config, flatten
 from pipeline.examples import examples_folder
 from pipeline.sources import REPOSITORY, all_files, fingerprint
 from pipeline.workspace import Workspace
+from trainer_module import reader
 
 # Environment variables that decide by which operations, in which order, something is computed.
 VARIABLES = (
@@ -68,6 +69,8 @@ def fingerprint_of(data: Path) -> str:
 
 
 def _start(folder: str) -> dict[str, str | int]:
+    if folder == reader.NAME:
+        return {"start_fingerprint": reader.fingerprint()}
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
     return {"start_fingerprint": fingerprint(Path(folder), files)} if files else {}
 

@@ -88,7 +88,11 @@ async function ask(picture) {
     }
     show(answer);
     const seconds = ((performance.now() - started) / 1000).toFixed(2);
-    say(`Read in ${seconds} s by version ${answer.version}: ${percent(answer.probability)} sure.`);
+    say(
+      answer.status === "blank"
+        ? "This picture is blank."
+        : `Read in ${seconds} s by version ${answer.version}: ${percent(answer.probability)} sure.`,
+    );
   } catch (error) {
     if (!signal.aborted) {
       say("Not read: the service does not answer. Is it still running?", true);

@@ -24,8 +24,8 @@ from trainer_module.batching import Batch, Example
 from trainer_module.config.image import STRIDE, ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
+from trainer_module.image_graph import normalise_image
 from trainer_module.model import FormulaModel
-from trainer_module.preprocessing import normalise_image
 from trainer_module.trainer import as_dataset
 from trainer_module.training import DTYPES, Perplexity, TokenCrossEntropy, make_optimizer
 

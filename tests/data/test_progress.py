@@ -49,6 +49,12 @@ def test_each_kind_of_work_is_timed_from_the_end_of_the_one_before() -> None:
     ]
 
 
+def test_what_an_earlier_command_had_done_is_no_speed_for_long() -> None:
+    calls = [(0.1, "drawing", 50_000, 90_000)] + [(10.0, "drawing", 1000, 90_000)] * 6
+    # The last 3,000 of 30 s: 100 a second, for 34,000.
+    assert lines_of(calls)[1] == "drawing: 56,000 of 90,000 (62%), 100/s, 5 m 40 s left"
+
+
 def test_nothing_done_yet_promises_nothing() -> None:
     assert lines_of([(30.0, "drawing", 0, 10)]) == ["drawing: 0 of 10 (0%), 0/s"]
 

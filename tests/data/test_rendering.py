@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import rendering
 from data.errors import UserError
-from data.rendering import RENDERERS, RenderingError, default_renderer, render, render_all, render_png
+from data.latex import RenderingError, is_local
+from data.rendering import RENDERERS, default_renderer, render, render_all, render_png
 
 pytestmark = pytest.mark.integration
 
@@ -300,8 +300,8 @@ def test_the_builtin_renderer_draws_many_as_each_alone() -> None:
 
 
 def test_only_formulas_of_known_parts_share_a_document() -> None:
-    assert all(map(rendering._is_local, GOOD))
-    assert not any(map(rendering._is_local, POWERFUL))
+    assert all(map(is_local, GOOD))
+    assert not any(map(is_local, POWERFUL))
 
 
 def install(folder: Path, script: str) -> None:

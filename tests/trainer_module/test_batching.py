@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 
 from trainer_module import batching
-from trainer_module.batching import Augmentation, Buckets, Example, batches, collate, padding, plan, prefetched
+from trainer_module.augmentation import Augmentation
+from trainer_module.batching import Buckets, Example, batches, collate, padding, plan, prefetched
 from trainer_module.config.image import STRIDE
 
 
@@ -195,28 +196,6 @@ def formula(height: int = 24, width: int = 60) -> Image.Image:
     pixels = np.full((height, width), 255, np.uint8)
     pixels[4:-4, 6:-6:5] = 0
     return Image.fromarray(pixels)
-
-
-def test_augmentation_changes_its_share_of_the_images_and_never_lets_them_grow():
-    image, changed = formula(), 0
-    for index in range(400):
-        other = Augmentation(0.3, (1, 2))(index, image)
-        assert other.mode == "L"
-        assert other.width <= image.width
-        assert other.height <= image.height
-        assert np.asarray(other).min() < 200  # there is still ink
-        changed += other is not image
-    assert 80 < changed < 160
-
-
-def test_augmentation_follows_from_seed_epoch_and_example():
-    image = formula()
-
-    def pixels(seed, index):
-        return np.asarray(Augmentation(1.0, seed)(index, image)).tobytes()
-
-    assert pixels((1, 2), 3) == pixels((1, 2), 3)
-    assert len({pixels((1, 2), 3), pixels((1, 3), 3), pixels((2, 2), 3), pixels((1, 2), 4)}) == 4
 
 
 def test_augmented_images_stand_in_the_corner_of_the_batch_with_their_own_size():

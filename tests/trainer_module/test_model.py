@@ -40,10 +40,11 @@ VARIANTS = {
     "seed": TINY,
     "hidden_recurrence": TINY | {"hidden_recurrence": True},
     "row_embedding": TINY | {"row_embedding": True},
+    "position_encoding": TINY | {"position_encoding": True},
     "before_relu": TINY | {"normalisation": "before_relu"},
     "paper": TINY | PAPER,
     "coarse_only": TINY | PAPER | {"attention": "coarse_only"},
-    "hierarchical": TINY | PAPER | {"attention": "hierarchical"},
+    "hierarchical": TINY | PAPER | {"attention": "hierarchical", "position_encoding": True},
     "sparsemax": TINY | {"attention": "sparsemax"},
     "hard": TINY | {"attention": "hard"},
 }
@@ -188,7 +189,28 @@ def reference_rows(layer, features):
                 gates = features[row, column] @ kernel + hidden @ recurrent + bias
                 hidden, cell = lstm_step(gates, cell)
                 read[row, column, direction] = hidden
-    return read.reshape(rows, columns, 2 * layer.units)
+    read = read.reshape(rows, columns, 2 * layer.units)
+    return read + layer.position_gain.numpy() * reference_positions(*read.shape) if layer.positions else read
+
+
+def reference_positions(rows, columns, units):
+    """Sine and cosine of the column, then of the row, as Vaswani et al. (2017, section 3.5) encode one position."""
+
+    def wave(position, channel, channels):
+        angle = position / 10000 ** ((channel - channel % 2) / channels)
+        return np.cos(angle) if channel % 2 else np.sin(angle)
+
+    half = units // 2
+    return np.array(
+        [
+            [
+                [wave(column, channel, half) for channel in range(half)]
+                + [wave(row, channel, units - half) for channel in range(units - half)]
+                for column in range(columns)
+            ]
+            for row in range(rows)
+        ]
+    )
 
 
 def project(x):

@@ -30,6 +30,12 @@ class ImageConfig:
         description="widest image the model reads, pixels; wider ones are scaled down",
     )
     border: int = Field(default=4, ge=0, le=64, description="white border left around the ink, pixels")
+    glyph_size: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="size of an em that glyphs are scaled to, pixels; 0: images keep their size",
+    )
 
     @model_validator(mode="after")
     def _border_leaves_room(self) -> ImageConfig:

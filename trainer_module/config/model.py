@@ -38,6 +38,9 @@ class ModelConfig:
     row_embedding: bool = Field(
         default=False, description="learned initial state for each row of the row encoder (paper: yes, seed: no)"
     )
+    position_encoding: bool = Field(
+        default=False, description="waves of a cell's row and column added to it (MI2LS; Wang and Liu 2019)"
+    )
     attention: Literal["standard", "coarse_only", "hierarchical", "sparsemax", "hard"] = Field(
         default="standard", description="over all cells, or from a coarse grid to a fine one (paper, section 4)"
     )

@@ -42,13 +42,18 @@ class TrainingConfig:
         default=0.0, ge=0.0, lt=1.0, description="probability mass spread over all tokens of the target"
     )
     augmentation: float = Field(
-        default=0.0, ge=0.0, le=1.0, description="share of the training images that are changed as cameras and pens do"
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of the training images that are blurred, turned, made noisy, ...",
     )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default="float32", description="numbers to compute with in training; auto takes the faster, by trying both"
     )
     start_from: str = Field(
-        default="", description="folder of a pushed model, or of trained weights, to start from; empty: from none"
+        default="",
+        description="model to start from: reader (comes with im2latex), or the folder of a pushed one or of trained "
+        "weights; empty: none",
     )
     seed: int = Field(default=0, ge=0, description="seed of weights, shuffling and dropout")
     operation_threads: int = Field(

@@ -16,6 +16,7 @@ from pipeline.lineage import record
 from pipeline.lineage.record import describe
 from pipeline.sources import REPOSITORY, fingerprint
 from pipeline.workspace import Workspace
+from trainer_module import reader
 
 
 @pytest.fixture
@@ -142,3 +143,7 @@ def test_the_model_that_a_training_starts_from_is_told_by_its_bytes(formulas: Pa
         found = describe(config(formulas, f"training.start_from={start.parent}"), Workspace(tmp_path))
         stored.append(found["start_fingerprint"])
     assert stored[0] != stored[1]
+    found = describe(
+        load_config("reader", settings=[f"data.source={formulas}", "training.start_from=reader"]), Workspace(tmp_path)
+    )
+    assert found["start_fingerprint"] == hashlib.sha256(reader.weights_file().read_bytes()).hexdigest()

@@ -13,7 +13,7 @@ from pipeline.serving import pictures
 from pipeline.serving.pictures import prepare
 from tests.pipeline.serving.conftest import encoded
 from trainer_module.config.image import ImageConfig
-from trainer_module.preprocessing import normalise_image
+from trainer_module.image_graph import normalise_image
 
 
 def seen(image: bytes) -> np.ndarray:

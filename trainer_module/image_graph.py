@@ -1,0 +1,205 @@
+"""What `images.normalise` does, as a TensorFlow graph: Transform runs it, and so does the served model.
+
+Ordinary ops only: version 1 loaders read it. `images` says why each step is as it is; the functions have its names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from trainer_module import images
+from trainer_module.config.image import ImageConfig
+from trainer_module.glyph_size import LEAST_SCALE, MOST_SCALE, PYRAMID_LEVELS, STEPS, estimator
+from trainer_module.images import WHITE
+
+
+def normalise_image(encoded: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+    """Decodes one image and brings it into the form the model reads: black ink on white, tightly framed.
+
+    Alpha is composited on white or black, whichever shows more (unless it is 0 everywhere: then the image is opaque).
+    Ink of any colour on paper of any colour becomes black on white; uneven light and the paper's noise are taken off.
+    The ink is cut out, brought to the size that `config` asks for (cubic), smaller where it and its border would
+    exceed the limits, and given a white border. A blank image becomes one white pixel with its border.
+
+    Args:
+        encoded: () string, a PNG, JPEG or BMP, or a GIF of which the first frame is read.
+        config: the limits, the border and the size of glyphs.
+
+    Returns:
+        (height, width, 1) uint8.
+
+    Raises:
+        tf.errors.InvalidArgumentError: the bytes are no such image.
+    """
+    ink, least = _stretch(_flatten(_darkness(tf.io.decode_image(encoded, expand_animations=False))))
+    ink = _resize(_crop(ink, least), config)
+    grey = tf.round(WHITE - WHITE * _crop(ink, least))
+    border = [[config.border, config.border]] * 2
+    image = tf.cast(tf.pad(grey, border, constant_values=WHITE), tf.uint8)[:, :, tf.newaxis]
+    return tf.ensure_shape(image, [None, None, 1])
+
+
+def _darkness(image: tf.Tensor) -> tf.Tensor:
+    """(height, width, 1 to 4) uint8, the last of 2 or 4 channels alpha -> (height, width) float32."""
+    image = tf.cast(tf.ensure_shape(image, [None, None, None]), tf.int32)
+    channels = tf.shape(image)[2]
+
+    def opaque() -> tf.Tensor:
+        has_alpha = tf.equal(channels % 2, 0)
+        alpha = image[:, :, -1:]
+        alpha = tf.where(has_alpha & tf.reduce_any(alpha > 0), alpha, 255)
+        colours = image[:, :, : tf.where(has_alpha, channels - 1, channels)]
+        on_black = (colours * alpha + 127) // 255
+        on_white = (colours * alpha + WHITE * (255 - alpha) + 127) // 255
+        return tf.where(_contrast(on_white) >= _contrast(on_black), on_white, on_black)
+
+    def grey_of(colours: tf.Tensor) -> tf.Tensor:
+        return (tf.reduce_sum(colours * images.LUMA, axis=2) + 32768) // 65536
+
+    # Nearly every image of a data set is plain grey: that way costs half the time of the whole.
+    colours = tf.cond(tf.equal(channels, 1), lambda: image, opaque)
+    count = tf.shape(colours)[2]
+    grey = tf.cond(tf.equal(count, 1), lambda: colours[:, :, 0], lambda: grey_of(colours))
+    frame = tf.concat([grey[0], grey[-1], grey[:, 0], grey[:, -1]], axis=0)
+    low, high = tf.reduce_min(grey), tf.reduce_max(grey)
+    limit = tf.cast(low, tf.float64) + images.DARK_PAPER * tf.cast(high - low, tf.float64)
+    is_dark = tf.cast(tf.maximum(_median(grey), _median(frame)), tf.float64) < limit
+    on_side = tf.where(is_dark, 2 * grey <= low + high, 2 * grey >= low + high)
+    levels = tf.boolean_mask(colours + 256 * tf.range(count), on_side)
+    histograms = tf.reshape(tf.math.bincount(levels, minlength=256 * count, maxlength=256 * count), (count, 256))
+    difference = tf.where(is_dark, 1, -1) * (colours - _quantile(histograms, 0.5))
+    return tf.cast(tf.reduce_max(difference, axis=2), tf.float32)
+
+
+def _contrast(colours: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_max(tf.reduce_max(colours, axis=(0, 1)) - tf.reduce_min(colours, axis=(0, 1)))
+
+
+def _median(levels: tf.Tensor) -> tf.Tensor:
+    return _quantile(tf.math.bincount(levels, minlength=256, maxlength=256), 0.5)
+
+
+def _quantile(histogram: tf.Tensor, share: float) -> tf.Tensor:
+    """Of the histograms in the last axis."""
+    counts = tf.cast(tf.cumsum(histogram, axis=-1), tf.float32)
+    return tf.reduce_sum(tf.cast(counts < share * counts[..., -1:], tf.int32), axis=-1)
+
+
+def _flatten(darkness: tf.Tensor) -> tf.Tensor:
+    size = tf.shape(darkness)
+    height, width = size[0], size[1]
+    block = images.BLOCK * tf.maximum(-(-height // images.EVEN_HEIGHT), -(-width // images.EVEN_WIDTH))
+    tile = block * images.TILE
+    rows, columns = -(-height // tile), -(-width // tile)
+    filled = tf.gather(darkness, tf.minimum(tf.range(rows * tile), height - 1))
+    filled = tf.gather(filled, tf.minimum(tf.range(columns * tile), width - 1), axis=1)
+    means = tf.reduce_mean(tf.reshape(filled, (rows * images.TILE, block, columns * images.TILE, block)), axis=(1, 3))
+    paper = tf.reduce_min(tf.reshape(means, (rows, images.TILE, columns, images.TILE)), axis=(1, 3))
+    paper = _over_neighbours(_over_neighbours(paper, tf.minimum), tf.maximum)
+    across = tf.matmul(paper, _between(width, columns, tile), transpose_b=True)
+    return darkness - tf.matmul(_between(height, rows, tile), across)
+
+
+def _over_neighbours(grid: tf.Tensor, pick: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    for axis in (0, 1):
+        side = tf.shape(grid)[axis]
+        before = tf.gather(grid, tf.maximum(tf.range(side) - 1, 0), axis=axis)
+        after = tf.gather(grid, tf.minimum(tf.range(side) + 1, side - 1), axis=axis)
+        grid = pick(pick(before, grid), after)
+    return grid
+
+
+def _between(length: tf.Tensor, tiles: tf.Tensor, tile: tf.Tensor) -> tf.Tensor:
+    place = (tf.cast(tf.range(length), tf.float32) + 0.5) / tf.cast(tile, tf.float32) - 0.5
+    place = tf.clip_by_value(place, 0.0, tf.cast(tiles - 1, tf.float32))
+    return tf.maximum(1 - tf.abs(place[:, tf.newaxis] - tf.cast(tf.range(tiles), tf.float32)), 0)
+
+
+def _stretch(darkness: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    levels = tf.cast(tf.clip_by_value(tf.round(darkness), -64, 255), tf.int32) + 64
+    histogram = tf.math.bincount(levels, minlength=320, maxlength=320)
+    count = tf.size(darkness)
+    rank = tf.maximum(
+        tf.cast(images.DARKEST_SHARE * tf.cast(count, tf.float64), tf.int32), tf.minimum(images.LEAST_DARKEST, count)
+    )
+    rank = tf.minimum(rank, images.MOST_DARKEST)
+    darkest = tf.reduce_sum(tf.cast(tf.cumsum(histogram, reverse=True) >= rank, tf.int32)) - 1 - 64
+    half = 64 + tf.maximum(darkest, 0) // 2
+    place = tf.range(320)
+    ink = tf.cast(_quantile(tf.where(place >= half, histogram, 0), images.INK_QUANTILE) - 64, tf.float32)
+    paper = tf.where(place < half, histogram, 0)
+    low, middle, high = (tf.cast(_quantile(paper, share) - 64, tf.float32) for share in (0.16, 0.5, 0.6))
+    mean, deviation = middle, tf.maximum(middle - low, (high - middle) / 0.253)
+    is_paper = tf.reduce_any(paper > 0)
+    mean, deviation = tf.where(is_paper, mean, 0.0), tf.where(is_paper, deviation, 0.0)
+    contrast = tf.maximum(ink, 1.0) - mean
+    off = mean + tf.minimum(images.NOISE_OFF * deviation, images.MOST_OFF * contrast)
+    stretched = tf.clip_by_value((darkness - off) / (ink - off), 0.0, 1.0)
+    least = images.INK_SHARE + tf.maximum(images.NOISE_LEFT * deviation - (off - mean), 0.0) / (ink - off)
+    least_contrast = tf.maximum(float(images.LEAST_CONTRAST), images.LEAST_SIGNAL * deviation)
+    is_blank = tf.cast(darkest, tf.float32) - mean < least_contrast
+    return tf.where(is_blank, 0.0, stretched), tf.where(is_blank, images.INK_SHARE, least)
+
+
+def _crop(ink: tf.Tensor, least: tf.Tensor) -> tf.Tensor:
+    is_ink = ink > least
+    top, bottom = _span(tf.reduce_any(is_ink, axis=1))
+    left, right = _span(tf.reduce_any(is_ink, axis=0))
+    return tf.where(tf.reduce_any(is_ink), ink[top:bottom, left:right], 0.0)
+
+
+def _span(has_ink: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(length,) bool -> the first true index and the one after the last true index; 0 and 1 if none is true."""
+    places = tf.concat([tf.where(has_ink)[:, 0], tf.zeros([tf.cast(~tf.reduce_any(has_ink), tf.int32)], tf.int64)], 0)
+    return places[0], places[-1] + 1
+
+
+def _resize(ink: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+    size = tf.cast(tf.shape(ink), tf.float64)
+    limits = tf.constant([config.max_height - 2 * config.border, config.max_width - 2 * config.border], tf.float64)
+    scale = _glyph_scale(ink, config.glyph_size) if config.glyph_size else tf.constant(1.0, tf.float64)
+    scale = tf.minimum(scale, tf.reduce_min(limits / size))
+    target = tf.cast(tf.maximum(tf.round(size * scale), 1.0), tf.int32)
+
+    def resized() -> tf.Tensor:
+        rows, columns = (_cubic(tf.shape(ink)[axis], target[axis]) for axis in (0, 1))
+        return tf.clip_by_value(tf.matmul(tf.matmul(rows, ink), columns, transpose_b=True), 0.0, 1.0)
+
+    return tf.cond(tf.equal(scale, 1.0), lambda: ink, resized)
+
+
+def _cubic(source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    step = tf.cast(source, tf.float32) / tf.cast(target, tf.float32)
+    middle = (tf.cast(tf.range(target), tf.float32) + 0.5) * step - 0.5
+    distance = tf.abs(middle[:, tf.newaxis] - tf.cast(tf.range(source), tf.float32)) / tf.maximum(step, 1.0)
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = tf.where(distance <= 1, near, tf.where(distance < 2, far, 0.0))
+    return weights / tf.reduce_sum(weights, axis=1, keepdims=True)
+
+
+def _glyph_scale(ink: tf.Tensor, size: int) -> tf.Tensor:
+    """`glyph_size.glyph_scale` of `glyph_size.measures`, () float64."""
+    network = estimator()
+    found, area = [], tf.reduce_sum(ink)
+    for level in range(PYRAMID_LEVELS):
+        padded = tf.pad(ink, [[1, 1], [1, 1]])
+        across = tf.reduce_sum(tf.abs(padded[:, 1:] - padded[:, :-1]))
+        down = tf.reduce_sum(tf.abs(padded[1:] - padded[:-1]))
+        found += [across * 2**level, down * 2**level, tf.reduce_sum(tf.square(ink)) * 4**level]
+        sides = tf.shape(ink)
+        ink = tf.pad(ink, [[0, sides[0] % 2], [0, sides[1] % 2]])
+        halves = tf.shape(ink) // 2
+        ink = tf.reduce_mean(tf.reshape(ink, (halves[0], 2, halves[1], 2)), axis=(1, 3))
+    share = tf.stack(found) / tf.maximum(area, 1e-6)
+    stroke = math.log(2) - tf.math.log(tf.sqrt(share[0] * share[0] + share[1] * share[1]))
+    given = (tf.math.log(tf.maximum(share, 1e-6)) - network.mean) / network.deviation
+    hidden = tf.nn.relu(tf.linalg.matvec(network.hidden, given, transpose_a=True) + network.hidden_bias)
+    hidden = tf.nn.relu(tf.linalg.matvec(network.second, hidden, transpose_a=True) + network.second_bias)
+    em = stroke + tf.reduce_sum(hidden * network.output) + network.output_bias
+    step = tf.cast(tf.round(STEPS * (math.log(size) - em) / math.log(2)), tf.float64)
+    scale = tf.clip_by_value(tf.pow(tf.constant(2.0, tf.float64), step / STEPS), LEAST_SCALE, MOST_SCALE)
+    return tf.where(area > 0, scale, 1.0)
