@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from components.evaluator.gate import parse_all
 from components.formula_metrics.scores import SCORES
 from data.errors import UserError
+from data.progress import progress
 from data.records import SPLITS, read_records
 from pipeline.reader import chosen_model
 
@@ -87,7 +87,7 @@ def evaluate_model(
     models = {CANDIDATE: chosen_model(model)} | ({BASELINE: chosen_model(baseline)} if baseline else {})
     about = {name: {"path": str(folder)} for name, folder in models.items()}
     with _folder(out) as folder:
-        with _Steps() as steps:
+        with progress() as advance:
             evaluation = evaluate(
                 records,
                 models,
@@ -96,7 +96,7 @@ def evaluate_model(
                 robustness=Robustness(*pictures) if pictures else None,
                 about=about,
                 renderer=renderer,
-                progress=steps.advance,
+                progress=advance,
             )
         if as_json:
             print((folder / SUMMARY).read_text("utf-8"), end="")
@@ -126,27 +126,6 @@ def _folder(out: Path | None) -> Iterator[Path]:
         yield made
         if out:
             made.rename(out)
-
-
-class _Steps:
-    """A progress bar for each step, on the terminal's standard error."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._tasks: dict[str, object] = {}
-
-    def __enter__(self) -> _Steps:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def advance(self, step: str, done: int, total: int) -> None:
-        if step not in self._tasks:
-            self._tasks[step] = self._progress.add_task(step, total=total)
-        self._progress.advance(self._tasks[step], done)  # type: ignore[arg-type]
 
 
 def _print(evaluation: Evaluation, console: Console) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import trainer_module
 from data.errors import UserError
 from data.synthetic import draw_png, formulas
 from trainer_module import training
-from trainer_module.batching import Buckets, Example, collate
+from trainer_module.batching import Buckets, Example, collate, plan
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
 from trainer_module.decoding import search
@@ -249,6 +250,18 @@ def test_training_stops_when_validation_has_not_fallen_for_so_many_epochs(monkey
     judged(monkeypatch, [3.0, 2.0, 2.5, 1.0, 1.5, 0.5])
     config = TrainingConfig(epochs=6, batch_size=10, patience=patience, optimizer="adam", learning_rate=1e-3)
     assert train(tiny(), config, TRAINING, VALIDATION).epoch == epochs
+
+
+@pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_training_shows_lines_in_a_file_and_a_bar_on_a_terminal(terminal, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    train(tiny(), TrainingConfig(**LEARNING | {"epochs": 2}), TRAINING, VALIDATION)
+    shown = capsys.readouterr().out
+    steps = len(plan(TRAINING, LEARNING["batch_size"], 0, 0))
+    lines = re.findall(r"^Epoch (\d)/2, step (\d+)/(\d+): loss [\d.]+, perplexity [\d.]+, on", shown, re.MULTILINE)
+    assert lines == ([] if terminal else [(epoch, str(steps), str(steps)) for epoch in "12"])
+    assert ("\x08" in shown) == ("━" in shown) == terminal
 
 
 @pytest.mark.usefixtures("eagerly")

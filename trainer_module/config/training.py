@@ -12,6 +12,9 @@ from trainer_module.config import STRICT
 # The file in a ModelRun that says what `training.precision = "auto"` chose.
 PRECISION = "precision"
 
+# The environment variable that says that standard output is shown on a terminal, and standard error goes to a log.
+TERMINAL = "IM2LATEX_TERMINAL"
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainingConfig:
