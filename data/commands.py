@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import data.formula_commands
-from data.display import print_summary, progress_bar
-from data.records import (
-    EVAL_SHARE,
-    MAX_REJECTED_SHARE,
-    MAX_TOKENS,
-    TEST_SHARE,
-)
+from data.display import print_summary
+from data.progress import progress
+from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 
 if TYPE_CHECKING:
@@ -44,7 +40,7 @@ def synth(
     from data.synthetic import synthesize
 
     start = time.monotonic()
-    with progress_bar("drawing", examples) as progress:
+    with progress() as advance:
         summary = synthesize(
             out,
             examples,
@@ -53,7 +49,7 @@ def synth(
             dpi,
             max_tokens=max_tokens,
             workers=workers,
-            progress=progress,
+            progress=lambda done: advance("drawing", done, examples),
             overwrite=overwrite,
         )
     print_summary(summary, time.monotonic() - start)
@@ -97,7 +93,7 @@ def import_(
     from data.im2latex import import_dataset
 
     start = time.monotonic()
-    with progress_bar("importing", None) as progress:
+    with progress() as advance:
         summary = import_dataset(
             source,
             out,
@@ -108,7 +104,7 @@ def import_(
             test_share,
             allow_rejects,
             workers,
-            progress,
+            lambda done: advance("importing", done),
             overwrite,
         )
     print_summary(summary, time.monotonic() - start)
@@ -129,8 +125,8 @@ def check(
 
     from data.check import check_dataset, contact_sheet
 
-    with progress_bar("reading", None) as progress:
-        report, samples = check_dataset(path, progress)
+    with progress() as advance:
+        report, samples = check_dataset(path, lambda done: advance("reading", done))
     sheet = sheet or path.absolute().with_name(f"{path.absolute().name}-samples.png")
     contact_sheet(samples, sheet)
     if as_json:
@@ -162,42 +158,40 @@ def degradations(
 
 
 def print_report(report: Report, sheet: Path) -> None:
-    """The report of a check as tables."""
+    """The report of a check as tables, each at most 80 columns wide."""
+    from rich.columns import Columns
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
-    title = Text(f"{report.path} ({report.source})", "table.title")
-    table = Table(title=title, caption="median / 90th percentile / maximum")
-    for heading in (
-        "split",
-        "records",
-        "KB",
-        "width",
-        "height",
-        "tokens",
-        "formulas twice",
-        "also in train",
-        "new tokens",
+    console = Console(highlight=False)
+    console.print(f"{report.path} ({report.source})", style="table.title", markup=False, soft_wrap=True)
+    table = Table("", *report.splits, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    splits = report.splits.values()
+    table.add_row("records", *(f"{split.records:,}" for split in splits))
+    table.add_row("images, KB", *(f"{split.bytes / 1000:,.0f}" for split in splits))
+    for name, spreads in (
+        ("width, pixels", [split.width for split in splits]),
+        ("height, pixels", [split.height for split in splits]),
+        ("tokens", [split.tokens for split in splits]),
     ):
-        table.add_column(heading, justify="left" if heading == "split" else "right")
-    for name, split in report.splits.items():
-        table.add_row(
-            name,
-            f"{split.records:,}",
-            f"{split.bytes / 1000:,.0f}",
-            *(" / ".join(str(value) for value in spread) for spread in (split.width, split.height, split.tokens)),
-            f"{report.duplicates[name]:,}",
-            f"{report.shared[name]:,}" if name in report.shared else "",
-            f"{report.unseen[name]:,}" if name in report.unseen else "",
-        )
+        table.add_row(name, *("  ".join(map(str, spread)) for spread in spreads))
+    for name, counts in (
+        ("formulas twice", report.duplicates),
+        ("formulas also in train", report.shared),
+        ("tokens not in train", report.unseen),
+    ):
+        table.add_row(name, *(f"{counts[split]:,}" if split in counts else "" for split in report.splits))
     console.print(table)
-    console.print(f"vocabulary: {report.vocabulary:,} tokens, {report.seen_once:,} seen once; commonest:", markup=False)
-    console.print("  " + "  ".join(f"{token} {count:,}" for token, count in report.most_common), markup=False)
+    console.print("three numbers: median, 90th percentile, maximum\n")
+    console.print(f"vocabulary: {report.vocabulary:,} tokens, {report.seen_once:,} seen once; commonest:")
+    commonest = [Text(f"{token} {count:,}") for token, count in report.most_common]
+    console.print(Columns(commonest, padding=(0, 3), column_first=True), end="\n\n")
     console.print(f"rejected when it was made: {report.rejected:,}")
-    console.print(f"samples: {sheet}", markup=False)
+    console.print(f"samples: {sheet}", markup=False, soft_wrap=True)
     for problem in report.problems:
-        console.print(f"wrong: {problem}", style="red", markup=False)
+        console.print(f"wrong: {problem}", style="red", markup=False, soft_wrap=True)
     if not report.problems:
         console.print("nothing wrong found", style="green")

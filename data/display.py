@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from data.records import SPLITS
@@ -13,30 +11,6 @@ if TYPE_CHECKING:
 
 # Reasons of rejects that are printed.
 REASONS = 10
-
-
-@contextlib.contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; the value is called with the number of further records."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(what, total=total, speed="")
-
-        def advance(count: int) -> None:
-            speed = progress.tasks[0].speed
-            progress.update(task, advance=count, speed=f"{speed:,.0f}/s" if speed else "")
-
-        yield advance
 
 
 def print_summary(summary: Summary, seconds: float) -> None:

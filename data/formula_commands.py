@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from data.display import REASONS, print_summary, progress_bar
+from data.display import REASONS, print_summary
 from data.errors import UserError
+from data.progress import progress
 from data.records import DRAW_REJECTED_SHARE, EVAL_SHARE, HELD_OUT_FONT, MAX_TOKENS, SPLITS, TEST_SHARE
 
 app = typer.Typer()
@@ -83,13 +84,21 @@ def draw(
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     if missing := sorted(wanted.fonts.keys() - chosen.fonts.keys()):
         console.print(f"fonts that are not installed and not drawn: {', '.join(missing)}")
-    with progress_bar("reading", None) as progress:
-        plan = make_plan(
-            read_formulas(formulas, max_tokens, workers, progress), chosen, seed, copies, split, eval_share, test_share
-        )
     details = {"seed": seed, "copies": copies, "max_tokens": max_tokens, "looks": chosen.model_dump()}
-    with progress_bar("drawing", len(plan.pictures)) as progress:
-        summary = draw_dataset(out, formulas, plan, details, allow_rejects, workers, progress, overwrite)
+    with progress() as advance:
+        found = read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done))
+        plan = make_plan(found, chosen, seed, copies, split, eval_share, test_share)
+        total = len(plan.pictures)
+        summary = draw_dataset(
+            out,
+            formulas,
+            plan,
+            details,
+            allow_rejects,
+            workers,
+            lambda done: advance("drawing", done, total),
+            overwrite,
+        )
     if plan.duplicates:
         console.print(f"{plan.duplicates:,} formulas came more than once and were taken once")
     print_summary(summary, time.monotonic() - start)
@@ -125,8 +134,10 @@ def mine(
 
     from data.mining import mine as mine_formulas
 
-    with progress_bar("reading", None) as progress:
-        mined = mine_formulas(sources, out, max_tokens, exclude or (), label, workers, progress)
+    with progress() as advance:
+        mined = mine_formulas(
+            sources, out, max_tokens, exclude or (), label, workers, lambda done: advance("reading", done)
+        )
     console = Console(highlight=False, soft_wrap=True, markup=False)
     reasons = mined.rejected.most_common()
     for reason, count in reasons[:REASONS]:

@@ -36,7 +36,7 @@ MAX_INCHES = 30
 
 # A formula's commands of these names change nothing but its own picture. Everything is here that LaTeX's math fonts,
 # amssymb and amsmath define as a symbol, an accent, an alphabet or a form; not what writes files or moves counters.
-_LOCAL_NAMES = r"""
+LOCAL_NAMES = r"""
     alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega
     varepsilon vartheta varpi varrho varsigma varphi varkappa digamma Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi
     Psi Omega varGamma varDelta varTheta varLambda varXi varPi varSigma varUpsilon varPhi varPsi varOmega
@@ -95,7 +95,7 @@ _LOCAL_NAMES = r"""
 """
 _ENVIRONMENTS = "array matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix cases aligned gathered split subarray"
 _LOCAL = frozenset(
-    [f"\\{name}" for name in _LOCAL_NAMES.split()]
+    [f"\\{name}" for name in LOCAL_NAMES.split()]
     + [f"\\{edge}{{{name}}}" for edge in ("begin", "end") for name in _ENVIRONMENTS.split()]
     + [f"\\{mark}" for mark in " \t\n,;:!>|{}\\#&_%$/-*"]
     # A backslash at the end is a space, since a line ends behind it.

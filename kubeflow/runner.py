@@ -28,7 +28,8 @@ from tfx.version import __version__ as tfx_version
 from data.errors import UserError
 from kubeflow.entrypoint import DATA, FOUND, Node, is_address
 from pipeline.config import EVERY, Config, Pod, tensorflow_environment
-from pipeline.pipeline import REPOSITORY, create_pipeline
+from pipeline.pipeline import create_pipeline
+from pipeline.sources import REPOSITORY
 
 SCHEMA_VERSION = "2.1.0"
 COMMAND = ("python", "-m", "kubeflow.entrypoint")

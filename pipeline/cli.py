@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,7 +20,7 @@ import kubeflow.commands
 import pipeline.lineage.commands
 import pipeline.serving.commands
 from data.errors import UserError
-from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hush
+from pipeline.options import INTERRUPTED, ConfigFile, Json, Model, Preset, Settings, hush
 
 app = typer.Typer(
     name="im2latex",
@@ -81,28 +81,36 @@ def run(
 @app.command()
 def evaluate(
     data: Annotated[Path, typer.Option(help="Data set, folder of TFRecords, or one file.", metavar="DIR")],
-    model: Annotated[
-        Path | None, typer.Option(help="SavedModel; if not given, the one pushed last.", metavar="DIR")
-    ] = None,
+    model: Model = None,
     split: Annotated[str, typer.Option(help="Split of a data set: train, eval or test.")] = "test",
-    baseline: Annotated[Path | None, typer.Option(help="SavedModel to compare with.", metavar="DIR")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="SavedModel to compare with, or reader, as in --model.", metavar="DIR")
+    ] = None,
     gate: Annotated[
         list[str] | None, typer.Option(help='Rule to keep, such as "bleu >= 0.75"; repeatable.', metavar="RULE")
     ] = None,
     renderer: Annotated[str | None, typer.Option(help="latex or builtin; if not given, the best there is.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to keep predictions and scores in.", metavar="DIR")] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Also read examples resized, blurred, inverted, as photos and so on.")
+    ] = False,
+    robustness_examples: Annotated[
+        int, typer.Option(help="Examples that are changed, each in every way.", min=1, metavar="N")
+    ] = 200,
+    robustness_seed: Annotated[
+        int, typer.Option(help="Seed of these examples and of how they are changed.", min=0, metavar="N")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Judge a pushed model on any data: all scores, by slice.
+    """Judge a model on any data: all scores, by slice.
 
     Exit status: 0 done, 3 a rule of --gate is broken, 1 failed.
     """
     hush()
     from pipeline.evaluate import evaluate_model
-    from pipeline.workspace import Workspace
 
-    chosen = model or Workspace.from_environment().newest_model()
-    raise typer.Exit(evaluate_model(chosen, data, split, baseline, gate or (), renderer, out, as_json))
+    pictures = (robustness_examples, robustness_seed) if robustness else None
+    raise typer.Exit(evaluate_model(model, data, split, baseline, gate or (), renderer, out, as_json, pictures))
 
 
 @app.command()
@@ -182,31 +190,37 @@ def rollback(
 
 @app.command()
 def export(
+    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or file of weights, to make.", metavar="PATH")],
     weights: Annotated[
-        Path, typer.Option(help="Folder with weights.npz, as pipeline.standalone leaves it.", metavar="DIR")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to make.", metavar="DIR")],
+        Path | None, typer.Option(help="File of weights, or folder with weights.npz, to read.", metavar="PATH")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="SavedModel to read, such as a pushed one.", metavar="DIR")] = None,
+    to: Annotated[
+        Literal["savedmodel", "weights"],
+        typer.Option("--format", help="A SavedModel, or one small file of weights."),
+    ] = "savedmodel",
+    precision: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="Numbers in which --format weights stores matrices.")
+    ] = "float32",
+    notes: Annotated[
+        list[str] | None,
+        typer.Option("--note", help="How the model was made, such as data=mine; kept with it.", metavar="NAME=TEXT"),
+    ] = None,
 ) -> None:
-    """Write a SavedModel of trained weights, as the pipeline pushes them."""
-    import tempfile
-
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another --out, or remove it")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    """Write a trained model in another form: a SavedModel as the pipeline pushes them, or one file of weights."""
     hush()
-    from trainer_module.signatures import FormulaReader, NormalisedImages
-    from trainer_module.weights import load_weights
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    from pipeline.export import export_model, read_model, with_provenance
 
-    trained = load_weights(weights)
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        # Moved in place when all of it is there: nobody loads half a model.
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
-            FormulaReader(trained, NormalisedImages(trained.image)).save(f"{folder}/model")
-            Path(folder, "model").rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from None
-    typer.echo(f"{out}: predict_images takes image bytes, predict_alternatives searches a beam")
+    for note in notes or ():
+        if not all(note.partition("=")):
+            raise UserError(f"--note takes NAME=TEXT, such as data=mine, not {note!r}")
+    given = dict(note.split("=", 1) for note in notes or ())
+    trained = with_provenance(read_model(weights, model), model, given)
+    export_model(trained, out, to, precision)
+    size = sum(file.stat().st_size for file in (out.rglob("*") if out.is_dir() else (out,)) if file.is_file())
+    numbers = sum(array.size for array in trained.weights.values())
+    typer.echo(f"{out}: {numbers:,} parameters, {len(trained.vocabulary)} tokens, {size:,} bytes")
 
 
 @model_app.command()
@@ -223,7 +237,7 @@ def summary(
     chosen = load_config(preset, config, settings or ())
     # The backend that starts fastest: nothing is computed but shapes.
     os.environ["KERAS_BACKEND"] = "numpy"
-    from trainer_module.config import STRIDE
+    from trainer_module.config.image import STRIDE
     from trainer_module.summary import summarise
 
     parts = summarise(chosen.model, vocabulary, chosen.image.max_height // STRIDE)

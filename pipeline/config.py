@@ -22,7 +22,12 @@ from components.evaluator.gate import parse_all
 from data.errors import UserError
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS, MIN_TOKENS
 from pipeline.lineage.address import parse
-from trainer_module.config import STRICT, ImageConfig, ModelConfig, TrainingConfig, VocabularyConfig
+from trainer_module import reader
+from trainer_module.config import STRICT
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
+from trainer_module.config.vocabulary import VocabularyConfig
 
 try:
     import tomllib
@@ -84,12 +89,21 @@ class EvaluationConfig:
         default=("bleu >= 0.7", "bleu >= baseline - 0.01"),
         description='rules a model must keep to be served, such as "bleu >= baseline - 0.02 where length=1-9"',
     )
+    robustness: int = Field(
+        default=0, ge=0, description="examples that are also read resized, blurred, as photos and so on; 0: none"
+    )
 
     @field_validator("gate")
     @classmethod
     def _rules_are_rules(cls, gate: tuple[str, ...]) -> tuple[str, ...]:
         parse_all(gate)
         return gate
+
+    @model_validator(mode="after")
+    def _rules_on_pictures_have_pictures(self) -> EvaluationConfig:
+        if not self.robustness and (rule := next((r for r in parse_all(self.gate) if r.of_picture), None)):
+            raise ValueError(f"the rule {rule.text!r} needs evaluation.robustness, such as 200 examples")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -341,7 +355,30 @@ PRESETS: dict[str, dict[str, Any]] = {
             "schedule": "cosine",
             "short_first": True,
         },
-        "evaluation": {"gate": ("bleu >= 0.5", "bleu >= baseline - 0.01")},
+        "evaluation": {"gate": ("bleu >= 0.5", "bleu >= baseline - 0.01"), "robustness": 200},
+    },
+    # The model that comes with im2latex: real formulas, in many looks and sizes.
+    "reader": {
+        "image": {"max_height": 192, "max_width": 768, "glyph_size": 16},
+        "model": {
+            "filters": (32, 64, 128, 128, 256, 256),
+            "decoder_units": 256,
+            "embedding_units": 64,
+            "hidden_recurrence": True,
+            "position_encoding": True,
+        },
+        "training": {
+            "epochs": 12,
+            "batch_size": 64,
+            "optimizer": "adam",
+            "learning_rate": 1.2e-3,
+            "warmup_steps": 300,
+            "schedule": "cosine",
+            "augmentation": 0.5,
+            "precision": "auto",
+        },
+        "evaluation": {"gate": ("bleu >= 0.8", "bleu >= baseline - 0.01"), "robustness": 200},
+        "serving": {"max_seconds": 0.5},
     },
     # Exactly the seed's model.
     "seed": {},
@@ -402,9 +439,12 @@ def _build(preset: Mapping[str, Any], overrides: Sequence[tuple[str, Any, str]])
         (values.setdefault(section, {}) if section else values)[name] = value
         origins[knob] = origin
     try:
-        return TypeAdapter(Config).validate_python(values)
+        config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
         raise UserError(_sentence(error, origins)) from None
+    if config.training.start_from == reader.NAME:
+        reader.check_fits(config.model, config.image)
+    return config
 
 
 def tensorflow_environment(config: Config) -> dict[str, str]:

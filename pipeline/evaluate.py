@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from components.evaluator.gate import parse_all
 from components.formula_metrics.scores import SCORES
 from data.errors import UserError
+from data.progress import progress
 from data.records import SPLITS, read_records
+from pipeline.reader import chosen_model
 
 if TYPE_CHECKING:
     from components.evaluator.summary import Evaluation
@@ -33,29 +34,33 @@ HEADINGS = {
     "image_edit_similarity": "image edit",
     "unrendered": "not drawn",
 }
+# What is shown of kinds of pictures, before the loss of BLEU against the pictures as they are.
+OF_PICTURES = ("bleu", "exact_match", "edit_similarity")
 
 
 def evaluate_model(
-    model: Path,
+    model: str | None,
     data: Path,
     split: str,
-    baseline: Path | None,
+    baseline: str | None,
     gate: Sequence[str],
     renderer: str | None,
     out: Path | None,
     as_json: bool,
+    pictures: tuple[int, int] | None = None,
 ) -> int:
     """Evaluates a model, prints what came of it, and keeps it in `out` if that is given.
 
     Args:
-        model: folder of a SavedModel.
+        model: as `chosen_model` takes it.
         data: a data set with splits, a folder of TFRecords, or one file of them.
         split: of a data set.
-        baseline: another model to compare with.
+        baseline: another model to compare with; None compares with none.
         gate: rules; none judges nothing.
         renderer: as in `data.rendering`; None takes the best there is.
         out: where predictions, scores and TFMA's files are left.
         as_json: print `summary.json` instead of the table.
+        pictures: how many examples the models also read as other kinds of pictures, and the seed; None for none.
 
     Returns:
         0, or 3 if a rule is broken.
@@ -69,19 +74,29 @@ def evaluate_model(
         raise UserError(f"--gate: {error}") from None
     if baseline is None and any(rule.against_baseline for rule in rules):
         raise UserError("--gate: a rule compares with a baseline; name one with --baseline")
+    if pictures is None and any(rule.of_picture for rule in rules):
+        raise UserError("--gate: a rule is about a kind of picture; add --robustness, which makes them")
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     records = list(read_records(_examples(data, split)))
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     from components.evaluator.evaluation import evaluate
+    from components.evaluator.pictures import Robustness
     from components.evaluator.summary import BASELINE, CANDIDATE, SUMMARY
 
-    models = {CANDIDATE: model} | ({BASELINE: baseline} if baseline else {})
+    models = {CANDIDATE: chosen_model(model)} | ({BASELINE: chosen_model(baseline)} if baseline else {})
     about = {name: {"path": str(folder)} for name, folder in models.items()}
     with _folder(out) as folder:
-        with _Steps() as steps:
+        with progress() as advance:
             evaluation = evaluate(
-                records, models, rules, folder, about=about, renderer=renderer, progress=steps.advance
+                records,
+                models,
+                rules,
+                folder,
+                robustness=Robustness(*pictures) if pictures else None,
+                about=about,
+                renderer=renderer,
+                progress=advance,
             )
         if as_json:
             print((folder / SUMMARY).read_text("utf-8"), end="")
@@ -113,29 +128,9 @@ def _folder(out: Path | None) -> Iterator[Path]:
             made.rename(out)
 
 
-class _Steps:
-    """A progress bar for each step, on the terminal's standard error."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._tasks: dict[str, object] = {}
-
-    def __enter__(self) -> _Steps:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def advance(self, step: str, done: int, total: int) -> None:
-        if step not in self._tasks:
-            self._tasks[step] = self._progress.add_task(step, total=total)
-        self._progress.advance(self._tasks[step], done)  # type: ignore[arg-type]
-
-
 def _print(evaluation: Evaluation, console: Console) -> None:
     """A row for each slice and model, and what became of the rules."""
+    from components.evaluator.pictures import PICTURE
     from components.evaluator.summary import CANDIDATE
 
     table = Table("", "count", *(HEADINGS[name] for name in SCORES), box=None, pad_edge=False)
@@ -146,6 +141,8 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     section = ""
     for name, scores in evaluation.slices.items():
         key, _, value = name.partition("=")
+        if key == PICTURE:
+            continue
         if key != section:
             section = key
             table.add_row(key, style="bold")
@@ -157,6 +154,8 @@ def _print(evaluation: Evaluation, console: Console) -> None:
                 *(first if model == CANDIDATE else other), *shown, style=None if model == CANDIDATE else "dim"
             )
     console.print(table)
+    if evaluation.pictures:
+        console.print(_pictures(evaluation))
     console.print(f"formulas drawn by {evaluation.renderer}", markup=False)
     for model, known in evaluation.models.items():
         rate = evaluation.examples / max(known["seconds"], 1e-9)
@@ -164,3 +163,22 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     for verdict in evaluation.gate:
         kept = "kept  " if verdict.kept else "broken"
         console.print(f"{kept}  {verdict.rule}  ({verdict.text})", markup=False, soft_wrap=True)
+
+
+def _pictures(evaluation: Evaluation) -> Table:
+    """A row for each kind of picture and model."""
+    from components.evaluator.summary import CANDIDATE
+
+    table = Table("picture", "count", *(HEADINGS[name] for name in OF_PICTURES), "loss", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.min_width = 5
+    for kind, scores in evaluation.pictures.items():
+        for model in evaluation.models:
+            first = [f"  {kind}", f"{scores['examples']:,}"] if model == CANDIDATE else [f"    {model}", ""]
+            shown = [SCORES[of].shown(scores[model][of]) for of in OF_PICTURES]
+            loss = evaluation.loss(kind, model)
+            table.add_row(
+                *first, *shown, "" if loss is None else f"{loss:.3f}", style=None if model == CANDIDATE else "dim"
+            )
+    return table

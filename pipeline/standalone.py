@@ -40,13 +40,13 @@ from data.parallel import ordered_map
 from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE, BadRecord, decode, read_records
 from pipeline.config import Config, load_config
 from trainer_module.batching import Batch, Buckets, Example, batches, prefetched
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.features import PAD, SPECIAL_TEXTS, SPECIALS, UNKNOWN
 from trainer_module.images import normalise
 
 if TYPE_CHECKING:
+    from trainer_module.trained import Trained
     from trainer_module.training import Progress
-    from trainer_module.weights import Trained
 
 FAILED = 1
 INTERRUPTED = 130
@@ -293,10 +293,15 @@ def _train(
     import jax
     import keras
 
+    from trainer_module.trained import WEIGHTS, Trained, save_weights
     from trainer_module.training import choose_precision, train
-    from trainer_module.weights import Trained, load_weights, new_model, save_weights, warm_start, weights_of
+    from trainer_module.weights import extended, new_model, warm_start, weights_of
+    from trainer_module.widening import widened
 
     knobs = config.training
+    start = _start(knobs.start_from) if knobs.start_from else None
+    if start is not None:
+        vocabulary = extended(vocabulary, start.vocabulary)
 
     def feed(source: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
         return prefetched((buckets.fill(batch, knobs.batch_size) for batch in source()), BATCHES_AHEAD)
@@ -318,9 +323,9 @@ def _train(
     random.seed(knobs.seed)
     np.random.seed(knobs.seed)
     model = new_model(config.model, config.image, vocabulary, dtype)
-    if knobs.start_from:
-        other = load_weights(Path(knobs.start_from))
-        fresh = warm_start(model, vocabulary, other.weights, other.vocabulary)
+    if start is not None:
+        weights = widened(start, config.model, knobs.seed)
+        fresh = warm_start(model, vocabulary, weights, start.vocabulary)
         say(f"started from {knobs.start_from}; new weights: {', '.join(fresh) or 'none'}")
     say(f"{model.count_params():,} parameters, {dtype}, on {device}, {len(buckets.shapes)} shapes to compile")
     clock = Clock()
@@ -341,7 +346,7 @@ def _train(
     )
     say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
     trained = Trained(config.model, config.image, vocabulary, knobs.max_tokens, weights_of(model))
-    save_weights(out, trained)
+    save_weights(out / WEIGHTS, trained)
     # Batches are not always full.
     images_per_batch = len(learnt) / len(buckets.cut(learnt, knobs.batch_size, 0, 0))
     rate = round(max(clock.rates) * images_per_batch, 1) if clock.rates else _rate_of(out, digest)
@@ -358,6 +363,14 @@ def _train(
         # Of the fastest epoch: the first one compiles.
         "images_per_second": rate,
     }
+
+
+def _start(name: str) -> Trained:
+    """The model that a training is to start from."""
+    from trainer_module import reader
+    from trainer_module.trained import load_weights
+
+    return reader.load() if name == reader.NAME else load_weights(Path(name))
 
 
 def _digest(config: Config, vocabulary: Sequence[str], examples: Iterable[Example]) -> str:

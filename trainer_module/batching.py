@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from trainer_module.augmentation import Augmentation
-from trainer_module.config import STRIDE
+from trainer_module.config.image import STRIDE
 from trainer_module.features import END, PAD, START
 from trainer_module.images import WHITE
 

@@ -16,13 +16,16 @@ import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from data.errors import UserError
-from trainer_module import features
+from trainer_module import features, reader
 from trainer_module.batching import Batch, Example, padding, plan
-from trainer_module.config import PRECISION, ImageConfig, ModelConfig, TrainingConfig
-from trainer_module.model import FormulaModel
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import PRECISION, TrainingConfig
 from trainer_module.signatures import FormulaReader, read_exported
+from trainer_module.trained import WEIGHTS, Trained, load_weights
 from trainer_module.training import DTYPES, choose_precision, train
-from trainer_module.weights import WEIGHTS, Trained, load_weights, new_model, warm_start, weights_of
+from trainer_module.weights import extended, new_model, warm_start, weights_of
+from trainer_module.widening import widened
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,9 @@ def run_fn(fn_args: FnArgs) -> None:
     training_config = TrainingConfig(**config["training"])
     transform = tft.TFTransformOutput(fn_args.transform_output)
     vocabulary = features.read_vocabulary(transform)
+    start = load_start(training_config.start_from) if training_config.start_from else None
+    if start is not None:
+        vocabulary = extended(vocabulary, start.vocabulary)
     training = read_examples(fn_args.train_files, transform, training_config.max_tokens)
     validation = read_examples(fn_args.eval_files, transform, training_config.max_tokens)
     wasted = padding(training, plan(training, training_config.batch_size, training_config.seed, 0))
@@ -64,8 +70,16 @@ def run_fn(fn_args: FnArgs) -> None:
     keras.utils.set_random_seed(training_config.seed)
     with strategy().scope():
         model = new_model(model_config, image, vocabulary, dtype)
-        if training_config.start_from:
-            start_from(model, vocabulary, Path(training_config.start_from))
+        if start is not None:
+            weights = widened(start, model_config, training_config.seed)
+            fresh = warm_start(model, vocabulary, weights, start.vocabulary)
+            log.info(
+                "started from %s: %d of %d tokens known, new weights: %s",
+                training_config.start_from,
+                len(start.vocabulary),
+                len(vocabulary),
+                ", ".join(fresh) or "none",
+            )
         progress = train(
             model,
             training_config,
@@ -82,19 +96,19 @@ def run_fn(fn_args: FnArgs) -> None:
         shutil.rmtree(checkpoints)
 
 
-def start_from(model: FormulaModel, vocabulary: Sequence[str], folder: Path) -> None:
-    """Gives a model the weights of a SavedModel that was pushed, or of a folder of weights.
+def load_start(name: str) -> Trained:
+    """The model that a training is to start from.
+
+    Args:
+        name: `reader`, the folder of a SavedModel that was pushed, or that of weights, or a file of them.
 
     Raises:
-        UserError: there is no model, or it has other dimensions.
+        UserError: there is no such model.
     """
-    other = load_weights(folder) if (folder / WEIGHTS).exists() else read_exported(folder)
-    fresh = warm_start(model, vocabulary, other.weights, other.vocabulary)
-    known = len(set(vocabulary) & set(other.vocabulary))
-    log.info(
-        "started from %s: %d of %d tokens known, new weights: %s",
-        folder, known, len(vocabulary), ", ".join(fresh) or "none",
-    )  # fmt: skip
+    if name == reader.NAME:
+        return reader.load()
+    path = Path(name)
+    return load_weights(path) if path.is_file() or (path / WEIGHTS).exists() else read_exported(path)
 
 
 class TransformedImages(tf.Module):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
-from trainer_module.config import ModelConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.trained import Trained
 
 # Copies of a unit must differ, or they would stay alike: kernels are multiplied by 1 plus noise of this deviation.
 NOISE = 0.03
@@ -31,8 +33,27 @@ class _Copies:
         return np.concatenate([np.take(part, self.of, -1) for part in parts], axis=-1)
 
 
+def widened(start: Trained, model: ModelConfig, seed: int) -> dict[str, np.ndarray]:
+    """The weights of a model to start from, widened where it is narrower and otherwise the same, else as they are.
+
+    Args:
+        start: the model to start from.
+        model: dimensions of the model that starts from it.
+        seed: of the noise.
+    """
+    sides = [(*of.filters, of.decoder_units) for of in (start.model, model)]
+    same = dataclasses.replace(start.model, filters=model.filters, decoder_units=model.decoder_units)
+    is_wider = sides[0] != sides[1] and all(old <= new for old, new in zip(*sides, strict=True))
+    alike = dataclasses.replace(same, dropout=model.dropout, position_encoding=model.position_encoding) == model
+    return (
+        widen(start.weights, start.model, model, seed)
+        if is_wider and alike and model.attention == "standard"
+        else start.weights
+    )
+
+
 def widen(weights: Mapping[str, np.ndarray], old: ModelConfig, new: ModelConfig, seed: int) -> dict[str, np.ndarray]:
-    """The weights of a wider model with standard attention.
+    """The weights of a wider model with standard attention; the gains of positions are left out, to be learned anew.
 
     Args:
         weights: of the narrow model, as `weights.named_weights` names them.
@@ -55,14 +76,13 @@ def widen(weights: Mapping[str, np.ndarray], old: ModelConfig, new: ModelConfig,
             value = channels[number - 1].outgoing(value, 2) if kind == "kernel" else value
             value = channels[number].incoming(value)
         elif layer == "row_encoder":
-            if kind == "position_gain":
-                value = cells.incoming(value)
-            else:
-                if kind.endswith("recurrent_kernel"):
-                    value = direction.outgoing(value, 0)
-                elif kind.endswith("kernel"):
-                    value = channels[-1].outgoing(value, 0)
-                value = direction.incoming(value, 4)
+            if kind == "position_gain":  # other channels carry other waves
+                continue
+            if kind.endswith("recurrent_kernel"):
+                value = direction.outgoing(value, 0)
+            elif kind.endswith("kernel"):
+                value = channels[-1].outgoing(value, 0)
+            value = direction.incoming(value, 4)
         elif kind == "attention_kernel":  # score = cell . Wa h, so both sides share
             value = units.outgoing(cells.outgoing(value, 0), 1)
         elif kind == "combine_kernel":

@@ -24,10 +24,10 @@ from tfx.utils import io_utils, path_utils
 from components.baseline.properties import SERVING_VERSION
 from components.evaluator.evaluation import evaluate
 from components.evaluator.gate import parse_all
+from components.evaluator.pictures import Robustness
 from components.evaluator.summary import BASELINE, CANDIDATE
 from data.records import read_split
-from trainer_module.features import SPECIALS
-from trainer_module.signatures import DESCRIPTION
+from trainer_module.features import DESCRIPTION, SPECIALS
 
 
 class EvaluatorSpec(ComponentSpec):
@@ -36,6 +36,7 @@ class EvaluatorSpec(ComponentSpec):
     PARAMETERS = {
         "gate": ExecutionParameter(type=str),
         "split": ExecutionParameter(type=str),
+        "robustness": ExecutionParameter(type=int),
     }
     INPUTS = {
         "examples": ChannelParameter(type=standard_artifacts.Examples),
@@ -74,6 +75,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             models,
             parse_all(json.loads(exec_properties["gate"])),
             Path(evaluation.uri),
+            robustness=Robustness(exec_properties["robustness"]) if exec_properties["robustness"] else None,
             about=about,
             pipeline=self._make_beam_pipeline,
         )
@@ -101,6 +103,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
         baseline_model: types.BaseChannel,
         gate: tuple[str, ...],
         split: str,
+        robustness: int = 0,
     ) -> None:
         """
         Args:
@@ -109,6 +112,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
             baseline_model: the model that is serving now, from Baseline; its artifact may be empty.
             gate: rules, as `components.evaluator.gate` reads them.
             split: of the examples, which the models have not seen.
+            robustness: how many of them the models read as other kinds of pictures too; 0 for none.
         """
         super().__init__(
             EvaluatorSpec(
@@ -117,6 +121,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
                 baseline_model=baseline_model,
                 gate=json.dumps(gate),
                 split=split,
+                robustness=robustness,
                 evaluation=types.Channel(standard_artifacts.ModelEvaluation),
                 blessing=types.Channel(standard_artifacts.ModelBlessing),
             )

@@ -3,6 +3,8 @@
 What an evaluation leaves in its folder:
 
     predictions.parquet   a row for each example: name, target, what each model read, statistics, slices
+    pictures.parquet      a row for each picture of another kind, if the models were tried on such: kind, name, target,
+                          what each model read
     summary.json          every score of every slice and model, and the gate's verdict
     metrics, plots, ...   TFMA's own files, for `tfma.load_eval_result`
 """
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import tensorflow_model_analysis as tfma
@@ -23,11 +26,12 @@ from PIL import Image
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.evaluator.gate import Rule, judge
-from components.evaluator.reading import read_images
+from components.evaluator.pictures import PICTURE, PICTURES, Robustness, trials
+from components.evaluator.reading import ImageReader, Reading, read_images
 from components.evaluator.slices import KEYS, SLICES, slices_of
-from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, Evaluation
+from components.evaluator.summary import BASELINE, CANDIDATE, PICTURE_PREDICTIONS, PREDICTIONS, Evaluation
 from components.formula_metrics.metrics import METRICS
-from components.formula_metrics.scores import statistics
+from components.formula_metrics.scores import statistics, values
 from data.errors import UserError
 from data.records import Record
 from data.rendering import default_renderer
@@ -39,6 +43,7 @@ def evaluate(
     rules: Sequence[Rule],
     out: Path,
     *,
+    robustness: Robustness | None = None,
     about: Mapping[str, Mapping[str, Any]] | None = None,
     renderer: str | None = None,
     pipeline: Callable[[], beam.Pipeline] | None = None,
@@ -51,6 +56,7 @@ def evaluate(
         models: folders of SavedModels by name, `CANDIDATE` and, if there is one, `BASELINE`.
         rules: the gate; none for none.
         out: the folder to write into.
+        robustness: how the models are tried on other kinds of pictures; None for not at all.
         about: more to keep about each model, by its name.
         renderer: as in `data.rendering`.
         pipeline: makes Beam's pipeline; None takes one that runs in the process.
@@ -73,36 +79,77 @@ def evaluate(
     }
     sizes = [_size(record) for record in records]
     columns["width"], columns["height"] = (pa.array(side, pa.int32()) for side in zip(*sizes, strict=True))
-    for key, values in _slices(records, sizes).items():
-        columns[key] = values
+    for key, of_examples in _slices(records, sizes).items():
+        columns[key] = of_examples
     images = [record.image for record in records]
-    readings = {
-        name: read_images(folder, images, telling(f"reading, {name}", len(images))) for name, folder in models.items()
-    }
-    # What the models read of an example in a row: its target, and what they agree on, is drawn once.
-    targets = [target for target in columns["target"] for _ in models]
-    read = list(itertools.chain(*zip(*(reading.latex for reading in readings.values()), strict=True)))
-    counted = statistics(targets, read, renderer, telling("drawing and comparing", len(read)))
+    tried = []
+    if robustness is not None:
+        most = len(PICTURES) * min(robustness.examples, len(records))
+        tried = trials(records, robustness, telling("changing pictures", most))
+    readings: dict[str, Reading] = {}
+    of_tried: dict[str, Reading] = {}
+    for name, folder in models.items():
+        reader = ImageReader(folder)
+        readings[name] = read_images(reader, images, telling(f"reading, {name}", len(images)))
+        of_tried[name] = read_images(
+            reader, [trial.image for trial in tried], telling(f"reading changed pictures, {name}", len(tried))
+        )
+    comparing = telling("drawing and comparing", len(models) * len(records))
+    counted = _statistics(columns["target"], readings, renderer, comparing)
     known: dict[str, dict[str, Any]] = {}
-    for place, (name, reading) in enumerate(readings.items()):
-        of_model = counted[place :: len(models)]
+    for name, reading in readings.items():
         columns |= {
             name: reading.latex,
             f"{name}_log_probability": pa.array(reading.log_probability),
-            f"{name}_statistics": pa.array(list(of_model), pa.list_(pa.int64())),
+            f"{name}_statistics": pa.array(list(counted[name]), pa.list_(pa.int64())),
         }
         known[name] = {"seconds": round(reading.seconds, 3), **(about or {}).get(name, {})}
     table = pa.table(columns)
     out.mkdir(parents=True, exist_ok=True)
     slices = _sums(table, list(models), out, pipeline)
+    if tried:
+        table_of_tried = {
+            "picture": [trial.kind for trial in tried],
+            "name": [records[trial.example].name for trial in tried],
+            "target": [records[trial.example].latex for trial in tried],
+            **{name: reading.latex for name, reading in of_tried.items()},
+        }
+        pyarrow.parquet.write_table(pa.table(table_of_tried), str(out / PICTURE_PREDICTIONS), compression="zstd")
+        comparing = telling("comparing changed pictures", len(models) * len(tried))
+        counted = _statistics(table_of_tried["target"], of_tried, renderer, comparing)
+        slices |= _by_kind(table_of_tried["picture"], counted)
     verdicts = []
     for rule in rules:
         scores = slices.get(rule.slice, {})
         verdicts.append(judge(rule, *(scores.get(name, {}).get(rule.score) for name in (CANDIDATE, BASELINE))))
-    evaluation = Evaluation(len(records), renderer, known, slices, verdicts)
+    about_pictures = robustness._asdict() if robustness is not None else {}
+    evaluation = Evaluation(len(records), renderer, known, slices, verdicts, about_pictures)
     pyarrow.parquet.write_table(table, str(out / PREDICTIONS), compression="zstd")
     evaluation.write(out)
     return evaluation
+
+
+def _statistics(
+    targets: Sequence[str],
+    readings: Mapping[str, Reading],
+    renderer: str,
+    progress: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    """What `statistics` counts of every model's formulas, by its name."""
+    # What the models read of an example in a row: its target, and what they agree on, is drawn once.
+    repeated = [target for target in targets for _ in readings]
+    read = list(itertools.chain(*zip(*(reading.latex for reading in readings.values()), strict=True)))
+    counted = statistics(repeated, read, renderer, progress)
+    return {name: counted[place :: len(readings)] for place, name in enumerate(readings)}
+
+
+def _by_kind(kinds: Sequence[str], counted: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Every score by kind of picture."""
+    of, found = np.array(kinds), {}
+    for kind in dict.fromkeys(kinds):
+        scores = {name: values(rows[of == kind]) for name, rows in counted.items()}
+        found[f"{PICTURE}={kind}"] = {"examples": int((of == kind).sum()), **scores}
+    return found
 
 
 def _size(record: Record) -> tuple[int, int]:

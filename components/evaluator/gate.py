@@ -3,6 +3,7 @@
     bleu >= 0.75                                  an absolute bound
     bleu >= baseline - 0.01                       not worse than the model serving now by more than that
     exact_match >= 0.4 where structure=fraction   on a slice alone
+    bleu >= 0.6 where picture=jpeg-30             on a kind of picture that the examples are made into
     unrendered <= baseline + 3                    for a score that is better the lower it is
 
 A rule against the baseline is kept where nothing is serving yet. A rule on a slice that has no
@@ -16,9 +17,12 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from components.evaluator.slices import KEYS, SLICES
+from components.evaluator.pictures import PICTURE, PICTURES
+from components.evaluator.slices import SLICES
 from components.formula_metrics.scores import SCORES
 
+# What a rule can name behind `where`.
+_SLICES = {**SLICES, PICTURE: list(PICTURES)}
 _RULE = re.compile(
     r"\s*(?P<score>\w+)\s*(?P<comparison>>=|<=)\s*(?:(?P<baseline>baseline)(?:\s*(?P<sign>[-+])\s*(?P<margin>[\d.]+))?"
     r"|(?P<bound>[\d.]+))(?:\s+where\s+(?P<key>\w+)\s*=\s*(?P<value>.+?))?\s*"
@@ -34,6 +38,11 @@ class Rule(NamedTuple):
     bound: float  # of the value; against the baseline, of what the value may be above it
     against_baseline: bool
     slice: str  # `key=value`, "" for all examples
+
+    @property
+    def of_picture(self) -> bool:
+        """Whether it holds on a kind of picture, for which the model has to read more than the examples."""
+        return self.slice.startswith(f"{PICTURE}=")
 
 
 def parse(text: str) -> Rule:
@@ -60,8 +69,8 @@ def parse(text: str) -> Rule:
     if at_least == SCORES[score].is_count:
         raise ValueError(f"{text!r}: {score} is better the {'lower' if at_least else 'higher'}; turn the comparison")
     key, value = match["key"], match["value"]
-    if key and (key not in KEYS or value not in SLICES[key]):
-        known = f"of {key} there are {', '.join(SLICES[key])}" if key in KEYS else f"there are {', '.join(KEYS)}"
+    if key and value not in _SLICES.get(key, ()):
+        known = f"of {key} there are {', '.join(_SLICES[key])}" if key in _SLICES else f"there are {', '.join(_SLICES)}"
         raise ValueError(f"{text!r}: there is no slice {key}={value}; {known}")
     if match["sign"] == "-":
         bound = -bound

@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data.errors import ImageError, UserError
-from trainer_module.config import STRIDE
+from trainer_module.config.image import STRIDE
 
 READ_AT_ONCE = 32
 
@@ -24,6 +24,11 @@ class Hypothesis(NamedTuple):
     latex: str  # tokens, separated by one space
     log_probability: float  # natural, of the tokens and the end; exactly the model's float32
     score: float  # what hypotheses are ranked by
+
+    @property
+    def is_of_blank(self) -> bool:
+        """Whether the image holds no ink; the signatures say so by an empty formula that is certain."""
+        return not self.latex and self.log_probability == 0
 
 
 class Beam(NamedTuple):
@@ -117,22 +122,20 @@ class Reading(NamedTuple):
 
     latex: list[str]
     log_probability: np.ndarray  # float32, (examples,)
-    seconds: float  # for all of them, loading left out
+    seconds: float  # for all of them
 
 
-def read_images(model: str | Path, images: Sequence[bytes], progress: Callable[[int], None] | None = None) -> Reading:
+def read_images(reader: ImageReader, images: Sequence[bytes], progress: Callable[[int], None] | None = None) -> Reading:
     """Lets a pushed model read images, batches of like size together.
 
     Args:
-        model: folder of a SavedModel with the signature `predict_images`.
+        reader: the model.
         images: PNG, JPEG, BMP or GIF bytes.
         progress: called with the number of images read since the last call.
 
     Raises:
         ImageError: an image cannot be decoded.
-        UserError: the model cannot be loaded, or has no such signature.
     """
-    reader = ImageReader(model)
     started = time.perf_counter()
     latex, log_probability = [""] * len(images), np.zeros(len(images), np.float32)
     for chosen in of_like_size([Image.open(io.BytesIO(image)).size for image in images]):

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluator.gate import Verdict
+from components.evaluator.pictures import NATIVE, PICTURE
 
 PREDICTIONS = "predictions.parquet"
+PICTURE_PREDICTIONS = "pictures.parquet"
 SUMMARY = "summary.json"
 # Models by their names in TFMA, in `summary.json`, and as columns of `predictions.parquet`.
 CANDIDATE, BASELINE = "candidate", "baseline"
@@ -26,6 +28,28 @@ class Evaluation:
     # By slice ("" is all of them, else `key=value`): its examples, and every model's scores.
     slices: dict[str, dict[str, Any]]
     gate: list[Verdict]
+    # How it was tried on other kinds of pictures, as `components.evaluator.pictures.Robustness`; empty if it was not.
+    robustness: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def pictures(self) -> dict[str, dict[str, Any]]:
+        """The slices of kinds of pictures, by kind; the first is the examples as they are."""
+        before = f"{PICTURE}="
+        return {name.removeprefix(before): of for name, of in self.slices.items() if name.startswith(before)}
+
+    def loss(self, kind: str, model: str = CANDIDATE) -> float | None:
+        """How much BLEU a kind of picture costs a model, beside the examples as they are; None of those."""
+        native = self.pictures.get(NATIVE)
+        return None if native is None or kind == NATIVE else native[model]["bleu"] - self.pictures[kind][model]["bleu"]
+
+    @property
+    def hardest_pictures(self) -> str:
+        """The kinds of pictures with the lowest BLEU, in words; "" where the model was not tried on them."""
+        scores = {kind: of[CANDIDATE]["bleu"] for kind, of in self.pictures.items()}
+        if (native := scores.pop(NATIVE, None)) is None:
+            return ""
+        lowest = ", ".join(f"{kind} {scores[kind]:.3f}" for kind in sorted(scores, key=scores.__getitem__)[:3])
+        return f"BLEU {native:.3f} as they are; lowest: {lowest}"
 
     @property
     def blessed(self) -> bool:

@@ -11,6 +11,7 @@ import jinja2
 from components.report import lineage, sections, wording
 from components.report.charts import HEIGHT, WIDTH
 from components.report.gallery import ENLARGED, gallery
+from components.report.robustness import robustness
 from components.report.run import CACHED, Run
 from components.report.sections import section, then
 from components.report.whole import content_policy, write_whole
@@ -48,12 +49,13 @@ def render(run: Run) -> str:
     evaluation = section(sections.evaluation_of, run)
     evaluated = section(sections.evaluated_of, run)
     renderer = evaluation.content.renderer if evaluation.content else None
-    style, script = ((FOLDER / f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    style, script = ((FOLDER / name).read_text("utf-8") for name in ("report.css", "report.js"))
     content = {
         "run": run,
         "started": min((step.started for step in run.steps or () if step.state != CACHED), default=0),
         "verdict": sections.verdict(run, evaluation.content),
         "scores": then(evaluation, sections.scores),
+        "robustness": then(evaluation, robustness),
         "gallery": then(evaluated, gallery, run, renderer),
         "training": section(sections.training, run),
         "measured": section(sections.measured, run, evaluated.content),

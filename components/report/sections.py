@@ -17,6 +17,7 @@ import pyarrow
 
 from components.baseline.serving import versions
 from components.evaluator import gate
+from components.evaluator.pictures import PICTURE
 from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, SUMMARY, Evaluation, read_evaluation
 from components.formula_metrics.scores import SCORES, Score
 from components.pusher.versions import WITHDRAWN, not_pushed
@@ -27,7 +28,7 @@ from components.report.predictions import Confusions, Evaluated, Matrix, confusi
 from components.report.run import SERVING, Run
 from components.report.wording import MINUS, number, signed
 from data.errors import UserError
-from trainer_module.signatures import DESCRIPTION
+from trainer_module.features import DESCRIPTION
 
 # Where `trainer_module.trainer` puts the logs.
 LOGS = "logs"
@@ -250,9 +251,9 @@ def scores(evaluation: Evaluation) -> Scores:
     """Metrics by slice."""
     groups: dict[str, list[Row]] = {}
     for name, values in evaluation.slices.items():
-        if not name:
-            continue
         key, _, value = name.partition("=")
+        if key in ("", PICTURE):
+            continue
         shown = value if key == "structure" else value.replace("-", "\N{EN DASH}")
         cells = [cell(score, values, score_name) for score_name, score in SCORES.items()]
         groups.setdefault(SLICES.get(key, key), []).append(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.options import hush
+from pipeline.options import Model, hush
 
 app = typer.Typer()
-
-Model = Annotated[Path | None, typer.Option(help="SavedModel; if not given, the one pushed last.", metavar="DIR")]
 
 
 @app.command()
@@ -29,10 +26,9 @@ def predict(
     Exit status: 0 all were read, 1 some were not.
     """
     hush()
-    from pipeline.workspace import Workspace
+    from pipeline.reader import chosen_model
 
-    chosen = model or Workspace.from_environment().newest_model()
-    # Takes seconds, which who has no model need not wait.
+    chosen = chosen_model(model)
     from pipeline.serving.predict import predict_images
 
     raise typer.Exit(predict_images(images, chosen, alternatives, clean, as_json))
@@ -48,18 +44,15 @@ def serve(
         typer.Option(help="Name that it may be called by beside localhost and its own; '*' is any.", metavar="NAME"),
     ] = None,
 ) -> None:
-    """Serve the model pushed last over HTTP, with a page for the browser; a newer one takes over when it is pushed.
+    """Serve a model over HTTP, with a page for the browser; without --model, one that is pushed later takes over.
 
     Ends at Ctrl-C and SIGTERM, when what was asked is answered.
     """
     hush()
+    from pipeline.reader import chosen_model
     from pipeline.workspace import Workspace
 
-    workspace = Workspace.from_environment()
-    folders = (lambda: [model]) if model else workspace.versions
-    if not folders():
-        workspace.newest_model()
-    # Takes seconds, which who has no model need not wait.
+    chosen, workspace = chosen_model(model), Workspace.from_environment()
     from pipeline.serving.service import serve as serve_models
 
-    serve_models(folders, host, port, allow_host or ())
+    serve_models(lambda: (workspace.versions() if model is None else []) or [chosen], host, port, allow_host or ())

@@ -23,6 +23,7 @@ from data.synthetic import draw_png
 from pipeline.comparison import OTHER, SAME
 from pipeline.config import COMPONENTS
 from tests.project import Project, after_first_run, read_only
+from trainer_module.trained import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,24 @@ print(json.dumps({name: value.numpy().astype(str).tolist() for name, value in an
     assert read["latex"][0] == read["latex"][1]  # the white around a formula does not matter
     first, second = (float(value) for value in read["log_probability"])
     assert first == pytest.approx(second, abs=1e-3) and first < 0
+
+
+def test_an_exported_model_says_which_run_made_it_and_how_good_it_is(project: Project, tmp_path: Path) -> None:
+    version = project.home / "serving" / "im2latex" / project.versions()[0]
+    command = [sys.executable, "-m", "pipeline.cli", "export", "--model", str(version), "--format", "weights"]
+    exported = subprocess.run(
+        [*command, "--out", str(tmp_path / "weights.npz")],
+        capture_output=True, text=True, timeout=300, env=project.environment(),
+    )  # fmt: skip
+    assert exported.returncode == 0, exported.stderr
+    provenance = load_weights(tmp_path).provenance
+    first = (project.config.parent / "first_run.txt").read_text(encoding="utf-8")
+    assert provenance["scores"] == f"BLEU {fields(first)['BLEU']}"
+    shown = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "lineage", "runs", "--json"],
+        capture_output=True, text=True, timeout=300, env=project.environment(),
+    )  # fmt: skip
+    assert provenance["run"] in shown.stdout and len(provenance["run"]) > 20
 
 
 def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path) -> None:

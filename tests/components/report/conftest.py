@@ -24,10 +24,11 @@ from components.report.predictions import Evaluated, read_predictions
 from components.report.run import CACHED, RAN, Made, Run, Setting, Step
 from data.records import DatasetWriter, Record, encode, frame
 from data.synthetic import draw_png, formulas
-from trainer_module.config import ImageConfig, ModelConfig
-from trainer_module.features import SPECIAL_TEXTS
-from trainer_module.signatures import DESCRIPTION
-from trainer_module.weights import Trained, description, new_model, weights_of
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.features import DESCRIPTION, SPECIAL_TEXTS
+from trainer_module.trained import Trained, description
+from trainer_module.weights import new_model, weights_of
 
 GATE = ("bleu >= 0.2", "exact_match >= baseline - 0.1", "bleu >= 0.9 where length=1-9")
 HOSTILE = '</script><img src=x onerror="document.title=1">'

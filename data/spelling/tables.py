@@ -2,6 +2,8 @@ r"""LaTeX's commands as `data.spelling` sees them. What has no row here is a sym
 
 from __future__ import annotations
 
+from data.tokenizer import FUNCTIONS
+
 
 def _names(commands: str) -> frozenset[str]:
     return frozenset(commands.split())
@@ -41,17 +43,20 @@ FONTS = _pairs(
     \hbox \mathrm  \textbf \mathbf  \textit \mathit  \emph \mathit  \textsl \mathit  \textsf \mathsf
     \texttt \mathtt  \Bbb \mathbb  \frak \mathfrak"""
 )
-FONTS["\\mathnormal"] = ""
+FONTS["\\mathnormal"] = "\\mathnormal"  # of which only the Greek capitals are other letters
+# What \boldsymbol makes of a font: another, or "" where the bold letters have no command of their own.
+BOLD = dict.fromkeys(_names(r"\mathrm \mathbf"), "\\mathbf") | dict.fromkeys(_names(r"\mathcal \mathsf \mathit"), "")
+TEXT_COMMANDS = frozenset(name for name in FONTS if name.startswith("\\text")) | {"\\emph"}
 # Fonts in which words are written.
 TEXT_FONTS = _names(r"\mathrm \mathbf \mathit \mathsf \mathtt")
 # From here to the end of the group; "" where math has no such font, so that LaTeX draws the same without.
 DECLARATIONS = _pairs(
-    r"""\cal \mathcal  \bf \mathbf  \rm \mathrm  \it \mathit  \sf \mathsf  \tt \mathtt  \bfseries \mathbf
-    \rmfamily \mathrm  \sffamily \mathsf  \ttfamily \mathtt  \itshape \mathit"""
-)
-DECLARATIONS |= dict.fromkeys(
-    r"""\mit \sl \sc \em \boldmath \unboldmath \tiny \scriptsize \footnotesize \small \normalsize \large \Large \LARGE
-    \huge \Huge \normalfont""".split(),
+    r"""\cal \mathcal  \bf \mathbf  \rm \mathrm  \it \mathit  \mit \mathnormal  \sf \mathsf  \tt \mathtt"""
+) | dict.fromkeys(
+    _names(
+        r"""\sl \sc \em \boldmath \unboldmath \bfseries \rmfamily \sffamily \ttfamily \itshape \normalfont \tiny
+        \scriptsize \footnotesize \small \normalsize \large \Large \LARGE \huge \Huge"""
+    ),
     "",
 )
 STYLES = {"\\displaystyle": 0, "\\textstyle": 1, "\\scriptstyle": 2, "\\scriptscriptstyle": 3}
@@ -66,8 +71,11 @@ DROPPED_WITH_ARGUMENT = {"\\phantom": True, "\\hphantom": True, "\\vphantom": Fa
 # Commands that change no more than the space around their argument.
 GROUPS = _names(r"\ensuremath \mathbin \mathrel \mathord \mathopen \mathclose \mathpunct \mathinner \smash")
 
-_BIG = {"\\big": "\\big", "\\Big": "\\Big", "\\bigg": "\\bigg", "\\Bigg": "\\Bigg"}
-BIG_DELIMITERS = {name + side: spelled for name, spelled in _BIG.items() for side in ("", "l", "r", "m")}
+# The sizes of delimiters, em.
+BIG_SIZES = {r"\big": 1.2, r"\Big": 1.8, r"\bigg": 2.4, r"\Bigg": 3.0}
+BIG_DELIMITERS = {name + side: name for name in BIG_SIZES for side in ("", "l", "r", "m")}
+DELIMITER_PAIRS = _pairs(r"( )  [ ]  \{ \}  \langle \rangle  \lfloor \rfloor  \lceil \rceil")
+CLOSING = frozenset(DELIMITER_PAIRS.values()) | {"|", "\\|"}
 
 BIG_OPERATORS = _names(
     r"""\sum \prod \coprod \int \iint \iiint \iiiint \oint \idotsint \bigcap \bigcup \bigsqcup \bigvee \bigwedge
@@ -79,6 +87,8 @@ WITH_LIMITS = frozenset(name for name in BIG_OPERATORS if "int" not in name) | _
 )
 
 ACCENTS = _names(r"\hat \tilde \bar \vec \dot \ddot \dddot \check \breve \acute \grave \mathring")
+# Letters by name.
+LETTERS = _names(r"\AA \aa \AE \ae \OE \oe \O \o \L \l \ss \i \j")
 # Commands with arguments that are formulas: the spelling, and the style of each argument.
 _ONE_ARGUMENT = ACCENTS | _names(
     r"""\widehat \widetilde \overline \underline \overrightarrow \overleftarrow \overleftrightarrow \underrightarrow
@@ -98,6 +108,9 @@ ARGUMENTS |= {
     "\\pmod": ("\\pmod", ("same",)),
 }
 INFIX = _names(r"\atop \brace \brack")
+
+# What upright letters are the name of.
+UPRIGHT_NAMES = {name[1:]: name for name in FUNCTIONS - {"\\liminf", "\\limsup"}} | {"mod": "\\bmod"}
 
 NEGATED = _pairs(r"= \neq  \in \notin")
 # \dots before one of these is \cdots in amsmath.
@@ -119,3 +132,11 @@ ENVIRONMENTS: dict[str, tuple[str, str, str, str]] = {
     "tabular": ("array", "", ".", "."),
     "split": ("aligned", "", ".", "."),
 }
+# Those that are written as they are, without arguments.
+OTHER_ENVIRONMENTS = _names("array aligned gathered smallmatrix")
+# Commands with arguments that are no formulas, or that are seldom: they stay as they are, as do commands that are not
+# known at all.
+WITH_OTHER_ARGUMENTS = _names(
+    r"""\rlap \llap \lefteqn \raisebox \makebox \framebox \multicolumn \cline \rule \textsubscript \textsuperscript
+    \skew \root \above \buildrel \vcenter \hspace \hskip \kern \mkern \mskip \substack \b \c \d"""
+)

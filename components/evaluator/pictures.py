@@ -1,0 +1,132 @@
+"""The kinds of pictures that a model is tried on: the examples' own, and what cameras, screens and files make of them.
+
+The same examples and the same seed give the same pictures. `data.degradation` says what the strengths mean.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from data.degradation import EM, compress, degrade
+from data.geometry import resample
+from data.looks import look_of
+from data.records import HELD_OUT_FONT, Record
+
+# The key of these slices in rules and summaries: `picture=jpeg-30`.
+PICTURE = "picture"
+NATIVE, UNSEEN_FONT = "native", "unseen-font"
+
+
+class Picture(NamedTuple):
+    """A kind of picture."""
+
+    help: str
+    # The example's picture, uint8 (H, W) or (H, W, 3), a generator and the em in pixels, to the picture that is read.
+    make: Callable[[np.ndarray, np.random.Generator, float], np.ndarray]
+
+
+def _resampled(factor: float) -> Picture:
+    return Picture(f"resampled to {factor:g} times its size", lambda image, rng, em: resample(image, factor))
+
+
+def _degraded(kind: str, strength: float, help: str) -> Picture:
+    return Picture(help, lambda image, rng, em: degrade(image, kind, strength, rng, em))
+
+
+PICTURES = {
+    NATIVE: Picture("as it is", lambda image, rng, em: image),
+    **{f"size-{factor:g}": _resampled(factor) for factor in (0.5, 0.75, 1.5, 2, 3, 4)},
+    "blur": _degraded("blur", 0.5, "out of focus, by a standard deviation of 1/32 em"),
+    "jpeg-30": Picture("JPEG of quality 30", lambda image, rng, em: compress(image, 30)),
+    "rotation": _degraded("rotation", 0.5, "turned by 1.5 degrees"),
+    "noise": _degraded("noise", 0.5, "Gaussian noise of 12.5 levels, or salt and pepper on 1 % of the pixels"),
+    "contrast": _degraded("contrast", 0.5, "ink and paper nearer each other, by 3/8"),
+    "ink": _degraded("ink", 1, "ink of a colour"),
+    "inverse": _degraded("inverse", 1, "light ink on a dark page"),
+    "transparency": _degraded("transparency", 1, "ink of any colour on no paper"),
+    "shadow": _degraded("shadow", 0.5, "light that falls to 80 %"),
+    "perspective": _degraded("perspective", 0.5, "one edge a tenth shorter"),
+    "erosion": _degraded("erosion", 0.5, "thinner strokes"),
+    "dilation": _degraded("dilation", 0.5, "bolder strokes, by 1/32 em"),
+    "photo": _degraded("photo", 0.5, "perspective, shadow, blur, noise and JPEG together"),
+    UNSEEN_FONT: Picture(f"drawn in the font {HELD_OUT_FONT}, which no training set has", lambda image, rng, em: image),
+}
+
+
+class Robustness(NamedTuple):
+    """How a model is tried on other kinds of pictures."""
+
+    examples: int  # of the split, of each kind
+    seed: int = 0  # chooses them, and directions, colours and patterns
+
+
+class Trial(NamedTuple):
+    """One picture to read."""
+
+    kind: str
+    example: int  # its place among the records
+    image: bytes  # PNG, or the example's own
+
+
+def trials(
+    records: Sequence[Record], robustness: Robustness, progress: Callable[[int], None] | None = None
+) -> list[Trial]:
+    """Makes the pictures of every kind.
+
+    Args:
+        records: the examples, whose images can be decoded.
+        robustness: how many of them, and the seed.
+        progress: called with the number of pictures made since the last call.
+
+    Returns:
+        Of each kind `robustness.examples` pictures, or as many as there are records; those in the held-out font, of
+        which there may be none, are of the kind `unseen-font` alone unless there are no others.
+    """
+    looks = [look_of(record.name) for record in records]
+    held_out = [i for i, look in enumerate(looks) if look is not None and look.font == HELD_OUT_FONT]
+    others = sorted(set(range(len(records))) - set(held_out)) or held_out
+    made = []
+    for kind, picture in PICTURES.items():
+        for i in _sample(held_out if kind == UNSEEN_FONT else others, robustness):
+            image = records[i].image
+            if kind not in (NATIVE, UNSEEN_FONT):
+                rng = np.random.default_rng((robustness.seed, zlib.crc32(kind.encode()), i))
+                image = _png(picture.make(_pixels(image), rng, _em(records[i].name)))
+            made.append(Trial(kind, i, image))
+            if progress is not None:
+                progress(1)
+    return made
+
+
+def _sample(places: Sequence[int], robustness: Robustness) -> list[int]:
+    order = np.random.default_rng(robustness.seed).permutation(len(places))
+    return sorted(places[i] for i in order[: robustness.examples])
+
+
+def _em(name: str) -> float:
+    """The font size in pixels that the name of a drawn record tells; the usual one of others."""
+    look = look_of(name)
+    if look is None:
+        return EM
+    return look.size * look.resolution / (72 if look.renderer == "latex" else 1)  # points, or CSS pixels
+
+
+def _pixels(encoded: bytes) -> np.ndarray:
+    """uint8 (H, W) of a grey picture, (H, W, 3) of another; what is transparent on white."""
+    with Image.open(io.BytesIO(encoded)) as image:
+        if image.mode in ("1", "L"):
+            return np.asarray(image.convert("L"))
+        coloured = image.convert("RGBA")
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB"))
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", compress_level=1)
+    return file.getvalue()
