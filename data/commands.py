@@ -19,6 +19,7 @@ from data.records import (
     SPLITS,
     TEST_SHARE,
 )
+from data.spelling import NORMAL, SPELLINGS
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 
 if TYPE_CHECKING:
@@ -219,6 +220,13 @@ def import_(
     ] = MAX_REJECTED_SHARE,
     workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT even if it is not a data set.")] = False,
+    spelling: Annotated[
+        str,
+        typer.Option(
+            help="Of the formulas: normal, one spelling for all that look the same; im2markup, as SOURCE has them.",
+            metavar="|".join(SPELLINGS),
+        ),
+    ] = NORMAL,
 ) -> None:
     """Import im2latex-100k, processed or raw, the TFRecords of Image2Latex-TF2, or records, without the bad ones."""
     import json
@@ -242,6 +250,7 @@ def import_(
             workers,
             progress,
             overwrite,
+            spelling,
         )
     print_summary(summary, time.monotonic() - start)
     held_out = json.loads((summary.path / "dataset.json").read_text("utf-8"))["held_out"]

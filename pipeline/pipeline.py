@@ -35,6 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCES = {".py", ".html", ".css", ".js"}
 # What training images and evaluated pictures are changed with.
 DEGRADATIONS = ("data/degradation.py", "data/geometry.py")
+SPELLING = ("data/spelling", "data/latex_tables.py", "data/tokenizer.py")
 SCHEMA = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
 
 
@@ -66,11 +67,13 @@ def create_pipeline(
     """
     _check_schema(Path(schema))
 
-    # Brings the records in, one split for each folder; stops the run at one that cannot be used.
+    # Brings the records in, one split for each folder, in one spelling; stops the run at one that cannot be used.
     splits = [example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS]
     example_gen = _keyed(
-        ImportExampleGen(input_base=data, input_config=example_gen_pb2.Input(splits=splits)),
-        _sources("components/example_gen", "data/records.py"),
+        ImportExampleGen(
+            input_base=data, input_config=example_gen_pb2.Input(splits=splits), spelling=config.data.spelling
+        ),
+        _sources("components/example_gen", "data/records.py", *SPELLING),
     )
 
     # Brings in what a record must be like, curated by hand.
@@ -129,9 +132,15 @@ def create_pipeline(
             gate=config.evaluation.gate,
             split=config.evaluation.split,
             robustness=config.evaluation.robustness,
+            spelling=config.data.spelling,
         ),
         _sources(
-            "components/evaluator", "components/formula_metrics", "data/latex.py", "data/rendering.py", *DEGRADATIONS
+            "components/evaluator",
+            "components/formula_metrics",
+            "data/latex.py",
+            "data/rendering.py",
+            *DEGRADATIONS,
+            *SPELLING,
         ),
     )
 

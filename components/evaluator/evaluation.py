@@ -35,6 +35,7 @@ from components.formula_metrics.scores import statistics, values
 from data.errors import UserError
 from data.records import Record
 from data.rendering import default_renderer
+from data.spelling import NORMAL, known_spelling
 
 
 def evaluate(
@@ -44,6 +45,7 @@ def evaluate(
     out: Path,
     *,
     robustness: Robustness | None = None,
+    spelling: str = NORMAL,
     about: Mapping[str, Mapping[str, Any]] | None = None,
     renderer: str | None = None,
     pipeline: Callable[[], beam.Pipeline] | None = None,
@@ -57,14 +59,16 @@ def evaluate(
         rules: the gate; none for none.
         out: the folder to write into.
         robustness: how the models are tried on other kinds of pictures; None for not at all.
+        spelling: in which formulas are compared token by token, as `data.spelling.respell` takes it.
         about: more to keep about each model, by its name.
         renderer: as in `data.rendering`.
         pipeline: makes Beam's pipeline; None takes one that runs in the process.
         progress: called with what is being done, how much of it was done since the last call, and how much there is.
 
     Raises:
-        UserError: there are no examples, or a model cannot be used.
+        UserError: there are no examples, there is no such spelling, or a model cannot be used.
     """
+    known_spelling(spelling)
     records = list(records)
     if not records:
         raise UserError("there are no examples to evaluate on")
@@ -93,7 +97,7 @@ def evaluate(
         of_tried[name] = read_images(
             reader, [trial.image for trial in tried], telling(f"reading changed pictures, {name}", len(tried))
         )
-    counted = _statistics(columns["target"], readings, renderer, telling)
+    counted = _statistics(columns["target"], readings, renderer, spelling, telling)
     known: dict[str, dict[str, Any]] = {}
     for name, reading in readings.items():
         columns |= {
@@ -111,7 +115,7 @@ def evaluate(
             "name": [records[trial.example].name for trial in tried],
             "target": [records[trial.example].latex for trial in tried],
         }
-        counted = _statistics(of_pictures["target"], of_tried, renderer, telling)
+        counted = _statistics(of_pictures["target"], of_tried, renderer, spelling, telling)
         slices |= _by_kind(of_pictures["picture"], counted)
         of_pictures |= {name: reading.latex for name, reading in of_tried.items()}
         pyarrow.parquet.write_table(pa.table(of_pictures), str(out / PICTURE_PREDICTIONS), compression="zstd")
@@ -120,7 +124,7 @@ def evaluate(
         scores = slices.get(rule.slice, {})
         verdicts.append(judge(rule, *(scores.get(name, {}).get(rule.score) for name in (CANDIDATE, BASELINE))))
     about_pictures = robustness._asdict() if robustness is not None else {}
-    evaluation = Evaluation(len(records), renderer, known, slices, verdicts, about_pictures)
+    evaluation = Evaluation(len(records), renderer, known, slices, verdicts, about_pictures, spelling)
     pyarrow.parquet.write_table(table, str(out / PREDICTIONS), compression="zstd")
     evaluation.write(out)
     return evaluation
@@ -130,13 +134,14 @@ def _statistics(
     targets: Sequence[str],
     readings: Mapping[str, Reading],
     renderer: str,
+    spelling: str,
     telling: Callable[[str, int], Callable[[int], None]],
 ) -> dict[str, np.ndarray]:
     """What `statistics` counts of every model's formulas, by its name."""
     # What the models read of an example in a row: its target, and what they agree on, is drawn once.
     repeated = [target for target in targets for _ in readings]
     read = list(itertools.chain(*zip(*(reading.latex for reading in readings.values()), strict=True)))
-    counted = statistics(repeated, read, renderer, telling("drawing and comparing", len(read)))
+    counted = statistics(repeated, read, renderer, telling("drawing and comparing", len(read)), spelling)
     return {name: counted[place :: len(readings)] for place, name in enumerate(readings)}
 
 
