@@ -175,13 +175,13 @@ UPRIGHT_NAMES = {name[1:]: name for name in FUNCTIONS - {"\\liminf", "\\limsup"}
 NEGATED = _pairs(r"= \neq  \in \notin")
 # \dots before one of these is \cdots in amsmath.
 OPERATORS_AND_RELATIONS = _names(
-    r"""+ - = < > * : \not \pm \mp \times \div \star \circ \bullet \cdot \cap \cup \uplus \sqcap \sqcup \vee \wedge \setminus
-    \wr \diamond \oplus \ominus \otimes \oslash \odot \amalg \leq \geq \neq \prec \succ \preceq \succeq \ll \gg \subset
-    \supset \subseteq \supseteq \sqsubseteq \sqsupseteq \in \ni \notin \vdash \dashv \models \equiv \sim \simeq \asymp
-    \approx \doteq \cong \propto \perp \leftarrow \to \leftrightarrow \Leftarrow \Rightarrow \Leftrightarrow \longleftarrow
-    \longrightarrow \longleftrightarrow \Longleftarrow \Longrightarrow \Longleftrightarrow \mapsto \longmapsto
-    \hookleftarrow \hookrightarrow \sum \prod \coprod \int \oint \bigcap \bigcup \bigsqcup \bigvee \bigwedge \bigodot
-    \bigotimes \bigoplus \biguplus"""
+    r"""+ - = < > * : \not \pm \mp \times \div \star \circ \bullet \cdot \cap \cup \uplus \sqcap \sqcup \vee \wedge
+    \setminus \wr \diamond \oplus \ominus \otimes \oslash \odot \amalg \leq \geq \neq \prec \succ \preceq \succeq
+    \ll \gg \subset \supset \subseteq \supseteq \sqsubseteq \sqsupseteq \in \ni \notin \vdash \dashv \models \equiv
+    \sim \simeq \asymp \approx \doteq \cong \propto \perp \leftarrow \to \leftrightarrow \Leftarrow \Rightarrow
+    \Leftrightarrow \longleftarrow \longrightarrow \longleftrightarrow \Longleftarrow \Longrightarrow
+    \Longleftrightarrow \mapsto \longmapsto \hookleftarrow \hookrightarrow \sum \prod \coprod \int \oint \bigcap
+    \bigcup \bigsqcup \bigvee \bigwedge \bigodot \bigotimes \bigoplus \biguplus"""
 )
 
 # What they are written as: the environment, the columns, the delimiters around.

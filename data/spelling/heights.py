@@ -71,7 +71,7 @@ def _table() -> dict[str, Extent]:
     }
 
 
-# Other symbols are as high as a capital, and \leq is as deep as they come.
+# Other symbols are as high as a capital, and at most as deep as \leq.
 _SYMBOL = Extent(0.683333, 0.1359)
 
 
@@ -118,9 +118,8 @@ def _symbol(token: str, style: int) -> Extent:
         return Extent(0.95, 0.45) if style == DISPLAY else Extent(0.75, 0.25)
     if token in ("&", "\\\\"):
         return _UNKNOWN
-    height, depth = _table().get(token) or (
-        Extent(0.683333, 0.0) if token.isalnum() or token[1:2].isupper() else _SYMBOL
-    )
+    is_capital = token.isalnum() or token[1:2].isupper()
+    height, depth = _table().get(token) or (Extent(0.683333, 0.0) if is_capital else _SYMBOL)
     return Extent(height * _SCALE[style], depth * _SCALE[style])
 
 
