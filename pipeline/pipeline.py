@@ -26,6 +26,7 @@ from data.records import SPLITS
 from pipeline.beam import beam_arguments
 from pipeline.config import Config, flatten
 from pipeline.sources import REPOSITORY, component_files, fingerprint
+from trainer_module import reader
 from trainer_module.features import IMAGE, LATEX, NAME
 
 SCHEMA = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
@@ -95,6 +96,8 @@ def create_pipeline(
     trainer_config = {"config": config.section("image", "vocabulary", "model", "training")}
     if checkpoints is not None:
         trainer_config["checkpoints"] = checkpoints
+    if config.training.start_from == reader.NAME:  # another reader makes another training
+        trainer_config["start_from"] = reader.fingerprint()
     trainer = Trainer(
         run_fn="trainer_module.trainer.run_fn",
         examples=transform.outputs["transformed_examples"],
