@@ -59,9 +59,11 @@ def create_pipeline(
     """
     _check_schema(Path(schema))
 
-    # Brings the records in, one split for each folder; stops the run at one that cannot be used.
+    # Brings the records in, one split for each folder, in one spelling; stops the run at one that cannot be used.
     splits = [example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS]
-    example_gen = ImportExampleGen(input_base=data, input_config=example_gen_pb2.Input(splits=splits))
+    example_gen = ImportExampleGen(
+        input_base=data, input_config=example_gen_pb2.Input(splits=splits), spelling=config.data.spelling
+    )
 
     # Brings in what a record must be like, curated by hand; its cache goes by what the file says.
     schema_gen = ImportSchemaGen(schema_file=schema)
@@ -112,6 +114,7 @@ def create_pipeline(
         gate=config.evaluation.gate,
         split=config.evaluation.split,
         robustness=config.evaluation.robustness,
+        spelling=config.data.spelling,
     )
 
     # Lets the model answer real images in a fresh process, as a server would.
