@@ -82,7 +82,7 @@ SYNONYMS = _pairs(
     \impliedby \Longleftarrow  \dag \dagger  \ddag \ddagger  \dotsc \ldots  \dotso \ldots  \hdots \ldots
     \dotsb \cdots  \dotsm \cdots  \dotsi \cdots  \cdotp \cdot  \bot \perp  \slash /
     \arrowvert |  \Arrowvert \|  \restriction \upharpoonright  \doublecap \Cap  \doublecup \Cup
-    \llless \lll  \gggtr \ggg
+    \llless \lll  \gggtr \ggg  \lozenge \Diamond
     \square \Box  \lhd \vartriangleleft  \rhd \vartriangleright  \unlhd \trianglelefteq  \unrhd \trianglerighteq
     \leadsto \rightsquigarrow  \doteqdot \Doteq  \bigtriangleup \triangle  \backslash \setminus
     \lt <  \gt >"""
