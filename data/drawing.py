@@ -8,6 +8,8 @@ end the records are written in an order that follows from seed and formula alone
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import io
@@ -17,7 +19,7 @@ import os
 import random
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -186,8 +188,8 @@ def draw_dataset(
     if "katex" in renderers:
         find_chromium()
     writer = DatasetWriter(out, ", ".join(map(str, sources)), details, allow_rejects, overwrite)
-    with writer:  # first, so that a place that is taken is refused before hours of drawing
-        work = _working_folder(out, plan)
+    work = out.absolute().with_name(f"{out.absolute().name}.drawing")
+    with writer, _working_folder(work, plan):  # a place that is taken is refused before hours of drawing
         chunks = plan.chunks()
         done = [(work / f"{number:06d}.records").exists() for number in range(len(chunks))]
         if progress is not None:
@@ -202,21 +204,29 @@ def draw_dataset(
     return writer.summary
 
 
-def _working_folder(out: Path, plan: Plan) -> Path:
-    """The folder of finished chunks: what an interrupted command with the same plan left, or a new one."""
-    work = out.absolute().with_name(f"{out.absolute().name}.drawing")
+@contextlib.contextmanager
+def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
+    """Holds the folder of finished chunks: what an interrupted command with the same plan left, or a new one."""
     begun = work / "plan"
     try:
-        if work.exists() and begun.exists() and begun.read_text("utf-8") != plan.digest:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot write {work}: {error.strerror}; choose another --out") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another command draws into {work}; wait for it, or choose another --out") from error
+        if begun.exists() and begun.read_text("utf-8") != plan.digest:
             raise UserError(
                 f"{work} holds pictures of a command with other formulas or options; give that command again to finish "
                 "it, or remove the folder"
             )
-        work.mkdir(parents=True, exist_ok=True)
         begun.write_text(plan.digest, "utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {work}: {error.strerror}; choose another --out") from error
-    return work
+        yield
+    finally:
+        os.close(lock)
 
 
 def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
@@ -232,10 +242,13 @@ def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
             frames.append(frame(_NUMBER.pack(picture.number) + example))
         except RenderingError as error:
             rejects.append(json.dumps([picture.number, str(error)]) + "\n")
-    for suffix, content in (("rejects", "".join(rejects).encode()), ("records", b"".join(frames))):
-        partial = work / f"{chunk:06d}.partial"
-        partial.write_bytes(content)
-        partial.rename(work / f"{chunk:06d}.{suffix}")
+    try:
+        for suffix, content in (("rejects", "".join(rejects).encode()), ("records", b"".join(frames))):
+            partial = work / f"{chunk:06d}.partial"
+            partial.write_bytes(content)
+            partial.rename(work / f"{chunk:06d}.{suffix}")
+    except OSError as error:
+        raise UserError(f"cannot write {work}: {error.strerror}; free some space, and give the command again") from error
     return len(pictures)
 
 
@@ -281,13 +294,11 @@ def _finished(image: np.ndarray, picture: Picture) -> np.ndarray:
     """
     look = picture.look
     image = _grey(_bordered(image, look))
-    if not look.degradations:
-        return image
     rng = np.random.default_rng(int(digest(picture.name), 16))
     for kind, strength in look.degradations:
         image = degrade(image, kind, strength, rng, look.em)
-        if image.shape[0] * image.shape[1] > _MAX_PIXELS:
-            raise RenderingError(f"a picture of more than {_MAX_PIXELS:,} pixels")
+    if image.shape[0] * image.shape[1] > _MAX_PIXELS:
+        raise RenderingError(f"a picture of more than {_MAX_PIXELS:,} pixels")
     return _grey(image)
 
 

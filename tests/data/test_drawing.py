@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -279,6 +280,18 @@ def test_finished_chunks_of_another_command_are_not_taken(tmp_path: Path) -> Non
         drawn(tmp_path / "set", many(20), progress=Interrupted())
     with pytest.raises(UserError, match="set.drawing holds pictures of a command with other formulas or options"):
         drawn(tmp_path / "set", many(30))
+
+
+@LATEX
+def test_two_commands_do_not_draw_into_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "set.drawing").mkdir()
+    lock = os.open(tmp_path / "set.drawing", os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another command draws into .*set.drawing"):
+            drawn(tmp_path / "set", many(20))
+    finally:
+        os.close(lock)
 
 
 # --- the command ------------------------------------------------------------------------------
