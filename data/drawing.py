@@ -19,6 +19,7 @@ import os
 import random
 import shutil
 import struct
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from data.latex import Page, RenderingError, draw_pages, find_programs, is_local
 from data.looks import FONTS, THEMES, Look, Looks
 from data.parallel import ordered_map
 from data.records import SPLITS, DatasetWriter, Record, Summary, encode, frame, read_tfrecords
-from data.screenshots import Shown, draw_screenshots, find_chromium
+from data.screenshots import Shown, close_chromium, draw_screenshots, find_chromium
 
 # Pictures in a chunk.
 _CHUNK = 256
@@ -44,6 +45,7 @@ _SECONDS = 60.0
 _MAX_PIXELS = 16_000_000
 # Of the channels of a pixel that counts as grey.
 _GREY = 16
+_TEMPORARY = "temporary"
 _NUMBER = struct.Struct("<Q")
 
 
@@ -198,6 +200,7 @@ def draw_dataset(
         for count in ordered_map(functools.partial(_draw_chunk, work=work), left, workers):
             if progress is not None:
                 progress(count)
+        close_chromium()  # its files are in the folder
         _collect(work, len(chunks), plan, writer)
     shutil.rmtree(work)
     assert writer.summary is not None
@@ -223,6 +226,7 @@ def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
                 f"{work} holds pictures of a command with other formulas or options; give that command again to finish "
                 "it, or remove the folder"
             )
+        shutil.rmtree(work / _TEMPORARY, ignore_errors=True)  # of a command that was killed
         begun.write_text(plan.digest, "utf-8")
         yield
     finally:
@@ -232,7 +236,8 @@ def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
 def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
     """Draws a chunk into two files of the working folder, the records last, whole or not at all."""
     chunk, pictures = numbered
-    drawn = (_by_latex if pictures[0].look.renderer == "latex" else _by_katex)(pictures)
+    with _temporary_files_in(work / _TEMPORARY):
+        drawn = (_by_latex if pictures[0].look.renderer == "latex" else _by_katex)(pictures)
     rejects, frames = [], []
     for picture, image in zip(pictures, drawn, strict=True):
         try:
@@ -248,8 +253,19 @@ def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
             partial.write_bytes(content)
             partial.rename(work / f"{chunk:06d}.{suffix}")
     except OSError as error:
-        raise UserError(f"cannot write {work}: {error.strerror}; free some space, and give the command again") from error
+        raise UserError(f"cannot write {work}: {error.strerror}; free some space and start again") from error
     return len(pictures)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Lets LaTeX and Chromium write where the next command finds what a kill leaves."""
+    folder.mkdir(exist_ok=True)
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _by_latex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
