@@ -197,10 +197,11 @@ def export(
     model: Annotated[Path | None, typer.Option(help="SavedModel to read, such as a pushed one.", metavar="DIR")] = None,
     to: Annotated[
         Literal["savedmodel", "weights"],
-        typer.Option("--format", help="A SavedModel, or one small file of weights."),
+        typer.Option("--format", help="A SavedModel, or one small file of weights.", metavar="savedmodel|weights"),
     ] = "savedmodel",
     precision: Annotated[
-        Literal["float32", "float16", "int8"], typer.Option(help="Numbers in which --format weights stores matrices.")
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="Numbers in which --format weights stores matrices.", metavar="float32|float16|int8"),
     ] = "float32",
     notes: Annotated[
         list[str] | None,
