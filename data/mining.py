@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import sys
 import tarfile
 import zlib
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from data.documents import closure, find_formulas, roots
 from data.errors import UserError
-from data.formulas import Formula, drawn_key, label_of, read_formulas, write_list
+from data.formulas import drawn_key, label_of, read_keys, write_list
 from data.latex import is_local, unknown_command
 from data.macros import MacroError
 from data.parallel import ordered_map
@@ -82,7 +81,7 @@ def mine(
       UserError: a source that cannot be read, no formula in any, or a place that cannot be written.
     """
     mined = Mined()
-    held_out = {formula.key for formula in read_formulas(exclude, sys.maxsize, workers) if isinstance(formula, Formula)}
+    held_out = read_keys(exclude, workers)
     work = (
         (label or label_of(source.name.split(".")[0]), document)
         for source in sources

@@ -82,15 +82,17 @@ def draw_screenshots(formulas: Sequence[Shown], scale: float) -> list[np.ndarray
     """
     if not formulas:
         return []
-    try:
-        return _chromium().draw(formulas, scale)
-    except (TimeoutError, ConnectionError) as error:
-        # A crash, or a formula that KaTeX does not end with: it is found by halves.
-        _restart()
-        if len(formulas) == 1:
-            return [RenderingError(f"Chromium: {error}")]
-        middle = len(formulas) // 2
-        return draw_screenshots(formulas[:middle], scale) + draw_screenshots(formulas[middle:], scale)
+    for _ in range(2):
+        try:
+            return _chromium().draw(formulas, scale)
+        except (TimeoutError, ConnectionError) as error:
+            broken = RenderingError(f"Chromium: {error}")
+            _restart()
+    # It ends, or does not answer, by one of the formulas.
+    if len(formulas) == 1:
+        return [broken]
+    middle = len(formulas) // 2
+    return draw_screenshots(formulas[:middle], scale) + draw_screenshots(formulas[middle:], scale)
 
 
 @functools.cache

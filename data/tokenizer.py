@@ -61,6 +61,7 @@ FUNCTIONS = _names(
 )
 
 
+_SCRIPT_MARKS = {"\\sp": "^", "\\sb": "_"}
 _LENGTH = re.compile(r"\[-?[\d.]+(pt|mm|cm|ex|em|in)\]")
 
 
@@ -84,6 +85,7 @@ def _lex(latex: str) -> list[_Lexeme]:
             text = f"\\{match['edge']}{{{match['environment']}}}"
         elif text[0] == "\\" and text[1:].isspace():
             text = "\\"  # a control space: in the normalised style a lone backslash
+        text = _SCRIPT_MARKS.get(text, text)
         lexemes.append(_Lexeme(text, match.start(), match.end()))
     return lexemes
 

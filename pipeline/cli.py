@@ -20,6 +20,7 @@ import kubeflow.commands
 import pipeline.lineage.commands
 import pipeline.serving.commands
 from data.errors import UserError
+from data.spelling import NORMAL, SPELLINGS
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Model, Preset, Settings, hush
 
 app = typer.Typer(
@@ -100,6 +101,14 @@ def evaluate(
     robustness_seed: Annotated[
         int, typer.Option(help="Seed of these examples and of how they are changed.", min=0, metavar="N")
     ] = 0,
+    spelling: Annotated[
+        str,
+        typer.Option(
+            help="How formulas are compared token by token: normal, in one spelling for all that look the same; "
+            "im2markup, as they are.",
+            metavar="|".join(SPELLINGS),
+        ),
+    ] = NORMAL,
     as_json: Json = False,
 ) -> None:
     """Judge a model on any data: all scores, by slice.
@@ -110,7 +119,9 @@ def evaluate(
     from pipeline.evaluate import evaluate_model
 
     pictures = (robustness_examples, robustness_seed) if robustness else None
-    raise typer.Exit(evaluate_model(model, data, split, baseline, gate or (), renderer, out, as_json, pictures))
+    raise typer.Exit(
+        evaluate_model(model, data, split, baseline, gate or (), renderer, out, as_json, pictures, spelling)
+    )
 
 
 @app.command()

@@ -70,6 +70,9 @@ class DataConfig:
     level: str = Field(default=DEFAULT_LEVEL, description=f"how rich the synthetic formulas are: {', '.join(LEVELS)}")
     seed: int = Field(default=1, ge=0, description="seed of the synthetic formulas")
     dpi: int = Field(default=DEFAULT_DPI, ge=40, le=600, description="resolution of synthetic formulas, dots per inch")
+    spelling: Literal["normal", "im2markup"] = Field(
+        default="normal", description="of formulas: normal, one for each look; im2markup, as they come"
+    )
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=MIN_TOKENS, description="longest synthetic formula, tokens")
 
     @field_validator("level")

@@ -6,11 +6,7 @@ import functools
 import re
 from dataclasses import replace
 
-from data.latex import LOCAL_NAMES
-from data.spelling.heights import is_flat
-from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
-from data.spelling.rows import array, joined, paired, with_font
-from data.spelling.tables import (
+from data.latex_tables import (
     ARGUMENTS,
     BIG_DELIMITERS,
     BIG_OPERATORS,
@@ -22,6 +18,7 @@ from data.spelling.tables import (
     FONTS,
     GROUPS,
     INFIX,
+    LOCAL_NAMES,
     OTHER_ENVIRONMENTS,
     SPACES,
     STYLES,
@@ -30,6 +27,9 @@ from data.spelling.tables import (
     WITH_LIMITS,
     WITH_OTHER_ARGUMENTS,
 )
+from data.spelling.heights import is_flat
+from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
+from data.spelling.rows import array, joined, paired, with_font
 from data.tokenizer import FUNCTIONS, side_of
 
 
@@ -81,7 +81,7 @@ def _kind(token: str) -> str:
     if side := side_of(token):
         return side[1:]
     is_command = token[0] == "\\" and len(token) > 1
-    return "unknown" if is_command and SYNONYMS.get(token, token) not in _SYMBOLS else ""
+    return "unknown" if is_command and token not in _SYMBOLS and token not in SYNONYMS else ""
 
 
 class _Reader:
@@ -331,11 +331,14 @@ class _Reader:
         style = {"aligned": DISPLAY, "split": DISPLAY, "gathered": DISPLAY, "smallmatrix": SCRIPT}.get(name, TEXT)
         lines: list[list[Row]] = [[]]
         while True:
+            start = self.at
             lines[-1].append(self.row("&", "\\\\", end, style=style))
             separator = self.take()
             if separator == "\\\\":
                 lines.append([])
             elif separator == end:
+                if len(lines[-1]) == 1 and self.at == start + 1:  # nothing behind the last \\
+                    lines.pop()
                 return array(name, columns, lines)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from data.latex_tables import BIG_SIZES, INFIX, STYLES
 from data.spelling.nodes import Node, Row
-from data.spelling.tables import BIG_SIZES, INFIX, STYLES
 
 
 def write(row: Row) -> list[str]:

@@ -166,7 +166,7 @@ def keys(components: dict[str, BaseComponent], folder: Path) -> dict[str, str]:
         ("components/evaluator/gate.py", "import re", "import re as re", {"Evaluator", "Reporter"}),
         ("components/formula_metrics/scores.py", "DPI = 240", "DPI = 200", {"Evaluator", "Reporter"}),
         ("data/typesetting.py", "_OVERSAMPLING = 8", "_OVERSAMPLING = 4", {"Evaluator", "Reporter"}),
-        ("data/tokenizer.py", "import re", "import re as re", {"Evaluator", "Reporter"}),
+        ("data/tokenizer.py", "import re", "import re as re", {"ImportExampleGen", "Evaluator", "Reporter"}),
         ("components/baseline/serving.py", "import os", "import os as os", {"Baseline", "Pusher", "Reporter"}),
         ("components/pusher/versions.py", "= 600.0", "= 60.0", {"Pusher", "Reporter"}),
         ("components/serving_check/probe.py", '"predict_images"', '"serving_default"', {"ServingCheck"}),
