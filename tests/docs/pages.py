@@ -59,10 +59,10 @@ def anchors(page: Path) -> set[str]:
 
 
 def commands(page: Path) -> Iterator[tuple[list[str], bool]]:
-    """The words of each command in the code of a page, and whether it is a whole one: in a block, and not in a sentence.
+    """The words of each command in the code of a page, and whether it is whole: in a block, not in a sentence.
 
-    Output is left out: in a block with lines that begin with `$ `, only these are commands. Settings of variables before
-    a command and optional words in brackets are left out too.
+    Output is left out: in a block with lines that begin with `$ `, only these are commands. So are settings of
+    variables before a command, and optional words in brackets.
     """
     for token in tokens(page):
         if token.type in ("fence", "code_block"):
