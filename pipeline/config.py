@@ -65,8 +65,8 @@ class DataConfig:
         default=SYNTHETIC, min_length=1, description="synthetic, or a folder with train/, eval/ and test/"
     )
     train: int = Field(default=10000, ge=1, description="synthetic formulas to learn from")
-    eval: int = Field(default=300, ge=1, description="synthetic formulas to watch the training with")
-    test: int = Field(default=300, ge=1, description="synthetic formulas to judge the model with")
+    eval: int = Field(default=300, ge=1, description="synthetic formulas to validate the training on")
+    test: int = Field(default=300, ge=1, description="synthetic formulas to evaluate the model on")
     level: str = Field(default=DEFAULT_LEVEL, description=f"how rich the synthetic formulas are: {', '.join(LEVELS)}")
     seed: int = Field(default=1, ge=0, description="seed of the synthetic formulas")
     dpi: int = Field(default=DEFAULT_DPI, ge=40, le=600, description="resolution of synthetic formulas, dots per inch")
@@ -87,7 +87,9 @@ class DataConfig:
 class EvaluationConfig:
     """The gate: what a model must reach on unseen formulas to be served."""
 
-    split: Literal["train", "eval", "test"] = Field(default="test", description="examples that judge the model")
+    split: Literal["train", "eval", "test"] = Field(
+        default="test", description="examples that the model is evaluated on"
+    )
     gate: tuple[str, ...] = Field(
         default=("bleu >= 0.7", "bleu >= baseline - 0.01"),
         description='rules a model must keep to be served, such as "bleu >= baseline - 0.02 where length=1-9"',
