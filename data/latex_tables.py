@@ -23,7 +23,7 @@ LOCAL_NAMES = r"""
     aleph beth gimel daleth hbar hslash imath jmath ell wp Re Im eth Bbbk Finv Game mho complement
     partial infty prime backprime emptyset varnothing nabla surd top bot angle measuredangle sphericalangle triangle
     triangledown vartriangle forall exists nexists neg lnot flat natural sharp clubsuit diamondsuit heartsuit spadesuit
-    square blacksquare lozenge blacklozenge bigstar blacktriangle blacktriangledown diagup diagdown circledS
+    square Box Diamond blacksquare lozenge blacklozenge bigstar blacktriangle blacktriangledown diagup diagdown circledS
     sum prod coprod int iint iiint iiiint idotsint oint smallint bigcap bigcup bigsqcup bigvee bigwedge bigodot
     bigotimes bigoplus biguplus
     pm mp times div ast star circ bullet cdot cdotp cap cup uplus sqcap sqcup vee wedge land lor setminus smallsetminus
@@ -82,7 +82,7 @@ SYNONYMS = _pairs(
     \impliedby \Longleftarrow  \dag \dagger  \ddag \ddagger  \dotsc \ldots  \dotso \ldots  \hdots \ldots
     \dotsb \cdots  \dotsm \cdots  \dotsi \cdots  \cdotp \cdot  \bot \perp  \slash /
     \arrowvert |  \Arrowvert \|  \restriction \upharpoonright  \doublecap \Cap  \doublecup \Cup
-    \llless \lll  \gggtr \ggg
+    \llless \lll  \gggtr \ggg  \lozenge \Diamond
     \square \Box  \lhd \vartriangleleft  \rhd \vartriangleright  \unlhd \trianglelefteq  \unrhd \trianglerighteq
     \leadsto \rightsquigarrow  \doteqdot \Doteq  \bigtriangleup \triangle  \backslash \setminus
     \lt <  \gt >"""

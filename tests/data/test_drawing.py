@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -258,7 +259,8 @@ def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "looks").write_text("katex = 0\n[fonts]\ncm = 1\n[resolutions]\n80 = 1\n100 = 1\n")
     command = [sys.executable, "-c", "from data.commands import app; app()", "draw", "list", "--split", "train"]
     command += ["--looks", "looks", "--workers", "1", "--out"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
     process = subprocess.Popen([*command, "set"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
     end = time.monotonic() + 300
     while not list(tmp_path.glob("set.drawing/*.records")):
@@ -268,7 +270,8 @@ def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     process.wait()
     for name in ("set", "straight"):
         subprocess.run([*command, name], cwd=tmp_path, env=environment, check=True, capture_output=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["list", "looks", "set", "straight"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list", "looks", "set", "straight", "tmp"]
+    assert not list((tmp_path / "tmp").iterdir())  # what the kill left was in set.drawing
     descriptions = [json.loads((tmp_path / name / "dataset.json").read_text()) for name in ("set", "straight")]
     assert descriptions[0] == descriptions[1] and descriptions[0]["counts"]["train"] == 600
 
@@ -279,6 +282,18 @@ def test_finished_chunks_of_another_command_are_not_taken(tmp_path: Path) -> Non
         drawn(tmp_path / "set", many(20), progress=Interrupted())
     with pytest.raises(UserError, match="set.drawing holds pictures of a command with other formulas or options"):
         drawn(tmp_path / "set", many(30))
+
+
+@LATEX
+def test_two_commands_do_not_draw_into_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "set.drawing").mkdir()
+    lock = os.open(tmp_path / "set.drawing", os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another command draws into .*set.drawing"):
+            drawn(tmp_path / "set", many(20))
+    finally:
+        os.close(lock)
 
 
 # --- the command ------------------------------------------------------------------------------

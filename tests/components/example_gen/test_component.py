@@ -100,6 +100,7 @@ def run(data: Path, out: Path) -> Path:
         "input_base": str(data),
         "input_config": json_format.MessageToJson(example_gen_pb2.Input(splits=splits)),
         "output_config": "{}",
+        "spelling": "normal",
         "output_data_format": example_gen_pb2.FORMAT_TF_EXAMPLE,
         "output_file_format": example_gen_pb2.FORMAT_TFRECORDS_GZIP,
     }
