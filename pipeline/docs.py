@@ -59,8 +59,13 @@ def cli_page() -> str:
     for path, command in _commands("im2latex", typer.main.get_command(app)):
         arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
         options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
-        usage = [path, *map(_usage, arguments), *(_spelling(one) for one in options if one.required)]
-        lines += [f"## {path}", inspect.cleandoc(command.help or ""), f"```\n{' '.join(usage)}\n```"]
+        lines += [f"## {path}", inspect.cleandoc(command.help or "")]
+        if inner := _inner(command):
+            rows = ((_link(f"{path} {name}"), (one.help or "").partition("\n")[0]) for name, one in inner.items())
+            lines.append(_table(("command", "what it does"), rows))
+        else:
+            usage = [path, *map(_usage, arguments), *(_spelling(one) for one in options if one.required), "[OPTIONS]"]
+            lines.append(f"```\n{' '.join(usage)}\n```")
         if arguments:
             lines.append(_table(("argument", "what it is"), ((_code(one.metavar), one.help) for one in arguments)))
         if options:
@@ -112,10 +117,19 @@ def configuration_page() -> str:
 
 
 def _commands(path: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Every command below one, that one first, each with how it is called."""
     yield path, command
-    for name, inner in getattr(command, "commands", {}).items():
-        if not inner.hidden:
-            yield from _commands(f"{path} {name}", inner)
+    for name, inner in _inner(command).items():
+        yield from _commands(f"{path} {name}", inner)
+
+
+def _inner(command: Any) -> dict[str, Any]:
+    """The commands of a group, by name."""
+    return {name: inner for name, inner in getattr(command, "commands", {}).items() if not inner.hidden}
+
+
+def _link(path: str) -> str:
+    return f"[`{path}`](#{path.replace(' ', '-')})"
 
 
 def _usage(argument: Any) -> str:
