@@ -23,7 +23,7 @@ LOCAL_NAMES = r"""
     aleph beth gimel daleth hbar hslash imath jmath ell wp Re Im eth Bbbk Finv Game mho complement
     partial infty prime backprime emptyset varnothing nabla surd top bot angle measuredangle sphericalangle triangle
     triangledown vartriangle forall exists nexists neg lnot flat natural sharp clubsuit diamondsuit heartsuit spadesuit
-    square blacksquare lozenge blacklozenge bigstar blacktriangle blacktriangledown diagup diagdown circledS
+    square Box blacksquare lozenge blacklozenge bigstar blacktriangle blacktriangledown diagup diagdown circledS
     sum prod coprod int iint iiint iiiint idotsint oint smallint bigcap bigcup bigsqcup bigvee bigwedge bigodot
     bigotimes bigoplus biguplus
     pm mp times div ast star circ bullet cdot cdotp cap cup uplus sqcap sqcup vee wedge land lor setminus smallsetminus
@@ -83,8 +83,8 @@ SYNONYMS = _pairs(
     \dotsb \cdots  \dotsm \cdots  \dotsi \cdots  \cdotp \cdot  \bot \perp  \slash /
     \arrowvert |  \Arrowvert \|  \restriction \upharpoonright  \doublecap \Cap  \doublecup \Cup
     \llless \lll  \gggtr \ggg
-    \square \Box  \lhd \vartriangleleft  \rhd \vartriangleright  \unlhd \trianglelefteq  \unrhd \trianglerighteq
-    \leadsto \rightsquigarrow  \doteqdot \Doteq  \bigtriangleup \triangle  \backslash \setminus
+    \square \Box  \vartriangleleft \lhd  \vartriangleright \rhd  \unlhd \trianglelefteq  \unrhd \trianglerighteq
+    \rightsquigarrow \leadsto  \Doteq \doteqdot  \bigtriangleup \triangle  \backslash \setminus
     \lt <  \gt >"""
 )
 
@@ -163,10 +163,10 @@ ARGUMENTS |= {name: (name, ("display",)) for name in ("\\overbrace", "\\underbra
 ARGUMENTS |= {
     "\\underset": ("\\underset", ("script", "same")),
     "\\substack": ("\\substack", ("script",)),
-    "\\xrightarrow": ("\\xrightarrow", ("script",)),
-    "\\xleftarrow": ("\\xleftarrow", ("script",)),
     "\\pmod": ("\\pmod", ("same",)),
 }
+# Commands with an argument in brackets before the other.
+WITH_OPTION = _names(r"\sqrt \xrightarrow \xleftarrow")
 INFIX = _names(r"\atop \brace \brack")
 
 # What upright letters are the name of.
