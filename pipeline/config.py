@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from pydantic.dataclasses import dataclass
 
 from components.evaluator.gate import parse_all
+from data import toml
 from data.errors import UserError
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS, MIN_TOKENS
 from pipeline.lineage.address import parse
@@ -28,11 +29,6 @@ from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
 from trainer_module.config.vocabulary import VocabularyConfig
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib  # type: ignore[no-redef]
 
 SYNTHETIC = "synthetic"
 # The pipeline's components, in the order in which they run.
@@ -502,10 +498,10 @@ def _help(field: dataclasses.Field) -> str:
 def _from_file(path: Path) -> Iterator[tuple[str, Any, str]]:
     origin = f" in {path}"
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = toml.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     for name, value in document.items():
         if isinstance(value, Mapping):
@@ -520,8 +516,8 @@ def _from_setting(setting: str) -> tuple[str, Any, str]:
     if not equals or not knob.strip():
         raise UserError(f"--set takes section.knob=value, such as training.epochs=3, not {setting!r}")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = toml.loads(f"value = {text}")["value"]
+    except toml.TOMLDecodeError:
         value = text.strip()  # a bare word: --set model.normalisation=before_relu
     return knob.strip(), value, " in --set"
 
