@@ -2,23 +2,38 @@
 #   PYTHON=python3.11   another Python than the system's own, by name or path
 #   GPU=1               CUDA's libraries as well
 #   ARGS="..."          arguments for the command that a target runs: make test ARGS="tests/data -k tokenizer"
+#   SOURCE=DIR FORMULAS=FILE    what make reader learns from: a folder as im2latex-100k comes, and a list of formulas
 PYTHON ?=
 GPU ?=
 ARGS ?=
+SOURCE ?= ../shared/im2latex-100k
+FORMULAS ?= ../shared/formulas/mined.tsv.gz
 BIN := .venv/bin
+# Where make reader works.
+READER := $${IM2LATEX_HOME:-workspace}/reader
 
 # Uncompiled, every start of TFX takes twenty seconds longer.
 unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-unit test-platforms test-newest check audit format faults bench lock clean distclean environment
+.PHONY: help run reader test test-unit test-platforms test-newest check docs audit format faults bench lock clean distclean environment
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 run: environment ## make data, train, gate and push a model (about 8 minutes on 2 cores)
 	@$(BIN)/im2latex run --preset quickstart $(ARGS)
+
+# A line that was stopped goes on where it was.
+reader: environment ## make the model that comes with im2latex again (docs/model-card.md; days on 2 cores)
+	@$(BIN)/im2latex data import "$(SOURCE)" --out "$(READER)/imported"
+	@$(BIN)/im2latex data draw "$(READER)/imported" "$(FORMULAS)" --out "$(READER)/drawn"
+	@$(BIN)/im2latex run --preset reader --set name=reader --set data.source="$(READER)/drawn" $(ARGS)
+	@rm -f "$(READER)/weights.npz"
+	@$(BIN)/im2latex export --model "$$(ls -d "$(READER)"/../serving/reader/[0-9]* | tail -n 1)" \
+	  --format weights --precision float16 --out "$(READER)/weights.npz" --note data="$(SOURCE), $(FORMULAS)"
+	@cp "$(READER)/weights.npz" trainer_module/reader/weights.npz
 
 test: environment ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -32,10 +47,14 @@ test-platforms: environment ## test what is around: Beam's runners, Kubeflow, Ma
 test-newest: ## run all tests with TFX 1.21 on Python 3.13 in a Debian 13 root (needs root and debootstrap)
 	@.ci/newest make test $(if $(ARGS),ARGS="$(ARGS)",test-platforms)
 
-check: environment ## look for faults without running: ruff and mypy
+check: environment ## look for faults without running: ruff, mypy, and whether the generated pages are up to date
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy . .environment/install.py
+	@$(BIN)/python -m pipeline.docs --check
+
+docs: environment ## write the generated pages: docs/reference/cli.md and configuration.md
+	@$(BIN)/python -m pipeline.docs
 
 audit: environment ## ask the index for known faults of the packages in the lock (SECURITY.md)
 	@$(BIN)/python .ci/audit $(ARGS)

@@ -23,7 +23,7 @@ LOCAL_NAMES = r"""
     aleph beth gimel daleth hbar hslash imath jmath ell wp Re Im eth Bbbk Finv Game mho complement
     partial infty prime backprime emptyset varnothing nabla surd top bot angle measuredangle sphericalangle triangle
     triangledown vartriangle forall exists nexists neg lnot flat natural sharp clubsuit diamondsuit heartsuit spadesuit
-    square Box blacksquare lozenge blacklozenge bigstar blacktriangle blacktriangledown diagup diagdown circledS
+    square Box Diamond blacksquare lozenge blacklozenge bigstar blacktriangle blacktriangledown diagup diagdown circledS
     sum prod coprod int iint iiint iiiint idotsint oint smallint bigcap bigcup bigsqcup bigvee bigwedge bigodot
     bigotimes bigoplus biguplus
     pm mp times div ast star circ bullet cdot cdotp cap cup uplus sqcap sqcup vee wedge land lor setminus smallsetminus

@@ -11,7 +11,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 from platform import python_version
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,11 +21,11 @@ import pipeline.lineage.commands
 import pipeline.serving.commands
 from data.errors import UserError
 from data.spelling import NORMAL, SPELLINGS
-from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hush
+from pipeline.options import INTERRUPTED, ConfigFile, Json, Model, Preset, Settings, hush
 
 app = typer.Typer(
     name="im2latex",
-    help="Images of formulas to LaTeX: make data, train, judge and push a model.",
+    help="Images of formulas to LaTeX: make data, train, evaluate and push a model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -63,12 +63,16 @@ def run(
     settings: Settings = None,
     first: Annotated[
         str | None,
-        typer.Option("--from", help="First component to run, after the last run's others.", metavar="COMPONENT"),
+        typer.Option(
+            "--from",
+            help="First component to run; the last run gives the outputs of those before.",
+            metavar="COMPONENT",
+        ),
     ] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last component to run.", metavar="COMPONENT")] = None,
     cache: Annotated[bool, typer.Option(help="Reuse what was made from the same inputs, settings and code.")] = True,
 ) -> None:
-    """Run the pipeline: data, training, judgement, push.
+    """Run the pipeline: data, training, evaluation, push.
 
     Exit status: 0 done and pushed, 3 the model was not good enough or was withdrawn, 1 failed.
     """
@@ -82,13 +86,13 @@ def run(
 @app.command()
 def evaluate(
     data: Annotated[Path, typer.Option(help="Data set, folder of TFRecords, or one file.", metavar="DIR")],
-    model: Annotated[
-        Path | None, typer.Option(help="SavedModel; if not given, the one pushed last.", metavar="DIR")
-    ] = None,
+    model: Model = None,
     split: Annotated[str, typer.Option(help="Split of a data set: train, eval or test.")] = "test",
-    baseline: Annotated[Path | None, typer.Option(help="SavedModel to compare with.", metavar="DIR")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="SavedModel to compare with, or reader, as in --model.", metavar="DIR")
+    ] = None,
     gate: Annotated[
-        list[str] | None, typer.Option(help='Rule to keep, such as "bleu >= 0.75"; repeatable.', metavar="RULE")
+        list[str] | None, typer.Option(help='Rule that must hold, such as "bleu >= 0.75"; repeatable.', metavar="RULE")
     ] = None,
     renderer: Annotated[str | None, typer.Option(help="latex or builtin; if not given, the best there is.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to keep predictions and scores in.", metavar="DIR")] = None,
@@ -111,18 +115,16 @@ def evaluate(
     ] = NORMAL,
     as_json: Json = False,
 ) -> None:
-    """Judge a pushed model on any data: all scores, by slice.
+    """Evaluate a model on any data: all scores, by slice.
 
     Exit status: 0 done, 3 a rule of --gate is broken, 1 failed.
     """
     hush()
     from pipeline.evaluate import evaluate_model
-    from pipeline.workspace import Workspace
 
-    chosen = model or Workspace.from_environment().newest_model()
     pictures = (robustness_examples, robustness_seed) if robustness else None
     raise typer.Exit(
-        evaluate_model(chosen, data, split, baseline, gate or (), renderer, out, as_json, pictures, spelling)
+        evaluate_model(model, data, split, baseline, gate or (), renderer, out, as_json, pictures, spelling)
     )
 
 
@@ -131,10 +133,10 @@ def report(
     run_id: Annotated[
         str | None, typer.Argument(help="Beginning of a run's id; if not given, the last run.", metavar="RUN")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write.", metavar="FILE")] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write.", metavar="FILE")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
-    """Write what a run came to as one HTML file, that of a run that failed too."""
+    """Write the result of a run, also of a failed one, as one HTML file."""
     hush()
     from pipeline.report import write_report
 
@@ -152,14 +154,14 @@ def reproduce(
     ] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last component to run.", metavar="COMPONENT")] = None,
     settings: Settings = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="With other data than it was, too.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Continue even if the data have changed.")] = False,
     as_json: Json = False,
     connection: Annotated[
         str | None,
-        typer.Option(help="Database that knows the run; if not given, that of the last run.", metavar="ADDRESS"),
+        typer.Option(help="Database that holds the run; if not given, that of the last run.", metavar="ADDRESS"),
     ] = None,
 ) -> None:
-    """Run a recorded run again, elsewhere, and say whether it comes to the same.
+    """Run a recorded run again, in another workspace, and compare the results.
 
     Exit status: 0 the same, 4 something differs, 1 failed.
     """
@@ -174,18 +176,20 @@ def rollback(
     to: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Version, a withdrawn one too; if not given, the one before that works.", metavar="VERSION"
+            min=0, help="Version, a withdrawn one too; if not given, the previous one that works.", metavar="VERSION"
         ),
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Model; if not given, that of the version that serves.", metavar="NAME")
     ] = None,
-    show_all: Annotated[bool, typer.Option("--list", help="List versions, withdrawn ones too; do nothing.")] = False,
+    show_all: Annotated[
+        bool, typer.Option("--list", help="List all versions, withdrawn ones too; change nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Let the version before serve again; newer ones are put aside, and --to brings them back.
+    """Roll back to the previous version; newer ones are put aside, and --to brings them back.
 
-    A service that runs takes it within seconds; the next run is compared with it.
+    A running service follows within seconds; the next run compares its model with this version.
     """
     hush()
     from pipeline.rollback import rollback as roll
@@ -203,31 +207,38 @@ def rollback(
 
 @app.command()
 def export(
+    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or file of weights, to make.", metavar="PATH")],
     weights: Annotated[
-        Path, typer.Option(help="Folder with weights.npz, as pipeline.standalone leaves it.", metavar="DIR")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to make.", metavar="DIR")],
+        Path | None, typer.Option(help="File of weights, or folder with weights.npz, to read.", metavar="PATH")
+    ] = None,
+    model: Annotated[Path | None, typer.Option(help="SavedModel to read, such as a pushed one.", metavar="DIR")] = None,
+    to: Annotated[
+        Literal["savedmodel", "weights"],
+        typer.Option("--format", help="A SavedModel, or one small file of weights.", metavar="savedmodel|weights"),
+    ] = "savedmodel",
+    precision: Annotated[
+        Literal["float32", "float16", "int8"],
+        typer.Option(help="Numbers in which --format weights stores matrices.", metavar="float32|float16|int8"),
+    ] = "float32",
+    notes: Annotated[
+        list[str] | None,
+        typer.Option("--note", help="How the model was made, such as data=mine; kept with it.", metavar="NAME=TEXT"),
+    ] = None,
 ) -> None:
-    """Write a SavedModel of trained weights, as the pipeline pushes them."""
-    import tempfile
-
-    if out.exists():
-        raise UserError(f"{out} exists already; choose another --out, or remove it")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    """Write a trained model in another form: a SavedModel as the pipeline pushes them, or one file of weights."""
     hush()
-    from trainer_module.signatures import FormulaReader, NormalisedImages
-    from trainer_module.weights import load_weights
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    from pipeline.export import export_model, read_model, with_provenance
 
-    trained = load_weights(weights)
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        # Moved in place when all of it is there: nobody loads half a model.
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.absolute().parent) as folder:
-            FormulaReader(trained, NormalisedImages(trained.image)).save(f"{folder}/model")
-            Path(folder, "model").rename(out)
-    except OSError as error:
-        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from None
-    typer.echo(f"{out}: predict_images takes image bytes, predict_alternatives searches a beam")
+    for note in notes or ():
+        if not all(note.partition("=")):
+            raise UserError(f"--note takes NAME=TEXT, such as data=mine, not {note!r}")
+    given = dict(note.split("=", 1) for note in notes or ())
+    trained = with_provenance(read_model(weights, model), model, given)
+    export_model(trained, out, to, precision)
+    size = sum(file.stat().st_size for file in (out.rglob("*") if out.is_dir() else (out,)) if file.is_file())
+    numbers = sum(array.size for array in trained.weights.values())
+    typer.echo(f"{out}: {numbers:,} parameters, {len(trained.vocabulary)} tokens, {size:,} bytes")
 
 
 @model_app.command()
@@ -244,7 +255,7 @@ def summary(
     chosen = load_config(preset, config, settings or ())
     # The backend that starts fastest: nothing is computed but shapes.
     os.environ["KERAS_BACKEND"] = "numpy"
-    from trainer_module.config import STRIDE
+    from trainer_module.config.image import STRIDE
     from trainer_module.summary import summarise
 
     parts = summarise(chosen.model, vocabulary, chosen.image.max_height // STRIDE)

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from components.evaluator.gate import parse_all
 from components.formula_metrics.scores import SCORES
 from data.errors import UserError
+from data.progress import progress
 from data.records import SPLITS, read_records
 from data.spelling import NORMAL, known_spelling
+from pipeline.reader import chosen_model
 
 if TYPE_CHECKING:
     from components.evaluator.summary import Evaluation
@@ -39,10 +40,10 @@ OF_PICTURES = ("bleu", "exact_match", "edit_similarity")
 
 
 def evaluate_model(
-    model: Path,
+    model: str | None,
     data: Path,
     split: str,
-    baseline: Path | None,
+    baseline: str | None,
     gate: Sequence[str],
     renderer: str | None,
     out: Path | None,
@@ -53,10 +54,10 @@ def evaluate_model(
     """Evaluates a model, prints what came of it, and keeps it in `out` if that is given.
 
     Args:
-        model: folder of a SavedModel.
+        model: as `chosen_model` takes it.
         data: a data set with splits, a folder of TFRecords, or one file of them.
         split: of a data set.
-        baseline: another model to compare with.
+        baseline: another model to compare with; None compares with none.
         gate: rules; none judges nothing.
         renderer: as in `data.rendering`; None takes the best there is.
         out: where predictions, scores and TFMA's files are left.
@@ -87,10 +88,10 @@ def evaluate_model(
     from components.evaluator.pictures import Robustness
     from components.evaluator.summary import BASELINE, CANDIDATE, SUMMARY
 
-    models = {CANDIDATE: model} | ({BASELINE: baseline} if baseline else {})
+    models = {CANDIDATE: chosen_model(model)} | ({BASELINE: chosen_model(baseline)} if baseline else {})
     about = {name: {"path": str(folder)} for name, folder in models.items()}
     with _folder(out) as folder:
-        with _Steps() as steps:
+        with progress() as advance:
             evaluation = evaluate(
                 records,
                 models,
@@ -100,7 +101,7 @@ def evaluate_model(
                 spelling=spelling,
                 about=about,
                 renderer=renderer,
-                progress=steps.advance,
+                progress=advance,
             )
         if as_json:
             print((folder / SUMMARY).read_text("utf-8"), end="")
@@ -130,27 +131,6 @@ def _folder(out: Path | None) -> Iterator[Path]:
         yield made
         if out:
             made.rename(out)
-
-
-class _Steps:
-    """A progress bar for each step, on the terminal's standard error."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._tasks: dict[str, object] = {}
-
-    def __enter__(self) -> _Steps:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def advance(self, step: str, done: int, total: int) -> None:
-        if step not in self._tasks:
-            self._tasks[step] = self._progress.add_task(step, total=total)
-        self._progress.advance(self._tasks[step], done)  # type: ignore[arg-type]
 
 
 def _print(evaluation: Evaluation, console: Console) -> None:

@@ -15,14 +15,22 @@ import typer
 INTERRUPTED = 130
 
 Preset = Annotated[
-    str | None, typer.Option(help="Preset: quickstart, small, seed, paper or paper-coarse-to-fine.", metavar="NAME")
+    str | None,
+    typer.Option(help="Preset: quickstart, small, reader, seed, paper or paper-coarse-to-fine.", metavar="NAME"),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file over the preset.", metavar="FILE")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file that changes the preset.", metavar="FILE")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="One knob, such as training.epochs=3; repeatable.", metavar="KNOB=VALUE"),
 ]
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        help="SavedModel, or `reader`, which comes with im2latex; if not given, the one pushed last, else the reader.",
+        metavar="DIR",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def hush() -> None:

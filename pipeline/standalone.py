@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import io
 import json
@@ -41,13 +40,13 @@ from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE,
 from data.spelling import respell
 from pipeline.config import Config, load_config
 from trainer_module.batching import Batch, Buckets, Example, batches, prefetched
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.features import PAD, SPECIAL_TEXTS, SPECIALS, UNKNOWN
 from trainer_module.images import normalise
 
 if TYPE_CHECKING:
+    from trainer_module.trained import Trained
     from trainer_module.training import Progress
-    from trainer_module.weights import Trained
 
 FAILED = 1
 INTERRUPTED = 130
@@ -297,10 +296,15 @@ def _train(
     import jax
     import keras
 
-    from trainer_module.training import choose_precision, train
-    from trainer_module.weights import Trained, load_weights, new_model, save_weights, warm_start, weights_of
+    from trainer_module.trained import WEIGHTS, Trained, save_weights
+    from trainer_module.training import choose_precision, train, training_digest
+    from trainer_module.weights import extended, new_model, warm_start, weights_of
+    from trainer_module.widening import widened
 
     knobs = config.training
+    start = _start(knobs.start_from) if knobs.start_from else None
+    if start is not None:
+        vocabulary = extended(vocabulary, start.vocabulary)
 
     def feed(source: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
         return prefetched((buckets.fill(batch, knobs.batch_size) for batch in source()), BATCHES_AHEAD)
@@ -312,7 +316,8 @@ def _train(
     )
     if not learnt or not watched:
         raise UserError(f"a split has no formula of at most {knobs.max_tokens} tokens; raise training.max_tokens")
-    digest = _digest(config, vocabulary, [*learnt, *watched])
+    sections = [dataclasses.asdict(section) for section in (config.image, config.model, config.training)]
+    digest = training_digest(sections, vocabulary, [*learnt, *watched])
     buckets = Buckets([*learnt, *watched], max(1, min(SHAPES, len(learnt) // (BATCHES_PER_SHAPE * knobs.batch_size))))
     device = jax.devices()[0].device_kind
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
@@ -322,9 +327,9 @@ def _train(
     random.seed(knobs.seed)
     np.random.seed(knobs.seed)
     model = new_model(config.model, config.image, vocabulary, dtype)
-    if knobs.start_from:
-        other = load_weights(Path(knobs.start_from))
-        fresh = warm_start(model, vocabulary, other.weights, other.vocabulary)
+    if start is not None:
+        weights = widened(start, config.model, knobs.seed)
+        fresh = warm_start(model, vocabulary, weights, start.vocabulary)
         say(f"started from {knobs.start_from}; new weights: {', '.join(fresh) or 'none'}")
     say(f"{model.count_params():,} parameters, {dtype}, on {device}, {len(buckets.shapes)} shapes to compile")
     clock = Clock()
@@ -345,7 +350,7 @@ def _train(
     )
     say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
     trained = Trained(config.model, config.image, vocabulary, knobs.max_tokens, weights_of(model))
-    save_weights(out, trained)
+    save_weights(out / WEIGHTS, trained)
     # Batches are not always full.
     images_per_batch = len(learnt) / len(buckets.cut(learnt, knobs.batch_size, 0, 0))
     rate = round(max(clock.rates) * images_per_batch, 1) if clock.rates else _rate_of(out, digest)
@@ -364,14 +369,12 @@ def _train(
     }
 
 
-def _digest(config: Config, vocabulary: Sequence[str], examples: Iterable[Example]) -> str:
-    """Names this very training: another configuration, vocabulary or data has another checkpoint."""
-    sections = [dataclasses.asdict(section) for section in (config.image, config.model, config.training)]
-    digest = hashlib.sha256(json.dumps([sections, vocabulary], sort_keys=True).encode())
-    for example in examples:
-        digest.update(example.image)
-        digest.update(example.tokens.tobytes())
-    return digest.hexdigest()[:16]
+def _start(name: str) -> Trained:
+    """The model that a training is to start from."""
+    from trainer_module import reader
+    from trainer_module.trained import load_weights
+
+    return reader.load() if name == reader.NAME else load_weights(Path(name))
 
 
 def _rate_of(out: Path, digest: str) -> float | None:

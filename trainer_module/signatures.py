@@ -11,14 +11,12 @@ from pydantic import ValidationError
 
 from data.errors import UserError
 from trainer_module import features
-from trainer_module.config import STRIDE, ImageConfig
+from trainer_module.config.image import STRIDE, ImageConfig
 from trainer_module.decoding import search
 from trainer_module.image_graph import normalise_image
 from trainer_module.images import WHITE
-from trainer_module.weights import Trained, description, from_description, model_of, named_weights
-
-# Beside the SavedModel's own files, where loaders leave it alone: what its model is.
-DESCRIPTION = "assets.extra/im2latex.json"
+from trainer_module.trained import Trained, description, from_description
+from trainer_module.weights import model_of, named_weights
 
 
 class FormulaReader:
@@ -43,14 +41,14 @@ class FormulaReader:
         )
 
     def save(self, folder: str) -> None:
-        """Writes the SavedModel with all signatures, and what its model is (`DESCRIPTION`)."""
+        """Writes the SavedModel with all signatures, and what its model is (`features.DESCRIPTION`)."""
         names = ("serving_default", "predict_images", "predict_alternatives")
         signatures = {name: getattr(self, name).get_concrete_function() for name in names}
         # What the signatures hold on to; with the functions as well, they would be traced and written twice.
         module = tf.Module()
         module.weights, module.normalise, module.vocabulary = self.weights, self.normalise, self.vocabulary
         tf.saved_model.save(module, folder, signatures=signatures)
-        description = Path(folder) / DESCRIPTION
+        description = Path(folder) / features.DESCRIPTION
         description.parent.mkdir(exist_ok=True)
         description.write_text(self._description + "\n", encoding="utf-8")
 
@@ -67,7 +65,7 @@ class FormulaReader:
 
         Returns:
             `latex`, (batch,) string, tokens separated by one space; `log_probability`, (batch,)
-            float32, natural, of the tokens and the end.
+            float32, natural, of the tokens and the end. A blank image reads "", with log-probability 0.
         """
         read = self._read(images, 1, 0.0)
         return {name: read[name][:, 0] for name in ("latex", "log_probability")}
@@ -91,7 +89,8 @@ class FormulaReader:
             length_penalty: as in `search`, () float32.
 
         Returns:
-            `latex`, (batch, width) string, the best first; `log_probability` and `score`, (batch, width) float32.
+            `latex`, (batch, width) string, the best first; `log_probability` and `score`, (batch, width) float32. The
+            first of a blank image is "", with 0 for both; the others of it are none, as in `search`.
         """
         with tf.control_dependencies([tf.debugging.assert_positive(width, "width has to be at least 1")]):
             return self._read(images, tf.identity(width), length_penalty)
@@ -115,15 +114,19 @@ class FormulaReader:
             return tf.pad(pixels, [[0, below], [0, right], [0, 0]], constant_values=WHITE)
 
         pixels = tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec((None, None, 1), tf.uint8))
-        read = self._search(pixels[: tf.shape(sizes)[0]], sizes, width, length_penalty)
+        pixels = pixels[: tf.shape(sizes)[0]]
+        read = self._search(pixels, sizes, width, length_penalty)
         lengths = tf.reduce_sum(tf.cast(read.tokens != features.PAD, tf.int32), axis=2)
         texts = tf.gather(self.vocabulary, read.tokens)
         tokens = tf.RaggedTensor.from_tensor(tf.reshape(texts, (-1, texts.shape[2])), tf.reshape(lengths, (-1,)))
         latex = tf.reshape(tf.strings.reduce_join(tokens, axis=-1, separator=" "), tf.shape(lengths))
+        # Nothing is written where there is no ink, whatever the model makes of it.
+        blank = tf.reduce_all(pixels == WHITE, axis=(1, 2, 3))[:, tf.newaxis]
+        of_blank = tf.where(tf.range(tf.shape(lengths)[1]) == 0, 0.0, -float("inf"))
         return {
-            "latex": latex[:count],
-            "log_probability": read.log_probability[:count],
-            "score": read.score[:count],
+            "latex": tf.where(blank, "", latex)[:count],
+            "log_probability": tf.where(blank, of_blank, read.log_probability)[:count],
+            "score": tf.where(blank, of_blank, read.score)[:count],
         }
 
 
@@ -153,7 +156,7 @@ def read_exported(folder: str | Path) -> Trained:
     """
     folder = Path(folder)
     try:
-        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        described = json.loads((folder / features.DESCRIPTION).read_text(encoding="utf-8"))
         reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
         weights = {
             name: reader.get_tensor(f"weights/{i}/.ATTRIBUTES/VARIABLE_VALUE")

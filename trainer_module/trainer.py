@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -16,13 +15,16 @@ import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 from data.errors import UserError
-from trainer_module import features
+from trainer_module import features, reader
 from trainer_module.batching import Batch, Example, padding, plan
-from trainer_module.config import PRECISION, ImageConfig, ModelConfig, TrainingConfig
-from trainer_module.model import FormulaModel
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import PRECISION, TrainingConfig
 from trainer_module.signatures import FormulaReader, read_exported
-from trainer_module.training import DTYPES, choose_precision, train
-from trainer_module.weights import WEIGHTS, Trained, load_weights, new_model, warm_start, weights_of
+from trainer_module.trained import WEIGHTS, Trained, load_weights
+from trainer_module.training import DTYPES, choose_precision, train, training_digest
+from trainer_module.weights import extended, new_model, warm_start, weights_of
+from trainer_module.widening import widened
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +52,17 @@ def run_fn(fn_args: FnArgs) -> None:
     training_config = TrainingConfig(**config["training"])
     transform = tft.TFTransformOutput(fn_args.transform_output)
     vocabulary = features.read_vocabulary(transform)
+    start = load_start(training_config.start_from) if training_config.start_from else None
+    if start is not None:
+        vocabulary = extended(vocabulary, start.vocabulary)
     training = read_examples(fn_args.train_files, transform, training_config.max_tokens)
     validation = read_examples(fn_args.eval_files, transform, training_config.max_tokens)
     wasted = padding(training, plan(training, training_config.batch_size, training_config.seed, 0))
     log.info("padding: %.1f %% of pixels, %.1f %% of token steps", 100 * wasted.pixels, 100 * wasted.steps)
 
-    checkpoints = _checkpoints(fn_args, config, vocabulary, training)
+    checkpoints = None
+    if folder := fn_args.custom_config.get("checkpoints"):
+        checkpoints = Path(folder) / training_digest(config, vocabulary, training)
     dtype = choose_precision(training_config, model_config, image, vocabulary, training)
     if training_config.precision == "auto":  # for who wants the same again
         chosen = next(name for name, policy in DTYPES.items() if policy == dtype)
@@ -64,8 +71,16 @@ def run_fn(fn_args: FnArgs) -> None:
     keras.utils.set_random_seed(training_config.seed)
     with strategy().scope():
         model = new_model(model_config, image, vocabulary, dtype)
-        if training_config.start_from:
-            start_from(model, vocabulary, Path(training_config.start_from))
+        if start is not None:
+            weights = widened(start, model_config, training_config.seed)
+            fresh = warm_start(model, vocabulary, weights, start.vocabulary)
+            log.info(
+                "started from %s: %d of %d tokens known, new weights: %s",
+                training_config.start_from,
+                len(start.vocabulary),
+                len(vocabulary),
+                ", ".join(fresh) or "none",
+            )
         progress = train(
             model,
             training_config,
@@ -82,19 +97,19 @@ def run_fn(fn_args: FnArgs) -> None:
         shutil.rmtree(checkpoints)
 
 
-def start_from(model: FormulaModel, vocabulary: Sequence[str], folder: Path) -> None:
-    """Gives a model the weights of a SavedModel that was pushed, or of a folder of weights.
+def load_start(name: str) -> Trained:
+    """The model that a training is to start from.
+
+    Args:
+        name: `reader`, the folder of a SavedModel that was pushed, or that of weights, or a file of them.
 
     Raises:
-        UserError: there is no model, or it has other dimensions.
+        UserError: there is no such model.
     """
-    other = load_weights(folder) if (folder / WEIGHTS).exists() else read_exported(folder)
-    fresh = warm_start(model, vocabulary, other.weights, other.vocabulary)
-    known = len(set(vocabulary) & set(other.vocabulary))
-    log.info(
-        "started from %s: %d of %d tokens known, new weights: %s",
-        folder, known, len(vocabulary), ", ".join(fresh) or "none",
-    )  # fmt: skip
+    if name == reader.NAME:
+        return reader.load()
+    path = Path(name)
+    return load_weights(path) if path.is_file() or (path / WEIGHTS).exists() else read_exported(path)
 
 
 class TransformedImages(tf.Module):
@@ -183,14 +198,3 @@ def _rows(tokens: tf.SparseTensor) -> list[np.ndarray]:
     """The ids of each example, int32, (length,)."""
     ragged = tf.RaggedTensor.from_sparse(tokens)
     return np.split(ragged.values.numpy().astype(np.int32), ragged.row_splits.numpy()[1:-1])
-
-
-def _checkpoints(fn_args: FnArgs, config: dict, vocabulary: Sequence[str], examples: Sequence[Example]) -> Path | None:
-    """A folder of this very training: another configuration, vocabulary or data has another one."""
-    if not fn_args.custom_config.get("checkpoints"):
-        return None
-    digest = hashlib.sha256(json.dumps([config, list(vocabulary)], sort_keys=True).encode())
-    for example in examples:
-        digest.update(example.image)
-        digest.update(example.tokens.tobytes())
-    return Path(fn_args.custom_config["checkpoints"]) / digest.hexdigest()[:16]

@@ -1,38 +1,20 @@
-"""Trained models as plain arrays: kept in a file, made into a model again, given to another model to start from."""
+"""From a trained model's plain arrays to a model of Keras and back, and to another model that starts from them."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from pydantic import ValidationError
 
 from data.errors import UserError
-from trainer_module.config import STRIDE, ImageConfig, ModelConfig
+from trainer_module.config.image import STRIDE, ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.model import FormulaModel
-
-WEIGHTS = "weights.npz"
+from trainer_module.trained import Trained
 
 # The weights with a row or a column for each token, and which of their axes that is.
 OF_TOKENS = {"embedding/embeddings": 0, "decoder/logits_kernel": 1}
-
-
-class Trained(NamedTuple):
-    """A trained model, and all that is needed to read an image with it."""
-
-    model: ModelConfig
-    image: ImageConfig
-    vocabulary: list[str]  # the text of each token id
-    max_tokens: int  # formulas are cut there
-    weights: dict[str, np.ndarray]  # as `named_weights` names them
 
 
 def named_weights(model: FormulaModel) -> dict[str, keras.Variable]:
@@ -63,6 +45,12 @@ def model_of(trained: Trained) -> FormulaModel:
 def weights_of(model: FormulaModel) -> dict[str, np.ndarray]:
     """The values of all weights, as `named_weights` names them."""
     return {name: keras.ops.convert_to_numpy(variable) for name, variable in named_weights(model).items()}
+
+
+def extended(vocabulary: Sequence[str], known: Sequence[str]) -> list[str]:
+    """A vocabulary, and behind it the tokens that the model to start from knows beside it: they are not forgotten."""
+    own = set(vocabulary)
+    return [*vocabulary, *(token for token in known if token not in own)]
 
 
 def warm_start(
@@ -109,65 +97,3 @@ def warm_start(
         if name in given:
             variable.assign(given[name])
     return missing
-
-
-def description(trained: Trained) -> dict[str, Any]:
-    """All but the weights, for JSON."""
-    return {
-        "model": dataclasses.asdict(trained.model),
-        "image": dataclasses.asdict(trained.image),
-        "vocabulary": trained.vocabulary,
-        "max_tokens": trained.max_tokens,
-    }
-
-
-def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray]) -> Trained:
-    """Undoes `description`.
-
-    Raises:
-        KeyError, TypeError, ValidationError: something is missing or not allowed.
-    """
-    return Trained(
-        ModelConfig(**described["model"]),
-        ImageConfig(**described["image"]),
-        list(described["vocabulary"]),
-        int(described["max_tokens"]),
-        weights,
-    )
-
-
-def save_weights(folder: Path, trained: Trained) -> None:
-    """Writes a trained model to `WEIGHTS`; a kill leaves the one before."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{WEIGHTS}.writing"
-    with temporary.open("wb") as file:
-        np.savez(file, description=np.array(json.dumps(description(trained))), **trained.weights)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / WEIGHTS)
-
-
-def load_weights(folder: Path) -> Trained:
-    """Reads what `save_weights` wrote.
-
-    Raises:
-        UserError: there is nothing, or it is damaged.
-    """
-    path = folder / WEIGHTS
-    try:
-        with np.load(path) as saved:
-            weights = {name: saved[name] for name in saved if name != "description"}
-            return from_description(json.loads(str(saved["description"])), weights)
-    except FileNotFoundError:
-        raise UserError(f"there are no weights in {folder}: {WEIGHTS} is missing") from None
-    except (
-        EOFError,
-        KeyError,
-        OSError,
-        TypeError,
-        ValidationError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise UserError(f"{path} is damaged, or was written by another version ({type(error).__name__})") from None

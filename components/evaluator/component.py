@@ -28,8 +28,7 @@ from components.evaluator.pictures import Robustness
 from components.evaluator.summary import BASELINE, CANDIDATE
 from data.records import read_split
 from data.spelling import NORMAL
-from trainer_module.features import SPECIALS
-from trainer_module.signatures import DESCRIPTION
+from trainer_module.features import DESCRIPTION, SPECIALS
 
 
 class EvaluatorSpec(ComponentSpec):

@@ -88,7 +88,8 @@ def evaluate(
     images = [record.image for record in records]
     tried = []
     if robustness is not None:
-        tried = trials(records, robustness, telling("changing pictures", len(PICTURES) * robustness.examples))
+        most = len(PICTURES) * min(robustness.examples, len(records))
+        tried = trials(records, robustness, telling("changing pictures", most))
     readings: dict[str, Reading] = {}
     of_tried: dict[str, Reading] = {}
     for name, folder in models.items():
@@ -97,7 +98,8 @@ def evaluate(
         of_tried[name] = read_images(
             reader, [trial.image for trial in tried], telling(f"reading changed pictures, {name}", len(tried))
         )
-    counted = _statistics(columns["target"], readings, renderer, spelling, telling)
+    comparing = telling("drawing and comparing", len(models) * len(records))
+    counted = _statistics(columns["target"], readings, renderer, spelling, comparing)
     known: dict[str, dict[str, Any]] = {}
     for name, reading in readings.items():
         columns |= {
@@ -110,15 +112,16 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     slices = _sums(table, list(models), out, pipeline)
     if tried:
-        of_pictures = {
+        table_of_tried = {
             "picture": [trial.kind for trial in tried],
             "name": [records[trial.example].name for trial in tried],
             "target": [records[trial.example].latex for trial in tried],
+            **{name: reading.latex for name, reading in of_tried.items()},
         }
-        counted = _statistics(of_pictures["target"], of_tried, renderer, spelling, telling)
-        slices |= _by_kind(of_pictures["picture"], counted)
-        of_pictures |= {name: reading.latex for name, reading in of_tried.items()}
-        pyarrow.parquet.write_table(pa.table(of_pictures), str(out / PICTURE_PREDICTIONS), compression="zstd")
+        pyarrow.parquet.write_table(pa.table(table_of_tried), str(out / PICTURE_PREDICTIONS), compression="zstd")
+        comparing = telling("comparing changed pictures", len(models) * len(tried))
+        counted = _statistics(table_of_tried["target"], of_tried, renderer, spelling, comparing)
+        slices |= _by_kind(table_of_tried["picture"], counted)
     verdicts = []
     for rule in rules:
         scores = slices.get(rule.slice, {})
@@ -135,13 +138,13 @@ def _statistics(
     readings: Mapping[str, Reading],
     renderer: str,
     spelling: str,
-    telling: Callable[[str, int], Callable[[int], None]],
+    progress: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
     """What `statistics` counts of every model's formulas, by its name."""
     # What the models read of an example in a row: its target, and what they agree on, is drawn once.
     repeated = [target for target in targets for _ in readings]
     read = list(itertools.chain(*zip(*(reading.latex for reading in readings.values()), strict=True)))
-    counted = statistics(repeated, read, renderer, telling("drawing and comparing", len(read)), spelling)
+    counted = statistics(repeated, read, renderer, progress, spelling)
     return {name: counted[place :: len(readings)] for place, name in enumerate(readings)}
 
 

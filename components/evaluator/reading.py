@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data.errors import ImageError, UserError
-from trainer_module.config import STRIDE
+from trainer_module.config.image import STRIDE
 
 READ_AT_ONCE = 32
 
@@ -24,6 +24,11 @@ class Hypothesis(NamedTuple):
     latex: str  # tokens, separated by one space
     log_probability: float  # natural, of the tokens and the end; exactly the model's float32
     score: float  # what hypotheses are ranked by
+
+    @property
+    def is_of_blank(self) -> bool:
+        """Whether the image holds no ink; the signatures say so by an empty formula that is certain."""
+        return not self.latex and self.log_probability == 0
 
 
 class Beam(NamedTuple):

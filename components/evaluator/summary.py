@@ -46,6 +46,15 @@ class Evaluation:
         return None if native is None or kind == NATIVE else native[model]["bleu"] - self.pictures[kind][model]["bleu"]
 
     @property
+    def hardest_pictures(self) -> str:
+        """The kinds of pictures with the lowest BLEU, in words; "" where the model was not tried on them."""
+        scores = {kind: of[CANDIDATE]["bleu"] for kind, of in self.pictures.items()}
+        if (native := scores.pop(NATIVE, None)) is None:
+            return ""
+        lowest = ", ".join(f"{kind} {scores[kind]:.3f}" for kind in sorted(scores, key=scores.__getitem__)[:3])
+        return f"BLEU {native:.3f} as they are; lowest: {lowest}"
+
+    @property
     def blessed(self) -> bool:
         """Whether every rule of the gate is kept."""
         return all(verdict.kept for verdict in self.gate)

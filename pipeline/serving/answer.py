@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from components.evaluator.reading import Hypothesis
 from pipeline.serving.clean import clean
+
+READ, BLANK = "read", "blank"
+
+
+def status(hypotheses: Sequence[Hypothesis]) -> str:
+    """What came of an image: `READ`, or `BLANK` where it holds no ink and there was nothing to read."""
+    return BLANK if hypotheses[0].is_of_blank else READ
 
 
 def describe(hypotheses: Iterable[Hypothesis], as_typed: bool) -> list[dict[str, Any]]:

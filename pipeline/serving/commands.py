@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.options import hush
+from pipeline.options import Model, hush
 
 app = typer.Typer()
-
-Model = Annotated[Path | None, typer.Option(help="SavedModel; if not given, the one pushed last.", metavar="DIR")]
 
 
 @app.command()
@@ -20,19 +17,18 @@ def predict(
     model: Model = None,
     clean: Annotated[bool, typer.Option("--clean", help="LaTeX as a person would type it: x_i^2, \\sin.")] = False,
     alternatives: Annotated[
-        int | None, typer.Option(min=1, max=32, help="So many readings of each, by beam search.", metavar="COUNT")
+        int | None, typer.Option(min=1, max=32, help="Readings of each picture, by beam search.", metavar="COUNT")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with probabilities.")] = False,
 ) -> None:
-    """Print the LaTeX of pictures: a line each, behind its name where there are several.
+    """Print the LaTeX of pictures, a line each; of several pictures, each behind its name.
 
     Exit status: 0 all were read, 1 some were not.
     """
     hush()
-    from pipeline.workspace import Workspace
+    from pipeline.reader import chosen_model
 
-    chosen = model or Workspace.from_environment().newest_model()
-    # Takes seconds, which who has no model need not wait.
+    chosen = chosen_model(model)
     from pipeline.serving.predict import predict_images
 
     raise typer.Exit(predict_images(images, chosen, alternatives, clean, as_json))
@@ -41,25 +37,22 @@ def predict(
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is all of them.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8501,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8501,
     model: Model = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Name that it may be called by beside localhost and its own; '*' is any.", metavar="NAME"),
+        typer.Option(help="Further name by which requests may call the service; '*' is any name.", metavar="NAME"),
     ] = None,
 ) -> None:
-    """Serve the model pushed last over HTTP, with a page for the browser; a newer one takes over when it is pushed.
+    """Serve a model over HTTP, with a page for the browser; without --model, a version pushed later takes over.
 
-    Ends at Ctrl-C and SIGTERM, when what was asked is answered.
+    Ctrl-C and SIGTERM end it when the requests in progress are answered.
     """
     hush()
+    from pipeline.reader import chosen_model
     from pipeline.workspace import Workspace
 
-    workspace = Workspace.from_environment()
-    folders = (lambda: [model]) if model else workspace.versions
-    if not folders():
-        workspace.newest_model()
-    # Takes seconds, which who has no model need not wait.
+    chosen, workspace = chosen_model(model), Workspace.from_environment()
     from pipeline.serving.service import serve as serve_models
 
-    serve_models(folders, host, port, allow_host or ())
+    serve_models(lambda: (workspace.versions() if model is None else []) or [chosen], host, port, allow_host or ())

@@ -20,11 +20,15 @@ function say(text, bad = false) {
 
 /* Draws LaTeX into an element; what KaTeX does not know is said. */
 function render(formula, element, displayMode) {
+  if (!formula) {
+    element.textContent = "Blank.";
+    return false;
+  }
   try {
     katex.render(formula, element, { displayMode, throwOnError: true, trust: false, maxExpand: 1000, maxSize: 50 });
     return true;
   } catch (error) {
-    element.textContent = formula ? "This LaTeX cannot be drawn here." : "Blank.";
+    element.textContent = "This LaTeX cannot be drawn here.";
     return false;
   }
 }
@@ -88,7 +92,11 @@ async function ask(picture) {
     }
     show(answer);
     const seconds = ((performance.now() - started) / 1000).toFixed(2);
-    say(`Read in ${seconds} s by version ${answer.version}: ${percent(answer.probability)} sure.`);
+    say(
+      answer.status === "blank"
+        ? "This picture is blank."
+        : `Read in ${seconds} s by version ${answer.version}: ${percent(answer.probability)} sure.`,
+    );
   } catch (error) {
     if (!signal.aborted) {
       say("Not read: the service does not answer. Is it still running?", true);

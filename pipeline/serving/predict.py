@@ -13,7 +13,7 @@ import typer
 
 from components.evaluator.reading import Beam, Hypothesis, ImageReader, of_like_size
 from data.errors import UserError
-from pipeline.serving.answer import describe
+from pipeline.serving.answer import BLANK, describe, status
 from pipeline.serving.pictures import Picture, prepare
 
 STANDARD_INPUT = "-"
@@ -32,7 +32,8 @@ class Source(NamedTuple):
 def predict_images(images: Sequence[str], model: Path, alternatives: int | None, as_typed: bool, as_json: bool) -> int:
     """Reads images and prints a line for each: its LaTeX, behind its name where there are several, or JSON.
 
-    What cannot be read is one sentence on stderr, and the others are read.
+    What cannot be read is one sentence on stderr, and the others are read. A blank picture is one too, and an empty
+    line.
 
     Args:
         images: files, folders of them, or - for standard input.
@@ -67,8 +68,10 @@ def predict_images(images: Sequence[str], model: Path, alternatives: int | None,
             if isinstance(answer, UserError):
                 failed = _complain(answer, source.name)
                 continue
-            found = describe(answer, as_typed)
-            _print(source.name, found, bool(beam), named=len(sources) > 1, as_json=as_json)
+            found, came = describe(answer, as_typed), status(answer)
+            if came == BLANK and not as_json:
+                _say("the picture is blank", source.name)
+            _print(source.name, came, found, bool(beam), named=len(sources) > 1, as_json=as_json)
     return int(failed)
 
 
@@ -117,9 +120,9 @@ def _chunks(sources: Sequence[Source]) -> Iterator[list[Source]]:
         yield list(itertools.islice(sources, start, start + HELD))
 
 
-def _print(name: str, found: Sequence[dict[str, Any]], several: bool, named: bool, as_json: bool) -> None:
+def _print(name: str, status: str, found: Sequence[dict[str, Any]], several: bool, named: bool, as_json: bool) -> None:
     if as_json:
-        line = {"path": name, **found[0]} | ({"alternatives": found} if several else {})
+        line = {"path": name, "status": status, **found[0]} | ({"alternatives": found} if several else {})
         typer.echo(json.dumps(line, ensure_ascii=False))
         return
     for one in found:
@@ -129,5 +132,9 @@ def _print(name: str, found: Sequence[dict[str, Any]], several: bool, named: boo
 
 
 def _complain(error: UserError, name: str = "") -> bool:
-    typer.echo(f"im2latex: {name + ': ' if name else ''}{error}", err=True)
+    _say(str(error), name)
     return True
+
+
+def _say(sentence: str, name: str) -> None:
+    typer.echo(f"im2latex: {name + ': ' if name else ''}{sentence}", err=True)

@@ -23,7 +23,7 @@ from aiohttp import BodyPartReader, web
 from components.evaluator.reading import Beam
 from data.errors import ImageError, UserError
 from pipeline.serving import rest
-from pipeline.serving.answer import describe
+from pipeline.serving.answer import describe, status
 from pipeline.serving.batching import Batcher, Busy
 from pipeline.serving.connections import listen
 from pipeline.serving.hosts import Hosts, hosts_of
@@ -177,7 +177,7 @@ class Service:
             image = await self._in_time(_image_of_body(request))
             (read,) = await self._read([image], beam, turn=True)
         found = describe(read.hypotheses, as_typed)
-        answer: dict[str, Any] = {**found[0], "version": str(read.version)}
+        answer: dict[str, Any] = {"status": status(read.hypotheses), **found[0], "version": str(read.version)}
         return web.json_response(answer | ({"alternatives": found} if beam else {}))
 
     # --- Parts of them ---------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from data.synthetic import draw_png
 from pipeline.comparison import OTHER, SAME
 from pipeline.config import COMPONENTS
 from tests.project import Project, after_first_run, read_only
+from trainer_module.trained import load_weights
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,8 @@ def test_the_first_run_executes_every_component_and_pushes(project: Project) -> 
     output = (project.config.parent / "first_run.txt").read_text(encoding="utf-8")
     lines = [line.split()[0] for line in output.split("\nexamples ")[0].splitlines() if line]
     assert [line for line in lines if line in COMPONENTS] == list(COMPONENTS)
-    assert re.search(r"^\d+/\d+ .* loss: [\d.]+", output, re.MULTILINE)  # Keras's own line
+    training = re.compile(r"^Epoch 1/1, step 6/6: loss [\d.]+, perplexity [\d.]+, on validation [\d.]+", re.MULTILINE)
+    assert training.search(output)
     table = fields(output)
     assert table["examples"] == "48 train, 8 eval, 16 test"
     assert int(table["vocabulary"].split()[0]) > 10
@@ -54,7 +56,9 @@ def test_the_first_run_executes_every_component_and_pushes(project: Project) -> 
     assert table["blessed"] == "yes"
     assert Path(table["pushed to"]) == project.home / "serving" / "im2latex" / project.versions()[0]
     assert "<h1" in Path(table["report"]).read_text(encoding="utf-8")
-    assert Path(table["log"]).stat().st_size > 10_000
+    log = Path(table["log"]).read_text("utf-8")
+    assert training.search(log) and "INFO:trainer_module.trainer:padding: " in log
+    assert len(log) > 10_000
     assert states(project.executions()[: len(COMPONENTS)]) == dict.fromkeys(COMPONENTS, "COMPLETE")
 
 
@@ -99,6 +103,24 @@ print(json.dumps({name: value.numpy().astype(str).tolist() for name, value in an
     assert read["latex"][0] == read["latex"][1]  # the white around a formula does not matter
     first, second = (float(value) for value in read["log_probability"])
     assert first == pytest.approx(second, abs=1e-3) and first < 0
+
+
+def test_an_exported_model_says_which_run_made_it_and_how_good_it_is(project: Project, tmp_path: Path) -> None:
+    version = project.home / "serving" / "im2latex" / project.versions()[0]
+    command = [sys.executable, "-m", "pipeline.cli", "export", "--model", str(version), "--format", "weights"]
+    exported = subprocess.run(
+        [*command, "--out", str(tmp_path / "weights.npz")],
+        capture_output=True, text=True, timeout=300, env=project.environment(),
+    )  # fmt: skip
+    assert exported.returncode == 0, exported.stderr
+    provenance = load_weights(tmp_path).provenance
+    first = (project.config.parent / "first_run.txt").read_text(encoding="utf-8")
+    assert provenance["scores"] == f"BLEU {fields(first)['BLEU']}"
+    shown = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "lineage", "runs", "--json"],
+        capture_output=True, text=True, timeout=300, env=project.environment(),
+    )  # fmt: skip
+    assert provenance["run"] in shown.stdout and len(provenance["run"]) > 20
 
 
 def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ import tensorflow as tf
 from components.formula_metrics import scores as reference
 from data.errors import UserError
 from data.synthetic import formulas
-from tests.pipeline.test_standalone import im2latex, processed
-from trainer_module.weights import WEIGHTS, load_weights
+from tests.pipeline.test_export import export
+from tests.pipeline.test_standalone import processed
+from trainer_module.trained import WEIGHTS, load_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -161,8 +162,21 @@ def test_an_interrupted_training_is_one_sentence_and_keeps_its_checkpoint(source
     assert list(tmp_path.glob("out/checkpoints/*/checkpoint.npz"))
 
 
-def test_the_exported_model_reads_what_the_training_read(source, out, tmp_path, monkeypatch):
-    exported = im2latex("export", "--weights", out, "--out", tmp_path / "made" / "model", monkeypatch=monkeypatch)
+def test_a_training_that_starts_from_weights_keeps_the_tokens_they_know(source, out, tmp_path):
+    # A rate at which nothing is learnt, and a vocabulary of few tokens.
+    settings = [f"training.start_from={out}", "training.learning_rate=1e-30", "vocabulary.min_count=12"]
+    done = trained(tmp_path, source, "--out", tmp_path / "out", settings=[*settings, "training.epochs=1"])
+    assert done.returncode == 0, done.stderr
+    assert f"started from {out}; new weights: none" in done.stdout
+    before, after = load_weights(out), load_weights(tmp_path / "out")
+    assert sorted(after.vocabulary) == sorted(before.vocabulary)
+    rows = [after.vocabulary.index(token) for token in before.vocabulary]
+    assert rows != sorted(rows)  # its own tokens come first
+    np.testing.assert_array_equal(after.weights["embedding/embeddings"][rows], before.weights["embedding/embeddings"])
+
+
+def test_the_exported_model_reads_what_the_training_read(source, out, tmp_path):
+    exported = export("--weights", out, "--out", tmp_path / "made" / "model")
     assert exported.exit_code == 0, exported.output
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["model"]
     read = predictions(out)
@@ -171,5 +185,5 @@ def test_the_exported_model_reads_what_the_training_read(source, out, tmp_path, 
     assert [latex.decode() for latex in answers["latex"].numpy()] == [answer["prediction"] for answer in read.values()]
     expected = [answer["log_probability"] for answer in read.values()]
     np.testing.assert_allclose(answers["log_probability"], expected, rtol=1e-3, atol=1e-3)
-    again = im2latex("export", "--weights", out, "--out", tmp_path / "made" / "model", monkeypatch=monkeypatch)
+    again = export("--weights", out, "--out", tmp_path / "made" / "model")
     assert isinstance(again.exception, UserError) and "model exists already" in str(again.exception)

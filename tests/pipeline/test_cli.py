@@ -65,7 +65,10 @@ def test_config_show_prints_a_line_of_help_beside_each_knob() -> None:
         (("run", "--to", "Trainr"), "did you mean Trainer?"),
         (("run", "--from", "Resolver"), "there is no component 'Resolver'"),
         (("run", "--set", "data.source=nowhere"), "nowhere/train holds no TFRecords"),
-        (("config", "show", "--preset", "huge"), "there are paper, paper-coarse-to-fine, quickstart, seed, small"),
+        (
+            ("config", "show", "--preset", "huge"),
+            "there are paper, paper-coarse-to-fine, quickstart, reader, seed, small",
+        ),
     ],
 )
 def test_a_mistake_is_answered_with_one_sentence_and_status_1(

@@ -57,9 +57,28 @@ def test_machines_get_json_and_nothing_else(folder: Path) -> None:
     assert document["models"]["candidate"]["path"].endswith("8") and document["blessed"] is True
 
 
+def test_kinds_of_pictures_have_a_table_of_their_own(folder: Path, tmp_path: Path) -> None:
+    arguments = ("--data", folder / "data", "--robustness", "--robustness-examples", 3, "--robustness-seed", 4)
+    answer = evaluate(folder, *arguments, "--gate", "bleu >= 0.2 where picture=jpeg-30", "--out", tmp_path / "kept")
+    assert answer.exit_code == 3, answer.output
+    assert "broken  bleu >= 0.2 where picture=jpeg-30  (BLEU where picture=jpeg-30 0 is below 0.2)" in answer.stdout
+    rows = [line.split() for line in answer.stdout.splitlines()]
+    start = rows.index(["picture", "count", "BLEU", "exact", "edit", "loss"])
+    of = {row[0]: row[1:] for row in rows[start + 1 : start + 21]}
+    assert list(of)[:2] == ["native", "size-0.5"] and list(of)[-1] == "photo"
+    count, bleu, exact, _ = of["native"]  # which has no loss
+    assert (count, of["blur"][0]) == ("3", "3") and float(exact) > 0.5
+    assert of["blur"][1:] == ["0.000", "0.000", of["blur"][3], bleu]
+    document = json.loads((tmp_path / "kept" / "summary.json").read_text())
+    assert document["robustness"] == {"examples": 3, "seed": 4}
+    assert f"{document['slices']['picture=native']['candidate']['bleu']:.3f}" == bleu
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--data", "{data}", "--gate", "bleu >= 0 where picture=blur"], "add --robustness"),
+        (["--data", "{data}", "--robustness", "--gate", "bleu >= 0 where picture=fax"], "there are native, size-0.5,"),
         (["--data", "nowhere"], "nowhere does not exist"),
         (["--data", "{data}", "--split", "all"], "data has no split all; name one"),
         (["--data", "{data}", "--gate", "blue >= 1"], "--gate: there is no score 'blue'"),
@@ -72,6 +91,16 @@ def test_a_mistake_is_one_sentence(folder: Path, arguments: list[str], sentence:
     assert isinstance(answer.exception, UserError) and sentence in str(answer.exception)
 
 
-def test_before_the_first_push_a_model_has_to_be_named(folder: Path, tmp_path: Path) -> None:
-    answer = CliRunner().invoke(app, ["evaluate", "--data", str(folder)], env={"IM2LATEX_HOME": str(tmp_path)})
-    assert isinstance(answer.exception, UserError) and "no model was pushed" in str(answer.exception)
+def test_before_the_first_push_the_model_that_comes_with_im2latex_is_judged(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = folder / "workspace" / "serving" / "im2latex" / "8"
+    monkeypatch.setattr("pipeline.reader.saved_model", lambda: model)
+    arguments = ["evaluate", "--renderer", "builtin", "--data", str(folder / "data"), "--json"]
+    answer = CliRunner().invoke(app, arguments, env={"IM2LATEX_HOME": str(tmp_path)})
+    assert answer.stderr.startswith("model: the reader that comes with im2latex ")
+    assert json.loads(answer.stdout)["models"]["candidate"]["path"] == str(model)
+    older = folder / "workspace" / "serving" / "im2latex" / "7"
+    answer = CliRunner().invoke(app, [*arguments, "--model", str(older), "--baseline", "reader"])
+    models = json.loads(answer.stdout)["models"]
+    assert {name: known["path"] for name, known in models.items()} == {"candidate": str(older), "baseline": str(model)}

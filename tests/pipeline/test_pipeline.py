@@ -12,12 +12,13 @@ from tfx.orchestration.pipeline import Pipeline
 from data.errors import UserError
 from pipeline.config import COMPONENTS, load_config
 from pipeline.pipeline import SCHEMA, create_pipeline
+from trainer_module import reader
+from trainer_module.trained import save_weights
 
 
-def pipeline(*settings: str, schema: Path = SCHEMA) -> Pipeline:
-    return create_pipeline(
-        load_config(settings=settings), data="/data", pipeline_root="/root", serving="/serving", schema=str(schema)
-    )
+def pipeline(*settings: str, schema: Path = SCHEMA, preset: str | None = None) -> Pipeline:
+    config = load_config(preset, settings=settings)
+    return create_pipeline(config, data="/data", pipeline_root="/root", serving="/serving", schema=str(schema))
 
 
 def properties(built: Pipeline) -> dict[str, dict]:
@@ -42,6 +43,20 @@ def test_a_component_is_given_the_sections_it_uses_and_no_others() -> None:
     assert {name for name in before if before[name] != after[name]} == {"Transform", "Trainer", "Reporter"}
     before, after = properties(pipeline()), properties(pipeline("evaluation.gate=['bleu >= 0.5']"))
     assert {name for name in before if before[name] != after[name]} == {"Evaluator", "Reporter"}
+
+
+def test_a_training_that_starts_from_the_reader_is_done_again_when_that_is_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trainers() -> list[dict]:
+        built = [pipeline(f"training.start_from={name}", preset="reader") for name in ("reader", "/models/7")]
+        return [properties(one)["Trainer"] for one in built]
+
+    before = trainers()
+    own = reader.load()
+    monkeypatch.setattr(reader, "weights_file", lambda: tmp_path / "weights.npz")
+    save_weights(tmp_path / "weights.npz", own._replace(max_tokens=7))
+    assert [one == other for one, other in zip(before, trainers(), strict=True)] == [False, True]
 
 
 def test_the_cache_follows_the_schema_and_not_only_its_name(tmp_path: Path) -> None:

@@ -5,17 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from typer.testing import CliRunner, Result
 
 from components.formula_metrics import scores as reference
-from data.errors import UserError
 from data.im2latex import import_dataset
 from data.synthetic import draw_png, formulas
 from pipeline import standalone
-from pipeline.cli import app
 from pipeline.standalone import make_vocabulary, read_splits, scores
 from trainer_module import features
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image
 
 
@@ -58,20 +55,6 @@ def test_another_backend_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     assert standalone.main(["/nowhere", "--out", str(tmp_path)]) == 1
     assert "KERAS_BACKEND is tensorflow" in capsys.readouterr().err
-
-
-# --- the command that exports -----------------------------------------------------------------
-
-
-def im2latex(*arguments, monkeypatch) -> Result:
-    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")  # as the command sets it, but for this test alone
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def test_weights_that_are_not_there_are_a_sentence(tmp_path, monkeypatch):
-    answer = im2latex("export", "--weights", tmp_path, "--out", tmp_path / "model", monkeypatch=monkeypatch)
-    assert isinstance(answer.exception, UserError) and "there are no weights in" in str(answer.exception)
-    assert not list(tmp_path.iterdir())
 
 
 # --- data -------------------------------------------------------------------------------------

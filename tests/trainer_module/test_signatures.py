@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,12 +17,14 @@ from PIL import Image
 from data.errors import UserError
 from trainer_module import features
 from trainer_module.batching import Example, collate
-from trainer_module.config import ImageConfig, ModelConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.decoding import search
-from trainer_module.preprocessing import normalise_image
+from trainer_module.image_graph import normalise_image
 from trainer_module.signatures import FormulaReader, read_exported
+from trainer_module.trained import Trained
 from trainer_module.trainer import TransformedImages
-from trainer_module.weights import Trained, model_of, new_model, weights_of
+from trainer_module.weights import model_of, new_model, weights_of
 
 MAX_TOKENS = 9
 VARIANTS = {
@@ -175,6 +178,28 @@ def test_an_image_is_read_alone_as_in_a_batch(exported, images):
 def test_border_and_transparency_change_nothing(exported, images, transformed):
     one, *others = exported.read([transformed.images[0], png(on_paper(transformed.images[0], 31, 17)), images[4]])[0]
     assert others == [one, one]
+
+
+def test_a_blank_image_reads_nothing_for_certain_alone_and_among_others(exported, images):
+    # White, grey, and what paper's noise leaves of it; beside them a dot, which is ink.
+    noise = np.random.default_rng(1).integers(240, 256, (30, 50)).astype(np.uint8)
+    blank = [
+        png(image) for image in (Image.new("L", (40, 20), 255), Image.new("RGB", (9, 9), 90), Image.fromarray(noise))
+    ]
+    dot = Image.new("L", (9, 9), 255)
+    dot.putpixel((4, 4), 0)
+    for batch, places in ((blank[:1], [0]), ([images[0], *blank, png(dot)], [1, 2, 3])):
+        latex, log_probability = exported.read(batch)
+        assert [i for i, text in enumerate(latex) if not text] == places
+        assert [i for i, value in enumerate(log_probability) if value == 0] == places
+        got = exported.signatures["predict_alternatives"](
+            images=tf.constant(batch), width=tf.constant(3), length_penalty=tf.constant(0.5)
+        )
+        for place in places:
+            assert got["latex"][place].numpy().tolist() == [b"", b"", b""]
+            for name in ("log_probability", "score"):
+                assert got[name][place].numpy().tolist() == [0.0, -math.inf, -math.inf]
+    assert exported.read([images[0], *blank])[0][0] == exported.read(images[:1])[0][0]
 
 
 def test_examples_may_hold_more_than_the_image(exported, images):

@@ -19,15 +19,17 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 import trainer_module
 from data.errors import UserError
 from tests.trainer_module.test_training import without_graphs
-from trainer_module import trainer
+from trainer_module import reader, trainer
 from trainer_module.batching import batches
-from trainer_module.config import ImageConfig, ModelConfig, TrainingConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
 from trainer_module.features import read_vocabulary
 from trainer_module.model import FormulaModel
 from trainer_module.signatures import FormulaReader, read_exported
-from trainer_module.trainer import read_examples, run_fn, start_from
+from trainer_module.trained import load_weights, save_weights
+from trainer_module.trainer import load_start, read_examples, run_fn
 from trainer_module.training import choose_precision
-from trainer_module.weights import new_model, weights_of
 
 MODEL = {"filters": [2, 2, 2, 2, 3, 3], "decoder_units": 6, "embedding_units": 4, "dropout": 0.2}
 TRAINING = {
@@ -75,19 +77,30 @@ def test_a_finished_training_leaves_no_checkpoints(trained):
     assert not list((trained / "checkpoints").iterdir())
 
 
-def test_a_model_starts_from_an_exported_one(trained, transform, transformed, caplog):
-    vocabulary = [*read_vocabulary(transform), "new"]
-    image, config = ImageConfig(**transformed.config["image"]), ModelConfig(**MODEL)
-    model = new_model(config, image, vocabulary)
-    before = weights_of(model)["embedding/embeddings"]
+def test_a_model_that_starts_from_another_one_knows_its_tokens_too(trained, transform, transformed, tmp_path, caplog):
     exported = read_exported(trained / "Format-Serving")
-    with caplog.at_level(logging.INFO, logger=trainer.__name__):
-        start_from(model, vocabulary, trained / "Format-Serving")
-    assert f"{len(vocabulary) - 1} of {len(vocabulary)} tokens known" in caplog.text
-    after = weights_of(model)
-    np.testing.assert_array_equal(after["embedding/embeddings"][:-1], exported.weights["embedding/embeddings"])
-    np.testing.assert_array_equal(after["embedding/embeddings"][-1], before[-1])
-    np.testing.assert_array_equal(after["encoder/conv1/kernel"], exported.weights["encoder/conv1/kernel"])
+    # As if the other model had been trained on formulas without the last token, and with "new" in its place.
+    other = exported._replace(vocabulary=[*exported.vocabulary[:-1], "new"])
+    save_weights(tmp_path / "start.npz", other)
+    # A rate at which nothing is learnt.
+    settings = {"epochs": 1, "learning_rate": 1e-30, "start_from": str(tmp_path / "start.npz")}
+    with without_graphs(), caplog.at_level(logging.INFO, logger=trainer.__name__):
+        run_fn(arguments(transformed, tmp_path, **settings))
+    started = read_exported(tmp_path / "Format-Serving")
+    assert started.vocabulary == [*read_vocabulary(transform), "new"]
+    assert f"{len(other.vocabulary)} of {len(started.vocabulary)} tokens known, new weights: none" in caplog.text
+    rows = [started.vocabulary.index(token) for token in other.vocabulary]
+    for name, axis in (("embedding/embeddings", 0), ("decoder/logits_kernel", 1)):
+        np.testing.assert_array_equal(started.weights[name].take(rows, axis), other.weights[name])
+    np.testing.assert_array_equal(started.weights["encoder/conv1/kernel"], other.weights["encoder/conv1/kernel"])
+
+
+def test_what_a_training_can_start_from(trained, tmp_path):
+    exported = read_exported(trained / "Format-Serving")
+    save_weights(tmp_path / "weights.npz", exported)
+    for name in (trained / "Format-Serving", tmp_path, tmp_path / "weights.npz"):
+        assert load_start(str(name)).vocabulary == exported.vocabulary
+    assert load_start("reader").vocabulary == load_weights(reader.weights_file()).vocabulary
 
 
 def test_a_model_to_start_from_that_is_not_there_is_a_sentence(transformed, tmp_path):

@@ -5,19 +5,11 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from trainer_module.config import ImageConfig, ModelConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.features import SPECIAL_TEXTS
-from trainer_module.weights import (
-    WEIGHTS,
-    Trained,
-    load_weights,
-    model_of,
-    named_weights,
-    new_model,
-    save_weights,
-    warm_start,
-    weights_of,
-)
+from trainer_module.trained import Trained
+from trainer_module.weights import extended, model_of, named_weights, new_model, warm_start, weights_of
 
 TINY = {"filters": (2, 2, 3, 3, 4, 4), "decoder_units": 6, "embedding_units": 4}
 IMAGE = ImageConfig(max_height=32, max_width=64)
@@ -39,24 +31,9 @@ def test_every_weight_has_a_name_of_its_own():
     )
 
 
-def test_a_saved_model_comes_back(tmp_path):
-    original = trained(row_embedding=True)
-    save_weights(tmp_path, original)
-    loaded = load_weights(tmp_path)
-    assert loaded[:4] == original[:4]
-    model = model_of(loaded)
-    for name, variable in named_weights(model).items():
-        np.testing.assert_array_equal(variable, original.weights[name])
-    assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS]
-
-
-@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half a file"])
-def test_damaged_or_missing_weights_are_a_sentence(tmp_path, damage):
-    with pytest.raises(UserError, match="no weights in .*weights.npz is missing"):
-        load_weights(tmp_path)
-    (tmp_path / WEIGHTS).write_bytes(damage)
-    with pytest.raises(UserError, match="weights.npz is damaged"):
-        load_weights(tmp_path)
+def test_a_vocabulary_is_followed_by_what_the_model_to_start_from_knows_beside_it():
+    own, known = [*SPECIAL_TEXTS, "x", "y"], [*SPECIAL_TEXTS, "b", "x", "a"]
+    assert extended(own, known) == [*own, "b", "a"]
 
 
 def test_a_warm_start_takes_each_token_along_to_its_new_place():

@@ -11,10 +11,12 @@ import pytest
 import tensorflow as tf
 
 from data.synthetic import draw_png, formulas
-from trainer_module.config import ImageConfig, ModelConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.features import SPECIAL_TEXTS
 from trainer_module.signatures import FormulaReader, NormalisedImages
-from trainer_module.weights import Trained, new_model, weights_of
+from trainer_module.trained import Trained
+from trainer_module.weights import new_model, weights_of
 
 Answers = dict[str, tf.Tensor]
 

@@ -100,6 +100,11 @@ def test_a_picture_that_is_given_is_read_and_drawn_beside_it(
     assert not page.driver.find_element(By.ID, "empty").is_displayed()
 
 
+def test_a_blank_picture_is_said_to_be_blank(page: Page) -> None:
+    assert page.give("paste", encoded(Image.new("L", (40, 20), 255))) == "This picture is blank."
+    assert page.text("latex") == "" and page.text("formula") == "Blank."
+
+
 def test_a_file_that_is_chosen_is_read(page: Page, images: list[bytes], tmp_path: Path) -> None:
     (tmp_path / "chosen.png").write_bytes(images[1])
     page.driver.find_element(By.ID, "file").send_keys(str(tmp_path / "chosen.png"))

@@ -51,7 +51,8 @@ def test_one_image_is_one_line_of_latex_by_the_model_pushed_last(
     pushed: Path, files: list[Path], expected: list[str]
 ) -> None:
     answer = predict(pushed, files[0])
-    assert (answer.exit_code, answer.stdout, answer.stderr) == (0, expected[0] + "\n", "")
+    assert (answer.exit_code, answer.stdout) == (0, expected[0] + "\n")
+    assert answer.stderr == f"model: im2latex 7 ({pushed})\n"
 
 
 def test_several_are_named_in_the_order_they_were_given(
@@ -109,7 +110,7 @@ def test_what_cannot_be_read_is_a_sentence_and_the_others_are_read(
     answer = predict(pushed, *wrong, files[0])
     assert answer.exit_code == 1
     assert answer.stdout == f"{files[0]}\t{expected[0]}\n"
-    complaints = answer.stderr.splitlines()
+    _, *complaints = answer.stderr.splitlines()
     assert len(complaints) == len(wrong)
     for path, sentence in zip(
         [wrong[-1], *wrong[:-1]],
@@ -118,6 +119,25 @@ def test_what_cannot_be_read_is_a_sentence_and_the_others_are_read(
         strict=True,
     ):  # fmt: skip
         assert any(line.startswith(f"im2latex: {path}: {sentence}") for line in complaints), (path, complaints)
+
+
+def test_a_blank_picture_is_an_empty_line_and_a_sentence(pushed: Path, files: list[Path], tmp_path: Path) -> None:
+    blank = tmp_path / "more" / "blank.png"
+    Image.new("L", (60, 20), 250).save(blank)
+    alone = predict(pushed, "--model", pushed, blank)
+    assert (alone.exit_code, alone.stdout) == (0, "\n")
+    assert alone.stderr == f"im2latex: {blank}: the picture is blank\n"
+    assert predict(pushed, "--model", pushed, files[0], blank).stdout.splitlines()[1] == f"{blank}\t"
+    assert predict(pushed, "--alternatives", 3, blank).stdout == "1.000\t\n"
+
+
+def test_json_says_of_a_picture_whether_it_is_blank(pushed: Path, files: list[Path], tmp_path: Path) -> None:
+    Image.new("L", (60, 20), 250).save(tmp_path / "blank.png")
+    answer = predict(pushed, "--model", pushed, "--json", files[0], tmp_path / "blank.png")
+    read, blank = map(json.loads, answer.stdout.splitlines())
+    assert read["status"] == "read" and read["latex"]
+    assert (blank["status"], blank["latex"], blank["probability"]) == ("blank", "", 1.0)
+    assert answer.stderr == ""
 
 
 def test_more_images_than_are_held_at_once_are_all_read(

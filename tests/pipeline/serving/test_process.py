@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -83,15 +85,30 @@ def test_a_signal_ends_it_when_what_was_asked_is_answered(
         assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sentence"), [((), "no model was pushed"), (("--model", "nowhere"), "no model that works")]
-)
-def test_without_a_model_it_ends_with_a_sentence(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
-    with serving("--port", "0", *arguments, home=tmp_path) as process:
+def test_without_a_model_that_works_it_ends_with_a_sentence(tmp_path: Path) -> None:
+    with serving("--port", "0", "--model", "nowhere", home=tmp_path) as process:
         said = process.communicate(timeout=300)[1]
         assert process.returncode == 1
-        assert said.splitlines()[-1].startswith("im2latex: ") and sentence in said.splitlines()[-1]
+        assert said.splitlines()[-1].startswith("im2latex: there is no model that works")
         assert "Traceback" not in said
+
+
+def test_before_the_first_push_the_model_that_comes_with_im2latex_serves(
+    tmp_path: Path, images: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with serving("--port", "0", home=tmp_path) as process:
+        assert process.stdout is not None
+        match = re.match(r"http://127\.0\.0\.1:(\d+) serves (.*/reader-\w{16});", process.stdout.readline())
+        assert match and Path(match[2]).parent == tmp_path / "cache" / "im2latex" / "models"
+        connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=60)
+        connection.request("POST", "/predict", images[0])
+        answer = connection.getresponse()
+        assert answer.status == 200 and json.loads(answer.read())["version"] == "1"
+        process.terminate()
+        said = process.communicate(timeout=300)[1].splitlines()
+    assert said[0] == f"model: the reader that comes with im2latex {version('im2latex')}"
+    assert said[1].startswith("preparing the model (once, about ")
 
 
 def test_a_port_that_is_taken_is_a_sentence(home: Path) -> None:

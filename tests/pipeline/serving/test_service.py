@@ -66,6 +66,16 @@ def test_each_image_alone_is_answered_as_the_signature_answers_it(
         assert {name: found[name] for name in expected} == expected and found["version"] == "7"
 
 
+def test_a_blank_picture_has_a_status_of_its_own(service: Running, images: list[bytes]) -> None:
+    blank = encoded(Image.new("RGB", (40, 20), "white"))
+    answer = service.ask("POST", "/predict?clean=1&alternatives=3", blank)
+    assert (answer.status, answer.json["status"], answer.json["latex"]) == (200, "blank", "")
+    assert [one["latex"] for one in answer.json["alternatives"]] == [""]
+    assert service.ask("POST", "/predict", images[0]).json["status"] == "read"
+    asked = {"signature_name": "predict_images", "instances": [b64(blank)]}
+    assert service.predict(asked).json == {"predictions": [{"latex": "", "log_probability": 0.0}]}
+
+
 def test_images_of_one_request_are_answered_in_their_order(
     service: Running, signatures: Any, images: list[bytes]
 ) -> None:

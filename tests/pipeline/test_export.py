@@ -1,0 +1,80 @@
+"""`im2latex export`: from weights and SavedModels to both."""
+
+from __future__ import annotations
+
+import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from typer.testing import CliRunner, Result
+
+from data.errors import UserError
+from pipeline.cli import app
+from tests.components.serving_check.models import draw, save_reader
+from trainer_module.signatures import read_exported
+from trainer_module.trained import load_weights
+
+
+def export(*arguments: object) -> Result:
+    # As the command sets it, but for this test alone.
+    return CliRunner().invoke(app, ["export", *map(str, arguments)], env={"KERAS_BACKEND": "tensorflow"})
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "7"
+    save_reader(folder)
+    return folder
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_a_pushed_model_becomes_one_file_and_that_a_model_again(model: Path, tmp_path: Path, precision: str) -> None:
+    file = tmp_path / "made" / "mine.npz"
+    answer = export(
+        "--model", model, "--format", "weights", "--precision", precision, "--out", file,
+        "--note", "data=mine, and yours", "--note", "scores=BLEU = 0.8",
+    )  # fmt: skip
+    assert answer.exit_code == 0, answer.output
+    original, kept = read_exported(model), load_weights(file)
+    assert kept[:4] == original[:4]
+    assert kept.provenance == {
+        "date": datetime.date.today().isoformat(), "im2latex": version("im2latex"),
+        "data": "mine, and yours", "scores": "BLEU = 0.8",
+    }  # fmt: skip
+    numbers = sum(weight.size for weight in original.weights.values())
+    assert answer.stdout == f"{file}: {numbers:,} parameters, 12 tokens, {file.stat().st_size:,} bytes\n"
+    assert export("--weights", file, "--out", tmp_path / "model").exit_code == 0
+    again = read_exported(tmp_path / "model")
+    assert again.provenance["data"] == "mine, and yours"
+    for name, value in kept.weights.items():
+        np.testing.assert_array_equal(again.weights[name], value)
+    images = tf.constant(draw(6))
+    before, after = (tf.saved_model.load(str(folder)).signatures for folder in (model, tmp_path / "model"))
+    if precision == "float32":
+        read, expected = (signatures["predict_images"](images=images)["latex"] for signatures in (after, before))
+        assert read.numpy().tolist() == expected.numpy().tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--weights", "{0}", "--out", "{0}/model"], "there are no weights in .*: weights.npz is missing"),
+        (["--weights", "{0}/mine.npz", "--out", "{0}/model"], "there is no file .*/mine.npz"),
+        (["--model", "{0}", "--out", "{0}/model"], "holds no model that this pipeline exported"),
+        (["--out", "{0}/model"], "give either --weights or --model"),
+        (["--weights", "{0}", "--model", "{0}", "--out", "{0}/model"], "give either --weights or --model"),
+        (["--model", "{1}", "--out", "{0}"], "exists already; choose another --out"),
+        (["--model", "{1}", "--out", "{0}/model", "--note", "mine"], "--note takes NAME=TEXT, .* not 'mine'"),
+        (["--model", "{1}", "--format", "weights", "--out", "/proc/mine.npz"], "cannot write /proc/mine.npz: "),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_leaves_nothing(
+    model: Path, tmp_path: Path, arguments: list[str], sentence: str
+) -> None:
+    answer = export(*(argument.format(tmp_path, model) for argument in arguments))
+    with pytest.raises(UserError, match=sentence):
+        raise answer.exception or AssertionError(answer.output)
+    assert not list(tmp_path.iterdir())

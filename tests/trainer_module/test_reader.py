@@ -1,0 +1,72 @@
+"""The model that comes with im2latex: its file is there, sound, and fits its preset."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from pipeline.config import load_config
+from trainer_module import reader
+from trainer_module.config.image import ImageConfig
+from trainer_module.trained import WEIGHTS, load_description, save_weights
+from trainer_module.weights import model_of, named_weights
+
+MOST_BYTES = 12_000_000
+
+
+def test_its_file_is_small_and_makes_the_model(tmp_path):
+    file = reader.weights_file()
+    assert file.is_file(), f"{file} is missing; docs/model-card.md says how it is made"
+    assert len(file.read_bytes()) <= MOST_BYTES
+    trained = reader.load()
+    for name, variable in named_weights(model_of(trained)).items():
+        np.testing.assert_array_equal(np.array(variable), trained.weights[name])
+    assert {"date", "im2latex", "data"} <= trained.provenance.keys()
+
+
+def test_its_preset_has_its_dimensions():
+    own = load_description(reader.weights_file())
+    config = load_config("reader", settings=["training.start_from=reader", "model.dropout=0.3"])
+    assert config.model.filters == own.model.filters and config.image == own.image
+
+
+@pytest.mark.parametrize(
+    ("preset", "setting", "sentence"),
+    [
+        ("quickstart", "training.epochs=1", r"model.filters is \(16, 32, 64, 64, 128, 128\) and not .*take preset"),
+        ("reader", "model.decoder_units=8", r"model.decoder_units is 8 and not \d+; take preset = \"reader\""),
+        ("reader", "image.border=1", r"image.border is 1 and not \d+"),
+    ],
+)
+def test_a_configuration_of_other_dimensions_is_refused_when_it_is_read(preset, setting, sentence):
+    load_config(preset, settings=[setting])
+    with pytest.raises(UserError, match=sentence):
+        load_config(preset, settings=[setting, "training.start_from=reader"])
+
+
+def test_whether_it_fits_is_asked_without_keras():
+    code = (
+        "import sys; from pipeline.config import load_config;"
+        "load_config('reader', settings=['training.start_from=reader']);"
+        "print(*{'keras', 'tensorflow', 'jax'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "\n"
+
+
+def test_a_file_that_is_missing_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "weights_file", lambda: tmp_path / WEIGHTS)
+    for call in (reader.load, lambda: reader.check_fits(load_config().model, ImageConfig())):
+        with pytest.raises(UserError, match="there is no file .*weights.npz"):
+            call()
+
+
+def test_its_fingerprint_changes_with_its_bytes(tmp_path, monkeypatch):
+    trained, before = reader.load(), reader.fingerprint()
+    assert before == reader.fingerprint() and len(before) == 64
+    monkeypatch.setattr(reader, "weights_file", lambda: tmp_path / WEIGHTS)
+    save_weights(tmp_path / WEIGHTS, trained._replace(max_tokens=7))
+    assert reader.fingerprint() != before

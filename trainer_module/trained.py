@@ -1,0 +1,156 @@
+"""A trained model as plain arrays in one file; NumPy alone, so that what is in a file is known without Keras."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from pydantic import ValidationError
+
+from data.errors import UserError
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+WEIGHTS = "weights.npz"
+Precision = Literal["float32", "float16", "int8"]
+# Behind the name of an int8 array: the factors of its output channels.
+_SCALE = ":scale"
+_DESCRIPTION = "description"
+
+
+class Trained(NamedTuple):
+    """A trained model, and all that is needed to read an image with it."""
+
+    model: ModelConfig
+    image: ImageConfig
+    vocabulary: list[str]  # the text of each token id
+    max_tokens: int  # formulas are cut there
+    weights: dict[str, np.ndarray]  # as `weights.named_weights` names them
+    provenance: Mapping[str, str] = {}  # how it was made, in words: date, data, run, scores
+
+
+def description(trained: Trained) -> dict[str, Any]:
+    """All but the weights, for JSON."""
+    return {
+        "model": dataclasses.asdict(trained.model),
+        "image": dataclasses.asdict(trained.image),
+        "vocabulary": trained.vocabulary,
+        "max_tokens": trained.max_tokens,
+        "provenance": dict(trained.provenance),
+    }
+
+
+def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray]) -> Trained:
+    """Undoes `description`; models of before there was a provenance have none.
+
+    Raises:
+        KeyError, TypeError, ValidationError: something is missing or not allowed.
+    """
+    return Trained(
+        ModelConfig(**described["model"]),
+        ImageConfig(**described["image"]),
+        list(described["vocabulary"]),
+        int(described["max_tokens"]),
+        weights,
+        dict(described.get("provenance", {})),
+    )
+
+
+def save_weights(file: Path, trained: Trained, precision: Precision = "float32") -> None:
+    """Writes a trained model to one file, compressed; a kill leaves the one before.
+
+    Matrices and convolutions are stored in the precision that is asked for, vectors (biases, moving statistics) in
+    float32: they are few, and their range is wide.
+
+    Args:
+        file: the .npz file.
+        trained: the model, in float32.
+        precision: `int8` stores the integers of -127 to 127 that, times a float32 factor of the output channel (the
+            last axis), come nearest to the weights.
+
+    Raises:
+        UserError: a weight is not finite, or too large for float16.
+    """
+    stored: dict[str, np.ndarray] = {}
+    for name, value in trained.weights.items():
+        stored |= _stored(name, value, "float32" if value.ndim < 2 else precision)
+    described = json.dumps(description(trained), ensure_ascii=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f"{file.name}.writing")
+    with temporary.open("wb") as opened:
+        np.savez_compressed(opened, **{_DESCRIPTION: np.array(described)}, **stored)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(temporary, file)
+
+
+def load_weights(source: Path | Traversable) -> Trained:
+    """Reads what `save_weights` wrote, in float32.
+
+    Args:
+        source: the file, or a folder with `WEIGHTS`.
+
+    Raises:
+        UserError: there is nothing, or it is damaged.
+    """
+    with _opened(source) as saved:
+        weights = {name: _restored(saved, name) for name in saved if name != _DESCRIPTION and not name.endswith(_SCALE)}
+        return from_description(json.loads(str(saved[_DESCRIPTION])), weights)
+
+
+def load_description(source: Path | Traversable) -> Trained:
+    """Reads all but the weights of what `save_weights` wrote, in milliseconds; arguments and errors as there."""
+    with _opened(source) as saved:
+        return from_description(json.loads(str(saved[_DESCRIPTION])), {})
+
+
+def _stored(name: str, value: np.ndarray, precision: Precision) -> dict[str, np.ndarray]:
+    if precision == "int8":
+        largest = np.abs(value).max(axis=tuple(range(value.ndim - 1)))
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        arrays = {name: np.rint(value / scale).clip(-127, 127).astype(np.int8), f"{name}{_SCALE}": scale}
+    else:
+        with np.errstate(over="ignore"):  # is refused below
+            arrays = {name: value.astype(precision)}
+    if not all(np.isfinite(array).all() for array in (value, *arrays.values())):
+        raise UserError(f"the weight {name} has values that {precision} cannot store; take --precision float32")
+    return arrays
+
+
+def _restored(saved: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    value = saved[name].astype(np.float32)
+    return value * saved[f"{name}{_SCALE}"] if f"{name}{_SCALE}" in saved else value
+
+
+@contextmanager
+def _opened(source: Path | Traversable) -> Iterator[Mapping[str, np.ndarray]]:
+    is_folder = source.is_dir()
+    path = source / WEIGHTS if is_folder else source
+    try:
+        with path.open("rb") as file, np.load(file) as saved:
+            yield saved
+    except FileNotFoundError:
+        missing = f"are no weights in {source}: {WEIGHTS} is missing" if is_folder else f"is no file {source}"
+        raise UserError(f"there {missing}; name a file of weights, or a folder with {WEIGHTS}") from None
+    except (
+        EOFError,
+        KeyError,
+        OSError,
+        TypeError,
+        ValidationError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise UserError(f"{path} is damaged, or was written by another version ({type(error).__name__})") from None
