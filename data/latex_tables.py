@@ -82,9 +82,9 @@ SYNONYMS = _pairs(
     \impliedby \Longleftarrow  \dag \dagger  \ddag \ddagger  \dotsc \ldots  \dotso \ldots  \hdots \ldots
     \dotsb \cdots  \dotsm \cdots  \dotsi \cdots  \cdotp \cdot  \bot \perp  \slash /
     \arrowvert |  \Arrowvert \|  \restriction \upharpoonright  \doublecap \Cap  \doublecup \Cup
-    \llless \lll  \gggtr \ggg  \lozenge \Diamond
-    \square \Box  \lhd \vartriangleleft  \rhd \vartriangleright  \unlhd \trianglelefteq  \unrhd \trianglerighteq
-    \leadsto \rightsquigarrow  \doteqdot \Doteq  \bigtriangleup \triangle  \backslash \setminus
+    \llless \lll  \gggtr \ggg
+    \square \Box  \vartriangleleft \lhd  \vartriangleright \rhd  \unlhd \trianglelefteq  \unrhd \trianglerighteq
+    \rightsquigarrow \leadsto  \Doteq \doteqdot  \bigtriangleup \triangle  \backslash \setminus
     \lt <  \gt >"""
 )
 
@@ -163,10 +163,10 @@ ARGUMENTS |= {name: (name, ("display",)) for name in ("\\overbrace", "\\underbra
 ARGUMENTS |= {
     "\\underset": ("\\underset", ("script", "same")),
     "\\substack": ("\\substack", ("script",)),
-    "\\xrightarrow": ("\\xrightarrow", ("script",)),
-    "\\xleftarrow": ("\\xleftarrow", ("script",)),
     "\\pmod": ("\\pmod", ("same",)),
 }
+# Commands with an argument in brackets before the other.
+WITH_OPTION = _names(r"\sqrt \xrightarrow \xleftarrow")
 INFIX = _names(r"\atop \brace \brack")
 
 # What upright letters are the name of.

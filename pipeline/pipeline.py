@@ -23,9 +23,10 @@ from components.report.component import Reporter
 from components.serving_check.component import ServingCheck
 from data.errors import UserError
 from data.records import SPLITS
+from data.repository import REPOSITORY
 from pipeline.beam import beam_arguments
 from pipeline.config import Config, flatten
-from pipeline.sources import REPOSITORY, component_files, fingerprint
+from pipeline.sources import component_files, fingerprint
 from trainer_module import reader
 from trainer_module.features import IMAGE, LATEX, NAME
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import io
 import json
@@ -298,7 +297,7 @@ def _train(
     import keras
 
     from trainer_module.trained import WEIGHTS, Trained, save_weights
-    from trainer_module.training import choose_precision, train
+    from trainer_module.training import choose_precision, train, training_digest
     from trainer_module.weights import extended, new_model, warm_start, weights_of
     from trainer_module.widening import widened
 
@@ -317,7 +316,8 @@ def _train(
     )
     if not learnt or not watched:
         raise UserError(f"a split has no formula of at most {knobs.max_tokens} tokens; raise training.max_tokens")
-    digest = _digest(config, vocabulary, [*learnt, *watched])
+    sections = [dataclasses.asdict(section) for section in (config.image, config.model, config.training)]
+    digest = training_digest(sections, vocabulary, [*learnt, *watched])
     buckets = Buckets([*learnt, *watched], max(1, min(SHAPES, len(learnt) // (BATCHES_PER_SHAPE * knobs.batch_size))))
     device = jax.devices()[0].device_kind
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
@@ -375,16 +375,6 @@ def _start(name: str) -> Trained:
     from trainer_module.trained import load_weights
 
     return reader.load() if name == reader.NAME else load_weights(Path(name))
-
-
-def _digest(config: Config, vocabulary: Sequence[str], examples: Iterable[Example]) -> str:
-    """Names this very training: another configuration, vocabulary or data has another checkpoint."""
-    sections = [dataclasses.asdict(section) for section in (config.image, config.model, config.training)]
-    digest = hashlib.sha256(json.dumps([sections, vocabulary], sort_keys=True).encode())
-    for example in examples:
-        digest.update(example.image)
-        digest.update(example.tokens.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _rate_of(out: Path, digest: str) -> float | None:

@@ -25,6 +25,7 @@ from data.latex_tables import (
     SYNONYMS,
     TEXT_COMMANDS,
     WITH_LIMITS,
+    WITH_OPTION,
     WITH_OTHER_ARGUMENTS,
 )
 from data.spelling.heights import is_flat
@@ -55,7 +56,7 @@ _KINDS = {
     "name": ("\\operatorname", "\\operatorname*"),
     "mathop": ("\\mathop",),
     "big": BIG_DELIMITERS,
-    "root": ("\\sqrt",),
+    "with_option": WITH_OPTION,
     "length": ("\\hspace", "\\kern", "\\hskip", "\\mkern", "\\mskip"),
     "modulo": ("\\mod",),
     "infix": INFIX,
@@ -261,17 +262,18 @@ class _Reader:
         return [Node("\\mathop", [row])] if self.style == DISPLAY else row
 
     def big(self, token: str) -> Row:
-        if self.tokens[self.at] in ("}", "{", "&", "\\\\"):
+        if _kind(self.tokens[self.at]) or self.tokens[self.at] in ("&", "\\\\"):
             return []
         return [Node(BIG_DELIMITERS[token], tail=_delimiter(self.take()))]
 
-    def root(self, token: str) -> Row:
-        degree: list[Row] = []
+    def with_option(self, token: str) -> Row:
+        r"""\sqrt with its degree, and arrows with what is below them."""
+        option: list[Row] = []
         if self.tokens[self.at] == "[":
             self.at += 1
-            degree = [self.row("]", style=SCRIPTSCRIPT)]
+            option = [self.row("]", style=SCRIPTSCRIPT)]
             self.at += 1
-        return [Node(token, [*degree, self.argument()])]
+        return [Node(token, [*option, self.argument(None if token == "\\sqrt" else SCRIPT)])]
 
     def middle(self, token: str) -> Row:
         return [Node("\\middle", tail=_delimiter(token[7:]))]

@@ -13,10 +13,11 @@ import pytest
 from tfx.dsl.components.base.base_component import BaseComponent
 
 from components.serving_check import check
+from data.repository import REPOSITORY
 from pipeline.config import COMPONENTS, DataConfig, load_config
 from pipeline.examples import examples_folder
 from pipeline.pipeline import create_pipeline
-from pipeline.sources import PACKAGES, REPOSITORY, component_files, files_of, fingerprint
+from pipeline.sources import PACKAGES, component_files, files_of, fingerprint
 from pipeline.workspace import Workspace
 
 # What TFX calls of ours by name.
