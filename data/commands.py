@@ -11,6 +11,7 @@ import data.formula_commands
 from data.display import print_summary
 from data.progress import progress
 from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
+from data.spelling import NORMAL, SPELLINGS
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 
 if TYPE_CHECKING:
@@ -83,6 +84,13 @@ def import_(
     ] = MAX_REJECTED_SHARE,
     workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT even if it is not a data set.")] = False,
+    spelling: Annotated[
+        str,
+        typer.Option(
+            help="Of the formulas: normal, one spelling for all that look the same; im2markup, as SOURCE has them.",
+            metavar="|".join(SPELLINGS),
+        ),
+    ] = NORMAL,
 ) -> None:
     """Import im2latex-100k, processed or raw, the TFRecords of Image2Latex-TF2, or records, without the bad ones."""
     import json
@@ -106,6 +114,7 @@ def import_(
             workers,
             lambda done: advance("importing", done),
             overwrite,
+            spelling,
         )
     print_summary(summary, time.monotonic() - start)
     held_out = json.loads((summary.path / "dataset.json").read_text("utf-8"))["held_out"]

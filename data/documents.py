@@ -203,13 +203,16 @@ def _inside(text: str, opening: re.Match[str]) -> tuple[str, int] | None:
         closing = re.compile(r"\\end\s*\{" + re.escape(opening[1]) + r"\}").search(text, start, limit)
         return (text[start : closing.start()], closing.end()) if closing else None
     end, depth = _CLOSING[opening[0]], 0
+    broken = None  # where it ends if its braces do not balance
     for part in (_IN_DISPLAY if end == "$$" else _IN_LINE).finditer(text, start, limit):
-        if part[0] == end and depth == 0:
-            return text[start : part.start()], part.end()
-        if part[0].isspace() and end != "\\]" and end != "$$":
-            return None  # a formula in a line does not go over a paragraph's end
+        if part[0] == end:
+            broken = broken or (text[start : part.start()], part.end())
+            if depth == 0:
+                return text[start : part.start()], part.end()
+        elif part[0].isspace() and end in ("$", "\\)"):
+            break  # what is set in a line does not go over a paragraph's end
         depth += {"{": 1, "}": -1}.get(part[0], 0)
-    return None
+    return broken
 
 
 def _finished(formula: str, environment: str) -> Iterator[str]:

@@ -34,12 +34,12 @@ def draw(
     ] = None,
     katex_share: Annotated[
         float | None,
-        typer.Option(help="Share drawn by KaTeX in Chromium; as LOOKS says, or 0.2, if not given.", min=0, max=1),
+        typer.Option(help="Share drawn by KaTeX in Chromium; as --looks says, or 0.2, if not given.", min=0, max=1),
     ] = None,
     degraded: Annotated[
         float | None,
         typer.Option(
-            help="Share that is degraded in one or two ways; as LOOKS says, or 0.4, if not given.", min=0, max=1
+            help="Share that is degraded in one or two ways; as --looks says, or 0.4, if not given.", min=0, max=1
         ),
     ] = None,
     held_out_font: Annotated[
@@ -148,3 +148,53 @@ def mine(
         console.print(f"no readable archive: {path}")
     console.print(f"left out {mined.duplicates:,} that came again, {mined.excluded:,} that are held out")
     console.print(f"{mined.written:,} formulas of {mined.documents:,} documents in {out}")
+
+
+@app.command()
+def recombine(
+    formulas: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Lists of formulas, data sets, or folders, as for `im2latex data draw`.", metavar="FORMULAS"
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="List of formulas to write; gzipped if its name ends in .gz.", metavar="FORMULAS")
+    ],
+    count: Annotated[int, typer.Option(help="Number of formulas.", min=1)],
+    seed: Annotated[int, typer.Option(help="Seed of the choices; the same seed gives the same formulas.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Longest formula, tokens.", min=1)] = MAX_TOKENS,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="List or data set whose formulas do not come out, however they are spelled; repeatable.",
+            metavar="FILE|DATASET",
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
+) -> None:
+    """Make new formulas of parts of known ones: numerators, scripts, cells, sides of relations.
+
+    Formulas of eval and test, of sources that have such splits, are not used and do not come out.
+    """
+    from rich.console import Console
+
+    from data.formulas import Problem, read_formulas, read_keys, write_list
+    from data.recombination import SOURCE
+    from data.recombination import recombine as recombine_formulas
+
+    with progress() as advance:
+        held_out = read_keys(exclude or (), workers)
+        known = []
+        for formula in read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done)):
+            if isinstance(formula, Problem):
+                continue
+            if formula.split in ("eval", "test"):
+                held_out.add(formula.key)
+            else:
+                known.append(formula)
+        made = recombine_formulas(
+            known, count, seed, max_tokens, held_out, lambda done: advance("recombining", done, count)
+        )
+        write_list(out, ((SOURCE, tokens) for tokens in made))
+    Console().print(f"{count:,} formulas in {out}", highlight=False, soft_wrap=True)

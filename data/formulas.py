@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import hashlib
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -79,6 +80,15 @@ def read_formulas(
         yield from chunk
         if progress is not None:
             progress(len(chunk))
+
+
+def read_keys(paths: Iterable[Path], workers: int | None = None) -> set[str]:
+    """The `drawn_key`s of all formulas of lists, data sets and folders.
+
+    Raises:
+      UserError: a path that cannot be read or holds no formulas.
+    """
+    return {formula.key for formula in read_formulas(paths, sys.maxsize, workers) if isinstance(formula, Formula)}
 
 
 def read_lines(path: Path) -> Iterator[Line]:

@@ -21,13 +21,9 @@ from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
+from data import toml
 from data.degradation import KINDS
 from data.errors import UserError
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib  # type: ignore[no-redef]
 
 
 class Font(NamedTuple):
@@ -323,7 +319,7 @@ def read_looks(path: Path | None) -> Looks:
     if path is None:
         return Looks()
     try:
-        return Looks.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return Looks.model_validate(toml.loads(path.read_text("utf-8")))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
     except ValidationError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import sys
 import tarfile
 import zlib
 from collections import Counter
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 from data.documents import closure, find_formulas, roots
 from data.errors import UserError
-from data.formulas import Formula, drawn_key, label_of, read_formulas, write_list
+from data.formulas import drawn_key, label_of, read_keys, write_list
 from data.latex import is_local, unknown_command
 from data.macros import MacroError
 from data.parallel import ordered_map
@@ -82,7 +81,7 @@ def mine(
       UserError: a source that cannot be read, no formula in any, or a place that cannot be written.
     """
     mined = Mined()
-    held_out = {formula.key for formula in read_formulas(exclude, sys.maxsize, workers) if isinstance(formula, Formula)}
+    held_out = read_keys(exclude, workers)
     work = (
         (label or label_of(source.name.split(".")[0]), document)
         for source in sources
@@ -97,7 +96,13 @@ def mine(
     return mined
 
 
-Result = tuple[str, list[Found], Counter[str]]
+class Result(NamedTuple):
+    """What a document came to: its source, its formulas, each once, how often one came again, and what is left out."""
+
+    source: str
+    found: list[Found]
+    duplicates: int
+    rejected: Counter[str]
 
 
 def _kept(
@@ -105,10 +110,11 @@ def _kept(
 ) -> Iterator[tuple[str, str]]:
     """Source and tokens of each formula that goes into the list."""
     seen: set[str] = set()
-    for source, found, rejected in results:
+    for result in results:
         mined.documents += 1
-        mined.rejected.update(rejected)
-        for formula in found:
+        mined.duplicates += result.duplicates
+        mined.rejected.update(result.rejected)
+        for formula in result.found:
             if formula.form in seen:
                 mined.duplicates += 1
             elif formula.key in held_out:
@@ -116,15 +122,18 @@ def _kept(
             else:
                 seen.add(formula.form)
                 mined.written += 1
-                yield source, formula.tokens
+                yield result.source, formula.tokens
         if progress is not None:
             progress(1)
+    if not mined.written:
+        raise UserError("the sources hold no formulas; give files, folders or .tar.gz of LaTeX")
 
 
 def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> Result:
     """The formulas of a document."""
     source, (root, files) = work
     found: dict[str, Found] = {}
+    duplicates = 0
     rejected: Counter[str] = Counter()
     for formula in find_formulas(files, root):
         if isinstance(formula, MacroError):
@@ -139,10 +148,11 @@ def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> Resu
                 rejected[f"a command that is not known: {unknown_command(joined)}"] += 1
             else:
                 form = normal_form(joined)
+                duplicates += form in found
                 found.setdefault(form, Found(joined, form, drawn_key(joined)))
         except FormulaError as error:
             rejected[str(error)] += 1
-    return source, list(found.values()), rejected
+    return Result(source, list(found.values()), duplicates, rejected)
 
 
 def _documents(source: Path, mined: Mined) -> Iterator[tuple[str, dict[str, str]]]:

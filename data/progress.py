@@ -71,10 +71,11 @@ class Lines:
     def _line(self, total: int | None) -> str:
         # Since the last line: what an earlier command had done comes all at once.
         rate = (self._done - self._counted) / max(self._latest - self._since, 1e-9)
+        speed = f"{rate:,.{0 if rate >= 10 else 1}f}"
         if total is None:
-            return f"{self._what}: {self._done:,}, {rate:,.0f}/s"
+            return f"{self._what}: {self._done:,}, {speed}/s"
         left = f", {duration((total - self._done) / rate, 0)} left" if rate else ""
-        return f"{self._what}: {self._done:,} of {total:,} ({self._done / total:.0%}), {rate:,.0f}/s{left}"
+        return f"{self._what}: {self._done:,} of {total:,} ({self._done / total:.0%}), {speed}/s{left}"
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ Host = Annotated[
 ]
 Namespace = Annotated[
     str | None,
-    typer.Option(envvar="KFP_NAMESPACE", help="Whose pipelines, on a cluster with several users.", metavar="NAME"),
+    typer.Option(envvar="KFP_NAMESPACE", help="Namespace, on a cluster with several users.", metavar="NAME"),
 ]
 TokenFile = Annotated[
     Path | None,
@@ -50,7 +50,7 @@ CaCert = Annotated[
     Path | None,
     typer.Option(
         envvar=["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"],
-        help="Certificates that the server's is signed with.",
+        help="Certificates of the authority that signed the server's.",
         metavar="FILE",
     ),
 ]

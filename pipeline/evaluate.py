@@ -17,6 +17,7 @@ from components.formula_metrics.scores import SCORES
 from data.errors import UserError
 from data.progress import progress
 from data.records import SPLITS, read_records
+from data.spelling import NORMAL, known_spelling
 from pipeline.reader import chosen_model
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def evaluate_model(
     out: Path | None,
     as_json: bool,
     pictures: tuple[int, int] | None = None,
+    spelling: str = NORMAL,
 ) -> int:
     """Evaluates a model, prints what came of it, and keeps it in `out` if that is given.
 
@@ -61,12 +63,13 @@ def evaluate_model(
         out: where predictions, scores and TFMA's files are left.
         as_json: print `summary.json` instead of the table.
         pictures: how many examples the models also read as other kinds of pictures, and the seed; None for none.
+        spelling: in which formulas are compared token by token, as `data.spelling.respell` takes it.
 
     Returns:
         0, or 3 if a rule is broken.
 
     Raises:
-        UserError: a wrong rule, unreadable data, or a model that cannot be used.
+        UserError: a wrong rule, no such spelling, unreadable data, or a model that cannot be used.
     """
     try:
         rules = parse_all(gate) if gate else []
@@ -76,6 +79,7 @@ def evaluate_model(
         raise UserError("--gate: a rule compares with a baseline; name one with --baseline")
     if pictures is None and any(rule.of_picture for rule in rules):
         raise UserError("--gate: a rule is about a kind of picture; add --robustness, which makes them")
+    known_spelling(spelling)
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     records = list(read_records(_examples(data, split)))
@@ -94,6 +98,7 @@ def evaluate_model(
                 rules,
                 folder,
                 robustness=Robustness(*pictures) if pictures else None,
+                spelling=spelling,
                 about=about,
                 renderer=renderer,
                 progress=advance,
@@ -156,7 +161,8 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
     if evaluation.pictures:
         console.print(_pictures(evaluation))
-    console.print(f"formulas drawn by {evaluation.renderer}", markup=False)
+    compared = "in normal form" if evaluation.spelling == NORMAL else "as they are"
+    console.print(f"formulas drawn by {evaluation.renderer}, tokens compared {compared}", markup=False)
     for model, known in evaluation.models.items():
         rate = evaluation.examples / max(known["seconds"], 1e-9)
         console.print(f"{model}: read {evaluation.examples:,} images in {known['seconds']:.1f} s, {rate:.0f} a second")

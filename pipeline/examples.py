@@ -8,8 +8,9 @@ from pathlib import Path
 import data.synthetic
 from data.errors import UserError
 from data.records import SPLITS
+from data.repository import REPOSITORY
 from pipeline.config import SYNTHETIC, DataConfig
-from pipeline.sources import REPOSITORY, files_of, fingerprint
+from pipeline.sources import files_of, fingerprint
 from pipeline.workspace import Workspace
 
 

@@ -23,9 +23,11 @@ from components.report.component import Reporter
 from components.serving_check.component import ServingCheck
 from data.errors import UserError
 from data.records import SPLITS
+from data.repository import REPOSITORY
 from pipeline.beam import beam_arguments
 from pipeline.config import Config, flatten
-from pipeline.sources import REPOSITORY, component_files, fingerprint
+from pipeline.sources import component_files, fingerprint
+from trainer_module import reader
 from trainer_module.features import IMAGE, LATEX, NAME
 
 SCHEMA = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
@@ -59,9 +61,11 @@ def create_pipeline(
     """
     _check_schema(Path(schema))
 
-    # Brings the records in, one split for each folder; stops the run at one that cannot be used.
+    # Brings the records in, one split for each folder, in one spelling; stops the run at one that cannot be used.
     splits = [example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS]
-    example_gen = ImportExampleGen(input_base=data, input_config=example_gen_pb2.Input(splits=splits))
+    example_gen = ImportExampleGen(
+        input_base=data, input_config=example_gen_pb2.Input(splits=splits), spelling=config.data.spelling
+    )
 
     # Brings in what a record must be like, curated by hand; its cache goes by what the file says.
     schema_gen = ImportSchemaGen(schema_file=schema)
@@ -93,6 +97,8 @@ def create_pipeline(
     trainer_config = {"config": config.section("image", "vocabulary", "model", "training")}
     if checkpoints is not None:
         trainer_config["checkpoints"] = checkpoints
+    if config.training.start_from == reader.NAME:  # another reader makes another training
+        trainer_config["start_from"] = reader.fingerprint()
     trainer = Trainer(
         run_fn="trainer_module.trainer.run_fn",
         examples=transform.outputs["transformed_examples"],
@@ -112,6 +118,7 @@ def create_pipeline(
         gate=config.evaluation.gate,
         split=config.evaluation.split,
         robustness=config.evaluation.robustness,
+        spelling=config.data.spelling,
     )
 
     # Lets the model answer real images in a fresh process, as a server would.

@@ -24,6 +24,7 @@ from data.duration import duration
 from data.errors import UserError
 from data.progress import progress
 from data.records import SPLITS, remove_unfinished
+from data.repository import python_path
 from pipeline.beam import check_engine
 from pipeline.config import COMPONENTS, SYNTHETIC, Config, tensorflow_environment, to_toml
 from pipeline.examples import examples_folder, prepare_examples
@@ -159,8 +160,6 @@ def _follow(
 ) -> dict[str, Any]:
     """Runs the pipeline's process to its end, shows its events, and returns its result."""
     read_events, write_events = os.pipe()
-    # The child finds the packages where this process found them.
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     with log.open("wb") as log_file, open(read_events, "rb", buffering=0) as events:
         child = subprocess.Popen(
             [*command, "--events", str(write_events)],
@@ -173,7 +172,7 @@ def _follow(
                 **os.environ,
                 "IM2LATEX_HOME": str(workspace.home),
                 "TMPDIR": str(workspace.temporary),
-                "PYTHONPATH": path,
+                "PYTHONPATH": python_path(),
                 TERMINAL: "1" if console.is_terminal else "",
             },
         )

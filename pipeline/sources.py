@@ -16,10 +16,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.repository import REPOSITORY
+
 if TYPE_CHECKING:
     from tfx.dsl.components.base.base_component import BaseComponent
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("data", "trainer_module", "components", "pipeline", "kubeflow")
 CHUNK = 1 << 20
 # Files that may name others, and all that code may need.

@@ -26,9 +26,6 @@ from data.records import Record, read_records
 from trainer_module.glyph_size import Estimator, estimator, measures, predict, relative
 from trainer_module.images import ink_of
 
-# KaTeX sets its text larger than what is around it.
-KATEX_EM = 1.21
-POINTS = 72.27
 UNITS = 48
 # One formula in so many tells how far off the network is, and is not learned from.
 HELD_OUT = 6
@@ -52,9 +49,8 @@ def samples(record: Record) -> Sample | None:
     if look is None or area < 1:
         return None
     given, stroke = relative(found, area)
-    pixels = look.size * (look.resolution / POINTS if look.renderer == "latex" else look.resolution * KATEX_EM)
     held_out = zlib.crc32(record.latex.encode()) % HELD_OUT == 0
-    return Sample(given, float(stroke), math.log(pixels), look.font, held_out)
+    return Sample(given, float(stroke), math.log(look.em), look.font, held_out)
 
 
 def _samples(chunk: Sequence[Record]) -> list[Sample]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import math
@@ -11,7 +12,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,15 @@ def choose_precision(
     fastest = min(seconds, key=seconds.__getitem__)
     log.info("seconds a step: %s; training in %s", seconds, fastest)
     return DTYPES[fastest]
+
+
+def training_digest(config: object, vocabulary: Sequence[str], examples: Iterable[Example]) -> str:
+    """Names a training: another configuration (as JSON), vocabulary or other examples have another checkpoint."""
+    digest = hashlib.sha256(json.dumps([config, list(vocabulary)], sort_keys=True).encode())
+    for example in examples:
+        digest.update(example.image)
+        digest.update(example.tokens.tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclasses.dataclass

@@ -9,6 +9,7 @@ from typing import Any
 
 from components.evaluator.gate import Verdict
 from components.evaluator.pictures import NATIVE, PICTURE
+from data.spelling import AS_THE_SOURCE
 
 PREDICTIONS = "predictions.parquet"
 PICTURE_PREDICTIONS = "pictures.parquet"
@@ -30,6 +31,8 @@ class Evaluation:
     gate: list[Verdict]
     # How it was tried on other kinds of pictures, as `components.evaluator.pictures.Robustness`; empty if it was not.
     robustness: dict[str, int] = dataclasses.field(default_factory=dict)
+    # In which formulas were compared token by token, as `data.spelling.respell` takes it.
+    spelling: str = AS_THE_SOURCE
 
     @property
     def pictures(self) -> dict[str, dict[str, Any]]:

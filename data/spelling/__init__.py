@@ -9,9 +9,43 @@ evaluation, are put into this form. docs/normal-form.md lists the rules.
 
 from __future__ import annotations
 
+from data.errors import UserError
 from data.spelling.reader import read
 from data.spelling.writer import write
 from data.tokenizer import FormulaError, tokenize
+
+NORMAL, AS_THE_SOURCE = "normal", "im2markup"
+SPELLINGS = (NORMAL, AS_THE_SOURCE)
+
+
+def known_spelling(spelling: str) -> str:
+    """The spelling, if there is such a one.
+
+    Raises:
+      UserError: there is not.
+    """
+    if spelling not in SPELLINGS:
+        raise UserError(f"there is no spelling {spelling}; the spellings are {', '.join(SPELLINGS)}")
+    return spelling
+
+
+def respell(latex: str, spelling: str) -> str:
+    """A formula in a spelling.
+
+    Args:
+      latex: a formula, raw or tokenised.
+      spelling: `NORMAL` for the normal form; a formula that cannot be parsed, or of which nothing would be left, stays
+        as it is. `AS_THE_SOURCE` changes nothing.
+
+    Raises:
+      UserError: there is no such spelling.
+    """
+    if known_spelling(spelling) == AS_THE_SOURCE:
+        return latex
+    try:
+        return normal_form(latex) or latex
+    except FormulaError:
+        return latex
 
 
 def normal_form(latex: str) -> str:

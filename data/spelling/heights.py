@@ -10,14 +10,14 @@ import functools
 import math
 from typing import NamedTuple
 
+from data.latex_tables import ACCENTS, BIG_OPERATORS, BIG_SIZES, FONTS, STYLES, WITH_LIMITS
 from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row
-from data.spelling.tables import ACCENTS, BIG_OPERATORS, BIG_SIZES, FONTS, STYLES, WITH_LIMITS
 
 _SCALE = (1.0, 1.0, 0.7, 0.5)  # of each style
-_AXIS, _X_HEIGHT, _RULE = 0.25, 0.4306, 0.04
+_AXIS, _X_HEIGHT, _RULE = 0.25, 0.430555, 0.04
 # Delimiters beyond the size of the style itself: \big to \Bigg, and in scripts those of the text and smaller ones.
 _SIZES, _SCRIPT_SIZES = tuple(BIG_SIZES.values()), (1.0, 1.26, 1.68, 2.1)
-_HAT, _BAR, _VEC = 0.6944, 0.5678, 0.7144
+_HAT, _BAR, _VEC = 0.694444, 0.5678, 0.7144
 _ACCENT = {r"\bar": _BAR, r"\vec": _VEC, r"\dot": 0.6679, r"\ddot": 0.6679, r"\tilde": 0.6679, r"\check": 0.6285}
 
 
@@ -32,32 +32,32 @@ _UNKNOWN = Extent(math.inf, math.inf)
 _NOTHING = Extent(0.0, 0.0)
 _EXTENTS = {
     "acemnorsuvwxz": (_X_HEIGHT, 0.0),
-    "gpqy": (_X_HEIGHT, 0.1944),
-    "bdhkl": (0.6944, 0.0),
-    "f": (0.6944, 0.1944),
-    "i": (0.6595, 0.0),
-    "j": (0.6595, 0.1944),
-    "t": (0.6151, 0.0),
-    "Q": (0.6833, 0.1944),
-    "0123456789": (0.6444, 0.0),
+    "gpqy": (_X_HEIGHT, 0.194444),
+    "bdhkl": (0.694444, 0.0),
+    "f": (0.694444, 0.194444),
+    "i": (0.659525, 0.0),
+    "j": (0.659525, 0.194444),
+    "t": (0.615079, 0.0),
+    "Q": (0.683333, 0.194444),
+    "0123456789": (0.644444, 0.0),
     "()[]|/": (0.75, 0.25),
-    "+-": (0.5833, 0.0833),
+    "+-": (0.583333, 0.083333),
     "=": (0.3669, 0.0),
     "<>": (0.5391, 0.0391),
-    "*": (0.4653, 0.0),
-    ".": (0.1056, 0.0),
-    ",": (0.1056, 0.1944),
-    ";": (_X_HEIGHT, 0.1944),
+    "*": (0.465278, 0.0),
+    ".": (0.105556, 0.0),
+    ",": (0.105556, 0.194444),
+    ";": (_X_HEIGHT, 0.194444),
     ":": (_X_HEIGHT, 0.0),
-    "!": (0.6944, 0.0),
+    "!": (0.694444, 0.0),
     r"\alpha \epsilon \iota \kappa \nu \pi \sigma \tau \upsilon \omega \varepsilon \varpi \infty": (_X_HEIGHT, 0.0),
-    r"\gamma \eta \mu \rho \chi \varrho \varphi \varsigma": (_X_HEIGHT, 0.1944),
-    r"\beta \zeta \xi \phi \psi \dagger \ddagger": (0.6944, 0.1944),
-    r"\delta \theta \lambda \vartheta \partial \ell \hbar \bot \top \forall \exists": (0.6944, 0.0),
+    r"\gamma \eta \mu \rho \chi \varrho \varphi \varsigma": (_X_HEIGHT, 0.194444),
+    r"\beta \zeta \xi \phi \psi \dagger \ddagger": (0.694444, 0.194444),
+    r"\delta \theta \lambda \vartheta \partial \ell \hbar \bot \top \forall \exists": (0.694444, 0.0),
     r"\{ \} \| \langle \rangle \lfloor \rfloor \lceil \rceil \backslash": (0.75, 0.25),
-    r"\prime": (0.5556, 0.0),
+    r"\prime": (0.555556, 0.0),
     r"\cdot \circ \bullet \ldots \cdots \to \leftarrow \sim": (_X_HEIGHT, 0.0),
-    r"\pm \mp \times \otimes \oplus": (0.5833, 0.0833),
+    r"\pm \mp \times \otimes \oplus": (0.583333, 0.083333),
 }
 
 
@@ -71,8 +71,8 @@ def _table() -> dict[str, Extent]:
     }
 
 
-# Other symbols are as high as a capital, and \leq is as deep as they come.
-_SYMBOL = Extent(0.6833, 0.1359)
+# Other symbols are as high as a capital, and at most as deep as \leq.
+_SYMBOL = Extent(0.683333, 0.1359)
 
 
 def extent(row: Row, style: int) -> Extent:
@@ -86,7 +86,7 @@ def delimiter_size(row: Row, style: int) -> float:
     height, depth = extent(row, style)
     axis = _AXIS * _SCALE[style]
     reach = max(height - axis, depth + axis)
-    needed = max(2 * 0.901 * reach, 2 * reach - 0.5) - 0.001  # \delimiterfactor, \delimitershortfall
+    needed = max(2 * 0.901 * reach, 2 * reach - 0.5) - 0.0001  # \delimiterfactor, \delimitershortfall
     sizes = (_SCALE[style], *(_SIZES if style < SCRIPT else _SCRIPT_SIZES))
     return next((size for size in sizes if size >= needed), math.inf)
 
@@ -118,7 +118,8 @@ def _symbol(token: str, style: int) -> Extent:
         return Extent(0.95, 0.45) if style == DISPLAY else Extent(0.75, 0.25)
     if token in ("&", "\\\\"):
         return _UNKNOWN
-    height, depth = _table().get(token) or (Extent(0.6833, 0.0) if token.isalnum() or token[1:2].isupper() else _SYMBOL)
+    is_capital = token.isalnum() or token[1:2].isupper()
+    height, depth = _table().get(token) or (Extent(0.683333, 0.0) if is_capital else _SYMBOL)
     return Extent(height * _SCALE[style], depth * _SCALE[style])
 
 
@@ -180,15 +181,15 @@ def _scripts(nucleus: Extent, is_character: bool, node: Node, style: int) -> Ext
     """Rule 18."""
     inner = SCRIPT if style <= TEXT else SCRIPTSCRIPT
     scale = _SCALE[style]
-    up = 0.0 if is_character else nucleus.height - 0.386 * _SCALE[inner]
+    up = 0.0 if is_character else nucleus.height - 0.386108 * _SCALE[inner]
     down = 0.0 if is_character else nucleus.depth + 0.05 * _SCALE[inner]
     above, below = extent(node.sup or [], inner), extent(node.sub or [], inner)
-    up = max(up, (0.413 if style == DISPLAY else 0.363) * scale, above.depth + _X_HEIGHT / 4 * scale)
+    up = max(up, (0.412892 if style == DISPLAY else 0.362892) * scale, above.depth + _X_HEIGHT / 4 * scale)
     if not node.sup:
         down = max(down, 0.15 * scale, below.height - 0.8 * _X_HEIGHT * scale)
         return Extent(nucleus.height, max(nucleus.depth, down + below.depth))
     if node.sub:
-        down = max(down, 0.247 * scale)
+        down = max(down, 0.247217 * scale)
         gap = (up - above.depth) - (below.height - down)
         if gap < 4 * _RULE:
             down += 4 * _RULE - gap
@@ -202,7 +203,7 @@ def _fraction(rows: list[Row], style: int) -> Extent:
     """Rule 15."""
     scale, inner = _SCALE[style], min(style + 1, SCRIPTSCRIPT)
     above, below = (extent(row, inner) for row in rows)
-    up, down = (0.677, 0.686) if style == DISPLAY else (0.394, 0.345)
+    up, down = (0.676508, 0.685951) if style == DISPLAY else (0.393732, 0.344841)
     clearance = 3 * _RULE if style == DISPLAY else _RULE
     axis = _AXIS * scale
     up = max(up * scale, axis + _RULE / 2 + clearance + above.depth)

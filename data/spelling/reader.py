@@ -6,11 +6,7 @@ import functools
 import re
 from dataclasses import replace
 
-from data.latex import LOCAL_NAMES
-from data.spelling.heights import is_flat
-from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
-from data.spelling.rows import array, joined, paired, with_font
-from data.spelling.tables import (
+from data.latex_tables import (
     ARGUMENTS,
     BIG_DELIMITERS,
     BIG_OPERATORS,
@@ -22,14 +18,19 @@ from data.spelling.tables import (
     FONTS,
     GROUPS,
     INFIX,
+    LOCAL_NAMES,
     OTHER_ENVIRONMENTS,
     SPACES,
     STYLES,
     SYNONYMS,
     TEXT_COMMANDS,
     WITH_LIMITS,
+    WITH_OPTION,
     WITH_OTHER_ARGUMENTS,
 )
+from data.spelling.heights import is_flat
+from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
+from data.spelling.rows import array, joined, paired, with_font
 from data.tokenizer import FUNCTIONS, side_of
 
 
@@ -55,7 +56,7 @@ _KINDS = {
     "name": ("\\operatorname", "\\operatorname*"),
     "mathop": ("\\mathop",),
     "big": BIG_DELIMITERS,
-    "root": ("\\sqrt",),
+    "with_option": WITH_OPTION,
     "length": ("\\hspace", "\\kern", "\\hskip", "\\mkern", "\\mskip"),
     "modulo": ("\\mod",),
     "infix": INFIX,
@@ -81,7 +82,7 @@ def _kind(token: str) -> str:
     if side := side_of(token):
         return side[1:]
     is_command = token[0] == "\\" and len(token) > 1
-    return "unknown" if is_command and SYNONYMS.get(token, token) not in _SYMBOLS else ""
+    return "unknown" if is_command and token not in _SYMBOLS and token not in SYNONYMS else ""
 
 
 class _Reader:
@@ -261,17 +262,18 @@ class _Reader:
         return [Node("\\mathop", [row])] if self.style == DISPLAY else row
 
     def big(self, token: str) -> Row:
-        if self.tokens[self.at] in ("}", "{", "&", "\\\\"):
+        if _kind(self.tokens[self.at]) or self.tokens[self.at] in ("&", "\\\\"):
             return []
         return [Node(BIG_DELIMITERS[token], tail=_delimiter(self.take()))]
 
-    def root(self, token: str) -> Row:
-        degree: list[Row] = []
+    def with_option(self, token: str) -> Row:
+        r"""\sqrt with its degree, and arrows with what is below them."""
+        option: list[Row] = []
         if self.tokens[self.at] == "[":
             self.at += 1
-            degree = [self.row("]", style=SCRIPTSCRIPT)]
+            option = [self.row("]", style=SCRIPTSCRIPT)]
             self.at += 1
-        return [Node(token, [*degree, self.argument()])]
+        return [Node(token, [*option, self.argument(None if token == "\\sqrt" else SCRIPT)])]
 
     def middle(self, token: str) -> Row:
         return [Node("\\middle", tail=_delimiter(token[7:]))]
@@ -331,11 +333,14 @@ class _Reader:
         style = {"aligned": DISPLAY, "split": DISPLAY, "gathered": DISPLAY, "smallmatrix": SCRIPT}.get(name, TEXT)
         lines: list[list[Row]] = [[]]
         while True:
+            start = self.at
             lines[-1].append(self.row("&", "\\\\", end, style=style))
             separator = self.take()
             if separator == "\\\\":
                 lines.append([])
             elif separator == end:
+                if len(lines[-1]) == 1 and self.at == start + 1:  # nothing behind the last \\
+                    lines.pop()
                 return array(name, columns, lines)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from data.spelling.heights import delimiter_size
-from data.spelling.nodes import Item, Node, Row, head_of
-from data.spelling.tables import (
+from data.latex_tables import (
     BIG_SIZES,
     BOLD,
     DELIMITER_PAIRS,
@@ -20,6 +18,8 @@ from data.spelling.tables import (
     UPRIGHT_NAMES,
     WITH_LIMITS,
 )
+from data.spelling.heights import delimiter_size
+from data.spelling.nodes import Item, Node, Row, head_of
 
 # In em: spaces of so much in a row are one \quad; from so much on a space between letters of a text font is `~`.
 QUAD = 0.75
@@ -132,7 +132,7 @@ def _symbol_with_font(font: str, token: str) -> str | Node:
 
 
 def array(name: str, columns: list[str], lines: list[list[Row]]) -> Row:
-    """An environment, without what is empty at the ends of its lines and below.
+    """An environment, without what is empty at the ends of its lines.
 
     Args:
       name: of the environment.
@@ -142,8 +142,6 @@ def array(name: str, columns: list[str], lines: list[list[Row]]) -> Row:
     for line in lines:
         while line and not line[-1]:
             line.pop()
-    while lines and not lines[-1]:
-        lines.pop()
     count = max((len(line) for line in lines), default=0)
     environment, align, opening, closing = ENVIRONMENTS.get(name, (name, "", ".", "."))
     row: Row = []
@@ -154,6 +152,8 @@ def array(name: str, columns: list[str], lines: list[list[Row]]) -> Row:
             if i and not j and cell and head_of(cell[0]) in ("[", "*"):
                 cell = [Node("{", [cell[:1]]), *cell[1:]]  # else \\ would take it for its own
             row += cell
+    if lines and not lines[-1]:
+        row.append("\\\\")  # or there would be no empty line
     if environment == "array":
         columns = _kept(columns or [align] * count, count)
         if len(lines) == 1:  # which no column aligns

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from data.latex_tables import BIG_SIZES, INFIX, STYLES, WITH_OPTION
 from data.spelling.nodes import Node, Row
-from data.spelling.tables import BIG_SIZES, INFIX, STYLES
 
 
 def write(row: Row) -> list[str]:
@@ -52,8 +52,8 @@ def _write_nucleus(node: Node, tokens: list[str], alone: bool) -> None:
         tokens.append("\\right" + closing)
     elif head.startswith("\\begin{"):
         tokens.append(head)
-        if node.tail:
-            tokens += ("{", *node.tail.split(" "), "}")
+        if head == "\\begin{array}":
+            tokens += ("{", *node.tail.split(), "}")
         _write(rows[0], tokens)
         tokens.append("\\end" + head[6:])
     elif head in STYLES or head in INFIX:  # which reach to the ends of their group
@@ -68,13 +68,14 @@ def _write_nucleus(node: Node, tokens: list[str], alone: bool) -> None:
             tokens.append("}")
     else:
         tokens.append(head)
-        if head == "\\sqrt" and len(rows) == 2:
-            _write_degree(rows[0], tokens)
-        for row in rows[head == "\\sqrt" and len(rows) == 2 :]:
+        has_option = head in WITH_OPTION and len(rows) == 2
+        if has_option:
+            _write_option(rows[0], tokens)
+        for row in rows[has_option:]:
             _write_group(row, tokens)
 
 
-def _write_degree(row: Row, tokens: list[str]) -> None:
+def _write_option(row: Row, tokens: list[str]) -> None:
     tokens.append("[")
     if "]" in row:
         _write_group(row, tokens)

@@ -27,9 +27,10 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from data.repository import REPOSITORY
 from pipeline.config import Config, flatten
 from pipeline.examples import examples_folder
-from pipeline.sources import REPOSITORY, all_files, fingerprint
+from pipeline.sources import all_files, fingerprint
 from pipeline.workspace import Workspace
 from trainer_module import reader
 

@@ -40,7 +40,6 @@ from tests.benchmarks.measuring import (
 )
 from trainer_module import features
 from trainer_module.batching import Batch, batches, collate, padding, plan
-from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
 from trainer_module.decoding import search
@@ -75,7 +74,7 @@ def _training(precision: str, size: Size) -> dict[str, Figure]:
     images, height, width, tokens = size.of(8), size.of(64), size.of(320), size.of(60)
     batch = make_batch(images, height, width, tokens)
     model, first = trained_once(size.model, TrainingConfig(batch_size=images), batch, precision)
-    steps = size.of(8)
+    steps = min(8, size.repeats + 1)
     learn = functools.partial(fit, model, [batch] * (steps + 1))
     spent, possible = beside_limit(learn, size, tf.as_dtype(precision))
     operations = learning_flop(size.model, height * width * images * steps, tokens * images * steps)
@@ -88,9 +87,8 @@ def _training(precision: str, size: Size) -> dict[str, Figure]:
 def training_mixed_sizes(size: Size = FULL) -> dict[str, Figure]:
     """The seed's model on the sizes and lengths of real formulas, in batches of 20."""
     # All that there are: the more examples, the more alike are those of a batch.
-    count = size.of(30_000)
-    config = TrainingConfig(batch_size=min(20, count // 4))
-    examples = real_examples("train", count, ImageConfig(max_height=160, max_width=504))
+    examples = real_examples("train", size, 30_000)
+    config = TrainingConfig(batch_size=min(20, len(examples) // 4))
     planned = plan(examples, config.batch_size, 0, 1)
     wasted = padding(examples, planned)
     planned = planned[:: max(1, len(planned) // 9)]
@@ -120,7 +118,7 @@ def decoding_beam(size: Size = FULL) -> dict[str, Figure]:
 
 
 def _decoding(width: int, name: str, size: Size) -> dict[str, Figure]:
-    examples = real_examples("eval", size.of(512), ImageConfig(max_height=160, max_width=504))
+    examples = real_examples("eval", size, 512)
     model = FormulaModel(size.model, VOCABULARY)
     # It has learnt nothing: it would end anywhere. So it never ends, and is cut where the formula is.
     kernel = model.decoder.logits_kernel.numpy()
@@ -155,7 +153,7 @@ def _decoding(width: int, name: str, size: Size) -> dict[str, Figure]:
 
 def lookups(size: Size = FULL) -> dict[str, Figure]:
     """Cells that each attention looks at in a step, in the mean over real images (Deng et al. 2017, table 2)."""
-    examples = real_examples("eval", size.of(128), ImageConfig(max_height=160, max_width=504))
+    examples = real_examples("eval", size, 128)
     planned = plan(examples, 32, 0, 1)
     figures: dict[str, Figure] = {}
     for kind in ("standard", "coarse_only", "hierarchical", "sparsemax", "hard"):

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data.records import SPLITS, read_records
+from data.records import MAX_TOKENS, SPLITS, read_records
 from tests.benchmarks.sample import make_sample
 from trainer_module import features
 from trainer_module.batching import Batch, Example
@@ -119,11 +119,12 @@ def learning_flop(config: ModelConfig, pixels: float, tokens: float) -> float:
     return 3 * FLOP * forward
 
 
-def real_examples(split: str, count: int, image: ImageConfig) -> list[Example]:
-    """Real formulas where the sample is there, else synthetic ones of like size."""
+def real_examples(split: str, size: Size, count: int) -> list[Example]:
+    """Real formulas where the sample is there, else synthetic ones of like size; at most so many."""
+    count, image = size.of(count), ImageConfig(max_height=160, max_width=504)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
-        make_sample(data, count + 2, {**dict.fromkeys(SPLITS, 1), split: count})
+        make_sample(data, count + 2, {**dict.fromkeys(SPLITS, 1), split: count}, size.of(MAX_TOKENS))
         records = ((record.image, record.latex) for record in read_records(data / split))
         return examples_of(list(itertools.islice(records, count)), image)
 

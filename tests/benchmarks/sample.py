@@ -15,15 +15,17 @@ SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "s
 DPI = 100
 
 
-def make_sample(out: Path, examples: int, splits: Mapping[str, int] | None = None) -> None:
+def make_sample(
+    out: Path, examples: int, splits: Mapping[str, int] | None = None, max_tokens: int = MAX_TOKENS
+) -> None:
     """Makes a data set of all real formulas; without them, of so many synthetic ones of like size, and says so.
 
     Args:
         out: the folder to make.
-        examples, splits: of the synthetic ones, as `synthesize` takes them.
+        examples, splits, max_tokens: of the synthetic ones, as `synthesize` takes them.
     """
     if SAMPLES.exists():
         import_dataset(SAMPLES, out)
     else:
         print(f"{SAMPLES} is missing: synthetic formulas instead of real ones")
-        synthesize(out, examples, seed=1, level="full", dpi=DPI, splits=splits, max_tokens=MAX_TOKENS)
+        synthesize(out, examples, seed=1, level="full", dpi=DPI, splits=splits, max_tokens=max_tokens)

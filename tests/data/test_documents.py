@@ -35,6 +35,8 @@ def formulas(text: str, **files: str) -> list[str]:
         # A dollar that is never closed ends with its paragraph.
         ("5$ a day\n\nand $x$ then", ["x"]),
         ("$x", []),
+        # Braces that do not balance cost their formula alone.
+        (r"$\frac{1}{2$ $x$ $y$", [r"\frac{1}{2", "x", "y"]),
         (r"\begin{equation} x", []),
     ],
 )
@@ -46,7 +48,7 @@ def test_formulas_are_found_where_tex_sets_them(text: str, found: list[str]) -> 
     "text, found",
     [
         (
-            r"\begin{align} a &= b \label{x} \\ c &= d + \begin{matrix} 1 & 2 \\ 3 & 4 \end{matrix} \notag \\ \end{align}",  # noqa: E501
+            r"\begin{align} a &= b \label{x}\\c &= d + \begin{matrix} 1 & 2 \\ 3 & 4 \end{matrix} \notag\\\end{align}",
             [
                 "a = b",
                 r"c = d + \begin{matrix} 1 & 2 \\ 3 & 4 \end{matrix}",

@@ -37,7 +37,7 @@ def test_a_line_is_written_when_half_a_minute_is_over_and_not_before() -> None:
 
 
 def test_where_the_total_is_not_known_the_line_has_no_share_and_no_time() -> None:
-    assert lines_of([(31.0, "importing", 62, None)]) == ["importing: 62, 2/s"]
+    assert lines_of([(31.0, "importing", 62, None)]) == ["importing: 62, 2.0/s"]
 
 
 def test_each_kind_of_work_is_timed_from_the_end_of_the_one_before() -> None:
@@ -45,7 +45,7 @@ def test_each_kind_of_work_is_timed_from_the_end_of_the_one_before() -> None:
     # The 80 that are drawn took 40 s.
     assert lines_of(calls) == [
         "reading: 400 of 400 (100%), 10/s, 0 s left",
-        "drawing: 80 of 400 (20%), 2/s, 2 m 40 s left",
+        "drawing: 80 of 400 (20%), 2.0/s, 2 m 40 s left",
     ]
 
 
@@ -56,7 +56,7 @@ def test_what_an_earlier_command_had_done_is_no_speed_for_long() -> None:
 
 
 def test_nothing_done_yet_promises_nothing() -> None:
-    assert lines_of([(30.0, "drawing", 0, 10)]) == ["drawing: 0 of 10 (0%), 0/s"]
+    assert lines_of([(30.0, "drawing", 0, 10)]) == ["drawing: 0 of 10 (0%), 0.0/s"]
 
 
 def test_a_terminal_has_a_bar_and_a_file_has_lines() -> None:

@@ -8,9 +8,11 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from tests.benchmarks import __main__ as bench
 from tests.benchmarks import sample, size
@@ -39,6 +41,14 @@ for _ in range(int(given.n)):
 """
 OF_REAL_FORMULAS = {"training_mixed_sizes", "decoding_greedy", "decoding_beam", "lookups"}
 UNITS = {"GFLOP/s", "images/s", "answers/s", "answers", "cells", "pixels", "ms", "s", "MiB", "%"}
+
+
+@pytest.fixture(autouse=True)
+def eagerly() -> Iterator[None]:
+    """So little is computed that to trace graphs would take nearly all of the time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(autouse=True)

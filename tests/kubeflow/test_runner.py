@@ -11,11 +11,11 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from data.errors import UserError
+from data.repository import REPOSITORY
 from kubeflow import runner
 from kubeflow.runner import compile_pipeline, task_name
 from pipeline.config import COMPONENTS, load_config
 from pipeline.pipeline import create_pipeline
-from pipeline.sources import REPOSITORY
 
 CLUSTER = (
     "kubeflow.image=registry.example.org/im2latex@sha256:" + 64 * "a",

@@ -31,7 +31,7 @@ def test_the_configured_number_of_examples_is_tried_as_other_pictures(tmp_path: 
             "baseline_model": [trained(tmp_path / "nothing")],
         },
         {name: [made] for name, made in outputs.items()},
-        {"gate": json.dumps([f"{rule} where picture=photo"]), "split": "test", "robustness": 2},
+        {"gate": json.dumps([f"{rule} where picture=photo"]), "split": "test", "robustness": 2, "spelling": "normal"},
     )
     evaluation = read_evaluation(tmp_path / "evaluation")
     assert evaluation.robustness == {"examples": 2, "seed": 0}

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from data.repository import REPOSITORY
 from pipeline.config import Config, load_config
 from pipeline.lineage import record
 from pipeline.lineage.record import describe
-from pipeline.sources import REPOSITORY, fingerprint
+from pipeline.sources import fingerprint
 from pipeline.workspace import Workspace
 from trainer_module import reader
 
