@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
-.PHONY: help run reader test test-unit test-platforms test-newest check audit format faults bench lock clean distclean environment
+.PHONY: help run reader test test-unit test-platforms test-newest check docs audit format faults bench lock clean distclean environment
 
 help: ## what each target does
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -47,10 +47,14 @@ test-platforms: environment ## test what is around: Beam's runners, Kubeflow, Ma
 test-newest: ## run all tests with TFX 1.21 on Python 3.13 in a Debian 13 root (needs root and debootstrap)
 	@.ci/newest make test $(if $(ARGS),ARGS="$(ARGS)",test-platforms)
 
-check: environment ## look for faults without running: ruff and mypy
+check: environment ## look for faults without running: ruff, mypy, and whether the generated pages are up to date
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy . .environment/install.py
+	@$(BIN)/python -m pipeline.docs --check
+
+docs: environment ## write the generated pages: docs/reference/cli.md and configuration.md
+	@$(BIN)/python -m pipeline.docs
 
 audit: environment ## ask the index for known faults of the packages in the lock (SECURITY.md)
 	@$(BIN)/python .ci/audit $(ARGS)

@@ -267,7 +267,7 @@ def _shadow(image: np.ndarray, strength: float, rng: np.random.Generator, em: fl
         radius_x, radius_y = rng.uniform(0.2, 0.5) * width, rng.uniform(0.5, 1) * height
         dark = np.exp(-(((x - centre_x) / radius_x) ** 2) - ((y - centre_y) / radius_y) ** 2)
     else:
-        middle, half, edge = rng.uniform(-0.7, 0.7) * reach, rng.uniform(0.15, 0.4) * reach, em * rng.uniform(0.3, 1)
+        middle, half, edge = rng.uniform(-0.7, 0.7) * reach, rng.uniform(0.15, 0.4) * reach, em * rng.uniform(0.5, 2)
         dark = np.clip((half - np.abs(across - middle)) / edge + 0.5, 0, 1)
     return _rounded(image * _over(1 - 0.4 * strength * dark, image))
 

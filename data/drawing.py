@@ -8,6 +8,8 @@ end the records are written in an order that follows from seed and formula alone
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import io
@@ -17,7 +19,8 @@ import os
 import random
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -25,20 +28,24 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageColor
 
+from data.degradation import degrade
 from data.errors import UserError
-from data.formulas import Formula, Problem, digest, drawn_key
+from data.formulas import Formula, Problem, digest
 from data.latex import Page, RenderingError, draw_pages, find_programs, is_local, unknown_command
 from data.looks import FONTS, THEMES, Look, Looks
 from data.parallel import ordered_map
 from data.records import SPLITS, DatasetWriter, Record, Summary, encode, frame, read_tfrecords
-from data.screenshots import Shown, draw_screenshots, find_chromium
+from data.screenshots import Shown, close_chromium, draw_screenshots, find_chromium
 
 # Pictures in a chunk.
 _CHUNK = 256
 # For one document of a chunk, on a busy machine.
 _SECONDS = 60.0
+# The reader takes no more.
+_MAX_PIXELS = 16_000_000
 # Of the channels of a pixel that counts as grey.
 _GREY = 16
+_TEMPORARY = "temporary"
 _NUMBER = struct.Struct("<Q")
 
 
@@ -116,13 +123,12 @@ def make_plan(
         # A formula of eval or test stays there, wherever else it stands.
         if before is None or SPLITS.index(formula.split or "train") > SPLITS.index(before.split or "train"):
             kept[formula.tokens] = formula
-    held_out = {drawn_key(formula.tokens) for formula in kept.values() if formula.split in ("eval", "test")}
+    held_out = {formula.key for formula in kept.values() if formula.split in ("eval", "test")}
     chosen: list[tuple[str, Formula]] = []
     for formula in kept.values():
-        key = drawn_key(formula.tokens)
-        target = formula.split or split or _spread(key, eval_share, test_share)
+        target = formula.split or split or _spread(formula.key, eval_share, test_share)
         name = f"{formula.source}-{digest(formula.tokens)}"
-        if formula.split not in ("eval", "test") and key in held_out:
+        if formula.split not in ("eval", "test") and formula.key in held_out:
             rejects.append((name, target, "draws the same as a formula of eval or test"))
         elif not is_local(formula.tokens):
             command = unknown_command(formula.tokens) or "unbalanced braces"
@@ -139,7 +145,7 @@ def make_plan(
     whole = hashlib.sha256()
     for number, (_, target, formula, copy) in enumerate(named):
         look = looks.choose(seed, formula.tokens, copy)
-        name = f"{formula.source}-{digest(formula.tokens)}-{copy};{look};clean"
+        name = f"{formula.source}-{digest(formula.tokens)}-{copy};{look}"
         pictures.append(Picture(number, formula.tokens, name, look))
         whole.update(f"{target} {name} {formula.tokens}\n".encode())
     return Plan(pictures, [target for _, target, _, _ in named], rejects, duplicates, whole.hexdigest())
@@ -184,8 +190,8 @@ def draw_dataset(
     if "katex" in renderers:
         find_chromium()
     writer = DatasetWriter(out, ", ".join(map(str, sources)), details, allow_rejects, overwrite)
-    with writer:  # first, so that a place that is taken is refused before hours of drawing
-        work = _working_folder(out, plan)
+    work = out.absolute().with_name(f"{out.absolute().name}.drawing")
+    with writer, _working_folder(work, plan):  # a place that is taken is refused before hours of drawing
         chunks = plan.chunks()
         done = [(work / f"{number:06d}.records").exists() for number in range(len(chunks))]
         if progress is not None:
@@ -194,45 +200,72 @@ def draw_dataset(
         for count in ordered_map(functools.partial(_draw_chunk, work=work), left, workers):
             if progress is not None:
                 progress(count)
+        close_chromium()  # its files are in the folder
         _collect(work, len(chunks), plan, writer)
     shutil.rmtree(work)
     assert writer.summary is not None
     return writer.summary
 
 
-def _working_folder(out: Path, plan: Plan) -> Path:
-    """The folder of finished chunks: what an interrupted command with the same plan left, or a new one."""
-    work = out.absolute().with_name(f"{out.absolute().name}.drawing")
+@contextlib.contextmanager
+def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
+    """Holds the folder of finished chunks: what an interrupted command with the same plan left, or a new one."""
     begun = work / "plan"
     try:
-        if work.exists() and begun.exists() and begun.read_text("utf-8") != plan.digest:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot write {work}: {error.strerror}; choose another --out") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another command draws into {work}; wait for it, or choose another --out") from error
+        if begun.exists() and begun.read_text("utf-8") != plan.digest:
             raise UserError(
                 f"{work} holds pictures of a command with other formulas or options; give that command again to finish "
                 "it, or remove the folder"
             )
-        work.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(work / _TEMPORARY, ignore_errors=True)  # of a command that was killed
         begun.write_text(plan.digest, "utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {work}: {error.strerror}; choose another --out") from error
-    return work
+        yield
+    finally:
+        os.close(lock)
 
 
 def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
     """Draws a chunk into two files of the working folder, the records last, whole or not at all."""
     chunk, pictures = numbered
-    drawn = (_by_latex if pictures[0].look.renderer == "latex" else _by_katex)(pictures)
+    with _temporary_files_in(work / _TEMPORARY):
+        drawn = (_by_latex if pictures[0].look.renderer == "latex" else _by_katex)(pictures)
     rejects, frames = [], []
     for picture, image in zip(pictures, drawn, strict=True):
-        if isinstance(image, RenderingError):
-            rejects.append(json.dumps([picture.number, str(image)]) + "\n")
-        else:
-            example = encode(Record(_png(_bordered(image, picture.look)), picture.tokens, picture.name))
+        try:
+            if isinstance(image, RenderingError):
+                raise image
+            example = encode(Record(_png(_finished(image, picture)), picture.tokens, picture.name))
             frames.append(frame(_NUMBER.pack(picture.number) + example))
-    for suffix, content in (("rejects", "".join(rejects).encode()), ("records", b"".join(frames))):
-        partial = work / f"{chunk:06d}.partial"
-        partial.write_bytes(content)
-        partial.rename(work / f"{chunk:06d}.{suffix}")
+        except RenderingError as error:
+            rejects.append(json.dumps([picture.number, str(error)]) + "\n")
+    try:
+        for suffix, content in (("rejects", "".join(rejects).encode()), ("records", b"".join(frames))):
+            partial = work / f"{chunk:06d}.partial"
+            partial.write_bytes(content)
+            partial.rename(work / f"{chunk:06d}.{suffix}")
+    except OSError as error:
+        raise UserError(f"cannot write {work}: {error.strerror}; free some space and start again") from error
     return len(pictures)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Lets LaTeX and Chromium write where the next command finds what a kill leaves."""
+    folder.mkdir(exist_ok=True)
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _by_latex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
@@ -269,13 +302,33 @@ def _bordered(image: np.ndarray, look: Look) -> np.ndarray:
     return whole
 
 
+def _finished(image: np.ndarray, picture: Picture) -> np.ndarray:
+    """With its border and its degradations.
+
+    Raises:
+      RenderingError: more pixels than anybody reads.
+    """
+    look = picture.look
+    image = _grey(_bordered(image, look))
+    rng = np.random.default_rng(int(digest(picture.name), 16))
+    for kind, strength in look.degradations:
+        image = degrade(image, kind, strength, rng, look.em)
+    if image.shape[0] * image.shape[1] > _MAX_PIXELS:
+        raise RenderingError(f"a picture of more than {_MAX_PIXELS:,} pixels")
+    return _grey(image)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W) of (H, W, 3) where nobody sees a colour."""
+    if image.ndim == 3 and image.shape[2] == 3 and int(np.ptp(image, axis=2).max()) <= _GREY:
+        return np.asarray(Image.fromarray(image).convert("L"))
+    return image
+
+
 def _png(image: np.ndarray) -> bytes:
-    """uint8 (H, W) or (H, W, 3) as PNG, grey where nobody sees a colour."""
-    picture = Image.fromarray(image)
-    if image.ndim == 3 and int(np.ptp(image, axis=2).max()) <= _GREY:
-        picture = picture.convert("L")
+    """uint8 (H, W), (H, W, 3) or (H, W, 4) as PNG."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -6,29 +6,40 @@ A list is a text file, gzipped or not, with a formula a line, raw or tokenised, 
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from data.errors import UserError
 from data.im2latex import SPLIT_NAMES, Files
 from data.parallel import ordered_map
 from data.records import SPLITS, is_dataset, read_records
+from data.spelling import normal_form
 from data.tokenizer import FormulaError, tokenize
 
 _CHUNK = 2000
 
 
 class Formula(NamedTuple):
-    """A formula: its tokens separated by one space, where it is from, and its split, empty where it has none."""
+    """A formula.
+
+    Attributes:
+      tokens: separated by one space.
+      source: where it is from, without spaces or semicolons.
+      split: empty where it has none.
+      key: the `drawn_key`.
+    """
 
     tokens: str
     source: str
-    split: str = ""
+    split: str
+    key: str
 
 
 class Line(NamedTuple):
@@ -71,6 +82,15 @@ def read_formulas(
             progress(len(chunk))
 
 
+def read_keys(paths: Iterable[Path], workers: int | None = None) -> set[str]:
+    """The `drawn_key`s of all formulas of lists, data sets and folders.
+
+    Raises:
+      UserError: a path that cannot be read or holds no formulas.
+    """
+    return {formula.key for formula in read_formulas(paths, sys.maxsize, workers) if isinstance(formula, Formula)}
+
+
 def read_lines(path: Path) -> Iterator[Line]:
     """The formulas of a list, a data set or a folder, as they stand there.
 
@@ -81,7 +101,7 @@ def read_lines(path: Path) -> Iterator[Line]:
         for split in SPLITS:
             if any(path.joinpath(split).iterdir()):
                 for number, record in enumerate(read_records(path / split)):
-                    yield Line(record.latex, _label(path.name), split, f"{path / split}, record {number}")
+                    yield Line(record.latex, label_of(path.name), split, f"{path / split}, record {number}")
     elif path.is_dir():
         yield from _read_folder(path)
     else:
@@ -89,15 +109,18 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def drawn_key(tokens: str) -> str:
-    """What two formulas share if they differ by braces and spaces alone, which rarely draw."""
-    return _UNDRAWN.sub("", f" {tokens} ")
+    """What formulas have in common that draw the same: the normal form without braces and spaces.
+
+    Raises:
+      FormulaError: the formula cannot be read.
+    """
+    return " ".join(token for token in normal_form(tokens).split() if token not in _UNDRAWN)
 
 
-# Spaces of LaTeX's, and braces that are tokens of their own; blanks between tokens go with them.
-_UNDRAWN = re.compile(r"(?<= )(?:[{}~]|\\|\\[,;:!>]|\\q?quad)(?= )| ")
+_UNDRAWN = {"{", "}", "~", "\\", "\\quad"}
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
     """A source's name for the name of a record, where semicolons separate."""
     return re.sub(r"[^A-Za-z0-9_.]+", "_", name)
 
@@ -119,6 +142,8 @@ def _tokenized(work: tuple[list[Line], int]) -> list[Formula | Problem]:
     for line in lines:
         try:
             tokens = tokenize(line.latex)
+            joined = " ".join(tokens)
+            key = drawn_key(joined)
         except FormulaError as error:
             found.append(Problem(line.where, str(error), line.split))
             continue
@@ -126,12 +151,12 @@ def _tokenized(work: tuple[list[Line], int]) -> list[Formula | Problem]:
             reason = f"more than {max_tokens} tokens" if tokens else "empty formula"
             found.append(Problem(line.where, reason, line.split))
         else:
-            found.append(Formula(" ".join(tokens), line.source, line.split))
+            found.append(Formula(joined, line.source, line.split, key))
     return found
 
 
 def _read_list(path: Path) -> Iterator[Line]:
-    name = _label(path.name.split(".")[0])
+    name = label_of(path.name.split(".")[0])
     try:
         with open(path, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
@@ -140,7 +165,7 @@ def _read_list(path: Path) -> Iterator[Line]:
                 line = content.decode("utf-8", "replace").rstrip("\r\n")
                 source, tab, latex = line.rpartition("\t")
                 if latex.strip():
-                    yield Line(latex, _label(source) if tab else name, "", f"{path}:{number}")
+                    yield Line(latex, label_of(source) if tab else name, "", f"{path}:{number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is cut off or damaged; make or download it again") from error
     except OSError as error:
@@ -163,7 +188,30 @@ def _read_folder(path: Path) -> Iterator[Line]:
             place = row.split()[1:2]
             if split is None or not place or not place[0].isdecimal() or int(place[0]) >= len(formulas):
                 raise UserError(f"{path / name}, line {number}: no formula line of a known split; correct the list")
-            yield Line(formulas[int(place[0])], _label(path.name), split, f"{name}:{number}")
+            yield Line(formulas[int(place[0])], label_of(path.name), split, f"{name}:{number}")
+
+
+def write_list(path: Path, formulas: Iterable[tuple[str, str]]) -> None:
+    """Writes sources and formulas as a list, gzipped if its name ends in .gz; whole or not at all.
+
+    Raises:
+      UserError: the place cannot be written.
+    """
+    partial = path.absolute().with_name(f".{path.name}.partial")
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        # Without a name and a time in its header, the same formulas give the same bytes.
+        with open(partial, "wb") as raw, contextlib.ExitStack() as stack:
+            file: IO[bytes] | gzip.GzipFile = raw
+            if path.name.endswith(".gz"):
+                file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0))
+            for source, tokens in formulas:
+                file.write(f"{source}\t{tokens}\n".encode())
+        partial.rename(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def digest(text: str) -> str:

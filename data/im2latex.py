@@ -43,6 +43,7 @@ from data.records import (
     read_tfrecords,
     shards,
 )
+from data.spelling import NORMAL, known_spelling, respell
 from data.tokenizer import FormulaError, tokenize
 
 FORMATS = ("processed", "raw", "tfrecords", "records")
@@ -274,8 +275,14 @@ def _grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def convert(candidate: Candidate, raw: bool, max_tokens: int) -> bytes:
+def convert(candidate: Candidate, raw: bool, max_tokens: int, spelling: str) -> bytes:
     """The encoded record of a candidate.
+
+    Args:
+      candidate: what the source has.
+      raw: whether its image is a full page and its formula not tokenised.
+      max_tokens: of the formula, in its spelling.
+      spelling: of the formula, as `data.spelling.respell` takes it.
 
     Raises:
       BadRecord: with the reason it is set aside for.
@@ -289,6 +296,7 @@ def convert(candidate: Candidate, raw: bool, max_tokens: int) -> bytes:
     try:
         # Percent signs before a formula were taken off when the pages were rendered; later ones began a comment.
         tokens = tokenize(formula.lstrip("% ")) if raw else formula.split()
+        tokens = respell(" ".join(tokens), spelling).split()
     except FormulaError as error:
         raise BadRecord(f"unreadable formula: {error}") from error
     if not tokens:
@@ -315,13 +323,15 @@ def convert(candidate: Candidate, raw: bool, max_tokens: int) -> bytes:
     return encode(Record(content, " ".join(tokens), candidate.name))
 
 
-def _convert_chunk(chunk: list[Candidate], raw: bool, max_tokens: int) -> list[tuple[str, str, bytes | str]]:
+def _convert_chunk(
+    chunk: list[Candidate], raw: bool, max_tokens: int, spelling: str
+) -> list[tuple[str, str, bytes | str]]:
     """For each candidate its split, its name, and the encoded record or the reason it is bad."""
     results: list[tuple[str, str, bytes | str]] = []
     for candidate in chunk:
         outcome: bytes | str
         try:
-            outcome = convert(candidate, raw, max_tokens)
+            outcome = convert(candidate, raw, max_tokens, spelling)
         except BadRecord as error:
             outcome = error.reason
         results.append((candidate.split, candidate.name, outcome))
@@ -394,6 +404,7 @@ def import_dataset(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     overwrite: bool = False,
+    spelling: str = NORMAL,
 ) -> Summary:
     """Imports a data set.
 
@@ -409,9 +420,11 @@ def import_dataset(
       workers: processes; otherwise one for each core.
       progress: called with the number of records handled since the last call.
       overwrite: replace a folder that is not a data set too.
+      spelling: of the formulas, as `data.spelling.respell` takes it.
 
     Raises:
-      UserError: the source is incomplete or of no known layout, too much of it is bad, or out cannot be made.
+      UserError: the source is incomplete or of no known layout, there is no such spelling, too much is bad, or out
+        cannot be made.
     """
     source = Path(source)
     layout, candidates, splits = open_source(source, layout, vocabulary)
@@ -420,8 +433,10 @@ def import_dataset(
         for split, share, origin in (("eval", eval_share, "train"), ("test", test_share, "eval"))
         if split not in splits
     }
-    details = {"layout": layout, "max_tokens": max_tokens, "held_out": held_out}
-    convert_all = functools.partial(_convert_chunk, raw=layout == "raw", max_tokens=max_tokens)
+    details = {"layout": layout, "max_tokens": max_tokens, "held_out": held_out, "spelling": spelling}
+    convert_all = functools.partial(
+        _convert_chunk, raw=layout == "raw", max_tokens=max_tokens, spelling=known_spelling(spelling)
+    )
     chunks = chunked(hold_out(candidates, splits, eval_share, test_share))
     with DatasetWriter(out, source.name, details, allow_rejects, overwrite) as writer:
         for converted in ordered_map(convert_all, chunks, workers):

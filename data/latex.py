@@ -28,74 +28,16 @@ import numpy as np
 from PIL import Image
 
 from data.errors import UserError
+from data.latex_tables import LOCAL_NAMES
 from data.tokenizer import FUNCTIONS
 
 SECONDS = 10.0
 # The longest side of a picture; the widest of 27,733 real formulas has 5.7.
 MAX_INCHES = 30
 
-# A formula's commands of these names change nothing but its own picture. Everything is here that LaTeX's math fonts,
-# amssymb and amsmath define as a symbol, an accent, an alphabet or a form; not what writes files or moves counters.
-_LOCAL_NAMES = r"""
-    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega
-    varepsilon vartheta varpi varrho varsigma varphi varkappa digamma Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi
-    Psi Omega varGamma varDelta varTheta varLambda varXi varPi varSigma varUpsilon varPhi varPsi varOmega
-    aleph beth gimel daleth hbar hslash imath jmath ell wp Re Im eth Bbbk Finv Game mho complement
-    partial infty prime backprime emptyset varnothing nabla surd top bot angle measuredangle sphericalangle triangle
-    triangledown vartriangle forall exists nexists neg lnot flat natural sharp clubsuit diamondsuit heartsuit spadesuit
-    square blacksquare lozenge blacklozenge bigstar blacktriangle blacktriangledown diagup diagdown circledS
-    sum prod coprod int iint iiint iiiint idotsint oint smallint bigcap bigcup bigsqcup bigvee bigwedge bigodot
-    bigotimes bigoplus biguplus
-    pm mp times div ast star circ bullet cdot cdotp cap cup uplus sqcap sqcup vee wedge land lor setminus smallsetminus
-    wr diamond bigtriangleup bigtriangledown triangleleft triangleright lhd rhd unlhd unrhd oplus ominus otimes oslash
-    odot bigcirc dagger ddagger dag ddag amalg dotplus centerdot ltimes rtimes leftthreetimes rightthreetimes boxdot
-    boxminus boxplus boxtimes circledast circledcirc circleddash Cap Cup barwedge veebar doublebarwedge curlywedge
-    curlyvee divideontimes intercal
-    le ge leq geq leqq geqq leqslant geqslant ne neq prec succ preceq succeq precsim succsim precapprox succapprox
-    preccurlyeq succcurlyeq curlyeqprec curlyeqsucc ll gg lll ggg lesssim gtrsim lessapprox gtrapprox lessdot gtrdot
-    lessgtr gtrless lesseqgtr gtreqless lesseqqgtr gtreqqless eqslantless eqslantgtr subset supset subseteq supseteq
-    subseteqq supseteqq Subset Supset sqsubset sqsupset sqsubseteq sqsupseteq in ni owns notin vdash dashv models vDash
-    Vdash Vvdash equiv sim simeq asymp approx approxeq cong doteq doteqdot propto varpropto perp mid parallel shortmid
-    shortparallel smile frown smallsmile smallfrown backsim backsimeq bumpeq Bumpeq circeq eqcirc eqsim triangleq
-    fallingdotseq risingdotseq thicksim thickapprox between pitchfork because therefore backepsilon blacktriangleleft
-    blacktriangleright trianglelefteq trianglerighteq vartriangleleft vartriangleright bowtie Join
-    nless ngtr nleq ngeq nleqslant ngeqslant nleqq ngeqq lneq gneq lneqq gneqq lvertneqq gvertneqq lnsim gnsim lnapprox
-    gnapprox nprec nsucc npreceq nsucceq precneqq succneqq precnsim succnsim precnapprox succnapprox nsim ncong nmid
-    nparallel nshortmid nshortparallel nvdash nvDash nVdash nVDash ntriangleleft ntriangleright ntrianglelefteq
-    ntrianglerighteq nsubseteq nsupseteq nsubseteqq nsupseteqq subsetneq supsetneq subsetneqq supsetneqq varsubsetneq
-    varsupsetneq varsubsetneqq varsupsetneqq
-    to gets leftarrow rightarrow leftrightarrow Leftarrow Rightarrow Leftrightarrow longleftarrow longrightarrow
-    longleftrightarrow Longleftarrow Longrightarrow Longleftrightarrow mapsto longmapsto iff implies impliedby
-    hookleftarrow hookrightarrow leftharpoonup leftharpoondown rightharpoonup rightharpoondown rightleftharpoons
-    leftrightharpoons uparrow downarrow updownarrow Uparrow Downarrow Updownarrow nearrow searrow swarrow nwarrow
-    leadsto nleftarrow nrightarrow nLeftarrow nRightarrow nleftrightarrow nLeftrightarrow leftleftarrows
-    rightrightarrows leftrightarrows rightleftarrows upuparrows downdownarrows upharpoonleft upharpoonright
-    downharpoonleft downharpoonright Lleftarrow Rrightarrow twoheadleftarrow twoheadrightarrow leftarrowtail
-    rightarrowtail looparrowleft looparrowright curvearrowleft curvearrowright circlearrowleft circlearrowright Lsh Rsh
-    multimap leftrightsquigarrow rightsquigarrow xrightarrow xleftarrow dashrightarrow dashleftarrow
-    ldots cdots vdots ddots dots dotsc dotsb dotsm dotsi dotso hdots hdotsfor colon not
-    lbrace rbrace lbrack rbrack langle rangle lfloor rfloor lceil rceil vert Vert lvert rvert lVert rVert lgroup rgroup
-    lmoustache rmoustache arrowvert Arrowvert bracevert backslash ulcorner urcorner llcorner lrcorner slash
-    left right middle big Big bigg Bigg bigl Bigl biggl Biggl bigr Bigr biggr Biggr bigm Bigm biggm Biggm
-    mod bmod pmod pod operatorname
-    hat check tilde acute grave dot ddot dddot ddddot breve bar vec mathring widehat widetilde overline underline
-    overbrace underbrace overrightarrow overleftarrow overleftrightarrow underrightarrow underleftarrow skew
-    mathrm mathbf mathit mathsf mathtt mathcal mathbb mathfrak mathnormal boldsymbol pmb boldmath unboldmath mit cal rm
-    bf it sf tt sl sc em textrm textbf textit textsf texttt textsc textsl textup textnormal text emph normalfont
-    textsubscript textsuperscript itshape bfseries rmfamily sffamily ttfamily mbox hbox ensuremath
-    frac dfrac tfrac cfrac binom dbinom tbinom over atop choose above brace brack sqrt root of stackrel overset underset
-    buildrel substack mathop mathbin mathrel mathord mathopen mathclose mathpunct mathinner limits nolimits
-    displaylimits sp sb phantom hphantom vphantom smash mathstrut strut null rlap llap lefteqn vcenter raisebox makebox
-    framebox fbox boxed rule hline cline multicolumn nonumber
-    displaystyle textstyle scriptstyle scriptscriptstyle tiny scriptsize footnotesize small normalsize large Large LARGE
-    huge Huge
-    quad qquad thinspace medspace thickspace negthinspace negmedspace negthickspace enspace enskip space hspace hskip
-    kern mkern mskip hfil hfill hss allowbreak nobreak nolinebreak protect relax
-    AA aa AE ae OE oe O o L l ss i j b c d S P pounds copyright
-"""
 _ENVIRONMENTS = "array matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix cases aligned gathered split subarray"
 _LOCAL = frozenset(
-    [f"\\{name}" for name in _LOCAL_NAMES.split()]
+    [f"\\{name}" for name in LOCAL_NAMES.split()]
     + [f"\\{edge}{{{name}}}" for edge in ("begin", "end") for name in _ENVIRONMENTS.split()]
     + [f"\\{mark}" for mark in " \t\n,;:!>|{}\\#&_%$/-*"]
     # A backslash at the end is a space, since a line ends behind it.

@@ -4,12 +4,14 @@ A look is chosen from a seed, a formula and the number of its copy alone, so a f
 beside it. The name of a drawn record ends with its look, in fields that a semicolon separates:
 
     stacks-3f2a9c81d0e4-0;latex;times;10.95pt;150dpi;inline;regular;4px;light;clean
+    stacks-3f2a9c81d0e4-1;katex;katex;16px;1.5x;display;regular;8px;github-light;blur0.31+jpeg0.72
 """
 
 from __future__ import annotations
 
 import functools
 import random
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -19,12 +21,9 @@ from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
+from data import toml
+from data.degradation import KINDS
 from data.errors import UserError
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib  # type: ignore[no-redef]
 
 
 class Font(NamedTuple):
@@ -114,6 +113,12 @@ class Theme(NamedTuple):
     text: str
     background: str
 
+    @property
+    def is_dark(self) -> bool:
+        """Whether the text is lighter than the background."""
+        text, background = (int(colour[3:5], 16) for colour in self)  # the green, which is most of the light
+        return text > background
+
 
 THEMES = {
     "light": Theme("#000000", "#ffffff"),
@@ -133,6 +138,21 @@ _THEME_SHARES = {
 }
 
 
+# Pixels in an em for each CSS pixel of the font size (katex.css).
+_KATEX_EM = 1.21
+# What every picture may come through is the commonest; the name of a kind says what it does in data.degradation.
+_DEGRADATION_SHARES = {kind: 1.0 for kind in KINDS} | {
+    "scale": 3.0,
+    "jpeg": 2.0,
+    "blur": 2.0,
+    "photo": 3.0,
+    "noise": 1.5,
+}
+# The kinds that take ink lighter than its paper as well, and those that make it.
+_OF_ANY_INK = {"scale", "blur", "jpeg", "sharpen"}
+_LAST = {"inverse", "transparency"}
+
+
 @dataclass(frozen=True, order=True)
 class Look:
     """How one picture is drawn.
@@ -146,6 +166,7 @@ class Look:
       bold: in the font's bold mathematics.
       border: empty pixels around the ink.
       theme: one of THEMES.
+      degradations: kinds of `data.degradation` with their strengths, in the order in which they are applied.
     """
 
     renderer: str
@@ -156,6 +177,12 @@ class Look:
     bold: bool
     border: int
     theme: str
+    degradations: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def em(self) -> float:
+        """The font size in pixels of the picture."""
+        return self.size * self.resolution * (1 / 72.27 if self.renderer == "latex" else _KATEX_EM)
 
     def __str__(self) -> str:
         size, resolution = ("pt", "dpi") if self.renderer == "latex" else ("px", "x")
@@ -169,16 +196,17 @@ class Look:
                 "bold" if self.bold else "regular",
                 f"{self.border}px",
                 self.theme,
+                "+".join(f"{kind}{strength:.2f}" for kind, strength in self.degradations) or "clean",
             ]
         )
 
 
 def look_of(name: str) -> Look | None:
     """The look in the name of a drawn record; None where the name has none."""
-    fields = name.split(";")[1:9]
-    if len(fields) < 8 or fields[0] not in ("latex", "katex"):
+    fields = name.split(";")[1:]
+    if len(fields) != 9 or fields[0] not in ("latex", "katex"):
         return None
-    renderer, font, size, resolution, style, weight, border, theme = fields
+    renderer, font, size, resolution, style, weight, border, theme, degradations = fields
     try:
         return Look(
             renderer,
@@ -189,10 +217,13 @@ def look_of(name: str) -> Look | None:
             weight == "bold",
             int(border.removesuffix("px")),
             theme,
+            tuple((kind, float(strength)) for kind, strength in _DEGRADATION.findall(degradations)),
         )
     except ValueError:
         return None
 
+
+_DEGRADATION = re.compile(r"([a-z-]+)(\d\.\d+)")
 
 Weights = Annotated[dict[str, PositiveFloat], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -207,6 +238,7 @@ class Looks(BaseModel):
     katex: Share = 0.2
     inline: Share = 0.35
     bold: Share = 0.03
+    degraded: Share = 0.4
     border: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(le=200)]] = (0, 20)
     fonts: Weights = _FONT_SHARES
     sizes: Annotated[dict[float, PositiveFloat], Field(min_length=1)] = _SIZES
@@ -214,6 +246,7 @@ class Looks(BaseModel):
     katex_sizes: Annotated[dict[float, PositiveFloat], Field(min_length=1)] = _KATEX_SIZES
     katex_scales: Annotated[dict[float, PositiveFloat], Field(min_length=1)] = _KATEX_SCALES
     themes: Weights = _THEME_SHARES
+    degradations: Weights = _DEGRADATION_SHARES
 
     @field_validator("fonts")
     @classmethod
@@ -224,6 +257,11 @@ class Looks(BaseModel):
     @classmethod
     def _known_themes(cls, themes: dict[str, float]) -> dict[str, float]:
         return _known(themes, THEMES, "theme")
+
+    @field_validator("degradations")
+    @classmethod
+    def _known_degradations(cls, kinds: dict[str, float]) -> dict[str, float]:
+        return _known(kinds, KINDS, "degradation")
 
     @field_validator("border")
     @classmethod
@@ -239,12 +277,26 @@ class Looks(BaseModel):
         display = rng.random() >= self.inline
         bold = rng.random() < self.bold
         border = rng.randint(*self.border)
+        theme = _pick(rng, self.themes) if katex else "light"
+        degradations = self._degradations(rng, theme) if rng.random() < self.degraded else ()
         if katex:
             size, scale = _pick(rng, self.katex_sizes), _pick(rng, self.katex_scales)
-            return Look("katex", "katex", size, scale, display, False, border, _pick(rng, self.themes))
+            return Look("katex", "katex", size, scale, display, False, border, theme, degradations)
         font = _pick(rng, self.fonts)
         size, dpi = _pick(rng, self.sizes), _pick(rng, self.resolutions)
-        return Look("latex", font, size, dpi, display, bold and FONTS[font].bold, border, "light")
+        bold = bold and FONTS[font].bold
+        return Look("latex", font, size, dpi, display, bold, border, theme, degradations)
+
+    def _degradations(self, rng: random.Random, theme: str) -> tuple[tuple[str, float], ...]:
+        """One or two kinds at any strength; what makes light ink or no paper comes last and once."""
+        kinds = self.degradations
+        if THEMES[theme].is_dark:
+            kinds = {kind: share for kind, share in kinds.items() if kind in _OF_ANY_INK}
+        chosen = {_pick(rng, kinds): None for _ in range(rng.randint(1, 2))} if kinds else {}
+        ordered = sorted(chosen, key=lambda kind: kind in _LAST)
+        if len(ordered) == 2 and ordered[0] in _LAST:
+            ordered.pop()
+        return tuple((kind, round(rng.uniform(0.1, 1), 2)) for kind in ordered)
 
 
 def _known(weights: dict[str, float], known: Mapping[str, object], what: str) -> dict[str, float]:
@@ -267,7 +319,7 @@ def read_looks(path: Path | None) -> Looks:
     if path is None:
         return Looks()
     try:
-        return Looks.model_validate(tomllib.loads(path.read_text("utf-8")))
+        return Looks.model_validate(toml.loads(path.read_text("utf-8")))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
     except ValidationError as error:

@@ -6,13 +6,13 @@ the process that started it. The page is a file and asks for nothing from any ne
 
 from __future__ import annotations
 
-import atexit
 import base64
 import contextlib
 import fcntl
 import functools
 import io
 import json
+import multiprocessing.util
 import os
 import select
 import shutil
@@ -33,7 +33,7 @@ KATEX = Path(__file__).resolve().parent.parent / "pipeline" / "serving" / "katex
 _PAGE = Path(__file__).with_name("screenshots.html")
 # The longest side of a screenshot, in device pixels; Chromium's own limit is 16384.
 _MAX_SIDE = 16000
-_SECONDS = 60.0
+_SECONDS = 300.0
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _OPTIONS = (
     *("--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
@@ -82,28 +82,32 @@ def draw_screenshots(formulas: Sequence[Shown], scale: float) -> list[np.ndarray
     """
     if not formulas:
         return []
-    try:
-        return _chromium().draw(formulas, scale)
-    except (TimeoutError, ConnectionError) as error:
-        # A crash, or a formula that KaTeX does not end with: it is found by halves.
-        _restart()
-        if len(formulas) == 1:
-            return [RenderingError(f"Chromium: {error}")]
-        middle = len(formulas) // 2
-        return draw_screenshots(formulas[:middle], scale) + draw_screenshots(formulas[middle:], scale)
+    for _ in range(2):
+        try:
+            return _chromium().draw(formulas, scale)
+        except (TimeoutError, ConnectionError) as error:
+            broken = RenderingError(f"Chromium: {error}")
+            close_chromium()
+    # It ends, or does not answer, by one of the formulas.
+    if len(formulas) == 1:
+        return [broken]
+    middle = len(formulas) // 2
+    return draw_screenshots(formulas[:middle], scale) + draw_screenshots(formulas[middle:], scale)
 
 
 @functools.cache
 def _chromium() -> _Chromium:
     """The Chromium of this process."""
-    chromium = _Chromium()
-    atexit.register(chromium.close)
-    return chromium
+    # Not atexit, which the processes of a pool pass over.
+    multiprocessing.util.Finalize(None, close_chromium, exitpriority=1)
+    return _Chromium()
 
 
-def _restart() -> None:
-    _chromium().close()
-    _chromium.cache_clear()
+def close_chromium() -> None:
+    """Ends the Chromium of this process, if there is one; the next screenshot starts another."""
+    if _chromium.cache_info().currsize:
+        _chromium().close()
+        _chromium.cache_clear()
 
 
 class _Chromium:

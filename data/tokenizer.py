@@ -42,12 +42,13 @@ _WRAPPERS = ("equation", "equation*", "displaymath", "math", "align", "align*", 
 _WITHOUT_INK = {"\\nonumber", "\\notag", "\\limits", "\\nolimits", "\\relax", "\\displaylimits", "$"}
 _WITHOUT_INK_ARGUMENT = {"\\label", "\\tag", "\\tag*", "\\vspace", "\\vspace*", "\\ref", "\\cite"}
 _RENAMED = {"\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\hspace*": "\\hspace"}
+_OPTION_AND_ARGUMENT = {"\\sqrt", "\\xrightarrow", "\\xleftarrow"}
 _TWO_ARGUMENTS = {"\\frac", "\\binom", "\\stackrel", "\\overset", "\\underset"}
 _ONE_ARGUMENT = _names(
     r"""\hat \widehat \tilde \widetilde \bar \vec \dot \ddot \dddot \check \breve \acute \grave \mathring \overline
     \underline \overbrace \underbrace \overrightarrow \overleftarrow \mathrm \mathbf \mathit \mathcal \mathsf \mathtt
     \mathbb \mathfrak \mathscr \boldsymbol \bm \pmb \phantom \hphantom \vphantom \smash \mathop \mathbin \mathrel
-    \mathord \mathopen \mathclose \mathpunct \hspace \xrightarrow \xleftarrow \substack \pmod \fbox \boxed"""
+    \mathord \mathopen \mathclose \mathpunct \hspace \substack \pmod \fbox \boxed"""
 )
 # Text: \mbox and its like become \mathrm, and the others keep their names.
 _TEXT_AS_MATHRM = {"\\mbox", "\\hbox", "\\text"}
@@ -61,6 +62,7 @@ FUNCTIONS = _names(
 )
 
 
+_SCRIPT_MARKS = {"\\sp": "^", "\\sb": "_"}
 _LENGTH = re.compile(r"\[-?[\d.]+(pt|mm|cm|ex|em|in)\]")
 
 
@@ -84,6 +86,7 @@ def _lex(latex: str) -> list[_Lexeme]:
             text = f"\\{match['edge']}{{{match['environment']}}}"
         elif text[0] == "\\" and text[1:].isspace():
             text = "\\"  # a control space: in the normalised style a lone backslash
+        text = _SCRIPT_MARKS.get(text, text)
         lexemes.append(_Lexeme(text, match.start(), match.end()))
     return lexemes
 
@@ -213,15 +216,15 @@ class _Reader:
         if token in _TWO_ARGUMENTS:
             first = self.argument(token)
             return [token, "{", *first, "}", "{", *self.argument(token), "}"]
-        if token == "\\sqrt":
-            degree = []
+        if token in _OPTION_AND_ARGUMENT:
+            option = []
             if self.peek() == "[":
                 self.take()
-                degree = ["[", *self.sequence("]", "}"), "]"]
+                option = ["[", *self.sequence("]", "}"), "]"]
                 if self.peek() != "]":
-                    raise FormulaError("\\sqrt [ without ]")
+                    raise FormulaError(f"{token} [ without ]")
                 self.take()
-            return [token, *degree, "{", *self.argument(token), "}"]
+            return [token, *option, "{", *self.argument(token), "}"]
         if token in _ONE_ARGUMENT:
             return [token, "{", *self.argument(token), "}"]
         return [token]

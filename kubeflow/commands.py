@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from data.duration import duration
 from data.errors import UserError
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hush
 
@@ -35,7 +36,7 @@ Host = Annotated[
 ]
 Namespace = Annotated[
     str | None,
-    typer.Option(envvar="KFP_NAMESPACE", help="Whose pipelines, on a cluster with several users.", metavar="NAME"),
+    typer.Option(envvar="KFP_NAMESPACE", help="Namespace, on a cluster with several users.", metavar="NAME"),
 ]
 TokenFile = Annotated[
     Path | None,
@@ -49,7 +50,7 @@ CaCert = Annotated[
     Path | None,
     typer.Option(
         envvar=["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"],
-        help="Certificates that the server's is signed with.",
+        help="Certificates of the authority that signed the server's.",
         metavar="FILE",
     ),
 ]
@@ -303,7 +304,7 @@ def _sayer(as_json: bool) -> Callable[[str], None]:
 def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_json: bool) -> int:
     """Follows a run to its end and sums it up; the exit status."""
     from kubeflow.following import SHORT_PATIENCE, follow, hold_success, seconds_of, was_pushed
-    from pipeline.run import NOT_BLESSED, duration
+    from pipeline.run import NOT_BLESSED
 
     say = _sayer(as_json)
     try:
@@ -349,8 +350,6 @@ def _print_run(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | Non
     """A run as a table."""
     from rich.console import Console
     from rich.table import Table
-
-    from pipeline.run import duration
 
     console = Console(highlight=False, soft_wrap=True)
     state = run.state.lower() if pushed is None else _VERDICTS[pushed]

@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from data.duration import duration
 from data.errors import UserError
 from kubeflow.cluster import Cluster, Refused, Unreachable, message_in
 from kubeflow.specification import task_names
 from pipeline.lineage.graph import PUSHED
-from pipeline.run import duration
 
 # How long a run is followed while the server does not answer, and how long to wait between two tries, seconds.
 PATIENCE = 300.0

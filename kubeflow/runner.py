@@ -26,9 +26,10 @@ from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
 from tfx.version import __version__ as tfx_version
 
 from data.errors import UserError
+from data.repository import REPOSITORY
 from kubeflow.entrypoint import DATA, FOUND, Node, is_address
 from pipeline.config import EVERY, Config, Pod, tensorflow_environment
-from pipeline.pipeline import REPOSITORY, create_pipeline
+from pipeline.pipeline import create_pipeline
 
 SCHEMA_VERSION = "2.1.0"
 COMMAND = ("python", "-m", "kubeflow.entrypoint")

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import UserError
+from data.repository import REPOSITORY
 from pipeline.config import BeamConfig
 
-SETUP = Path(__file__).resolve().parents[1] / "setup.py"
+SETUP = REPOSITORY / "setup.py"
 SECONDS_TO_ANSWER = 10
 
 

@@ -19,16 +19,16 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from pydantic.dataclasses import dataclass
 
 from components.evaluator.gate import parse_all
+from data import toml
 from data.errors import UserError
 from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS, MIN_TOKENS
 from pipeline.lineage.address import parse
 from trainer_module import reader
-from trainer_module.config import STRICT, ImageConfig, ModelConfig, TrainingConfig, VocabularyConfig
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib  # type: ignore[no-redef]
+from trainer_module.config import STRICT
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
+from trainer_module.config.vocabulary import VocabularyConfig
 
 SYNTHETIC = "synthetic"
 # The pipeline's components, in the order in which they run.
@@ -61,11 +61,14 @@ class DataConfig:
         default=SYNTHETIC, min_length=1, description="synthetic, or a folder with train/, eval/ and test/"
     )
     train: int = Field(default=10000, ge=1, description="synthetic formulas to learn from")
-    eval: int = Field(default=300, ge=1, description="synthetic formulas to watch the training with")
-    test: int = Field(default=300, ge=1, description="synthetic formulas to judge the model with")
+    eval: int = Field(default=300, ge=1, description="synthetic formulas to validate the training on")
+    test: int = Field(default=300, ge=1, description="synthetic formulas to evaluate the model on")
     level: str = Field(default=DEFAULT_LEVEL, description=f"how rich the synthetic formulas are: {', '.join(LEVELS)}")
     seed: int = Field(default=1, ge=0, description="seed of the synthetic formulas")
     dpi: int = Field(default=DEFAULT_DPI, ge=40, le=600, description="resolution of synthetic formulas, dots per inch")
+    spelling: Literal["normal", "im2markup"] = Field(
+        default="normal", description="of formulas: normal, one for each look; im2markup, as they come"
+    )
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=MIN_TOKENS, description="longest synthetic formula, tokens")
 
     @field_validator("level")
@@ -80,7 +83,9 @@ class DataConfig:
 class EvaluationConfig:
     """The gate: what a model must reach on unseen formulas to be served."""
 
-    split: Literal["train", "eval", "test"] = Field(default="test", description="examples that judge the model")
+    split: Literal["train", "eval", "test"] = Field(
+        default="test", description="examples that the model is evaluated on"
+    )
     gate: tuple[str, ...] = Field(
         default=("bleu >= 0.7", "bleu >= baseline - 0.01"),
         description='rules a model must keep to be served, such as "bleu >= baseline - 0.02 where length=1-9"',
@@ -355,19 +360,20 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # The model that comes with im2latex: real formulas, in many looks and sizes.
     "reader": {
-        "image": {"max_height": 128, "max_width": 512},
+        "image": {"max_height": 192, "max_width": 768, "glyph_size": 16},
         "model": {
-            "filters": (16, 32, 64, 64, 128, 256),
+            "filters": (32, 64, 128, 128, 256, 256),
             "decoder_units": 256,
             "embedding_units": 64,
             "hidden_recurrence": True,
+            "position_encoding": True,
         },
         "training": {
             "epochs": 12,
-            "batch_size": 32,
+            "batch_size": 64,
             "optimizer": "adam",
-            "learning_rate": 1e-3,
-            "warmup_steps": 500,
+            "learning_rate": 1.2e-3,
+            "warmup_steps": 300,
             "schedule": "cosine",
             "augmentation": 0.5,
             "precision": "auto",
@@ -492,10 +498,10 @@ def _help(field: dataclasses.Field) -> str:
 def _from_file(path: Path) -> Iterator[tuple[str, Any, str]]:
     origin = f" in {path}"
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = toml.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
     for name, value in document.items():
         if isinstance(value, Mapping):
@@ -510,8 +516,8 @@ def _from_setting(setting: str) -> tuple[str, Any, str]:
     if not equals or not knob.strip():
         raise UserError(f"--set takes section.knob=value, such as training.epochs=3, not {setting!r}")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = toml.loads(f"value = {text}")["value"]
+    except toml.TOMLDecodeError:
         value = text.strip()  # a bare word: --set model.normalisation=before_relu
     return knob.strip(), value, " in --set"
 

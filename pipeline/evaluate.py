@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from components.evaluator.gate import parse_all
 from components.formula_metrics.scores import SCORES
 from data.errors import UserError
+from data.progress import progress
 from data.records import SPLITS, read_records
+from data.spelling import NORMAL, known_spelling
 from pipeline.reader import chosen_model
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def evaluate_model(
     out: Path | None,
     as_json: bool,
     pictures: tuple[int, int] | None = None,
+    spelling: str = NORMAL,
 ) -> int:
     """Evaluates a model, prints what came of it, and keeps it in `out` if that is given.
 
@@ -61,12 +63,13 @@ def evaluate_model(
         out: where predictions, scores and TFMA's files are left.
         as_json: print `summary.json` instead of the table.
         pictures: how many examples the models also read as other kinds of pictures, and the seed; None for none.
+        spelling: in which formulas are compared token by token, as `data.spelling.respell` takes it.
 
     Returns:
         0, or 3 if a rule is broken.
 
     Raises:
-        UserError: a wrong rule, unreadable data, or a model that cannot be used.
+        UserError: a wrong rule, no such spelling, unreadable data, or a model that cannot be used.
     """
     try:
         rules = parse_all(gate) if gate else []
@@ -76,6 +79,7 @@ def evaluate_model(
         raise UserError("--gate: a rule compares with a baseline; name one with --baseline")
     if pictures is None and any(rule.of_picture for rule in rules):
         raise UserError("--gate: a rule is about a kind of picture; add --robustness, which makes them")
+    known_spelling(spelling)
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     records = list(read_records(_examples(data, split)))
@@ -87,16 +91,17 @@ def evaluate_model(
     models = {CANDIDATE: chosen_model(model)} | ({BASELINE: chosen_model(baseline)} if baseline else {})
     about = {name: {"path": str(folder)} for name, folder in models.items()}
     with _folder(out) as folder:
-        with _Steps() as steps:
+        with progress() as advance:
             evaluation = evaluate(
                 records,
                 models,
                 rules,
                 folder,
                 robustness=Robustness(*pictures) if pictures else None,
+                spelling=spelling,
                 about=about,
                 renderer=renderer,
-                progress=steps.advance,
+                progress=advance,
             )
         if as_json:
             print((folder / SUMMARY).read_text("utf-8"), end="")
@@ -128,27 +133,6 @@ def _folder(out: Path | None) -> Iterator[Path]:
             made.rename(out)
 
 
-class _Steps:
-    """A progress bar for each step, on the terminal's standard error."""
-
-    def __init__(self) -> None:
-        columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._tasks: dict[str, object] = {}
-
-    def __enter__(self) -> _Steps:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def advance(self, step: str, done: int, total: int) -> None:
-        if step not in self._tasks:
-            self._tasks[step] = self._progress.add_task(step, total=total)
-        self._progress.advance(self._tasks[step], done)  # type: ignore[arg-type]
-
-
 def _print(evaluation: Evaluation, console: Console) -> None:
     """A row for each slice and model, and what became of the rules."""
     from components.evaluator.pictures import PICTURE
@@ -177,7 +161,8 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
     if evaluation.pictures:
         console.print(_pictures(evaluation))
-    console.print(f"formulas drawn by {evaluation.renderer}", markup=False)
+    compared = "in normal form" if evaluation.spelling == NORMAL else "as they are"
+    console.print(f"formulas drawn by {evaluation.renderer}, tokens compared {compared}", markup=False)
     for model, known in evaluation.models.items():
         rate = evaluation.examples / max(known["seconds"], 1e-9)
         console.print(f"{model}: read {evaluation.examples:,} images in {known['seconds']:.1f} s, {rate:.0f} a second")

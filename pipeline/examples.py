@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import data.synthetic
 from data.errors import UserError
 from data.records import SPLITS
+from data.repository import REPOSITORY
 from pipeline.config import SYNTHETIC, DataConfig
+from pipeline.sources import files_of, fingerprint
 from pipeline.workspace import Workspace
-
-# What decides the bytes of a synthetic data set beside its settings.
-SOURCES = ("synthetic.py", "typesetting.py", "records.py")
 
 
 def examples_folder(config: DataConfig, workspace: Workspace) -> Path:
     """Where the examples are, or will be: for synthetic ones, a folder named by all that decides their bytes."""
     if config.source != SYNTHETIC:
         return Path(config.source).expanduser().absolute()
-    sha = hashlib.sha256()
-    for name in SOURCES:
-        sha.update(Path(data.synthetic.__file__).with_name(name).read_bytes())
+    code = fingerprint(REPOSITORY, files_of([data.synthetic.__name__]))
     counts = "-".join(str(getattr(config, split)) for split in SPLITS)
-    name = f"{config.level}{config.max_tokens}-{counts}-seed{config.seed}-dpi{config.dpi}-{sha.hexdigest()[:8]}"
+    name = f"{config.level}{config.max_tokens}-{counts}-seed{config.seed}-dpi{config.dpi}-{code[:8]}"
     return workspace.data / name
 
 

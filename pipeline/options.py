@@ -18,7 +18,7 @@ Preset = Annotated[
     str | None,
     typer.Option(help="Preset: quickstart, small, reader, seed, paper or paper-coarse-to-fine.", metavar="NAME"),
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file over the preset.", metavar="FILE")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file that changes the preset.", metavar="FILE")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="One knob, such as training.epochs=3; repeatable.", metavar="KNOB=VALUE"),
@@ -30,7 +30,7 @@ Model = Annotated[
         metavar="DIR",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def hush() -> None:

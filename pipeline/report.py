@@ -12,15 +12,11 @@ from ml_metadata import MetadataStore
 
 from components.report.page import write_page
 from components.report.run import ABSENT, FAILED, Run, Setting, Step, context_name, properties, read_steps
+from data import toml
 from data.errors import UserError
 from pipeline.config import COMPONENTS, Config, flatten
 from pipeline.lineage.store import choose_run, read, run_ids
 from pipeline.workspace import Workspace
-
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib  # type: ignore[no-redef]
 
 # What the report takes, by the component that makes it and the name of the output.
 _ARTIFACTS = {
@@ -107,7 +103,7 @@ def _settings(told: dict[str, Any], log: Path | None) -> list[Setting] | None:
     if log is None or not log.with_suffix(".toml").exists():
         return None
     help_lines = {knob: text for knob, _, text in flatten(Config())}
-    document = tomllib.loads(log.with_suffix(".toml").read_text("utf-8"))
+    document = toml.loads(log.with_suffix(".toml").read_text("utf-8"))
     return [Setting(knob, value, help_lines.get(knob, "")) for knob, value in _knobs(document)]
 
 

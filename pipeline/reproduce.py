@@ -26,7 +26,7 @@ from pipeline.lineage.record import VARIABLES, describe, fingerprint_of, gpus
 from pipeline.lineage.store import choose_run, read, run_ids
 from pipeline.run import named_component, run_pipeline
 from pipeline.workspace import Workspace
-from trainer_module.config import PRECISION
+from trainer_module.config.training import PRECISION
 
 if TYPE_CHECKING:
     from ml_metadata import MetadataStore

@@ -23,6 +23,7 @@ class Result:
     examples: dict[str, int] | None = None
     vocabulary: int | None = None
     metrics: dict[str, float] | None = None
+    pictures: str = ""  # how it reads other kinds of pictures
     baseline: str = ""  # the serving version it was compared with
     passed_over: str = ""  # newer versions that could not be compared with, and why
     other_vocabulary: str = ""  # that it knows other tokens
@@ -55,6 +56,7 @@ def read_result(outputs: Mapping[tuple[str, str], Made]) -> Result:
         found["metrics"] = evaluation.slices[""][CANDIDATE]
         found["baseline_metrics"] = evaluation.slices[""].get(BASELINE, {})
         found["blessed"], found["reasons"] = evaluation.blessed, tuple(evaluation.reasons)
+        found["pictures"] = evaluation.hardest_pictures
         found["other_vocabulary"] = evaluation.other_vocabulary
     if checked := outputs.get(("ServingCheck", "blessing")):
         found["serving_fault"] = checked.properties.get("reason", "")

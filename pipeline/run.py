@@ -16,18 +16,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from components.formula_metrics.scores import SCORES
 from components.pusher.versions import not_pushed
+from data.duration import duration
 from data.errors import UserError
+from data.progress import progress
 from data.records import SPLITS, remove_unfinished
+from data.repository import python_path
 from pipeline.beam import check_engine
 from pipeline.config import COMPONENTS, SYNTHETIC, Config, tensorflow_environment, to_toml
 from pipeline.examples import examples_folder, prepare_examples
 from pipeline.storage import fault
 from pipeline.workspace import Workspace
+from trainer_module.config.training import TERMINAL
 
 NOT_BLESSED = 3
 # Between asking a process to stop and stopping it.
@@ -97,15 +100,6 @@ def _run(
     return NOT_BLESSED if result["blessed"] is False or result["withdrawn"] else 0
 
 
-def duration(seconds: float) -> str:
-    """Seconds for people: 4.2 s, 1 m 05 s, 2 h 03 m."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} m" if hours else f"{minutes} m {rest:02} s"
-
-
 def named_component(name: str | None, option: str) -> str | None:
     """The component that a person names.
 
@@ -123,17 +117,15 @@ def named_component(name: str | None, option: str) -> str | None:
 
 
 def _draw_examples(config: Config, workspace: Workspace, console: Console) -> None:
-    """Makes sure of the examples, with a progress bar while synthetic ones are drawn."""
+    """Makes sure of the examples, and shows how far it is while synthetic ones are drawn."""
     folder = examples_folder(config.data, workspace)
     if config.data.source != SYNTHETIC or folder.exists():
         prepare_examples(config.data, workspace)
         return
     total = sum(getattr(config.data, split) for split in SPLITS)
     started = time.monotonic()
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("Synthetic data", total=total)
-        prepare_examples(config.data, workspace, lambda drawn: progress.advance(task, drawn))
+    with progress(console) as advance:
+        prepare_examples(config.data, workspace, lambda drawn: advance("Synthetic data", drawn, total))
     _line(console, "Synthetic data", duration(time.monotonic() - started), f"{total:,} formulas in {folder}")
 
 
@@ -168,8 +160,6 @@ def _follow(
 ) -> dict[str, Any]:
     """Runs the pipeline's process to its end, shows its events, and returns its result."""
     read_events, write_events = os.pipe()
-    # The child finds the packages where this process found them.
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     with log.open("wb") as log_file, open(read_events, "rb", buffering=0) as events:
         child = subprocess.Popen(
             [*command, "--events", str(write_events)],
@@ -182,7 +172,8 @@ def _follow(
                 **os.environ,
                 "IM2LATEX_HOME": str(workspace.home),
                 "TMPDIR": str(workspace.temporary),
-                "PYTHONPATH": path,
+                "PYTHONPATH": python_path(),
+                TERMINAL: "1" if console.is_terminal else "",
             },
         )
         os.close(write_events)
@@ -235,7 +226,7 @@ def _stop(child: subprocess.Popen) -> None:
 
 
 class _View:
-    """What the terminal shows of a run: a line for each component, and the training as Keras shows it."""
+    """What the terminal shows of a run: a line for each component, and the training as it shows itself."""
 
     def __init__(self, console: Console, log: IO[bytes]) -> None:
         self.running = ""
@@ -286,7 +277,7 @@ class _View:
         self._log.flush()
 
     def tick(self) -> None:
-        """Shows what is running and for how long; not while training, where Keras shows it."""
+        """Shows what is running and for how long; not while training, which shows itself."""
         if self._console.is_terminal and self.running and self.running != "Trainer":
             self._console.file.write(f"\r\x1b[2K{self.running:<18} {duration(time.monotonic() - self._since)} …")
             self._console.file.flush()
@@ -317,6 +308,8 @@ def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console
         serving = result["baseline_metrics"].get(name)
         beside = f" (serving now, version {result['baseline']}: {score.shown(serving)})" if serving is not None else ""
         table.add_row(score.title, f"{score.shown(value)}{beside}")
+    if result["pictures"]:
+        table.add_row("kinds of pictures", result["pictures"])
     if result["blessed"] is not None:
         table.add_row("blessed", "yes" if result["blessed"] else f"no: {'; '.join(result['reasons'])}")
     if result["blessed"] is not False:

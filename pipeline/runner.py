@@ -16,6 +16,7 @@ import argparse
 import ctypes
 import dataclasses
 import json
+import logging
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from absl import logging
+from absl import logging as absl_logging
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
@@ -146,7 +147,9 @@ def main() -> int:
 
     # With the command, which shows what happens here, this process ends too, so that the next run can begin.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    logging.set_verbosity(logging.INFO)
+    absl_logging.set_verbosity(absl_logging.INFO)
+    logging.basicConfig()
+    logging.getLogger("trainer_module").setLevel(logging.INFO)
     try:
         config, workspace = load_config(path=arguments.config), Workspace.from_environment()
         pipeline = local_pipeline(config, workspace, enable_cache=not arguments.no_cache)

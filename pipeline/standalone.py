@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import io
 import json
@@ -38,9 +37,10 @@ from data.errors import UserError
 from data.im2latex import Candidate, chunked, convert, hold_out, open_source
 from data.parallel import ordered_map
 from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE, BadRecord, decode, read_records
+from data.spelling import respell
 from pipeline.config import Config, load_config
 from trainer_module.batching import Batch, Buckets, Example, batches, prefetched
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.features import PAD, SPECIAL_TEXTS, SPECIALS, UNKNOWN
 from trainer_module.images import normalise
 
@@ -97,7 +97,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {arguments.out}: {error.strerror}; choose another --out") from None
-    training, validation = read_splits(arguments.data, config.image, arguments.examples)
+    training, validation = read_splits(arguments.data, config.image, config.data.spelling, arguments.examples)
     vocabulary = make_vocabulary((formula.latex for formula in training), config.vocabulary.min_count)
     say(
         f"{len(training):,} training and {len(validation):,} validation examples, vocabulary of "
@@ -105,7 +105,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     )
     deadline = started + 60 * arguments.minutes
     trained, metrics = _train(config, vocabulary, training, validation, arguments.out, deadline)
-    metrics |= _judge(trained, validation, arguments.beam, arguments.out)
+    metrics |= _judge(trained, validation, config.data.spelling, arguments.beam, arguments.out)
     metrics["seconds"] = round(time.monotonic() - started, 1)
     (arguments.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
     say(f"weights.npz, metrics.json and predictions.txt in {arguments.out}")
@@ -167,12 +167,15 @@ class Formula(NamedTuple):
         return self.example._replace(tokens=np.array(tokens, np.int32))
 
 
-def read_splits(source: Path, config: ImageConfig, limit: int | None = None) -> tuple[list[Formula], list[Formula]]:
+def read_splits(
+    source: Path, config: ImageConfig, spelling: str, limit: int | None = None
+) -> tuple[list[Formula], list[Formula]]:
     """The training and the validation examples of a source, their images normalised on all cores.
 
     Args:
         source: whatever `im2latex data import` takes, or a folder of TFRecords with train/ and eval/.
         config: how to normalise images.
+        spelling: of the formulas, as `data.spelling.respell` takes it.
         limit: read at most so many records of each split; None: all.
 
     Raises:
@@ -182,7 +185,7 @@ def read_splits(source: Path, config: ImageConfig, limit: int | None = None) -> 
     splits: dict[str, list[Formula]] = {"train": [], "eval": []}
     reasons: Counter[str] = Counter()
     chunks = chunked(_limited(candidates, splits, limit))
-    for prepared in ordered_map(functools.partial(_prepare, raw=raw, config=config), chunks):
+    for prepared in ordered_map(functools.partial(_prepare, raw=raw, config=config, spelling=spelling), chunks):
         for split, outcome in prepared:
             if isinstance(outcome, Formula):
                 splits[split].append(outcome)
@@ -218,12 +221,12 @@ def _limited(candidates: Iterable[Candidate], splits: Iterable[str], limit: int 
             yield candidate
 
 
-def _prepare(chunk: list[Candidate], raw: bool, config: ImageConfig) -> list[tuple[str, Formula | str]]:
+def _prepare(chunk: list[Candidate], raw: bool, config: ImageConfig, spelling: str) -> list[tuple[str, Formula | str]]:
     """Of each candidate its split, and what it holds or the reason it is bad."""
     prepared: list[tuple[str, Formula | str]] = []
     for candidate in chunk:
         try:
-            record = decode(convert(candidate, raw, MAX_TOKENS))
+            record = decode(convert(candidate, raw, MAX_TOKENS, spelling))
         except BadRecord as error:
             prepared.append((candidate.split, error.reason))
             continue
@@ -294,8 +297,9 @@ def _train(
     import keras
 
     from trainer_module.trained import WEIGHTS, Trained, save_weights
-    from trainer_module.training import choose_precision, train
+    from trainer_module.training import choose_precision, train, training_digest
     from trainer_module.weights import extended, new_model, warm_start, weights_of
+    from trainer_module.widening import widened
 
     knobs = config.training
     start = _start(knobs.start_from) if knobs.start_from else None
@@ -312,7 +316,8 @@ def _train(
     )
     if not learnt or not watched:
         raise UserError(f"a split has no formula of at most {knobs.max_tokens} tokens; raise training.max_tokens")
-    digest = _digest(config, vocabulary, [*learnt, *watched])
+    sections = [dataclasses.asdict(section) for section in (config.image, config.model, config.training)]
+    digest = training_digest(sections, vocabulary, [*learnt, *watched])
     buckets = Buckets([*learnt, *watched], max(1, min(SHAPES, len(learnt) // (BATCHES_PER_SHAPE * knobs.batch_size))))
     device = jax.devices()[0].device_kind
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
@@ -323,7 +328,8 @@ def _train(
     np.random.seed(knobs.seed)
     model = new_model(config.model, config.image, vocabulary, dtype)
     if start is not None:
-        fresh = warm_start(model, vocabulary, start.weights, start.vocabulary)
+        weights = widened(start, config.model, knobs.seed)
+        fresh = warm_start(model, vocabulary, weights, start.vocabulary)
         say(f"started from {knobs.start_from}; new weights: {', '.join(fresh) or 'none'}")
     say(f"{model.count_params():,} parameters, {dtype}, on {device}, {len(buckets.shapes)} shapes to compile")
     clock = Clock()
@@ -371,16 +377,6 @@ def _start(name: str) -> Trained:
     return reader.load() if name == reader.NAME else load_weights(Path(name))
 
 
-def _digest(config: Config, vocabulary: Sequence[str], examples: Iterable[Example]) -> str:
-    """Names this very training: another configuration, vocabulary or data has another checkpoint."""
-    sections = [dataclasses.asdict(section) for section in (config.image, config.model, config.training)]
-    digest = hashlib.sha256(json.dumps([sections, vocabulary], sort_keys=True).encode())
-    for example in examples:
-        digest.update(example.image)
-        digest.update(example.tokens.tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _rate_of(out: Path, digest: str) -> float | None:
     """The images a second that an earlier call of the same training measured, where one did."""
     try:
@@ -393,14 +389,17 @@ def _rate_of(out: Path, digest: str) -> float | None:
 # --- judgement --------------------------------------------------------------------------------
 
 
-def _judge(trained: Trained, validation: list[Formula], beam: int | None, out: Path) -> dict:
-    """The scores on all validation examples; some of these are written to `out` with what was read."""
+def _judge(trained: Trained, validation: list[Formula], spelling: str, beam: int | None, out: Path) -> dict:
+    """The scores on all validation examples; some of these are written to `out` with what was read.
+
+    Formulas are compared in the spelling.
+    """
     examples, targets = [formula.example for formula in validation], [formula.latex for formula in validation]
     metrics: dict[str, dict] = {}
     for name, width in (("greedy", 1), ("beam", beam)):
         if width is None:
             continue
-        read = read_formulas(trained, examples, width)
+        read = [(respell(latex, spelling), sure) for latex, sure in read_formulas(trained, examples, width)]
         metrics[name] = {"width": width, **scores(targets, [latex for latex, _ in read])}
         say("{}: BLEU {bleu:.4f}, exact match {exact_match:.4f}".format(name, **metrics[name]))
         if name == "greedy":

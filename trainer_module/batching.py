@@ -18,14 +18,14 @@ import numpy as np
 from PIL import Image
 
 from trainer_module.augmentation import Augmentation
-from trainer_module.config import STRIDE
+from trainer_module.config.image import STRIDE
 from trainer_module.features import END, PAD, START
 from trainer_module.images import WHITE
 
 Item = TypeVar("Item")
 
 # What an example's cells cost in training where its steps cost 1: convolutions and row encoder together take 5 to 6
-# times the seconds of the decoder (README.md, "Speed").
+# times the seconds of the decoder (docs/development/benchmarks.md, "Speed").
 COST_OF_CELLS = 5
 # Rows and columns of cells, and decoder steps, that an example counts for at most more than it has when `plan` orders
 # the examples, drawn anew in each epoch: so its batches differ. Rows stay as they are: one more costs the most.

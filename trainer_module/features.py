@@ -21,6 +21,9 @@ WIDTH = "width"
 # The file in Transform's output with one token a line; line i has the id SPECIALS + i.
 VOCABULARY = "tokens"
 
+# In an exported model, beside the SavedModel's own files, where loaders leave it alone: what its model is.
+DESCRIPTION = "assets.extra/im2latex.json"
+
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL_TEXTS = ("<pad>", "<start>", "<end>", "<unknown>")
 SPECIALS = len(SPECIAL_TEXTS)

@@ -72,11 +72,7 @@ def glyph_scale(found: np.ndarray, area: np.float32, size: int) -> float:
     """
     if area <= 0:
         return 1.0
-    network = estimator()
-    given, stroke = relative(found, area)
-    hidden = np.maximum((given - network.mean) / network.deviation @ network.hidden + network.hidden_bias, 0)
-    hidden = np.maximum(hidden @ network.second + network.second_bias, 0)
-    em = stroke + hidden @ network.output + network.output_bias
+    em = predict(estimator(), *relative(found, area))
     step = np.rint(STEPS * (np.log(np.float32(size)) - em) / np.float32(np.log(2)))
     return float(np.clip(2.0 ** (step / STEPS), LEAST_SCALE, MOST_SCALE))
 
@@ -86,3 +82,10 @@ def relative(found: np.ndarray, area: np.float32) -> tuple[np.ndarray, np.float3
     given = np.log(np.maximum(found / area, np.float32(1e-6)))
     # A stroke of length l and width w has the area l * w and an outline of 2 * l.
     return given, np.float32(np.log(2)) - np.log(np.hypot(found[0], found[1]) / area)
+
+
+def predict(network: Estimator, given: np.ndarray, stroke: float | np.floating) -> float:
+    """The logarithm of the size of an em, pixels, from what `relative` makes of an image."""
+    hidden = np.maximum((given - network.mean) / network.deviation @ network.hidden + network.hidden_bias, 0)
+    hidden = np.maximum(hidden @ network.second + network.second_bias, 0)
+    return float(stroke + hidden @ network.output + network.output_bias)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from trainer_module import images
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.glyph_size import LEAST_SCALE, MOST_SCALE, PYRAMID_LEVELS, STEPS, estimator
 from trainer_module.images import WHITE
 

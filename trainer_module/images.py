@@ -11,7 +11,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.glyph_size import glyph_scale, measures
 
 WHITE = 255
@@ -60,11 +60,15 @@ def normalise(encoded: bytes, config: ImageConfig) -> np.ndarray:
         PIL.UnidentifiedImageError: the bytes are no image; Pillow's decoders raise others for damaged ones.
     """
     ink, least = _stretch(_flatten(_darkness(_decode(encoded))))
-    ink = _crop(ink, least)
-    ink = _resize(ink, config)
+    ink = _resize(_crop(ink, least), config)
     # Again, for scaling can make a faint edge too light to be ink.
     grey = np.rint(WHITE - WHITE * _crop(ink, least))
     return np.pad(grey, config.border, constant_values=WHITE).astype(np.uint8)
+
+
+def ink_of(encoded: bytes) -> np.ndarray:
+    """The ink of an image in its own size, cut out: 1 is ink and 0 is paper, float32, (height, width)."""
+    return _crop(*_stretch(_flatten(_darkness(_decode(encoded)))))
 
 
 def _decode(encoded: bytes) -> np.ndarray:
@@ -164,13 +168,12 @@ def _stretch(darkness: np.ndarray) -> tuple[np.ndarray, float]:
     paper = np.where(np.arange(320) < half, histogram, 0)
     low, middle, high = (_quantile(paper, share) - 64 for share in (0.16, 0.5, 0.6))
     # As of a normal distribution; above the median too, because white cuts off what is lighter.
-    mean, deviation = np.float32(middle), np.float32(max(middle - low, (high - middle) / 0.253))
+    mean, deviation = float(middle), float(max(np.float32(middle - low), np.float32(high - middle) / np.float32(0.253)))
     if not paper.any():
-        mean, deviation = np.float32(0), np.float32(0)
+        mean, deviation = 0.0, 0.0
     if darkest - mean < max(LEAST_CONTRAST, LEAST_SIGNAL * deviation):
         return np.zeros_like(darkness), INK_SHARE
-    contrast = np.float32(max(ink, 1)) - mean
-    off = mean + min(NOISE_OFF * deviation, np.float32(MOST_OFF) * contrast)
+    off = mean + min(NOISE_OFF * deviation, MOST_OFF * (max(ink, 1) - mean))
     stretched = np.clip((darkness - off) / (ink - off), 0, 1).astype(np.float32)
     return stretched, float(INK_SHARE + max(NOISE_LEFT * deviation - (off - mean), 0) / (ink - off))
 

@@ -18,7 +18,8 @@ import keras
 from keras import ops
 
 from trainer_module.attention import BLOCK, OUTSIDE, Attended, Memories, Memory, in_blocks, lookups, out_of_blocks
-from trainer_module.config import STRIDE, ModelConfig
+from trainer_module.config.image import STRIDE
+from trainer_module.config.model import ModelConfig
 from trainer_module.recurrence import (
     DecoderKernels,
     DecoderState,

@@ -13,7 +13,8 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from trainer_module import features
-from trainer_module.config import ImageConfig, VocabularyConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.vocabulary import VocabularyConfig
 from trainer_module.image_graph import normalise_image
 
 

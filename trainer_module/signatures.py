@@ -11,15 +11,12 @@ from pydantic import ValidationError
 
 from data.errors import UserError
 from trainer_module import features
-from trainer_module.config import STRIDE, ImageConfig
+from trainer_module.config.image import STRIDE, ImageConfig
 from trainer_module.decoding import search
 from trainer_module.image_graph import normalise_image
 from trainer_module.images import WHITE
 from trainer_module.trained import Trained, description, from_description
 from trainer_module.weights import model_of, named_weights
-
-# Beside the SavedModel's own files, where loaders leave it alone: what its model is.
-DESCRIPTION = "assets.extra/im2latex.json"
 
 
 class FormulaReader:
@@ -44,14 +41,14 @@ class FormulaReader:
         )
 
     def save(self, folder: str) -> None:
-        """Writes the SavedModel with all signatures, and what its model is (`DESCRIPTION`)."""
+        """Writes the SavedModel with all signatures, and what its model is (`features.DESCRIPTION`)."""
         names = ("serving_default", "predict_images", "predict_alternatives")
         signatures = {name: getattr(self, name).get_concrete_function() for name in names}
         # What the signatures hold on to; with the functions as well, they would be traced and written twice.
         module = tf.Module()
         module.weights, module.normalise, module.vocabulary = self.weights, self.normalise, self.vocabulary
         tf.saved_model.save(module, folder, signatures=signatures)
-        description = Path(folder) / DESCRIPTION
+        description = Path(folder) / features.DESCRIPTION
         description.parent.mkdir(exist_ok=True)
         description.write_text(self._description + "\n", encoding="utf-8")
 
@@ -159,7 +156,7 @@ def read_exported(folder: str | Path) -> Trained:
     """
     folder = Path(folder)
     try:
-        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        described = json.loads((folder / features.DESCRIPTION).read_text(encoding="utf-8"))
         reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
         weights = {
             name: reader.get_tensor(f"weights/{i}/.ATTRIBUTES/VARIABLE_VALUE")

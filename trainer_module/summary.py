@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from trainer_module.attention import BLOCK
-from trainer_module.config import STRIDE, ModelConfig
+from trainer_module.config.image import STRIDE
+from trainer_module.config.model import ModelConfig
 from trainer_module.model import Convolutions, FormulaModel, RowEncoder
 
 # Pixels along each side of a coarse cell.

@@ -16,7 +16,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from data.errors import UserError
-from trainer_module.config import ImageConfig, ModelConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

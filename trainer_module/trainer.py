@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -18,11 +17,14 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 from data.errors import UserError
 from trainer_module import features, reader
 from trainer_module.batching import Batch, Example, padding, plan
-from trainer_module.config import PRECISION, ImageConfig, ModelConfig, TrainingConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import PRECISION, TrainingConfig
 from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.trained import WEIGHTS, Trained, load_weights
-from trainer_module.training import DTYPES, choose_precision, train
+from trainer_module.training import DTYPES, choose_precision, train, training_digest
 from trainer_module.weights import extended, new_model, warm_start, weights_of
+from trainer_module.widening import widened
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,9 @@ def run_fn(fn_args: FnArgs) -> None:
     wasted = padding(training, plan(training, training_config.batch_size, training_config.seed, 0))
     log.info("padding: %.1f %% of pixels, %.1f %% of token steps", 100 * wasted.pixels, 100 * wasted.steps)
 
-    checkpoints = _checkpoints(fn_args, config, vocabulary, training)
+    checkpoints = None
+    if folder := fn_args.custom_config.get("checkpoints"):
+        checkpoints = Path(folder) / training_digest(config, vocabulary, training)
     dtype = choose_precision(training_config, model_config, image, vocabulary, training)
     if training_config.precision == "auto":  # for who wants the same again
         chosen = next(name for name, policy in DTYPES.items() if policy == dtype)
@@ -68,7 +72,8 @@ def run_fn(fn_args: FnArgs) -> None:
     with strategy().scope():
         model = new_model(model_config, image, vocabulary, dtype)
         if start is not None:
-            fresh = warm_start(model, vocabulary, start.weights, start.vocabulary)
+            weights = widened(start, model_config, training_config.seed)
+            fresh = warm_start(model, vocabulary, weights, start.vocabulary)
             log.info(
                 "started from %s: %d of %d tokens known, new weights: %s",
                 training_config.start_from,
@@ -193,14 +198,3 @@ def _rows(tokens: tf.SparseTensor) -> list[np.ndarray]:
     """The ids of each example, int32, (length,)."""
     ragged = tf.RaggedTensor.from_sparse(tokens)
     return np.split(ragged.values.numpy().astype(np.int32), ragged.row_splits.numpy()[1:-1])
-
-
-def _checkpoints(fn_args: FnArgs, config: dict, vocabulary: Sequence[str], examples: Sequence[Example]) -> Path | None:
-    """A folder of this very training: another configuration, vocabulary or data has another one."""
-    if not fn_args.custom_config.get("checkpoints"):
-        return None
-    digest = hashlib.sha256(json.dumps([config, list(vocabulary)], sort_keys=True).encode())
-    for example in examples:
-        digest.update(example.image)
-        digest.update(example.tokens.tobytes())
-    return Path(fn_args.custom_config["checkpoints"]) / digest.hexdigest()[:16]

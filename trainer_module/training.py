@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import logging
 import math
@@ -11,7 +12,7 @@ import os
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from keras import ops
 from data.errors import UserError
 from trainer_module.augmentation import Augmentation
 from trainer_module.batching import Example, batches, plan
-from trainer_module.config import ImageConfig, ModelConfig, TrainingConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
+from trainer_module.display import EpochBar, EpochLines, places
 from trainer_module.model import FormulaModel
 from trainer_module.recurrence import Tensor
 from trainer_module.weights import new_model
@@ -143,6 +147,15 @@ def choose_precision(
     return DTYPES[fastest]
 
 
+def training_digest(config: object, vocabulary: Sequence[str], examples: Iterable[Example]) -> str:
+    """Names a training: another configuration (as JSON), vocabulary or other examples have another checkpoint."""
+    digest = hashlib.sha256(json.dumps([config, list(vocabulary)], sort_keys=True).encode())
+    for example in examples:
+        digest.update(example.image)
+        digest.update(example.tokens.tobytes())
+    return digest.hexdigest()[:16]
+
+
 @dataclasses.dataclass
 class Progress:
     """Where a training stands."""
@@ -205,13 +218,16 @@ def train(
     keep = Checkpointing(model, progress, checkpoints, config.checkpoint_minutes, deadline)
     keep.restore()
     _set_rate_factor(model, progress.rate_factor)
-    callbacks = [keep, EpochProgress(config.epochs), *callbacks]
+    has_bar, write = places()
+    lines = EpochLines(config.epochs, write, deadline)
+    callbacks = [keep, lines, *([EpochBar(config.epochs)] if has_bar else []), *callbacks]
     if logs is not None:
         # Its update_freq stays "epoch": any other drops the losses of epochs that are no multiple of it long.
         callbacks.append(keras.callbacks.TensorBoard(str(logs), write_graph=False))
     while progress.epoch < config.epochs and not (config.patience and progress.epochs_since_best >= config.patience):
         epoch = progress.epoch
         planned = cut(training, config.batch_size, config.seed, epoch, config.short_first)
+        lines.plan(list(map(len, planned)), progress.batch)
         augmented = Augmentation(config.augmentation, (config.seed, epoch)) if config.augmentation else None
         history = model.fit(
             feed(functools.partial(batches, training, planned[progress.batch :], augmented)),
@@ -222,7 +238,7 @@ def train(
             validation_steps=len(validating),
             callbacks=callbacks,
             shuffle=False,  # planned as they are; Keras would warn that it cannot
-            verbose=1,
+            verbose=int(has_bar),
         )
         perplexity = history.history["val_perplexity"][0]
         if not math.isfinite(perplexity):
@@ -251,18 +267,6 @@ def _set_rate_factor(model: FormulaModel, factor: float) -> None:
     if schedule.factor != factor:
         schedule.factor = factor
         model.train_function = None
-
-
-class EpochProgress(keras.callbacks.ProgbarLogger):
-    """Keras's progress bar, with the epochs of the whole training where `fit` knows of one."""
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__()
-        self.all_epochs = epochs
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.epochs = self.all_epochs
-        super().on_epoch_begin(epoch, logs)
 
 
 class Checkpointing(keras.callbacks.Callback):

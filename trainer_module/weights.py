@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from data.errors import UserError
-from trainer_module.config import STRIDE, ImageConfig, ModelConfig
+from trainer_module.config.image import STRIDE, ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.model import FormulaModel
 from trainer_module.trained import Trained
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 
-from trainer_module.config import ModelConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.trained import Trained
 
 # Copies of a unit must differ, or they would stay alike: kernels are multiplied by 1 plus noise of this deviation.
 NOISE = 0.03
@@ -29,6 +31,25 @@ class _Copies:
         """Weights whose last axis holds the units, once or for each gate."""
         parts = np.split(weights, gates, axis=-1)
         return np.concatenate([np.take(part, self.of, -1) for part in parts], axis=-1)
+
+
+def widened(start: Trained, model: ModelConfig, seed: int) -> dict[str, np.ndarray]:
+    """The weights of a model to start from, widened where it is narrower and otherwise the same, else as they are.
+
+    Args:
+        start: the model to start from.
+        model: dimensions of the model that starts from it.
+        seed: of the noise.
+    """
+    sides = [(*of.filters, of.decoder_units) for of in (start.model, model)]
+    same = dataclasses.replace(start.model, filters=model.filters, decoder_units=model.decoder_units)
+    is_wider = sides[0] != sides[1] and all(old <= new for old, new in zip(*sides, strict=True))
+    alike = dataclasses.replace(same, dropout=model.dropout, position_encoding=model.position_encoding) == model
+    return (
+        widen(start.weights, start.model, model, seed)
+        if is_wider and alike and model.attention == "standard"
+        else start.weights
+    )
 
 
 def widen(weights: Mapping[str, np.ndarray], old: ModelConfig, new: ModelConfig, seed: int) -> dict[str, np.ndarray]:

@@ -27,8 +27,8 @@ from components.evaluator.gate import parse_all
 from components.evaluator.pictures import Robustness
 from components.evaluator.summary import BASELINE, CANDIDATE
 from data.records import read_split
-from trainer_module.features import SPECIALS
-from trainer_module.signatures import DESCRIPTION
+from data.spelling import NORMAL
+from trainer_module.features import DESCRIPTION, SPECIALS
 
 
 class EvaluatorSpec(ComponentSpec):
@@ -38,6 +38,7 @@ class EvaluatorSpec(ComponentSpec):
         "gate": ExecutionParameter(type=str),
         "split": ExecutionParameter(type=str),
         "robustness": ExecutionParameter(type=int),
+        "spelling": ExecutionParameter(type=str),
     }
     INPUTS = {
         "examples": ChannelParameter(type=standard_artifacts.Examples),
@@ -77,6 +78,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             parse_all(json.loads(exec_properties["gate"])),
             Path(evaluation.uri),
             robustness=Robustness(exec_properties["robustness"]) if exec_properties["robustness"] else None,
+            spelling=exec_properties["spelling"],
             about=about,
             pipeline=self._make_beam_pipeline,
         )
@@ -105,6 +107,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
         gate: tuple[str, ...],
         split: str,
         robustness: int = 0,
+        spelling: str = NORMAL,
     ) -> None:
         """
         Args:
@@ -114,6 +117,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
             gate: rules, as `components.evaluator.gate` reads them.
             split: of the examples, which the models have not seen.
             robustness: how many of them the models read as other kinds of pictures too; 0 for none.
+            spelling: in which formulas are compared, as `data.spelling.respell` takes it.
         """
         super().__init__(
             EvaluatorSpec(
@@ -123,6 +127,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
                 gate=json.dumps(gate),
                 split=split,
                 robustness=robustness,
+                spelling=spelling,
                 evaluation=types.Channel(standard_artifacts.ModelEvaluation),
                 blessing=types.Channel(standard_artifacts.ModelBlessing),
             )

@@ -35,6 +35,7 @@ from components.formula_metrics.scores import statistics, values
 from data.errors import UserError
 from data.records import Record
 from data.rendering import default_renderer
+from data.spelling import NORMAL, known_spelling
 
 
 def evaluate(
@@ -44,6 +45,7 @@ def evaluate(
     out: Path,
     *,
     robustness: Robustness | None = None,
+    spelling: str = NORMAL,
     about: Mapping[str, Mapping[str, Any]] | None = None,
     renderer: str | None = None,
     pipeline: Callable[[], beam.Pipeline] | None = None,
@@ -57,14 +59,16 @@ def evaluate(
         rules: the gate; none for none.
         out: the folder to write into.
         robustness: how the models are tried on other kinds of pictures; None for not at all.
+        spelling: in which formulas are compared token by token, as `data.spelling.respell` takes it.
         about: more to keep about each model, by its name.
         renderer: as in `data.rendering`.
         pipeline: makes Beam's pipeline; None takes one that runs in the process.
         progress: called with what is being done, how much of it was done since the last call, and how much there is.
 
     Raises:
-        UserError: there are no examples, or a model cannot be used.
+        UserError: there are no examples, there is no such spelling, or a model cannot be used.
     """
+    known_spelling(spelling)
     records = list(records)
     if not records:
         raise UserError("there are no examples to evaluate on")
@@ -84,7 +88,8 @@ def evaluate(
     images = [record.image for record in records]
     tried = []
     if robustness is not None:
-        tried = trials(records, robustness, telling("changing pictures", len(PICTURES) * robustness.examples))
+        most = len(PICTURES) * min(robustness.examples, len(records))
+        tried = trials(records, robustness, telling("changing pictures", most))
     readings: dict[str, Reading] = {}
     of_tried: dict[str, Reading] = {}
     for name, folder in models.items():
@@ -93,7 +98,8 @@ def evaluate(
         of_tried[name] = read_images(
             reader, [trial.image for trial in tried], telling(f"reading changed pictures, {name}", len(tried))
         )
-    counted = _statistics(columns["target"], readings, renderer, telling)
+    comparing = telling("drawing and comparing", len(models) * len(records))
+    counted = _statistics(columns["target"], readings, renderer, spelling, comparing)
     known: dict[str, dict[str, Any]] = {}
     for name, reading in readings.items():
         columns |= {
@@ -106,21 +112,22 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     slices = _sums(table, list(models), out, pipeline)
     if tried:
-        of_pictures = {
+        table_of_tried = {
             "picture": [trial.kind for trial in tried],
             "name": [records[trial.example].name for trial in tried],
             "target": [records[trial.example].latex for trial in tried],
+            **{name: reading.latex for name, reading in of_tried.items()},
         }
-        counted = _statistics(of_pictures["target"], of_tried, renderer, telling)
-        slices |= _by_kind(of_pictures["picture"], counted)
-        of_pictures |= {name: reading.latex for name, reading in of_tried.items()}
-        pyarrow.parquet.write_table(pa.table(of_pictures), str(out / PICTURE_PREDICTIONS), compression="zstd")
+        pyarrow.parquet.write_table(pa.table(table_of_tried), str(out / PICTURE_PREDICTIONS), compression="zstd")
+        comparing = telling("comparing changed pictures", len(models) * len(tried))
+        counted = _statistics(table_of_tried["target"], of_tried, renderer, spelling, comparing)
+        slices |= _by_kind(table_of_tried["picture"], counted)
     verdicts = []
     for rule in rules:
         scores = slices.get(rule.slice, {})
         verdicts.append(judge(rule, *(scores.get(name, {}).get(rule.score) for name in (CANDIDATE, BASELINE))))
     about_pictures = robustness._asdict() if robustness is not None else {}
-    evaluation = Evaluation(len(records), renderer, known, slices, verdicts, about_pictures)
+    evaluation = Evaluation(len(records), renderer, known, slices, verdicts, about_pictures, spelling)
     pyarrow.parquet.write_table(table, str(out / PREDICTIONS), compression="zstd")
     evaluation.write(out)
     return evaluation
@@ -130,13 +137,14 @@ def _statistics(
     targets: Sequence[str],
     readings: Mapping[str, Reading],
     renderer: str,
-    telling: Callable[[str, int], Callable[[int], None]],
+    spelling: str,
+    progress: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
     """What `statistics` counts of every model's formulas, by its name."""
     # What the models read of an example in a row: its target, and what they agree on, is drawn once.
     repeated = [target for target in targets for _ in readings]
     read = list(itertools.chain(*zip(*(reading.latex for reading in readings.values()), strict=True)))
-    counted = statistics(repeated, read, renderer, telling("drawing and comparing", len(read)))
+    counted = statistics(repeated, read, renderer, progress, spelling)
     return {name: counted[place :: len(readings)] for place, name in enumerate(readings)}
 
 

@@ -112,9 +112,7 @@ def _sample(places: Sequence[int], robustness: Robustness) -> list[int]:
 def _em(name: str) -> float:
     """The font size in pixels that the name of a drawn record tells; the usual one of others."""
     look = look_of(name)
-    if look is None:
-        return EM
-    return look.size * look.resolution / (72 if look.renderer == "latex" else 1)  # points, or CSS pixels
+    return EM if look is None else look.em
 
 
 def _pixels(encoded: bytes) -> np.ndarray:

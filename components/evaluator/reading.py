@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 from data.errors import ImageError, UserError
-from trainer_module.config import STRIDE
+from trainer_module.config.image import STRIDE
 
 READ_AT_ONCE = 32
 

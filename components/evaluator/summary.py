@@ -9,6 +9,7 @@ from typing import Any
 
 from components.evaluator.gate import Verdict
 from components.evaluator.pictures import NATIVE, PICTURE
+from data.spelling import AS_THE_SOURCE
 
 PREDICTIONS = "predictions.parquet"
 PICTURE_PREDICTIONS = "pictures.parquet"
@@ -30,6 +31,8 @@ class Evaluation:
     gate: list[Verdict]
     # How it was tried on other kinds of pictures, as `components.evaluator.pictures.Robustness`; empty if it was not.
     robustness: dict[str, int] = dataclasses.field(default_factory=dict)
+    # In which formulas were compared token by token, as `data.spelling.respell` takes it.
+    spelling: str = AS_THE_SOURCE
 
     @property
     def pictures(self) -> dict[str, dict[str, Any]]:
@@ -41,6 +44,15 @@ class Evaluation:
         """How much BLEU a kind of picture costs a model, beside the examples as they are; None of those."""
         native = self.pictures.get(NATIVE)
         return None if native is None or kind == NATIVE else native[model]["bleu"] - self.pictures[kind][model]["bleu"]
+
+    @property
+    def hardest_pictures(self) -> str:
+        """The kinds of pictures with the lowest BLEU, in words; "" where the model was not tried on them."""
+        scores = {kind: of[CANDIDATE]["bleu"] for kind, of in self.pictures.items()}
+        if (native := scores.pop(NATIVE, None)) is None:
+            return ""
+        lowest = ", ".join(f"{kind} {scores[kind]:.3f}" for kind in sorted(scores, key=scores.__getitem__)[:3])
+        return f"BLEU {native:.3f} as they are; lowest: {lowest}"
 
     @property
     def blessed(self) -> bool:

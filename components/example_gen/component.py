@@ -3,10 +3,13 @@
 Beam takes a gzipped file that was cut off between two records for a whole one, and says of other damage neither in
 which file nor at which record it is. What is wrong with a record itself would end some later component without a word
 of which record it was: Transform or, of the split that is kept for the end, the Evaluator, when all training is done.
+
+Formulas are brought into one spelling here, before anything is counted or learned.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterator
@@ -21,8 +24,10 @@ from tfx.dsl.components.base import executor_spec
 from tfx.types import standard_component_specs
 
 from data.errors import UserError
-from data.records import BadRecord, decode, parse_tfrecords
+from data.records import BadRecord, decode, encode, parse_tfrecords
+from data.spelling import NORMAL, known_spelling, respell
 
+SPELLING = "spelling"
 _RAISED = re.compile(rf"^{UserError.__module__}\.{UserError.__name__}: (.*)$", re.MULTILINE)
 _STEP = re.compile(r" \[while running '.*?'\]$")
 
@@ -57,6 +62,13 @@ def _check(content: bytes) -> None:
         raise BadRecord("undecodable image") from None
 
 
+def respelled(content: bytes, spelling: str) -> bytes:
+    """A serialised example with its formula in a spelling, as `data.spelling.respell` takes it."""
+    record = decode(content)
+    latex = respell(record.latex, spelling)
+    return content if latex == record.latex else encode(dataclasses.replace(record, latex=latex))
+
+
 def _refuse_none(count: int, pattern: str) -> None:
     if not count:
         raise UserError(f"{pattern} holds no records; every split needs some: `im2latex data import` can hold some out")
@@ -69,7 +81,12 @@ def _Records(pipeline: beam.Pipeline, exec_properties: dict[str, Any], split_pat
     pattern = os.path.join(exec_properties[standard_component_specs.INPUT_BASE_KEY], split_pattern)
     (found,) = FileSystems.match([pattern])
     paths = sorted(file.path for file in found.metadata_list)
-    records = pipeline | beam.Create(paths, reshuffle=True) | "Read" >> beam.FlatMap(read_usable)
+    records = (
+        pipeline
+        | beam.Create(paths, reshuffle=True)
+        | "Read" >> beam.FlatMap(read_usable)
+        | "Respell" >> beam.Map(respelled, spelling=exec_properties[SPELLING])
+    )
     _ = records | beam.combiners.Count.Globally() | "RefuseNone" >> beam.Map(_refuse_none, pattern=pattern)
     return records
 
@@ -105,3 +122,15 @@ class ImportExampleGen(component.ImportExampleGen):
     """TFX's ImportExampleGen with the executor above."""
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(self, *, spelling: str = NORMAL, **given: Any) -> None:
+        """
+        Args:
+            spelling: of the formulas, as `data.spelling.respell` takes it.
+            given: what TFX's ImportExampleGen takes.
+
+        Raises:
+            UserError: there is no such spelling.
+        """
+        super().__init__(**given)
+        self.exec_properties[SPELLING] = known_spelling(spelling)

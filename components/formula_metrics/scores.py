@@ -12,6 +12,7 @@ miss.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from sacrebleu.metrics.bleu import BLEU, MAX_NGRAM_ORDER
 from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
 from data.rendering import render_all
+from data.spelling import NORMAL, respell
 
 # im2markup draws at 12 pt and 200 dpi for this; here a formula is of 10 pt. At 100 dpi the tolerances below, which are
 # in pixels, would let four of five formulas with one wrong symbol pass as a match; so it is one of five.
@@ -59,6 +61,7 @@ def statistics(
     predictions: Sequence[str],
     renderer: str | None = None,
     progress: Callable[[int], None] | None = None,
+    spelling: str = NORMAL,
 ) -> np.ndarray:
     """Counts what all scores need.
 
@@ -68,15 +71,19 @@ def statistics(
         renderer: as in `data.rendering`. Formulas are drawn on all cores, of `PAIRS_AT_ONCE` pairs in a row each
             distinct one once; no more pictures are in memory than theirs.
         progress: called with the number of pairs drawn since the last call.
+        spelling: in which both sides are compared token by token, as `data.spelling.respell` takes it. They are drawn
+            as they are.
 
     Returns:
         (pairs, WIDTH) int64.
 
     Raises:
         ValueError: not as many predictions as references.
-        UserError: the renderer is unknown or not installed.
+        UserError: the renderer is unknown or not installed, or there is no such spelling.
     """
     pairs = list(zip(references, predictions, strict=True))
+    # References come once for each model, and predictions are often right.
+    respelled = functools.lru_cache(PAIRS_AT_ONCE)(functools.partial(respell, spelling=spelling))
     drawn = 0
 
     def tell(formulas: int) -> None:
@@ -90,7 +97,7 @@ def statistics(
         together = pairs[start : start + PAIRS_AT_ONCE]
         pictures = render_all(list(itertools.chain(*together)), DPI, 0, renderer, progress=tell)
         rows += [
-            np.concatenate([text_statistics(*pair), image_statistics(*images)])
+            np.concatenate([text_statistics(*map(respelled, pair)), image_statistics(*images)])
             for pair, *images in zip(together, pictures[::2], pictures[1::2], strict=True)
         ]
     return np.array(rows, np.int64).reshape(len(pairs), WIDTH)

@@ -15,7 +15,7 @@ from components.report.predictions import Evaluated, Part, Prediction, choose, c
 from components.report.run import SERVING, Run
 from components.report.sections import Missing, folder_of, section, then
 from data.rendering import render_all
-from trainer_module.signatures import DESCRIPTION
+from trainer_module.features import DESCRIPTION
 
 # Formulas are shown as large as text, as if images had this many dots per inch, and drawn twice as fine.
 DPI, SHOWN_DPI, DENSITY = 100, 150, 2

@@ -49,7 +49,7 @@ def render(run: Run) -> str:
     evaluation = section(sections.evaluation_of, run)
     evaluated = section(sections.evaluated_of, run)
     renderer = evaluation.content.renderer if evaluation.content else None
-    style, script = ((FOLDER / f"report.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    style, script = ((FOLDER / name).read_text("utf-8") for name in ("report.css", "report.js"))
     content = {
         "run": run,
         "started": min((step.started for step in run.steps or () if step.state != CACHED), default=0),

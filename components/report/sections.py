@@ -28,7 +28,7 @@ from components.report.predictions import Confusions, Evaluated, Matrix, confusi
 from components.report.run import SERVING, Run
 from components.report.wording import MINUS, number, signed
 from data.errors import UserError
-from trainer_module.signatures import DESCRIPTION
+from trainer_module.features import DESCRIPTION
 
 # Where `trainer_module.trainer` puts the logs.
 LOGS = "logs"

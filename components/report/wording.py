@@ -5,7 +5,10 @@ from __future__ import annotations
 import datetime
 import json
 import math
+import re
 from typing import Any
+
+from data.duration import duration as plain_duration
 
 MINUS = "\N{MINUS SIGN}"
 NARROW = "\N{NARROW NO-BREAK SPACE}"
@@ -32,14 +35,8 @@ def percent(share: float) -> str:
 
 def duration(seconds: float) -> str:
     """12 ms, 4.2 s, 1 m 05 s, 2 h 03 m."""
-    if seconds < 1:
-        return f"{1000 * seconds:.0f}{NARROW}ms"
-    if seconds < 60:
-        return f"{seconds:.1f}{NARROW}s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = (hours, "h", minutes, "m") if hours else (minutes, "m", rest, "s")
-    return f"{parts[0]}{NARROW}{parts[1]} {parts[2]:02}{NARROW}{parts[3]}"
+    text = f"{1000 * seconds:.0f} ms" if seconds < 1 else plain_duration(seconds)
+    return re.sub(r"(?<=\d) ", NARROW, text)
 
 
 def memory(size: float) -> str:

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from data.repository import python_path
+
 # As long as TFX's InfraValidator gives a server. TensorFlow's own import and a cold disk are part of it.
 LOADING_SECONDS = 300.0
 # TensorFlow prepares a graph when it first runs it.
@@ -34,7 +36,6 @@ TIES = 16
 MESSAGE_LENGTH = 300
 # What native code logs that is no error: information, warnings, and the stack after one that ended the process.
 NO_ERROR = re.compile(r"[IW]\d{4} |WARNING: |\*\*\* |\s*@ ")
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,9 @@ def _environment() -> dict[str, str]:
     No GPU: what a model needs at least is measured, and the pipeline's own process may hold all of the GPU's memory.
     """
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "KERAS_", "XLA_"))}
-    # The child finds the probe where this process found it.
-    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
     # Quiet, so that the last line of stderr is about the failure: TensorFlow's import logs errors where all is well.
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
-    return variables | quiet | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "-1"}
+    return variables | quiet | {"PYTHONPATH": python_path(), "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def _event(line: str) -> dict[str, Any]:

@@ -44,7 +44,7 @@ Connection = Annotated[
         metavar="ADDRESS",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="For machines, as pipeline/lineage/schema.json says.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, as pipeline/lineage/schema.json describes it.")]
 
 
 @app.callback()
@@ -63,16 +63,16 @@ def show(
             metavar="ARTIFACT",
         ),
     ] = None,
-    up: Annotated[bool, typer.Option("--up", help="What it was made from; so it is unless --down is given.")] = False,
-    down: Annotated[bool, typer.Option("--down", help="What was made of it.")] = False,
+    up: Annotated[bool, typer.Option("--up", help="Show what it was made from; the default.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="Show what was made from it.")] = False,
     depth: Annotated[int | None, typer.Option(min=1, help="Steps to follow at most.", metavar="STEPS")] = None,
-    paths: Annotated[bool, typer.Option("--paths", help="With the folders of all artifacts.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Show the folders of all artifacts.")] = False,
     as_json: Json = False,
-    as_dot: Annotated[bool, typer.Option("--dot", help="For Graphviz.")] = False,
-    as_mermaid: Annotated[bool, typer.Option("--mermaid", help="For Mermaid.")] = False,
+    as_dot: Annotated[bool, typer.Option("--dot", help="Print it for Graphviz.")] = False,
+    as_mermaid: Annotated[bool, typer.Option("--mermaid", help="Print it for Mermaid.")] = False,
     connection: Connection = None,
 ) -> None:
-    """Tell where an artifact comes from: by default the model that serves now. `show` may be left out."""
+    """Show how an artifact was made: by default the model that serves now. `show` may be left out."""
     from pipeline.lineage import document, drawing, find, text
     from pipeline.lineage.graph import read_lineage
 
@@ -96,7 +96,7 @@ def show(
 
 @app.command()
 def runs(
-    last: Annotated[int, typer.Option(min=0, help="So many of the last runs; 0 for all.", metavar="COUNT")] = 20,
+    last: Annotated[int, typer.Option(min=0, help="Runs to show, the last ones; 0 for all.", metavar="COUNT")] = 20,
     as_json: Json = False,
     connection: Connection = None,
 ) -> None:
@@ -152,11 +152,11 @@ def diff(
 
 @app.command()
 def check(
-    mend: Annotated[bool, typer.Option("--mend", help="Mend what killed runs left.")] = False,
+    mend: Annotated[bool, typer.Option("--mend", help="Repair what killed runs left.")] = False,
     as_json: Json = False,
     connection: Connection = None,
 ) -> None:
-    """Find what is broken: files that are gone, runs left running, models pushed without blessing.
+    """Find what is broken: missing files, runs left open, models pushed without a blessing.
 
     Exit status: 0 nothing, 4 something, 1 failed.
     """
@@ -195,7 +195,7 @@ def page(
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     connection: Connection = None,
 ) -> None:
-    """Write all of it as one HTML file: runs, the graph of each and of all, what differs between two."""
+    """Write all of it as one HTML file: runs, the graph of each and of all, differences between two."""
     from pipeline.lineage.page import write_page
     from pipeline.workspace import Workspace
 

@@ -83,6 +83,8 @@ def _evaluated(evaluation: Evaluation) -> Iterator[str]:
     scores = evaluation.slices[""][CANDIDATE]
     shown = ", ".join(f"{SCORES[name].title} {SCORES[name].shown(scores[name])}" for name in SHOWN if name in scores)
     yield f"{shown} on {evaluation.examples:,} examples"
+    if evaluation.hardest_pictures:
+        yield f"kinds of pictures: {evaluation.hardest_pictures}"
     for verdict in evaluation.gate:
         yield f"{'kept  ' if verdict.kept else 'broken'}  {verdict.rule}  ({verdict.text})"
 

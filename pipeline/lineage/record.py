@@ -24,18 +24,16 @@ import os
 import platform
 import socket
 import subprocess
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
+from data.repository import REPOSITORY
 from pipeline.config import Config, flatten
 from pipeline.examples import examples_folder
+from pipeline.sources import all_files, fingerprint
 from pipeline.workspace import Workspace
 from trainer_module import reader
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("data", "trainer_module", "components", "pipeline", "kubeflow")
-CHUNK = 1 << 20
 # Environment variables that decide by which operations, in which order, something is computed.
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "DNNL_MAX_CPU_ISA", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_DEFAULT_FPMATH_MODE",
@@ -53,7 +51,7 @@ def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
         "config": text,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
         **_commit(REPOSITORY),
-        "code_sha256": fingerprint(_sources()),
+        "code_sha256": fingerprint(REPOSITORY, all_files()),
         "python": platform.python_version(),
         "packages": json.dumps(_packages()),
         "data": str(folder),
@@ -68,33 +66,14 @@ def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
 
 def fingerprint_of(data: Path) -> str:
     """SHA-256 over the names and bytes of the TFRecords in a folder of splits."""
-    return fingerprint((data, path) for path in sorted(data.glob("*/*")))
-
-
-def fingerprint(files: Iterable[tuple[Path, Path]]) -> str:
-    """SHA-256 over files in their order: name in the folder it comes with, and bytes."""
-    sha = hashlib.sha256()
-    for folder, path in files:
-        content = hashlib.sha256()
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                content.update(chunk)
-        sha.update(f"{path.relative_to(folder)}\0{content.hexdigest()}\n".encode())
-    return sha.hexdigest()
-
-
-def _sources() -> Iterable[tuple[Path, Path]]:
-    for package in PACKAGES:
-        for path in sorted((REPOSITORY / package).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield REPOSITORY, path
+    return fingerprint(data, sorted(data.glob("*/*")))
 
 
 def _start(folder: str) -> dict[str, str | int]:
     if folder == reader.NAME:
         return {"start_fingerprint": reader.fingerprint()}
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
-    return {"start_fingerprint": fingerprint((Path(folder), path) for path in files)} if files else {}
+    return {"start_fingerprint": fingerprint(Path(folder), files)} if files else {}
 
 
 def _commit(checkout: Path) -> dict[str, str | int]:

@@ -17,11 +17,11 @@ def predict(
     model: Model = None,
     clean: Annotated[bool, typer.Option("--clean", help="LaTeX as a person would type it: x_i^2, \\sin.")] = False,
     alternatives: Annotated[
-        int | None, typer.Option(min=1, max=32, help="So many readings of each, by beam search.", metavar="COUNT")
+        int | None, typer.Option(min=1, max=32, help="Readings of each picture, by beam search.", metavar="COUNT")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a line, with probabilities.")] = False,
 ) -> None:
-    """Print the LaTeX of pictures: a line each, behind its name where there are several.
+    """Print the LaTeX of pictures, a line each; of several pictures, each behind its name.
 
     Exit status: 0 all were read, 1 some were not.
     """
@@ -37,16 +37,16 @@ def predict(
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is all of them.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free.")] = 8501,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8501,
     model: Model = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Name that it may be called by beside localhost and its own; '*' is any.", metavar="NAME"),
+        typer.Option(help="Further name by which requests may call the service; '*' is any name.", metavar="NAME"),
     ] = None,
 ) -> None:
-    """Serve a model over HTTP, with a page for the browser; without --model, one that is pushed later takes over.
+    """Serve a model over HTTP, with a page for the browser; without --model, a version pushed later takes over.
 
-    Ends at Ctrl-C and SIGTERM, when what was asked is answered.
+    Ctrl-C and SIGTERM end it when the requests in progress are answered.
     """
     hush()
     from pipeline.reader import chosen_model

@@ -1,9 +1,9 @@
 """Measures what the size of the data costs: `make bench ARGS="size --examples 10000 30000 100000"`.
 
-For each size the real sample is repeated, each time with changes, until there are so many examples; then
-`im2latex run --to Evaluator` works on them in a workspace of its own. Its process and those that it starts are looked
-at twice a second, in /proc. Every example goes through every component: a whole epoch is trained, by a very small
-model (its time says nothing of other models), and the evaluation reads its split to the end.
+For each size the real sample (without it, synthetic formulas) is repeated, each time with changes, until there are so
+many examples; then `im2latex run --to Evaluator` works on them in a workspace of its own. Its process and those that it
+starts are looked at twice a second, in /proc. Every example goes through every component: a whole epoch is trained, by
+a very small model (its time says nothing of other models), and the evaluation reads its split to the end.
 
     seconds     by the clock, of the execution in ML Metadata; more where the machine does other things
     CPU         seconds of processors, user and system, of all processes
@@ -37,11 +37,12 @@ from rich.console import Console
 from rich.table import Table
 
 from data.errors import UserError
-from data.im2latex import import_dataset
 from data.parallel import ordered_map
 from data.records import SPLITS, DatasetWriter, Record, encode, read_records
+from tests.benchmarks.sample import make_sample
 
-SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
+# Synthetic formulas that are repeated where there is no real sample.
+SYNTHETIC = 2_000
 CHUNK = 128
 # Those that stand in no measure of length and in no column of an array, where another one would be an error.
 LETTERS = ("abdfghkoqsvwyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789")
@@ -75,11 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--work", type=Path, help="folder for data and workspaces, which are kept; else a temporary one"
     )
     parser.add_argument("--set", action="append", default=[], help="a knob for the runs", metavar="SECTION.KNOB=VALUE")
+    parser.add_argument("--to", default="Evaluator", help="last component that the runs go to", metavar="COMPONENT")
     chosen = parser.parse_args(arguments)
-    if not SAMPLES.exists():
-        sys.exit(
-            f"{SAMPLES} is missing: the sizes are made of this sample, set IM2LATEX_SAMPLES to the folder it is in"
-        )
     console = Console(highlight=False)
     console.width = max(console.width, TABLE_WIDTH)  # in a narrow window lines are broken, no cells cut off
     figures: dict[int, dict[str, Figure]] = {}
@@ -91,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 with console.status(f"{count:,} examples: making them"):
                     folder = enlarged(count, work)
                 with console.status(f"{count:,} examples: running the pipeline"):
-                    figures[count] = measured(folder, work / f"workspace-{count}", chosen.set)
+                    figures[count] = measured(folder, work / f"workspace-{count}", chosen.set, chosen.to)
             except UserError as error:
                 sys.exit(str(error))
             size = sum(file.stat().st_size for file in folder.glob("*/*"))
@@ -110,10 +108,10 @@ def enlarged(count: int, work: Path) -> Path:
     if out.exists():
         return out
     if not (work / "sample").exists():
-        import_dataset(SAMPLES, work / "sample")
+        make_sample(work / "sample", min(count, SYNTHETIC))
     # Some hundreds of bytes each: memory does not grow with `count`, the work is handed on in chunks.
     sample = {split: list(read_records(work / "sample" / split)) for split in SPLITS}
-    with DatasetWriter(out, f"{SAMPLES.name}, repeated", {"examples": count}) as writer:
+    with DatasetWriter(out, "a sample, repeated", {"examples": count}) as writer:
         for split, chunk in ordered_map(_changed_chunk, _chunks(sample, count)):
             for example in chunk:
                 writer.write_encoded(split, example)
@@ -180,15 +178,15 @@ class Sample(NamedTuple):
     memory: float  # MiB
 
 
-def measured(folder: Path, home: Path, settings: Sequence[str]) -> dict[str, Figure]:
-    """The figures of each component in a run up to the Evaluator, of what is around them, and of the whole.
+def measured(folder: Path, home: Path, settings: Sequence[str], last: str) -> dict[str, Figure]:
+    """The figures of each component in a run up to the last one, of what is around them, and of the whole.
 
     Raises:
         UserError: the run failed.
     """
     knobs = [f"{knob}={json.dumps(value)}" for knob, value in SETTINGS.items()]
     knobs += [f"data.source={json.dumps(str(folder))}", *settings]
-    command = [sys.executable, "-m", "pipeline.cli", "run", "--preset", "small", "--to", "Evaluator"]
+    command = [sys.executable, "-m", "pipeline.cli", "run", "--preset", "small", "--to", last]
     command += [word for knob in knobs for word in ("--set", knob)]
     samples: list[Sample] = []
     shutil.rmtree(home, ignore_errors=True)  # of an earlier measurement, from which it would take everything

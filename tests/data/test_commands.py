@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data.commands import app
+from data.check import Report, SplitReport
+from data.commands import app, print_report
 from data.errors import UserError
+from data.records import SPLITS
 from tests.data.test_im2latex import processed
 
 RUNNER = CliRunner()
@@ -48,3 +50,27 @@ def test_refusals_are_user_errors(tmp_path: Path) -> None:
     assert isinstance(result.exception, UserError)
     with pytest.raises(UserError, match="does not exist"):
         RUNNER.invoke(app, ["import", str(tmp_path / "no"), "--out", str(tmp_path / "set")], catch_exceptions=False)
+
+
+def test_the_report_of_a_check_fits_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    # As wide, and as many, as they come.
+    spread = [1234, 2345, 9876]
+    split = SplitReport(12_345_678, 9_876_543_210, spread, spread, [100, 200, 1500])
+    counts = {name: 12_345_678 for name in SPLITS}
+    commonest = [(f"\\operatorname{i}", 12_345_678) for i in range(20)]
+    report = Report(
+        path="set", source="test", splits=dict.fromkeys(SPLITS, split), rejected=0, vocabulary=1, most_common=commonest,
+        seen_once=1, unseen=counts, duplicates=counts, shared=counts, problems=[],
+    )  # fmt: skip
+    print_report(report, Path("sheet.png"))
+    shown = capsys.readouterr().out
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in shown
+    rows = {line[:22].strip(): line[22:].split() for line in lines}
+    assert rows["width, pixels"] == 3 * ["1234", "2345", "9876"]
+    assert rows["images, KB"] == 3 * ["9,876,543"]
+    assert all(f"\\operatorname{i} 12,345,678" in shown for i in range(20))

@@ -144,9 +144,21 @@ def test_the_raw_layout_is_cropped_and_tokenised(tmp_path: Path) -> None:
     for given in (source, tmp_path / "raw.tar.gz"):
         summary = import_dataset(given, tmp_path / "out", allow_rejects=0.5, eval_share=0, workers=1)
         made = records(tmp_path / "out")
-        assert [record.latex for record in made["train"]] == ["x _ { i } ^ { 2 }", "{ \\frac { 1 } { 2 } }"]
+        assert [record.latex for record in made["train"]] == ["x _ { i } ^ { 2 }", "\\frac { 1 } { 2 }"]
         assert summary.reasons == {"unreadable formula: \\left without \\right": 1}
         assert made["test"][0].name == "bb.png" and Image.open(io.BytesIO(made["test"][0].image)).height < 30
+
+
+def test_formulas_keep_the_spelling_of_their_source_where_it_is_asked_for(tmp_path: Path) -> None:
+    source = processed(tmp_path / "source")
+    lines = (source / "im2latex_formulas.norm.lst").read_text().split("\n")
+    (source / "im2latex_formulas.norm.lst").write_text("\n".join(f"{{ {line} }}" for line in lines if line) + "\n")
+    for spelling, latex in (("normal", "x _ { 7 }"), ("im2markup", "{ x _ { 7 } }")):
+        import_dataset(source, tmp_path / spelling, workers=1, spelling=spelling)
+        assert records(tmp_path / spelling)["train"][7].latex == latex
+        assert json.loads((tmp_path / spelling / "dataset.json").read_text())["spelling"] == spelling
+    with pytest.raises(UserError, match="there is no spelling latin"):
+        import_dataset(source, tmp_path / "none", workers=1, spelling="latin")
 
 
 @pytest.mark.parametrize("start", [501, 502])

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from data.errors import UserError
-from data.latex import is_local
-from data.rendering import RENDERERS, RenderingError, default_renderer, render, render_all, render_png
+from data.latex import RenderingError, is_local
+from data.rendering import RENDERERS, default_renderer, render, render_all, render_png
 
 pytestmark = pytest.mark.integration
 

@@ -40,7 +40,8 @@ max_tokens = 12
 
 # What models of this size learn first is to write a number at all.
 [evaluation]
-gate = ["edit_similarity >= 0.1", "edit_similarity >= baseline"]
+gate = ["edit_similarity >= 0.1", "edit_similarity >= baseline", "edit_similarity >= 0 where picture=photo"]
+robustness = 4
 """
 
 
@@ -57,6 +58,7 @@ def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
     good = project.run()
     assert good.returncode == 0, good.stderr
     (first,) = project.versions()
+    assert fields(good.stdout)["kinds of pictures"].startswith("BLEU ")
 
     worse = project.run("--set", "training.learning_rate=1e-9")
     assert worse.returncode == 3, worse.stderr
@@ -64,6 +66,8 @@ def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
     evaluation = read_evaluation(latest(project, "Evaluator", "evaluation"))
     value, bound = (evaluation.slices[""][model]["edit_similarity"] for model in (CANDIDATE, BASELINE))
     assert value < bound and evaluation.models[BASELINE]["version"] == first
+    assert [verdict.kept for verdict in evaluation.gate] == [False, False, True]
+    assert evaluation.pictures["photo"]["examples"] == 4 and BASELINE in evaluation.pictures["photo"]
     refused = fields(worse.stdout)["blessed"]
     assert f"is below {bound:.3f}".rstrip("0") in refused and "of the model serving now" in refused
 

@@ -10,14 +10,11 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from data import toml
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = (ROOT / "requirements.lock").read_text()
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = toml.loads((ROOT / "pyproject.toml").read_text())
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
 
 

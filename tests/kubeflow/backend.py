@@ -30,7 +30,8 @@ import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from data.repository import REPOSITORY
+
 ROOT = "s3://bucket/runs"
 
 

@@ -8,13 +8,13 @@ import pytest
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from data.repository import REPOSITORY
 from kubeflow import entrypoint
 from kubeflow.entrypoint import LAUNCHER_ROOT, Node, is_address, local_path
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 
 PAGE = "components.report.component"
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def node(component: str) -> Node:

@@ -11,10 +11,11 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from data.errors import UserError
+from data.repository import REPOSITORY
 from kubeflow import runner
 from kubeflow.runner import compile_pipeline, task_name
 from pipeline.config import COMPONENTS, load_config
-from pipeline.pipeline import REPOSITORY
+from pipeline.pipeline import create_pipeline
 
 CLUSTER = (
     "kubeflow.image=registry.example.org/im2latex@sha256:" + 64 * "a",
@@ -71,6 +72,20 @@ def test_nothing_in_it_is_of_this_machine_alone(tmp_path: Path, monkeypatch: pyt
     spec = next(yaml.safe_load_all(text))
     schema = spec["root"]["dag"]["tasks"]["import-schema-gen"]["inputs"]["parameters"]["schema_file"]
     assert schema == {"runtimeValue": {"constant": "pipeline/schema/schema.pbtxt"}}
+
+
+def test_the_backend_caches_by_the_same_digests_of_code_as_the_local_run(documents: Any) -> None:
+    spec, _ = documents
+    local = create_pipeline(load_config(), data="/data", pipeline_root="/root", serving="/serving")
+    codes = {
+        name: task["inputs"]["parameters"]["code"]["runtimeValue"]["constant"]
+        for name, task in spec["root"]["dag"]["tasks"].items()
+        if "code" in task["inputs"].get("parameters", {})
+    }
+    expected = {task_name(c.id): c.exec_properties["code"] for c in local.components if "code" in c.exec_properties}
+    assert {name: codes[name] for name in expected} == expected
+    for name in set(codes) - set(expected):  # the tasks before others that run their drivers
+        assert codes[name] == expected[name.removeprefix("resolve-")]
 
 
 def test_names_are_kubernetes_names(documents: Any) -> None:

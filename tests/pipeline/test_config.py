@@ -69,6 +69,15 @@ def test_text_that_toml_must_escape_survives(tmp_path: Path) -> None:
         ("evaluation.gate=['bleu >= 75']", ["evaluation.gate", "bleu is from 0 to 1"]),
         ("evaluation.gate=[]", ["evaluation.gate", "a rule at least"]),
         ("evaluation.gate=['blue >= 0.5']", ["evaluation.gate", "no score 'blue'", "exact_match"]),
+        (
+            "evaluation.gate=['bleu >= 0 where picture=blur']",
+            ["evaluation", "where picture=blur", "such as 200 examples"],
+        ),
+        (
+            "evaluation.gate=['bleu >= 0 where picture=fax']",
+            ["evaluation.gate", "no slice picture=fax", "jpeg-30, rota"],
+        ),
+        ("evaluation.robustness=-1", ["evaluation.robustness = -1", "greater than or equal to 0"]),
         ("beam.arguments=['runner']", ["beam", "'runner'", "two dashes"]),
         ("name=My Model", ["name", "My Model"]),
         ("training.epoch=3", ["no knob 'training.epoch'", "did you mean training.epochs"]),

@@ -57,9 +57,28 @@ def test_machines_get_json_and_nothing_else(folder: Path) -> None:
     assert document["models"]["candidate"]["path"].endswith("8") and document["blessed"] is True
 
 
+def test_kinds_of_pictures_have_a_table_of_their_own(folder: Path, tmp_path: Path) -> None:
+    arguments = ("--data", folder / "data", "--robustness", "--robustness-examples", 3, "--robustness-seed", 4)
+    answer = evaluate(folder, *arguments, "--gate", "bleu >= 0.2 where picture=jpeg-30", "--out", tmp_path / "kept")
+    assert answer.exit_code == 3, answer.output
+    assert "broken  bleu >= 0.2 where picture=jpeg-30  (BLEU where picture=jpeg-30 0 is below 0.2)" in answer.stdout
+    rows = [line.split() for line in answer.stdout.splitlines()]
+    start = rows.index(["picture", "count", "BLEU", "exact", "edit", "loss"])
+    of = {row[0]: row[1:] for row in rows[start + 1 : start + 21]}
+    assert list(of)[:2] == ["native", "size-0.5"] and list(of)[-1] == "photo"
+    count, bleu, exact, _ = of["native"]  # which has no loss
+    assert (count, of["blur"][0]) == ("3", "3") and float(exact) > 0.5
+    assert of["blur"][1:] == ["0.000", "0.000", of["blur"][3], bleu]
+    document = json.loads((tmp_path / "kept" / "summary.json").read_text())
+    assert document["robustness"] == {"examples": 3, "seed": 4}
+    assert f"{document['slices']['picture=native']['candidate']['bleu']:.3f}" == bleu
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["--data", "{data}", "--gate", "bleu >= 0 where picture=blur"], "add --robustness"),
+        (["--data", "{data}", "--robustness", "--gate", "bleu >= 0 where picture=fax"], "there are native, size-0.5,"),
         (["--data", "nowhere"], "nowhere does not exist"),
         (["--data", "{data}", "--split", "all"], "data has no split all; name one"),
         (["--data", "{data}", "--gate", "blue >= 1"], "--gate: there is no score 'blue'"),

@@ -10,23 +10,9 @@ import pytest
 from rich.console import Console
 
 from data.errors import UserError
-from pipeline.run import _follow, _summary, _View, duration
+from pipeline.run import _follow, _summary, _View
 from pipeline.workspace import Workspace
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.04, "0.0 s"),
-        (59.94, "59.9 s"),
-        (60, "1 m 00 s"),
-        (242.1, "4 m 02 s"),
-        (3599.9, "1 h 00 m"),
-        (7380, "2 h 03 m"),
-    ],
-)
-def test_durations_are_written_for_people(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+from trainer_module.config.training import TERMINAL
 
 
 def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
@@ -37,16 +23,26 @@ def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def follow(folder: Path, program: str) -> dict:
+def follow(folder: Path, program: str, terminal: bool = False) -> dict:
     """What a process that runs this program, `report` its way to tell events, comes to."""
     told = "import json, os, sys\ndef report(event): os.write(int(sys.argv[2]), (json.dumps(event) + '\\n').encode())\n"
-    command, console = [sys.executable, "-c", told + program], Console(file=io.StringIO())
+    command, console = [sys.executable, "-c", told + program], Console(file=io.StringIO(), force_terminal=terminal)
     with open(folder / "lock", "wb") as lock:
         return _follow(command, dict(os.environ), Workspace(folder), folder / "run.log", lock.fileno(), console)
 
 
 def test_what_a_process_dies_of_behind_its_result_does_not_count(tmp_path: Path) -> None:
     assert follow(tmp_path, "report({'result': {'pushed': 'here'}}); os.abort()") == {"pushed": "here"}
+
+
+@pytest.mark.parametrize(("terminal", "value"), [(True, "1"), (False, "")])
+def test_a_process_is_told_whether_its_output_is_on_a_terminal(
+    terminal: bool, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TERMINAL, "from outside")
+    assert follow(tmp_path, f"report({{'result': {{'pushed': os.environ['{TERMINAL}']}}}})", terminal) == {
+        "pushed": value
+    }
 
 
 @pytest.mark.parametrize(
@@ -99,11 +95,12 @@ def test_the_table_says_why_a_model_was_not_blessed_and_nothing_of_a_push() -> N
     result = {
         "examples": {"train": 10000, "test": 300}, "vocabulary": 97, "metrics": {"bleu": 0.5, "exact_match": 0.25},
         "baseline": "7", "baseline_metrics": {"bleu": 0.8}, "blessed": False, "reasons": ("BLEU 0.500 is below 0.7",),
-        "pushed": None, "report": None,
+        "pushed": None, "report": None, "pictures": "BLEU 0.500 as they are; lowest: photo 0.100",
     }  # fmt: skip
     _summary(result, Path("run.log"), 61, Console(file=screen, width=100))
     rows = [line.split(maxsplit=1) for line in screen.getvalue().splitlines() if line]
-    assert [row[0] for row in rows] == ["examples", "vocabulary", "BLEU", "exact", "blessed", "time", "log"]
+    assert [row[0] for row in rows] == ["examples", "vocabulary", "BLEU", "exact", "kinds", "blessed", "time", "log"]
     assert rows[0][1].strip() == "10,000 train, 300 test"
     assert rows[2][1].strip() == "0.500 (serving now, version 7: 0.800)"
-    assert rows[4][1].strip() == "no: BLEU 0.500 is below 0.7"
+    assert rows[4][1].strip() == "of pictures  BLEU 0.500 as they are; lowest: photo 0.100"
+    assert rows[5][1].strip() == "no: BLEU 0.500 is below 0.7"

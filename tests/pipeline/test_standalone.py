@@ -12,7 +12,7 @@ from data.synthetic import draw_png, formulas
 from pipeline import standalone
 from pipeline.standalone import make_vocabulary, read_splits, scores
 from trainer_module import features
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from data.repository import REPOSITORY
 from kubeflow.entrypoint import Node
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "kubeflow" / "Dockerfile"
 BASE = "debian:trixie-slim"
 

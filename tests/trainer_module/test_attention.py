@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trainer_module import model as model_module
 from trainer_module.attention import Memories, Memory, attend, in_blocks, lookups, out_of_blocks, sparsemax
-from trainer_module.config import ModelConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.model import FormulaModel
 from trainer_module.training import TokenCrossEntropy
 

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from trainer_module import batching
 from trainer_module.augmentation import Augmentation
 from trainer_module.batching import Buckets, Example, batches, collate, padding, plan, prefetched
-from trainer_module.config import STRIDE
+from trainer_module.config.image import STRIDE
 
 
 def example(height: int, width: int, length: int, grey: int = 0) -> Example:

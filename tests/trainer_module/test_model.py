@@ -18,7 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 import trainer_module
 from pipeline.config import load_config
-from trainer_module.config import ModelConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.decoding import search
 from trainer_module.images import WHITE
 from trainer_module.model import FormulaModel, MaskedBatchNormalization, RowEncoder
@@ -569,7 +569,7 @@ def test_dropout_is_active_in_training_alone():
 ON_ANOTHER_BACKEND = """
 import json, sys
 import numpy as np
-from trainer_module.config import ModelConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.decoding import search
 from trainer_module.model import FormulaModel
 

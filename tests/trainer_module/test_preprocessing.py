@@ -15,7 +15,7 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
 from pipeline.standalone import make_vocabulary
 from trainer_module import features
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image
 from trainer_module.preprocessing import preprocessing_fn
 

@@ -11,7 +11,7 @@ import pytest
 from data.errors import UserError
 from pipeline.config import load_config
 from trainer_module import reader
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.trained import WEIGHTS, load_description, save_weights
 from trainer_module.weights import model_of, named_weights
 

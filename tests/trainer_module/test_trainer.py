@@ -21,7 +21,9 @@ from data.errors import UserError
 from tests.trainer_module.test_training import without_graphs
 from trainer_module import reader, trainer
 from trainer_module.batching import batches
-from trainer_module.config import ImageConfig, ModelConfig, TrainingConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
 from trainer_module.features import read_vocabulary
 from trainer_module.model import FormulaModel
 from trainer_module.signatures import FormulaReader, read_exported

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,8 +24,9 @@ import trainer_module
 from data.errors import UserError
 from data.synthetic import draw_png, formulas
 from trainer_module import training
-from trainer_module.batching import Buckets, Example, collate
-from trainer_module.config import ModelConfig, TrainingConfig
+from trainer_module.batching import Buckets, Example, collate, plan
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
 from trainer_module.decoding import search
 from trainer_module.model import FormulaModel
 from trainer_module.training import (
@@ -251,6 +253,18 @@ def test_training_stops_when_validation_has_not_fallen_for_so_many_epochs(monkey
 
 
 @pytest.mark.usefixtures("eagerly")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_training_shows_lines_in_a_file_and_a_bar_on_a_terminal(terminal, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    train(tiny(), TrainingConfig(**LEARNING | {"epochs": 2}), TRAINING, VALIDATION)
+    shown = capsys.readouterr().out
+    steps = len(plan(TRAINING, LEARNING["batch_size"], 0, 0))
+    lines = re.findall(r"^Epoch (\d)/2, step (\d+)/(\d+): loss [\d.]+, perplexity [\d.]+, on", shown, re.MULTILINE)
+    assert lines == ([] if terminal else [(epoch, str(steps), str(steps)) for epoch in "12"])
+    assert ("\x08" in shown) == ("━" in shown) == terminal
+
+
+@pytest.mark.usefixtures("eagerly")
 def test_training_stops_at_its_deadline(tmp_path):
     config = TrainingConfig(**LEARNING)
     progress = train(tiny(), config, TRAINING, VALIDATION, deadline=time.monotonic() - 1)
@@ -349,7 +363,7 @@ KILLED_FOR_GOOD = """
 import os, signal, sys
 from pathlib import Path
 from tests.trainer_module.test_training import LEARNING, OFTEN, TRAINING, VALIDATION, tiny, train, without_graphs
-from trainer_module.config import TrainingConfig
+from trainer_module.config.training import TrainingConfig
 from trainer_module.training import Checkpointing
 
 on_train_batch_end = Checkpointing.on_train_batch_end

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
-from trainer_module.config import ImageConfig, ModelConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.features import SPECIAL_TEXTS
 from trainer_module.trained import Trained
 from trainer_module.weights import extended, model_of, named_weights, new_model, warm_start, weights_of

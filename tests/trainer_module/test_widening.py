@@ -5,16 +5,18 @@ import pytest
 
 from tests.trainer_module.test_model import TINY, VOCABULARY, drawing, made, padded
 from trainer_module import widening
-from trainer_module.config import ModelConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.model import FormulaModel
+from trainer_module.trained import Trained
 from trainer_module.weights import named_weights, weights_of
-from trainer_module.widening import widen
+from trainer_module.widening import widen, widened
 
 NARROW = TINY | {"hidden_recurrence": True}
 INPUTS = padded([drawing(32, 56), drawing(24, 40)], 0, 0) | {"tokens": np.array([[1, 4, 5], [1, 7, 9]], np.int32)}
 
 
-def widened(filters: tuple[int, ...], units: int) -> tuple[np.ndarray, np.ndarray]:
+def logits(filters: tuple[int, ...], units: int) -> tuple[np.ndarray, np.ndarray]:
     """The logits of a narrow model and of the wide one made from it."""
     narrow = made(NARROW)
     config = ModelConfig(**NARROW | {"filters": filters, "decoder_units": units})
@@ -28,13 +30,34 @@ def widened(filters: tuple[int, ...], units: int) -> tuple[np.ndarray, np.ndarra
 @pytest.mark.parametrize(("filters", "units"), [((8, 10, 12, 14, 16, 18), 12), ((5, 5, 9, 7, 20, 13), 10)])
 def test_a_widened_model_computes_the_same(monkeypatch, filters, units):
     monkeypatch.setattr(widening, "NOISE", 0.0)
-    narrow, wide = widened(filters, units)
+    narrow, wide = logits(filters, units)
     np.testing.assert_allclose(wide, narrow, rtol=1e-4, atol=1e-4)
 
 
 def test_noise_keeps_copies_apart_and_the_model_near():
-    narrow, wide = widened((8, 10, 12, 14, 16, 18), 12)
+    narrow, wide = logits((8, 10, 12, 14, 16, 18), 12)
     assert 0 < np.abs(wide - narrow).max() < 0.3 * np.abs(narrow).max()
     config = ModelConfig(**NARROW | {"decoder_units": 12})
     kernel = widen(weights_of(made(NARROW)), ModelConfig(**NARROW), config, seed=0)["decoder/output_kernel"]
     assert (kernel[0] != kernel[6]).all()  # the first unit and its copy
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_widened"),
+    [
+        ({"decoder_units": 12}, True),
+        ({"decoder_units": 12, "dropout": 0.1, "position_encoding": True}, True),
+        ({}, False),
+        ({"decoder_units": 4}, False),
+        ({"filters": (8, 10, 12, 14, 16, 4)}, False),
+        ({"decoder_units": 12, "embedding_units": 9}, False),
+        ({"decoder_units": 12, "attention": "hierarchical"}, False),
+    ],
+)
+def test_what_a_narrower_model_of_the_same_kind_starts_is_widened(changes, is_widened):
+    narrow = made(NARROW)
+    start = Trained(narrow.config, ImageConfig(), [], 9, weights_of(narrow))
+    weights = widened(start, ModelConfig(**NARROW | changes), seed=0)
+    assert (weights is not start.weights) == is_widened
+    if is_widened:
+        assert weights["decoder/logits_kernel"].shape[0] == changes["decoder_units"]

@@ -11,7 +11,8 @@ import importlib.resources
 from typing import TYPE_CHECKING
 
 from data.errors import UserError
-from trainer_module.config import ImageConfig, ModelConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.trained import WEIGHTS, Trained, load_description, load_weights
 
 if TYPE_CHECKING:

@@ -11,8 +11,16 @@ import tensorflow_model_analysis as tfma
 
 from components.evaluator.evaluation import evaluate
 from components.evaluator.gate import parse_all
+from components.evaluator.pictures import PICTURES, UNSEEN_FONT, Robustness
 from components.evaluator.reading import ImageReader, read_images
-from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, Evaluation, read_evaluation
+from components.evaluator.summary import (
+    BASELINE,
+    CANDIDATE,
+    PICTURE_PREDICTIONS,
+    PREDICTIONS,
+    Evaluation,
+    read_evaluation,
+)
 from components.formula_metrics import scores
 from data.errors import UserError
 from data.records import Record
@@ -147,6 +155,40 @@ def test_models_with_other_vocabularies_are_told_apart(evaluated: tuple[Evaluati
         evaluation, models={CANDIDATE: about, BASELINE: {"vocabulary": 101, "vocabulary_digest": "b"}}
     )
     assert other.other_vocabulary == "this model knows 94 tokens, the one serving now 101, not the same"
+
+
+def test_a_model_is_tried_on_other_kinds_of_pictures(models: dict[str, Path], tmp_path: Path) -> None:
+    # The models know the very bytes of the examples, so they read no other picture.
+    rules = parse_all(["exact_match >= 0.75 where picture=native", "exact_match >= 0.1 where picture=photo"])
+    evaluation = evaluate(RECORDS, models, rules, tmp_path, robustness=Robustness(4, 5), renderer="builtin")
+    assert list(evaluation.pictures) == [kind for kind in PICTURES if kind != UNSEEN_FONT]
+    assert {of["examples"] for of in evaluation.pictures.values()} == {4}
+    for model, expected in ((CANDIDATE, 0.75), (BASELINE, 0.25)):
+        exact = {kind: of[model]["exact_match"] for kind, of in evaluation.pictures.items()}
+        assert exact.pop("native") == expected and set(exact.values()) == {0}
+        assert evaluation.pictures["native"][model] == pytest.approx(evaluation.slices[""][model])
+        assert evaluation.loss("blur", model) == evaluation.slices[""][model]["bleu"] > 0
+    assert evaluation.loss("native") is None
+    assert evaluation.reasons == ["exact match where picture=photo 0 is below 0.1"]
+    bleu = evaluation.slices[""][CANDIDATE]["bleu"]
+    lowest = "size-0.5 0.000, size-0.75 0.000, size-1.5 0.000"
+    assert evaluation.hardest_pictures == f"BLEU {bleu:.3f} as they are; lowest: {lowest}"
+    assert read_evaluation(tmp_path) == evaluation and evaluation.robustness == {"examples": 4, "seed": 5}
+    rows = pyarrow.parquet.read_table(tmp_path / PICTURE_PREDICTIONS).to_pylist()
+    assert len(rows) == 4 * (len(PICTURES) - 1)
+    assert {row[CANDIDATE] for row in rows if row["picture"] == "noise"} == {"unknown"}
+    assert {row["target"]: row[CANDIDATE] for row in rows if row["picture"] == "native"} == {
+        target: read for target, (read, _) in READ.items()
+    }
+
+
+def test_an_evaluation_of_before_there_were_kinds_of_pictures_can_be_read(evaluated, tmp_path: Path) -> None:
+    evaluation, folder = evaluated
+    assert evaluation.pictures == {} and evaluation.hardest_pictures == "" and evaluation.loss("blur") is None
+    document = json.loads((folder / "summary.json").read_text())
+    del document["robustness"]
+    (tmp_path / "summary.json").write_text(json.dumps(document))
+    assert read_evaluation(tmp_path) == evaluation
 
 
 def test_images_are_read_once_and_answered_in_their_order(models: dict[str, Path]) -> None:

@@ -27,7 +27,8 @@ def test_a_rule_is_read() -> None:
         ("bleu <= 0.5", "bleu is better the higher; turn the comparison"),
         ("unrendered >= 5", "unrendered is better the lower"),
         ("bleu >= 0.5 where length=7", "no slice length=7; of length there are 1-9, 10-19, 20-39, 40-79, 80+"),
-        ("bleu >= 0.5 where colour=red", "no slice colour=red; there are length, area, structure"),
+        ("bleu >= 0.5 where colour=red", "no slice colour=red; there are length, area, structure, picture"),
+        ("bleu >= 0.5 where picture=fax", "no slice picture=fax; of picture there are native, size-0.5, size-0.75,"),
     ],
 )
 def test_what_is_no_rule_is_refused_with_what_would_be_one(text: str, reason: str) -> None:

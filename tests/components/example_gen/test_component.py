@@ -14,7 +14,7 @@ from tfx.components.example_gen.import_example_gen import executor as tfx_execut
 from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
-from components.example_gen.component import Executor, read_usable
+from components.example_gen.component import Executor, ImportExampleGen, read_usable
 from data.errors import UserError
 from data.records import SPLITS, DatasetWriter, Example, Record, encode, frame, read_split
 from data.synthetic import draw_png
@@ -93,13 +93,14 @@ def test_a_damaged_file_is_named_and_nothing_of_it_is_lost_silently(
         list(read_usable(str(file)))
 
 
-def run(data: Path, out: Path) -> Path:
+def run(data: Path, out: Path, spelling: str = "normal") -> Path:
     """Runs the executor on the splits of a folder; gives the folder of the examples."""
     splits = [example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS]
     properties = {
         "input_base": str(data),
         "input_config": json_format.MessageToJson(example_gen_pb2.Input(splits=splits)),
         "output_config": "{}",
+        "spelling": spelling,
         "output_data_format": example_gen_pb2.FORMAT_TF_EXAMPLE,
         "output_file_format": example_gen_pb2.FORMAT_TFRECORDS_GZIP,
     }
@@ -126,6 +127,26 @@ def test_every_record_of_good_files_is_imported(tmp_path: Path) -> None:
     assert names["train"] == ["more", "still more", *(f"train-{number}" for number in range(9))]
     assert names["eval"] == [f"eval-{number}" for number in range(9)]
     assert len(names["test"]) == 9
+
+
+def test_formulas_come_in_one_spelling_or_as_they_are(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "data", "test") as writer:
+        for split in SPLITS:
+            for number, latex in enumerate(("{ \\cal D } _ { 1 }", "x ^ {", "\\alpha")):
+                writer.write(split, Record(PNG, latex, f"{number}"))
+    normal = {record.name: record for record in read_split(run(tmp_path / "data", tmp_path / "a") / "Split-eval")}
+    assert [normal[name].latex for name in "012"] == ["\\mathcal { D } _ { 1 }", "x ^ {", "\\alpha"]
+    assert {record.image for record in normal.values()} == {PNG}
+    kept = read_split(run(tmp_path / "data", tmp_path / "b", "im2markup") / "Split-train")
+    assert sorted(record.latex for record in kept) == ["\\alpha", "x ^ {", "{ \\cal D } _ { 1 }"]
+
+
+def test_the_spelling_is_a_property_of_the_component() -> None:
+    made = ImportExampleGen(input_base="data", spelling="im2markup")
+    assert made.exec_properties["spelling"] == "im2markup"
+    assert ImportExampleGen(input_base="data").exec_properties["spelling"] == "normal"
+    with pytest.raises(UserError, match="there is no spelling latin; the spellings are normal, im2markup"):
+        ImportExampleGen(input_base="data", spelling="latin")
 
 
 def test_the_component_ends_in_the_sentence_and_runs_when_the_data_are_mended(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tensorflow_model_analysis.proto import config_pb2
 
 from components.formula_metrics import metrics, scores
 from data.rendering import render
+from data.spelling import AS_THE_SOURCE
 from tests.components.formula_metrics import naive
 
 CLASSES = {
@@ -155,7 +156,8 @@ def batch() -> pa.RecordBatch:
     """ROWS with the statistics of both models; kinds are of many values."""
     columns = {"kind": pa.array([row.kinds for row in ROWS], pa.list_(pa.binary()))}
     for model in MODELS:
-        counted = scores.statistics([row.formula for row in ROWS], [getattr(row, model) for row in ROWS], "builtin")
+        read = [getattr(row, model) for row in ROWS]
+        counted = scores.statistics([row.formula for row in ROWS], read, "builtin", spelling=AS_THE_SOURCE)
         columns[f"{model}_statistics"] = pa.array(list(counted), pa.list_(pa.int64()))
     return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 

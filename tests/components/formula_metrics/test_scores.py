@@ -265,6 +265,18 @@ def test_statistics_of_every_score_from_formulas():
     assert expected["exact_match"] == 4 / 7
 
 
+def test_tokens_are_compared_in_normal_form_or_as_they_are():
+    references, predictions = [r"{ \cal D } \rightarrow x", "y ^ {"], [r"\mathcal { D } \, \to x", "y ^ {"]
+    normal = scores.values(scores.statistics(references, predictions, "builtin"))
+    assert normal["exact_match"] == normal["edit_similarity"] == normal["token_accuracy"] == normal["bleu"] == 1
+    as_they_are = scores.values(scores.statistics(references, predictions, "builtin", spelling="im2markup"))
+    assert as_they_are["exact_match"] == 0.5
+    # Of 7 + 3 tokens of the longer: { \cal D } \rightarrow x, and \mathcal { D } \, \to x, of which none is in place.
+    assert as_they_are["token_accuracy"] == pytest.approx(3 / 10)
+    with pytest.raises(UserError, match="there is no spelling latin"):
+        scores.statistics(["x"], ["x"], "builtin", spelling="latin")
+
+
 def test_pictures_of_few_pairs_are_in_memory_at_once(monkeypatch):
     whole = scores.statistics(REFERENCES, PREDICTIONS, "builtin")
     drawn: list[int] = []

@@ -23,10 +23,11 @@ from components.report.page import render
 from components.report.predictions import Evaluated, read_predictions
 from components.report.run import CACHED, RAN, Made, Run, Setting, Step
 from data.records import DatasetWriter, Record, encode, frame
+from data.spelling import AS_THE_SOURCE
 from data.synthetic import draw_png, formulas
-from trainer_module.config import ImageConfig, ModelConfig
-from trainer_module.features import SPECIAL_TEXTS
-from trainer_module.signatures import DESCRIPTION
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.features import DESCRIPTION, SPECIAL_TEXTS
 from trainer_module.trained import Trained, description
 from trainer_module.weights import new_model, weights_of
 
@@ -115,7 +116,7 @@ def write_evaluation(
     targets = [record.latex for record in examples]
     columns: dict[str, object] = {"name": [record.name for record in examples], "target": targets}
     columns |= {"width": pa.array([50] * len(targets), pa.int32()), "height": pa.array([20] * len(targets), pa.int32())}
-    counted = {model: statistics(targets, read, "builtin") for model, read in reads.items()}
+    counted = {model: statistics(targets, read, "builtin", spelling=AS_THE_SOURCE) for model, read in reads.items()}
     for model, read in reads.items():
         columns[model] = read
         columns[f"{model}_log_probability"] = pa.array(-0.1 * np.arange(1, len(read) + 1), pa.float32())

@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from data.synthetic import draw_png, formulas
-from trainer_module.config import ImageConfig, ModelConfig
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
 from trainer_module.features import SPECIAL_TEXTS
 from trainer_module.signatures import FormulaReader, NormalisedImages
 from trainer_module.trained import Trained

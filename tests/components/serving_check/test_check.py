@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from components.serving_check import check
-from components.serving_check.check import REPOSITORY, Ended, Verdict, check_serving, judge
+from components.serving_check.check import Ended, Verdict, check_serving, judge
+from data.repository import REPOSITORY
 from tests.components.serving_check import models
 
 LIMITS = (300.0, 70.0)

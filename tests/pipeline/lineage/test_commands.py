@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from typer.testing import CliRunner, Result
 
+from components.evaluator.summary import CANDIDATE, read_evaluation
 from data.errors import UserError
 from pipeline.cli import app
 from pipeline.lineage.document import SCHEMA
@@ -49,6 +51,15 @@ def test_the_story_of_the_serving_model_is_a_tree(workspace: Workspace) -> None:
         f"        └── {data}",
     ]
     assert f"made by run {FIRST[:19]}" in next(line for line in lines if "ImportExampleGen" in line)
+
+
+def test_the_story_says_which_kinds_of_pictures_are_hard(own_workspace: Workspace) -> None:
+    folder = own_workspace.pipeline_root / f"evaluation{VERSIONS[SECOND]}"
+    evaluation = read_evaluation(folder)
+    bleu = {"native": 0.81, "blur": 0.7, "photo": 0.3}
+    slices = {f"picture={kind}": {"examples": 9, CANDIDATE: {"bleu": value}} for kind, value in bleu.items()}
+    dataclasses.replace(evaluation, slices={**evaluation.slices, **slices}).write(folder)
+    assert "kinds of pictures: BLEU 0.810 as they are; lowest: photo 0.300, blur 0.700" in lineage().stdout
 
 
 def test_what_a_run_was_run_with_stands_over_the_story(own_workspace: Workspace) -> None:

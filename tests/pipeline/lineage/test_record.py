@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from data.repository import REPOSITORY
 from pipeline.config import Config, load_config
 from pipeline.lineage import record
-from pipeline.lineage.record import describe, fingerprint
+from pipeline.lineage.record import describe
+from pipeline.sources import fingerprint
 from pipeline.workspace import Workspace
 from trainer_module import reader
 
@@ -82,7 +84,7 @@ def test_data_has_the_same_fingerprint_wherever_it_lies_and_another_when_a_byte_
 def test_a_fingerprint_is_that_of_names_and_digests(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * (3 << 20))
     line = f"a\0{hashlib.sha256(b'x' * (3 << 20)).hexdigest()}\n"
-    assert fingerprint([(tmp_path, tmp_path / "a")]) == hashlib.sha256(line.encode()).hexdigest()
+    assert fingerprint(tmp_path, [tmp_path / "a"]) == hashlib.sha256(line.encode()).hexdigest()
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="not installed: git")
@@ -107,7 +109,7 @@ def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path:
 def test_code_without_git_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert record._commit(tmp_path) == {}
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert record._commit(record.REPOSITORY) == {}
+    assert record._commit(REPOSITORY) == {}
 
 
 def test_packages_do_not_depend_on_what_was_imported(

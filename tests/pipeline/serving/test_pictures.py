@@ -12,7 +12,7 @@ from data.errors import ImageError
 from pipeline.serving import pictures
 from pipeline.serving.pictures import prepare
 from tests.pipeline.serving.conftest import encoded
-from trainer_module.config import ImageConfig
+from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image
 
 

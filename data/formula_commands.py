@@ -1,0 +1,200 @@
+"""im2latex data draw, mine and recombine: lists of formulas, and data sets drawn from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.display import REASONS, print_summary
+from data.errors import UserError
+from data.progress import progress
+from data.records import DRAW_REJECTED_SHARE, EVAL_SHARE, HELD_OUT_FONT, MAX_TOKENS, SPLITS, TEST_SHARE
+
+app = typer.Typer()
+_SPLITS = "|".join(SPLITS)
+
+
+@app.command()
+def draw(
+    formulas: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Lists of formulas (a line each, or source TAB formula; .gz as well), data sets, or folders in the "
+            "layout of the processed im2latex-100k; the last two keep their splits.",
+            metavar="FORMULAS",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    copies: Annotated[int, typer.Option(help="Pictures of each formula, each in a look of its own.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the looks; the same seed gives the same pictures.")] = 1,
+    looks: Annotated[
+        Path | None, typer.Option(help="TOML file of how often each look is drawn.", metavar="FILE")
+    ] = None,
+    katex_share: Annotated[
+        float | None,
+        typer.Option(help="Share drawn by KaTeX in Chromium; as --looks says, or 0.2, if not given.", min=0, max=1),
+    ] = None,
+    degraded: Annotated[
+        float | None,
+        typer.Option(
+            help="Share that is degraded in one or two ways; as --looks says, or 0.4, if not given.", min=0, max=1
+        ),
+    ] = None,
+    held_out_font: Annotated[
+        bool, typer.Option("--held-out-font", help=f"Draw in {HELD_OUT_FONT} alone, which no training set has.")
+    ] = False,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Where all formulas of lists go; spread over the splits if not given.", metavar=_SPLITS),
+    ] = None,
+    eval_share: Annotated[
+        float, typer.Option(help="Share of the formulas of lists that goes to eval or test.", min=0, max=1)
+    ] = EVAL_SHARE,
+    test_share: Annotated[float, typer.Option(help="Share of these that goes to test.", min=0, max=1)] = TEST_SHARE,
+    max_tokens: Annotated[int, typer.Option(help="Leave out longer formulas.", min=1)] = MAX_TOKENS,
+    allow_rejects: Annotated[
+        float, typer.Option(help="Share of pictures that may be left out.", min=0, max=1)
+    ] = DRAW_REJECTED_SHARE,
+    workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace OUT even if it is not a data set.")] = False,
+) -> None:
+    """Draw formulas by LaTeX and KaTeX in many fonts, sizes, resolutions and colours.
+
+    The same command goes on where an interrupted one stopped.
+    """
+    import time
+
+    from rich.console import Console
+
+    from data.drawing import draw_dataset, make_plan
+    from data.formulas import read_formulas
+    from data.looks import read_looks, with_installed_fonts
+
+    if split is not None and split not in SPLITS:
+        raise UserError(f"there is no split {split}; the splits are {', '.join(SPLITS)}")
+    start = time.monotonic()
+    wanted = read_looks(looks)
+    given = {"katex": katex_share, "degraded": degraded}
+    wanted = wanted.model_copy(update={name: share for name, share in given.items() if share is not None})
+    if held_out_font:
+        wanted = wanted.model_copy(update={"fonts": {HELD_OUT_FONT: 1.0}, "katex": 0.0})
+    chosen = with_installed_fonts(wanted)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if missing := sorted(wanted.fonts.keys() - chosen.fonts.keys()):
+        console.print(f"fonts that are not installed and not drawn: {', '.join(missing)}")
+    details = {"seed": seed, "copies": copies, "max_tokens": max_tokens, "looks": chosen.model_dump()}
+    with progress() as advance:
+        found = read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done))
+        plan = make_plan(found, chosen, seed, copies, split, eval_share, test_share)
+        total = len(plan.pictures)
+        summary = draw_dataset(
+            out,
+            formulas,
+            plan,
+            details,
+            allow_rejects,
+            workers,
+            lambda done: advance("drawing", done, total),
+            overwrite,
+        )
+    if plan.duplicates:
+        console.print(f"{plan.duplicates:,} formulas came more than once and were taken once")
+    print_summary(summary, time.monotonic() - start)
+
+
+@app.command()
+def mine(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="LaTeX files, folders, and .tar.gz as arXiv gives them; folders may hold such archives.",
+            metavar="SOURCE",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="List of formulas to write; gzipped if its name ends in .gz.", metavar="FORMULAS")
+    ],
+    max_tokens: Annotated[int, typer.Option(help="Leave out longer formulas.", min=1)] = MAX_TOKENS,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="List or data set whose formulas are left out, however they are spelled; repeatable.",
+            metavar="FILE|DATASET",
+        ),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Source to write for each formula; the name of SOURCE if not given.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
+) -> None:
+    """Collect the formulas of LaTeX sources into a list for `im2latex data draw`."""
+    from rich.console import Console
+
+    from data.mining import mine as mine_formulas
+
+    with progress() as advance:
+        mined = mine_formulas(
+            sources, out, max_tokens, exclude or (), label, workers, lambda done: advance("reading", done)
+        )
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    reasons = mined.rejected.most_common()
+    for reason, count in reasons[:REASONS]:
+        console.print(f"left out {count:,} x {reason}")
+    if others := sum(count for _, count in reasons[REASONS:]):
+        console.print(f"left out {others:,} for other reasons")
+    for path in mined.unreadable:
+        console.print(f"no readable archive: {path}")
+    console.print(f"left out {mined.duplicates:,} that came again, {mined.excluded:,} that are held out")
+    console.print(f"{mined.written:,} formulas of {mined.documents:,} documents in {out}")
+
+
+@app.command()
+def recombine(
+    formulas: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Lists of formulas, data sets, or folders, as for `im2latex data draw`.", metavar="FORMULAS"
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="List of formulas to write; gzipped if its name ends in .gz.", metavar="FORMULAS")
+    ],
+    count: Annotated[int, typer.Option(help="Number of formulas.", min=1)],
+    seed: Annotated[int, typer.Option(help="Seed of the choices; the same seed gives the same formulas.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Longest formula, tokens.", min=1)] = MAX_TOKENS,
+    exclude: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="List or data set whose formulas do not come out, however they are spelled; repeatable.",
+            metavar="FILE|DATASET",
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
+) -> None:
+    """Make new formulas of parts of known ones: numerators, scripts, cells, sides of relations.
+
+    Formulas of eval and test, of sources that have such splits, are not used and do not come out.
+    """
+    from rich.console import Console
+
+    from data.formulas import Problem, read_formulas, read_keys, write_list
+    from data.recombination import SOURCE
+    from data.recombination import recombine as recombine_formulas
+
+    with progress() as advance:
+        held_out = read_keys(exclude or (), workers)
+        known = []
+        for formula in read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done)):
+            if isinstance(formula, Problem):
+                continue
+            if formula.split in ("eval", "test"):
+                held_out.add(formula.key)
+            else:
+                known.append(formula)
+        made = recombine_formulas(
+            known, count, seed, max_tokens, held_out, lambda done: advance("recombining", done, count)
+        )
+        write_list(out, ((SOURCE, tokens) for tokens in made))
+    Console().print(f"{count:,} formulas in {out}", highlight=False, soft_wrap=True)

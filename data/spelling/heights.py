@@ -1,0 +1,221 @@
+r"""How high LaTeX draws a row, as far as it decides the size of \left( and where a script stands.
+
+Lengths are in em of the text, above and below the baseline: those of Computer Modern, and the rules of The TeXbook,
+Appendix G. Cramped styles are left out, and what is not known here counts as infinitely high.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+from data.latex_tables import ACCENTS, BIG_OPERATORS, BIG_SIZES, FONTS, STYLES, WITH_LIMITS
+from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row
+
+_SCALE = (1.0, 1.0, 0.7, 0.5)  # of each style
+_AXIS, _X_HEIGHT, _RULE = 0.25, 0.430555, 0.04
+# Delimiters beyond the size of the style itself: \big to \Bigg, and in scripts those of the text and smaller ones.
+_SIZES, _SCRIPT_SIZES = tuple(BIG_SIZES.values()), (1.0, 1.26, 1.68, 2.1)
+_HAT, _BAR, _VEC = 0.694444, 0.5678, 0.7144
+_ACCENT = {r"\bar": _BAR, r"\vec": _VEC, r"\dot": 0.6679, r"\ddot": 0.6679, r"\tilde": 0.6679, r"\check": 0.6285}
+
+
+class Extent(NamedTuple):
+    """Height above and depth below the baseline, em."""
+
+    height: float
+    depth: float
+
+
+_UNKNOWN = Extent(math.inf, math.inf)
+_NOTHING = Extent(0.0, 0.0)
+_EXTENTS = {
+    "acemnorsuvwxz": (_X_HEIGHT, 0.0),
+    "gpqy": (_X_HEIGHT, 0.194444),
+    "bdhkl": (0.694444, 0.0),
+    "f": (0.694444, 0.194444),
+    "i": (0.659525, 0.0),
+    "j": (0.659525, 0.194444),
+    "t": (0.615079, 0.0),
+    "Q": (0.683333, 0.194444),
+    "0123456789": (0.644444, 0.0),
+    "()[]|/": (0.75, 0.25),
+    "+-": (0.583333, 0.083333),
+    "=": (0.3669, 0.0),
+    "<>": (0.5391, 0.0391),
+    "*": (0.465278, 0.0),
+    ".": (0.105556, 0.0),
+    ",": (0.105556, 0.194444),
+    ";": (_X_HEIGHT, 0.194444),
+    ":": (_X_HEIGHT, 0.0),
+    "!": (0.694444, 0.0),
+    r"\alpha \epsilon \iota \kappa \nu \pi \sigma \tau \upsilon \omega \varepsilon \varpi \infty": (_X_HEIGHT, 0.0),
+    r"\gamma \eta \mu \rho \chi \varrho \varphi \varsigma": (_X_HEIGHT, 0.194444),
+    r"\beta \zeta \xi \phi \psi \dagger \ddagger": (0.694444, 0.194444),
+    r"\delta \theta \lambda \vartheta \partial \ell \hbar \bot \top \forall \exists": (0.694444, 0.0),
+    r"\{ \} \| \langle \rangle \lfloor \rfloor \lceil \rceil \backslash": (0.75, 0.25),
+    r"\prime": (0.555556, 0.0),
+    r"\cdot \circ \bullet \ldots \cdots \to \leftarrow \sim": (_X_HEIGHT, 0.0),
+    r"\pm \mp \times \otimes \oplus": (0.583333, 0.083333),
+}
+
+
+@functools.cache
+def _table() -> dict[str, Extent]:
+    """The extent of each symbol by its token."""
+    return {
+        token: Extent(*extent)
+        for tokens, extent in _EXTENTS.items()
+        for token in (tokens.split() if tokens[0] == "\\" else tokens)
+    }
+
+
+# Other symbols are as high as a capital, and at most as deep as \leq.
+_SYMBOL = Extent(0.683333, 0.1359)
+
+
+def extent(row: Row, style: int) -> Extent:
+    """The extent of a row in a style."""
+    extents = [_item_extent(item, style) for item in row]
+    return Extent(max([0.0, *(e.height for e in extents)]), max([0.0, *(e.depth for e in extents)]))
+
+
+def delimiter_size(row: Row, style: int) -> float:
+    r"""The size of \left( around a row, em; infinite where it is more than \Bigg or not known."""
+    height, depth = extent(row, style)
+    axis = _AXIS * _SCALE[style]
+    reach = max(height - axis, depth + axis)
+    needed = max(2 * 0.901 * reach, 2 * reach - 0.5) - 0.0001  # \delimiterfactor, \delimitershortfall
+    sizes = (_SCALE[style], *(_SIZES if style < SCRIPT else _SCRIPT_SIZES))
+    return next((size for size in sizes if size >= needed), math.inf)
+
+
+def is_flat(row: Row, style: int) -> bool:
+    r"""Whether \left( and \right) around a row are as high as ( and )."""
+    return delimiter_size(row, style) == _SCALE[style]
+
+
+def _item_extent(item: Item, style: int) -> Extent:
+    if isinstance(item, str):
+        return _symbol(item, style)
+    if isinstance(item, float):
+        return _NOTHING
+    nucleus = _nucleus(item, style)
+    if not item.has_scripts:
+        return nucleus
+    with_limits = item.head in WITH_LIMITS or item.head in (r"\mathop", r"\operatorname*")
+    if style == DISPLAY and with_limits:
+        return _limits(nucleus, item.sub or [], item.sup or [])
+    is_character = not item.rows and item.head not in BIG_OPERATORS or item.head in FONTS and len(item.rows[0]) == 1
+    return _scripts(nucleus, is_character, item, style)
+
+
+def _symbol(token: str, style: int) -> Extent:
+    if token in BIG_OPERATORS:
+        if "int" in token:
+            return Extent(1.36, 0.862) if style == DISPLAY else Extent(0.805, 0.306)
+        return Extent(0.95, 0.45) if style == DISPLAY else Extent(0.75, 0.25)
+    if token in ("&", "\\\\"):
+        return _UNKNOWN
+    is_capital = token.isalnum() or token[1:2].isupper()
+    height, depth = _table().get(token) or (Extent(0.683333, 0.0) if is_capital else _SYMBOL)
+    return Extent(height * _SCALE[style], depth * _SCALE[style])
+
+
+def _nucleus(node: Node, style: int) -> Extent:
+    """A node without its scripts."""
+    head, rows, scale = node.head, node.rows, _SCALE[style]
+    if not head or head == "\\middle":
+        return _NOTHING
+    if head in BIG_SIZES:
+        return _delimiter(BIG_SIZES[head])
+    if not rows:
+        return _UNKNOWN if head == "verbatim" else _symbol(head, style)
+    body = extent(rows[-1], style)
+    if head in FONTS or head in ("{", "\\mathop", "\\operatorname*"):
+        return body
+    if head in STYLES:
+        return extent(rows[0], STYLES[head])
+    if head in ACCENTS:
+        above = _ACCENT.get(head, _HAT) * scale
+        return Extent(body.height - min(body.height, _X_HEIGHT * scale) + above, body.depth)
+    if head in ("\\widehat", "\\widetilde"):
+        return Extent(body.height - min(body.height, _X_HEIGHT * scale) + 0.7222, body.depth)
+    if head == "\\overline":
+        return Extent(body.height + 5 * _RULE, body.depth)
+    if head == "\\underline":
+        return Extent(body.height, body.depth + 5 * _RULE)
+    if head == "\\frac":
+        return _fraction(rows, style)
+    if head == "\\sqrt":
+        return _root(body, style)
+    if head == "\\stackrel":
+        return _limits(body, [], rows[0])
+    if head == "\\underset":
+        return _limits(body, rows[0], [])
+    if head == "\\left":
+        around = _delimiter(delimiter_size(rows[0], style))
+        return Extent(max(body.height, around.height), max(body.depth, around.depth))
+    return _UNKNOWN
+
+
+def _delimiter(size: float) -> Extent:
+    """A delimiter centred on the axis."""
+    return Extent(_AXIS + size / 2, size / 2 - _AXIS)
+
+
+def _limits(nucleus: Extent, below: Row, above: Row) -> Extent:
+    """Rule 13a."""
+    height, depth = nucleus
+    if above:
+        script = extent(above, SCRIPT)
+        height += max(0.1111, 0.2 - script.depth) + script.height + script.depth + 0.1
+    if below:
+        script = extent(below, SCRIPT)
+        depth += max(0.1667, 0.6 - script.height) + script.height + script.depth + 0.1
+    return Extent(height, depth)
+
+
+def _scripts(nucleus: Extent, is_character: bool, node: Node, style: int) -> Extent:
+    """Rule 18."""
+    inner = SCRIPT if style <= TEXT else SCRIPTSCRIPT
+    scale = _SCALE[style]
+    up = 0.0 if is_character else nucleus.height - 0.386108 * _SCALE[inner]
+    down = 0.0 if is_character else nucleus.depth + 0.05 * _SCALE[inner]
+    above, below = extent(node.sup or [], inner), extent(node.sub or [], inner)
+    up = max(up, (0.412892 if style == DISPLAY else 0.362892) * scale, above.depth + _X_HEIGHT / 4 * scale)
+    if not node.sup:
+        down = max(down, 0.15 * scale, below.height - 0.8 * _X_HEIGHT * scale)
+        return Extent(nucleus.height, max(nucleus.depth, down + below.depth))
+    if node.sub:
+        down = max(down, 0.247217 * scale)
+        gap = (up - above.depth) - (below.height - down)
+        if gap < 4 * _RULE:
+            down += 4 * _RULE - gap
+            rise = max(0.0, 0.8 * _X_HEIGHT * scale - (up - above.depth))
+            up, down = up + rise, down - rise
+        down += below.depth
+    return Extent(max(nucleus.height, up + above.height), max(nucleus.depth, down))
+
+
+def _fraction(rows: list[Row], style: int) -> Extent:
+    """Rule 15."""
+    scale, inner = _SCALE[style], min(style + 1, SCRIPTSCRIPT)
+    above, below = (extent(row, inner) for row in rows)
+    up, down = (0.676508, 0.685951) if style == DISPLAY else (0.393732, 0.344841)
+    clearance = 3 * _RULE if style == DISPLAY else _RULE
+    axis = _AXIS * scale
+    up = max(up * scale, axis + _RULE / 2 + clearance + above.depth)
+    down = max(down * scale, clearance + _RULE / 2 - axis + below.height)
+    return Extent(up + above.height, down + below.depth)
+
+
+def _root(body: Extent, style: int) -> Extent:
+    """Rule 11."""
+    clearance = _RULE + (_X_HEIGHT * _SCALE[style] if style == DISPLAY else _RULE) / 4
+    inside = body.height + body.depth
+    sign = next((size for size in (1.0, *_SIZES) if size >= inside + clearance + _RULE), inside + clearance + _RULE)
+    clearance = max(clearance, (clearance + sign - _RULE - inside) / 2)
+    top = body.height + clearance + _RULE
+    return Extent(top + _RULE, max(body.depth, sign - top))

@@ -1,0 +1,370 @@
+"""Tokens to items: recursive descent over what `data.tokenizer` wrote."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import replace
+
+from data.latex_tables import (
+    ARGUMENTS,
+    BIG_DELIMITERS,
+    BIG_OPERATORS,
+    CLOSING,
+    DECLARATIONS,
+    DROPPED,
+    DROPPED_WITH_ARGUMENT,
+    ENVIRONMENTS,
+    FONTS,
+    GROUPS,
+    INFIX,
+    LOCAL_NAMES,
+    OTHER_ENVIRONMENTS,
+    SPACES,
+    STYLES,
+    SYNONYMS,
+    TEXT_COMMANDS,
+    WITH_LIMITS,
+    WITH_OPTION,
+    WITH_OTHER_ARGUMENTS,
+)
+from data.spelling.heights import is_flat
+from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
+from data.spelling.rows import array, joined, paired, with_font
+from data.tokenizer import FUNCTIONS, side_of
+
+
+def read(tokens: list[str]) -> Row:
+    """The row of a formula, in normal form.
+
+    Args:
+      tokens: as `data.tokenizer.tokenize` returns them.
+    """
+    return _Reader(tokens).row()
+
+
+_KINDS = {
+    "group": ("{",),
+    "script": ("_", "^"),
+    "space": SPACES,
+    "font": FONTS,
+    "declaration": DECLARATIONS,
+    "style_command": STYLES,
+    "dropped": DROPPED,
+    "dropped_argument": DROPPED_WITH_ARGUMENT,
+    "grouped": GROUPS,
+    "name": ("\\operatorname", "\\operatorname*"),
+    "mathop": ("\\mathop",),
+    "big": BIG_DELIMITERS,
+    "with_option": WITH_OPTION,
+    "length": ("\\hspace", "\\kern", "\\hskip", "\\mkern", "\\mskip"),
+    "modulo": ("\\mod",),
+    "infix": INFIX,
+    "command": ARGUMENTS,
+}
+
+
+# Commands without arguments.
+_SYMBOLS = {f"\\{name}" for name in [*LOCAL_NAMES.split(), *"\\{}|#&_%$"]} - WITH_OTHER_ARGUMENTS | FUNCTIONS
+
+
+@functools.cache
+def _kind(token: str) -> str:
+    """The method of `_Reader` that reads a token; nothing for a symbol, "end" for what closes a row."""
+    for kind, tokens in _KINDS.items():
+        if token in tokens:
+            return kind
+    if token.startswith("\\begin{"):
+        known = token[7:-1] in ENVIRONMENTS or token[7:-1] in OTHER_ENVIRONMENTS
+        return "environment" if known else "unknown_environment"
+    if token == "}" or side_of(token) == "\\right":
+        return "end"
+    if side := side_of(token):
+        return side[1:]
+    is_command = token[0] == "\\" and len(token) > 1
+    return "unknown" if is_command and token not in _SYMBOLS and token not in SYNONYMS else ""
+
+
+class _Reader:
+    """Recursive descent over well-formed tokens."""
+
+    def __init__(self, tokens: list[str]) -> None:
+        self.tokens = [*tokens, "}"]  # the end, which closes nothing
+        self.at = 0
+        self.style = DISPLAY
+        self.text = ""  # the font of the text command that is read
+
+    def take(self) -> str:
+        self.at += 1
+        return self.tokens[self.at - 1]
+
+    def row(self, *stops: str, style: int | None = None) -> Row:
+        """Everything up to one of the stops or a closing token, which is not taken, in normal form."""
+        outer, self.style = self.style, self.style if style is None else style
+        row = self.finished(self.items(stops))
+        self.style = outer
+        return row
+
+    def finished(self, items: Row) -> Row:
+        return paired(joined(items), self.style)
+
+    def items(self, stops: tuple[str, ...] = ()) -> Row:
+        """The same, as it stands."""
+        items: Row = []
+        tokens = self.tokens
+        while (token := tokens[self.at]) not in stops:
+            kind = _kind(token)
+            if kind == "end":
+                break
+            self.at += 1
+            if not kind:
+                token = SYNONYMS.get(token, token)
+                if tokens[self.at] in ("_", "^"):
+                    items += self.scripted([token])
+                else:
+                    items.append(token)
+            elif kind == "declaration":
+                items += with_font(DECLARATIONS[token], self.items(stops))
+            elif kind == "style_command":
+                items += self.styled(token, stops)
+            elif kind == "infix":
+                items = [Node(token, [self.finished(items), self.row(*stops)])]
+            else:
+                items += self.scripted(getattr(self, kind)(token))
+        return items
+
+    def argument(self, style: int | None = None) -> Row:
+        """An argument in the braces that tokenize has put there."""
+        self.at += 1
+        row = self.row(style=style)
+        self.at += 1
+        return row
+
+    def group(self, token: str) -> Row:
+        items = self.items()
+        self.at += 1
+        if "&" in items:  # of a \\pmatrix of plain TeX
+            return [Node("{", [self.finished(items)])]
+        if self.tokens[self.at] in ("_", "^") and self.style == DISPLAY:
+            inner = without_spaces(items)[1]
+            if len(inner) == 1 and inner[0] in WITH_LIMITS:
+                return [Node("{", [inner])]
+        return items
+
+    def scripted(self, base: Row) -> Row:
+        """A base that was read, with the scripts that follow."""
+        if self.tokens[self.at] not in ("_", "^"):
+            return base
+        style = SCRIPT if self.style <= TEXT else SCRIPTSCRIPT
+        below = above = None
+        if self.tokens[self.at] == "_":
+            self.at += 1
+            below = self.argument(style)
+        if self.tokens[self.at] == "^":
+            self.at += 1
+            above = self.argument(style)
+            if len(above) == 1 and isinstance(above[0], Node) and _is_primes(above[0]):
+                above = above[0].sup  # x ^ { ' }
+        if not below and not above:
+            return base
+        lead, inner, trail = without_spaces(base)
+        last = inner[-1] if inner else ""
+        if len(inner) > 1 and _is_symbol(last) and is_flat(inner, self.style):
+            lead, inner = [*lead, *inner[:-1]], [last]
+        if len(inner) > 1 or isinstance(last, Node) and last.has_scripts:
+            last = Node("{", [self.finished(inner)])
+        node = last if isinstance(last, Node) else Node(str(last))
+        if node.head == "\\mathop" and not below and above:
+            node = Node("\\stackrel", [above, *node.rows])
+        elif node.head == "\\mathop" and below and not above:
+            node = Node("\\underset", [below, *node.rows])
+        else:
+            node = replace(node, sub=below or None, sup=above or None)
+        return [*lead, node, *trail]
+
+    def styled(self, token: str, stops: tuple[str, ...]) -> Row:
+        r"""What follows \displaystyle and its like, up to the end of the group."""
+        outer, self.style = self.style, STYLES[token]
+        items = self.items(stops)
+        row = self.finished(items)
+        self.style = outer
+        if STYLES[token] == outer or not row:
+            return items
+        if max(outer, STYLES[token]) == TEXT and not any(map(_differs_in_display, row)):
+            return items
+        return [Node(token, [row])]
+
+    # Each of these reads what follows a token of its kind.
+
+    def script(self, token: str) -> Row:
+        self.at -= 1
+        return []
+
+    def grouped(self, token: str) -> Row:
+        if self.tokens[self.at] != "{":
+            return []
+        self.at += 1
+        return self.group("{")
+
+    def space(self, token: str) -> Row:
+        return [SPACES[token]]
+
+    def dropped(self, token: str) -> Row:
+        return []
+
+    def dropped_argument(self, token: str) -> Row:
+        row = self.argument() if self.tokens[self.at] == "{" else []
+        return [0.5 * len(row)] if DROPPED_WITH_ARGUMENT[token] else []
+
+    def length(self, token: str) -> Row:
+        r"""A length in braces, or bare as behind \kern."""
+        if self.tokens[self.at] == "{":
+            match = _LENGTH.fullmatch("".join(self.verbatim_group()[1:-1]))
+        elif match := _LENGTH.match("".join(self.tokens[self.at : self.at + 10])):
+            self.at += len(match[0])
+        return [float(match[1]) * _EM[match[2]]] if match else []
+
+    def modulo(self, token: str) -> Row:
+        return [1.0, "\\bmod"]
+
+    def font(self, token: str) -> Row:
+        if self.tokens[self.at] != "{":
+            return []
+        font = FONTS[token]
+        if self.text == "\\mathbf" and token in ("\\textup", "\\textrm"):
+            font = ""  # they leave text bold
+        elif token in TEXT_COMMANDS and {self.text, font} == {"\\mathbf", "\\mathit"}:
+            font = "\\boldsymbol"
+        outer, self.text = self.text, font or self.text if token in TEXT_COMMANDS else ""
+        self.at += 1
+        items = self.items()
+        self.at += 1
+        self.text = outer
+        return with_font(font, items)
+
+    def name(self, token: str) -> Row:
+        row = joined(self.font("\\mathrm"))
+        return [*row, 0.167] if token == "\\operatorname" else self.with_limits(row)
+
+    def mathop(self, token: str) -> Row:
+        return self.with_limits(self.argument())
+
+    def with_limits(self, row: Row) -> Row:
+        """An operator that may have its scripts below and above it."""
+        if self.tokens[self.at] not in ("_", "^"):
+            return row
+        if len(row) == 1:
+            item = row[0]
+            if item in WITH_LIMITS:
+                return row
+            if isinstance(item, Node) and item.head == "\\mathrm" and self.style == DISPLAY:
+                return [Node("\\operatorname*", item.rows)]
+        return [Node("\\mathop", [row])] if self.style == DISPLAY else row
+
+    def big(self, token: str) -> Row:
+        if _kind(self.tokens[self.at]) or self.tokens[self.at] in ("&", "\\\\"):
+            return []
+        return [Node(BIG_DELIMITERS[token], tail=_delimiter(self.take()))]
+
+    def with_option(self, token: str) -> Row:
+        r"""\sqrt with its degree, and arrows with what is below them."""
+        option: list[Row] = []
+        if self.tokens[self.at] == "[":
+            self.at += 1
+            option = [self.row("]", style=SCRIPTSCRIPT)]
+            self.at += 1
+        return [Node(token, [*option, self.argument(None if token == "\\sqrt" else SCRIPT)])]
+
+    def middle(self, token: str) -> Row:
+        return [Node("\\middle", tail=_delimiter(token[7:]))]
+
+    def left(self, token: str) -> Row:
+        items = self.items()
+        row = self.finished(items)
+        opening, closing = _delimiter(token[5:]), _delimiter(self.take()[6:])
+        if opening == closing == "." or is_flat(row, self.style):
+            items = [item.tail if isinstance(item, Node) and item.head == "\\middle" else item for item in items]
+            return [*([opening] if opening != "." else []), *items, *([closing] if closing != "." else [])]
+        return [Node("\\left", [row], tail=f"{opening} {closing}")]
+
+    def command(self, token: str) -> Row:
+        """A command whose arguments are formulas."""
+        name, styles = ARGUMENTS[token]
+        smaller = min(self.style + 1, SCRIPTSCRIPT)
+        steps = {"same": self.style, "smaller": smaller, "script": max(SCRIPT, smaller), "display": DISPLAY}
+        rows = [self.argument(steps[style]) for style in styles if self.tokens[self.at] == "{"]
+        if name == "\\underset" and self.style == DISPLAY and len(rows) == 2 and len(rows[1]) == 1:
+            base = rows[1][0]
+            if base in WITH_LIMITS:
+                return [Node(str(base), sub=rows[0])]
+            if isinstance(base, Node) and base.head == "\\mathrm" and not base.has_scripts:
+                return [Node("\\operatorname*", base.rows, rows[0])]
+        return [Node(name, rows)]
+
+    def unknown(self, token: str) -> Row:
+        """A command of which nothing is known, with its arguments."""
+        tokens = [token]
+        while self.tokens[self.at] == "{":
+            tokens += self.verbatim_group()
+        return [Node("verbatim", tail=" ".join(tokens))]
+
+    def verbatim_group(self) -> list[str]:
+        """The tokens of a group, with its braces."""
+        start, depth = self.at, 0
+        while True:
+            depth += {"{": 1, "}": -1}.get(self.take(), 0)
+            if depth == 0:
+                return self.tokens[start : self.at]
+
+    def unknown_environment(self, token: str) -> Row:
+        start, depth, end = self.at - 1, 1, "\\end" + token[6:]
+        while depth:
+            depth += {token: 1, end: -1}.get(self.take(), 0)
+        return [Node("verbatim", tail=" ".join(self.tokens[start : self.at]))]
+
+    def environment(self, token: str) -> Row:
+        name = token[7:-1]
+        end = f"\\end{{{name}}}"
+        columns = []
+        if name in ("array", "tabular"):
+            self.at += 1
+            while (column := self.take()) != "}":
+                columns.append(column)
+        style = {"aligned": DISPLAY, "split": DISPLAY, "gathered": DISPLAY, "smallmatrix": SCRIPT}.get(name, TEXT)
+        lines: list[list[Row]] = [[]]
+        while True:
+            start = self.at
+            lines[-1].append(self.row("&", "\\\\", end, style=style))
+            separator = self.take()
+            if separator == "\\\\":
+                lines.append([])
+            elif separator == end:
+                if len(lines[-1]) == 1 and self.at == start + 1:  # nothing behind the last \\
+                    lines.pop()
+                return array(name, columns, lines)
+
+
+_LENGTH = re.compile(r"(-?(?:\d+\.?\d*|\.\d+))(pt|em|ex|mm|cm|in|mu)")
+_EM = {"pt": 0.1, "em": 1.0, "ex": 0.43, "mm": 0.2845, "cm": 2.845, "in": 7.227, "mu": 1 / 18}
+
+
+def _delimiter(token: str) -> str:
+    return {"<": "\\langle", ">": "\\rangle", "\\backslash": "\\backslash"}.get(token) or SYNONYMS.get(token, token)
+
+
+def _is_primes(node: Node) -> bool:
+    return not node.head and not node.sub and all(item == "\\prime" for item in node.sup or [""])
+
+
+def _differs_in_display(item: Item) -> bool:
+    head = head_of(item)
+    if head in BIG_OPERATORS or head in WITH_LIMITS or head in ("\\frac", "\\binom", "\\sqrt", "verbatim"):
+        return True
+    return isinstance(item, Node) and any(_differs_in_display(part) for row in item.rows for part in row)
+
+
+def _is_symbol(item: Item) -> bool:
+    """Whether scripts sit on an item as on a letter."""
+    if isinstance(item, Node):
+        return item.head in FONTS and not item.has_scripts
+    return isinstance(item, str) and (item in CLOSING or len(item) == 1 and item.isalnum())

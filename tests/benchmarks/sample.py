@@ -1,0 +1,31 @@
+"""The formulas that benchmarks are made of: real ones where they are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from data.im2latex import import_dataset
+from data.records import MAX_TOKENS
+from data.synthetic import synthesize
+
+SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
+# Of what is drawn instead: the text of the real images is 10 pt too, at half of 200 dots per inch.
+DPI = 100
+
+
+def make_sample(
+    out: Path, examples: int, splits: Mapping[str, int] | None = None, max_tokens: int = MAX_TOKENS
+) -> None:
+    """Makes a data set of all real formulas; without them, of so many synthetic ones of like size, and says so.
+
+    Args:
+        out: the folder to make.
+        examples, splits, max_tokens: of the synthetic ones, as `synthesize` takes them.
+    """
+    if SAMPLES.exists():
+        import_dataset(SAMPLES, out)
+    else:
+        print(f"{SAMPLES} is missing: synthetic formulas instead of real ones")
+        synthesize(out, examples, seed=1, level="full", dpi=DPI, splits=splits, max_tokens=max_tokens)

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from components.evaluator.gate import parse
+from components.evaluator.pictures import NATIVE, PICTURES, UNSEEN_FONT, Robustness, Trial, trials
+from data.looks import Look
+from data.records import HELD_OUT_FONT, Record
+
+
+def picture(width: int = 80, height: int = 32, mode: str = "L") -> bytes:
+    """Black strokes of two pixels on white, or, with transparency, on nothing."""
+    pixels = np.full((height, width), 255, np.uint8)
+    pixels[8:-8, 10:-10:9] = pixels[8:-8, 11:-10:9] = 0
+    image = Image.fromarray(pixels)
+    if mode == "RGBA":
+        image = Image.merge("RGBA", [Image.new("L", image.size)] * 3 + [Image.fromarray(255 - pixels)])
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def look(font: str = "cm", size: float = 10, resolution: float = 144, renderer: str = "latex") -> str:
+    return f"list-0123456789ab-0;{Look(renderer, font, size, resolution, True, False, 4, 'light')}"
+
+
+def opened(trial: Trial) -> Image.Image:
+    return Image.open(io.BytesIO(trial.image))
+
+
+RECORDS = [Record(picture(60 + 2 * number), "x", f"{number}.png") for number in range(12)]
+
+
+def by_kind(made: list[Trial]) -> dict[str, list[Trial]]:
+    return {kind: [trial for trial in made if trial.kind == kind] for kind in dict.fromkeys(t.kind for t in made)}
+
+
+def test_every_kind_has_the_same_examples_and_a_seed_decides_all() -> None:
+    told: list[int] = []
+    made = trials(RECORDS, Robustness(5, 3), told.append)
+    assert made == trials(RECORDS, Robustness(5, 3))
+    assert sum(told) == len(made) == 5 * (len(PICTURES) - 1)  # no example is in the held-out font
+    chosen = {kind: [trial.example for trial in of] for kind, of in by_kind(made).items()}
+    assert list(chosen) == [kind for kind in PICTURES if kind != UNSEEN_FONT]
+    assert len({tuple(examples) for examples in chosen.values()}) == 1
+    assert len(set(chosen[NATIVE])) == 5
+    other = trials(RECORDS, Robustness(5, 4))
+    assert [trial.example for trial in other] != [trial.example for trial in made]
+    everything = by_kind(trials(RECORDS, Robustness(12, 3)))["noise"]
+    again = by_kind(trials(RECORDS, Robustness(12, 4)))["noise"]
+    assert len(everything) == 12 and all(a.image != b.image for a, b in zip(everything, again, strict=True))
+
+
+def test_more_than_there_are_is_all_there_are() -> None:
+    made = by_kind(trials(RECORDS, Robustness(1000)))
+    assert {len(of) for of in made.values()} == {12}
+    assert [trial.example for trial in made["blur"]] == list(range(12))
+
+
+def test_pictures_are_what_their_names_say() -> None:
+    made = by_kind(trials(RECORDS[:1], Robustness(1)))
+    native = np.asarray(opened(made[NATIVE][0]))
+    assert made[NATIVE][0].image == RECORDS[0].image
+    for factor in (0.5, 0.75, 1.5, 2, 3, 4):
+        assert opened(made[f"size-{factor:g}"][0]).size == (60 * factor, 32 * factor)
+    file = io.BytesIO()
+    Image.fromarray(native).save(file, "JPEG", quality=30)
+    np.testing.assert_array_equal(np.asarray(opened(made["jpeg-30"][0])), np.asarray(Image.open(file)))
+    assert opened(made["transparency"][0]).mode == "RGBA"
+    assert opened(made["ink"][0]).mode == opened(made["inverse"][0]).mode == "RGB"
+    assert np.median(np.asarray(opened(made["inverse"][0]))) < 70
+    changed = {kind for kind, (trial,) in made.items() if trial.image != RECORDS[0].image}
+    assert changed == set(PICTURES) - {NATIVE, UNSEEN_FONT}
+
+
+def test_transparent_examples_are_changed_as_they_look_on_white() -> None:
+    records = [Record(picture(mode="RGBA"), "x", "a"), Record(picture(), "x", "b")]
+    clear, solid = by_kind(trials(records, Robustness(2)))["size-2"]
+    np.testing.assert_array_equal(np.asarray(opened(clear).convert("L")), np.asarray(opened(solid)))
+
+
+@pytest.mark.parametrize(
+    ("name", "em"),
+    # 10 pt at 144 dpi are 20 pixels; 15 CSS pixels on a screen of scale 2 are 30, and KaTeX's text is larger by 1.21.
+    [("a.png", 16), (look(), 20), (look("katex", 15, 2, "katex"), 36.3)],
+)
+def test_blur_goes_by_the_font_size_that_a_drawn_record_tells(name: str, em: float) -> None:
+    image = Image.new("L", (101, 101), 255)
+    image.paste(0, (46, 46, 55, 55))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    (trial,) = by_kind(trials([Record(file.getvalue(), "x", name)], Robustness(1)))["blur"]
+    dark = 255 - np.asarray(opened(trial)).astype(float)
+    x = np.arange(101) - 50.0
+    # The variance of a square of 9 pixels, and of a Gaussian of 1/32 em.
+    assert (dark * x**2).sum() / dark.sum() == pytest.approx((9**2 - 1) / 12 + (em / 32) ** 2, abs=0.08)
+
+
+def test_the_held_out_font_is_a_kind_of_its_own() -> None:
+    held = [Record(picture(), "y", look(HELD_OUT_FONT)) for _ in range(3)]
+    made = by_kind(trials([*RECORDS, *held], Robustness(100)))
+    assert [trial.example for trial in made[UNSEEN_FONT]] == [12, 13, 14]
+    assert all(trial.image == held[0].image for trial in made[UNSEEN_FONT])
+    assert [trial.example for trial in made["photo"]] == list(range(12))
+    # Where there is nothing else it is changed as any other.
+    assert {len(of) for of in by_kind(trials(held, Robustness(100))).values()} == {3}
+
+
+def test_a_rule_may_name_each_kind() -> None:
+    for kind in PICTURES:
+        rule = parse(f"bleu >= 0.5 where picture={kind}")
+        assert rule.of_picture and rule.slice == f"picture={kind}"
+    assert not parse("bleu >= 0.5 where length=1-9").of_picture

@@ -1,0 +1,199 @@
+"""A formula and its normal form look alike: both are drawn by LaTeX, spaces left out.
+
+Where the pictures are not the same, the same marks have to stand there, moved by a few pixels up or down at most, and
+to the side as spaces are left out. The rest is what docs/normal-form.md explains.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.latex_tables import LETTERS, SYNONYMS
+from data.rendering import default_renderer, render_all
+from data.spelling import normal_form
+from data.tokenizer import FormulaError, tokenize
+
+SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))
+REAL = SAMPLES / "im2latex-100k" / "im2latex_formulas.norm.lst"
+MINED = SAMPLES / "formulas" / "mined.tsv.gz"
+# How many real formulas are drawn; 0 for all of them.
+COUNT = int(os.environ.get("IM2LATEX_SPELLING_COUNT", "1500"))
+DPI = 100
+# Pixels; scripts of \left( \right) stand up to 2.2 pt, which are 3 pixels, from where those of ( ) stand.
+UP_OR_DOWN = 4
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(default_renderer() != "latex", reason="latex and dvipng are not installed"),
+]
+
+SPACES = {
+    "\\",
+    "~",
+    "\\,",
+    "\\:",
+    "\\;",
+    "\\!",
+    "\\>",
+    "\\quad",
+    "\\qquad",
+    "\\ ",
+    "\\space",
+    "\\enspace",
+    "\\thinspace",
+}
+TEXT = {"\\textrm", "\\textbf", "\\textit", "\\textsf", "\\texttt", "\\textup", "\\textnormal", "\\emph", "\\textsl"}
+
+
+def without_spaces(latex: str) -> str:
+    """The formula without the spaces that were asked for, and without the blanks between letters of text."""
+    tokens, kept, at = latex.split(), [], 0
+    while at < len(tokens):
+        token, end = tokens[at], closing(tokens, at + 1)
+        if token in SPACES:
+            if tokens[at + 1 : at + 2] in (["_"], ["^"]):  # a script of its own, not of what is before
+                kept += ["{", "}"]
+            end = at
+        elif token == "\\hspace" and end:
+            pass
+        elif token in TEXT and end and all(part in "{}~.,-" or part.isalnum() for part in tokens[at + 1 : end + 1]):
+            kept.append(token + "".join(part for part in tokens[at + 1 : end + 1] if part != "~"))
+        else:
+            kept.append(token)
+            end = at
+        at = end + 1
+    return " ".join(kept)
+
+
+def closing(tokens: list[str], at: int) -> int:
+    """Where the group that begins there ends; 0 if none does."""
+    depth = 0
+    for end in range(at, len(tokens)):
+        depth += {"{": 1, "}": -1}.get(tokens[end], 0)
+        if depth == 0:
+            return end if tokens[at] == "{" else 0
+    return 0
+
+
+def marks(picture: np.ndarray) -> Iterator[tuple[tuple[int, ...], int, int]]:
+    """The connected marks of a picture: their shape as runs of pixels from their corner, and the corner's x and y."""
+    runs: list[tuple[int, int, int]] = []
+    above: list[int] = []
+    parent: list[int] = []
+
+    def root(run: int) -> int:
+        while parent[run] != run:
+            run = parent[run]
+        return run
+
+    for y, row in enumerate(picture < 128):
+        edges = np.flatnonzero(np.diff(row.astype(np.int8), prepend=0, append=0)).tolist()
+        here = []
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
+            here.append(len(runs))
+            parent.append(len(runs))
+            runs.append((y, start, end))
+            for other in above:
+                if runs[other][1] <= end and start <= runs[other][2]:
+                    parent[root(other)] = root(here[-1])
+        above = here
+    grouped = defaultdict(list)
+    for run, place in enumerate(runs):
+        grouped[root(run)].append(place)
+    for places in grouped.values():
+        top, left = places[0][0], min(start for _, start, _ in places)
+        shape = tuple(n for y, start, end in places for n in (y - top, start - left, end - left))
+        yield shape, left, top
+
+
+def look_alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two pictures have the same marks at nearly the same heights."""
+    if one.shape == other.shape and (one == other).all():
+        return True
+    if abs(one.shape[0] - other.shape[0]) > UP_OR_DOWN:
+        return False
+    heights: list[dict[tuple[int, ...], list[tuple[int, int]]]] = []
+    for picture in (one, other):
+        heights.append(defaultdict(list))
+        for shape, left, top in marks(picture):
+            heights[-1][shape].append((left, top))
+    first, second = heights
+    if first.keys() != second.keys() or any(len(first[shape]) != len(second[shape]) for shape in first):
+        # Marks that touch without a space are one: then as much ink is enough.
+        ink = [(255.0 - picture).sum() for picture in (one, other)]
+        return abs(ink[0] - ink[1]) < 0.004 * max(ink)
+    moved = [b[1] - a[1] for shape in first for a, b in zip(sorted(first[shape]), sorted(second[shape]), strict=True)]
+    return max(moved) - min(moved) <= UP_OR_DOWN
+
+
+def different(formulas: Sequence[str]) -> tuple[list[str], int, int]:
+    """Those of which the normal form looks different, how many were drawn, and how many are equal pixel for pixel."""
+    parsed = []
+    for formula in formulas:
+        try:
+            parsed.append((formula, normal_form(formula)))
+        except FormulaError:
+            continue
+    pictures = render_all([without_spaces(latex) for pair in parsed for latex in pair], dpi=DPI)
+    found, drawn, equal = [], 0, 0
+    for (formula, form), one, other in zip(parsed, pictures[::2], pictures[1::2], strict=True):
+        if one is None:
+            continue
+        drawn += 1
+        assert other is not None, f"{form} cannot be drawn, and {formula} can"
+        equal += one.shape == other.shape and bool((one == other).all())
+        if not look_alike(one, other):
+            found.append(formula)
+    return found, drawn, equal
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is missing; set IM2LATEX_SAMPLES")
+def test_real_formulas_look_like_their_normal_forms() -> None:
+    formulas = [line for line in REAL.read_text("utf-8").split("\n") if line]
+    random.Random(7).shuffle(formulas)
+    found, drawn, equal = different(formulas[: COUNT or None])
+    print(f"{drawn:,} drawn, {equal / drawn:.2%} equal, {1 - len(found) / drawn:.2%} alike", *found, sep="\n")
+    assert equal >= 0.87 * drawn
+    assert len(found) <= 0.016 * drawn, "\n".join(found)
+
+
+@pytest.mark.skipif(not MINED.exists(), reason=f"{MINED} is missing; set IM2LATEX_SAMPLES")
+def test_mined_formulas_look_like_their_normal_forms() -> None:
+    with gzip.open(MINED, "rt", encoding="utf-8") as lines:
+        formulas = [line.rstrip("\n").split("\t")[1] for line in lines]
+    found, drawn, equal = different(random.Random(7).sample(formulas, COUNT or 30_000))
+    print(f"{drawn:,} drawn, {equal / drawn:.2%} equal, {1 - len(found) / drawn:.2%} alike", *found, sep="\n")
+    assert equal >= 0.9 * drawn
+    assert len(found) <= 0.016 * drawn, "\n".join(found)
+
+
+def test_synonyms_have_the_same_glyph() -> None:
+    pairs = list(SYNONYMS.items())
+    pictures = render_all([f"( {latex} )" for pair in pairs for latex in pair], dpi=200)
+    drawn = 0
+    for pair, one, other in zip(pairs, pictures[::2], pictures[1::2], strict=True):
+        if one is not None:  # LaTeX itself knows no \isin and no \lbrack outside of text
+            drawn += 1
+            assert other is not None and look_alike(one, other), pair
+    assert drawn >= 50
+
+
+def test_letters_by_name_have_an_upright_font() -> None:
+    for picture in render_all([f"\\mathrm {{ {letter} }}" for letter in LETTERS]):
+        assert picture is not None
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is missing; set IM2LATEX_SAMPLES")
+def test_real_formulas_are_stable_in_normal_form() -> None:
+    formulas = [line for line in REAL.read_text("utf-8").split("\n") if line]
+    for formula in formulas[::10]:
+        form = normal_form(formula)
+        assert normal_form(form) == form and tokenize(form) == form.split(), formula

@@ -1,0 +1,101 @@
+"""Every benchmark at its smallest, on synthetic formulas: it runs, whatever the figures are."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from tests.benchmarks import __main__ as bench
+from tests.benchmarks import sample, size
+from tests.benchmarks.cases import CASES, measure
+from tests.benchmarks.measuring import Size
+from tests.components.serving_check.models import save_reader
+from trainer_module.config.model import ModelConfig
+
+SMALLEST = Size(ModelConfig(filters=(4, 4, 8, 8, 8, 8), decoder_units=16, embedding_units=8), most=8, repeats=0)
+# What stands for hey where it is not installed: the same options and columns, one request after another.
+HEY = """#!{python}
+import argparse, time, urllib.request
+
+parser = argparse.ArgumentParser()
+for option in ("-n", "-c", "-o", "-m", "-D"):
+    parser.add_argument(option, required=True)
+parser.add_argument("url")
+given = parser.parse_args()
+print("response-time,DNS+dialup,DNS,Request-write,Response-delay,Response-read,status-code,offset")
+for _ in range(int(given.n)):
+    began = time.monotonic()
+    request = urllib.request.Request(given.url, open(given.D, "rb").read(), method=given.m)
+    with urllib.request.urlopen(request) as answer:
+        answer.read()
+    print(f"{{time.monotonic() - began:.4f}},0,0,0,0,0,{{answer.status}},0")
+"""
+OF_REAL_FORMULAS = {"training_mixed_sizes", "decoding_greedy", "decoding_beam", "lookups"}
+UNITS = {"GFLOP/s", "images/s", "answers/s", "answers", "cells", "pixels", "ms", "s", "MiB", "%"}
+
+
+@pytest.fixture(autouse=True)
+def eagerly() -> Iterator[None]:
+    """So little is computed that to trace graphs would take nearly all of the time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture(autouse=True)
+def no_real_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample, "SAMPLES", tmp_path / "missing")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a model that was pushed."""
+    home = tmp_path_factory.mktemp("workspace")
+    save_reader(home / "serving" / "im2latex" / "7")
+    return home
+
+
+def test_the_command_knows_every_case() -> None:
+    assert set(bench.NAMES) == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_runs(
+    name: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IM2LATEX_HOME", str(workspace))
+    if shutil.which("hey") is None:
+        (tmp_path / "hey").write_text(HEY.format(python=sys.executable))
+        (tmp_path / "hey").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    figures = measure(name, SMALLEST)
+    assert len(figures) > 1
+    for label, figure in figures.items():
+        assert figure.unit in UNITS, label
+        assert math.isfinite(figure.value) and figure.value >= 0, label
+        assert figure.value > 0 or figure.unit in ("%", "answers", "cells"), label
+        assert figure.of_limit is None or figure.of_limit > 0, label
+    assert all(figures[label].value == 0 for label in figures if label.endswith(", errors"))
+    said = "is missing: synthetic formulas instead of real ones" in capsys.readouterr().out
+    assert said == (name in OF_REAL_FORMULAS)
+    bench._table({label: list(figure) for label, figure in figures.items()})
+
+
+def test_the_cost_of_size_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "size.json"
+    arguments = ["--examples", "40", "--work", str(tmp_path / "work"), "--to", "ImportExampleGen", "--json", str(out)]
+    size.main(arguments)
+    figures = json.loads(out.read_text())["figures"]["40"]
+    assert set(figures) == {"ImportExampleGen", "the rest", "all"}
+    assert figures["all"]["seconds"] > figures["ImportExampleGen"]["seconds"] > 0
+    assert figures["all"]["memory"] > 100
+    assert re.search(r"^ImportExampleGen +[\d.]+ +[\d.]+ +[\d,]+", capsys.readouterr().out, re.MULTILINE)

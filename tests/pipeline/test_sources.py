@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from modulefinder import ModuleFinder
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tfx.dsl.components.base.base_component import BaseComponent
+
+from components.serving_check import check
+from data.repository import REPOSITORY
+from pipeline.config import COMPONENTS, DataConfig, load_config
+from pipeline.examples import examples_folder
+from pipeline.pipeline import create_pipeline
+from pipeline.sources import PACKAGES, component_files, files_of, fingerprint
+from pipeline.workspace import Workspace
+
+# What TFX calls of ours by name.
+FUNCTIONS = {
+    "Transform": "trainer_module.preprocessing.preprocessing_fn",
+    "Trainer": "trainer_module.trainer.run_fn",
+}
+WITHOUT_CODE = {"ImportSchemaGen", "StatisticsGen"}
+
+
+def make_components() -> dict[str, BaseComponent]:
+    built = create_pipeline(load_config(), data="/data", pipeline_root="/root", serving="/serving")
+    return {component.id: component for component in built.components}
+
+
+@pytest.fixture(scope="module")
+def components() -> dict[str, BaseComponent]:
+    return make_components()
+
+
+def names(files: list[Path], folder: Path = REPOSITORY) -> set[str]:
+    return {str(path.relative_to(folder)) for path in files}
+
+
+def modules_of(component: BaseComponent) -> list[str]:
+    """What a process that runs the component imports first."""
+    function = FUNCTIONS.get(component.id, "").rpartition(".")[0]
+    classes = (component.executor_spec.executor_class, component.driver_class)
+    return sorted({*(found.__module__ for found in classes), function} - {""})
+
+
+# What is not ours is imported once; then each component's modules in a process of its own.
+IMPORTING = """
+import json, os, sys
+import keras, tensorflow, tensorflow_model_analysis, tensorflow_transform, tfx.components
+from importlib import import_module
+
+for component, modules in json.loads(sys.argv[2]).items():
+    if not (child := os.fork()):
+        for module in modules:
+            import_module(module)
+        files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+        print(json.dumps([component, [file for file in files if file.startswith(sys.argv[1])]]), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.integration
+def test_every_file_that_a_component_imports_is_in_its_key(components: dict[str, BaseComponent]) -> None:
+    modules = {name: modules_of(component) for name, component in components.items()}
+    command = [sys.executable, "-c", IMPORTING, f"{REPOSITORY}/", json.dumps(modules)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    imported = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    assert set(imported) == set(COMPONENTS)
+    imported = {name: {file for file in files if "/.venv/" not in file} for name, files in imported.items()}
+    assert {name for name, files in imported.items() if not files} == WITHOUT_CODE
+    for name, files in imported.items():
+        assert files <= set(map(str, component_files(components[name]))), name
+
+
+def found_by_python(modules: list[str]) -> set[Path]:
+    """The files of ours that modules import anywhere, as Python's own finder of modules reads it from the bytecode."""
+    finder = ModuleFinder(path=[str(REPOSITORY)])
+    for module in modules:
+        if module.partition(".")[0] in PACKAGES:
+            finder.import_hook(module)
+    files = [getattr(module, "__file__", None) for module in finder.modules.values()]
+    return {Path(file) for file in files if file}
+
+
+def test_so_is_every_one_that_it_imports_later(components: dict[str, BaseComponent]) -> None:
+    for name, component in components.items():
+        python = {path for path in component_files(component) if path.suffix == ".py"}
+        started = {REPOSITORY / "components/serving_check/probe.py"} if name == "ServingCheck" else set()
+        assert python == found_by_python(modules_of(component)) | started, name
+
+
+def test_so_is_the_program_that_it_starts(
+    components: dict[str, BaseComponent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        started.append(command)
+        return SimpleNamespace(returncode=1, stdout=b"", stderr=b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    check.check_serving("model", [b"image"], 1.0)
+    ((_, option, module, *_),) = started
+    assert option == "-m"
+    assert f"{module.replace('.', '/')}.py" in names(component_files(components["ServingCheck"]))
+
+
+def test_so_is_what_is_no_python_in_its_folder(components: dict[str, BaseComponent]) -> None:
+    found = 0
+    for component in components.values():
+        folder = REPOSITORY / component.executor_spec.executor_class.__module__.replace(".", "/")
+        if folder.is_relative_to(REPOSITORY / "components"):
+            beside = {path for path in folder.parent.iterdir() if path.is_file() and path.suffix != ".py"}
+            assert beside <= set(component_files(component)), component.id
+            found += len(beside)
+    assert found >= 4  # the report's: page, charts, style, script
+
+
+def test_the_key_is_the_fingerprint_of_these_files(components: dict[str, BaseComponent]) -> None:
+    for name, component in components.items():
+        files = component_files(component)
+        assert bool(files) == (name not in WITHOUT_CODE)
+        if files:
+            assert component.exec_properties["code"] == fingerprint(REPOSITORY, files)
+    assert "code" not in components["StatisticsGen"].exec_properties
+    assert {name: component.exec_properties["preprocessing_fn"] for name, component in components.items()
+            if component.exec_properties.get("preprocessing_fn")} == {"Transform": FUNCTIONS["Transform"]}  # fmt: skip
+
+
+def test_the_name_of_a_synthetic_data_set_goes_by_all_that_draws_it(tmp_path: Path) -> None:
+    files = sorted(found_by_python(["data.synthetic"]))
+    assert {"data/typesetting.py", "data/parallel.py", "data/records.py"} < names(files)
+    folder = examples_folder(DataConfig(), Workspace(tmp_path))
+    assert folder.name.endswith(f"-{fingerprint(REPOSITORY, files)[:8]}")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The packages, to be changed."""
+    folder = tmp_path_factory.mktemp("copy").resolve()
+    for package in PACKAGES:
+        shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def keys(components: dict[str, BaseComponent], folder: Path) -> dict[str, str]:
+    return {name: fingerprint(folder, component_files(component, folder)) for name, component in components.items()}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "changed"),
+    [
+        # What makes ink of a grey pixel decides the examples, and is in the exported model.
+        ("trainer_module/images.py", "INK_SHARE = 3 / 16", "INK_SHARE = 4 / 16", {"Transform", "Trainer", "Reporter"}),
+        ("trainer_module/config/vocabulary.py", "default=2", "default=3", {"Transform"}),
+        ("trainer_module/config/training.py", "default=12", "default=13", {"Trainer"}),
+        ("trainer_module/batching.py", "COST_OF_CELLS = 5", "COST_OF_CELLS = 6", {"Trainer", "Reporter"}),
+        ("trainer_module/summary.py", "BLOCK", "BLOCK ", set()),
+        ("components/evaluator/gate.py", "import re", "import re as re", {"Evaluator", "Reporter"}),
+        ("components/formula_metrics/scores.py", "DPI = 240", "DPI = 200", {"Evaluator", "Reporter"}),
+        ("data/typesetting.py", "_OVERSAMPLING = 8", "_OVERSAMPLING = 4", {"Evaluator", "Reporter"}),
+        ("data/tokenizer.py", "import re", "import re as re", {"ImportExampleGen", "Evaluator", "Reporter"}),
+        ("components/baseline/serving.py", "import os", "import os as os", {"Baseline", "Pusher", "Reporter"}),
+        ("components/pusher/versions.py", "= 600.0", "= 60.0", {"Pusher", "Reporter"}),
+        ("components/serving_check/probe.py", '"predict_images"', '"serving_default"', {"ServingCheck"}),
+        ("components/report/charts.html", "<svg", "<svg ", {"Reporter"}),
+        ("components/report/report.css", "{", "{ ", {"Reporter"}),
+        (
+            "data/records.py",
+            "MAX_TOKENS = 150",
+            "MAX_TOKENS = 160",
+            {"ImportExampleGen", "Evaluator", "ServingCheck", "Reporter"},
+        ),
+        ("pipeline/cli.py", "import json", "import json as json", set()),
+        ("data/check.py", "SAMPLES = 24", "SAMPLES = 25", set()),
+    ],
+)
+def test_a_change_gives_another_key_to_those_that_depend_on_it_and_to_no_others(
+    file: str, old: str, new: str, changed: set[str], copy: Path, components: dict[str, BaseComponent]
+) -> None:
+    before, text = keys(components, copy), (copy / file).read_text("utf-8")
+    assert old in text
+    (copy / file).write_text(text.replace(old, new), "utf-8")
+    after = keys(components, copy)
+    (copy / file).write_text(text, "utf-8")
+    assert {name for name in before if before[name] != after[name]} == changed
+    assert keys(components, copy) == before
+
+
+def test_every_way_in_which_a_file_names_another_is_followed(tmp_path: Path) -> None:
+    files = {
+        "data/__init__.py": "from data.at_once import x",
+        "data/at_once.py": "x = 1",
+        "data/start.py": (
+            "from __future__ import annotations\n"
+            "import json, numpy.linalg, data.whole\n"
+            "from typing import TYPE_CHECKING\n"
+            "if TYPE_CHECKING:\n    from data import never\nelse:\n    from . import relative\n"
+            "class Holder:\n    def late(self):\n        with open('x') as file:\n"
+            "            from pipeline.deep.inner import name\n"
+            "try:\n    import data.tried\nexcept ImportError:\n    from data.instead import x\n"
+            "command = ['-m', 'components.program']\n"
+            "page = 'page.html'; table = 'pipeline/table.npz'\n"
+            "missing = 'missing.json'; outside = '../../secret.json'\n"
+        ),
+        "data/whole.py": "", "data/relative.py": "", "data/never.py": "", "data/tried.py": "", "data/instead.py": "",
+        "data/unnamed.py": "", "data/unnamed.json": "{}",
+        "data/page.html": '{% import "parts.html" as parts %} <script src="script.js">', "data/parts.html": "",
+        "data/script.js": "import 'data.unnamed'", "data/page.css": "",
+        "pipeline/__init__.py": "", "pipeline/deep/__init__.py": "from .beside import x", "pipeline/deep/beside.py": "",
+        "pipeline/deep/inner.py": "name = 1", "pipeline/table.npz": "never read as 'data/page.css'",
+        "components/__init__.py": "", "components/program.py": "",
+    }  # fmt: skip
+    root = (tmp_path / "root").resolve()
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, "utf-8")
+    (tmp_path / "secret.json").write_text("{}", "utf-8")
+    unreached = {"data/never.py", "data/unnamed.py", "data/unnamed.json", "data/page.css"}
+    assert names(files_of(["data.start"], root), root) == set(files) - unreached
+    assert names(files_of(["data.whole.function"], root), root) == {
+        "data/__init__.py",
+        "data/at_once.py",
+        "data/whole.py",
+    }
+    assert files_of(["tensorflow.keras", "json"], root) == []
+
+
+def test_files_on_disk_are_read_anew_each_time(tmp_path: Path) -> None:
+    root = tmp_path.resolve()
+    (root / "data").mkdir()
+    for name in ("__init__", "first", "second"):
+        (root / "data" / f"{name}.py").touch()
+    assert names(files_of(["data.first"], root), root) == {"data/__init__.py", "data/first.py"}
+    (root / "data" / "first.py").write_text("import data.second\n", "utf-8")
+    assert names(files_of(["data.first"], root), root) == {"data/__init__.py", "data/first.py", "data/second.py"}
