@@ -33,10 +33,10 @@ BLOCK, TILE = 4, 4
 EVEN_HEIGHT, EVEN_WIDTH = 64, 512
 
 # The darkest pixels of an image that count as one: this share of all, but at least and at most so many.
-DARKEST_SHARE, LEAST_DARKEST, MOST_DARKEST = 0.002, 4, 64
+DARKEST_SHARE, LEAST_DARKEST, MOST_DARKEST = 0.002, 1, 64
 # Ink that is less dark than the paper by so many grey levels, or by so many standard deviations of the paper's
 # noise, is none: the image is blank.
-LEAST_CONTRAST, LEAST_SIGNAL = 10, 6
+LEAST_CONTRAST, LEAST_SIGNAL = 16, 6
 # Of the pixels that are at least half as dark as the darkest, this share is no darker than ink.
 INK_QUANTILE = 0.75
 # Standard deviations of the paper's noise that are taken off, but at most a share of the ink's darkness.
