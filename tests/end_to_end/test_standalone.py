@@ -173,7 +173,8 @@ def test_a_training_that_starts_from_weights_keeps_the_tokens_they_know(source, 
     assert sorted(after.vocabulary) == sorted(before.vocabulary)
     rows = [after.vocabulary.index(token) for token in before.vocabulary]
     # Its own are fewer: the others were added.
-    assert int(re.search(r"vocabulary of (\d+)", done.stdout)[1]) < len(before.vocabulary)
+    (own,) = re.findall(r"vocabulary of (\d+)", done.stdout)
+    assert int(own) < len(before.vocabulary)
     np.testing.assert_array_equal(after.weights["embedding/embeddings"][rows], before.weights["embedding/embeddings"])
 
 
