@@ -107,6 +107,7 @@ FONTS["\\mathnormal"] = "\\mathnormal"  # of which only the Greek capitals are o
 # What \boldsymbol makes of a font: another, or "" where the bold letters have no command of their own.
 BOLD = dict.fromkeys(_names(r"\mathrm \mathbf"), "\\mathbf") | dict.fromkeys(_names(r"\mathcal \mathsf \mathit"), "")
 TEXT_COMMANDS = frozenset(name for name in FONTS if name.startswith("\\text")) | {"\\emph"}
+TEXT_ACCENTS = frozenset(f"\\{mark}" for mark in "'`\"^~=.")
 # Fonts in which words are written.
 TEXT_FONTS = _names(r"\mathrm \mathbf \mathit \mathsf \mathtt")
 # From here to the end of the group; "" where math has no such font, so that LaTeX draws the same without.
@@ -148,7 +149,7 @@ WITH_LIMITS = frozenset(name for name in BIG_OPERATORS if "int" not in name) | _
 
 ACCENTS = _names(r"\hat \tilde \bar \vec \dot \ddot \dddot \check \breve \acute \grave \mathring")
 # Letters by name.
-LETTERS = _names(r"\AA \aa \AE \ae \OE \oe \O \o \L \l \ss \i \j")
+LETTERS = _names(r"\AA \AE \ae \OE \oe \O \o \L \l \ss \i \j")
 # Commands with arguments that are formulas: the spelling, and the style of each argument.
 _ONE_ARGUMENT = ACCENTS | _names(
     r"""\widehat \widetilde \overline \underline \overrightarrow \overleftarrow \overleftrightarrow \underrightarrow

@@ -23,6 +23,7 @@ from data.latex_tables import (
     SPACES,
     STYLES,
     SYNONYMS,
+    TEXT_ACCENTS,
     TEXT_COMMANDS,
     WITH_LIMITS,
     WITH_OPTION,
@@ -230,6 +231,11 @@ class _Reader:
     def font(self, token: str) -> Row:
         if self.tokens[self.at] != "{":
             return []
+        if token in TEXT_COMMANDS:
+            start, tokens = self.at, self.verbatim_group()
+            if not TEXT_ACCENTS.isdisjoint(tokens):  # which math has not
+                return [Node("verbatim", tail=" ".join([token, *tokens]))]
+            self.at = start
         font = FONTS[token]
         if self.text == "\\mathbf" and token in ("\\textup", "\\textrm"):
             font = ""  # they leave text bold

@@ -170,6 +170,7 @@ RULES = {
         (r"\raisebox { 2 p t } { $ { x } $ }", r"\raisebox { 2 p t } { { x } }"),
         (r"\begin{foo} { 2 } { x } \end{foo}", r"\begin{foo} { 2 } { x } \end{foo}"),
         (r"\' { e }", r"\' { e }"),
+        (r"\textit { F \' E t } _ { { X } }", r"\textit { F \' E t } _ { X }"),
     ],
     "options": [
         (r"\sqrt [ { 3 } ] { { x } } \sqrt [ { ] } ] x", r"\sqrt [ 3 ] { x } \sqrt [ { ] } ] { x }"),
