@@ -85,14 +85,14 @@ def configuration_page() -> str:
         "(`--set KNOB=VALUE`). "
         "`im2latex config show` prints every knob with its value. `im2latex config show --toml` writes a file that "
         '`--config` takes. A file may hold a part of the knobs; `preset = "NAME"` at its top names the preset.',
-        "The defaults are the preset `seed`.",
+        "The defaults are the preset `image2latex-tf2`.",
         "## Presets",
         _table(("preset", "what it is for"), ((_code(name), presets.description(name)) for name in presets.names())),
         "What each changes; an empty cell is the default.",
     ]
     values = {name: {knob: value for knob, value, _ in flatten(load_config(name))} for name in presets.names()}
     changed = [knob for knob in defaults if any(values[name][knob] != defaults[knob] for name in presets.names())]
-    names = [name for name in presets.names() if name != "seed"]
+    names = [name for name in presets.names() if name != "image2latex-tf2"]
     lines.append(
         _table(
             ("knob", "default", *(f"`{name}`" for name in names)),

@@ -61,7 +61,7 @@ class EpochLines(keras.callbacks.Callback):
         super().__init__()
         self.epochs, self.write, self.deadline, self.clock = epochs, write, deadline, clock
         self.told = clock()
-        self.validation = 0.0  # seconds that the last one took
+        self.validation = 0.0  # seconds that the last one took, behind its first batch
 
     def plan(self, sizes: Sequence[int], done: int) -> None:
         """Takes the number of images in each batch of the epoch that begins, and how many batches are done already."""
@@ -78,9 +78,13 @@ class EpochLines(keras.callbacks.Callback):
             self.told = self.now
             self.write(self._line(logs or {}))
 
+    def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if batch == 0:  # as above
+            self.first_validated = self.clock()
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.told = self.clock()
-        self.validation = self.told - self.now
+        self.validation = self.told - self.first_validated
         self.write(self._line(logs or {}, ended=True))
 
     def _line(self, logs: dict[str, float], ended: bool = False) -> str:

@@ -102,7 +102,7 @@ class Convolutions(keras.layers.Layer):
         filters: channels of each convolution.
         pools: pooling window behind each; None where there is none.
         normalised: whether batch normalisation follows each.
-        normalise_first: whether it stands before the ReLU (the paper) or behind it (the seed).
+        normalise_first: whether it stands before the ReLU (the paper) or behind it (Image2Latex-TF2).
         first: number of the first convolution.
     """
 

@@ -61,7 +61,7 @@ def machine(size: Size = FULL) -> dict[str, Figure]:
 
 
 def training_float32(size: Size = FULL) -> dict[str, Figure]:
-    """The seed's model on 8 images of 64 x 320 pixels and 60 tokens."""
+    """Image2Latex-TF2's model on 8 images of 64 x 320 pixels and 60 tokens."""
     return _training("float32", size)
 
 
@@ -80,12 +80,12 @@ def _training(precision: str, size: Size) -> dict[str, Figure]:
     operations = learning_flop(size.model, height * width * images * steps, tokens * images * steps)
     return {
         f"first step, {precision}": Figure(first, "s"),
-        f"seed model, {precision}": Figure(steps * images / spent, "images/s", operations / possible),
+        f"Image2Latex-TF2, {precision}": Figure(steps * images / spent, "images/s", operations / possible),
     }
 
 
 def training_mixed_sizes(size: Size = FULL) -> dict[str, Figure]:
-    """The seed's model on the sizes and lengths of real formulas, in batches of 20."""
+    """Image2Latex-TF2's model on the sizes and lengths of real formulas, in batches of 20."""
     # All that there are: the more examples, the more alike are those of a batch.
     examples = real_examples("train", size, 30_000)
     config = TrainingConfig(batch_size=min(20, len(examples) // 4))
@@ -102,13 +102,13 @@ def training_mixed_sizes(size: Size = FULL) -> dict[str, Figure]:
     return {
         "padding, pixels": Figure(100 * wasted.pixels, "%"),
         "padding, token steps": Figure(100 * wasted.steps, "%"),
-        "seed model, real sizes": Figure(len(used) / spent, "images/s", operations / possible),
+        "Image2Latex-TF2, real sizes": Figure(len(used) / spent, "images/s", operations / possible),
         "mean size of these images": Figure(pixels / len(used), "pixels"),
     }
 
 
 def decoding_greedy(size: Size = FULL) -> dict[str, Figure]:
-    """The seed's model reads 512 real images, as long as their formulas are."""
+    """Image2Latex-TF2's model reads 512 real images, as long as their formulas are."""
     return _decoding(1, "greedy", size)
 
 

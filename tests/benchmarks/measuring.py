@@ -30,7 +30,7 @@ from trainer_module.trainer import as_dataset
 from trainer_module.training import DTYPES, Perplexity, TokenCrossEntropy, make_optimizer
 
 FLOP = 2  # a multiplication and an addition
-VOCABULARY = 504  # tokens of the seed
+VOCABULARY = 504  # tokens of Image2Latex-TF2
 
 
 class Figure(NamedTuple):
@@ -44,7 +44,7 @@ class Figure(NamedTuple):
 class Size(NamedTuple):
     """How much a case does; without anything said, as much as the published figures are of."""
 
-    model: ModelConfig = ModelConfig()  # the seed's
+    model: ModelConfig = ModelConfig()  # Image2Latex-TF2's
     most: int = sys.maxsize  # of whatever a case counts: examples, pixels of a side, steps, runs, requests
     repeats: int = 9  # of what is timed, after a first time that does not count
 

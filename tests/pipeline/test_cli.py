@@ -67,7 +67,7 @@ def test_config_show_prints_a_line_of_help_beside_each_knob() -> None:
         (("run", "--set", "data.source=nowhere"), "nowhere/train holds no TFRecords"),
         (
             ("config", "show", "--preset", "huge"),
-            "there are paper, paper-coarse-to-fine, quickstart, reader, seed, small",
+            "there are image2latex-tf2, paper, paper-coarse-to-fine, quickstart, reader, small",
         ),
     ],
 )

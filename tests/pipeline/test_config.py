@@ -10,8 +10,8 @@ from pipeline import presets
 from pipeline.config import Config, config_of, flatten, load_config, to_toml
 
 
-def test_the_seed_preset_is_the_default_model_of_8_379_008_parameters() -> None:
-    model = load_config("seed").model
+def test_the_preset_of_image2latex_tf2_is_the_default_model_of_8_379_008_parameters() -> None:
+    model = load_config("image2latex-tf2").model
     assert model.filters == (64, 128, 256, 256, 512, 512)
     assert (model.decoder_units, model.embedding_units) == (512, 80)
     assert not model.hidden_recurrence and not model.row_embedding
@@ -23,7 +23,7 @@ def test_every_preset_survives_being_written_as_toml_and_read_again(preset: str,
     file = tmp_path / "config.toml"
     file.write_text(to_toml(config), encoding="utf-8")
     # Read over another preset: the file names every knob, so nothing of that preset may be left.
-    assert load_config("small" if preset != "small" else "seed", file) == config
+    assert load_config("small" if preset != "small" else "image2latex-tf2", file) == config
 
 
 def test_every_preset_says_in_a_line_what_it_is_for() -> None:
@@ -58,7 +58,7 @@ def test_settings_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
 def test_a_preset_on_the_command_line_goes_over_the_one_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('preset = "small"\n', encoding="utf-8")
-    assert load_config("seed", file) == Config()
+    assert load_config("image2latex-tf2", file) == Config()
 
 
 def test_text_that_toml_must_escape_survives(tmp_path: Path) -> None:
@@ -136,7 +136,8 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(
-        UserError, match="no preset 'huge'; there are paper, paper-coarse-to-fine, quickstart, reader, seed, small"
+        UserError,
+        match="no preset 'huge'; there are image2latex-tf2, paper, paper-coarse-to-fine, quickstart, reader, small",
     ):
         load_config("huge")
     with pytest.raises(UserError, match="did you mean quickstart"):

@@ -43,7 +43,7 @@ def sharpened(variant: dict, seed: int) -> FormulaModel:
     return model
 
 
-@pytest.fixture(scope="module", params=[("seed", 1), ("paper", 15)], ids=lambda param: param[0])
+@pytest.fixture(scope="module", params=[("image2latex-tf2", 1), ("paper", 15)], ids=lambda param: param[0])
 def model(request) -> FormulaModel:
     variant, seed = request.param
     return sharpened(VARIANTS[variant], seed)

@@ -21,13 +21,16 @@ class Training:
         self.lines = EpochLines(epochs, self.written.append, deadline, lambda: self.now)
 
     def epoch(self, epoch: int, sizes: list[int], seconds: list[float], validation: float, done: int = 0) -> None:
-        """Trains on batches of such sizes, but for those done, each in so many seconds."""
+        """Trains on batches of such sizes, but for those done, each in so many seconds; validation compiles for 5 s."""
         self.lines.plan(sizes, done)
         self.lines.on_epoch_begin(epoch)
         for batch, spent in enumerate(seconds):
             self.now += spent
             self.lines.on_train_batch_end(batch, LOGS)
+        self.now += 5.0 if epoch == 0 else 0.0
+        self.lines.on_test_batch_end(0)
         self.now += validation
+        self.lines.on_test_batch_end(1)
         self.lines.on_epoch_end(epoch, AT_END)
 
 
@@ -39,8 +42,8 @@ def test_a_line_a_minute_and_one_at_each_epochs_end() -> None:
         # At 60 s, one batch behind the first: 100 images are left, and two epochs of 140.
         "Epoch 1/3, step 2/7: loss 0.5123, perplexity 1.6692, 2.0 images/s, 50 s left of the epoch, "
         "3 m 10 s of the training",
-        # At 125 s, two epochs of 70 s, and 15 s of validation each.
-        "Epoch 1/3, step 7/7: loss 0.5123, perplexity 1.6692, on validation 1.9200, 2.0 images/s, 2 m 05 s; "
+        # At 130 s, two epochs of 70 s, and 15 s of validation each.
+        "Epoch 1/3, step 7/7: loss 0.5123, perplexity 1.6692, on validation 1.9200, 2.0 images/s, 2 m 10 s; "
         "2 m 50 s left of the training",
     ]
     training.written.clear()

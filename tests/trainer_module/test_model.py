@@ -37,7 +37,7 @@ MAX_ROWS = 6
 TINY = {"filters": (4, 5, 6, 7, 8, 9), "decoder_units": 6, "embedding_units": 5}
 PAPER = {"hidden_recurrence": True, "row_embedding": True, "normalisation": "before_relu"}
 VARIANTS = {
-    "seed": TINY,
+    "image2latex-tf2": TINY,
     "hidden_recurrence": TINY | {"hidden_recurrence": True},
     "row_embedding": TINY | {"row_embedding": True},
     "position_encoding": TINY | {"position_encoding": True},
@@ -89,7 +89,7 @@ def logits(model):
 
 
 @pytest.fixture(scope="module")
-def seed_model() -> FormulaModel:
+def image2latex_model() -> FormulaModel:
     return FormulaModel(ModelConfig(), 504)
 
 
@@ -141,7 +141,7 @@ def pool(x, rows, columns):
 
 
 def reference_features(model, image):
-    """(height / 8, width / 8, channels) of the convolutions, as the table of the seed and the paper order them."""
+    """(height / 8, width / 8, channels) of the convolutions, as Image2Latex-TF2 and the paper order them."""
     fill = [(0, -side % 8) for side in image.shape]
     x = (np.pad(image, fill, constant_values=255)[:, :, None].astype(float) - 128) / 128
     conv = model.encoder.convolutions
@@ -272,9 +272,9 @@ def reference(model, image, tokens):
     return reference_decoder(model, coarse, fine, tokens)
 
 
-# --- the seed's table -------------------------------------------------------------------------
+# --- the table of Image2Latex-TF2 --------------------------------------------------------------
 
-SEED_TABLE = [
+IMAGE2LATEX_TABLE = [
     # part, output, parameters, of them not trainable
     ("(x - 128) / 128", "H, W, 1", 0, 0),
     ("conv1 3x3 64, ReLU, max-pool 2x2", "H/2, W/2, 64", 640, 0),
@@ -292,15 +292,15 @@ SEED_TABLE = [
 
 def test_summary_is_the_table_of_the_seed():
     parts = summarise(ModelConfig(), 504, 8)
-    assert [(part.name, part.output, part.trainable + part.fixed, part.fixed) for part in parts] == SEED_TABLE
+    assert [(part.name, part.output, part.trainable + part.fixed, part.fixed) for part in parts] == IMAGE2LATEX_TABLE
 
 
-def test_seed_model_has_the_parameters_of_the_seed(seed_model):
-    assert seed_model.count_params() == 8_379_008
-    assert sum(int(np.prod(weight.shape)) for weight in seed_model.non_trainable_weights) == 2_560
+def test_the_model_of_image2latex_tf2_has_its_parameters(image2latex_model):
+    assert image2latex_model.count_params() == 8_379_008
+    assert sum(int(np.prod(weight.shape)) for weight in image2latex_model.non_trainable_weights) == 2_560
 
 
-# The paper's table 1 rounds 9.48 and 15.85 million, and names no vocabulary; these are with the seed's 504 tokens.
+# The paper's table 1 rounds 9.48 and 15.85 million, and names no vocabulary; these are with Image2Latex-TF2's 504.
 PAPER_PARTS = {
     "convolutions, with biases": 640 + 73_856 + 295_168 + 590_080 + 1_180_160 + 2_359_808,
     "batch norm: scale, shift, mean and variance": 4 * (256 + 512 + 512),
@@ -334,12 +334,12 @@ def test_parameters_of_the_papers_models(preset, parts, published):
     assert total == pytest.approx(published, rel=0.01)
 
 
-def test_every_part_of_the_seed_model_has_the_shape_in_the_table(seed_model, monkeypatch):
+def test_every_part_of_the_model_of_image2latex_tf2_has_the_shape_in_the_table(image2latex_model, monkeypatch):
     seen = []
     call = keras.layers.Conv2D.call
     monkeypatch.setattr(keras.layers.Conv2D, "call", lambda layer, x: seen.append(tuple(x.shape)) or call(layer, x))
     inputs = padded([drawing(32, 64)], 0, 0)
-    encoded = seed_model.encode(inputs["image"], inputs["size"])
+    encoded = image2latex_model.encode(inputs["image"], inputs["size"])
     assert seen == [
         (1, 32, 64, 1), (1, 16, 32, 64), (1, 8, 16, 128), (1, 8, 16, 256), (1, 8, 8, 256), (1, 4, 8, 512),
     ]  # fmt: skip
@@ -347,9 +347,9 @@ def test_every_part_of_the_seed_model_has_the_shape_in_the_table(seed_model, mon
     assert encoded.fine.values.shape == (1, 4, 8, 256 + 256)
     assert encoded.fine.mask.shape == (1, 4, 8)
     tokens = np.zeros((1, 7), np.int32)
-    assert seed_model.embedding(tokens).shape == (1, 7, 80)
-    assert seed_model(inputs | {"tokens": tokens}).shape == (1, 7, 504)
-    state = seed_model.decoder.initial_state(1)
+    assert image2latex_model.embedding(tokens).shape == (1, 7, 80)
+    assert image2latex_model(inputs | {"tokens": tokens}).shape == (1, 7, 504)
+    state = image2latex_model.decoder.initial_state(1)
     assert [tuple(part.shape) for part in state] == [(1, 512)] * 3
 
 
@@ -604,7 +604,7 @@ def test_jax_gives_what_tensorflow_gives(tmp_path):
     assert keras.backend.backend() == "tensorflow"
     inputs = padded([drawing(17, 30), drawing(24, 44)], 0, 0) | {"tokens": np.array([[1, 5, 6], [1, 7, 3]], np.int32)}
     targets = np.array([[5, 6, 2], [7, 3, 2]], np.int32)
-    variants = {name: VARIANTS[name] for name in ("seed", "hierarchical", "sparsemax", "hard")}
+    variants = {name: VARIANTS[name] for name in ("image2latex-tf2", "hierarchical", "sparsemax", "hard")}
     models = {name: made(variant) for name, variant in variants.items()}
     for name, model in models.items():
         weights = {f"weight{i}": weight.numpy() for i, weight in enumerate(model.weights)}
@@ -632,7 +632,8 @@ def test_jax_gives_what_tensorflow_gives(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["model", "attention", "recurrence", "decoding", "training", "weights", "features", "config/model", "batching"],
+    ["model", "attention", "recurrence", "decoding", "training", "display", "weights", "features", "batching"]
+    + [f"config/{name}" for name in ("__init__", "image", "vocabulary", "model", "training")],
 )
 def test_the_model_imports_nothing_of_tensorflow(name):
     tree = ast.parse((Path(trainer_module.__file__).parent / f"{name}.py").read_text("utf-8"))

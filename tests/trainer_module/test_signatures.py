@@ -28,7 +28,7 @@ from trainer_module.weights import model_of, new_model, weights_of
 
 MAX_TOKENS = 9
 VARIANTS = {
-    "seed": {},
+    "image2latex-tf2": {},
     "paper": {
         "hidden_recurrence": True,
         "row_embedding": True,

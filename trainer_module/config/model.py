@@ -23,7 +23,7 @@ class ModelConfig:
         Annotated[int, Field(ge=1)],
     ] = Field(default=(64, 128, 256, 256, 512, 512), description="channels of the six convolutions")
     normalisation: Literal["after_relu", "before_relu"] = Field(
-        default="after_relu", description="batch norm after the ReLU (seed) or before it (paper)"
+        default="after_relu", description="batch norm after the ReLU (Image2Latex-TF2) or before it (paper)"
     )
     decoder_units: int = Field(
         default=512,
@@ -33,10 +33,11 @@ class ModelConfig:
     )
     embedding_units: int = Field(default=80, ge=1, description="size of a token's embedding")
     hidden_recurrence: bool = Field(
-        default=False, description="hidden-to-hidden term in the decoder LSTM (paper: yes, seed: no)"
+        default=False, description="hidden-to-hidden term in the decoder LSTM (paper: yes, Image2Latex-TF2: no)"
     )
     row_embedding: bool = Field(
-        default=False, description="learned initial state for each row of the row encoder (paper: yes, seed: no)"
+        default=False,
+        description="learned initial state for each row of the row encoder (paper: yes, Image2Latex-TF2: no)",
     )
     position_encoding: bool = Field(
         default=False, description="waves of a cell's row and column added to it (MI2LS; Wang and Liu 2019)"
