@@ -263,8 +263,8 @@ class _Reader:
             item = row[0]
             if item in WITH_LIMITS:
                 return row
-            if isinstance(item, Node) and item.head == "\\mathrm" and self.style == DISPLAY:
-                return [Node("\\operatorname*", item.rows)]
+            if isinstance(item, Node) and item.head == "\\mathrm" and not item.has_scripts:
+                return [Node("\\operatorname*", item.rows)] if self.style == DISPLAY else row
         return [Node("\\mathop", [row])] if self.style == DISPLAY else row
 
     def big(self, token: str) -> Row:
