@@ -204,9 +204,11 @@ AROUND = {
     "": r"""x|x ^ { n }|x _ { j }|x ^ { \prime }|x _ { k j ^ { \prime } }|Q _ { 0 }|\hat { x }|\vec { x }|\mathbf { x }
         |\max|\leq|\underline { x }|\overline { x }""",
     "\\big": r"""x ^ { 2 }|x _ { i } ^ { 2 }|x _ { i _ { j } }|\bar { A }|\overline { A }|\sqrt { x }
-        |{ x _ { 1 } } ^ { 2 }|x _ { n + 1 } ^ { \alpha }|\underline { f }|A ^ { T }|\mathcal { L } ^ { \dagger }|\bar { \psi }""",
+        |{ x _ { 1 } } ^ { 2 }|x _ { n + 1 } ^ { \alpha }|\underline { f }|A ^ { T }|\mathcal { L } ^ { \dagger }
+        |\bar { \psi }""",
     "\\Big": r"""\frac { a } { b }|\sum|\underset { a } { X }|\hat { A }|\sqrt { A _ { j } }|\sqrt { x ^ { 2 } }
-        |f ^ { ( 1 ) }|\stackrel { a } { = }|\lim _ { n }|\widehat { A }|\tilde { \lambda }|e ^ { - x / 2 }|\dot { \phi }""",
+        |f ^ { ( 1 ) }|\stackrel { a } { = }|\lim _ { n }|\widehat { A }|\tilde { \lambda }
+        |e ^ { - x / 2 }|\dot { \phi }""",
     "\\bigg": r"""\frac { x ^ { 2 } } { y ^ { 2 } }|\int|\int _ { 0 } ^ { 1 }|\frac { \partial f } { \partial x }
         |\sqrt { \frac { a } { b } }|\binom { n } { k }|\frac { 1 } { 1 + \frac { a } { b } }""",
     "\\Bigg": r"\sum _ { i }|\sum _ { i = 1 } ^ { n }",
