@@ -168,6 +168,8 @@ class _Reader:
                 above = above[0].sup  # x ^ { ' }
         if not below and not above:
             return base
+        if len(base) == 1 and isinstance(base[0], str):
+            return [Node(base[0], sub=below or None, sup=above or None)]
         lead, inner, trail = without_spaces(base)
         last = inner[-1] if inner else ""
         if len(inner) > 1 and _is_symbol(last) and is_flat(inner, self.style):
