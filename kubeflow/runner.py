@@ -28,7 +28,8 @@ from tfx.version import __version__ as tfx_version
 from data.errors import UserError
 from data.repository import REPOSITORY
 from kubeflow.entrypoint import DATA, FOUND, Node, is_address
-from pipeline.config import EVERY, Config, Pod, tensorflow_environment
+from pipeline.config import Config, tensorflow_environment
+from pipeline.config.sections import EVERY, Pod
 from pipeline.pipeline import create_pipeline
 
 SCHEMA_VERSION = "2.1.0"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.repository import REPOSITORY
-from pipeline.config import BeamConfig
+from pipeline.config.sections import BeamConfig
 
 SETUP = REPOSITORY / "setup.py"
 SECONDS_TO_ANSWER = 10

@@ -9,7 +9,7 @@ import data.synthetic
 from data.errors import UserError
 from data.records import SPLITS
 from data.repository import REPOSITORY
-from pipeline.config import SYNTHETIC, DataConfig
+from pipeline.config.sections import SYNTHETIC, DataConfig
 from pipeline.sources import files_of, fingerprint
 from pipeline.workspace import Workspace
 

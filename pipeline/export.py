@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import os
 import tempfile
 from collections.abc import Mapping
@@ -88,9 +89,14 @@ def save_model(trained: Trained, folder: Path) -> None:
         UserError: the weights are not those of the model's configuration.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
+    import tensorflow as tf
+
     from trainer_module.signatures import FormulaReader, NormalisedImages
 
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:
-        FormulaReader(trained, NormalisedImages(trained.image)).save(f"{temporary}/model")
+        try:
+            FormulaReader(trained, NormalisedImages(trained.image)).save(f"{temporary}/model")
+        except tf.errors.OpError as error:  # TensorFlow's words for a full disk
+            raise OSError(errno.EIO, error.message) from error
         Path(temporary, "model").rename(folder)

@@ -11,13 +11,12 @@ from typing import Annotated
 
 import typer
 
+from pipeline import presets
+
 # Exit status after Ctrl-C; UserError has its own.
 INTERRUPTED = 130
 
-Preset = Annotated[
-    str | None,
-    typer.Option(help="Preset: quickstart, small, reader, seed, paper or paper-coarse-to-fine.", metavar="NAME"),
-]
+Preset = Annotated[str | None, typer.Option(help=f"Preset: {', '.join(presets.names())}.", metavar="NAME")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file that changes the preset.", metavar="FILE")]
 Settings = Annotated[
     list[str] | None,

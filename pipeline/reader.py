@@ -76,9 +76,9 @@ def cache() -> Path:
 
 
 def _digest() -> str:
-    """Of all that decides on the SavedModel: weights, code, TensorFlow's version."""
+    """Of all that decides on the SavedModel: weights, code with its tables, TensorFlow's version."""
     sha = hashlib.sha256(f"{reader.fingerprint()} {version('tensorflow')}".encode())
-    for path in sorted(TRAINER_MODULE.rglob("*.py")):
+    for path in sorted(path for path in TRAINER_MODULE.rglob("*") if path.suffix in (".py", ".npz")):
         sha.update(path.read_bytes())
     return sha.hexdigest()[:16]
 

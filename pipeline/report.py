@@ -14,7 +14,8 @@ from components.report.page import write_page
 from components.report.run import ABSENT, FAILED, Run, Setting, Step, context_name, properties, read_steps
 from data import toml
 from data.errors import UserError
-from pipeline.config import COMPONENTS, Config, flatten
+from pipeline.config import Config, flatten
+from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.store import choose_run, read, run_ids
 from pipeline.workspace import Workspace
 

@@ -19,7 +19,8 @@ from components.baseline.properties import SERVING_VERSION
 from components.report.run import CACHED, RAN, SERVING
 from data.errors import UserError
 from pipeline.comparison import OTHER, SAME, Compared, Folders, compare
-from pipeline.config import COMPONENTS, SYNTHETIC, Config, config_of
+from pipeline.config import Config, config_of
+from pipeline.config.sections import COMPONENTS, SYNTHETIC
 from pipeline.examples import prepare_examples
 from pipeline.lineage.graph import Artifact, Graph, read_runs
 from pipeline.lineage.record import VARIABLES, describe, fingerprint_of, gpus

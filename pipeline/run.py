@@ -26,7 +26,8 @@ from data.progress import progress
 from data.records import SPLITS, remove_unfinished
 from data.repository import python_path
 from pipeline.beam import check_engine
-from pipeline.config import COMPONENTS, SYNTHETIC, Config, tensorflow_environment, to_toml
+from pipeline.config import Config, tensorflow_environment, to_toml
+from pipeline.config.sections import COMPONENTS, SYNTHETIC
 from pipeline.examples import examples_folder, prepare_examples
 from pipeline.storage import fault
 from pipeline.workspace import Workspace

@@ -38,6 +38,7 @@ from data.im2latex import Candidate, chunked, convert, hold_out, open_source
 from data.parallel import ordered_map
 from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE, BadRecord, decode, read_records
 from data.spelling import NORMAL, respell
+from pipeline import presets
 from pipeline.config import Config, load_config
 from trainer_module.batching import Batch, Buckets, Example, batches, prefetched
 from trainer_module.config.image import ImageConfig
@@ -128,7 +129,11 @@ def _parser() -> argparse.ArgumentParser:
         "data", type=Path, metavar="DATA", help="what `im2latex data import` takes, or a folder of TFRecords it made"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what comes of it")
-    parser.add_argument("--preset", metavar="NAME", help="quickstart if not given; its section data does not count")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"{', '.join(presets.names())}; quickstart if not given; its section data does not count",
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file over the preset")
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KNOB=VALUE", help="one knob; repeatable"

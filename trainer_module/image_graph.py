@@ -34,7 +34,7 @@ def normalise_image(encoded: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     Raises:
         tf.errors.InvalidArgumentError: the bytes are no such image.
     """
-    ink, least = _stretch(_flatten(_darkness(tf.io.decode_image(encoded, expand_animations=False))))
+    ink, least = _stretch(_flatten(_reframe(_darkness(tf.io.decode_image(encoded, expand_animations=False)))))
     ink = _resize(_crop(ink, least), config)
     grey = tf.round(WHITE - WHITE * _crop(ink, least))
     border = [[config.border, config.border]] * 2
@@ -86,6 +86,16 @@ def _quantile(histogram: tf.Tensor, share: float) -> tf.Tensor:
     """Of the histograms in the last axis."""
     counts = tf.cast(tf.cumsum(histogram, axis=-1), tf.float32)
     return tf.reduce_sum(tf.cast(counts < share * counts[..., -1:], tf.int32), axis=-1)
+
+
+def _reframe(darkness: tf.Tensor) -> tf.Tensor:
+    is_paper = tf.abs(darkness) <= images.CLEAN_LEVELS
+    is_ink = darkness > images.FAINT_SHARE * tf.maximum(tf.reduce_max(darkness), float(images.LEAST_CONTRAST))
+    faint = tf.reduce_sum(tf.cast(~(is_paper | is_ink), tf.int32))
+    is_clean = tf.reduce_mean(tf.cast(is_paper, tf.float32)) >= images.CLEAN_SHARE
+    is_clean &= faint <= tf.reduce_sum(tf.cast(is_ink, tf.int32))
+    frame = [[images.FRAME, images.FRAME]] * 2
+    return tf.cond(is_clean, lambda: tf.pad(_crop_to(darkness, is_ink), frame), lambda: darkness)
 
 
 def _flatten(darkness: tf.Tensor) -> tf.Tensor:
@@ -145,10 +155,13 @@ def _stretch(darkness: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _crop(ink: tf.Tensor, least: tf.Tensor) -> tf.Tensor:
-    is_ink = ink > least
+    return _crop_to(ink, ink > least)
+
+
+def _crop_to(image: tf.Tensor, is_ink: tf.Tensor) -> tf.Tensor:
     top, bottom = _span(tf.reduce_any(is_ink, axis=1))
     left, right = _span(tf.reduce_any(is_ink, axis=0))
-    return tf.where(tf.reduce_any(is_ink), ink[top:bottom, left:right], 0.0)
+    return tf.where(tf.reduce_any(is_ink), image[top:bottom, left:right], 0.0)
 
 
 def _span(has_ink: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

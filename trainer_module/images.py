@@ -22,16 +22,21 @@ LUMA = (19595, 38470, 7471)
 # The paper is dark where the median pixel, and that of the frame, lie in this lower share of all levels.
 DARK_PAPER = 0.4
 
+# A picture is clean where this share of its pixels is within so many grey levels of the paper, and where no more are
+# between those and this share of the darkest than are darker. Then what is outside of the ink's frame tells nothing,
+# and white takes its place: a wider border changes no pixel.
+CLEAN_SHARE, CLEAN_LEVELS, FAINT_SHARE, FRAME = 0.3, 2, 0.1, 8
+
 # Uneven light: the paper's darkness is the least of the means over `TILE` x `TILE` blocks, `BLOCK` pixels wide, or
 # more in images that are larger than `EVEN_HEIGHT` x `EVEN_WIDTH`.
 BLOCK, TILE = 4, 4
 EVEN_HEIGHT, EVEN_WIDTH = 64, 512
 
 # The darkest pixels of an image that count as one: this share of all, but at least and at most so many.
-DARKEST_SHARE, LEAST_DARKEST, MOST_DARKEST = 0.002, 4, 64
+DARKEST_SHARE, LEAST_DARKEST, MOST_DARKEST = 0.002, 1, 64
 # Ink that is less dark than the paper by so many grey levels, or by so many standard deviations of the paper's
 # noise, is none: the image is blank.
-LEAST_CONTRAST, LEAST_SIGNAL = 10, 6
+LEAST_CONTRAST, LEAST_SIGNAL = 16, 6
 # Of the pixels that are at least half as dark as the darkest, this share is no darker than ink.
 INK_QUANTILE = 0.75
 # Standard deviations of the paper's noise that are taken off, but at most a share of the ink's darkness.
@@ -59,7 +64,7 @@ def normalise(encoded: bytes, config: ImageConfig) -> np.ndarray:
     Raises:
         PIL.UnidentifiedImageError: the bytes are no image; Pillow's decoders raise others for damaged ones.
     """
-    ink, least = _stretch(_flatten(_darkness(_decode(encoded))))
+    ink, least = _ink(encoded)
     ink = _resize(_crop(ink, least), config)
     # Again, for scaling can make a faint edge too light to be ink.
     grey = np.rint(WHITE - WHITE * _crop(ink, least))
@@ -68,7 +73,12 @@ def normalise(encoded: bytes, config: ImageConfig) -> np.ndarray:
 
 def ink_of(encoded: bytes) -> np.ndarray:
     """The ink of an image in its own size, cut out: 1 is ink and 0 is paper, float32, (height, width)."""
-    return _crop(*_stretch(_flatten(_darkness(_decode(encoded)))))
+    return _crop(*_ink(encoded))
+
+
+def _ink(encoded: bytes) -> tuple[np.ndarray, float]:
+    """As `_stretch`."""
+    return _stretch(_flatten(_reframe(_darkness(_decode(encoded)))))
 
 
 def _decode(encoded: bytes) -> np.ndarray:
@@ -122,6 +132,16 @@ def _quantile(histogram: np.ndarray, share: float) -> int:
     """The first level at or under which at least this share of all lie."""
     counts = np.cumsum(histogram)
     return int((counts < np.float32(share) * np.float32(counts[-1])).sum())
+
+
+def _reframe(darkness: np.ndarray) -> np.ndarray:
+    """(height, width) float32 -> of a clean picture the ink in a frame of paper, of another one all of it."""
+    is_paper = np.abs(darkness) <= CLEAN_LEVELS
+    is_ink = darkness > np.float32(FAINT_SHARE) * max(darkness.max(), np.float32(LEAST_CONTRAST))
+    faint = darkness.size - int((is_paper | is_ink).sum())
+    if is_paper.mean(dtype=np.float32) < np.float32(CLEAN_SHARE) or faint > int(is_ink.sum()):
+        return darkness
+    return np.pad(_crop_to(darkness, is_ink), FRAME)
 
 
 def _flatten(darkness: np.ndarray) -> np.ndarray:
@@ -180,11 +200,15 @@ def _stretch(darkness: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _crop(ink: np.ndarray, least: float) -> np.ndarray:
     """(height, width) float32 -> from the first to the last row and column with ink; a white pixel if blank."""
-    is_ink = ink > least
+    return _crop_to(ink, ink > least)
+
+
+def _crop_to(image: np.ndarray, is_ink: np.ndarray) -> np.ndarray:
+    """The part of an image from the first to the last row and column with ink; one pixel of paper if it has none."""
     if not is_ink.any():
         return np.zeros((1, 1), np.float32)
     rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
-    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _resize(ink: np.ndarray, config: ImageConfig) -> np.ndarray:

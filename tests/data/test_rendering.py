@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data.errors import UserError
-from data.latex import RenderingError, is_local
+from data.latex import Page, RenderingError, draw_page, draw_pages, is_local
 from data.rendering import RENDERERS, default_renderer, render, render_all, render_png
 
 pytestmark = pytest.mark.integration
@@ -349,3 +349,32 @@ def test_mathtext_sets_scripts_where_they_belong() -> None:
     np.testing.assert_array_equal(plain, tokenised)
     beside = render("\\hslash L G 2", renderer="builtin")
     assert plain.shape[0] > beside.shape[0] and plain.shape[1] < beside.shape[1]
+
+
+@LATEX
+def test_a_character_that_the_font_lacks_is_refused_on_request_alone() -> None:
+    # The letters of eufm10 end before the place of \Phi (its font table); TeX leaves such characters out.
+    pages = [Page("x"), Page(r"\mathfrak { \Phi } x"), Page("y")]
+    lenient, strict = draw_pages(pages), draw_pages(pages, whole=True)
+    assert all(isinstance(picture, np.ndarray) for picture in lenient)
+    assert [str(drawn) for drawn in strict if isinstance(drawn, RenderingError)] == ["a character that the font lacks"]
+    assert isinstance(strict[1], RenderingError)
+    with pytest.raises(RenderingError, match="a character that the font lacks"):
+        draw_page(pages[1], whole=True)
+
+
+@LATEX
+def test_a_page_is_set_in_its_own_style_size_and_font() -> None:
+    sum_of = r"\sum _ { i } ^ { n }"
+    pages = [Page(sum_of), Page(sum_of, style=""), Page("1"), Page("1", before=r"\fontsize{20.74}{25}\selectfont ")]
+    drawn = draw_pages(pages, r"\usepackage{mathptmx}")
+    display, inline, small, large = (picture for picture in drawn if isinstance(picture, np.ndarray))
+    assert inline.shape[0] < 0.6 * display.shape[0]
+    assert large.shape[0] == pytest.approx(2.074 * small.shape[0], abs=2)
+    assert not np.array_equal(small, draw_pages([Page("1")])[0])
+
+
+@LATEX
+def test_a_preamble_that_fails_is_told_with_its_packages() -> None:
+    with pytest.raises(UserError, match="its packages amsmath, nofont and amssymb"):
+        draw_pages([Page("x"), Page("y")], "\\usepackage[a]{nofont}\n")

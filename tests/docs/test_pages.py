@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import pytest
 import typer
 
-from pipeline import docs
+from pipeline import docs, presets
 from pipeline.cli import app
 from pipeline.lineage.commands import STORY, StoryFirst
 from tests.docs.pages import ROOT, anchors, commands, links, pages
@@ -135,6 +135,11 @@ def test_every_page_of_docs_can_be_reached_from_the_readme() -> None:
         targets = (((ROOT / page).parent / link.partition("#")[0]).resolve() for link in links(page) if ":" not in link)
         waiting += [target.relative_to(ROOT) for target in targets if target.suffix == ".md"]
     assert {page for page in PAGES if page.parts[0] == "docs"} - reached == set()
+
+
+def test_the_readme_lists_every_preset() -> None:
+    table = (ROOT / "README.md").read_text("utf-8").split("## Presets\n")[1].split("\n## ")[0]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == set(presets.names())
 
 
 def test_the_readme_is_short_and_has_the_two_commands() -> None:

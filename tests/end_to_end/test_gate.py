@@ -72,7 +72,7 @@ def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
     assert f"is below {bound:.3f}".rstrip("0") in refused and "of the model serving now" in refused
 
     # A model that knows other tokens is compared like any other, and the run says so.
-    better = project.run("--set", "training.epochs=16", "--set", "vocabulary.min_count=40")
+    better = project.run("--set", "training.epochs=40", "--set", "vocabulary.min_count=40")
     assert better.returncode == 0, better.stderr
     line = next(line for line in better.stdout.splitlines() if line.startswith("Evaluator"))
     assert re.search(r"blessed; this model knows \d+ tokens, the one serving now \d+, not the same", line), line
@@ -87,7 +87,7 @@ def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
 def test_a_version_that_was_taken_back_is_not_pushed_again_until_it_is_brought_back(project: Project) -> None:
     first, second = project.versions()
     serving = project.home / "serving" / "im2latex"
-    again = ("--set", "training.epochs=16", "--set", "vocabulary.min_count=40")
+    again = ("--set", "training.epochs=40", "--set", "vocabulary.min_count=40")
 
     def rollback(*arguments: str) -> str:
         command = [sys.executable, "-m", "pipeline.cli", "rollback", *arguments]
@@ -112,7 +112,7 @@ def test_a_serving_model_that_is_damaged_is_passed_over_and_said(project: Projec
     serving = project.home / "serving" / "im2latex"
     shutil.rmtree(serving / second / "variables")
     run = project.run(
-        "--set", "training.epochs=16", "--set", "vocabulary.min_count=40", "--set", "serving.check_images=4"
+        "--set", "training.epochs=40", "--set", "vocabulary.min_count=40", "--set", "serving.check_images=4"
     )
     assert run.returncode == 0, run.stderr
     line = next(line for line in run.stdout.splitlines() if line.startswith("Baseline"))

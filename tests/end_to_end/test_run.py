@@ -21,7 +21,7 @@ from PIL import Image
 from data.records import DatasetWriter, Record, encode, read_records
 from data.synthetic import draw_png
 from pipeline.comparison import OTHER, SAME
-from pipeline.config import COMPONENTS
+from pipeline.config.sections import COMPONENTS
 from tests.project import Project, after_first_run, read_only
 from trainer_module.trained import load_weights
 

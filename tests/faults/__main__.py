@@ -79,7 +79,7 @@ def main() -> int:
 def kill_and_judge(folder: Path, count: int) -> int:
     """Kills runs in a folder and prints what came of it; 0 when nothing was found, else 1."""
     from data.records import read_records
-    from pipeline.config import COMPONENTS
+    from pipeline.config.sections import COMPONENTS
 
     began = time.monotonic()
     killer = prepare(folder)
@@ -116,7 +116,7 @@ def kill_few(folder: Path) -> int:
 
 def fill_disks(folder: Path) -> int:
     """Fills the disk while each component works."""
-    from pipeline.config import COMPONENTS
+    from pipeline.config.sections import COMPONENTS
     from tests.faults import disk
 
     disk.mount(folder / "workspace")
@@ -128,7 +128,7 @@ def fill_disks(folder: Path) -> int:
 
 def interrupt_all(folder: Path) -> int:
     """Stops runs by Ctrl-C while they draw the data, while they start, and in each component."""
-    from pipeline.config import COMPONENTS
+    from pipeline.config.sections import COMPONENTS
     from tests.faults.killing import Moment, before_components
 
     killer = prepare(folder)

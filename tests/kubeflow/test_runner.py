@@ -14,7 +14,8 @@ from data.errors import UserError
 from data.repository import REPOSITORY
 from kubeflow import runner
 from kubeflow.runner import compile_pipeline, task_name
-from pipeline.config import COMPONENTS, load_config
+from pipeline.config import load_config
+from pipeline.config.sections import COMPONENTS
 from pipeline.pipeline import create_pipeline
 
 CLUSTER = (

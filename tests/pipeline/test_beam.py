@@ -16,7 +16,8 @@ from tfx.utils import dependency_utils
 
 from data.errors import UserError
 from pipeline.beam import SETUP, beam_arguments, check_engine
-from pipeline.config import BEAM_COMPONENTS, BeamConfig, load_config
+from pipeline.config import load_config
+from pipeline.config.sections import BEAM_COMPONENTS, BeamConfig
 from pipeline.pipeline import create_pipeline
 
 DATAFLOW = ["runner=dataflow", "arguments=['--project=p', '--region=r', '--temp_location=gs://b/t']"]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from pipeline.config import PRESETS, Config, config_of, flatten, load_config, to_toml
+from pipeline import presets
+from pipeline.config import Config, config_of, flatten, load_config, to_toml
 
 
 def test_the_seed_preset_is_the_default_model_of_8_379_008_parameters() -> None:
@@ -16,13 +17,31 @@ def test_the_seed_preset_is_the_default_model_of_8_379_008_parameters() -> None:
     assert not model.hidden_recurrence and not model.row_embedding
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", presets.names())
 def test_every_preset_survives_being_written_as_toml_and_read_again(preset: str, tmp_path: Path) -> None:
     config = load_config(preset)
     file = tmp_path / "config.toml"
     file.write_text(to_toml(config), encoding="utf-8")
     # Read over another preset: the file names every knob, so nothing of that preset may be left.
     assert load_config("small" if preset != "small" else "seed", file) == config
+
+
+def test_every_preset_says_in_a_line_what_it_is_for() -> None:
+    lines = [presets.description(name) for name in presets.names()]
+    assert len(set(lines)) == len(lines) == len(list(presets.FOLDER.glob("*.toml"))) >= 6
+    for name, line in zip(presets.names(), lines, strict=True):
+        assert 20 < len(line) <= 110, name
+        assert (presets.FOLDER / f"{name}.toml").read_text("utf-8").startswith(f"# {line}\n")
+
+
+def test_a_preset_may_start_from_another() -> None:
+    paper, coarse = load_config("paper"), load_config("paper-coarse-to-fine")
+    changed = {
+        knob: value for (knob, value, _), (_, before, _) in zip(flatten(coarse), flatten(paper), strict=True)
+        if value != before
+    }  # fmt: skip
+    assert changed == {"model.attention": "hierarchical", "training.batch_size": 6}
+    assert coarse.image.max_width == 504 != Config().image.max_width
 
 
 def test_settings_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
@@ -32,7 +51,7 @@ def test_settings_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
     assert config.name == "mine"
     assert config.training.epochs == 3
     assert config.training.batch_size == 7
-    assert config.training.optimizer == PRESETS["small"]["training"]["optimizer"] == "adam"
+    assert config.training.optimizer == load_config("small").training.optimizer == "adam"
     assert config.model.normalisation == "before_relu"
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from data.errors import UserError
 from data.records import read_records
-from pipeline.config import DataConfig
+from pipeline.config.sections import DataConfig
 from pipeline.examples import examples_folder, prepare_examples
 from pipeline.workspace import Workspace
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from data.errors import UserError
 from pipeline.cli import app
 from tests.components.serving_check.models import draw, save_reader
-from trainer_module.signatures import read_exported
+from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.trained import load_weights
 
 
@@ -76,5 +76,19 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing(
 ) -> None:
     answer = export(*(argument.format(tmp_path, model) for argument in arguments))
     with pytest.raises(UserError, match=sentence):
+        raise answer.exception or AssertionError(answer.output)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(reader: FormulaReader, folder: str) -> None:
+        Path(folder).mkdir()
+        raise tf.errors.ResourceExhaustedError(None, None, f"{folder}; No space left on device")
+
+    monkeypatch.setattr(FormulaReader, "save", full)
+    answer = export("--model", model, "--out", tmp_path / "made")
+    with pytest.raises(UserError, match="cannot write .*/made: .*; No space left on device; choose another --out"):
         raise answer.exception or AssertionError(answer.output)
     assert not list(tmp_path.iterdir())

@@ -10,7 +10,8 @@ from tfx.dsl.compiler.compiler import Compiler
 from tfx.orchestration.pipeline import Pipeline
 
 from data.errors import UserError
-from pipeline.config import COMPONENTS, load_config
+from pipeline.config import load_config
+from pipeline.config.sections import COMPONENTS
 from pipeline.pipeline import SCHEMA, create_pipeline
 from trainer_module import reader
 from trainer_module.trained import save_weights

@@ -119,7 +119,7 @@ def test_where_the_cache_cannot_be_written_the_model_is_made_for_this_process_al
     assert "cannot be kept in" in sentence and "XDG_CACHE_HOME" in sentence
 
 
-def test_a_missing_file_of_weights_is_a_sentence(shipped: Path) -> None:
-    shipped.unlink()
-    with pytest.raises(UserError, match="there is no file .*weights.npz"):
+def test_a_missing_file_of_weights_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "WEIGHTS", "absent.npz")
+    with pytest.raises(UserError, match="absent.npz, the model that comes with im2latex, is missing"):
         saved_model()

@@ -9,7 +9,8 @@ import pytest
 from components.evaluator.summary import CANDIDATE
 from components.report.run import ABSENT, CACHED, FAILED, RAN
 from data.errors import UserError
-from pipeline.config import COMPONENTS, load_config, to_toml
+from pipeline.config import load_config, to_toml
+from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.store import read
 from pipeline.report import read_run, write_report
 from pipeline.workspace import Workspace

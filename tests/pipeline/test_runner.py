@@ -7,7 +7,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tfx.proto.orchestration import pipeline_pb2
 
 from data.errors import UserError
-from pipeline.config import COMPONENTS
+from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.store import connection
 from pipeline.runner import ReportingRunner
 from pipeline.workspace import Workspace

@@ -14,7 +14,8 @@ from tfx.dsl.components.base.base_component import BaseComponent
 
 from components.serving_check import check
 from data.repository import REPOSITORY
-from pipeline.config import COMPONENTS, DataConfig, load_config
+from pipeline.config import load_config
+from pipeline.config.sections import COMPONENTS, DataConfig
 from pipeline.examples import examples_folder
 from pipeline.pipeline import create_pipeline
 from pipeline.sources import PACKAGES, component_files, files_of, fingerprint

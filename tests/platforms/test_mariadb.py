@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from pipeline.config import COMPONENTS
+from pipeline.config.sections import COMPONENTS
 from tests.project import SETTINGS, Project
 
 # Of a path, a URL and a shell nothing in it is safe.

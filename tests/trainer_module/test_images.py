@@ -210,6 +210,14 @@ def test_ink_is_cropped_and_bordered_to_the_pixel():
     assert got.sum() == 255 * (10 * 16 - 4 * 10)
 
 
+@pytest.mark.parametrize("config", [ROOMY, SIZED])
+def test_white_around_a_formula_changes_no_pixel(config):
+    for image in DRAWN:
+        wide = Image.new("L", (image.width + 200, image.height + 90), 255)
+        wide.paste(image, (150, 11))
+        np.testing.assert_array_equal(normalise(encode(wide), config), both(encode(bordered(image)), config))
+
+
 def test_light_grey_ink_is_kept():
     assert both(encode(drawn(60, 40, (20, 10, 30, 20), pen=200)), LIMITS).shape == (16, 16)
 

@@ -25,15 +25,22 @@ _FREE = ("dropout",)
 
 
 def weights_file() -> Traversable:
-    """Where its weights are."""
-    return importlib.resources.files(__name__) / WEIGHTS
+    """Where its weights are.
+
+    Raises:
+        UserError: they are missing: the installation is not whole.
+    """
+    file = importlib.resources.files(__name__) / WEIGHTS
+    if not file.is_file():
+        raise UserError(f"{file}, the model that comes with im2latex, is missing; install im2latex again")
+    return file
 
 
 def load() -> Trained:
     """The model.
 
     Raises:
-        UserError: its file is missing or damaged: the installation is.
+        UserError: its file is missing or damaged.
     """
     return load_weights(weights_file())
 

@@ -1,0 +1,231 @@
+"""Everything that can be set, in one frozen object: presets, TOML files and `--set section.knob=value`.
+
+Reading is strict: a knob that does not exist, or a value that is not allowed, is refused with
+one sentence that names the knob, where the value came from, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from data import toml
+from data.errors import UserError
+from pipeline import presets
+from pipeline.config.sections import (
+    BeamConfig,
+    DataConfig,
+    EvaluationConfig,
+    KubeflowConfig,
+    MetadataConfig,
+    ServingConfig,
+)
+from trainer_module import reader
+from trainer_module.config import STRICT
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.config.training import TrainingConfig
+from trainer_module.config.vocabulary import VocabularyConfig
+
+DEFAULT_PRESET = "quickstart"
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Config:
+    """One run of the pipeline, completely described."""
+
+    name: str = Field(
+        default="im2latex", pattern=r"^[a-z][a-z0-9-]*$", description="name of the pipeline and its model"
+    )
+    data: DataConfig = DataConfig()
+    image: ImageConfig = ImageConfig()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    serving: ServingConfig = ServingConfig()
+    beam: BeamConfig = BeamConfig()
+    metadata: MetadataConfig = MetadataConfig()
+    kubeflow: KubeflowConfig = KubeflowConfig()
+
+    def section(self, *names: str) -> str:
+        """The named sections as one JSON object, as components take them."""
+        return json.dumps({name: dataclasses.asdict(getattr(self, name)) for name in names}, sort_keys=True)
+
+
+def load_config(
+    preset: str | None = None,
+    path: Path | str | None = None,
+    settings: Sequence[str] = (),
+) -> Config:
+    """The configuration from a preset, over it a TOML file, over that `section.knob=value` settings.
+
+    Args:
+        preset: a name of `pipeline.presets`; None takes the file's `preset`, else the quickstart.
+        path: a TOML file of sections and knobs, with `preset = "..."` at the top if wanted.
+        settings: as given to `--set`; values are TOML, a bare word is a string.
+
+    Raises:
+        UserError: a file that cannot be read, an unknown preset or knob, a value that is refused.
+    """
+    given = list(_from_file(Path(path))) if path else []
+    for knob, value, origin in given:
+        if knob == "preset":
+            preset = preset or _known(value, presets.names(), "preset", origin)
+    given = [override for override in given if override[0] != "preset"]
+    given += [_from_setting(setting) for setting in settings]
+    return _build([*_from_preset(_known(preset or DEFAULT_PRESET, presets.names(), "preset", "")), *given])
+
+
+def config_of(knobs: Mapping[str, Any], settings: Sequence[str] = ()) -> Config:
+    """The configuration of knobs that a run stored, over it `section.knob=value` settings.
+
+    Args:
+        knobs: dotted names and values, as `flatten` names them and JSON has them; what is missing is the default.
+        settings: as given to `--set`.
+
+    Raises:
+        UserError: an unknown knob, a value that is refused.
+    """
+    return _build([*((knob, value, "") for knob, value in knobs.items()), *map(_from_setting, settings)])
+
+
+def _build(given: Sequence[tuple[str, Any, str]]) -> Config:
+    """The defaults with knobs changed: each by its dotted name, value, and where that comes from."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    knobs = {knob for knob, _, _ in flatten(Config())}
+    for knob, value, origin in given:
+        _known(knob, knobs, "knob", origin)
+        section, _, name = knob.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[name] = value
+        origins[knob] = origin
+    try:
+        config = TypeAdapter(Config).validate_python(values)
+    except ValidationError as error:
+        raise UserError(_sentence(error, origins)) from None
+    if config.training.start_from == reader.NAME:
+        reader.check_fits(config.model, config.image)
+    return config
+
+
+def tensorflow_environment(config: Config) -> dict[str, str]:
+    """Environment variables that TensorFlow reads when it is imported or first computes."""
+    # Without it TensorFlow leaves oneDNN, with faster convolutions, to the newest Intel processors.
+    variables = {"TF_ENABLE_ONEDNN_OPTS": "1"}
+    if config.training.operation_threads:
+        variables["TF_NUM_INTRAOP_THREADS"] = str(config.training.operation_threads)
+    return variables
+
+
+def flatten(config: Config) -> Iterator[tuple[str, Any, str]]:
+    """Every knob as (dotted name, value, line of help), in the order of the fields."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            for knob in dataclasses.fields(value):
+                yield f"{field.name}.{knob.name}", getattr(value, knob.name), _help(knob)
+        else:
+            yield field.name, value, _help(field)
+
+
+def to_toml(config: Config) -> str:
+    """The whole configuration as TOML, each knob under its line of help."""
+    lines: list[str] = []
+    current = ""
+    for knob, value, text in flatten(config):
+        section, _, name = knob.rpartition(".")
+        if section != current:
+            lines += ["", f"[{section}]"]
+            current = section
+        lines += [f"# {text}", f"{name} = {literal(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def literal(value: Any) -> str:
+    """A knob's value in TOML, of which JSON's strings, numbers and booleans are a part."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(name)} = {literal(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _help(field: dataclasses.Field) -> str:
+    # pydantic keeps the Field(...) as the default of the dataclass field.
+    return field.default.description  # type: ignore[union-attr]
+
+
+def _from_preset(name: str) -> Iterator[tuple[str, Any, str]]:
+    """The knobs of a preset, behind those of the one that it starts from."""
+    for knob, value, _ in _from_file(presets.FOLDER / f"{name}.toml"):
+        if knob == "preset":
+            yield from _from_preset(value)
+        else:
+            yield knob, value, f" in the preset {name}"
+
+
+def _from_file(path: Path) -> Iterator[tuple[str, Any, str]]:
+    origin = f" in {path}"
+    try:
+        document = toml.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid TOML: {error}") from None
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            for knob, inner in value.items():
+                yield f"{name}.{knob}", inner, origin
+        else:
+            yield name, value, origin
+
+
+def _from_setting(setting: str) -> tuple[str, Any, str]:
+    knob, equals, text = setting.partition("=")
+    if not equals or not knob.strip():
+        raise UserError(f"--set takes section.knob=value, such as training.epochs=3, not {setting!r}")
+    try:
+        value = toml.loads(f"value = {text}")["value"]
+    except toml.TOMLDecodeError:
+        value = text.strip()  # a bare word: --set model.normalisation=before_relu
+    return knob.strip(), value, " in --set"
+
+
+def _known(name: Any, names: Any, noun: str, origin: str) -> str:
+    if isinstance(name, str) and name in names:
+        return name
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6) or sorted(names)
+    what = "did you mean" if len(near) < len(names) else "there are"
+    hint = f"{what} {', '.join(near)}" if len(near) < 10 else "`im2latex config show` lists them all"
+    raise UserError(f"there is no {noun} {str(name)!r}{origin}; {hint}")
+
+
+def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
+    """The first refusal of pydantic as one sentence, with the number of further ones."""
+    first, *others = error.errors()
+    place = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part != "tuple[str, ...]")
+    reason = first["msg"].removeprefix("Value error, ")
+    help_lines = {knob: text for knob, _, text in flatten(Config())}
+    if place in help_lines:
+        given = first["input"] if not isinstance(first["input"], Mapping) else dict(first["input"])
+        text = f"{place} = {literal(given) if _is_json(given) else given}{origins.get(place, '')} is refused: "
+        text += f"{reason[0].lower()}{reason[1:]} ({help_lines[place]})"
+    else:  # a rule over several knobs of a section
+        text = f"the section {place} is refused: {reason}"
+    return text + (f"; {len(others)} more values are refused" if others else "")
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
