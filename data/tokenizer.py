@@ -12,6 +12,7 @@ A token list joined by spaces is tokenised to itself.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from typing import NamedTuple
@@ -78,7 +79,9 @@ def _lex(latex: str) -> list[_Lexeme]:
         text = match[0]
         if text.startswith("%"):
             continue
-        if match["side"]:
+        if match.lastgroup is None and text[0] != "\\":  # most of them
+            pass
+        elif match["side"]:
             if not match["delimiter"]:
                 raise FormulaError(f"\\{match['side']} without a delimiter")
             text = f"\\{match['side']}{match['delimiter']}"
@@ -317,6 +320,7 @@ class _Reader:
 _SIDE = re.compile(r"\\(?:left|right|middle)(?=[^a-zA-Z])")
 
 
+@functools.lru_cache(4096)
 def side_of(token: str) -> str | None:
     r"""`\left`, `\right` or `\middle` for a token such as `\left(`."""
     match = _SIDE.match(token)

@@ -37,7 +37,7 @@ from data.errors import UserError
 from data.im2latex import Candidate, chunked, convert, hold_out, open_source
 from data.parallel import ordered_map
 from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE, BadRecord, decode, read_records
-from data.spelling import respell
+from data.spelling import NORMAL, respell
 from pipeline import presets
 from pipeline.config import Config, load_config
 from trainer_module.batching import Batch, Buckets, Example, batches, prefetched
@@ -98,7 +98,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {arguments.out}: {error.strerror}; choose another --out") from None
-    training, validation = read_splits(arguments.data, config.image, config.data.spelling, arguments.examples)
+    training, validation = read_splits(arguments.data, config.image, arguments.examples, config.data.spelling)
     vocabulary = make_vocabulary((formula.latex for formula in training), config.vocabulary.min_count)
     say(
         f"{len(training):,} training and {len(validation):,} validation examples, vocabulary of "
@@ -173,15 +173,15 @@ class Formula(NamedTuple):
 
 
 def read_splits(
-    source: Path, config: ImageConfig, spelling: str, limit: int | None = None
+    source: Path, config: ImageConfig, limit: int | None = None, spelling: str = NORMAL
 ) -> tuple[list[Formula], list[Formula]]:
     """The training and the validation examples of a source, their images normalised on all cores.
 
     Args:
         source: whatever `im2latex data import` takes, or a folder of TFRecords with train/ and eval/.
         config: how to normalise images.
-        spelling: of the formulas, as `data.spelling.respell` takes it.
         limit: read at most so many records of each split; None: all.
+        spelling: of the formulas, as `data.spelling.respell` takes it.
 
     Raises:
         UserError: there is no such source, a split is empty, or too many records are bad.

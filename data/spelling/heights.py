@@ -1,7 +1,7 @@
 r"""How high LaTeX draws a row, as far as it decides the size of \left( and where a script stands.
 
 Lengths are in em of the text, above and below the baseline: those of Computer Modern, and the rules of The TeXbook,
-Appendix G. Cramped styles are left out, and what is not known here counts as infinitely high.
+Appendix G. What is not known here counts as infinitely high.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from data.latex_tables import ACCENTS, BIG_OPERATORS, BIG_SIZES, FONTS, STYLES, WITH_LIMITS
 from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row
+from data.tokenizer import FUNCTIONS
 
 _SCALE = (1.0, 1.0, 0.7, 0.5)  # of each style
 _AXIS, _X_HEIGHT, _RULE = 0.25, 0.430555, 0.04
@@ -19,6 +20,10 @@ _AXIS, _X_HEIGHT, _RULE = 0.25, 0.430555, 0.04
 _SIZES, _SCRIPT_SIZES = tuple(BIG_SIZES.values()), (1.0, 1.26, 1.68, 2.1)
 _HAT, _BAR, _VEC = 0.694444, 0.5678, 0.7144
 _ACCENT = {r"\bar": _BAR, r"\vec": _VEC, r"\dot": 0.6679, r"\ddot": 0.6679, r"\tilde": 0.6679, r"\check": 0.6285}
+
+
+# What cramps its argument.
+_CRAMPING = ACCENTS | {"\\sqrt", "\\overline", "\\widehat", "\\widetilde"}
 
 
 class Extent(NamedTuple):
@@ -71,32 +76,67 @@ def _table() -> dict[str, Extent]:
     }
 
 
+_DESCENDERS = frozenset("gp")
 # Other symbols are as high as a capital, and at most as deep as \leq.
 _SYMBOL = Extent(0.683333, 0.1359)
 
 
-def extent(row: Row, style: int) -> Extent:
-    """The extent of a row in a style."""
-    extents = [_item_extent(item, style) for item in row]
-    return Extent(max([0.0, *(e.height for e in extents)]), max([0.0, *(e.depth for e in extents)]))
+class _Style(NamedTuple):
+    """A style of TeX: the level is DISPLAY, TEXT, SCRIPT or SCRIPTSCRIPT; superscripts are lower in a cramped one."""
+
+    level: int
+    cramped: bool = False
+
+    @property
+    def scale(self) -> float:
+        return _SCALE[self.level]
+
+    @property
+    def is_display(self) -> bool:
+        return self.level == DISPLAY
+
+    def smaller(self, cramped: bool = False) -> _Style:
+        """That of the numerator, or of the denominator, which is cramped."""
+        return _Style(min(self.level + 1, SCRIPTSCRIPT), cramped or self.cramped)
+
+    def script(self, cramped: bool = False) -> _Style:
+        """That of the superscript, or of the subscript, which is cramped."""
+        return _Style(SCRIPT if self.level <= TEXT else SCRIPTSCRIPT, cramped or self.cramped)
 
 
-def delimiter_size(row: Row, style: int) -> float:
-    r"""The size of \left( around a row, em; infinite where it is more than \Bigg or not known."""
-    height, depth = extent(row, style)
-    axis = _AXIS * _SCALE[style]
+def delimiter_size(row: Row, level: int) -> float:
+    r"""The size of \left( around a row, em; infinite where it is more than \Bigg or not known.
+
+    Args:
+      row: what stands between the delimiters.
+      level: of the style.
+    """
+    return _delimiter_size(row, _Style(level))
+
+
+def is_flat(row: Row, level: int) -> bool:
+    r"""Whether \left( and \right) around a row are as high as ( and )."""
+    return delimiter_size(row, level) == _SCALE[level]
+
+
+def _delimiter_size(row: Row, style: _Style) -> float:
+    height, depth = _extent(row, style)
+    axis = _AXIS * style.scale
     reach = max(height - axis, depth + axis)
     needed = max(2 * 0.901 * reach, 2 * reach - 0.5) - 0.0001  # \delimiterfactor, \delimitershortfall
-    sizes = (_SCALE[style], *(_SIZES if style < SCRIPT else _SCRIPT_SIZES))
+    sizes = (style.scale, *(_SIZES if style.level < SCRIPT else _SCRIPT_SIZES))
     return next((size for size in sizes if size >= needed), math.inf)
 
 
-def is_flat(row: Row, style: int) -> bool:
-    r"""Whether \left( and \right) around a row are as high as ( and )."""
-    return delimiter_size(row, style) == _SCALE[style]
+def _extent(row: Row, style: _Style) -> Extent:
+    return _highest(_NOTHING, *(_item_extent(item, style) for item in row))
 
 
-def _item_extent(item: Item, style: int) -> Extent:
+def _highest(*extents: Extent) -> Extent:
+    return Extent(*map(max, zip(*extents, strict=True)))
+
+
+def _item_extent(item: Item, style: _Style) -> Extent:
     if isinstance(item, str):
         return _symbol(item, style)
     if isinstance(item, float):
@@ -105,38 +145,40 @@ def _item_extent(item: Item, style: int) -> Extent:
     if not item.has_scripts:
         return nucleus
     with_limits = item.head in WITH_LIMITS or item.head in (r"\mathop", r"\operatorname*")
-    if style == DISPLAY and with_limits:
-        return _limits(nucleus, item.sub or [], item.sup or [])
+    if style.is_display and with_limits:
+        return _limits(nucleus, item.sub or [], item.sup or [], style)
     is_character = not item.rows and item.head not in BIG_OPERATORS or item.head in FONTS and len(item.rows[0]) == 1
     return _scripts(nucleus, is_character, item, style)
 
 
-def _symbol(token: str, style: int) -> Extent:
+def _symbol(token: str, style: _Style) -> Extent:
     if token in BIG_OPERATORS:
         if "int" in token:
-            return Extent(1.36, 0.862) if style == DISPLAY else Extent(0.805, 0.306)
-        return Extent(0.95, 0.45) if style == DISPLAY else Extent(0.75, 0.25)
+            return Extent(1.36, 0.862) if style.is_display else Extent(0.805, 0.306)
+        return Extent(0.95, 0.45) if style.is_display else Extent(0.75, 0.25)
     if token in ("&", "\\\\"):
         return _UNKNOWN
+    if token in FUNCTIONS:
+        return Extent(0.694444 * style.scale, (not _DESCENDERS.isdisjoint(token)) * 0.194444 * style.scale)
     is_capital = token.isalnum() or token[1:2].isupper()
     height, depth = _table().get(token) or (Extent(0.683333, 0.0) if is_capital else _SYMBOL)
-    return Extent(height * _SCALE[style], depth * _SCALE[style])
+    return Extent(height * style.scale, depth * style.scale)
 
 
-def _nucleus(node: Node, style: int) -> Extent:
+def _nucleus(node: Node, style: _Style) -> Extent:
     """A node without its scripts."""
-    head, rows, scale = node.head, node.rows, _SCALE[style]
+    head, rows, scale = node.head, node.rows, style.scale
     if not head or head == "\\middle":
         return _NOTHING
     if head in BIG_SIZES:
         return _delimiter(BIG_SIZES[head])
     if not rows:
         return _UNKNOWN if head == "verbatim" else _symbol(head, style)
-    body = extent(rows[-1], style)
+    body = _extent(rows[-1], style._replace(cramped=style.cramped or head in _CRAMPING))
     if head in FONTS or head in ("{", "\\mathop", "\\operatorname*"):
         return body
     if head in STYLES:
-        return extent(rows[0], STYLES[head])
+        return _extent(rows[0], _Style(STYLES[head], style.cramped))
     if head in ACCENTS:
         above = _ACCENT.get(head, _HAT) * scale
         return Extent(body.height - min(body.height, _X_HEIGHT * scale) + above, body.depth)
@@ -148,15 +190,16 @@ def _nucleus(node: Node, style: int) -> Extent:
         return Extent(body.height, body.depth + 5 * _RULE)
     if head == "\\frac":
         return _fraction(rows, style)
+    if head == "\\binom":
+        return _highest(_fraction(rows, style), _delimiter(2.4 if style.is_display else 1.2))
     if head == "\\sqrt":
         return _root(body, style)
     if head == "\\stackrel":
-        return _limits(body, [], rows[0])
+        return _limits(body, [], rows[0], style)
     if head == "\\underset":
-        return _limits(body, rows[0], [])
+        return _limits(body, rows[0], [], style)
     if head == "\\left":
-        around = _delimiter(delimiter_size(rows[0], style))
-        return Extent(max(body.height, around.height), max(body.depth, around.depth))
+        return _highest(body, _delimiter(_delimiter_size(rows[0], style)))
     return _UNKNOWN
 
 
@@ -165,26 +208,26 @@ def _delimiter(size: float) -> Extent:
     return Extent(_AXIS + size / 2, size / 2 - _AXIS)
 
 
-def _limits(nucleus: Extent, below: Row, above: Row) -> Extent:
+def _limits(nucleus: Extent, below: Row, above: Row, style: _Style) -> Extent:
     """Rule 13a."""
     height, depth = nucleus
     if above:
-        script = extent(above, SCRIPT)
+        script = _extent(above, style.script())
         height += max(0.1111, 0.2 - script.depth) + script.height + script.depth + 0.1
     if below:
-        script = extent(below, SCRIPT)
+        script = _extent(below, style.script(cramped=True))
         depth += max(0.1667, 0.6 - script.height) + script.height + script.depth + 0.1
     return Extent(height, depth)
 
 
-def _scripts(nucleus: Extent, is_character: bool, node: Node, style: int) -> Extent:
+def _scripts(nucleus: Extent, is_character: bool, node: Node, style: _Style) -> Extent:
     """Rule 18."""
-    inner = SCRIPT if style <= TEXT else SCRIPTSCRIPT
-    scale = _SCALE[style]
-    up = 0.0 if is_character else nucleus.height - 0.386108 * _SCALE[inner]
-    down = 0.0 if is_character else nucleus.depth + 0.05 * _SCALE[inner]
-    above, below = extent(node.sup or [], inner), extent(node.sub or [], inner)
-    up = max(up, (0.412892 if style == DISPLAY else 0.362892) * scale, above.depth + _X_HEIGHT / 4 * scale)
+    scale, inner = style.scale, style.script().scale
+    up = 0.0 if is_character else nucleus.height - 0.386108 * inner
+    down = 0.0 if is_character else nucleus.depth + 0.05 * inner
+    above, below = _extent(node.sup or [], style.script()), _extent(node.sub or [], style.script(cramped=True))
+    least = 0.288889 if style.cramped else 0.412892 if style.is_display else 0.362892
+    up = max(up, least * scale, above.depth + _X_HEIGHT / 4 * scale)
     if not node.sup:
         down = max(down, 0.15 * scale, below.height - 0.8 * _X_HEIGHT * scale)
         return Extent(nucleus.height, max(nucleus.depth, down + below.depth))
@@ -199,21 +242,21 @@ def _scripts(nucleus: Extent, is_character: bool, node: Node, style: int) -> Ext
     return Extent(max(nucleus.height, up + above.height), max(nucleus.depth, down))
 
 
-def _fraction(rows: list[Row], style: int) -> Extent:
+def _fraction(rows: list[Row], style: _Style) -> Extent:
     """Rule 15."""
-    scale, inner = _SCALE[style], min(style + 1, SCRIPTSCRIPT)
-    above, below = (extent(row, inner) for row in rows)
-    up, down = (0.676508, 0.685951) if style == DISPLAY else (0.393732, 0.344841)
-    clearance = 3 * _RULE if style == DISPLAY else _RULE
+    scale = style.scale
+    above, below = _extent(rows[0], style.smaller()), _extent(rows[1], style.smaller(cramped=True))
+    up, down = (0.676508, 0.685951) if style.is_display else (0.393732, 0.344841)
+    clearance = 3 * _RULE if style.is_display else _RULE
     axis = _AXIS * scale
     up = max(up * scale, axis + _RULE / 2 + clearance + above.depth)
     down = max(down * scale, clearance + _RULE / 2 - axis + below.height)
     return Extent(up + above.height, down + below.depth)
 
 
-def _root(body: Extent, style: int) -> Extent:
+def _root(body: Extent, style: _Style) -> Extent:
     """Rule 11."""
-    clearance = _RULE + (_X_HEIGHT * _SCALE[style] if style == DISPLAY else _RULE) / 4
+    clearance = _RULE + (_X_HEIGHT * style.scale if style.is_display else _RULE) / 4
     inside = body.height + body.depth
     sign = next((size for size in (1.0, *_SIZES) if size >= inside + clearance + _RULE), inside + clearance + _RULE)
     clearance = max(clearance, (clearance + sign - _RULE - inside) / 2)

@@ -168,6 +168,8 @@ class _Reader:
                 above = above[0].sup  # x ^ { ' }
         if not below and not above:
             return base
+        if len(base) == 1 and isinstance(base[0], str):
+            return [Node(base[0], sub=below or None, sup=above or None)]
         lead, inner, trail = without_spaces(base)
         last = inner[-1] if inner else ""
         if len(inner) > 1 and _is_symbol(last) and is_flat(inner, self.style):
@@ -263,8 +265,8 @@ class _Reader:
             item = row[0]
             if item in WITH_LIMITS:
                 return row
-            if isinstance(item, Node) and item.head == "\\mathrm" and self.style == DISPLAY:
-                return [Node("\\operatorname*", item.rows)]
+            if isinstance(item, Node) and item.head == "\\mathrm" and not item.has_scripts:
+                return [Node("\\operatorname*", item.rows)] if self.style == DISPLAY else row
         return [Node("\\mathop", [row])] if self.style == DISPLAY else row
 
     def big(self, token: str) -> Row:

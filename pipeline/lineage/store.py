@@ -141,10 +141,15 @@ def _look(workspace: Workspace) -> None:
     file = sqlite3.connect(f"{workspace.metadata.as_uri()}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
     try:
         file.execute("SELECT schema_version FROM MLMDEnv").fetchone()
+        started = file.execute("SELECT 1 FROM Context LIMIT 1").fetchone()
     except sqlite3.Error as error:
         if "readonly database" not in str(error):
             raise UserError(f"{workspace.metadata} {_fault(str(error))}") from None
         make_ready("", workspace)
+    else:
+        # Killed between its tables and its own types, ML Metadata would write the types even when it is only read.
+        if not started:
+            raise no_runs(workspace)
     finally:
         file.close()
 

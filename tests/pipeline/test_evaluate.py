@@ -43,6 +43,7 @@ def test_the_model_pushed_last_is_judged_slice_by_slice(folder: Path, tmp_path: 
     assert next(row for row in rows if row[:1] == ["root"])[:2] == ["root", "2"]
     assert "broken  exact_match >= 0.9  (exact match 0.75 is below 0.9)" in answer.stdout
     assert "kept    bleu >= baseline" in answer.stdout
+    assert "formulas drawn by builtin, tokens compared in normal form" in answer.stdout
     assert {"summary.json", "predictions.parquet"} < {path.name for path in (tmp_path / "kept").iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     with pytest.raises(UserError, match="kept exists already"):
@@ -55,6 +56,9 @@ def test_machines_get_json_and_nothing_else(folder: Path) -> None:
     document = json.loads(answer.stdout)
     assert document["examples"] == 4 and document["slices"][""]["candidate"]["exact_match"] == 0.75
     assert document["models"]["candidate"]["path"].endswith("8") and document["blessed"] is True
+    assert document["spelling"] == "normal"
+    answer = evaluate(folder, "--data", folder / "data" / "test", "--json", "--spelling", "im2markup")
+    assert json.loads(answer.stdout)["spelling"] == "im2markup"
 
 
 def test_kinds_of_pictures_have_a_table_of_their_own(folder: Path, tmp_path: Path) -> None:
@@ -80,6 +84,10 @@ def test_kinds_of_pictures_have_a_table_of_their_own(folder: Path, tmp_path: Pat
         (["--data", "{data}", "--gate", "bleu >= 0 where picture=blur"], "add --robustness"),
         (["--data", "{data}", "--robustness", "--gate", "bleu >= 0 where picture=fax"], "there are native, size-0.5,"),
         (["--data", "nowhere"], "nowhere does not exist"),
+        (
+            ["--data", "{data}", "--spelling", "latin"],
+            "there is no spelling latin; the spellings are normal, im2markup",
+        ),
         (["--data", "{data}", "--split", "all"], "data has no split all; name one"),
         (["--data", "{data}", "--gate", "blue >= 1"], "--gate: there is no score 'blue'"),
         (["--data", "{data}", "--gate", "bleu >= baseline"], "name one with --baseline"),

@@ -42,6 +42,9 @@ def test_a_component_is_given_the_sections_it_uses_and_no_others() -> None:
     assert json.loads(custom["config"])["training"]["epochs"] == 3
     before, after = properties(pipeline()), properties(pipeline("image.border=6"))
     assert {name for name in before if before[name] != after[name]} == {"Transform", "Trainer", "Reporter"}
+    before, after = properties(pipeline()), properties(pipeline("data.spelling=im2markup"))
+    assert {name for name in before if before[name] != after[name]} == {"ImportExampleGen", "Evaluator", "Reporter"}
+    assert [after[name]["spelling"] for name in ("ImportExampleGen", "Evaluator")] == 2 * ["im2markup"]
     before, after = properties(pipeline()), properties(pipeline("evaluation.gate=['bleu >= 0.5']"))
     assert {name for name in before if before[name] != after[name]} == {"Evaluator", "Reporter"}
 

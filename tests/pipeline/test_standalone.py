@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,15 @@ def test_examples_are_those_of_an_import_with_images_as_transform_makes_them(sou
         got = tf.io.decode_png(formula.example.image).numpy()[:, :, 0]
         assert got.shape == expected.shape == (formula.example.height, formula.example.width)
         assert np.abs(got - expected).max() <= 1
+
+
+def test_formulas_come_in_one_spelling_or_as_they_are(source, tmp_path):
+    folder = shutil.copytree(source, tmp_path / "source")
+    lines = (folder / "im2latex_formulas.norm.lst").read_text().splitlines()
+    (folder / "im2latex_formulas.norm.lst").write_text("".join(f"{{ {line} }}\n" for line in lines))
+    for spelling, expected in (("normal", lines), ("im2markup", [f"{{ {line} }}" for line in lines])):
+        training, validation = read_splits(folder, ImageConfig(), spelling=spelling)
+        assert [formula.latex for formula in (*training, *validation)] == expected[:36]
 
 
 def test_a_limit_holds_for_each_split(source):

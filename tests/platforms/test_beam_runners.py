@@ -230,7 +230,8 @@ def evaluate(project: Project, model: Path, settings: list[str], out: Path) -> d
         "blessing": [artifact(standard_artifacts.ModelBlessing, out / "blessing")],
     }
     inputs = {"examples": [examples], "model": [trained(model)], "baseline_model": [trained(out / "none")]}
-    Executor(context).Do(inputs, outputs, {"gate": json.dumps(RULES), "split": "test"})
+    properties = {"gate": json.dumps(RULES), "split": "test", "robustness": 0, "spelling": "normal"}
+    Executor(context).Do(inputs, outputs, properties)
     summary = json.loads((out / "evaluation" / "summary.json").read_text())
     return {name: summary[name] for name in ("examples", "slices", "gate", "blessed")}
 

@@ -197,3 +197,33 @@ def test_real_formulas_are_stable_in_normal_form() -> None:
     for formula in formulas[::10]:
         form = normal_form(formula)
         assert normal_form(form) == form and tokenize(form) == form.split(), formula
+
+
+# Size of \left( around each, as LaTeX draws it.
+AROUND = {
+    "": r"""x|x ^ { n }|x _ { j }|x ^ { \prime }|x _ { k j ^ { \prime } }|Q _ { 0 }|\hat { x }|\vec { x }|\mathbf { x }
+        |\max|\leq|\underline { x }|\overline { x }""",
+    "\\big": r"""x ^ { 2 }|x _ { i } ^ { 2 }|x _ { i _ { j } }|\bar { A }|\overline { A }|\sqrt { x }
+        |{ x _ { 1 } } ^ { 2 }|x _ { n + 1 } ^ { \alpha }|\underline { f }|A ^ { T }|\mathcal { L } ^ { \dagger }
+        |\bar { \psi }""",
+    "\\Big": r"""\frac { a } { b }|\sum|\underset { a } { X }|\hat { A }|\sqrt { A _ { j } }|\sqrt { x ^ { 2 } }
+        |f ^ { ( 1 ) }|\stackrel { a } { = }|\lim _ { n }|\widehat { A }|\tilde { \lambda }
+        |e ^ { - x / 2 }|\dot { \phi }""",
+    "\\bigg": r"""\frac { x ^ { 2 } } { y ^ { 2 } }|\int|\int _ { 0 } ^ { 1 }|\frac { \partial f } { \partial x }
+        |\sqrt { \frac { a } { b } }|\binom { n } { k }|\frac { 1 } { 1 + \frac { a } { b } }""",
+    "\\Bigg": r"\sum _ { i }|\sum _ { i = 1 } ^ { n }",
+}
+
+
+def test_delimiters_have_the_size_that_latex_gives_them() -> None:
+    cases = [(size, content.strip()) for size, contents in AROUND.items() for content in contents.split("|")]
+    formulas = []
+    for size, content in cases:
+        opening, closing = (f"{size}l (", f"{size}r )") if size else ("(", ")")
+        formulas += [f"\\left( {content} \\right)", f"{opening} {content} {closing}"]
+    pictures = render_all(formulas, dpi=DPI)
+    for (size, content), one, other in zip(cases, pictures[::2], pictures[1::2], strict=True):
+        assert one is not None and other is not None and look_alike(one, other), content
+        expected = f"\\left( {content} \\right)" if size else f"( {content} )"
+        assert normal_form(f"\\left( {content} \\right)") == expected
+        assert normal_form(f"{size}l ( {content} {size}r )" if size else f"( {content} )") == expected

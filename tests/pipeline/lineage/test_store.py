@@ -98,6 +98,12 @@ def _emptied(workspace: Workspace) -> None:
     workspace.metadata.write_bytes(b"")
 
 
+def _without_types(workspace: Workspace) -> None:
+    """The first run is killed when ML Metadata has made its tables and nothing else."""
+    for table in ("Type", "ParentType", "TypeProperty", "Context", "Execution", "Artifact"):
+        sql(workspace, f"DELETE FROM {table}")
+
+
 def _of_something_else(workspace: Workspace) -> None:
     workspace.metadata.unlink()
     sql(workspace, "CREATE TABLE songs (title TEXT)")
@@ -125,6 +131,7 @@ os._exit(9)"""
         (_overwritten, "is damaged"),
         (_holed, "is damaged"),
         (_emptied, "there are no runs"),
+        (_without_types, "there are no runs"),
         (_of_something_else, "is no store of ML Metadata"),
     ],
 )
