@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from data.errors import UserError
+from data.files import atomic_file
 from data.im2latex import SPLIT_NAMES, Files
 from data.parallel import ordered_map
 from data.records import SPLITS, is_dataset, read_records
@@ -197,21 +198,16 @@ def write_list(path: Path, formulas: Iterable[tuple[str, str]]) -> None:
     Raises:
       UserError: the place cannot be written.
     """
-    partial = path.absolute().with_name(f".{path.name}.partial")
     try:
-        path.absolute().parent.mkdir(parents=True, exist_ok=True)
         # Without a name and a time in its header, the same formulas give the same bytes.
-        with open(partial, "wb") as raw, contextlib.ExitStack() as stack:
+        with atomic_file(path) as raw, contextlib.ExitStack() as stack:
             file: IO[bytes] | gzip.GzipFile = raw
             if path.name.endswith(".gz"):
                 file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0))
             for source, tokens in formulas:
                 file.write(f"{source}\t{tokens}\n".encode())
-        partial.rename(path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def digest(text: str) -> str:

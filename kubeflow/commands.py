@@ -89,9 +89,9 @@ def compile_(
 ) -> None:
     """Write the pipeline as the YAML that Kubeflow Pipelines takes."""
     specification = _compile(_config(preset, config, settings))
-    from components.report.whole import write_whole
+    from data.files import write_atomically
 
-    write_whole(out, specification.text)
+    write_atomically(out, specification.text)
     typer.echo(f"{out}: {_summary(specification)}")
 
 

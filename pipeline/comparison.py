@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from components.evaluator.summary import CANDIDATE, PREDICTIONS, read_evaluation
 from components.formula_metrics.scores import SCORES
-from components.report.run import SERVING
+from components.metadata import SERVING
 from data.records import SPLITS, read_tfrecords
 from trainer_module.features import VOCABULARY
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from components.evaluator.gate import parse_all
 from components.formula_metrics.scores import SCORES
 from data.errors import UserError
+from data.files import atomic_folder
 from data.progress import progress
 from data.records import SPLITS, read_records
 from data.spelling import NORMAL, known_spelling
@@ -123,14 +124,12 @@ def _examples(data: Path, split: str) -> Path:
 @contextlib.contextmanager
 def _folder(out: Path | None) -> Iterator[Path]:
     """A folder that becomes `out` when all went well, or that is gone afterwards."""
-    place = out.absolute().parent if out else None
-    if place:
-        place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".evaluation.", dir=place) as folder:
-        made = Path(folder, "evaluation")
-        yield made
-        if out:
-            made.rename(out)
+    if out:
+        with atomic_folder(out) as folder:
+            yield folder
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary, "evaluation")
 
 
 def _print(evaluation: Evaluation, console: Console) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import errno
 import os
-import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from data.errors import UserError
+from data.files import atomic_folder
 from pipeline.workspace import Workspace
 from trainer_module.trained import Precision, Trained, load_weights, save_weights
 
@@ -93,10 +93,8 @@ def save_model(trained: Trained, folder: Path) -> None:
 
     from trainer_module.signatures import FormulaReader, NormalisedImages
 
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.absolute().parent) as temporary:
+    with atomic_folder(folder) as new:
         try:
-            FormulaReader(trained, NormalisedImages(trained.image)).save(f"{temporary}/model")
+            FormulaReader(trained, NormalisedImages(trained.image)).save(str(new))
         except tf.errors.OpError as error:  # TensorFlow's words for a full disk
             raise OSError(errno.EIO, error.message) from error
-        Path(temporary, "model").rename(folder)

@@ -10,8 +10,9 @@ from typing import Any
 
 from ml_metadata import MetadataStore
 
+from components.metadata import ABSENT, FAILED, Step, context_name, properties, read_steps
 from components.report.page import write_page
-from components.report.run import ABSENT, FAILED, Run, Setting, Step, context_name, properties, read_steps
+from components.report.reported_run import ReportedRun, Setting
 from data import toml
 from data.errors import UserError
 from pipeline.config import Config, flatten
@@ -56,7 +57,7 @@ def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
     return file
 
 
-def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Run:
+def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> ReportedRun:
     """All that ML Metadata and the workspace know of a run."""
     steps, outputs = read_steps(store, run_id)
     told = {step.component: properties(store, step) for step in steps}
@@ -65,7 +66,7 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Run:
     log = _log(workspace, run_id, run_ids(store))
     failed = any(step.state == FAILED for step in steps)
     pipeline = context_name(store, steps[0].execution, "pipeline") if steps else Config().name
-    return Run(
+    return ReportedRun(
         pipeline=pipeline,
         id=run_id,
         steps=[*steps, *absent],

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.baseline.properties import SERVING_VERSION
-from components.report.run import CACHED, RAN, SERVING
+from components.metadata import CACHED, RAN, SERVING
 from data.errors import UserError
 from pipeline.comparison import OTHER, SAME, Compared, Folders, compare
 from pipeline.config import Config, config_of

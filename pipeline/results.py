@@ -10,9 +10,9 @@ from typing import Any
 from components.baseline.properties import PASSED_OVER, SERVING_VERSION
 from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
 from components.formula_metrics.scores import SCORES
+from components.metadata import Made
 from components.pusher.versions import WITHDRAWN, not_pushed
 from components.report.page import FILE
-from components.report.run import Made
 from pipeline.lineage.notes import count_examples, vocabulary_size
 
 
@@ -41,7 +41,7 @@ def read_result(outputs: Mapping[tuple[str, str], Made]) -> Result:
     """What the done components of a run came to.
 
     Args:
-        outputs: their artifacts by component and name of the output, as `components.report.run.read_steps` has them.
+        outputs: their artifacts by component and name of the output, as `components.metadata.read_steps` has them.
     """
     found: dict[str, Any] = {}
     if statistics := outputs.get(("StatisticsGen", "statistics")):

@@ -33,7 +33,7 @@ from tfx.orchestration.pipeline import RunOptions
 from tfx.orchestration.portable import partial_run_utils
 from tfx.proto.orchestration import pipeline_pb2
 
-from components.report.run import CACHED, RAN, read_steps
+from components.metadata import CACHED, RAN, read_steps
 from data.errors import UserError
 from pipeline.config import load_config
 from pipeline.lineage.check import mend_killed

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from components.metadata import SERVING
 from components.report import pictures
 from components.report.attention import CELLS, Looked, look
 from components.report.examples import images
 from components.report.predictions import Evaluated, Part, Prediction, choose, compare
-from components.report.run import SERVING, Run
+from components.report.reported_run import ReportedRun
 from components.report.sections import Missing, folder_of, section, then
 from data.rendering import render_all
 from trainer_module.features import DESCRIPTION
@@ -68,7 +69,7 @@ class Shows(NamedTuple):
     notes: list[str]  # what is missing, and why
 
 
-def gallery(run: Run, renderer: str | None, evaluated: Evaluated) -> Shows:
+def gallery(run: ReportedRun, renderer: str | None, evaluated: Evaluated) -> Shows:
     """The best, the median and the worst predictions.
 
     Args:
@@ -103,7 +104,7 @@ def gallery(run: Run, renderer: str | None, evaluated: Evaluated) -> Shows:
     return Shows(groups, list(notes))
 
 
-def _images(run: Run, predictions: Sequence[Prediction]) -> list[bytes]:
+def _images(run: ReportedRun, predictions: Sequence[Prediction]) -> list[bytes]:
     folder = folder_of(run, "examples")
     if run.split is None:
         raise Missing("It is not known which split of the examples was evaluated, so there are no images.")
@@ -121,7 +122,7 @@ def _draw(predictions: Sequence[Prediction], renderer: str | None) -> dict[str, 
     }
 
 
-def _look(run: Run, predictions: Sequence[Prediction], encoded: Sequence[bytes]) -> list[Looked]:
+def _look(run: ReportedRun, predictions: Sequence[Prediction], encoded: Sequence[bytes]) -> list[Looked]:
     model = folder_of(run, "model") / SERVING
     if not (model / DESCRIPTION).exists():
         raise Missing("The model does not say how it is built, so nobody can see where it looks.")

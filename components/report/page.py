@@ -8,13 +8,15 @@ from pathlib import Path
 
 import jinja2
 
+from components.metadata import CACHED
 from components.report import lineage, sections, wording
 from components.report.charts import HEIGHT, WIDTH
+from components.report.content_policy import content_policy
 from components.report.gallery import ENLARGED, gallery
+from components.report.reported_run import ReportedRun
 from components.report.robustness import robustness
-from components.report.run import CACHED, Run
 from components.report.sections import section, then
-from components.report.whole import content_policy, write_whole
+from data.files import write_atomically
 
 FILE = "report.html"
 FOLDER = Path(__file__).parent
@@ -35,16 +37,16 @@ PACKAGES = (
 )
 
 
-def write_page(run: Run, file: Path) -> None:
+def write_page(run: ReportedRun, file: Path) -> None:
     """Writes the report of a run, whole or not at all.
 
     Raises:
         UserError: the file cannot be written.
     """
-    write_whole(file, render(run))
+    write_atomically(file, render(run))
 
 
-def render(run: Run) -> str:
+def render(run: ReportedRun) -> str:
     """The report of a run as HTML."""
     evaluation = section(sections.evaluation_of, run)
     evaluated = section(sections.evaluated_of, run)

@@ -10,7 +10,7 @@ from ml_metadata import ListOptions, MetadataStore, OrderByField
 from ml_metadata.proto import metadata_store_pb2
 
 from components.baseline.properties import SERVING_VERSION
-from components.report.run import RUNNING, STATES, context_name
+from components.metadata import RUNNING, STATES, context_name
 from pipeline.lineage.graph import (
     DESTINATION,
     NODE,

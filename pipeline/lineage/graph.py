@@ -18,7 +18,7 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
 from components.baseline.properties import COPY_OF, SERVING_VERSION
-from components.report.run import CACHED, FAILED, OUTPUTS, RAN, STATES, values
+from components.metadata import CACHED, FAILED, OUTPUTS, RAN, STATES, values
 
 PIPELINE_RUN, NODE = "pipeline_run", "node"
 INPUTS = {metadata_store_pb2.Event.INPUT, metadata_store_pb2.Event.DECLARED_INPUT}
@@ -65,7 +65,7 @@ class Execution:
     type: str  # class of the component
     pipeline: str
     run: str
-    state: str  # ran, cached, failed or running, as components.report.run names them
+    state: str  # ran, cached, failed or running, as components.metadata names them
     started: int  # milliseconds since 1970
     ended: int
     properties: Mapping[str, Any] = field(default_factory=dict)  # what the component was told, as JSON has it

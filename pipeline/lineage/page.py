@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jinja2
 from ml_metadata import MetadataStore
 
-from components.report.whole import content_policy, write_whole
+from components.report.content_policy import content_policy
 from data.errors import UserError
+from data.files import write_atomically
 from pipeline.lineage import page_layout
 from pipeline.lineage.address import parse
 from pipeline.lineage.diff import Facts, facts
@@ -58,7 +59,7 @@ def write_page(workspace: Workspace, file: Path, connection: str | None = None) 
     gone = {artifact.id for artifact in graph.artifacts.values() if artifact.uri and not is_there(artifact)}
     address = workspace.connection if connection is None else connection
     source = str(parse(address) if address else workspace.metadata)
-    write_whole(file, render(document(graph, summaries, known, serving, gone, source)))
+    write_atomically(file, render(document(graph, summaries, known, serving, gone, source)))
 
 
 def _serving(store: MetadataStore, workspace: Workspace) -> Serving:

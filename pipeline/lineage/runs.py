@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.evaluator.summary import CANDIDATE, SUMMARY
-from components.report.run import CACHED, FAILED, RAN, RUNNING
+from components.metadata import CACHED, FAILED, RAN, RUNNING
 from pipeline.lineage.graph import VERSION, Artifact, Execution, Graph
 from pipeline.workspace import Workspace
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from components.formula_metrics.scores import SCORES
-from components.report.run import CACHED, FAILED, RAN, RUNNING
+from components.metadata import CACHED, FAILED, RAN, RUNNING
 from data.duration import duration
 from pipeline.lineage.check import MEND, Finding
 from pipeline.lineage.diff import Difference

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from components.report.run import RUNNING, SERVING
+from components.metadata import RUNNING, SERVING
 from pipeline.lineage.graph import DESTINATION, PUSHED, PUSHED_MODEL, VERSION, Graph
 from pipeline.workspace import Workspace
 

@@ -240,7 +240,7 @@ def _high_water(process: int) -> int:
 
 
 def _figures(home: Path, samples: Sequence[Sample]) -> dict[str, Figure]:
-    from components.report.run import RAN, read_steps
+    from components.metadata import RAN, read_steps
     from pipeline.lineage.store import read, run_ids
     from pipeline.workspace import Workspace
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.evaluator.summary import CANDIDATE
-from components.report.run import ABSENT, CACHED, FAILED, RAN
+from components.metadata import ABSENT, CACHED, FAILED, RAN
 from data.errors import UserError
 from pipeline.config import load_config, to_toml
 from pipeline.config.sections import COMPONENTS

@@ -19,9 +19,10 @@ from components.evaluator.gate import judge, parse
 from components.evaluator.slices import slices_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, Evaluation
 from components.formula_metrics.scores import statistics, values
+from components.metadata import CACHED, RAN, Made, Step
 from components.report.page import render
 from components.report.predictions import Evaluated, read_predictions
-from components.report.run import CACHED, RAN, Made, Run, Setting, Step
+from components.report.reported_run import ReportedRun, Setting
 from data.records import DatasetWriter, Record, encode, frame
 from data.spelling import AS_THE_SOURCE
 from data.synthetic import draw_png, formulas
@@ -144,7 +145,7 @@ def write_evaluation(
 class Material:
     """A run, and what it was made from."""
 
-    run: Run
+    run: ReportedRun
     examples: list[Record]  # evaluated
     reads: list[str]  # by the candidate
     trained: Trained
@@ -186,7 +187,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     settings = [Setting("training.epochs", 3, "passes over the data"), Setting("name", HOSTILE, "its name")]
     (folder / "serving" / "1700000000").mkdir(parents=True)
     places = str(folder / "data"), "test", str(folder / "serving")
-    run = Run("im2latex", "2020-01-02T10:00:00", steps, artifacts, settings, *places)
+    run = ReportedRun("im2latex", "2020-01-02T10:00:00", steps, artifacts, settings, *places)
     return Material(run, test, reads, trained, evaluation)
 
 

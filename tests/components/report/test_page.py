@@ -9,9 +9,10 @@ import pytest
 
 from components.evaluator.summary import BASELINE, CANDIDATE
 from components.formula_metrics.scores import SCORES
+from components.metadata import FAILED, RAN, Made, Step
 from components.report.gallery import gallery
 from components.report.page import render, write_page
-from components.report.run import FAILED, RAN, Made, Run, Step
+from components.report.reported_run import ReportedRun
 from components.report.sections import cell, scores, verdict
 from data.errors import UserError
 from tests.components.report.conftest import HOSTILE, Material
@@ -19,7 +20,7 @@ from tests.components.report.conftest import HOSTILE, Material
 PUSHED = {"pushed": 1, "pushed_version": "17", "pushed_destination": "/s/17"}
 
 
-def with_artifacts(run: Run, **changed: Made | None) -> Run:
+def with_artifacts(run: ReportedRun, **changed: Made | None) -> ReportedRun:
     artifacts = {**run.artifacts, **changed}
     return dataclasses.replace(run, artifacts={name: made for name, made in artifacts.items() if made})
 
@@ -75,7 +76,7 @@ def test_what_is_serving_is_looked_up_when_the_report_is_written(material: Mater
 
 def test_a_run_that_failed_has_a_report_that_says_where_and_why(material: Material) -> None:
     steps = [Step("ImportExampleGen", RAN, 1, "r", 4_000, 5_000), Step("Trainer", FAILED, 2, "r", 5_000, 6_000)]
-    run = Run("im2latex", "r", steps, {"examples": material.run.artifacts["examples"]},
+    run = ReportedRun("im2latex", "r", steps, {"examples": material.run.artifacts["examples"]},
               data=material.run.data, log="/logs/run.log", failure="UserError: the training diverged")  # fmt: skip
     page = render(run)
     assert '<h1 class="bad">Trainer failed</h1>' in page
@@ -87,7 +88,7 @@ def test_a_run_that_failed_has_a_report_that_says_where_and_why(material: Materi
 
 
 def test_a_run_of_which_nothing_is_known_has_a_report_without_an_exception() -> None:
-    page = render(Run("im2latex"))
+    page = render(ReportedRun("im2latex"))
     assert "Not judged" in page
     assert "There is no evaluation: the run did not get to it." in page
     assert "It is not known where the examples came from" in page
@@ -194,6 +195,6 @@ def test_the_page_has_the_configuration_the_data_and_the_versions(page: str) -> 
 def test_a_report_is_written_whole_or_not_at_all(material: Material, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
-        write_page(Run("im2latex"), tmp_path / "file" / "report.html")
-    write_page(Run("im2latex"), tmp_path / "new" / "report.html")
+        write_page(ReportedRun("im2latex"), tmp_path / "file" / "report.html")
+    write_page(ReportedRun("im2latex"), tmp_path / "new" / "report.html")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from components.report.run import RAN
+from components.metadata import RAN
 from data.errors import UserError
 from pipeline.cli import app
 from pipeline.lineage.graph import Artifact, Execution, Graph, Run, read_store

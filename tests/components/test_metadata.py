@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.report import run
-from components.report.run import Made, Step, origins, properties, read_steps, seen_from
+from components.metadata import Made, origins, properties, read_steps, seen_from
 from tests.components.report.history import CACHED, FAILED, History
 
 FIRST, SECOND = "2020-01-01T10:00:00.5", "2020-01-02T10:00:00.5"
@@ -53,9 +52,3 @@ def test_what_was_done_by_whom_is_the_same_for_a_run_that_takes_it_from_the_cach
 
 def test_an_unknown_run_has_no_steps(history: History) -> None:
     assert read_steps(history.store, "2020") == ([], {})
-
-
-def test_the_first_component_that_failed_is_named() -> None:
-    steps = [Step("Trainer", run.RAN), Step("Evaluator", run.FAILED)]
-    assert run.Run("p", steps=steps).failed == "Evaluator"
-    assert run.Run("p", steps=steps[:1]).failed == run.Run("p").failed == ""
