@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from components.baseline.properties import SERVING_VERSION
 from components.metadata import CACHED, RAN, SERVING
+from components.serving_folder import SERVING_VERSION
 from data.errors import UserError
 from pipeline.comparison import OTHER, SAME, Compared, Folders, compare
 from pipeline.config import Config, config_of

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.baseline.properties import PASSED_OVER, SERVING_VERSION
 from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
 from components.formula_metrics.scores import SCORES
 from components.metadata import Made
-from components.pusher.versions import WITHDRAWN, not_pushed
 from components.report.page import FILE
+from components.serving_folder import PASSED_OVER, SERVING_VERSION, WITHDRAWN, not_pushed
 from pipeline.lineage.notes import count_examples, vocabulary_size
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from components.pusher.versions import WITHDRAWN, hold, numbers, switch
+from components import serving_folder
+from components.serving_folder import WITHDRAWN, activate, lock
 from data.errors import UserError
 from pipeline.workspace import Workspace
 
@@ -68,13 +69,13 @@ def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say) -
         UserError: there is no such version or none before, it does not work, or the folder cannot be written.
     """
     folder = folder_of(workspace, name)
-    with hold(folder):
-        there = numbers(folder)
+    with lock(folder):
+        there = serving_folder.versions(folder)
         if not there and to is None:
             raise UserError(f"nothing serves in {folder}; `im2latex rollback --list` lists what was withdrawn")
         if to is None:
             to = _before(folder, there, say)
-        elif to not in there and to not in numbers(folder / WITHDRAWN):
+        elif to not in there and to not in serving_folder.versions(folder / WITHDRAWN):
             raise UserError(f"there is no version {to} in {folder}; `im2latex rollback --list` lists those there are")
         elif to == max(there, default=0):
             raise UserError(f"version {to} serves already")
@@ -82,7 +83,7 @@ def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say) -
             raise UserError(f"{fault}; choose another version, `im2latex rollback --list` lists them")
         with _recorded(workspace, folder, to, [number for number in there if number > to], say):
             try:
-                withdrawn, brought_back = switch(folder, to)
+                withdrawn, brought_back = activate(folder, to)
             except OSError as error:
                 raise UserError(f"cannot move versions in {folder}: {error.strerror}; may you write there?") from None
     return Rolled(folder, to, withdrawn, brought_back)
@@ -91,7 +92,7 @@ def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say) -
 def versions(workspace: Workspace, name: str | None) -> list[Version]:
     """All versions of a model, withdrawn ones too, the oldest first; with what ML Metadata knows of them."""
     folder = folder_of(workspace, name)
-    there, withdrawn = numbers(folder), numbers(folder / WITHDRAWN)
+    there, withdrawn = serving_folder.versions(folder), serving_folder.versions(folder / WITHDRAWN)
     known = _pushes(workspace) if workspace.metadata.exists() or workspace.connection else {}
     states = dict.fromkeys(withdrawn, WITHDRAWN) | dict.fromkeys(there, BEFORE) | dict.fromkeys(there[-1:], SERVES)
     return [Version(number, states[number], *known.get((folder.name, str(number)), ())) for number in sorted(states)]

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.formula_metrics.scores import SCORES
-from components.pusher.versions import not_pushed
+from components.serving_folder import not_pushed
 from data.duration import duration
 from data.errors import UserError
 from data.progress import progress

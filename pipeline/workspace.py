@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.serving_folder import all_versions
 from data.errors import UserError
 
 
@@ -77,9 +78,7 @@ class Workspace:
 
     def versions(self) -> list[Path]:
         """Folders of all pushed models, of all names, the oldest first."""
-        return sorted(
-            (path for path in self.serving.glob("*/*") if path.name.isdecimal()), key=lambda path: int(path.name)
-        )
+        return all_versions(self.serving)
 
     @property
     def temporary(self) -> Path:

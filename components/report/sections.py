@@ -15,19 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow
 
-from components.baseline.serving import versions
 from components.evaluator import gate
 from components.evaluator.pictures import PICTURE
 from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, SUMMARY, Evaluation, read_evaluation
 from components.formula_metrics.scores import SCORES, Score
 from components.metadata import SERVING
-from components.pusher.versions import WITHDRAWN, not_pushed
 from components.report import charts, lineage
 from components.report.curves import Epoch, best, read_epochs
 from components.report.examples import Coverage, Data, coverage, measure, read_data
 from components.report.predictions import Confusions, Evaluated, Matrix, confusions, matrix, ranked, read_predictions
 from components.report.reported_run import ReportedRun
 from components.report.wording import MINUS, number, signed
+from components.serving_folder import WITHDRAWN, not_pushed, versions
 from data.errors import UserError
 from trainer_module.features import DESCRIPTION
 
@@ -221,7 +220,7 @@ def _rule(rule: gate.Verdict) -> Rule:
 
 def _serving(run: ReportedRun, pushed: str) -> str:
     """What a server finds when the report is written."""
-    newest = str(next(iter(versions(run.serving)), "")) if run.serving else ""
+    newest = str(max(versions(run.serving), default="")) if run.serving else ""
     if not newest:
         return "Nothing is serving." if run.serving else "It is not known what is serving."
     return f"Version {newest} is serving{', which this run pushed' if newest == pushed else ''}: {run.serving}/{newest}"

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from ml_metadata import ListOptions, MetadataStore, OrderByField
 from ml_metadata.proto import metadata_store_pb2
 
-from components.baseline.properties import SERVING_VERSION
 from components.metadata import RUNNING, STATES, context_name
+from components.serving_folder import SERVING_VERSION
 from pipeline.lineage.graph import (
     DESTINATION,
     NODE,

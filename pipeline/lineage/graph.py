@@ -17,8 +17,8 @@ from google.protobuf.message import Message
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from components.baseline.properties import COPY_OF, SERVING_VERSION
 from components.metadata import CACHED, FAILED, OUTPUTS, RAN, STATES, values
+from components.serving_folder import COPY_OF, SERVING_VERSION
 
 PIPELINE_RUN, NODE = "pipeline_run", "node"
 INPUTS = {metadata_store_pb2.Event.INPUT, metadata_store_pb2.Event.DECLARED_INPUT}

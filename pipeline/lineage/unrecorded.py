@@ -45,7 +45,7 @@ def unrecorded(graph: Graph, workspace: Workspace) -> dict[int, Push]:
     left = [e for e in graph.executions.values() if e.component == PUSHER and e.state == RUNNING] if versions else []
     if not left:
         return {}
-    from components.baseline.serving import digest  # brings TFX
+    from components.serving_folder import digest  # brings TFX
 
     copies = {digest(str(version)): version for version in versions}
     found = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from components.baseline.serving import newest_other
+from components.baseline.choice import newest_other
 from data.errors import UserError
 from pipeline.cli import app
 from pipeline.lineage.check import check
@@ -83,7 +83,7 @@ def test_it_is_recorded_and_lineage_tells_what_serves(workspace: Workspace) -> N
 
 
 def test_a_rollback_that_is_killed_shows_as_such(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.rollback.switch", lambda folder, to: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("pipeline.rollback.activate", lambda folder, to: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         roll(workspace)
     (recorded,) = rollbacks(read(workspace, read_store))

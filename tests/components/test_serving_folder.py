@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from components.pusher import versions
-from components.pusher.versions import WITHDRAWN, delete_old, hold, numbers, standing, switch
+from components import serving_folder
+from components.serving_folder import WITHDRAWN, activate, delete_old, lock, version_status, versions
 
 
 def push(folder: Path, *names: int | str) -> None:
@@ -17,7 +17,7 @@ def push(folder: Path, *names: int | str) -> None:
 
 
 def there(folder: Path) -> tuple[list[int], list[int]]:
-    return numbers(folder), numbers(folder / WITHDRAWN)
+    return versions(folder), versions(folder / WITHDRAWN)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def watched(path: Path, target: Path) -> None:
         rename(path, target)
         folder = path.parent.parent if path.parent.name == WITHDRAWN else path.parent
-        seen.append(numbers(folder)[-1])
+        seen.append(versions(folder)[-1])
 
     monkeypatch.setattr(Path, "rename", watched)
     return seen
@@ -37,8 +37,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_versions_are_numbers_and_nothing_else(tmp_path: Path) -> None:
     push(tmp_path, 10, 9, "007", "11.partial", WITHDRAWN)
-    assert numbers(tmp_path) == [9, 10]
-    assert numbers(tmp_path / "nowhere") == []
+    assert versions(tmp_path) == [9, 10]
+    assert versions(tmp_path / "nowhere") == []
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_what_serves_changes_once_and_to_the_version_that_was_asked_for(
 ) -> None:
     push(tmp_path, *(number for number in (1, 2, 3, 4, 5) if number not in withdrawn))
     push(tmp_path / WITHDRAWN, *withdrawn)
-    with hold(tmp_path):
-        newer, back = switch(tmp_path, to)
+    with lock(tmp_path):
+        newer, back = activate(tmp_path, to)
     assert there(tmp_path) == expected
     assert newer == [number for number in expected[1] if number not in withdrawn]
     assert back == (to in withdrawn)
@@ -69,21 +69,21 @@ def test_what_serves_changes_once_and_to_the_version_that_was_asked_for(
 
 def test_a_switch_can_be_undone(tmp_path: Path) -> None:
     push(tmp_path, 1, 2, 3)
-    with hold(tmp_path):
-        switch(tmp_path, 1)
-        switch(tmp_path, 3)
+    with lock(tmp_path):
+        activate(tmp_path, 1)
+        activate(tmp_path, 3)
     assert there(tmp_path) == ([1, 3], [2])
-    with hold(tmp_path):
-        switch(tmp_path, 2)
-        switch(tmp_path, 3)
+    with lock(tmp_path):
+        activate(tmp_path, 2)
+        activate(tmp_path, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3"]
 
 
 def test_the_newest_stay_and_the_newest_withdrawn_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "GRACE_SECONDS", -60.0)
+    monkeypatch.setattr(serving_folder, "GRACE_SECONDS", -60.0)
     push(tmp_path, 1, 3, 5, 7, 9)
     push(tmp_path / WITHDRAWN, 2, 4, 6, 8)
-    with hold(tmp_path):
+    with lock(tmp_path):
         assert delete_old(tmp_path, 0) == []
         assert there(tmp_path) == ([1, 3, 5, 7, 9], [2, 4, 6, 8])
         assert delete_old(tmp_path, 3) == [1, 3, 2]
@@ -96,7 +96,7 @@ def test_the_newest_stay_and_the_newest_withdrawn_ones(tmp_path: Path, monkeypat
 def test_a_version_that_served_a_moment_ago_stays(tmp_path: Path) -> None:
     push(tmp_path, 1, 2, 3)
     push(tmp_path / WITHDRAWN, 4, 5, 6)
-    with hold(tmp_path):
+    with lock(tmp_path):
         assert delete_old(tmp_path, 2) == []
 
 
@@ -105,21 +105,21 @@ def test_a_killed_deletion_leaves_no_half_version(tmp_path: Path) -> None:
     program = f"""
 import os, shutil
 from pathlib import Path
-from components.pusher import versions
-versions.GRACE_SECONDS = -60.0
+from components import serving_folder
+serving_folder.GRACE_SECONDS = -60.0
 shutil.rmtree = lambda path: (os.unlink(path / "variables" / "variables.index"), os.kill(os.getpid(), 9))
-versions.delete_old(Path({str(tmp_path)!r}), 2)
+serving_folder.delete_old(Path({str(tmp_path)!r}), 2)
 """
-    killed = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], timeout=60)
+    killed = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], timeout=60)
     assert killed.returncode == -9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.partial", "2", "3"]
-    assert numbers(tmp_path) == [2, 3]
+    assert versions(tmp_path) == [2, 3]
 
 
 def test_what_became_of_a_version_is_told(tmp_path: Path) -> None:
     push(tmp_path, 3, 5)
     push(tmp_path / WITHDRAWN, 7)
-    assert [standing(tmp_path / str(number)) for number in (1, 3, 5, 7)] == [
+    assert [version_status(tmp_path / str(number)) for number in (1, 3, 5, 7)] == [
         "deleted", "a newer version serves", "serves now", "withdrawn"
     ]  # fmt: skip
-    assert standing(tmp_path / "elsewhere" / "5") == ""
+    assert version_status(tmp_path / "elsewhere" / "5") == ""

@@ -1,45 +1,14 @@
-"""The serving folder: one SavedModel for each version, in folders named by rising whole numbers.
-
-A path may be local or of any file system TFX knows (gs://, s3://).
-"""
+"""Which of the versions that were pushed a new model is compared with."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import textwrap
 from typing import NamedTuple
 
-from tfx.dsl.io import fileio
+from components.serving_folder import serves, versions
 
 SIGNATURE = "predict_images"
-
-
-def versions(folder: str) -> list[int]:
-    """The version numbers in a serving folder, newest first; none when the folder is missing."""
-    if not fileio.isdir(folder):
-        return []
-    # Remote listings end folders with a slash.
-    names = [os.fspath(name).rstrip("/") for name in fileio.listdir(folder)]
-    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
-
-
-def digest(model: str) -> str:
-    """SHA-256 over the relative names and bytes of a SavedModel's files; equal for equal copies only."""
-    sha = hashlib.sha256()
-    for folder, _, names in sorted(fileio.walk(model)):
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            with fileio.open(path, "rb") as file:
-                content = file.read()
-            sha.update(f"{os.path.relpath(path, model)}\0{len(content)}\0".encode())
-            sha.update(content)
-    return sha.hexdigest()
-
-
-def serves(folder: str, version: int, model: str) -> bool:
-    """Whether a version in the serving folder is a copy of the model."""
-    return digest(os.path.join(folder, str(version))) == digest(model)
 
 
 class Serving(NamedTuple):
@@ -57,10 +26,10 @@ def newest_other(folder: str, model: str) -> Serving:
     loaded is passed over, as a model server does.
     """
     others = versions(folder)
-    while others and serves(folder, others[0], model):
-        others.pop(0)
+    while others and serves(folder, others[-1], model):
+        others.pop()
     faults: list[str] = []
-    for version in others:
+    for version in reversed(others):
         fault = _fault(os.path.join(folder, str(version)))
         if not fault:
             return Serving(str(version), "; ".join(faults))

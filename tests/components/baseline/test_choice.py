@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from components.baseline.serving import digest, newest_other, serves, versions
+from components.baseline.choice import newest_other
+from components.serving_folder import digest, serves, versions
 
 
 class Constant(tf.Module):
@@ -39,10 +40,10 @@ def push(serving: Path, model: Path, version: int) -> Path:
     return Path(shutil.copytree(model, serving / str(version)))
 
 
-def test_versions_are_numbers_newest_first_and_nothing_else(tmp_path: Path) -> None:
+def test_versions_are_numbers_and_nothing_else_also_by_their_address(tmp_path: Path) -> None:
     for name in ("9", "10", "2", "11.partial", "notes"):
         (tmp_path / name).mkdir()
-    assert versions(str(tmp_path)) == [10, 9, 2]
+    assert versions(str(tmp_path)) == [2, 9, 10]
     assert versions(str(tmp_path / "missing")) == []
 
 
