@@ -304,7 +304,7 @@ def _sayer(as_json: bool) -> Callable[[str], None]:
 def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_json: bool) -> int:
     """Follows a run to its end and sums it up; the exit status."""
     from kubeflow.following import SHORT_PATIENCE, follow, hold_success, seconds_of, was_pushed
-    from pipeline.run import NOT_BLESSED
+    from pipeline.running.launch import NOT_BLESSED
 
     say = _sayer(as_json)
     try:

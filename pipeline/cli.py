@@ -77,7 +77,7 @@ def run(
     Exit status: 0 done and pushed, 3 the model was not good enough or was withdrawn, 1 failed.
     """
     from pipeline.config import load_config
-    from pipeline.run import run_pipeline
+    from pipeline.running.launch import run_pipeline
 
     status = run_pipeline(load_config(preset, config, settings or ()), first=first, last=last, cache=cache)
     raise typer.Exit(status)
@@ -120,7 +120,7 @@ def evaluate(
     Exit status: 0 done, 3 a rule of --gate is broken, 1 failed.
     """
     hush()
-    from pipeline.evaluate import evaluate_model
+    from pipeline.models.evaluate import evaluate_model
 
     pictures = (robustness_examples, robustness_seed) if robustness else None
     raise typer.Exit(
@@ -138,7 +138,7 @@ def report(
 ) -> None:
     """Write the result of a run, also of a failed one, as one HTML file."""
     hush()
-    from pipeline.report import write_report
+    from pipeline.lineage.run_report import write_report
 
     typer.echo(write_report(run_id, out, show))
 
@@ -166,7 +166,7 @@ def reproduce(
     Exit status: 0 the same, 4 something differs, 1 failed.
     """
     hush()
-    from pipeline.reproduce import reproduce as again
+    from pipeline.reproduction.reproduce import reproduce as again
 
     raise typer.Exit(again(run_id, out, settings or (), last, anyway, as_json, connection))
 
@@ -192,8 +192,8 @@ def rollback(
     A running service follows within seconds; the next run compares its model with this version.
     """
     hush()
-    from pipeline.rollback import rollback as roll
-    from pipeline.rollback import table, versions
+    from pipeline.serving.rollback import rollback as roll
+    from pipeline.serving.rollback import table, versions
     from pipeline.workspace import Workspace
 
     workspace = Workspace.from_environment()
@@ -228,7 +228,7 @@ def export(
     """Write a trained model in another form: a SavedModel as the pipeline pushes them, or one file of weights."""
     hush()
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    from pipeline.export import export_model, read_model, with_provenance
+    from pipeline.models.export import export_model, read_model, with_provenance
 
     for note in notes or ():
         if not all(note.partition("=")):

@@ -24,8 +24,8 @@ from components.serving_check.component import ServingCheck
 from data.errors import UserError
 from data.records import SPLITS
 from data.repository import REPOSITORY
-from pipeline.beam import beam_arguments
 from pipeline.config import Config, flatten
+from pipeline.running.beam import beam_arguments
 from pipeline.sources import component_files, fingerprint
 from trainer_module import reader
 from trainer_module.features import IMAGE, LATEX, NAME

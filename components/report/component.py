@@ -22,7 +22,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.metadata import Step, made, origins, read_steps, seen_from
-from components.report.page import FILE, write_page
+from components.report.report_page import FILE, write_page
 from components.report.reported_run import ReportedRun, Setting
 
 STEPS = "steps"

@@ -20,7 +20,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
-from components.serving_check.check import Verdict, check_serving
+from components.serving_check.fresh_process import Verdict, check_serving
 from data.errors import UserError
 from data.records import read_split
 

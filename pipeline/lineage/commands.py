@@ -103,7 +103,7 @@ def runs(
     """List runs: how each ended, how long it took, its BLEU, whether its model was blessed and pushed."""
     from pipeline.lineage import document, text
     from pipeline.lineage.graph import read_runs, read_store
-    from pipeline.lineage.runs import current_run, summarise
+    from pipeline.lineage.run_summary import current_run, summarise
     from pipeline.lineage.store import no_runs, run_ids
 
     def ask(store: MetadataStore, workspace: Workspace) -> tuple[Any, ...]:
@@ -132,7 +132,7 @@ def diff(
     from pipeline.lineage import document, text
     from pipeline.lineage.diff import differences, facts
     from pipeline.lineage.graph import read_runs
-    from pipeline.lineage.runs import current_run, summarise
+    from pipeline.lineage.run_summary import current_run, summarise
     from pipeline.lineage.store import choose_run, run_ids
 
     def ask(store: MetadataStore, workspace: Workspace) -> tuple[Any, ...]:
@@ -160,26 +160,26 @@ def check(
 
     Exit status: 0 nothing, 4 something, 1 failed.
     """
-    from pipeline.lineage import check, document, text
+    from pipeline.lineage import document, problems, text
     from pipeline.lineage.graph import read_store
     from pipeline.lineage.store import write
 
-    def ask(store: MetadataStore, workspace: Workspace) -> list[check.Finding]:
-        return check.check(read_store(store), workspace)
+    def ask(store: MetadataStore, workspace: Workspace) -> list[problems.Finding]:
+        return problems.check(read_store(store), workspace)
 
     found = _read(ask, connection)
-    killed = [finding.execution for finding in found if finding.kind == check.KILLED]
+    killed = [finding.execution for finding in found if finding.kind == problems.KILLED]
     if mend and killed:
         from pipeline.workspace import Workspace
 
         workspace = Workspace.from_environment()
         with workspace.hold():
-            recorded = write(workspace, lambda store: check.mend(store, killed, workspace), connection)
-        found = [finding for finding in found if finding.kind != check.KILLED]
+            recorded = write(workspace, lambda store: problems.mend(store, killed, workspace), connection)
+        found = [finding for finding in found if finding.kind != problems.KILLED]
         marked = f"{len(killed) - recorded:,} marked as cancelled"
         typer.echo(f"{marked}, {recorded:,} pushed and recorded" if recorded else marked, err=True)
     if as_json:
-        findings = [finding._asdict() | {"mend": check.MEND[finding.kind]} for finding in found]
+        findings = [finding._asdict() | {"mend": problems.MEND[finding.kind]} for finding in found]
         _print_json(document.listed("findings", findings))
     else:
         _print(text.findings(found))
@@ -196,7 +196,7 @@ def page(
     connection: Connection = None,
 ) -> None:
     """Write all of it as one HTML file: runs, the graph of each and of all, differences between two."""
-    from pipeline.lineage.page import write_page
+    from pipeline.lineage.page.lineage_page import write_page
     from pipeline.workspace import Workspace
 
     workspace = Workspace.from_environment()

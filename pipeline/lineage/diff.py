@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pipeline.lineage.graph import Graph
 from pipeline.lineage.notes import vocabulary_size
-from pipeline.lineage.runs import Summary
+from pipeline.lineage.run_summary import Summary
 
 Facts = Mapping[str, Mapping[str, Any]]  # by section and name
 

@@ -93,7 +93,7 @@ class Run:
 
     id: str  # its local time: 2017-08-06T11:48:31.123456
     began: int  # milliseconds since 1970
-    properties: Mapping[str, Any] = field(default_factory=dict)  # see pipeline.lineage.record
+    properties: Mapping[str, Any] = field(default_factory=dict)  # see pipeline.running.record
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from rich.tree import Tree
 from components.formula_metrics.scores import SCORES
 from components.metadata import CACHED, FAILED, RAN, RUNNING
 from data.duration import duration
-from pipeline.lineage.check import MEND, Finding
 from pipeline.lineage.diff import Difference
 from pipeline.lineage.graph import ROLLBACK, VERSION, Artifact, Execution, Graph, Run
 from pipeline.lineage.notes import GONE, notes, sources
-from pipeline.lineage.runs import DONE, KILLED, Summary
+from pipeline.lineage.problems import MEND, Finding
+from pipeline.lineage.run_summary import DONE, KILLED, Summary
 from pipeline.lineage.tree import Branch, made_from, made_of
 
 # Of the digests and ids that are shown; their beginnings are enough to tell them apart.

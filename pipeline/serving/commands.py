@@ -26,7 +26,7 @@ def predict(
     Exit status: 0 all were read, 1 some were not.
     """
     hush()
-    from pipeline.reader import chosen_model
+    from pipeline.models.choice import chosen_model
 
     chosen = chosen_model(model)
     from pipeline.serving.predict import predict_images
@@ -49,7 +49,7 @@ def serve(
     Ctrl-C and SIGTERM end it when the requests in progress are answered.
     """
     hush()
-    from pipeline.reader import chosen_model
+    from pipeline.models.choice import chosen_model
     from pipeline.workspace import Workspace
 
     chosen, workspace = chosen_model(model), Workspace.from_environment()

@@ -29,8 +29,8 @@ from pipeline.serving.connections import listen
 from pipeline.serving.hosts import Hosts, hosts_of
 from pipeline.serving.metrics import CONTENT_TYPE, Metrics
 from pipeline.serving.models import Models, Read
-from pipeline.serving.page import POLICY, files
 from pipeline.serving.pictures import prepare
+from pipeline.serving.web_page import POLICY, files
 
 NAME = "im2latex"
 MAX_ALTERNATIVES = 10

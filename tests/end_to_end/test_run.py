@@ -20,8 +20,8 @@ from PIL import Image
 
 from data.records import DatasetWriter, Record, encode, read_records
 from data.synthetic import draw_png
-from pipeline.comparison import OTHER, SAME
 from pipeline.config.sections import COMPONENTS
+from pipeline.reproduction.comparison import OTHER, SAME
 from tests.project import Project, after_first_run, read_only
 from trainer_module.trained import load_weights
 
@@ -130,7 +130,7 @@ def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path
     environment = {**project.environment(), "LOCAL_HOME": str(tmp_path / "tfx")}
     environment["PATH"] = f"{tfx.parent}{os.pathsep}{environment['PATH']}"  # it starts `pip` and `python`
     for arguments in (
-        ["pipeline", "create", "--engine=local", f"--pipeline_path={repository / 'pipeline' / 'local_runner.py'}"],
+        ["pipeline", "create", "--engine=local", f"--pipeline_path={repository / 'pipeline' / 'running' / 'tfx_dsl.py'}"],
         ["run", "create", "--engine=local", "--pipeline_name=im2latex"],
     ):
         done = subprocess.run(

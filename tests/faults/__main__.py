@@ -151,7 +151,7 @@ def end(killer: Killer) -> int:
 
 def prepare(folder: Path) -> Killer:
     """What starts runs in a workspace in a folder; from then on everything is imported, and no thread is started."""
-    from pipeline import runner  # noqa: F401  what every run needs
+    from pipeline.running import process  # noqa: F401  what every run needs
     from pipeline.workspace import Workspace
     from tests.faults import processes
     from tests.faults.killing import Killer

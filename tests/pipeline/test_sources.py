@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from tfx.dsl.components.base.base_component import BaseComponent
 
-from components.serving_check import check
+from components.serving_check import fresh_process
 from data.repository import REPOSITORY
 from pipeline.config import load_config
 from pipeline.config.sections import COMPONENTS, DataConfig
-from pipeline.examples import examples_folder
 from pipeline.pipeline import create_pipeline
+from pipeline.running.examples import examples_folder
 from pipeline.sources import PACKAGES, component_files, files_of, fingerprint
 from pipeline.workspace import Workspace
 
@@ -108,7 +108,7 @@ def test_so_is_the_program_that_it_starts(
         return SimpleNamespace(returncode=1, stdout=b"", stderr=b"")
 
     monkeypatch.setattr(subprocess, "run", run)
-    check.check_serving("model", [b"image"], 1.0)
+    fresh_process.check_serving("model", [b"image"], 1.0)
     ((_, option, module, *_),) = started
     assert option == "-m"
     assert f"{module.replace('.', '/')}.py" in names(component_files(components["ServingCheck"]))

@@ -217,7 +217,7 @@ def evaluate(project: Project, model: Path, settings: list[str], out: Path) -> d
     from tfx.types import standard_artifacts
 
     from components.evaluator.component import Executor
-    from pipeline.beam import beam_arguments
+    from pipeline.running.beam import beam_arguments
     from tests.components.artifacts import artifact, trained
 
     context = Executor.Context(

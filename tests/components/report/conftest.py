@@ -20,8 +20,8 @@ from components.evaluator.slices import slices_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, Evaluation
 from components.formula_metrics.scores import statistics, values
 from components.metadata import CACHED, RAN, Made, Step
-from components.report.page import render
 from components.report.predictions import Evaluated, read_predictions
+from components.report.report_page import render
 from components.report.reported_run import ReportedRun, Setting
 from data.records import DatasetWriter, Record, encode, frame
 from data.spelling import AS_THE_SOURCE

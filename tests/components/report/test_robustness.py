@@ -9,7 +9,7 @@ import pytest
 
 from components.evaluator.summary import BASELINE, CANDIDATE, Evaluation
 from components.metadata import Made
-from components.report.page import render
+from components.report.report_page import render
 from components.report.robustness import robustness
 from components.report.sections import Missing
 from tests.components.report.conftest import Material
