@@ -130,7 +130,7 @@ def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path
     environment = {**project.environment(), "LOCAL_HOME": str(tmp_path / "tfx")}
     environment["PATH"] = f"{tfx.parent}{os.pathsep}{environment['PATH']}"  # it starts `pip` and `python`
     for arguments in (
-        ["pipeline", "create", "--engine=local", f"--pipeline_path={repository / 'pipeline' / 'running' / 'tfx_dsl.py'}"],
+        ["pipeline", "create", "--engine=local", f"--pipeline_path={repository}/pipeline/running/tfx_dsl.py"],
         ["run", "create", "--engine=local", "--pipeline_name=im2latex"],
     ):
         done = subprocess.run(
