@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import data.formula_commands
-from data.display import print_summary
+from data.dataset.display import print_summary
+from data.defaults import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
+from data.pictures.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 from data.progress import progress
-from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
 from data.spelling import NORMAL, SPELLINGS
-from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 
 if TYPE_CHECKING:
-    from data.check import Report
+    from data.dataset.check import Report
 
 app = typer.Typer(name="data", help="Make, import and check data sets of formula images.", no_args_is_help=True)
 app.add_typer(data.formula_commands.app)
@@ -38,7 +38,7 @@ def synth(
     """Draw a data set of formulas from a grammar."""
     import time
 
-    from data.synthetic import synthesize
+    from data.pictures.synthetic import synthesize
 
     start = time.monotonic()
     with progress() as advance:
@@ -98,7 +98,7 @@ def import_(
 
     from rich.console import Console
 
-    from data.im2latex import import_dataset
+    from data.importers.importing import import_dataset
 
     start = time.monotonic()
     with progress() as advance:
@@ -132,7 +132,7 @@ def check(
     import dataclasses
     import json
 
-    from data.check import check_dataset, contact_sheet
+    from data.dataset.check import check_dataset, contact_sheet
 
     with progress() as advance:
         report, samples = check_dataset(path, lambda done: advance("reading", done))
@@ -158,8 +158,8 @@ def degradations(
     em: Annotated[float, typer.Option(help="Font size of the picture, pixels.", min=1)] = 16.0,
 ) -> None:
     """Draw every kind of degradation that training and evaluation use, a little of it to all of it."""
-    from data.degradation import KINDS
-    from data.degradation_sheet import degradation_sheet, read_picture
+    from data.pictures.degradation import KINDS
+    from data.pictures.degradation_sheet import degradation_sheet, read_picture
 
     degradation_sheet(read_picture(image, em), out, kind or tuple(KINDS), seed, em)
     for name in kind or KINDS:

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from data.display import REASONS, print_summary
+from data.dataset.display import REASONS, print_summary
+from data.dataset.record import SPLITS
+from data.defaults import DRAW_REJECTED_SHARE, EVAL_SHARE, HELD_OUT_FONT, MAX_TOKENS, TEST_SHARE
 from data.errors import UserError
 from data.progress import progress
-from data.records import DRAW_REJECTED_SHARE, EVAL_SHARE, HELD_OUT_FONT, MAX_TOKENS, SPLITS, TEST_SHARE
 
 app = typer.Typer()
 _SPLITS = "|".join(SPLITS)
@@ -68,9 +69,9 @@ def draw(
 
     from rich.console import Console
 
-    from data.drawing import draw_dataset, make_plan
-    from data.formulas import read_formulas
-    from data.looks import read_looks, with_installed_fonts
+    from data.formulas.lists import read_formulas
+    from data.pictures.drawing import draw_dataset, make_plan
+    from data.pictures.looks import read_looks, with_installed_fonts
 
     if split is not None and split not in SPLITS:
         raise UserError(f"there is no split {split}; the splits are {', '.join(SPLITS)}")
@@ -132,7 +133,7 @@ def mine(
     """Collect the formulas of LaTeX sources into a list for `im2latex data draw`."""
     from rich.console import Console
 
-    from data.mining import mine as mine_formulas
+    from data.formulas.mining import mine as mine_formulas
 
     with progress() as advance:
         mined = mine_formulas(
@@ -179,9 +180,9 @@ def recombine(
     """
     from rich.console import Console
 
-    from data.formulas import Problem, read_formulas, read_keys, write_list
-    from data.recombination import SOURCE
-    from data.recombination import recombine as recombine_formulas
+    from data.formulas.lists import Problem, read_formulas, read_keys, write_list
+    from data.formulas.recombination import SOURCE
+    from data.formulas.recombination import recombine as recombine_formulas
 
     with progress() as advance:
         held_out = read_keys(exclude or (), workers)

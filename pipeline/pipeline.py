@@ -21,8 +21,8 @@ from components.example_validator.component import ExampleValidator
 from components.pusher.component import Pusher
 from components.report.component import Reporter
 from components.serving_check.component import ServingCheck
+from data.dataset.record import SPLITS
 from data.errors import UserError
-from data.records import SPLITS
 from data.repository import REPOSITORY
 from pipeline.config import Config, flatten
 from pipeline.running.beam import beam_arguments

@@ -33,10 +33,14 @@ import numpy as np
 from PIL import Image
 
 from components.formula_metrics.scores import SCORES, text_statistics
+from data.dataset.record import BadRecord, decode
+from data.dataset.tfrecords import read_records
+from data.defaults import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
 from data.errors import UserError
-from data.im2latex import Candidate, chunked, convert, hold_out, open_source
+from data.importers.convert import convert
+from data.importers.importing import chunked, hold_out, open_source
+from data.importers.source import Candidate
 from data.parallel import ordered_map
-from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE, BadRecord, decode, read_records
 from data.spelling import NORMAL, respell
 from pipeline import presets
 from pipeline.config import Config, load_config
@@ -214,8 +218,8 @@ def _candidates(source: Path) -> tuple[Iterator[Candidate], bool]:
     if (source / "train").is_dir():
         records = ((split, record) for split in ("train", "eval") for record in read_records(source / split))
         return (Candidate(split, record.name, record.image, record.latex.encode()) for split, record in records), False
-    layout, candidates, splits = open_source(source)
-    return hold_out(candidates, splits, EVAL_SHARE, TEST_SHARE), layout == "raw"
+    form, candidates, splits = open_source(source)
+    return hold_out(candidates, splits, EVAL_SHARE, TEST_SHARE), form.raw
 
 
 def _limited(candidates: Iterable[Candidate], splits: Iterable[str], limit: int | None) -> Iterator[Candidate]:

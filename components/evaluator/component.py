@@ -26,7 +26,7 @@ from components.evaluator.gate import parse_all
 from components.evaluator.pictures import Robustness
 from components.evaluator.summary import BASELINE, CANDIDATE
 from components.serving_folder import SERVING_VERSION
-from data.records import read_split
+from data.dataset.tfrecords import read_split
 from data.spelling import NORMAL
 from trainer_module.features import DESCRIPTION, SPECIALS
 

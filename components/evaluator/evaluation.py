@@ -32,9 +32,9 @@ from components.evaluator.slices import KEYS, SLICES, slices_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PICTURE_PREDICTIONS, PREDICTIONS, Evaluation
 from components.formula_metrics.metrics import METRICS
 from components.formula_metrics.scores import statistics, values
+from data.dataset.record import Record
 from data.errors import UserError
-from data.records import Record
-from data.rendering import default_renderer
+from data.latex.rendering import default_renderer
 from data.spelling import NORMAL, known_spelling
 
 
@@ -61,7 +61,7 @@ def evaluate(
         robustness: how the models are tried on other kinds of pictures; None for not at all.
         spelling: in which formulas are compared token by token, as `data.spelling.respell` takes it.
         about: more to keep about each model, by its name.
-        renderer: as in `data.rendering`.
+        renderer: as in `data.latex.rendering`.
         pipeline: makes Beam's pipeline; None takes one that runs in the process.
         progress: called with what is being done, how much of it was done since the last call, and how much there is.
 

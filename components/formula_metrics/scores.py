@@ -22,7 +22,7 @@ from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics.bleu import BLEU, MAX_NGRAM_ORDER
 from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
-from data.rendering import render_all
+from data.latex.rendering import render_all
 from data.spelling import NORMAL, respell
 
 # im2markup draws at 12 pt and 200 dpi for this; here a formula is of 10 pt. At 100 dpi the tolerances below, which are
@@ -68,7 +68,7 @@ def statistics(
     Args:
         references: the formulas that are right.
         predictions: what was read, one for each reference; "" where nothing was.
-        renderer: as in `data.rendering`. Formulas are drawn on all cores, of `PAIRS_AT_ONCE` pairs in a row each
+        renderer: as in `data.latex.rendering`. Formulas are drawn on all cores, of `PAIRS_AT_ONCE` pairs in a row each
             distinct one once; no more pictures are in memory than theirs.
         progress: called with the number of pairs drawn since the last call.
         spelling: in which both sides are compared token by token, as `data.spelling.respell` takes it. They are drawn

@@ -15,7 +15,7 @@ from components.report.examples import images
 from components.report.predictions import Evaluated, Part, Prediction, choose, compare
 from components.report.reported_run import ReportedRun
 from components.report.sections import Missing, folder_of, section, then
-from data.rendering import render_all
+from data.latex.rendering import render_all
 from trainer_module.features import DESCRIPTION
 
 # Formulas are shown as large as text, as if images had this many dots per inch, and drawn twice as fine.

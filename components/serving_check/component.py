@@ -21,8 +21,8 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.utils import io_utils, path_utils
 
 from components.serving_check.fresh_process import Verdict, check_serving
+from data.dataset.tfrecords import read_split
 from data.errors import UserError
-from data.records import read_split
 
 # Beside the custom properties of the artifact, the same for people and other programs.
 RESULT = "result.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 from components.evaluator.summary import CANDIDATE, SUMMARY, Evaluation, read_evaluation
 from components.formula_metrics.scores import SCORES
 from components.serving_folder import SERVING_VERSION, WITHDRAWN, not_pushed, version_status
-from data.records import SPLITS
+from data.dataset.record import SPLITS
 from pipeline.lineage.graph import DESTINATION, Artifact, Execution, Graph
 from trainer_module.features import SPECIALS, VOCABULARY, read_vocabulary
 

@@ -14,10 +14,11 @@ from rich.table import Table
 
 from components.evaluator.gate import parse_all
 from components.formula_metrics.scores import SCORES
+from data.dataset.record import SPLITS
+from data.dataset.tfrecords import read_records
 from data.errors import UserError
 from data.files import atomic_folder
 from data.progress import progress
-from data.records import SPLITS, read_records
 from data.spelling import NORMAL, known_spelling
 from pipeline.models.choice import chosen_model
 
@@ -60,7 +61,7 @@ def evaluate_model(
         split: of a data set.
         baseline: another model to compare with; None compares with none.
         gate: rules; none judges nothing.
-        renderer: as in `data.rendering`; None takes the best there is.
+        renderer: as in `data.latex.rendering`; None takes the best there is.
         out: where predictions, scores and TFMA's files are left.
         as_json: print `summary.json` instead of the table.
         pictures: how many examples the models also read as other kinds of pictures, and the seed; None for none.

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from components.evaluator.summary import CANDIDATE, PREDICTIONS, read_evaluation
 from components.formula_metrics.scores import SCORES
 from components.metadata import SERVING
-from data.records import SPLITS, read_tfrecords
+from data.dataset.record import SPLITS
+from data.dataset.tfrecords import read_tfrecords
 from trainer_module.features import VOCABULARY
 
 SAME, OTHER, GONE = "same", "other", "gone"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import data.synthetic
+import data.pictures.synthetic
+from data.dataset.record import SPLITS
 from data.errors import UserError
-from data.records import SPLITS
 from data.repository import REPOSITORY
 from pipeline.config.sections import SYNTHETIC, DataConfig
 from pipeline.sources import files_of, fingerprint
@@ -18,7 +18,7 @@ def examples_folder(config: DataConfig, workspace: Workspace) -> Path:
     """Where the examples are, or will be: for synthetic ones, a folder named by all that decides their bytes."""
     if config.source != SYNTHETIC:
         return Path(config.source).expanduser().absolute()
-    code = fingerprint(REPOSITORY, files_of([data.synthetic.__name__]))
+    code = fingerprint(REPOSITORY, files_of([data.pictures.synthetic.__name__]))
     counts = "-".join(str(getattr(config, split)) for split in SPLITS)
     name = f"{config.level}{config.max_tokens}-{counts}-seed{config.seed}-dpi{config.dpi}-{code[:8]}"
     return workspace.data / name
@@ -43,7 +43,7 @@ def prepare_examples(
     if config.source == SYNTHETIC:
         if not folder.exists():
             counts = {split: getattr(config, split) for split in SPLITS}
-            data.synthetic.synthesize(
+            data.pictures.synthetic.synthesize(
                 folder,
                 sum(counts.values()),
                 config.seed,

@@ -20,10 +20,11 @@ from rich.table import Table
 
 from components.formula_metrics.scores import SCORES
 from components.serving_folder import not_pushed
+from data.dataset.record import SPLITS
+from data.dataset.writer import remove_unfinished
 from data.duration import duration
 from data.errors import UserError
 from data.progress import progress
-from data.records import SPLITS, remove_unfinished
 from data.repository import python_path
 from pipeline.config import Config, tensorflow_environment, to_toml
 from pipeline.config.sections import COMPONENTS, SYNTHETIC

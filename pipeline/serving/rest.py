@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from components.evaluator.reading import Beam, Hypothesis
+from data.dataset.record import Example
 from data.errors import UserError
-from data.records import Example
 
 DEFAULT = "serving_default"
 # The input of each signature that holds images.

@@ -36,9 +36,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from data.dataset.record import SPLITS, Record, encode
+from data.dataset.tfrecords import read_records
+from data.dataset.writer import DatasetWriter
 from data.errors import UserError
 from data.parallel import ordered_map
-from data.records import SPLITS, DatasetWriter, Record, encode, read_records
 from tests.benchmarks.sample import make_sample
 
 # Synthetic formulas that are repeated where there is no real sample.

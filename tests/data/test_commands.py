@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data.check import Report, SplitReport
 from data.commands import app, print_report
+from data.dataset.check import Report, SplitReport
+from data.dataset.record import SPLITS
 from data.errors import UserError
-from data.records import SPLITS
-from tests.data.test_im2latex import processed
+from tests.data.importers.test_im2latex import processed
 
 RUNNER = CliRunner()
 

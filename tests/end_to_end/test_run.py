@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data.records import DatasetWriter, Record, encode, read_records
-from data.synthetic import draw_png
+from data.dataset.record import Record, encode
+from data.dataset.tfrecords import read_records
+from data.dataset.writer import DatasetWriter
+from data.pictures.synthetic import draw_png
 from pipeline.config.sections import COMPONENTS
 from pipeline.reproduction.comparison import OTHER, SAME
 from tests.project import Project, after_first_run, read_only

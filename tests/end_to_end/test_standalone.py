@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from components.formula_metrics import scores as reference
 from data.errors import UserError
-from data.synthetic import formulas
+from data.pictures.synthetic import formulas
 from tests.pipeline.models.test_export import export
 from tests.pipeline.test_standalone import processed
 from trainer_module.trained import WEIGHTS, load_weights

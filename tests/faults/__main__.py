@@ -78,7 +78,7 @@ def main() -> int:
 
 def kill_and_judge(folder: Path, count: int) -> int:
     """Kills runs in a folder and prints what came of it; 0 when nothing was found, else 1."""
-    from data.records import read_records
+    from data.dataset.tfrecords import read_records
     from pipeline.config.sections import COMPONENTS
 
     began = time.monotonic()

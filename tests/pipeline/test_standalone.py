@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from components.formula_metrics import scores as reference
-from data.im2latex import import_dataset
-from data.synthetic import draw_png, formulas
+from data.importers.importing import import_dataset
+from data.pictures.synthetic import draw_png, formulas
 from pipeline import standalone
 from pipeline.standalone import make_vocabulary, read_splits, scores
 from trainer_module import features

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from data.im2latex import import_dataset
-from data.records import SPLITS, DatasetWriter, read_records, read_split, read_tfrecords
+from data.dataset.record import SPLITS
+from data.dataset.tfrecords import read_records, read_split, read_tfrecords
+from data.dataset.writer import DatasetWriter
+from data.importers.importing import import_dataset
 from pipeline.config import load_config
 from tests.platforms import flink
 from tests.project import Project

@@ -22,9 +22,9 @@ from components.evaluator.summary import (
     read_evaluation,
 )
 from components.formula_metrics import scores
+from data.dataset.record import Record
 from data.errors import UserError
-from data.records import Record
-from data.synthetic import draw_png
+from data.pictures.synthetic import draw_png
 
 # Targets, what a good model reads, and what a worse one reads.
 READ = {

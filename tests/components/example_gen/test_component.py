@@ -15,9 +15,11 @@ from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
 from components.example_gen.component import Executor, ImportExampleGen, read_usable
+from data.dataset.record import SPLITS, Example, Record, encode
+from data.dataset.tfrecords import frame, read_split
+from data.dataset.writer import DatasetWriter
 from data.errors import UserError
-from data.records import SPLITS, DatasetWriter, Example, Record, encode, frame, read_split
-from data.synthetic import draw_png
+from data.pictures.synthetic import draw_png
 from tests.components.artifacts import artifact
 
 PNG = draw_png("x", 10)

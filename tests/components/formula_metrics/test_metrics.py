@@ -16,7 +16,7 @@ from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.formula_metrics import metrics, scores
-from data.rendering import render
+from data.latex.rendering import render
 from data.spelling import AS_THE_SOURCE
 from tests.components.formula_metrics import naive
 

@@ -23,9 +23,11 @@ from components.metadata import CACHED, RAN, Made, Step
 from components.report.predictions import Evaluated, read_predictions
 from components.report.report_page import render
 from components.report.reported_run import ReportedRun, Setting
-from data.records import DatasetWriter, Record, encode, frame
+from data.dataset.record import Record, encode
+from data.dataset.tfrecords import frame
+from data.dataset.writer import DatasetWriter
+from data.pictures.synthetic import draw_png, formulas
 from data.spelling import AS_THE_SOURCE
-from data.synthetic import draw_png, formulas
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.features import DESCRIPTION, SPECIAL_TEXTS

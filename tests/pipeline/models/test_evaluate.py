@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from data.dataset.writer import DatasetWriter
 from data.errors import UserError
-from data.records import DatasetWriter
 from pipeline.cli import app
 from tests.components.evaluator.test_evaluation import RECORDS, save
 
