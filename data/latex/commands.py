@@ -1,8 +1,11 @@
-r"""LaTeX's commands: which draw nothing but their own picture, and how `data.spelling` spells them."""
+r"""The tables of LaTeX's commands.
+
+What each command is: how `data.latex.tokenizer` reads it, whether `data.latex.program` may draw it beside others, how
+`data.spelling` spells it, and how `pipeline.serving.clean` writes it for people. The symbols that the built-in
+typesetter draws are in `data.latex.computer_modern`, with their glyphs.
+"""
 
 from __future__ import annotations
-
-from data.latex.tokenizer import FUNCTIONS
 
 
 def _names(commands: str) -> frozenset[str]:
@@ -13,6 +16,39 @@ def _pairs(text: str) -> dict[str, str]:
     words = text.split()
     return dict(zip(words[::2], words[1::2], strict=True))
 
+
+# How the tokenizer reads commands.
+
+FORMULA_ENVIRONMENTS = (
+    "equation", "equation*", "displaymath", "math", "align", "align*", "eqnarray", "eqnarray*", "gather", "gather*",
+    "multline", "multline*",
+)  # fmt: skip
+WITHOUT_INK = {"\\nonumber", "\\notag", "\\limits", "\\nolimits", "\\relax", "\\displaylimits", "$"}
+WITHOUT_INK_ARGUMENT = {"\\label", "\\tag", "\\tag*", "\\vspace", "\\vspace*", "\\ref", "\\cite"}
+RENAMED = {"\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\hspace*": "\\hspace"}
+OPTION_AND_ARGUMENT = {"\\sqrt", "\\xrightarrow", "\\xleftarrow"}
+TWO_ARGUMENTS = {"\\frac", "\\binom", "\\stackrel", "\\overset", "\\underset"}
+ONE_ARGUMENT = _names(
+    r"""\hat \widehat \tilde \widetilde \bar \vec \dot \ddot \dddot \check \breve \acute \grave \mathring \overline
+    \underline \overbrace \underbrace \overrightarrow \overleftarrow \mathrm \mathbf \mathit \mathcal \mathsf \mathtt
+    \mathbb \mathfrak \mathscr \boldsymbol \bm \pmb \phantom \hphantom \vphantom \smash \mathop \mathbin \mathrel
+    \mathord \mathopen \mathclose \mathpunct \hspace \substack \pmod \fbox \boxed"""
+)
+# Text: \mbox and its like become \mathrm, and the others keep their names.
+TEXT_AS_MATHRM = {"\\mbox", "\\hbox", "\\text"}
+TEXT_ARGUMENT = TEXT_AS_MATHRM | _names(
+    r"\textrm \textbf \textit \textsf \texttt \textsc \textup \textnormal \emph \ensuremath"
+)
+FRACTIONS = {"\\over": "\\frac", "\\choose": "\\binom"}
+FUNCTIONS = _names(
+    r"""\arccos \arcsin \arctan \arg \cos \cosh \cot \coth \csc \deg \det \dim \exp \gcd \hom \inf \ker \lg \lim \liminf
+    \limsup \ln \log \max \min \Pr \sec \sin \sinh \sup \tan \tanh"""
+)
+
+
+SCRIPT_MARKS = {"\\sp": "^", "\\sb": "_"}
+
+# What LaTeX may draw together in one document.
 
 # A formula's commands of these names change nothing but its own picture. Everything is here that LaTeX's math fonts,
 # amssymb and amsmath define as a symbol, an accent, an alphabet or a form; not what writes files or moves counters.
@@ -73,6 +109,11 @@ LOCAL_NAMES = r"""
     kern mkern mskip hfil hfill hss allowbreak nobreak nolinebreak protect relax
     AA aa AE ae OE oe O o L l ss i j b c d S P pounds copyright
 """
+LOCAL_ENVIRONMENTS = (
+    "array matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix cases aligned gathered split subarray"
+)
+
+# How the normal form spells commands.
 
 # The same look, or the same but for the space around.
 SYNONYMS = _pairs(
@@ -151,11 +192,11 @@ ACCENTS = _names(r"\hat \tilde \bar \vec \dot \ddot \dddot \check \breve \acute 
 # Letters by name.
 LETTERS = _names(r"\AA \AE \ae \OE \oe \O \o \L \l \ss \i \j")
 # Commands with arguments that are formulas: the spelling, and the style of each argument.
-_ONE_ARGUMENT = ACCENTS | _names(
+_SPELLED_WITH_ONE_ARGUMENT = ACCENTS | _names(
     r"""\widehat \widetilde \overline \underline \overrightarrow \overleftarrow \overleftrightarrow \underrightarrow
     \underleftarrow \fbox \boxed \textsc \smash"""
 )
-ARGUMENTS: dict[str, tuple[str, tuple[str, ...]]] = {name: (name, ("same",)) for name in _ONE_ARGUMENT}
+ARGUMENTS: dict[str, tuple[str, tuple[str, ...]]] = {name: (name, ("same",)) for name in _SPELLED_WITH_ONE_ARGUMENT}
 ARGUMENTS |= {"\\" + name.capitalize(): ("\\" + name, ("same",)) for name in
               ("hat", "tilde", "bar", "vec", "dot", "ddot", "check", "breve", "acute", "grave")}  # fmt: skip
 ARGUMENTS |= {name: (name, ("smaller", "smaller")) for name in ("\\frac", "\\binom")}
@@ -205,3 +246,23 @@ WITH_OTHER_ARGUMENTS = _names(
     r"""\rlap \llap \lefteqn \raisebox \makebox \framebox \multicolumn \cline \rule \textsubscript \textsuperscript
     \skew \root \above \buildrel \vcenter \hspace \hskip \kern \mkern \mskip \substack \b \c \d"""
 )
+
+# How a formula is written for people.
+
+# Functions that LaTeX sets below and above with their scripts in display style; \operatorname alone does not.
+FUNCTIONS_WITH_LIMITS = {"\\det", "\\gcd", "\\inf", "\\lim", "\\max", "\\min", "\\Pr", "\\sup"}
+# LaTeX sets these two with a thin space inside, which \operatorname has not.
+SPACED_FUNCTIONS = {"\\liminf", "\\limsup"}
+# Symbols that TeX takes as a script without braces: each is one character, whereas others are macros of several.
+SCRIPTS_WITHOUT_BRACES = _names(
+    r"""\alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \vartheta \iota \kappa \lambda \mu \nu \xi \pi
+    \varpi \rho \varrho \sigma \varsigma \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi
+    \Pi \Sigma \Upsilon \Phi \Psi \Omega \infty \circ \ast \star \dagger \ddagger \pm \mp \perp \ell \partial \prime"""
+)
+# In the arguments of these a blank is drawn.
+BLANKS_ARE_DRAWN = _names(
+    r"""\mbox \hbox \text \textrm \textbf \textit \textsf \texttt \textsc \textup \textnormal \textsl
+    \textsubscript \textsuperscript \emph \fbox \framebox \makebox \raisebox \parbox"""
+)
+# With a star behind the name these are other commands.
+STARRED = {"\\\\", "\\operatorname", "\\hspace", "\\vspace", "\\tag"}

@@ -28,17 +28,15 @@ import numpy as np
 from PIL import Image
 
 from data.errors import UserError
-from data.latex.commands import LOCAL_NAMES
-from data.latex.tokenizer import FUNCTIONS
+from data.latex.commands import FUNCTIONS, LOCAL_ENVIRONMENTS, LOCAL_NAMES
 
 SECONDS = 10.0
 # The longest side of a picture; the widest of 27,733 real formulas has 5.7.
 MAX_INCHES = 30
 
-_ENVIRONMENTS = "array matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix cases aligned gathered split subarray"
 _LOCAL = frozenset(
     [f"\\{name}" for name in LOCAL_NAMES.split()]
-    + [f"\\{edge}{{{name}}}" for edge in ("begin", "end") for name in _ENVIRONMENTS.split()]
+    + [f"\\{edge}{{{name}}}" for edge in ("begin", "end") for name in LOCAL_ENVIRONMENTS.split()]
     + [f"\\{mark}" for mark in " \t\n,;:!>|{}\\#&_%$/-*"]
     # A backslash at the end is a space, since a line ends behind it.
     + list(" \t\n!\"#&'()*+,-./:;<=>?@[\\]^_`{|}~0123456789")

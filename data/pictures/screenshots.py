@@ -29,7 +29,7 @@ from PIL import Image
 from data.errors import UserError
 from data.latex.program import RenderingError
 
-KATEX = Path(__file__).resolve().parent.parent / "pipeline" / "serving" / "katex"
+KATEX = Path(__file__).resolve().parents[1] / "latex" / "katex"
 _PAGE = Path(__file__).with_name("screenshots.html")
 # The longest side of a screenshot, in device pixels; Chromium's own limit is 16384.
 _MAX_SIDE = 16000

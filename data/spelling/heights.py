@@ -10,8 +10,7 @@ import functools
 import math
 from typing import NamedTuple
 
-from data.latex.commands import ACCENTS, BIG_OPERATORS, BIG_SIZES, FONTS, STYLES, WITH_LIMITS
-from data.latex.tokenizer import FUNCTIONS
+from data.latex.commands import ACCENTS, BIG_OPERATORS, BIG_SIZES, FONTS, FUNCTIONS, STYLES, WITH_LIMITS
 from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row
 
 _SCALE = (1.0, 1.0, 0.7, 0.5)  # of each style

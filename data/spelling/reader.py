@@ -16,6 +16,7 @@ from data.latex.commands import (
     DROPPED_WITH_ARGUMENT,
     ENVIRONMENTS,
     FONTS,
+    FUNCTIONS,
     GROUPS,
     INFIX,
     LOCAL_NAMES,
@@ -29,7 +30,7 @@ from data.latex.commands import (
     WITH_OPTION,
     WITH_OTHER_ARGUMENTS,
 )
-from data.latex.tokenizer import FUNCTIONS, side_of
+from data.latex.tokenizer import side_of
 from data.spelling.heights import is_flat
 from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
 from data.spelling.rows import array, joined, paired, with_font

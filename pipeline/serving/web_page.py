@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import components.report
+import data.latex
 
 FOLDER = Path(__file__).parent
 TYPES = {
@@ -30,7 +31,7 @@ class File(NamedTuple):
 
 def files() -> dict[str, File]:
     """The files by the paths of their addresses."""
-    katex = FOLDER / "katex"
+    katex = Path(str(data.latex.__file__)).with_name("katex")
     paths = {
         "/": FOLDER / "page.html",
         "/page.css": FOLDER / "page.css",

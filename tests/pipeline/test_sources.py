@@ -167,7 +167,7 @@ def keys(components: dict[str, BaseComponent], folder: Path) -> dict[str, str]:
         ("trainer_module/summary.py", "BLOCK", "BLOCK ", set()),
         ("components/evaluator/gate.py", "import re", "import re as re", {"Evaluator", "Reporter"}),
         ("components/formula_metrics/scores.py", "DPI = 240", "DPI = 200", {"Evaluator", "Reporter"}),
-        ("data/latex/typesetting.py", "_OVERSAMPLING = 8", "_OVERSAMPLING = 4", {"Evaluator", "Reporter"}),
+        ("data/latex/computer_modern.py", "_OVERSAMPLING = 8", "_OVERSAMPLING = 4", {"Evaluator", "Reporter"}),
         ("data/latex/tokenizer.py", "import re", "import re as re", {"ImportExampleGen", "Evaluator", "Reporter"}),
         ("components/baseline/choice.py", "import os", "import os as os", {"Baseline"}),
         ("components/serving_folder.py", "= 600.0", "= 60.0", {"Baseline", "Evaluator", "Pusher", "Reporter"}),

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.latex.typesetting import Glyph, draw, typeset
+from data.latex.computer_modern import Glyph
+from data.latex.typesetting import draw, typeset
 
 # Widths of Computer Modern's characters in em, from cmmi10.tfm and cmr10.tfm.
 X, Y, PLUS, EQUALS = 0.5715, 0.4903, 0.7778, 0.7778
