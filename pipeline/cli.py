@@ -5,6 +5,7 @@ Heavy imports stand inside functions: the command answers `--help` at once.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -16,12 +17,14 @@ from typing import Annotated, Literal
 import typer
 
 import data.commands
-import kubeflow.commands
 import pipeline.lineage.commands
 import pipeline.serving.commands
 from data.errors import UserError
 from data.spelling import NORMAL, SPELLINGS
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Model, Preset, Settings, hush
+
+# Where else than here the pipeline runs: a sub-command each. They import the pipeline, which imports none of them.
+PLATFORMS = {"kubeflow": "kubeflow.commands"}
 
 app = typer.Typer(
     name="im2latex",
@@ -36,8 +39,9 @@ app.add_typer(data.commands.app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(pipeline.lineage.commands.app, name="lineage")
-app.add_typer(kubeflow.commands.app, name="kubeflow")
 app.add_typer(pipeline.serving.commands.app)
+for name, module in PLATFORMS.items():
+    app.add_typer(importlib.import_module(module).app, name=name)
 
 
 def _print_versions(asked: bool) -> None:

@@ -1,7 +1,7 @@
 """A formula and its normal form look alike: both are drawn by LaTeX, spaces left out.
 
 Where the pictures are not the same, the same marks have to stand there, moved by a few pixels up or down at most, and
-to the side as spaces are left out. The rest is what docs/normal-form.md explains.
+to the side as spaces are left out. The rest is what docs/concepts/normal-form.md explains.
 """
 
 from __future__ import annotations
