@@ -39,9 +39,9 @@ app.add_typer(data.commands.app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(pipeline.lineage.commands.app, name="lineage")
-app.add_typer(pipeline.serving.commands.app)
 for name, module in PLATFORMS.items():
     app.add_typer(importlib.import_module(module).app, name=name)
+app.add_typer(pipeline.serving.commands.app)
 
 
 def _print_versions(asked: bool) -> None:
