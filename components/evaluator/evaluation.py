@@ -30,7 +30,7 @@ from components.evaluator.pictures import PICTURE, PICTURES, Robustness, trials
 from components.evaluator.reading import ImageReader, Reading, read_images
 from components.evaluator.slices import KEYS, SLICES, slices_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PICTURE_PREDICTIONS, PREDICTIONS, Evaluation
-from components.formula_metrics.metrics import METRICS
+from components.formula_metrics.metrics import metric_configs
 from components.formula_metrics.scores import statistics, values
 from data.dataset.record import Record
 from data.errors import UserError
@@ -174,9 +174,7 @@ def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict
 
 def eval_config(models: Sequence[str]) -> config_pb2.EvalConfig:
     """What TFMA computes: every score and the number of examples, of all examples and of every slice."""
-    metrics = [config_pb2.MetricConfig(class_name="ExampleCount")]
-    for name in METRICS:
-        metrics.append(config_pb2.MetricConfig(class_name=METRICS[name].__name__, module=METRICS[name].__module__))
+    metrics = [config_pb2.MetricConfig(class_name="ExampleCount"), *metric_configs()]
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(

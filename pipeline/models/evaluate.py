@@ -26,17 +26,6 @@ if TYPE_CHECKING:
     from components.evaluator.summary import Evaluation
 
 NOT_GOOD_ENOUGH = 3
-# Of the table's columns; the scores' titles are too long for a terminal of 80 characters.
-HEADINGS = {
-    "bleu": "BLEU",
-    "exact_match": "exact",
-    "edit_similarity": "edit",
-    "token_accuracy": "token",
-    "image_match": "image",
-    "image_match_without_blanks": "image ink",
-    "image_edit_similarity": "image edit",
-    "unrendered": "not drawn",
-}
 # What is shown of kinds of pictures, before the loss of BLEU against the pictures as they are.
 OF_PICTURES = ("bleu", "exact_match", "edit_similarity")
 
@@ -138,7 +127,7 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     from components.evaluator.pictures import PICTURE
     from components.evaluator.summary import CANDIDATE
 
-    table = Table("", "count", *(HEADINGS[name] for name in SCORES), box=None, pad_edge=False)
+    table = Table("", "count", *(score.heading for score in SCORES.values()), box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
@@ -175,7 +164,7 @@ def _pictures(evaluation: Evaluation) -> Table:
     """A row for each kind of picture and model."""
     from components.evaluator.summary import CANDIDATE
 
-    table = Table("picture", "count", *(HEADINGS[name] for name in OF_PICTURES), "loss", box=None, pad_edge=False)
+    table = Table("picture", "count", *(SCORES[name].heading for name in OF_PICTURES), "loss", box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
         column.min_width = 5
