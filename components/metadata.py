@@ -24,7 +24,7 @@ STATES = {
 }
 
 
-class Made(NamedTuple):
+class Output(NamedTuple):
     """An artifact."""
 
     uri: str
@@ -43,7 +43,7 @@ class Step(NamedTuple):
     ended: int = 0
 
 
-def read_steps(store: MetadataStore, run: str) -> tuple[list[Step], dict[tuple[str, str], Made]]:
+def read_steps(store: MetadataStore, run: str) -> tuple[list[Step], dict[tuple[str, str], Output]]:
     """Reads a run from ML Metadata.
 
     Args:
@@ -58,7 +58,7 @@ def read_steps(store: MetadataStore, run: str) -> tuple[list[Step], dict[tuple[s
     outputs = _outputs(store, [execution.id for execution in executions])
     artifacts = {a.id: a for a in store.get_artifacts_by_id([i for keys in outputs.values() for i in keys])}
     steps: list[Step] = []
-    outcome: dict[tuple[str, str], Made] = {}
+    outcome: dict[tuple[str, str], Output] = {}
     for execution in executions:
         state = STATES.get(execution.last_known_state, FAILED)
         keys = outputs.get(execution.id, {})
@@ -115,9 +115,9 @@ def context_name(store: MetadataStore, execution: int, kind: str) -> str:
     return next((c.name for c in store.get_contexts_by_execution(execution) if c.type_id == found), "")
 
 
-def made(artifact: metadata_store_pb2.Artifact) -> Made:
+def made(artifact: metadata_store_pb2.Artifact) -> Output:
     """An artifact with its custom properties, as ML Metadata has it."""
-    return Made(artifact.uri, artifact.id, _plain(artifact.custom_properties))
+    return Output(artifact.uri, artifact.id, _plain(artifact.custom_properties))
 
 
 def values(properties: Mapping[str, metadata_store_pb2.Value]) -> dict[str, Any]:

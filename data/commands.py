@@ -15,7 +15,7 @@ from data.progress import progress
 from data.spelling import NORMAL, SPELLINGS
 
 if TYPE_CHECKING:
-    from data.dataset.check import Report
+    from data.dataset.check import DatasetReport
 
 app = typer.Typer(name="data", help="Make, import and check data sets of formula images.", no_args_is_help=True)
 app.add_typer(data.formula_commands.app)
@@ -105,16 +105,16 @@ def import_(
         summary = import_dataset(
             source,
             out,
-            layout,
-            vocabulary,
-            max_tokens,
-            eval_share,
-            test_share,
-            allow_rejects,
-            workers,
-            lambda done: advance("importing", done),
-            overwrite,
-            spelling,
+            layout=layout,
+            vocabulary=vocabulary,
+            max_tokens=max_tokens,
+            eval_share=eval_share,
+            test_share=test_share,
+            allow_rejects=allow_rejects,
+            workers=workers,
+            progress=lambda done: advance("importing", done),
+            overwrite=overwrite,
+            spelling=spelling,
         )
     print_summary(summary, time.monotonic() - start)
     held_out = json.loads((summary.path / "dataset.json").read_text("utf-8"))["held_out"]
@@ -166,7 +166,7 @@ def degradations(
         typer.echo(f"{name:13} {KINDS[name].help}")
 
 
-def print_report(report: Report, sheet: Path) -> None:
+def print_report(report: DatasetReport, sheet: Path) -> None:
     """The report of a check as tables, each at most 80 columns wide."""
     from rich.columns import Columns
     from rich.console import Console

@@ -88,17 +88,19 @@ def draw(
     details = {"seed": seed, "copies": copies, "max_tokens": max_tokens, "looks": chosen.model_dump()}
     with progress() as advance:
         found = read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done))
-        plan = make_plan(found, chosen, seed, copies, split, eval_share, test_share)
+        plan = make_plan(
+            found, looks=chosen, seed=seed, copies=copies, split=split, eval_share=eval_share, test_share=test_share
+        )
         total = len(plan.pictures)
         summary = draw_dataset(
             out,
             formulas,
-            plan,
-            details,
-            allow_rejects,
-            workers,
-            lambda done: advance("drawing", done, total),
-            overwrite,
+            plan=plan,
+            details=details,
+            allow_rejects=allow_rejects,
+            workers=workers,
+            progress=lambda done: advance("drawing", done, total),
+            overwrite=overwrite,
         )
     if plan.duplicates:
         console.print(f"{plan.duplicates:,} formulas came more than once and were taken once")
@@ -137,7 +139,13 @@ def mine(
 
     with progress() as advance:
         mined = mine_formulas(
-            sources, out, max_tokens, exclude or (), label, workers, lambda done: advance("reading", done)
+            sources,
+            out=out,
+            max_tokens=max_tokens,
+            exclude=exclude or (),
+            label=label,
+            workers=workers,
+            progress=lambda done: advance("reading", done),
         )
     console = Console(highlight=False, soft_wrap=True, markup=False)
     reasons = mined.rejected.most_common()

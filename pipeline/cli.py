@@ -128,7 +128,18 @@ def evaluate(
 
     pictures = (robustness_examples, robustness_seed) if robustness else None
     raise typer.Exit(
-        evaluate_model(model, data, split, baseline, gate or (), renderer, out, as_json, pictures, spelling)
+        evaluate_model(
+            model,
+            data,
+            split=split,
+            baseline=baseline,
+            gate=gate or (),
+            renderer=renderer,
+            out=out,
+            as_json=as_json,
+            pictures=pictures,
+            spelling=spelling,
+        )
     )
 
 
@@ -172,7 +183,11 @@ def reproduce(
     hush()
     from pipeline.reproduction.reproduce import reproduce as again
 
-    raise typer.Exit(again(run_id, out, settings or (), last, anyway, as_json, connection))
+    raise typer.Exit(
+        again(
+            run_id, out=out, settings=settings or (), last=last, anyway=anyway, as_json=as_json, connection=connection
+        )
+    )
 
 
 @app.command()

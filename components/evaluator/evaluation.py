@@ -127,7 +127,15 @@ def evaluate(
         scores = slices.get(rule.slice, {})
         verdicts.append(judge(rule, *(scores.get(name, {}).get(rule.score) for name in (CANDIDATE, BASELINE))))
     about_pictures = robustness._asdict() if robustness is not None else {}
-    evaluation = Evaluation(len(records), renderer, known, slices, verdicts, about_pictures, spelling)
+    evaluation = Evaluation(
+        examples=len(records),
+        renderer=renderer,
+        models=known,
+        slices=slices,
+        gate=verdicts,
+        robustness=about_pictures,
+        spelling=spelling,
+    )
     pyarrow.parquet.write_table(table, str(out / PREDICTIONS), compression="zstd")
     evaluation.write(out)
     return evaluation

@@ -12,7 +12,7 @@ from components.metadata import SERVING
 from components.report import pictures
 from components.report.attention import CELLS, Looked, look
 from components.report.examples import images
-from components.report.predictions import Evaluated, Part, Prediction, choose, compare
+from components.report.predictions import AlignedPart, Evaluated, Prediction, choose, compare
 from components.report.reported_run import ReportedRun
 from components.report.sections import Missing, folder_of, section, then
 from data.latex.rendering import render_all
@@ -57,7 +57,7 @@ class Shown(NamedTuple):
     image: pictures.Picture | None
     target: pictures.Picture | None
     read: pictures.Picture | None
-    target_parts: list[Part]
+    target_parts: list[AlignedPart]
     read_parts: list[tuple[str, list[tuple[int, str]]]]  # kind, and tokens with their steps
     attention: Attention | None
 
@@ -88,14 +88,14 @@ def gallery(run: ReportedRun, renderer: str | None, evaluated: Evaluated) -> Sho
         place = places[prediction.record]
         target_parts, read_parts = compare(prediction)
         return Shown(
-            prediction,
-            math.exp(prediction.log_probability),
-            pictures.of_bytes(encoded.content[place], DPI / SHOWN_DPI) if encoded.content else None,
-            drawn.content[prediction.target] if drawn.content else None,
-            drawn.content[prediction.read] if drawn.content else None,
-            target_parts,
-            _numbered(read_parts),
-            _attention(looked.content[place], prediction) if looked.content else None,
+            prediction=prediction,
+            probability=math.exp(prediction.log_probability),
+            image=pictures.of_bytes(encoded.content[place], DPI / SHOWN_DPI) if encoded.content else None,
+            target=drawn.content[prediction.target] if drawn.content else None,
+            read=drawn.content[prediction.read] if drawn.content else None,
+            target_parts=target_parts,
+            read_parts=_numbered(read_parts),
+            attention=_attention(looked.content[place], prediction) if looked.content else None,
         )
 
     titles = ("Best", "Median", "Worst")
@@ -129,7 +129,7 @@ def _look(run: ReportedRun, predictions: Sequence[Prediction], encoded: Sequence
     return look(str(model), encoded, [prediction.read for prediction in predictions])
 
 
-def _numbered(parts: Sequence[Part]) -> list[tuple[str, list[tuple[int, str]]]]:
+def _numbered(parts: Sequence[AlignedPart]) -> list[tuple[str, list[tuple[int, str]]]]:
     numbered, step = [], 0
     for part in parts:
         numbered.append((part.kind, list(enumerate(part.tokens, start=step))))

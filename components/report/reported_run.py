@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from components.metadata import FAILED, Made, Step
+from components.metadata import FAILED, Output, Step
 
 
 class Setting(NamedTuple):
@@ -26,7 +26,7 @@ class ReportedRun:
     steps: Sequence[Step] | None = None
     # By what they are: examples, transform_graph, model, model_run, baseline, evaluation, blessing, serving_check,
     # pushed_model.
-    artifacts: Mapping[str, Made] = field(default_factory=dict)
+    artifacts: Mapping[str, Output] = field(default_factory=dict)
     settings: Sequence[Setting] | None = None
     data: str | None = None  # folder of the TFRecords
     split: str | None = None  # of the examples, which judges the model

@@ -160,7 +160,7 @@ class Rule(NamedTuple):
     bound: str
 
 
-class Verdict(NamedTuple):
+class Outcome(NamedTuple):
     """What became of the model."""
 
     headline: str
@@ -172,7 +172,7 @@ class Verdict(NamedTuple):
     refused: bool  # by the serving check
 
 
-def verdict(run: ReportedRun, evaluation: Evaluation | None) -> Verdict:
+def verdict(run: ReportedRun, evaluation: Evaluation | None) -> Outcome:
     """The first thing to know of a run."""
     check, pushed = _properties(run, "serving_check"), _properties(run, "pushed_model")
     refused = bool(check) and check.get("blessed") != 1
@@ -186,7 +186,7 @@ def verdict(run: ReportedRun, evaluation: Evaluation | None) -> Verdict:
         sentences.append(f"The model was {not_pushed(pushed[WITHDRAWN])}.")
     sentences.append(_serving(run, str(pushed.get("pushed_version", ""))))
     everything = evaluation.slices[""] if evaluation else {}
-    return Verdict(
+    return Outcome(
         *_headline(run, blessed, refused, pushed.get("pushed") == 1),
         sentences,
         [Large(SCORES[name].title, cell(SCORES[name], everything, name)) for name in LARGE] if evaluation else [],
@@ -261,13 +261,13 @@ def scores(evaluation: Evaluation) -> Scores:
         )
     everything = evaluation.slices[""]
     return Scores(
-        evaluation.examples,
-        [(score, cell(score, everything, name)) for name, score in SCORES.items()],
-        [score.title for score in SCORES.values()],
-        list(groups.items()),
-        evaluation.models,
-        evaluation.renderer,
-        BASELINE in evaluation.models,
+        examples=evaluation.examples,
+        overall=[(score, cell(score, everything, name)) for name, score in SCORES.items()],
+        titles=[score.title for score in SCORES.values()],
+        groups=list(groups.items()),
+        about=evaluation.models,
+        renderer=evaluation.renderer,
+        baseline=BASELINE in evaluation.models,
     )
 
 

@@ -20,7 +20,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
-from components.serving_check.fresh_process import Verdict, check_serving
+from components.serving_check.fresh_process import CheckResult, check_serving
 from data.dataset.tfrecords import read_split
 from data.errors import UserError
 
@@ -115,7 +115,7 @@ def spread(items: Iterable[Item], count: int) -> list[Item]:
     return [held[i * len(held) // count] for i in range(count)] if len(held) > count else held
 
 
-def _write(verdict: Verdict, blessing: types.Artifact) -> None:
+def _write(verdict: CheckResult, blessing: types.Artifact) -> None:
     measured = dataclasses.asdict(verdict)
     reason = measured.pop("reason")
     facts: dict[str, Any] = {"blessed": verdict.blessed}

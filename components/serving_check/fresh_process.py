@@ -39,7 +39,7 @@ NO_ERROR = re.compile(r"[IW]\d{4} |WARNING: |\*\*\* |\s*@ ")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """What a check came to; a measurement is None where the check did not get to it."""
 
     reason: str = ""  # why the model is refused; "" for a blessed one
@@ -63,7 +63,7 @@ class Ended:
     errors: str
 
 
-def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> Verdict:
+def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> CheckResult:
     """Lets a SavedModel answer images in a fresh process.
 
     A model that cannot be loaded, or whose process fails, dies or hangs, is refused; nothing of it is raised.
@@ -80,7 +80,7 @@ def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> Ve
     return judge(ended, len(images), max_seconds, limits)
 
 
-def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, float]) -> Verdict:
+def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, float]) -> CheckResult:
     """The verdict on what the probe told.
 
     Args:
@@ -96,11 +96,11 @@ def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, fl
     for line in ended.output.splitlines():
         event = _event(line)
         if len(events) == len(due) or set(event) != due[len(events)]:
-            return Verdict(f"the model's process printed {_short(line)!r} {_stage(len(events), images)}")
+            return CheckResult(f"the model's process printed {_short(line)!r} {_stage(len(events), images)}")
         events.append(event)
     to_load = events[0]["seconds_to_load"] if events else None
     if ended.status or len(events) < len(due):
-        return Verdict(_failure(ended, _stage(len(events), images), limits[1 if events else 0]), to_load)
+        return CheckResult(_failure(ended, _stage(len(events), images), limits[1 if events else 0]), to_load)
     _, _, *alone, together, memory = events
     seconds = [event["seconds"] for event in alone]
     median = statistics.median(seconds)
@@ -109,7 +109,7 @@ def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, fl
         reason = (
             f"the model takes {median:.3g} s an image (median of {images}), more than the {max_seconds:g} s allowed"
         )
-    return Verdict(reason, to_load, median, float(np.percentile(seconds, 99)), memory["peak_memory"])
+    return CheckResult(reason, to_load, median, float(np.percentile(seconds, 99)), memory["peak_memory"])
 
 
 def _probe(model: str, images: Sequence[bytes], limits: tuple[float, float]) -> Ended:

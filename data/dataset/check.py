@@ -37,7 +37,7 @@ class SplitReport:
 
 
 @dataclass
-class Report:
+class DatasetReport:
     """A data set's splits, vocabulary and duplicates, and the problems found: none means it is fit to train on."""
 
     path: str
@@ -69,7 +69,9 @@ class _Seen:
     unusable: int = 0
 
 
-def check_dataset(path: Path | str, progress: Callable[[int], None] | None = None) -> tuple[Report, list[Record]]:
+def check_dataset(
+    path: Path | str, progress: Callable[[int], None] | None = None
+) -> tuple[DatasetReport, list[Record]]:
     """Reads all of a data set.
 
     Returns:
@@ -102,7 +104,7 @@ def check_dataset(path: Path | str, progress: Callable[[int], None] | None = Non
         if same > MAX_SHARED * len(seen[split].pairs):
             problems[f"{same:,} examples of {split}, image and formula, are in train too"] += 1
     vocabulary = sum((part.tokens for part in seen.values()), Counter())
-    report = Report(
+    report = DatasetReport(
         path=str(path),
         source=str(described.get("source", "not known, for there is no dataset.json that tells it")),
         splits={

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from data.dataset.record import SPLITS
 
 if TYPE_CHECKING:
-    from data.dataset.writer import Summary
+    from data.dataset.writer import DatasetSummary
 
 # Reasons of rejects that are printed.
 REASONS = 10
 
 
-def print_summary(summary: Summary, seconds: float) -> None:
+def print_summary(summary: DatasetSummary, seconds: float) -> None:
     """The counts of a written data set as a table, and the reasons of its rejects."""
     from rich.console import Console
     from rich.table import Table

@@ -33,7 +33,7 @@ RECORDS_PER_SHARD = 4096
 
 
 @dataclass(frozen=True)
-class Summary:
+class DatasetSummary:
     """What a writer wrote: records and rejects by split, the reasons of the rejects, the fingerprint."""
 
     path: Path
@@ -112,7 +112,7 @@ class DatasetWriter:
         self.allow_rejects = allow_rejects
         self.overwrite = overwrite
         self.rejects: list[dict[str, str]] = []
-        self.summary: Summary | None = None
+        self.summary: DatasetSummary | None = None
 
     def __enter__(self) -> DatasetWriter:
         self._refuse_taken_place()
@@ -186,7 +186,7 @@ class DatasetWriter:
             split.finish()
         (self.folder / "rejects.jsonl").write_text(lines, "utf-8")
         fingerprint = hashlib.sha256("".join(split.digest.hexdigest() for split in self.splits.values()).encode())
-        self.summary = Summary(
+        self.summary = DatasetSummary(
             path=self.path,
             counts={name: split.count for name, split in self.splits.items()},
             rejected={name: rejected[name] for name in SPLITS},

@@ -66,7 +66,7 @@ _TRIES = 50
 _TWICE = 0.3
 
 
-class Part(NamedTuple):
+class FormulaPart(NamedTuple):
     """A part of a formula: its kind, and its first token and the one behind its last."""
 
     kind: str
@@ -74,7 +74,7 @@ class Part(NamedTuple):
     end: int
 
 
-def find_parts(tokens: Sequence[str]) -> list[Part]:
+def find_parts(tokens: Sequence[str]) -> list[FormulaPart]:
     """The parts of a formula that can be exchanged.
 
     Args:
@@ -89,11 +89,11 @@ def find_parts(tokens: Sequence[str]) -> list[Part]:
         raise FormulaError("an end without a beginning")
     if cuts and free:
         edges = [-1, *cuts, end]
-        finder.parts += [Part("side", left + 1, right) for left, right in itertools.pairwise(edges)]
+        finder.parts += [FormulaPart("side", left + 1, right) for left, right in itertools.pairwise(edges)]
     return [part for part in finder.parts if _is_whole(tokens, part)]
 
 
-def _is_whole(tokens: Sequence[str], part: Part) -> bool:
+def _is_whole(tokens: Sequence[str], part: FormulaPart) -> bool:
     r"""Whether a part is something, and does not go with what stands before it, as a bracket behind \\ does."""
     taken = ("_", "^", "[", "*") if part.kind in ("cell", "row") else ("_", "^")
     return part.start < part.end and tokens[part.start] not in taken
@@ -102,7 +102,7 @@ def _is_whole(tokens: Sequence[str], part: Part) -> bool:
 class _Finder:
     def __init__(self, tokens: Sequence[str]) -> None:
         self.tokens = tokens
-        self.parts: list[Part] = []
+        self.parts: list[FormulaPart] = []
 
     def peek(self, at: int) -> str:
         return self.tokens[at] if at < len(self.tokens) else ""
@@ -135,7 +135,7 @@ class _Finder:
         if side_of(token) == "\\left":
             end, _, _ = self.row(at + 1, ("\\right",))
             self.expect(side_of(self.peek(end)) == "\\right")
-            self.parts.append(Part("delimited", at + 1, end))
+            self.parts.append(FormulaPart("delimited", at + 1, end))
             return end + 1
         if token.startswith("\\begin{"):
             return self.environment(at + 1, token[7:-1])
@@ -159,7 +159,7 @@ class _Finder:
         end, _, free = self.row(at + 1, ("}",))
         self.expect(self.peek(end) == "}")
         if kind and free:
-            self.parts.append(Part(kind, at + 1, end))
+            self.parts.append(FormulaPart(kind, at + 1, end))
         return end + 1
 
     def closed(self, at: int) -> int:
@@ -182,7 +182,7 @@ class _Finder:
             at, _, free = self.row(at, ("&", "\\\\", end))
             self.expect(self.peek(at) in ("&", "\\\\", end))
             if free:
-                self.parts.append(Part("row" if name in _LINES else "cell", start, at))
+                self.parts.append(FormulaPart("row" if name in _LINES else "cell", start, at))
             at += 1
             if self.tokens[at - 1] == end:
                 return at
@@ -247,7 +247,7 @@ def recombine(
     raise UserError(f"these formulas give no more than {made:,} new ones; give more formulas, or a smaller --count")
 
 
-def _parts(tokens: Sequence[str]) -> list[Part]:
+def _parts(tokens: Sequence[str]) -> list[FormulaPart]:
     try:
         return find_parts(tokens)
     except FormulaError:

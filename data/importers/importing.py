@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from data.dataset.writer import DatasetWriter, Summary
+from data.dataset.writer import DatasetSummary, DatasetWriter
 from data.defaults import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
 from data.errors import UserError
 from data.importers.convert import convert_chunk
@@ -91,7 +91,7 @@ def import_dataset(
     progress: Callable[[int], None] | None = None,
     overwrite: bool = False,
     spelling: str = NORMAL,
-) -> Summary:
+) -> DatasetSummary:
     """Imports a data set.
 
     Args:

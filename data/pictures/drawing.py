@@ -30,7 +30,7 @@ from PIL import Image, ImageColor
 
 from data.dataset.record import SPLITS, Record, encode
 from data.dataset.tfrecords import frame, read_tfrecords
-from data.dataset.writer import DatasetWriter, Summary
+from data.dataset.writer import DatasetSummary, DatasetWriter
 from data.errors import UserError
 from data.formulas.lists import Formula, Problem, digest
 from data.latex.program import Page, RenderingError, draw_pages, find_programs, is_local, unknown_command
@@ -168,7 +168,7 @@ def draw_dataset(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     overwrite: bool = False,
-) -> Summary:
+) -> DatasetSummary:
     """Draws a plan into a data set. The same plan gives the same bytes with the same TeX.
 
     Args:

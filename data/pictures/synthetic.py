@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from data.dataset.record import SPLITS, Record, encode
-from data.dataset.writer import DatasetWriter, Summary
+from data.dataset.writer import DatasetSummary, DatasetWriter
 from data.errors import UserError
 from data.parallel import ordered_map
 
@@ -295,7 +295,7 @@ def synthesize(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
     overwrite: bool = False,
-) -> Summary:
+) -> DatasetSummary:
     """Draws a data set; the splits have no formula in common.
 
     The same arguments give the same bytes, whatever the number of workers.

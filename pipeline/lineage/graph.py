@@ -313,13 +313,13 @@ def _places(store: MetadataStore, executions: Sequence[int]) -> _Places:
 def _artifact(artifact: metadata_store_pb2.Artifact, maker: int) -> Artifact:
     return Artifact(
         artifact.id,
-        artifact.type,
-        artifact.uri,
-        artifact.name,
-        metadata_store_pb2.Artifact.State.Name(artifact.state).lower(),
-        artifact.create_time_since_epoch,
-        plain(artifact.properties) | plain(artifact.custom_properties),
-        maker,
+        type=artifact.type,
+        uri=artifact.uri,
+        name=artifact.name,
+        state=metadata_store_pb2.Artifact.State.Name(artifact.state).lower(),
+        created=artifact.create_time_since_epoch,
+        properties=plain(artifact.properties) | plain(artifact.custom_properties),
+        made_by=maker,
     )
 
 
@@ -333,16 +333,16 @@ def _execution(
     pipeline, _, component = (node.name if node else execution.type).rpartition(".")
     return Execution(
         execution.id,
-        component,
-        execution.type,
-        pipeline if node else "",
-        run.name if run else "",
-        STATES.get(execution.last_known_state, FAILED),
-        execution.create_time_since_epoch,
-        execution.last_update_time_since_epoch,
-        plain(execution.properties) | plain(execution.custom_properties),
-        inputs,
-        outputs,
+        component=component,
+        type=execution.type,
+        pipeline=pipeline if node else "",
+        run=run.name if run else "",
+        state=STATES.get(execution.last_known_state, FAILED),
+        started=execution.create_time_since_epoch,
+        ended=execution.last_update_time_since_epoch,
+        properties=plain(execution.properties) | plain(execution.custom_properties),
+        inputs=inputs,
+        outputs=outputs,
     )
 
 

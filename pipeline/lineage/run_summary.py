@@ -17,7 +17,7 @@ DONE, KILLED = "done", "killed"
 
 
 @dataclass(frozen=True)
-class Summary:
+class RunSummary:
     """A run."""
 
     run: str
@@ -32,7 +32,7 @@ class Summary:
     pushed: str  # the version, or ""
 
 
-def summarise(graph: Graph, run: str, current: str, workspace: Workspace) -> Summary:
+def summarise(graph: Graph, run: str, current: str, workspace: Workspace) -> RunSummary:
     """One line of the list.
 
     Args:
@@ -48,17 +48,17 @@ def summarise(graph: Graph, run: str, current: str, workspace: Workspace) -> Sum
     if state == KILLED and (run == current or is_elsewhere(graph, run, workspace)):
         state = RUNNING
     pushed = outputs.get(("Pusher", "pushed_model"))
-    return Summary(
+    return RunSummary(
         run,
-        state,
-        component,
-        graph.runs[run].began,
-        graph.seconds(run),
-        states.count(RAN),
-        states.count(CACHED),
-        read_scores(outputs.get(("Evaluator", "evaluation"))),
-        _blessed(outputs),
-        str(pushed.properties.get(VERSION, "")) if pushed and pushed.pushed else "",
+        state=state,
+        component=component,
+        began=graph.runs[run].began,
+        seconds=graph.seconds(run),
+        ran=states.count(RAN),
+        cached=states.count(CACHED),
+        scores=read_scores(outputs.get(("Evaluator", "evaluation"))),
+        blessed=_blessed(outputs),
+        pushed=str(pushed.properties.get(VERSION, "")) if pushed and pushed.pushed else "",
     )
 
 

@@ -20,7 +20,7 @@ from pipeline.lineage.diff import Difference
 from pipeline.lineage.graph import ROLLBACK, VERSION, Artifact, Execution, Graph, Run
 from pipeline.lineage.notes import GONE, notes, sources
 from pipeline.lineage.problems import MEND, Finding
-from pipeline.lineage.run_summary import DONE, KILLED, Summary
+from pipeline.lineage.run_summary import DONE, KILLED, RunSummary
 from pipeline.lineage.tree import Branch, made_from, made_of
 
 # Of the digests and ids that are shown; their beginnings are enough to tell them apart.
@@ -65,7 +65,7 @@ def story(
         yield _grow(made_of(graph, artifact.id), artifact, _Teller(graph, about, "", paths), "what was made of it")
 
 
-def runs(summaries: Sequence[Summary], left_out: int) -> Iterator[Any]:
+def runs(summaries: Sequence[RunSummary], left_out: int) -> Iterator[Any]:
     """A table of runs, the last one last."""
     if left_out:
         yield Text(f"{left_out:,} earlier runs are not shown; --last 0 shows all", "dim")

@@ -30,7 +30,7 @@ from pipeline.config import Config, tensorflow_environment, to_toml
 from pipeline.config.sections import COMPONENTS, SYNTHETIC
 from pipeline.running.beam import check_engine
 from pipeline.running.examples import examples_folder, prepare_examples
-from pipeline.running.storage_errors import fault
+from pipeline.running.storage_errors import storage_error
 from pipeline.workspace import Workspace
 from trainer_module.config.training import TERMINAL
 
@@ -69,9 +69,17 @@ def run_pipeline(
     first, last = named_component(first, "--from"), named_component(last, "--to")
     workspace = workspace or Workspace.from_environment()
     try:
-        return _run(config, workspace, first, last, cache, console or Console(highlight=False), summary)
+        return _run(
+            config,
+            workspace,
+            first=first,
+            last=last,
+            cache=cache,
+            console=console or Console(highlight=False),
+            summary=summary,
+        )
     except OSError as error:
-        if said := fault(error, workspace.home):
+        if said := storage_error(error, workspace.home):
             raise UserError(said) from error
         raise
 

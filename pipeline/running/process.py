@@ -40,7 +40,7 @@ from pipeline.lineage.problems import mend_killed
 from pipeline.lineage.store import run_ids
 from pipeline.running.record import describe
 from pipeline.running.results import Result, detail, read_result
-from pipeline.running.storage_errors import fault
+from pipeline.running.storage_errors import storage_error
 from pipeline.running.tfx_dsl import RecordingRunner, local_pipeline
 from pipeline.workspace import Workspace
 
@@ -172,7 +172,7 @@ def _run_options(first: str | None, last: str | None) -> RunOptions | None:
 
 def _sentence(error: Exception) -> str:
     """The cause in one line: a UserError speaks for itself, a disk or a lock has words here, else there is a type."""
-    if not isinstance(error, UserError) and (said := fault(error, Workspace.from_environment().home)):
+    if not isinstance(error, UserError) and (said := storage_error(error, Workspace.from_environment().home)):
         return said
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no message"

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
 from components.formula_metrics.scores import SCORES
-from components.metadata import Made
+from components.metadata import Output
 from components.report.report_page import FILE
 from components.serving_folder import PASSED_OVER, SERVING_VERSION, WITHDRAWN, not_pushed
 from pipeline.lineage.notes import count_examples, vocabulary_size
@@ -36,7 +36,7 @@ class Result:
     report: str | None = None  # HTML file
 
 
-def read_result(outputs: Mapping[tuple[str, str], Made]) -> Result:
+def read_result(outputs: Mapping[tuple[str, str], Output]) -> Result:
     """What the done components of a run came to.
 
     Args:

@@ -17,7 +17,7 @@ _LOCKED = ("database is locked", "database table is locked", "Concurrent writes 
 _PATH = re.compile(r"(?:^|[\s'\"=:;(])(/[^\s'\":;,)]+)")
 
 
-def fault(error: BaseException, home: Path) -> str:
+def storage_error(error: BaseException, home: Path) -> str:
     """What a person is told of an exception behind which the storage is; "" where it is something else.
 
     Args:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from components.metadata import Made, origins, properties, read_steps, seen_from
+from components.metadata import Output, origins, properties, read_steps, seen_from
 from tests.components.report.history import CACHED, FAILED, History
 
 FIRST, SECOND = "2020-01-01T10:00:00.5", "2020-01-02T10:00:00.5"
@@ -36,9 +36,9 @@ def test_a_cached_step_points_to_the_execution_that_did_the_work(history: Histor
     assert second[1].started == worked.create_time_since_epoch > 1_500_000_000_000
     assert second[1].ended == worked.last_update_time_since_epoch
     assert outputs == {
-        ("ImportExampleGen", "examples"): Made("/data/1", 1, {"span": 0}),
-        ("Trainer", "model"): Made("/model/2", 2, {}),
-        ("Trainer", "model_run"): Made("/logs/2", 3, {}),
+        ("ImportExampleGen", "examples"): Output("/data/1", 1, {"span": 0}),
+        ("Trainer", "model"): Output("/model/2", 2, {}),
+        ("Trainer", "model_run"): Output("/logs/2", 3, {}),
     }
     assert properties(history.store, second[0]) == {"input_base": "/formulas"}
 

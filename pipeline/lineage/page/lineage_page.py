@@ -24,7 +24,7 @@ from pipeline.lineage.graph import Artifact, Execution, Graph, read_store
 from pipeline.lineage.notes import is_there, now
 from pipeline.lineage.page import layout
 from pipeline.lineage.page.layout import Block, Edge, lay_out
-from pipeline.lineage.run_summary import Summary, current_run, summarise
+from pipeline.lineage.run_summary import RunSummary, current_run, summarise
 from pipeline.lineage.store import no_runs, read
 from pipeline.workspace import Workspace
 
@@ -111,7 +111,7 @@ class _Values:
 
 def document(
     graph: Graph,
-    summaries: Mapping[str, Summary],
+    summaries: Mapping[str, RunSummary],
     known: Mapping[str, Facts],
     serving: Serving,
     gone: Collection[int],

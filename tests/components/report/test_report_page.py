@@ -9,7 +9,7 @@ import pytest
 
 from components.evaluator.summary import BASELINE, CANDIDATE
 from components.formula_metrics.scores import SCORES
-from components.metadata import FAILED, RAN, Made, Step
+from components.metadata import FAILED, RAN, Output, Step
 from components.report.gallery import gallery
 from components.report.report_page import render, write_page
 from components.report.reported_run import ReportedRun
@@ -20,12 +20,12 @@ from tests.components.report.conftest import HOSTILE, Material
 PUSHED = {"pushed": 1, "pushed_version": "17", "pushed_destination": "/s/17"}
 
 
-def with_artifacts(run: ReportedRun, **changed: Made | None) -> ReportedRun:
+def with_artifacts(run: ReportedRun, **changed: Output | None) -> ReportedRun:
     artifacts = {**run.artifacts, **changed}
     return dataclasses.replace(run, artifacts={name: made for name, made in artifacts.items() if made})
 
 
-def judged(material: Material, **changed: Made | None):
+def judged(material: Material, **changed: Output | None):
     return verdict(with_artifacts(material.run, **changed), material.evaluation)
 
 
@@ -54,7 +54,7 @@ def test_a_refused_model_is_said_to_be_and_why_and_what_goes_on_serving(material
 def test_the_headline_says_what_became_of_a_blessed_model(
     material: Material, check: dict | None, pushed: dict, headline: str, good: bool | None
 ) -> None:
-    changed = {"serving_check": check and Made("/c", 1, check), "pushed_model": Made("/p", 2, pushed)}
+    changed = {"serving_check": check and Output("/c", 1, check), "pushed_model": Output("/p", 2, pushed)}
     found = verdict(with_artifacts(material.run, **changed), kept(material))
     assert (found.headline, found.good) == (headline, good)
     text = " ".join(found.sentences)
@@ -63,7 +63,7 @@ def test_the_headline_says_what_became_of_a_blessed_model(
 
 def test_what_is_serving_is_looked_up_when_the_report_is_written(material: Material, tmp_path: Path) -> None:
     def said(serving: str | None) -> str:
-        run = with_artifacts(dataclasses.replace(material.run, serving=serving), pushed_model=Made("/p", 2, PUSHED))
+        run = with_artifacts(dataclasses.replace(material.run, serving=serving), pushed_model=Output("/p", 2, PUSHED))
         return verdict(run, material.evaluation).sentences[-1]
 
     assert said(None) == "It is not known what is serving."
@@ -96,7 +96,7 @@ def test_a_run_of_which_nothing_is_known_has_a_report_without_an_exception() -> 
 
 
 def test_an_evaluation_of_another_version_is_said_to_be_one(material: Material, tmp_path: Path) -> None:
-    page = render(with_artifacts(material.run, evaluation=Made(str(tmp_path), 3)))
+    page = render(with_artifacts(material.run, evaluation=Output(str(tmp_path), 3)))
     assert "The evaluation has no summary.json: another version of the pipeline wrote" in page
 
 
@@ -104,7 +104,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(material: Material, tmp_
     shutil.copytree(material.run.artifacts["evaluation"].uri, tmp_path / "evaluation")
     (tmp_path / "evaluation" / "predictions.parquet").write_bytes(b"PAR1 cut off")
     (tmp_path / "examples").mkdir()
-    changed = {name: Made(str(tmp_path / name), 3) for name in ("evaluation", "examples")}
+    changed = {name: Output(str(tmp_path / name), 3) for name in ("evaluation", "examples")}
     page = render(with_artifacts(material.run, **changed))
     assert f"{tmp_path}/evaluation/predictions.parquet is damaged" in page
     assert f"{tmp_path}/examples/Split-train cannot be read: No such file or directory." in page

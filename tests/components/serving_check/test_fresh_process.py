@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from components.serving_check import fresh_process
-from components.serving_check.fresh_process import Ended, Verdict, check_serving, judge
+from components.serving_check.fresh_process import CheckResult, Ended, check_serving, judge
 from data.repository import REPOSITORY
 from tests.components.serving_check import models
 
@@ -33,7 +33,7 @@ ALONE = [answer("x", seconds=0.1), answer("y", seconds=0.2), answer("z", seconds
 GOOD = told(answer("x", seconds=30.0), ALONE, answer("x", "y", "z", seconds=20.0))
 
 
-def verdict(output: str, status: int = 0, errors: str = "", max_seconds: float = 0.2) -> Verdict:
+def verdict(output: str, status: int = 0, errors: str = "", max_seconds: float = 0.2) -> CheckResult:
     return judge(Ended(status, output, errors), 3, max_seconds, LIMITS)
 
 
@@ -138,7 +138,7 @@ def test_whatever_a_process_does_is_a_verdict(
     script: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models.replace_python(tmp_path, monkeypatch, script)
-    assert check_serving("model", [b"image"], 1.0) == Verdict(reason)
+    assert check_serving("model", [b"image"], 1.0) == CheckResult(reason)
 
 
 def test_the_process_has_none_of_the_variables_that_steer_tensorflow_here(

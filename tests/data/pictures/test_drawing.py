@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from data.commands import app
 from data.dataset.record import SPLITS, Record
 from data.dataset.tfrecords import read_records
-from data.dataset.writer import Summary
+from data.dataset.writer import DatasetSummary
 from data.defaults import HELD_OUT_FONT
 from data.errors import UserError
 from data.formulas.lists import Formula, Problem, drawn_key
@@ -41,7 +41,7 @@ def formulas(*texts: str, split: str = "", source: str = "own") -> list[Formula 
     return [Formula(text, source, split, drawn_key(text)) for text in texts]
 
 
-def drawn(out: Path, plan: Plan, **options) -> Summary:
+def drawn(out: Path, plan: Plan, **options) -> DatasetSummary:
     return draw_dataset(out, [Path("own")], plan, {}, **{"allow_rejects": 0.9, "workers": 1, **options})
 
 

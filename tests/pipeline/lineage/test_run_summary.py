@@ -7,14 +7,14 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from pipeline.lineage.graph import Graph, read_store
-from pipeline.lineage.run_summary import Summary, current_run, is_elsewhere, summarise
+from pipeline.lineage.run_summary import RunSummary, current_run, is_elsewhere, summarise
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
 from tests.components.report.history import FAILED, History
 from tests.pipeline.lineage.conftest import FIRST, SECOND, THIRD, VERSIONS, store_properties
 
 
-def summaries(workspace: Workspace) -> dict[str, Summary]:
+def summaries(workspace: Workspace) -> dict[str, RunSummary]:
     graph = read(workspace, read_store)
     current = current_run(list(graph.runs), workspace)
     return {run: summarise(graph, run, current, workspace) for run in graph.runs}

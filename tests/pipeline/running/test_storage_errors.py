@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from ml_metadata import errors
 
-from pipeline.running.storage_errors import fault
+from pipeline.running.storage_errors import storage_error
 
 HOME = Path("/home/me/workspace")
 
@@ -34,7 +34,7 @@ def raised_from(cause: BaseException) -> RuntimeError:
 )
 def test_a_full_disk_is_recognised_in_the_words_of_everyone_who_meets_it(error: Exception) -> None:
     said = f"no space is left on the device of {HOME}: free some, and the same command goes on from here"
-    assert fault(error, HOME) == fault(raised_from(error), HOME) == said
+    assert storage_error(error, HOME) == storage_error(raised_from(error), HOME) == said
 
 
 def test_the_place_that_an_exception_names_is_told(tmp_path: Path) -> None:
@@ -43,15 +43,15 @@ def test_the_place_that_an_exception_names_is_told(tmp_path: Path) -> None:
         OSError(errno.EROFS, "Read-only file system", str(place)),
         tf.errors.PermissionDeniedError(None, None, f"{tmp_path}/serving; Read-only file system"),
     ):
-        assert fault(error, HOME).startswith(f"{tmp_path}/serving")
-        assert "cannot be written: make it writable" in fault(error, HOME)
+        assert storage_error(error, HOME).startswith(f"{tmp_path}/serving")
+        assert "cannot be written: make it writable" in storage_error(error, HOME)
 
 
 def test_a_locked_store_is_no_matter_of_the_disk() -> None:
     error = errors.AbortedError("Concurrent writes aborted after max number of retries.")
-    assert fault(error, HOME).startswith("ML Metadata is locked by another process")
+    assert storage_error(error, HOME).startswith("ML Metadata is locked by another process")
 
 
 def test_what_has_nothing_to_do_with_storage_is_left_to_speak_for_itself() -> None:
-    assert fault(raised_from(ValueError("shapes (2, 3) and (4,) do not fit")), HOME) == ""
-    assert fault(FileNotFoundError(errno.ENOENT, "No such file or directory", "/data"), HOME) == ""
+    assert storage_error(raised_from(ValueError("shapes (2, 3) and (4,) do not fit")), HOME) == ""
+    assert storage_error(FileNotFoundError(errno.ENOENT, "No such file or directory", "/data"), HOME) == ""

@@ -21,7 +21,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from pipeline.lineage.diff import differences, facts
 from pipeline.lineage.graph import Graph, read_store
 from pipeline.lineage.page.lineage_page import write_page
-from pipeline.lineage.run_summary import Summary, summarise
+from pipeline.lineage.run_summary import RunSummary, summarise
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
 from tests.browser import CONTRAST, Browser
@@ -45,7 +45,7 @@ class Material:
         write_page(workspace, self.file)
         graph: Graph = read(workspace, read_store)
         self.graph = graph
-        self.summaries: dict[str, Summary] = {run: summarise(graph, run, "", workspace) for run in graph.runs}
+        self.summaries: dict[str, RunSummary] = {run: summarise(graph, run, "", workspace) for run in graph.runs}
         self.serving = next(run for run in list(graph.runs)[::-1] if self.summaries[run].pushed)
 
 

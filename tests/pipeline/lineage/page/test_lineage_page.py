@@ -17,7 +17,7 @@ from data.repository import REPOSITORY
 from pipeline.cli import app
 from pipeline.lineage.graph import Artifact, Execution, Graph, Run, read_store
 from pipeline.lineage.page.lineage_page import Serving, document, render, write_page
-from pipeline.lineage.run_summary import DONE, Summary
+from pipeline.lineage.run_summary import DONE, RunSummary
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
 from tests.components.report.history import History
@@ -141,7 +141,7 @@ def test_executions_of_no_run_and_ids_that_were_not_read_do_no_harm() -> None:
         },
         {"r": Run("r", 1)},
     )
-    summaries = {"r": Summary("r", DONE, "", 1, 0.001, 1, 0, {}, None, "")}
+    summaries = {"r": RunSummary("r", DONE, "", 1, 0.001, 1, 0, {}, None, "")}
     found = content(render(document(graph, summaries, {"r": {}}, Serving(0, "nothing"), {1}, "here")))
     assert [row[3] for row in found["executions"]] == [0, -1]
     assert found["runs"][0]["blocks"] == [[9, 1]]
