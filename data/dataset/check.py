@@ -83,26 +83,21 @@ def check_dataset(
     path = Path(path)
     if not any((path / split).is_dir() for split in SPLITS):
         raise UserError(f"{path} has none of the folders train, eval and test; give the folder of a data set")
-    problems: Counter[str] = Counter()
-    examples: dict[str, str] = {}
+    problems = _Problems()
     described = _description(path)
     if not described and (path / "dataset.json").exists():
-        problems["dataset.json is unreadable"] += 1
-    seen = {split: _Seen() for split in SPLITS}
-    for split in SPLITS:
-        _read_split(path / split, split, seen[split], described, problems, examples, progress)
+        problems.add("dataset.json is unreadable")
+    seen = {split: _read_split(path / split, described, problems, progress) for split in SPLITS}
     rejects = path / "rejects.jsonl"
     rejected = rejects.read_bytes().count(b"\n") if rejects.is_file() else 0
     if described and rejected != sum(described["rejected"].values()):
-        problems[
-            f"rejects.jsonl has {rejected:,} lines, dataset.json says {sum(described['rejected'].values()):,}"
-        ] += 1
+        problems.add(f"rejects.jsonl has {rejected:,} lines, dataset.json says {sum(described['rejected'].values()):,}")
     train = seen["train"]
     shared = {split: sum(n for f, n in seen[split].formulas.items() if f in train.formulas) for split in SPLITS[1:]}
     for split in SPLITS[1:]:
         same = len(seen[split].pairs & train.pairs)
         if same > MAX_SHARED * len(seen[split].pairs):
-            problems[f"{same:,} examples of {split}, image and formula, are in train too"] += 1
+            problems.add(f"{same:,} examples of {split}, image and formula, are in train too")
     vocabulary = sum((part.tokens for part in seen.values()), Counter())
     report = DatasetReport(
         path=str(path),
@@ -124,10 +119,7 @@ def check_dataset(
         unseen={split: len(set(seen[split].tokens) - set(train.tokens)) for split in SPLITS[1:]},
         duplicates={split: sum(part.formulas.values()) - len(part.formulas) for split, part in seen.items()},
         shared=shared,
-        problems=[
-            problem + (f" ({count:,} records, first {examples[problem]})" if problem in examples else "")
-            for problem, count in problems.items()
-        ],
+        problems=problems.listed(),
     )
     return report, [record for part in seen.values() for record in part.samples]
 
@@ -149,77 +141,97 @@ def _shown(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+class _Problems:
+    """The problems found, how often each was, and the first record that has it."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def add(self, what: str, record: str = "") -> None:
+        self.counts[what] += 1
+        if record:
+            self.first.setdefault(what, _shown(record))
+
+    def listed(self) -> list[str]:
+        return [
+            what + (f" ({count:,} records, first {self.first[what]})" if what in self.first else "")
+            for what, count in self.counts.items()
+        ]
+
+
 def _read_split(
-    folder: Path,
-    split: str,
-    seen: _Seen,
-    described: dict,
-    problems: Counter[str],
-    examples: dict[str, str],
-    progress: Callable[[int], None] | None,
-) -> None:
+    folder: Path, described: dict, problems: _Problems, progress: Callable[[int], None] | None = None
+) -> _Seen:
+    """Reads the records of a split, whose folder has its name."""
+    split, seen = folder.name, _Seen()
     if not folder.is_dir():
-        problems[f"folder {split} is missing"] += 1
-        return
-
-    def problem(what: str, name: str) -> None:
-        problems[what] += 1
-        examples.setdefault(what, _shown(name))
-
+        problems.add(f"folder {split} is missing")
+        return seen
     files = shards(folder)
     numbers = [match.groups() for file in files if (match := _SHARD.fullmatch(file.name))]
     if numbers and {(f"{i:05d}", f"{len(files):05d}") for i in range(len(files))} != set(numbers):
-        problems[f"the shards of {split} are incomplete: {', '.join(file.name for file in files[:3])} ..."] += 1
+        problems.add(f"the shards of {split} are incomplete: {', '.join(file.name for file in files[:3])} ...")
     expected = described.get("counts", {}).get(split, 0)
     stride = max(1, (expected or 1000) * len(SPLITS) // SAMPLES)
     for file in files:
         try:
-            for place, content in enumerate(read_tfrecords(file)):
+            for number, content in enumerate(read_tfrecords(file)):
                 try:
                     record = decode(content)
                 except BadRecord as error:
                     seen.unusable += 1
-                    problem(error.reason, f"{file.name}, record {place}")
-                    continue
-                number = len(seen.lengths)
-                tokens = record.latex.split()
-                seen.lengths.append(len(tokens))
-                seen.image_bytes += len(record.image)
-                seen.tokens.update(tokens)
-                seen.formulas[record.latex] += 1
-                seen.names[record.name] += 1
-                seen.pairs.add(hashlib.sha256(record.image + b"\0" + record.latex.encode()).digest()[:16])
-                if not tokens:
-                    problem("empty formula", record.name)
-                elif " ".join(tokens) != record.latex:
-                    problem("tokens not separated by one space each", record.name)
-                try:
-                    with Image.open(io.BytesIO(record.image)) as image:
-                        image.load()
-                        seen.widths.append(image.width)
-                        seen.heights.append(image.height)
-                        if image.format not in ("PNG", "JPEG"):
-                            problem("image is neither PNG nor JPEG", record.name)
-                        low, high = image.convert("L").getextrema()
-                        if low == high:
-                            problem("blank image", record.name)
-                # Pillow's decoders raise many classes for broken images.
-                except Exception:
-                    problem("undecodable image", record.name)
+                    problems.add(error.reason, f"{file.name}, record {number}")
                 else:
-                    if number % stride == 0 and len(seen.samples) < SAMPLES // len(SPLITS):
+                    sampled = len(seen.lengths) % stride == 0 and len(seen.samples) < SAMPLES // len(SPLITS)
+                    _check_formula(record, seen, problems)
+                    if _check_image(record, seen, problems) and sampled:
                         seen.samples.append(record)
-                if progress is not None:
-                    progress(1)
+                    if progress is not None:
+                        progress(1)
         except UserError as error:
-            problems[str(error)] += 1
+            problems.add(str(error))
     found = len(seen.lengths) + seen.unusable
     if described and expected != found:
-        problems[f"{split} holds {found:,} records, dataset.json says {expected:,}"] += 1
+        problems.add(f"{split} holds {found:,} records, dataset.json says {expected:,}")
     if not found:
-        problems[f"{split} holds no records"] += 1
+        problems.add(f"{split} holds no records")
     if twice := sum(count > 1 for count in seen.names.values()):
-        problems[f"{twice:,} names occur more than once in {split}"] += 1
+        problems.add(f"{twice:,} names occur more than once in {split}")
+    return seen
+
+
+def _check_formula(record: Record, seen: _Seen, problems: _Problems) -> None:
+    tokens = record.latex.split()
+    seen.lengths.append(len(tokens))
+    seen.image_bytes += len(record.image)
+    seen.tokens.update(tokens)
+    seen.formulas[record.latex] += 1
+    seen.names[record.name] += 1
+    seen.pairs.add(hashlib.sha256(record.image + b"\0" + record.latex.encode()).digest()[:16])
+    if not tokens:
+        problems.add("empty formula", record.name)
+    elif " ".join(tokens) != record.latex:
+        problems.add("tokens not separated by one space each", record.name)
+
+
+def _check_image(record: Record, seen: _Seen, problems: _Problems) -> bool:
+    """Whether the image can be decoded."""
+    try:
+        with Image.open(io.BytesIO(record.image)) as image:
+            image.load()
+            seen.widths.append(image.width)
+            seen.heights.append(image.height)
+            if image.format not in ("PNG", "JPEG"):
+                problems.add("image is neither PNG nor JPEG", record.name)
+            low, high = image.convert("L").getextrema()
+            if low == high:
+                problems.add("blank image", record.name)
+    # Pillow's decoders raise many classes for broken images.
+    except Exception:
+        problems.add("undecodable image", record.name)
+        return False
+    return True
 
 
 def _spread(values: Sequence[int]) -> list[int]:
