@@ -54,7 +54,8 @@ def parse(text: str) -> Rule:
     match = _RULE.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"{text!r} is no rule; one is like 'bleu >= 0.75', or 'bleu >= baseline - 0.01 where length=1-9'"
+            f"{text!r} is not a valid rule; expected, for example, 'bleu >= 0.75' or "
+            "'bleu >= baseline - 0.01 where length=1-9'"
         )
     score = match["score"]
     if score not in SCORES:

@@ -205,7 +205,7 @@ class Pod:
     timeout: int = Field(default=0, ge=0, description="longest time of an attempt, seconds")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels that a node must have")
     tolerations: tuple[dict[Literal["key", "operator", "value", "effect"], str], ...] = Field(
-        default=(), description="taints that are borne, as Kubernetes writes them"
+        default=(), description="taints to tolerate, as Kubernetes writes them"
     )
 
 

@@ -1,4 +1,4 @@
-"""Finds what is broken in a store, says how to mend it, and mends what nothing else can."""
+"""Finds what is broken in a store, says how to repair it, and repairs what nothing else can."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from pipeline.workspace import Workspace
 REMOVED = {"marked_for_deletion", "deleted", "abandoned"}
 BLESSINGS = ("model_blessing", "infra_blessing")
 
-# Every run mends what the one before left, so that it is among so many of the newest executions.
+# Every run repairs what the one before left, so that it is among so many of the newest executions.
 RECENT = 500
 KILLED, GONE, SOURCE, UNBLESSED, UNKNOWN = "killed", "files gone", "source gone", "not blessed", "not known"
-MEND = {
-    KILLED: "the same command goes on from there; the next run, or `im2latex lineage check --mend`, marks it as "
+REPAIR = {
+    KILLED: "the same command goes on from there; the next run, or `im2latex lineage check --repair`, marks it as "
     "cancelled and removes what it had begun to write, or records what it had pushed",
     GONE: "put them back; or run with the same configuration again, which makes anew what is gone",
     SOURCE: "put it back; synthetic formulas are drawn again by `im2latex run` with the same configuration",
@@ -49,7 +49,7 @@ MEND = {
 class Finding(NamedTuple):
     """Something broken."""
 
-    kind: str  # a key of MEND
+    kind: str  # a key of REPAIR
     what: str
     run: str = ""
     execution: int = 0
@@ -73,7 +73,7 @@ def check(graph: Graph, workspace: Workspace) -> list[Finding]:
     ]
 
 
-def mend(store: MetadataStore, executions: Collection[int], workspace: Workspace) -> int:
+def repair(store: MetadataStore, executions: Collection[int], workspace: Workspace) -> int:
     """Marks executions that a killed process left running as cancelled, and removes what they had begun to write.
 
     A push that had come to its end, and was killed before that was recorded, is recorded.
@@ -104,7 +104,7 @@ def mend(store: MetadataStore, executions: Collection[int], workspace: Workspace
     return len(pushed.keys() & components.keys())
 
 
-def mend_killed(address: str, workspace: Workspace) -> int:
+def repair_killed(address: str, workspace: Workspace) -> int:
     """Mends what killed runs of a workspace left, for the next run, which holds it and has not begun yet.
 
     Args:
@@ -123,7 +123,7 @@ def mend_killed(address: str, workspace: Workspace) -> int:
     left = [e.id for e in store.get_executions(list_options=newest) if STATES.get(e.last_known_state) == RUNNING]
     graph = read_runs(store, sorted({context_name(store, execution, PIPELINE_RUN) for execution in left} - {""}))
     killed = [execution.id for execution in _left_running(graph, workspace, current="")]
-    mend(store, killed, workspace)
+    repair(store, killed, workspace)
     return len(killed)
 
 

@@ -64,7 +64,7 @@ def summarise(graph: Graph, run: str, current: str, workspace: Workspace) -> Run
 
 def current_run(runs: Sequence[str], workspace: Workspace) -> str:
     """The run that is going on: the last one while the workspace is held, else ""."""
-    return runs[-1] if runs and workspace.is_held() else ""
+    return runs[-1] if runs and workspace.is_locked() else ""
 
 
 def is_elsewhere(graph: Graph, run: str, workspace: Workspace) -> bool:

@@ -64,7 +64,7 @@ def reproduce(
     out: Path | None = None,
     settings: Sequence[str] = (),
     last: str | None = None,
-    anyway: bool = False,
+    allow_changed_data: bool = False,
     as_json: bool = False,
     connection: str | None = None,
 ) -> int:
@@ -75,7 +75,7 @@ def reproduce(
         out: folder for the workspace that it is run in, new or empty; None takes one that is removed at the end.
         settings: knobs that are to be other than they were, as `section.knob=value`.
         last: component to end with; None goes as far as the recorded run did.
-        anyway: with other data too.
+        allow_changed_data: with other data too.
         as_json: print an object in place of the tables; how the run goes is then told on standard error.
         connection: as for `pipeline.lineage.store.read`.
 
@@ -93,7 +93,7 @@ def reproduce(
         config = _with_data(config, recorded, workspace)
         here = describe(config, workspace)
         circumstances = list(_circumstances(recorded.properties, here))
-        _refuse_other_data(recorded, here, anyway)
+        _refuse_other_data(recorded, here, allow_changed_data)
         console.print(f"run {recorded.id}, again in {workspace.home}\n", soft_wrap=True)
         console.print(_circumstance_table(circumstances), "")
         _let_serve(recorded, workspace, config.name)
@@ -237,12 +237,13 @@ def _with_data(config: Config, recorded: Recorded, workspace: Workspace) -> Conf
     return dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(place)))
 
 
-def _refuse_other_data(recorded: Recorded, here: Mapping[str, Any], anyway: bool) -> None:
+def _refuse_other_data(recorded: Recorded, here: Mapping[str, Any], allow_changed_data: bool) -> None:
     digests = [str(properties["data_fingerprint"]) for properties in (recorded.properties, here)]
-    if digests[0] != digests[1] and not anyway:
+    if digests[0] != digests[1] and not allow_changed_data:
         raise UserError(
             f"the data of run {recorded.id} is not what it was: {here['data']} has the fingerprint "
-            f"{digests[1][:DIGITS]}, the run's had {digests[0][:DIGITS]}; put it back, or compare with --anyway"
+            f"{digests[1][:DIGITS]}, the run's had {digests[0][:DIGITS]}; put it back, or compare with "
+            "--allow-changed-data"
         )
 
 

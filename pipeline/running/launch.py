@@ -96,7 +96,7 @@ def _run(
     started = time.monotonic()
     workspace.logs.mkdir(parents=True, exist_ok=True)
     # The pipeline's process inherits the lock, so that it is held until that has ended too.
-    with workspace.hold() as lock:
+    with workspace.lock() as lock:
         _remove_unfinished(workspace)
         if engine := check_engine(config.beam):
             _line(console, "Beam", "", engine)
@@ -140,7 +140,7 @@ def _draw_examples(config: Config, workspace: Workspace, console: Console) -> No
 
 
 def _remove_unfinished(workspace: Workspace) -> None:
-    """Removes what killed runs left, but for what ML Metadata knows of, which the pipeline's process mends."""
+    """Removes what killed runs left, but for what ML Metadata knows of, which the pipeline's process repairs."""
     shutil.rmtree(workspace.temporary, ignore_errors=True)
     workspace.temporary.mkdir(exist_ok=True)
     remove_unfinished(workspace.data)
@@ -254,9 +254,9 @@ class _View:
         *lines, self._events = (self._events + chunk).split(b"\n")
         for line in lines:
             event = json.loads(line)
-            if "mended" in event:
-                executions = "1 execution" if event["mended"] == 1 else f"{event['mended']:,} executions"
-                _line(self._console, "Mended", "", f"{executions} left running by killed runs")
+            if "repaired" in event:
+                executions = "1 execution" if event["repaired"] == 1 else f"{event['repaired']:,} executions"
+                _line(self._console, "Repaired", "", f"{executions} left running by killed runs")
             elif "result" in event:
                 self.result = event["result"]
             elif "error" in event:

@@ -3,7 +3,7 @@
 TFX, Beam and TensorFlow write much, partly from C++ past Python's logging: in a process of their
 own all of it goes where the parent says. Lines on the events descriptor:
 
-    {"mended": 1}                         executions that killed runs left running, where there were any
+    {"repaired": 1}                       executions that killed runs left running, where there were any
     {"component": "Trainer", "state": "running"}
     {"component": "Trainer", "state": "done", "seconds": 242.1, "cached": false, "detail": ""}
     {"result": {...}}                     the fields of results.Result, at the end of a good run
@@ -36,7 +36,7 @@ from tfx.proto.orchestration import pipeline_pb2
 from components.metadata import CACHED, RAN, read_steps
 from data.errors import UserError
 from pipeline.config import load_config
-from pipeline.lineage.problems import mend_killed
+from pipeline.lineage.problems import repair_killed
 from pipeline.lineage.store import run_ids
 from pipeline.running.record import describe
 from pipeline.running.results import Result, detail, read_result
@@ -153,8 +153,8 @@ def main() -> int:
     try:
         config, workspace = load_config(path=arguments.config), Workspace.from_environment()
         pipeline = local_pipeline(config, workspace, enable_cache=not arguments.no_cache)
-        if mended := mend_killed(config.metadata.connection, workspace):
-            report({"mended": mended})
+        if repaired := repair_killed(config.metadata.connection, workspace):
+            report({"repaired": repaired})
         runner = ReportingRunner(pipeline.metadata_connection_config, describe(config, workspace), report)
         runner.run(pipeline, run_options=_run_options(arguments.from_node, arguments.to_node))
     except Exception as error:  # whatever it is, the parent must hear of it

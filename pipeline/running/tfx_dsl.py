@@ -34,7 +34,7 @@ from tfx.orchestration.portable import runtime_parameter_utils  # noqa: E402
 from tfx.orchestration.portable.mlmd import context_lib  # noqa: E402
 from tfx.proto.orchestration import pipeline_pb2  # noqa: E402
 
-from pipeline.lineage.problems import mend_killed  # noqa: E402
+from pipeline.lineage.problems import repair_killed  # noqa: E402
 from pipeline.lineage.store import connection  # noqa: E402
 from pipeline.pipeline import create_pipeline  # noqa: E402
 from pipeline.running.examples import prepare_examples  # noqa: E402
@@ -97,6 +97,6 @@ class RecordingRunner(LocalDagRunner):
 if __name__ == "__main__":
     WORKSPACE = Workspace.from_environment()
     PIPELINE = local_pipeline(CONFIG, WORKSPACE)
-    with WORKSPACE.hold():
-        mend_killed(CONFIG.metadata.connection, WORKSPACE)
+    with WORKSPACE.lock():
+        repair_killed(CONFIG.metadata.connection, WORKSPACE)
         RecordingRunner(PIPELINE.metadata_connection_config, describe(CONFIG, WORKSPACE)).run(PIPELINE)

@@ -55,7 +55,7 @@ class Models:
     def __init__(self, folders: Callable[[], Sequence[Path]]) -> None:
         self.reloaded: Callable[[bool], None] = lambda served: None
         self._folders = folders
-        # Versions that do not work, each with the time of its last change: one that was mended is tried again.
+        # Versions that do not work, each with the time of its last change: one that was repaired is tried again.
         self._broken: dict[Path, float] = {}
         served = self._newest(None)
         if served is None:

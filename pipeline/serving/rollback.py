@@ -1,4 +1,4 @@
-"""`im2latex rollback`: lets the version before serve again, and says so in ML Metadata."""
+"""`im2latex rollback`: rolls back to the previous version, and records it in ML Metadata."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say) -
             try:
                 withdrawn, brought_back = activate(folder, to)
             except OSError as error:
-                raise UserError(f"cannot move versions in {folder}: {error.strerror}; may you write there?") from None
+                raise UserError(f"cannot move versions in {folder}: {error.strerror}; check write permission") from None
     return Rolled(folder, to, withdrawn, brought_back)
 
 

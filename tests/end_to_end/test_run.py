@@ -278,8 +278,8 @@ def test_other_data_is_refused_and_with_anyway_it_differs(project: Project) -> N
     assert refused.returncode == 1
     assert refused.stderr.startswith("im2latex: the data of run ") and "is not what it was" in refused.stderr
     assert refused.stderr.count("\n") == 1 and refused.stdout == ""
-    anyway = reproduce(project, *other, "--anyway", "--to", "StatisticsGen")
-    assert anyway.returncode == 4, anyway.stderr
-    document = json.loads(anyway.stdout)
+    allow_changed_data = reproduce(project, *other, "--allow-changed-data", "--to", "StatisticsGen")
+    assert allow_changed_data.returncode == 4, allow_changed_data.stderr
+    document = json.loads(allow_changed_data.stdout)
     assert verdicts(document) == {"examples": OTHER, "schema": SAME, "statistics": OTHER}
     assert [one["name"] for one in document["with"] if one["verdict"] == OTHER] == ["data", "data.seed"]

@@ -18,9 +18,9 @@ def test_a_rule_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is no rule; one is like 'bleu >= 0.75'"),
-        ("bleu > 0.5", "is no rule"),
-        ("bleu >= 0.5 and more", "is no rule"),
+        ("", "is not a valid rule; expected, for example, 'bleu >= 0.75'"),
+        ("bleu > 0.5", "is not a valid rule"),
+        ("bleu >= 0.5 and more", "is not a valid rule"),
         ("blue >= 0.5", "there is no score 'blue'; there are bleu, exact_match"),
         ("bleu >= 0.5.5", "0.5.5 is no number"),
         ("bleu >= 75", "bleu is from 0 to 1"),

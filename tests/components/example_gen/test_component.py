@@ -158,7 +158,7 @@ def test_the_component_ends_in_the_sentence_and_runs_when_the_data_are_mended(tm
     with pytest.raises(UserError, match=f"^{bad}, record 0: undecodable image; .* without them$"):
         run(data, tmp_path / "out")
     bad.write_bytes(gzip.compress(b""))  # a file without records is no fault, a split without any is
-    run(data, tmp_path / "mended")
+    run(data, tmp_path / "repaired")
     next(data.glob("test/data-*")).unlink()
     with pytest.raises(UserError, match=rf"^{data}/test/\* holds no records; every split needs some"):
         run(data, tmp_path / "empty")

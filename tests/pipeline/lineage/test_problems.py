@@ -11,7 +11,18 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from data.errors import UserError
 from pipeline.lineage.graph import read_store
-from pipeline.lineage.problems import GONE, KILLED, MEND, SOURCE, UNBLESSED, UNKNOWN, Finding, check, mend, mend_killed
+from pipeline.lineage.problems import (
+    GONE,
+    KILLED,
+    REPAIR,
+    SOURCE,
+    UNBLESSED,
+    UNKNOWN,
+    Finding,
+    check,
+    repair,
+    repair_killed,
+)
 from pipeline.lineage.store import read, write
 from pipeline.workspace import Workspace
 from tests.components.report.history import History
@@ -56,11 +67,11 @@ def test_data_that_is_gone_is_told_once(own_workspace: Workspace) -> None:
 def test_what_a_killed_process_left_running_is_found_and_can_be_marked(own_workspace: Workspace) -> None:
     past = History(own_workspace.metadata, "im2latex")
     left = past.execution(FOURTH, "Trainer", mlmd.Execution.RUNNING, run_fn="f")
-    with own_workspace.hold():  # it is going on
+    with own_workspace.lock():  # it is going on
         assert found(own_workspace) == []
     (finding,) = found(own_workspace)
     assert (finding.kind, finding.run, finding.execution) == (KILLED, FOURTH, left)
-    write(own_workspace, lambda store: mend(store, [left], own_workspace))
+    write(own_workspace, lambda store: repair(store, [left], own_workspace))
     assert found(own_workspace) == []
     (changed,) = past.store.get_executions_by_id([left])
     assert changed.last_known_state == mlmd.Execution.CANCELED
@@ -77,9 +88,9 @@ def test_what_a_killed_execution_had_begun_to_write_goes_and_no_more(own_workspa
     for place in (*begun, *others):
         (root / place).mkdir(parents=True)
         (root / place / "file").touch()
-    assert mend_killed("", own_workspace) == 1
+    assert repair_killed("", own_workspace) == 1
     assert [place for place in (*begun, *others) if (root / place).exists()] == others
-    assert mend_killed("", own_workspace) == 0
+    assert repair_killed("", own_workspace) == 0
 
 
 def test_a_push_that_was_killed_before_it_was_recorded_is_recorded(own_workspace: Workspace) -> None:
@@ -96,7 +107,7 @@ def test_a_push_that_was_killed_before_it_was_recorded_is_recorded(own_workspace
     (finding,) = found(own_workspace)
     assert (finding.kind, finding.execution) == (KILLED, left) and str(version) in finding.what
 
-    assert mend_killed("", own_workspace) == 1
+    assert repair_killed("", own_workspace) == 1
     assert found(own_workspace) == []
     graph = read(own_workspace, read_store)
     (pushed,) = graph.executions[left].given()
@@ -115,7 +126,7 @@ def test_a_push_that_was_killed_before_its_end_is_not_recorded(own_workspace: Wo
     inputs = {"model": past.artifact("Model", trained.parent)}
     past.execution(FOURTH, "Pusher", mlmd.Execution.RUNNING, inputs=inputs)
     assert {finding.kind for finding in found(own_workspace)} == {KILLED, UNKNOWN}
-    assert mend_killed("", own_workspace) == 1
+    assert repair_killed("", own_workspace) == 1
     assert {finding.kind for finding in found(own_workspace)} == {UNKNOWN}
 
 
@@ -132,13 +143,13 @@ sys.stdin.read()"""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline()
         with pytest.raises(UserError, match="is locked by another process; try again when that has ended"):
-            mend_killed("", own_workspace)
+            repair_killed("", own_workspace)
         holder.communicate()
-    assert mend_killed("", own_workspace) == 0
+    assert repair_killed("", own_workspace) == 0
 
 
 def test_a_first_run_finds_nothing_to_mend(tmp_path: Path) -> None:
-    assert mend_killed("", Workspace(tmp_path)) == 0
+    assert repair_killed("", Workspace(tmp_path)) == 0
 
 
 @pytest.mark.parametrize(
@@ -193,4 +204,4 @@ def test_what_another_machine_keeps_is_not_missed_in_a_shared_database(own_works
 
 
 def test_how_to_mend_it_is_said_of_every_kind() -> None:
-    assert set(MEND) == {GONE, KILLED, SOURCE, UNBLESSED, UNKNOWN}
+    assert set(REPAIR) == {GONE, KILLED, SOURCE, UNBLESSED, UNKNOWN}

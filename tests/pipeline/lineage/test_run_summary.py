@@ -62,7 +62,7 @@ def interrupted(tmp_path: Path) -> Workspace:
 
 def test_a_run_that_did_not_end_was_killed_unless_it_is_going_on(interrupted: Workspace) -> None:
     assert {run: s.state for run, s in summaries(interrupted).items()} == {FIRST: "killed", SECOND: "killed"}
-    with interrupted.hold():
+    with interrupted.lock():
         found = summaries(interrupted)
     assert {run: s.state for run, s in found.items()} == {FIRST: "killed", SECOND: "running"}
     assert found[SECOND].component == "Trainer"

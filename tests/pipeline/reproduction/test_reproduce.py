@@ -97,14 +97,16 @@ def test_a_run_goes_as_far_as_the_recorded_one_did(past: Past, started: dict[str
 
 def test_other_data_is_refused_unless_it_is_wanted(past: Past, started: dict[str, Any]) -> None:
     (past.data / "train" / "data.tfrecord.gz").write_bytes(b"changed")
-    with pytest.raises(UserError, match=f"the data of run {FIRST} is not what it was: {past.data} .* --anyway"):
+    with pytest.raises(
+        UserError, match=f"the data of run {FIRST} is not what it was: {past.data} .* --allow-changed-data"
+    ):
         reproduce(FIRST)
     assert not started
     with pytest.raises(UserError, match="started"):
-        reproduce(FIRST, anyway=True)
+        reproduce(FIRST, allow_changed_data=True)
     (past.data / "train" / "data.tfrecord.gz").unlink()
     with pytest.raises(UserError, match="holds no TFRecords"):
-        reproduce(FIRST, anyway=True)
+        reproduce(FIRST, allow_changed_data=True)
 
 
 def test_what_is_other_than_it_was_is_told(

@@ -17,9 +17,9 @@ from trainer_module.config.training import TERMINAL
 
 def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    with workspace.hold(), pytest.raises(UserError, match="another run is using"), workspace.hold():
+    with workspace.lock(), pytest.raises(UserError, match="another run is using"), workspace.lock():
         pass
-    with workspace.hold():  # free again
+    with workspace.lock():  # free again
         pass
 
 

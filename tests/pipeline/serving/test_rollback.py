@@ -126,7 +126,7 @@ def test_what_is_not_there_is_refused(to: int | None, name: str | None, message:
 
 
 def test_it_does_not_wait_for_a_run_that_goes_on(workspace: Workspace) -> None:
-    with workspace.hold():
+    with workspace.lock():
         roll(workspace)
     assert workspace.newest_model().name == str(OLD)
 
