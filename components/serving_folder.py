@@ -2,7 +2,7 @@
 
     1795463587/            a version; a server takes the highest number
     1795464242.partial/    one that is not whole: it is being pushed or deleted, or a killed process left it
-    withdrawn/1795464001/  one that was withdrawn; a server sees a name that is no number, and ignores it
+    withdrawn/1795464001/  one that was withdrawn; a server sees a name that is not a number, and ignores it
 
 A version is moved by one rename, so it is served whole or not at all. Versions can be listed and compared on any
 file system that TFX knows (gs://, s3://); TFX is imported only for that.

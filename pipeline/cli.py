@@ -363,7 +363,7 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's answer to Ctrl-C
-            typer.echo("im2latex: stopped; the same command goes on from here", err=True)
+            typer.echo("im2latex: stopped; the same command continues from here", err=True)
         raise
 
 

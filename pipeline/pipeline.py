@@ -74,7 +74,7 @@ def create_pipeline(
     # Counts and measures the features; the schema keeps it from counting images by their bytes.
     statistics_gen = StatisticsGen(examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"])
 
-    # Stops the run when the examples are not as the schema says.
+    # Stops the run when the examples do not match the schema.
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )

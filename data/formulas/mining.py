@@ -211,5 +211,5 @@ def _unpacked(path: Path) -> dict[str, str]:
                         left -= member.size
                         files[str(name)] = _decoded(content.read())
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise UserError(f"{path} is no readable archive of LaTeX ({error}); download it again") from error
+        raise UserError(f"{path} is not a readable archive of LaTeX ({error}); download it again") from error
     return files

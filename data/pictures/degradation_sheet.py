@@ -74,7 +74,7 @@ def read_picture(path: Path | None, em: float = EM) -> np.ndarray:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as error:
-        raise UserError(f"{path} is no picture ({error.strerror or 'unknown format'}); give a PNG or JPEG") from error
+        raise UserError(f"{path} is not an image ({error.strerror or 'unknown format'}); give a PNG or JPEG") from error
 
 
 def _on_paper(picture: Image.Image) -> Image.Image:

@@ -222,7 +222,7 @@ def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"another command draws into {work}; wait for it, or choose another --out") from error
+            raise UserError(f"another command is writing to {work}; wait for it, or choose another --out") from error
         if begun.exists() and begun.read_text("utf-8") != plan.digest:
             raise UserError(
                 f"{work} holds pictures of a command with other formulas or options; give that command again to finish "

@@ -327,7 +327,7 @@ def read_looks(path: Path | None) -> Looks:
         where = ".".join(map(str, first["loc"]))
         raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}; correct it") from error
     except ValueError as error:
-        raise UserError(f"{path} is no TOML file: {error}; correct it") from error
+        raise UserError(f"{path} is not a TOML file: {error}; correct it") from error
 
 
 @functools.cache

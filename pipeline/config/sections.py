@@ -107,7 +107,7 @@ class ServingConfig:
     @classmethod
     def _keep_leaves_something_to_go_back_to(cls, keep: int) -> int:
         if keep == 1:
-            raise ValueError("1 leaves nothing to go back to: take 2 or more, or 0 for all")
+            raise ValueError("1 leaves no version to roll back to: use 2 or more, or 0 for all")
         return keep
 
 
@@ -149,7 +149,7 @@ class BeamConfig:
             if not argument.startswith("--"):
                 raise ValueError(f"arguments holds {argument!r}, which does not start with two dashes")
             if argument.partition("=")[0] == "--runner":
-                raise ValueError(f"arguments holds {argument!r}, which is for runner to say")
+                raise ValueError(f"arguments holds {argument!r}, which runner sets")
         return self
 
     @model_validator(mode="after")

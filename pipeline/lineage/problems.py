@@ -36,7 +36,7 @@ BLESSINGS = ("model_blessing", "infra_blessing")
 RECENT = 500
 KILLED, GONE, SOURCE, UNBLESSED, UNKNOWN = "killed", "files gone", "source gone", "not blessed", "not known"
 REPAIR = {
-    KILLED: "the same command goes on from there; the next run, or `im2latex lineage check --repair`, marks it as "
+    KILLED: "the same command continues from there; the next run, or `im2latex lineage check --repair`, marks it as "
     "cancelled and removes what it had begun to write, or records what it had pushed",
     GONE: "put them back; or run with the same configuration again, which makes anew what is gone",
     SOURCE: "put it back; synthetic formulas are drawn again by `im2latex run` with the same configuration",

@@ -131,7 +131,7 @@ def _recorded(store: MetadataStore, run: str) -> Recorded:
 
 def _config(recorded: Recorded, settings: Sequence[str]) -> Config:
     if "config" not in recorded.properties or "data_fingerprint" not in recorded.properties:
-        raise UserError(f"run {recorded.id} is from before runs stored what they are run with: it cannot be run again")
+        raise UserError(f"run {recorded.id} was recorded without its configuration, so it cannot be run again")
     if not recorded.components:
         raise UserError(f"run {recorded.id} made nothing that could be compared; `im2latex lineage runs` lists runs")
     knobs = json.loads(recorded.properties["config"])
@@ -188,7 +188,7 @@ def _workspace(out: Path | None, home: Workspace) -> Iterator[Workspace]:
         return
     made = Workspace(out.expanduser().absolute())
     if made.home == home.home or made.home.exists() and (not made.home.is_dir() or any(made.home.iterdir())):
-        raise UserError(f"--out: {made.home} is there already, and not empty; choose another folder")
+        raise UserError(f"--out: {made.home} exists already and is not empty; choose another folder")
     made.home.mkdir(parents=True, exist_ok=True)
     yield made
 

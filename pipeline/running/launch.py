@@ -205,7 +205,7 @@ def _follow(
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         place = f"{view.running}: " if view.running else ""
         raise UserError(
-            f"{place}the pipeline's process {how} (the full log is {log}); the same command goes on from here",
+            f"{place}the pipeline's process {how} (the full log is {log}); the same command continues from here",
         )
     return view.result
 

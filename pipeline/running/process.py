@@ -126,7 +126,7 @@ class ReportingRunner(RecordingRunner):
             steps, _ = read_steps(store, run)
             if needed <= {step.component for step in steps if step.state in (RAN, CACHED)}:
                 return run
-        raise UserError(f"no run has got as far as {first}: run without --from")
+        raise UserError(f"no run has reached {first}; run without --from")
 
 
 def main() -> int:

@@ -28,11 +28,11 @@ def storage_error(error: BaseException, home: Path) -> str:
         text = str(one)
         place = getattr(one, "filename", None) or _place(text) or home
         if any(words in text for words in _FULL) or getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return f"no space is left on the device of {place}: free some, and the same command goes on from here"
+            return f"no space is left on the device of {place}: free some, and the same command continues from here"
         if any(words in text for words in _LOCKED):
-            return "ML Metadata is locked by another process: when that has ended, the same command goes on from here"
+            return "ML Metadata is locked by another process: when that has ended, the same command continues from here"
         if any(words in text for words in _READ_ONLY):
-            return f"{place} cannot be written: make it writable, and the same command goes on from here"
+            return f"{place} cannot be written: make it writable, and the same command continues from here"
     return ""
 
 

@@ -130,7 +130,7 @@ def _before(folder: Path, there: list[int], say: Say) -> int:
             return number
         say(f"version {number} is passed over: {fault}")
     raise UserError(
-        f"there is no version {'that works ' if there[1:] else ''}before {there[-1]} in {folder}; it serves on"
+        f"there is no version {'that loads ' if there[1:] else ''}before {there[-1]} in {folder}; it keeps serving"
     )
 
 

@@ -189,7 +189,7 @@ class Service:
 
     def _check_beam(self, beam: Beam | None) -> None:
         if beam and not self.models.served.reader.has_alternatives:
-            raise UserError("this model has no signature predict_alternatives; push one that was trained anew")
+            raise UserError("this model has no signature predict_alternatives; push a newly trained model")
 
     def _beam_of_query(self, alternatives: str | None) -> Beam | None:
         if alternatives is None:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"im2latex: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print("im2latex: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("im2latex: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     count.__name__, minutes.__name__ = "number", "number of minutes"  # type: ignore[attr-defined]
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.standalone",
-        description="Train without TFX and TensorFlow; the same command goes on where a killed one was.",
+        description="Train without TFX and TensorFlow; the same command continues a killed one.",
     )
     parser.add_argument(
         "data", type=Path, metavar="DATA", help="what `im2latex data import` takes, or a folder of TFRecords it made"
@@ -121,7 +121,7 @@ def _choose_backend() -> None:
     os.environ.setdefault("KERAS_BACKEND", "jax")
     missing = [name for name in ("jax", "keras") if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"this training needs {' and '.join(missing)}: install {'it' if missing[1:] else 'them'} first")
+        raise UserError(f"this training needs {' and '.join(missing)}: install {'them' if missing[1:] else 'it'} first")
     if os.environ["KERAS_BACKEND"] != "jax":
         raise UserError(f"this training runs on JAX, but KERAS_BACKEND is {os.environ['KERAS_BACKEND']}; unset it")
 

@@ -53,5 +53,5 @@ def test_a_read_only_workspace_is_told_in_a_sentence(project: Project) -> None:
     refused = project.run(before=read_only(project.home))
     assert refused.returncode == 1
     assert refused.stderr == (
-        f"im2latex: {project.home}/logs cannot be written: make it writable, and the same command goes on from here\n"
+        f"im2latex: {project.home}/logs cannot be written: make it writable, and the same command continues from here\n"
     )

@@ -161,7 +161,7 @@ def test_a_serving_folder_that_cannot_be_written_is_told_and_the_next_run_pushes
     refused = project.run(*other, before=read_only(project.home / "serving"))
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"im2latex: Pusher: {project.home}/serving/im2latex/"), refused.stderr
-    assert " cannot be written: make it writable, and the same command goes on from here (" in refused.stderr
+    assert " cannot be written: make it writable, and the same command continues from here (" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert project.versions() == versions
     again = project.run(*other)
@@ -202,9 +202,7 @@ def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
     project = Project.of(tmp_path, f'[data]\nsource = "{data}"\n')
     stopped = project.run()
     assert stopped.returncode == 1
-    assert stopped.stderr.startswith(
-        "im2latex: ExampleValidator: the examples are not as the schema says: train: label: "
-    )
+    assert stopped.stderr.startswith("im2latex: ExampleValidator: the examples do not match the schema: train: label: ")
     assert stopped.stderr.count("\n") == 1 and ".log" in stopped.stderr
     assert dict(project.executions())["ExampleValidator"] == "FAILED"
     assert "Transform" not in dict(project.executions())

@@ -159,7 +159,7 @@ def test_an_interrupted_training_is_one_sentence_and_keeps_its_checkpoint(source
     finally:
         process.kill()
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "im2latex: stopped; the same command goes on from the last checkpoint"
+    assert errors.splitlines()[-1] == "im2latex: stopped; the same command continues from the last checkpoint"
     assert list(tmp_path.glob("out/checkpoints/*/checkpoint.npz"))
 
 

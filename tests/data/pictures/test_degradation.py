@@ -279,4 +279,4 @@ def test_the_command_draws_a_sheet_of_any_picture(tmp_path):
     assert Image.open(sheet).height > 48 * len(KINDS)
     run = CliRunner().invoke(app, ["degradations", "--out", str(sheet), "--image", str(tmp_path)])
     assert isinstance(run.exception, UserError)
-    assert "is no picture" in str(run.exception)
+    assert "is not an image" in str(run.exception)

@@ -293,7 +293,7 @@ def test_two_commands_do_not_draw_into_one_folder(tmp_path: Path) -> None:
     lock = os.open(tmp_path / "set.drawing", os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another command draws into .*set.drawing"):
+        with pytest.raises(UserError, match="another command is writing to .*set.drawing"):
             drawn(tmp_path / "set", many(20))
     finally:
         os.close(lock)

@@ -115,7 +115,7 @@ def test_a_file_says_the_shares_and_leaves_the_others(tmp_path: Path) -> None:
         ("[themes]\nneon = 1", "there is no theme neon"),
         ("[degradations]\nrain = 1", "there is no degradation rain"),
         ("border = [5, 2]", "the smallest border comes first"),
-        ("katex =", "is no TOML file"),
+        ("katex =", "is not a TOML file"),
     ],
 )
 def test_wrong_files_are_refused(tmp_path: Path, text: str, message: str) -> None:

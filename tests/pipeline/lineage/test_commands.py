@@ -122,7 +122,7 @@ def test_a_check_ends_with_a_status_and_mends_when_asked(own_workspace: Workspac
     past = History(own_workspace.metadata, "im2latex")
     past.execution("2020-01-04T10:00:05", "Trainer", mlmd.Execution.RUNNING)
     told = lineage("check", status=4).stdout
-    assert "1 killed" in told and "repair: the same command goes on from there" in told
+    assert "1 killed" in told and "repair: the same command continues from there" in told
     assert "Trainer of run 2020-01-04T10:00:05 was left running" in told
     with own_workspace.lock():
         assert "killed" not in lineage("check").stdout

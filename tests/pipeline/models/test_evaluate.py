@@ -91,7 +91,7 @@ def test_kinds_of_pictures_have_a_table_of_their_own(folder: Path, tmp_path: Pat
         (["--data", "{data}", "--split", "all"], "data has no split all; name one"),
         (["--data", "{data}", "--gate", "blue >= 1"], "--gate: there is no score 'blue'"),
         (["--data", "{data}", "--gate", "bleu >= baseline"], "name one with --baseline"),
-        (["--data", "{data}", "--model", "nowhere"], "nowhere is no model that reads images"),
+        (["--data", "{data}", "--model", "nowhere"], "nowhere is not a model that reads images"),
     ],
 )
 def test_a_mistake_is_one_sentence(folder: Path, arguments: list[str], sentence: str) -> None:

@@ -168,7 +168,7 @@ def test_a_knob_that_is_no_longer_there_is_named_with_the_code_that_had_it(past:
 
 @pytest.mark.parametrize("place", ["home", "home/pipeline_root"])
 def test_it_never_runs_where_something_is(place: str, past: Past, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is there already, and not empty"):
+    with pytest.raises(UserError, match="exists already and is not empty"):
         reproduce(FIRST, out=tmp_path / place)
 
 

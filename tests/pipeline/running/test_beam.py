@@ -134,7 +134,7 @@ def executors(compiled) -> dict[str, executable_spec_pb2.BeamExecutableSpec]:
         (["runner=dask"], "'local', 'multi_processing', 'flink', 'spark' or 'dataflow'"),
         (["workers=2"], "take multi_processing"),
         (["runner=spark", "workers=2"], "set it to 0"),
-        (["arguments=['--runner=PrismRunner']"], "which is for runner to say"),
+        (["arguments=['--runner=PrismRunner']"], "which runner sets"),
         (["by_component={Trainer=['--x']}"], "those on Beam are ImportExampleGen, StatisticsGen, Transform, Evaluator"),
         (["by_component={Transform=['x']}"], "'x', which does not start with two dashes"),
         (["runner=flink", "flink_master=somewhere"], "flink_master = 'somewhere' is not of the form host:port"),

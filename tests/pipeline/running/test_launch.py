@@ -52,7 +52,7 @@ def test_a_process_that_dies_before_its_result_is_a_sentence(program: str, how: 
     with pytest.raises(UserError) as raised:
         follow(tmp_path, f"report({{'component': 'Trainer', 'state': 'running'}}); {program}")
     log = tmp_path / "run.log"
-    expected = f"Trainer: the pipeline's process {how} (the full log is {log}); the same command goes on from here"
+    expected = f"Trainer: the pipeline's process {how} (the full log is {log}); the same command continues from here"
     assert str(raised.value) == expected
 
 

@@ -45,5 +45,5 @@ def test_a_part_without_a_run_that_got_there_is_refused(tmp_path: Path, pipeline
     workspace = Workspace(tmp_path)
     History(workspace.metadata, "im2latex").execution(KILLED, "ImportExampleGen")
     runner = ReportingRunner(connection("", workspace), {}, print)
-    with pytest.raises(UserError, match="no run has got as far as Trainer: run without --from"):
+    with pytest.raises(UserError, match="no run has reached Trainer; run without --from"):
         runner._base(pipeline, "Trainer")

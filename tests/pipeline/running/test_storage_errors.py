@@ -33,7 +33,7 @@ def raised_from(cause: BaseException) -> RuntimeError:
     ],
 )
 def test_a_full_disk_is_recognised_in_the_words_of_everyone_who_meets_it(error: Exception) -> None:
-    said = f"no space is left on the device of {HOME}: free some, and the same command goes on from here"
+    said = f"no space is left on the device of {HOME}: free some, and the same command continues from here"
     assert storage_error(error, HOME) == storage_error(raised_from(error), HOME) == said
 
 

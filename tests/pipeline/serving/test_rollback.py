@@ -95,7 +95,7 @@ def test_a_rollback_that_is_killed_shows_as_such(workspace: Workspace, monkeypat
 
 def test_with_nothing_before_it_says_so_and_nothing_changes(workspace: Workspace) -> None:
     roll(workspace)
-    with pytest.raises(UserError, match=f"there is no version before {OLD} in .*; it serves on"):
+    with pytest.raises(UserError, match=f"there is no version before {OLD} in .*; it keeps serving"):
         roll(workspace)
     assert [path.name for path in workspace.versions()] == [str(OLD)]
 
