@@ -8,14 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.latex.computer_modern import (
-    Glyph,
-    bitmap,
-)
+from data.latex.computer_modern import Glyph, Part, bitmap
+
+
+class Rule(NamedTuple):
+    """A filled rectangle, in pixels, and the symbol that it is a part of."""
+
+    width: float
+    height: float
+    part: Part
 
 
 class Box(NamedTuple):
-    """A piece of a formula, in pixels; marks are (x, y, Glyph or (width, height) of a rule), y downwards.
+    """A piece of a formula, in pixels; marks are (x, y, Glyph or Rule), y downwards.
 
     Glyphs stand with their origin at (x, y), rules with their upper left corner there. `italic` is the italic
     correction contained in `width`.
@@ -24,8 +29,22 @@ class Box(NamedTuple):
     width: float
     height: float
     depth: float
-    marks: list[tuple[float, float, Glyph | tuple[float, float]]]
+    marks: list[tuple[float, float, Glyph | Rule]]
     italic: float = 0.0
+
+
+EMPTY = Box(0.0, 0.0, 0.0, [])
+
+
+def rule(name: str, width: float, height: float, raised: float = 0.0) -> Box:
+    """A rule that stands for a symbol of this name, its upper edge at a height above the baseline."""
+    return Box(width, raised, height - raised, [(0.0, -raised, Rule(width, height, Part(name)))])
+
+
+def whole(name: str, box: Box) -> Box:
+    """The box as one symbol, whatever it is put together from."""
+    marks = [(x, y, mark._replace(part=Part(name, i))) for i, (x, y, mark) in enumerate(box.marks)]
+    return box._replace(marks=marks)
 
 
 def row_of(boxes: Sequence[tuple[float, Box]]) -> Box:
@@ -60,10 +79,10 @@ def paint(box: Box, border: int) -> np.ndarray:
     placed = []
     for x, y, mark in box.marks:
         if isinstance(mark, Glyph):
-            left, top, ink = bitmap(mark)
+            left, top, ink = bitmap(mark.font, mark.code, mark.em)
             placed.append((math.floor(x + 0.5) + left, math.floor(y + 0.5) + top, ink))
         else:
-            width, height = mark
+            width, height, _ = mark
             left = math.floor(x + 0.5)
             ink = np.full((round(height), max(1, math.floor(x + width + 0.5) - left)), 255, np.uint8)
             placed.append((left, math.floor(y + 0.5), ink))

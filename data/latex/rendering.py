@@ -182,7 +182,7 @@ def _builtin(latex: str, dpi: int) -> np.ndarray:
         try:
             picture = draw(tokens, dpi * 10 / 72)
         except ValueError:
-            picture = _by_mathtext(tokens, dpi)  # knows more symbols, but no arrays
+            picture = _by_mathtext(tokens, dpi)  # knows some more symbols
         check_size(picture.shape, dpi)
     except FormulaError as error:
         raise RenderingError(str(error)) from error
