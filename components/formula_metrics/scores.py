@@ -7,7 +7,7 @@ belong to which score. Formulas are tokens separated by white space.
 BLEU, edit similarity and those of images are the measures of the paper (Deng et al. 2017, section 5), defined as in
 im2markup's evaluation scripts where nothing else is said. For images both formulas are drawn; a pixel is ink if it is
 at most 128, and the lower image is filled up with white below. A formula that cannot be drawn, on either side, is a
-miss.
+miss. CDM compares symbols and where they stand; see `components.formula_metrics.cdm`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics.bleu import BLEU, MAX_NGRAM_ORDER
 from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
+from components.formula_metrics.cdm import cdm_statistics
 from data.latex.rendering import render_all
 from data.spelling import NORMAL, respell
 
@@ -38,8 +39,8 @@ PAIRS_AT_ONCE = 2048
 
 
 class Score(NamedTuple):
-    """A score: its name, what people call it, the heading of its column in a table of 80 characters, what it says, its
-    columns in the statistics, its value of their sum."""
+    """A score: its name, what people call it, the heading of its column in a table of 80 characters ("" if none),
+    what it says, its columns in the statistics, its value of their sum."""
 
     name: str
     title: str
@@ -99,7 +100,7 @@ def statistics(
         together = pairs[start : start + PAIRS_AT_ONCE]
         pictures = render_all(list(itertools.chain(*together)), DPI, 0, renderer, progress=tell)
         rows += [
-            np.concatenate([text_statistics(*map(respelled, pair)), image_statistics(*images)])
+            np.concatenate([text_statistics(*map(respelled, pair)), image_statistics(*images), cdm_statistics(*pair)])
             for pair, *images in zip(together, pictures[::2], pictures[1::2], strict=True)
         ]
     return np.array(rows, np.int64).reshape(len(pairs), WIDTH)
@@ -300,5 +301,8 @@ SCORES = _table(
         "1 - edit distance / width of the wider, on columns of pixels",
     ),
     ("unrendered", "unrendered", "not drawn", 2, first_count, "predictions that cannot be drawn; lower is better"),
+    ("cdm", "CDM", "CDM", 2, share, "mean F1 of the symbols that are right and where they should be"),
+    ("cdm_exp_rate", "ExpRate@CDM", "exp rate", 2, share, "share of formulas of which CDM is 1"),
+    ("cdm_left_out", "left out of CDM", "", 1, first_count, "references that CDM cannot set; lower is better"),
 )
 WIDTH = max(score.part.stop for score in SCORES.values())

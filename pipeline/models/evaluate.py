@@ -127,7 +127,8 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     from components.evaluator.pictures import PICTURE
     from components.evaluator.summary import CANDIDATE
 
-    table = Table("", "count", *(score.heading for score in SCORES.values()), box=None, pad_edge=False)
+    columns = {name: score for name, score in SCORES.items() if score.heading}
+    table = Table("", "count", *(score.heading for score in columns.values()), box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
@@ -141,9 +142,9 @@ def _print(evaluation: Evaluation, console: Console) -> None:
             section = key
             table.add_row(key, style="bold")
         for model in evaluation.models:
-            first = [f"  {value}" if value else "all", f"{scores['examples']:,}"]
-            other = [f"    {model}", ""]
-            shown = [score.shown(scores[model][of]) for of, score in SCORES.items()]
+            first = [f" {value}" if value else "all", f"{scores['examples']:,}"]
+            other = [f"  {model}", ""]
+            shown = [score.shown(scores[model][of]) for of, score in columns.items()]
             table.add_row(
                 *(first if model == CANDIDATE else other), *shown, style=None if model == CANDIDATE else "dim"
             )
@@ -152,6 +153,8 @@ def _print(evaluation: Evaluation, console: Console) -> None:
         console.print(_pictures(evaluation))
     compared = "in normal form" if evaluation.spelling == NORMAL else "as they are"
     console.print(f"formulas drawn by {evaluation.renderer}, tokens compared {compared}", markup=False)
+    if left_out := evaluation.slices[""][CANDIDATE]["cdm_left_out"]:
+        console.print(f"CDM leaves out {left_out:,.0f} references that the built-in typesetter cannot set")
     for model, known in evaluation.models.items():
         rate = evaluation.examples / max(known["seconds"], 1e-9)
         console.print(f"{model}: read {evaluation.examples:,} images in {known['seconds']:.1f} s, {rate:.0f} a second")

@@ -31,6 +31,9 @@ NAMES = [
     "image_match_without_blanks",
     "image_edit_similarity",
     "unrendered",
+    "cdm",
+    "cdm_exp_rate",
+    "cdm_left_out",
 ]
 
 
@@ -138,8 +141,18 @@ def expected(kind: str | None, model: str) -> dict[str, float]:
         "image_match_without_blanks": right,
         "image_edit_similarity": 1 - columns[0] / columns[1],
         "unrendered": sum(read is None for _, read in drawn),
+        "cdm": sum(float(one == other) or CDM.get((one, other), 0.0) for one, other in pairs) / len(pairs),
+        "cdm_exp_rate": right,
+        "cdm_left_out": 0,
     }
 
+
+# CDM of what is not right: \frac a b - c has five symbols.
+CDM = {
+    (r"\alpha + \beta = 1", r"\alpha + \beta"): 2 * 3 / (5 + 3),
+    (r"\frac { a } { b } - c", r"\frac { a } { b } - M"): 4 / 5,
+    (r"\frac { a } { b } - c", r"\frac { a } b"): 2 * 3 / (5 + 3),
+}
 
 UNDRAWABLE = {"", r"\sum _ { i } x _ {", r"\notacommand"}
 
