@@ -21,7 +21,7 @@ from data.im2latex import SPLIT_NAMES, Files
 from data.parallel import ordered_map
 from data.records import SPLITS, is_dataset, read_records
 from data.spelling import normal_form
-from data.tokenizer import FormulaError, tokenize
+from im2latex.tokenizer import FormulaError, tokenize
 
 _CHUNK = 2000
 

@@ -44,7 +44,7 @@ from data.records import (
     shards,
 )
 from data.spelling import NORMAL, known_spelling, respell
-from data.tokenizer import FormulaError, tokenize
+from im2latex.tokenizer import FormulaError, tokenize
 
 FORMATS = ("processed", "raw", "tfrecords", "records")
 BORDER = 8

@@ -29,7 +29,7 @@ from PIL import Image
 
 from data.errors import UserError
 from data.latex_tables import LOCAL_NAMES
-from data.tokenizer import FUNCTIONS
+from im2latex.tokenizer import FUNCTIONS
 
 SECONDS = 10.0
 # The longest side of a picture; the widest of 27,733 real formulas has 5.7.

@@ -2,7 +2,7 @@ r"""LaTeX's commands: which draw nothing but their own picture, and how `data.sp
 
 from __future__ import annotations
 
-from data.tokenizer import FUNCTIONS
+from im2latex.tokenizer import FUNCTIONS
 
 
 def _names(commands: str) -> frozenset[str]:

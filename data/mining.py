@@ -19,7 +19,7 @@ from data.latex import is_local, unknown_command
 from data.macros import MacroError
 from data.parallel import ordered_map
 from data.spelling import normal_form
-from data.tokenizer import FormulaError, tokenize
+from im2latex.tokenizer import FormulaError, tokenize
 
 _SOURCES = (".tex", ".ltx", ".latex", ".sty", ".cls")
 _ARCHIVES = (".gz", ".tgz", ".tar")

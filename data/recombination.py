@@ -18,7 +18,7 @@ from typing import NamedTuple
 from data.errors import UserError
 from data.formulas import Formula, drawn_key
 from data.latex import is_local
-from data.tokenizer import FormulaError, side_of
+from im2latex.tokenizer import FormulaError, side_of
 
 KINDS = ("fraction", "subscript", "superscript", "root", "accent", "delimited", "cell", "row", "side")
 SOURCE = "recombined"
@@ -78,7 +78,7 @@ def find_parts(tokens: Sequence[str]) -> list[Part]:
     """The parts of a formula that can be exchanged.
 
     Args:
-      tokens: of `data.tokenizer.tokenize`.
+      tokens: of `im2latex.tokenizer.tokenize`.
 
     Raises:
       FormulaError: groups do not fit together.

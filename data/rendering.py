@@ -24,8 +24,8 @@ from data.latex import (
     is_local,
 )
 from data.parallel import cores, ordered_map
-from data.tokenizer import FormulaError, tokenize
 from data.typesetting import draw
+from im2latex.tokenizer import FormulaError, tokenize
 
 RENDERERS = ("latex", "builtin")
 # Formulas in one document, and in one piece of work for the built-in renderer.

@@ -207,25 +207,29 @@ def rollback(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or file of weights, to make.", metavar="PATH")],
+    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or other file, to make.", metavar="PATH")],
     weights: Annotated[
         Path | None, typer.Option(help="File of weights, or folder with weights.npz, to read.", metavar="PATH")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="SavedModel to read, such as a pushed one.", metavar="DIR")] = None,
     to: Annotated[
-        Literal["savedmodel", "weights"],
-        typer.Option("--format", help="A SavedModel, or one small file of weights.", metavar="savedmodel|weights"),
+        Literal["savedmodel", "weights", "onnx"],
+        typer.Option(
+            "--format",
+            help="A SavedModel; one small file of weights; or ONNX, for im2latex.Reader and other runtimes.",
+            metavar="savedmodel|weights|onnx",
+        ),
     ] = "savedmodel",
     precision: Annotated[
         Literal["float32", "float16", "int8"],
-        typer.Option(help="Numbers in which --format weights stores matrices.", metavar="float32|float16|int8"),
+        typer.Option(help="Numbers in which files of weights and ONNX store matrices.", metavar="float32|float16|int8"),
     ] = "float32",
     notes: Annotated[
         list[str] | None,
         typer.Option("--note", help="How the model was made, such as data=mine; kept with it.", metavar="NAME=TEXT"),
     ] = None,
 ) -> None:
-    """Write a trained model in another form: a SavedModel as the pipeline pushes them, or one file of weights."""
+    """Write a trained model in another form: a SavedModel as the pipeline pushes them, one file of weights, or ONNX."""
     hush()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     from pipeline.export import export_model, read_model, with_provenance

@@ -38,12 +38,12 @@ from data.im2latex import Candidate, chunked, convert, hold_out, open_source
 from data.parallel import ordered_map
 from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE, BadRecord, decode, read_records
 from data.spelling import NORMAL, respell
+from im2latex.images import normalise
 from pipeline import presets
 from pipeline.config import Config, load_config
 from trainer_module.batching import Batch, Buckets, Example, batches, prefetched
 from trainer_module.config.image import ImageConfig
 from trainer_module.features import PAD, SPECIAL_TEXTS, SPECIALS, UNKNOWN
-from trainer_module.images import normalise
 
 if TYPE_CHECKING:
     from trainer_module.trained import Trained
@@ -301,7 +301,8 @@ def _train(
     import jax
     import keras
 
-    from trainer_module.trained import WEIGHTS, Trained, save_weights
+    from im2latex.weights import WEIGHTS
+    from trainer_module.trained import Trained, save_weights
     from trainer_module.training import choose_precision, train, training_digest
     from trainer_module.weights import extended, new_model, warm_start, weights_of
     from trainer_module.widening import widened

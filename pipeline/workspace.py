@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
+from im2latex.models import pushed, workspace
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Workspace:
     @classmethod
     def from_environment(cls) -> Workspace:
         """IM2LATEX_HOME, or ./workspace; always absolute, because TFX records addresses."""
-        return cls(Path(os.environ.get("IM2LATEX_HOME") or "workspace").expanduser().absolute())
+        return cls(workspace())
 
     @property
     def data(self) -> Path:
@@ -77,9 +78,7 @@ class Workspace:
 
     def versions(self) -> list[Path]:
         """Folders of all pushed models, of all names, the oldest first."""
-        return sorted(
-            (path for path in self.serving.glob("*/*") if path.name.isdecimal()), key=lambda path: int(path.name)
-        )
+        return pushed(self.serving)
 
     @property
     def temporary(self) -> Path:

@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.errors import UserError
 from data.looks import look_of
 from data.parallel import ordered_map
 from data.records import Record, read_records
-from trainer_module.glyph_size import Estimator, estimator, measures, predict, relative
-from trainer_module.images import ink_of
+from im2latex.errors import UserError
+from im2latex.glyph_size import Estimator, estimator, measures, predict, relative
+from im2latex.images import ink_of
 
 UNITS = 48
 # One formula in so many tells how far off the network is, and is not learned from.

@@ -1,4 +1,4 @@
-"""Tokens to items: recursive descent over what `data.tokenizer` wrote."""
+"""Tokens to items: recursive descent over what `im2latex.tokenizer` wrote."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from data.latex_tables import (
 from data.spelling.heights import is_flat
 from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
 from data.spelling.rows import array, joined, paired, with_font
-from data.tokenizer import FUNCTIONS, side_of
+from im2latex.tokenizer import FUNCTIONS, side_of
 
 
 def read(tokens: list[str]) -> Row:
     """The row of a formula, in normal form.
 
     Args:
-      tokens: as `data.tokenizer.tokenize` returns them.
+      tokens: as `im2latex.tokenizer.tokenize` returns them.
     """
     return _Reader(tokens).row()
 

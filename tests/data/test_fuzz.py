@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from data.errors import UserError
 from data.records import BadRecord, Example, Record, decode, encode, frame, parse_tfrecords
 from data.synthetic import draw_png
-from data.tokenizer import FUNCTIONS, FormulaError, tokenize
+from im2latex.tokenizer import FUNCTIONS, FormulaError, tokenize
 
 FUZZ = int(os.environ.get("IM2LATEX_FUZZ", 300))
 Input = TypeVar("Input")

@@ -13,7 +13,7 @@ from data.errors import UserError
 from data.formulas import Formula, drawn_key, read_formulas
 from data.recombination import KINDS, find_parts, recombine
 from data.rendering import render_all
-from data.tokenizer import FormulaError, tokenize
+from im2latex.tokenizer import FormulaError, tokenize
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared"))
 MISSING = [program for program in ("latex", "dvipng") if shutil.which(program) is None]

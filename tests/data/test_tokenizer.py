@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data.synthetic import LEVELS, formulas
-from data.tokenizer import FormulaError, tokenize
+from im2latex.tokenizer import FormulaError, tokenize
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared"))
 

@@ -19,7 +19,7 @@ import pytest
 from data.latex_tables import LETTERS, SYNONYMS
 from data.rendering import default_renderer, render_all
 from data.spelling import normal_form
-from data.tokenizer import FormulaError, tokenize
+from im2latex.tokenizer import FormulaError, tokenize
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))
 REAL = SAMPLES / "im2latex-100k" / "im2latex_formulas.norm.lst"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from data.errors import UserError
 from data.spelling import AS_THE_SOURCE, NORMAL, normal_form, respell
 from data.synthetic import LEVELS, formulas
-from data.tokenizer import FormulaError, tokenize
+from im2latex.tokenizer import FormulaError, tokenize
 
 RULES = {
     "synonyms": [

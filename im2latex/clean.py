@@ -1,14 +1,14 @@
 r"""LaTeX as a person would type it, from the tokens that a model writes.
 
 `x _ { i } ^ { 2 }` becomes `x_i^2`, `f ^ { \prime }` becomes `f'`, `\operatorname { s i n }` becomes `\sin`, and blanks
-stay only where TeX needs them. The picture stays the same, and so do the tokens that `data.tokenizer` makes of it.
+stay only where TeX needs them. The picture stays the same, and so do the tokens that `im2latex.tokenizer` makes of it.
 """
 
 from __future__ import annotations
 
 import re
 
-from data.tokenizer import FUNCTIONS, FormulaError, tokenize
+from im2latex.tokenizer import FUNCTIONS, FormulaError, tokenize
 
 
 def _names(commands: str) -> frozenset[str]:

@@ -10,8 +10,8 @@ from hypothesis import given
 
 from data.rendering import render_all
 from data.synthetic import LEVELS, formulas
-from data.tokenizer import FormulaError, tokenize
-from pipeline.serving.clean import clean
+from im2latex.clean import clean
+from im2latex.tokenizer import FormulaError, tokenize
 from tests.data.test_tokenizer import FORMULAS, RAW
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))
