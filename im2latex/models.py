@@ -47,7 +47,8 @@ def workspace() -> Path:
 
 def pushed(serving: Path) -> list[Path]:
     """Folders of all models in a serving folder, NAME/VERSION, the oldest first."""
-    found = (path for path in serving.glob("*/*") if path.name.isdecimal())
+    # A server would take 007 as well; nothing here makes it.
+    found = (path for path in serving.glob("*/*") if path.name.isdecimal() and path.name == f"{int(path.name)}")
     return sorted(found, key=lambda path: int(path.name))
 
 

@@ -17,6 +17,21 @@ import itertools
 import re
 from typing import NamedTuple
 
+from im2latex.latex_commands import (
+    FORMULA_ENVIRONMENTS,
+    FRACTIONS,
+    FUNCTIONS,
+    ONE_ARGUMENT,
+    OPTION_AND_ARGUMENT,
+    RENAMED,
+    SCRIPT_MARKS,
+    TEXT_ARGUMENT,
+    TEXT_AS_MATHRM,
+    TWO_ARGUMENTS,
+    WITHOUT_INK,
+    WITHOUT_INK_ARGUMENT,
+)
+
 
 class FormulaError(ValueError):
     """A formula that TeX would not read: braces, scripts or environments do not fit together."""
@@ -34,36 +49,6 @@ _LEXEME = re.compile(
 )
 
 
-def _names(commands: str) -> frozenset[str]:
-    return frozenset(commands.split())
-
-
-_WRAPPERS = ("equation", "equation*", "displaymath", "math", "align", "align*", "eqnarray", "eqnarray*", "gather",
-             "gather*", "multline", "multline*")  # fmt: skip
-_WITHOUT_INK = {"\\nonumber", "\\notag", "\\limits", "\\nolimits", "\\relax", "\\displaylimits", "$"}
-_WITHOUT_INK_ARGUMENT = {"\\label", "\\tag", "\\tag*", "\\vspace", "\\vspace*", "\\ref", "\\cite"}
-_RENAMED = {"\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\hspace*": "\\hspace"}
-_OPTION_AND_ARGUMENT = {"\\sqrt", "\\xrightarrow", "\\xleftarrow"}
-_TWO_ARGUMENTS = {"\\frac", "\\binom", "\\stackrel", "\\overset", "\\underset"}
-_ONE_ARGUMENT = _names(
-    r"""\hat \widehat \tilde \widetilde \bar \vec \dot \ddot \dddot \check \breve \acute \grave \mathring \overline
-    \underline \overbrace \underbrace \overrightarrow \overleftarrow \mathrm \mathbf \mathit \mathcal \mathsf \mathtt
-    \mathbb \mathfrak \mathscr \boldsymbol \bm \pmb \phantom \hphantom \vphantom \smash \mathop \mathbin \mathrel
-    \mathord \mathopen \mathclose \mathpunct \hspace \substack \pmod \fbox \boxed"""
-)
-# Text: \mbox and its like become \mathrm, and the others keep their names.
-_TEXT_AS_MATHRM = {"\\mbox", "\\hbox", "\\text"}
-_TEXT = _TEXT_AS_MATHRM | _names(
-    r"\textrm \textbf \textit \textsf \texttt \textsc \textup \textnormal \emph \ensuremath"
-)
-_FRACTIONS = {"\\over": "\\frac", "\\choose": "\\binom"}
-FUNCTIONS = _names(
-    r"""\arccos \arcsin \arctan \arg \cos \cosh \cot \coth \csc \deg \det \dim \exp \gcd \hom \inf \ker \lg \lim \liminf
-    \limsup \ln \log \max \min \Pr \sec \sin \sinh \sup \tan \tanh"""
-)
-
-
-_SCRIPT_MARKS = {"\\sp": "^", "\\sb": "_"}
 _LENGTH = re.compile(r"\[-?[\d.]+(pt|mm|cm|ex|em|in)\]")
 
 
@@ -89,7 +74,7 @@ def _lex(latex: str) -> list[_Lexeme]:
             text = f"\\{match['edge']}{{{match['environment']}}}"
         elif text[0] == "\\" and text[1:].isspace():
             text = "\\"  # a control space: in the normalised style a lone backslash
-        text = _SCRIPT_MARKS.get(text, text)
+        text = SCRIPT_MARKS.get(text, text)
         lexemes.append(_Lexeme(text, match.start(), match.end()))
     return lexemes
 
@@ -113,10 +98,10 @@ class _Reader:
         """Everything up to one of the stops, which is not taken, or to the end; the stop \\right is any delimiter's."""
         tokens: list[str] = []
         while (token := self.peek()) and token not in stops and side_of(token) not in stops:
-            if token in _FRACTIONS:
+            if token in FRACTIONS:
                 self.take()
                 rest = self.sequence(*stops)
-                return [_FRACTIONS[token], "{", *tokens, "}", "{", *rest, "}"]
+                return [FRACTIONS[token], "{", *tokens, "}", "{", *rest, "}"]
             if token == "\\rm":
                 self.take()
                 return [*tokens, "\\mathrm", "{", *self.sequence(*stops), "}"]
@@ -160,7 +145,7 @@ class _Reader:
 
     def skip_inkless(self, token: str) -> bool:
         """Whether a token that was taken draws nothing; if so takes its argument too."""
-        if token in _WITHOUT_INK_ARGUMENT and self.peek() == "{":
+        if token in WITHOUT_INK_ARGUMENT and self.peek() == "{":
             self.at = self.take_brace_end() + 1  # names of labels are no formulas, so they are not read as such
         return is_inkless(token)
 
@@ -169,7 +154,7 @@ class _Reader:
         token = self.peek()
         if (
             not token
-            or token in ("}", "&", "\\\\", "_", "^", "\\rm", *_FRACTIONS)
+            or token in ("}", "&", "\\\\", "_", "^", "\\rm", *FRACTIONS)
             or side_of(token) == "\\right"
             or is_end(token)
         ):
@@ -191,7 +176,7 @@ class _Reader:
 
     def atom(self) -> list[str]:
         token = self.take()
-        token = _RENAMED.get(token, token)
+        token = RENAMED.get(token, token)
         if token == "{":
             self.at -= 1
             return ["{", *self.group(), "}"]
@@ -214,12 +199,12 @@ class _Reader:
             name = self.argument(token)
             function = "\\" + "".join(name)
             return [function] if function in FUNCTIONS else [token, "{", *name, "}"]
-        if token in _TEXT:
+        if token in TEXT_ARGUMENT:
             return self.text(token)
-        if token in _TWO_ARGUMENTS:
+        if token in TWO_ARGUMENTS:
             first = self.argument(token)
             return [token, "{", *first, "}", "{", *self.argument(token), "}"]
-        if token in _OPTION_AND_ARGUMENT:
+        if token in OPTION_AND_ARGUMENT:
             option = []
             if self.peek() == "[":
                 self.take()
@@ -228,7 +213,7 @@ class _Reader:
                     raise FormulaError(f"{token} [ without ]")
                 self.take()
             return [token, *option, "{", *self.argument(token), "}"]
-        if token in _ONE_ARGUMENT:
+        if token in ONE_ARGUMENT:
             return [token, "{", *self.argument(token), "}"]
         return [token]
 
@@ -238,7 +223,7 @@ class _Reader:
         inside = self.lexemes[self.at : self.brace_end()] if self.peek() == "{" else []
         is_raw = any(a.end == b.start and a.text.isalnum() and b.text.isalnum() for a, b in itertools.pairwise(inside))
         tokens = self.spaced_text() if is_raw else self.argument(token)
-        name = "\\mathrm" if token in _TEXT_AS_MATHRM else token
+        name = "\\mathrm" if token in TEXT_AS_MATHRM else token
         return [name, "{", *tokens, "}"]
 
     def spaced_text(self) -> list[str]:
@@ -247,7 +232,7 @@ class _Reader:
         while self.at < end:
             gap = self.lexemes[self.at].start > self.lexemes[self.at - 1].end
             tokens += ["~"] if gap else []
-            if self.peek() in _FRACTIONS:
+            if self.peek() in FRACTIONS:
                 raise FormulaError(f"{self.peek()} in text")
             if self.peek() == "\\rm":  # text is upright anyway
                 self.take()
@@ -274,7 +259,7 @@ class _Reader:
         raise FormulaError("{ without }")
 
     def environment(self, name: str) -> list[str]:
-        tokens = [] if name in _WRAPPERS else [f"\\begin{{{name}}}"]
+        tokens = [] if name in FORMULA_ENVIRONMENTS else [f"\\begin{{{name}}}"]
         if name in ("array", "tabular"):
             tokens += self.columns()
         end = f"\\end{{{name}}}"
@@ -287,7 +272,7 @@ class _Reader:
             if separator == "\\\\":
                 self.skip_length()
             if separator == end:
-                return tokens if name in _WRAPPERS else [*tokens, end]
+                return tokens if name in FORMULA_ENVIRONMENTS else [*tokens, end]
             tokens.append(separator)
 
     def skip_length(self) -> None:
@@ -332,7 +317,7 @@ def is_end(token: str) -> bool:
 
 
 def is_inkless(token: str) -> bool:
-    return token in _WITHOUT_INK or token in _WITHOUT_INK_ARGUMENT
+    return token in WITHOUT_INK or token in WITHOUT_INK_ARGUMENT
 
 
 _WRAPPED = re.compile(r"\s*(?:\$\$(.*)\$\$|\$(.*)\$|\\\[(.*)\\\]|\\\((.*)\\\))\s*", re.DOTALL)

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.report.run import values
+from components.metadata import values
 from data.errors import UserError
 
 # The parameter and the artifact that say where the records are, and the parameter for what a driver found.

@@ -91,7 +91,7 @@ class Workspace:
         return self.home / "logs"
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[int]:
+    def lock(self) -> Iterator[int]:
         """Keeps other runs out; a process that inherits the descriptor keeps them out as long as it lives.
 
         Raises:
@@ -107,7 +107,7 @@ class Workspace:
         finally:
             os.close(descriptor)
 
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a run is going on."""
         if not self._lock.exists():
             return False

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from im2latex.errors import UserError
+from data.errors import UserError
+from data.files import atomic_file
 from im2latex.graph import onnx_model
 from im2latex.weights import DESCRIPTION, SCALE, opened_weights
 from trainer_module.config.image import ImageConfig
@@ -69,7 +69,14 @@ def onnx_of(trained: Trained, precision: Precision = "float32") -> bytes:
         UserError: as `save_weights`.
     """
     note = json.dumps(description(trained), ensure_ascii=False)
-    return onnx_model(dataclasses.asdict(trained.model), stored_weights(trained, precision), trained.max_tokens, note)
+    return onnx_model(dataclasses.asdict(trained.model), _all_stored(trained, precision), trained.max_tokens, note)
+
+
+def save_onnx(file: Path, trained: Trained, precision: Precision = "float32") -> None:
+    """Writes the ONNX file of a model (`onnx_of`); a kill leaves the one before."""
+    content = onnx_of(trained, precision)
+    with atomic_file(file) as opened:
+        opened.write(content)
 
 
 def save_weights(file: Path, trained: Trained, precision: Precision = "float32") -> None:
@@ -87,25 +94,10 @@ def save_weights(file: Path, trained: Trained, precision: Precision = "float32")
     Raises:
         UserError: a weight is not finite, or too large for float16.
     """
-    stored = stored_weights(trained, precision)
+    stored = _all_stored(trained, precision)
     described = json.dumps(description(trained), ensure_ascii=False)
-    _write(file, lambda opened: np.savez_compressed(opened, **{DESCRIPTION: np.array(described)}, **stored))
-
-
-def save_onnx(file: Path, trained: Trained, precision: Precision = "float32") -> None:
-    """Writes the ONNX file of a model (`onnx_of`); a kill leaves the one before."""
-    content = onnx_of(trained, precision)
-    _write(file, lambda opened: opened.write(content))
-
-
-def _write(file: Path, write: Callable[[BinaryIO], object]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.writing")
-    with temporary.open("wb") as opened:
-        write(opened)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(temporary, file)
+    with atomic_file(file) as opened:
+        np.savez_compressed(opened, **{DESCRIPTION: np.array(described)}, **stored)
 
 
 def load_weights(source: Path) -> Trained:
@@ -128,8 +120,7 @@ def load_description(source: Path) -> Trained:
         return from_description(json.loads(str(saved[DESCRIPTION])), {})
 
 
-def stored_weights(trained: Trained, precision: Precision) -> dict[str, np.ndarray]:
-    """The weights as a file stores them; arguments and errors as of `save_weights`."""
+def _all_stored(trained: Trained, precision: Precision) -> dict[str, np.ndarray]:
     stored: dict[str, np.ndarray] = {}
     for name, value in trained.weights.items():
         stored |= _stored(name, value, "float32" if value.ndim < 2 else precision)

@@ -2,7 +2,7 @@ r"""The normal form of a formula: one spelling for one look.
 
 LaTeX has many spellings that draw the same picture: `\to` and `\rightarrow`, `{ \cal D }` and `\mathcal { D }`,
 `{ x } _ { 1 }` and `x _ { 1 }`. A model that reads pictures cannot tell them apart, so its labels, and both sides of an
-evaluation, are put into this form. docs/normal-form.md lists the rules.
+evaluation, are put into this form. docs/concepts/normal-form.md lists the rules.
 
 `reader` reads tokens into items, `rows` makes rows of them that are in normal form, `writer` writes these as tokens.
 """

@@ -6,7 +6,10 @@ import functools
 import re
 from dataclasses import replace
 
-from data.latex_tables import (
+from data.spelling.heights import is_flat
+from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
+from data.spelling.rows import array, joined, paired, with_font
+from im2latex.latex_commands import (
     ARGUMENTS,
     BIG_DELIMITERS,
     BIG_OPERATORS,
@@ -16,6 +19,7 @@ from data.latex_tables import (
     DROPPED_WITH_ARGUMENT,
     ENVIRONMENTS,
     FONTS,
+    FUNCTIONS,
     GROUPS,
     INFIX,
     LOCAL_NAMES,
@@ -29,10 +33,7 @@ from data.latex_tables import (
     WITH_OPTION,
     WITH_OTHER_ARGUMENTS,
 )
-from data.spelling.heights import is_flat
-from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
-from data.spelling.rows import array, joined, paired, with_font
-from im2latex.tokenizer import FUNCTIONS, side_of
+from im2latex.tokenizer import side_of
 
 
 def read(tokens: list[str]) -> Row:

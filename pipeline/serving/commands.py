@@ -43,20 +43,20 @@ def predict(
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is all of them.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8501,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8501,
     model: Model = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Further name by which requests may call the service; '*' is any name.", metavar="NAME"),
+        typer.Option(help="Additional host name to accept in requests; '*' for any. Repeatable.", metavar="NAME"),
     ] = None,
 ) -> None:
-    """Serve a model over HTTP, with a page for the browser; without --model, a version pushed later takes over.
+    """Serve a model over HTTP, with a page for the browser. Without --model, newly pushed versions are loaded.
 
-    Ctrl-C and SIGTERM end it when the requests in progress are answered.
+    Ctrl-C and SIGTERM stop the service after the requests in progress are answered.
     """
     hush()
-    from pipeline.reader import chosen_model
+    from pipeline.models.choice import chosen_model
     from pipeline.workspace import Workspace
 
     chosen, workspace = chosen_model(model), Workspace.from_environment()

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from data.records import DatasetWriter, Record
-from data.synthetic import draw_png, formulas
+from data.dataset.record import Record
+from data.dataset.writer import DatasetWriter
+from data.pictures.synthetic import draw_png, formulas
 from im2latex.glyph_size import estimator, glyph_scale, measures
 from im2latex.images import ink_of
 from trainer_module.fit_glyph_size import errors, fit, main, samples

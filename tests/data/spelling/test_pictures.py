@@ -1,7 +1,7 @@
 """A formula and its normal form look alike: both are drawn by LaTeX, spaces left out.
 
 Where the pictures are not the same, the same marks have to stand there, moved by a few pixels up or down at most, and
-to the side as spaces are left out. The rest is what docs/normal-form.md explains.
+to the side as spaces are left out. The rest is what docs/concepts/normal-form.md explains.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.latex_tables import LETTERS, SYNONYMS
-from data.rendering import default_renderer, render_all
+from data.latex.rendering import default_renderer, render_all
 from data.spelling import normal_form
+from im2latex.latex_commands import LETTERS, SYNONYMS
 from im2latex.tokenizer import FormulaError, tokenize
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))

@@ -1,4 +1,4 @@
-"""Each rule of docs/normal-form.md, in formulas written by hand; the form is whole and stable for any formula."""
+"""Each rule of docs/concepts/normal-form.md, in formulas written by hand; the form is stable for any formula."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from data.pictures.synthetic import LEVELS, formulas
 from data.spelling import AS_THE_SOURCE, NORMAL, normal_form, respell
-from data.synthetic import LEVELS, formulas
 from im2latex.tokenizer import FormulaError, tokenize
 
 RULES = {

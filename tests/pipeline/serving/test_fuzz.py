@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.errors import ImageError, UserError
-from data.synthetic import draw_png
+from data.pictures.synthetic import draw_png
 from im2latex import pictures
 from im2latex.clean import clean
 from im2latex.pictures import prepare
