@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from im2latex import help
+from im2latex import __version__, help
 from im2latex.errors import UserError
 from im2latex.models import choose, is_saved_model_alone
 
@@ -72,7 +72,7 @@ def _alone(arguments: Sequence[str]) -> int:
     from platform import python_version
 
     if "--version" in arguments[:1]:
-        print(f"im2latex {version('im2latex')}, onnxruntime {version('onnxruntime')}, Python {python_version()}")
+        print(f"im2latex {__version__}, onnxruntime {version('onnxruntime')}, Python {python_version()}")
         return 0
     if not arguments or arguments[0].startswith("-"):
         _parser().parse_args([*arguments, "--help"])

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import typer
 
 import data.commands
+import im2latex
 import pipeline.lineage.commands
 import pipeline.serving.commands
 from data.errors import UserError
@@ -46,8 +47,8 @@ app.add_typer(pipeline.serving.commands.app)
 
 def _print_versions(asked: bool) -> None:
     if asked:
-        packages = ("im2latex", "tfx", "tensorflow", "keras")
-        typer.echo(", ".join([*(f"{name} {version(name)}" for name in packages), f"Python {python_version()}"]))
+        named = [f"{name} {version(name)}" for name in ("tfx", "tensorflow", "keras")]
+        typer.echo(", ".join([f"im2latex {im2latex.__version__}", *named, f"Python {python_version()}"]))
         raise typer.Exit
 
 

@@ -54,7 +54,8 @@ def files_of(names: Iterable[str], repository: Path = REPOSITORY) -> list[Path]:
 def all_files(repository: Path = REPOSITORY) -> list[Path]:
     """Every file of ours, sorted within each package."""
     found = (path for package in PACKAGES for path in sorted((repository / package).rglob("*")))
-    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+    made = re.compile(r"__pycache__|build|.*\.egg-info")
+    return [path for path in found if path.is_file() and not any(map(made.fullmatch, path.parts))]
 
 
 def fingerprint(folder: Path, files: Iterable[Path]) -> str:

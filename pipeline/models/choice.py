@@ -12,6 +12,7 @@ from pathlib import Path
 
 import typer
 
+import im2latex
 from data.errors import UserError
 from im2latex import weights
 from pipeline.models.export import save_model
@@ -38,7 +39,7 @@ def chosen_model(named: str | None) -> Path:
         return Path(named)
     pushed = Workspace.from_environment().versions() if named is None else []
     if not pushed:
-        _say(f"model: the reader that comes with im2latex {version('im2latex')}")
+        _say(f"model: the reader that comes with im2latex {im2latex.__version__}")
         return saved_model()
     _say(f"model: {pushed[-1].parent.name} {pushed[-1].name} ({_short(pushed[-1])})")
     return pushed[-1]

@@ -6,9 +6,9 @@ import datetime
 import errno
 import os
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
+import im2latex
 from data.errors import UserError
 from data.files import atomic_folder
 from pipeline.workspace import Workspace
@@ -67,7 +67,7 @@ def with_provenance(trained: Trained, model: Path | None, notes: Mapping[str, st
         model: the SavedModel that it is of; of a version that was pushed here, the run and its BLEU are recorded.
         notes: names and texts.
     """
-    made = {"date": datetime.date.today().isoformat(), "im2latex": version("im2latex")}
+    made = {"date": datetime.date.today().isoformat(), "im2latex": im2latex.__version__}
     pushed = _pushed(model) if model else {}
     return trained._replace(provenance={**trained.provenance, **made, **pushed, **notes})
 

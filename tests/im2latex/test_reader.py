@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +186,3 @@ def test_the_command_predicts_without_them_too(model: Path, images: list[bytes],
     said, modules = done.stderr.splitlines()
     assert said.startswith("model: im2latex 7 (")
     assert not {"tensorflow", "keras", "typer", "pipeline", "components"} & set(modules.split())
-
-
-def test_the_version_is_that_of_the_distribution() -> None:
-    assert im2latex.__version__ == version("im2latex")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
 from data.errors import UserError
-from im2latex import weights
+from im2latex import __version__, weights
 from im2latex.weights import WEIGHTS
 from pipeline.models.choice import cache, chosen_model, saved_model
 from tests.components.serving_check.models import draw, save_reader
@@ -49,7 +48,7 @@ def test_without_a_name_it_is_the_model_pushed_last_else_the_reader(
 ) -> None:
     reader_folder = tmp_path / "prepared"
     monkeypatch.setattr("pipeline.models.choice.saved_model", lambda: reader_folder)
-    of_reader = f"model: the reader that comes with im2latex {version('im2latex')}\n"
+    of_reader = f"model: the reader that comes with im2latex {__version__}\n"
     assert chosen_model(None) == reader_folder
     assert capsys.readouterr() == ("", of_reader)
     push(tmp_path, "9")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import tensorflow as tf
 from typer.testing import CliRunner, Result
 
 from data.errors import UserError
-from im2latex import Reader
+from im2latex import Reader, __version__
 from pipeline.cli import app
 from tests.components.serving_check.models import draw, save_reader
 from trainer_module.signatures import FormulaReader, read_exported
@@ -42,7 +41,7 @@ def test_a_pushed_model_becomes_one_file_and_that_a_model_again(model: Path, tmp
     original, kept = read_exported(model), load_weights(file)
     assert kept[:4] == original[:4]
     assert kept.provenance == {
-        "date": datetime.date.today().isoformat(), "im2latex": version("im2latex"),
+        "date": datetime.date.today().isoformat(), "im2latex": __version__,
         "data": "mine, and yours", "scores": "BLEU = 0.8",
     }  # fmt: skip
     numbers = sum(weight.size for weight in original.weights.values())
