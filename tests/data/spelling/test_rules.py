@@ -1,4 +1,4 @@
-"""Each rule of docs/concepts/normal-form.md, in formulas written by hand; the form is whole and stable for any formula."""
+"""Each rule of docs/concepts/normal-form.md, in formulas written by hand; the form is whole and stable for any."""
 
 from __future__ import annotations
 
