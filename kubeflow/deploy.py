@@ -120,7 +120,7 @@ def start_run(
     version: Any,
     experiment: Any,
     name: str,
-    pipeline_root: str | None,
+    pipeline_root: str,
     parameters: Mapping[str, Any],
     say: Say,
 ) -> Started:
@@ -166,8 +166,8 @@ def _reference(version: Any) -> kfp_server_api.V2beta1PipelineVersionReference:
     )
 
 
-def _runtime(pipeline_root: str | None, parameters: Mapping[str, Any]) -> kfp_server_api.V2beta1RuntimeConfig:
-    return kfp_server_api.V2beta1RuntimeConfig(pipeline_root=pipeline_root, parameters=dict(parameters))
+def _runtime(pipeline_root: str, parameters: Mapping[str, Any]) -> kfp_server_api.V2beta1RuntimeConfig:
+    return kfp_server_api.V2beta1RuntimeConfig(pipeline_root=pipeline_root or None, parameters=dict(parameters))
 
 
 def last_run(cluster: Cluster, name: str) -> str:
@@ -244,7 +244,7 @@ def set_schedule(
     cron: str,
     max_concurrency: int,
     catchup: bool,
-    pipeline_root: str | None,
+    pipeline_root: str,
     parameters: Mapping[str, Any],
 ) -> tuple[Any, int]:
     """Runs a version on a schedule, instead of what ran on the earlier schedules of this pipeline.
@@ -257,7 +257,7 @@ def set_schedule(
         cron: second, minute, hour, day of the month, month, day of the week.
         max_concurrency: runs at a time.
         catchup: make up for runs that were missed.
-        pipeline_root: address for artifacts; None leaves it to the cluster.
+        pipeline_root: address for artifacts; "" leaves it to the cluster.
         parameters: values of the pipeline's parameters.
 
     Returns:
