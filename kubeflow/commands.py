@@ -207,6 +207,28 @@ def schedule(
         say(f"{'schedule':<12} {made.recurring_run_id}, {cron}{instead}")
 
 
+@app.command()
+def serve(
+    out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")],
+    replicas: Annotated[int, typer.Option(help="Pods that serve.", min=1)] = 2,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Further name by which requests may call the service; repeatable.", metavar="NAME"),
+    ] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    namespace: Namespace = None,
+) -> None:
+    """Write the manifests of Kubernetes that serve the pushed models: `kubectl apply --filename FILE`."""
+    from components.report.whole import write_whole
+    from kubeflow.manifests import serving_manifests
+
+    chosen = _config(preset, config, settings)
+    write_whole(out, serving_manifests(chosen, replicas, namespace, allow_host or ()))
+    typer.echo(f"{out}: {chosen.name}-serve, {replicas} replicas, image {chosen.kubeflow.image}")
+
+
 def _config(
     preset: str | None, config: Path | None, settings: list[str] | None, pipeline_root: str | None = None
 ) -> Config:

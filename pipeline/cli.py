@@ -186,6 +186,10 @@ def rollback(
         bool, typer.Option("--list", help="List all versions, withdrawn ones too; change nothing.")
     ] = False,
     as_json: Json = False,
+    connection: Annotated[
+        str | None,
+        typer.Option(help="Database that records it; if not given, that of the last run.", metavar="ADDRESS"),
+    ] = None,
 ) -> None:
     """Roll back to the previous version; newer ones are put aside, and --to brings them back.
 
@@ -198,10 +202,10 @@ def rollback(
 
     workspace = Workspace.from_environment()
     if show_all:
-        found = versions(workspace, name)
+        found = versions(workspace, name, connection)
         typer.echo(json.dumps([version._asdict() for version in found], indent=1) if as_json else table(found))
         return
-    rolled = roll(workspace, name, to, lambda sentence: typer.echo(f"im2latex: {sentence}", err=True))
+    rolled = roll(workspace, name, to, lambda sentence: typer.echo(f"im2latex: {sentence}", err=True), connection)
     typer.echo(json.dumps(rolled.document()) if as_json else rolled.sentence())
 
 
