@@ -13,7 +13,7 @@ import yaml
 
 from data.errors import UserError
 from kubeflow.checks import check_place
-from pipeline.config import Config, tensorflow_environment
+from pipeline.config import Config
 from pipeline.lineage.address import PASSWORD
 
 PORT = 8501
@@ -153,12 +153,11 @@ def _container(config: Config, name: str, arguments: list[str], *, read_only: bo
     limits = {"cpu": f"{asked.cpu:g}"} if asked.cpu else {}
     limits |= {"memory": f"{asked.memory:g}G"} if asked.memory else {}
     limits |= {asked.gpu_type: str(asked.gpus)} if asked.gpus else {}
-    variables = {"IM2LATEX_HOME": config.kubeflow.mount} | tensorflow_environment(config)
     return {
         "name": name,
         "image": config.kubeflow.image,
         "args": arguments,
-        "env": [{"name": variable, "value": value} for variable, value in variables.items()],
+        "env": [{"name": "IM2LATEX_HOME", "value": config.kubeflow.mount}],
         "resources": {"limits": limits} if limits else {},
         "securityContext": {
             "allowPrivilegeEscalation": False,
