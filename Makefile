@@ -41,13 +41,13 @@ test: environment ## run the tests
 test-unit: environment ## run the unit tests alone
 	@$(BIN)/python -m pytest -m "not integration" $(ARGS)
 
-test-platforms: environment ## test what is around: Beam's runners, Kubeflow, MariaDB, the image's recipe (needs root for the last)
+test-platforms: environment ## integration tests: Beam runners, Kubeflow, MariaDB, the container image (needs root for the last)
 	@$(BIN)/python -m pytest tests/platforms $(ARGS)
 
 test-newest: ## run all tests with TFX 1.21 on Python 3.13 in a Debian 13 root (needs root and debootstrap)
 	@.ci/newest make test $(if $(ARGS),ARGS="$(ARGS)",test-platforms)
 
-check: environment ## look for faults without running: ruff, mypy, and whether the generated pages are up to date
+check: environment ## static checks: ruff, mypy, and whether the generated pages are up to date
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy . .environment/install.py
@@ -56,20 +56,20 @@ check: environment ## look for faults without running: ruff, mypy, and whether t
 docs: environment ## write the generated pages: docs/reference/cli.md and configuration.md
 	@$(BIN)/python -m pipeline.docs
 
-audit: environment ## ask the index for known faults of the packages in the lock (SECURITY.md)
+audit: environment ## check the locked packages for known vulnerabilities (SECURITY.md)
 	@$(BIN)/python .ci/audit $(ARGS)
 
-format: environment ## write every file as ruff format would
+format: environment ## format every file
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
-faults: environment ## kill 100 runs at random moments and look what they leave (10 to 20 minutes on 2 cores)
+faults: environment ## kill 100 runs at random moments and check what they leave (10 to 20 minutes on 2 cores)
 	@$(BIN)/python -m tests.faults $(ARGS)
 
 bench: environment ## measure speed and memory
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
-lock: ## resolve pyproject.toml anew into requirements.lock
+lock: ## resolve pyproject.toml again, into requirements.lock
 	@[ -x $(BIN)/uv ] || command -v uv >/dev/null || $(MAKE) environment
 	@folder=$$(mktemp -d) && trap 'rm -r "$$folder"' EXIT && cp pyproject.toml "$$folder" && \
 	  uv=$$(command -v uv || echo "$(CURDIR)/$(BIN)/uv") && export UV_PYTHON_DOWNLOADS=never && \

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import data.formula_commands
-from data.display import print_summary
+from data.dataset.display import print_summary
+from data.defaults import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
+from data.pictures.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 from data.progress import progress
-from data.records import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
 from data.spelling import NORMAL, SPELLINGS
-from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 
 if TYPE_CHECKING:
-    from data.check import Report
+    from data.dataset.check import DatasetReport
 
 app = typer.Typer(name="data", help="Make, import and check data sets of formula images.", no_args_is_help=True)
 app.add_typer(data.formula_commands.app)
@@ -23,22 +23,22 @@ app.add_typer(data.formula_commands.app)
 
 @app.command()
 def synth(
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
-    examples: Annotated[int, typer.Option(help="Number of examples, all splits together.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of the formulas; the same seed gives the same bytes.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    examples: Annotated[int, typer.Option(help="Number of examples in all splits together.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same bytes.")] = 1,
     level: Annotated[
         str,
         typer.Option(help="; ".join(f"{name}: {what}" for name, what in LEVELS.items()), metavar="|".join(LEVELS)),
     ] = DEFAULT_LEVEL,
     dpi: Annotated[int, typer.Option(help="Resolution in dots per inch, of 10 pt text.")] = DEFAULT_DPI,
-    max_tokens: Annotated[int, typer.Option(help="Longest formula, tokens.")] = DEFAULT_MAX_TOKENS,
-    workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens in a formula.")] = DEFAULT_MAX_TOKENS,
+    workers: Annotated[int | None, typer.Option(help="Number of processes. Default: one per core.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT even if it is not a data set.")] = False,
 ) -> None:
     """Draw a data set of formulas from a grammar."""
     import time
 
-    from data.synthetic import synthesize
+    from data.pictures.synthetic import synthesize
 
     start = time.monotonic()
     with progress() as advance:
@@ -58,63 +58,63 @@ def synth(
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="Folder or .tar.gz of the data.", metavar="SOURCE")],
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    source: Annotated[Path, typer.Argument(help="Folder or .tar.gz with the data.", metavar="SOURCE")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     layout: Annotated[
         str | None,
         typer.Option(
             "--format",
             metavar="processed|raw|tfrecords|records",
-            help="Layout of SOURCE: the processed im2latex-100k, the raw one with full pages, the TFRecords of "
-            "Image2Latex-TF2, or records in train, eval and test; detected if not given.",
+            help="Format of SOURCE: the processed im2latex-100k, the raw one with full pages, the TFRecords of "
+            "Image2Latex-TF2, or records in train, eval and test. Default: detected.",
         ),
     ] = None,
     vocabulary: Annotated[
-        Path | None, typer.Option(help="Tokens of the TFRecords' ids; SOURCE/latex_vocab.txt if not given.")
+        Path | None, typer.Option(help="Vocabulary of the TFRecords. Default: SOURCE/latex_vocab.txt.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Reject longer formulas.", min=1)] = MAX_TOKENS,
     eval_share: Annotated[
-        float, typer.Option(help="Share of train for eval, if SOURCE has no validation list.", min=0, max=1)
+        float, typer.Option(help="Share of train to use for eval if SOURCE has no validation list.", min=0, max=1)
     ] = EVAL_SHARE,
     test_share: Annotated[
-        float, typer.Option(help="Share of eval for test, if SOURCE has no test list.", min=0, max=1)
+        float, typer.Option(help="Share of eval to use for test if SOURCE has no test list.", min=0, max=1)
     ] = TEST_SHARE,
     allow_rejects: Annotated[
-        float, typer.Option(help="Share of records that may be rejected.", min=0, max=1)
+        float, typer.Option(help="Maximum share of rejected records.", min=0, max=1)
     ] = MAX_REJECTED_SHARE,
-    workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes. Default: one per core.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT even if it is not a data set.")] = False,
     spelling: Annotated[
         str,
         typer.Option(
-            help="Of the formulas: normal, one spelling for all that look the same; im2markup, as SOURCE has them.",
+            help="Spelling of the formulas: normal (one for all that look the same) or im2markup (as in SOURCE).",
             metavar="|".join(SPELLINGS),
         ),
     ] = NORMAL,
 ) -> None:
-    """Import im2latex-100k, processed or raw, the TFRecords of Image2Latex-TF2, or records, without the bad ones."""
+    """Import im2latex-100k (processed or raw), the TFRecords of Image2Latex-TF2, or records; bad ones are left out."""
     import json
     import time
 
     from rich.console import Console
 
-    from data.im2latex import import_dataset
+    from data.importers.importing import import_dataset
 
     start = time.monotonic()
     with progress() as advance:
         summary = import_dataset(
             source,
             out,
-            layout,
-            vocabulary,
-            max_tokens,
-            eval_share,
-            test_share,
-            allow_rejects,
-            workers,
-            lambda done: advance("importing", done),
-            overwrite,
-            spelling,
+            layout=layout,
+            vocabulary=vocabulary,
+            max_tokens=max_tokens,
+            eval_share=eval_share,
+            test_share=test_share,
+            allow_rejects=allow_rejects,
+            workers=workers,
+            progress=lambda done: advance("importing", done),
+            overwrite=overwrite,
+            spelling=spelling,
         )
     print_summary(summary, time.monotonic() - start)
     held_out = json.loads((summary.path / "dataset.json").read_text("utf-8"))["held_out"]
@@ -125,14 +125,14 @@ def import_(
 @app.command()
 def check(
     path: Annotated[Path, typer.Argument(help="Folder of a data set.", metavar="DIR")],
-    sheet: Annotated[Path | None, typer.Option(help="Contact sheet to draw; DIR-samples.png if not given.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="File of the contact sheet. Default: DIR-samples.png.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Count, measure and look over a data set; exit status 1 when something is wrong."""
+    """Check a data set and print its statistics. Exit status 1 if there are problems."""
     import dataclasses
     import json
 
-    from data.check import check_dataset, contact_sheet
+    from data.dataset.check import check_dataset, contact_sheet
 
     with progress() as advance:
         report, samples = check_dataset(path, lambda done: advance("reading", done))
@@ -151,22 +151,22 @@ def degradations(
     out: Annotated[Path, typer.Option(help="PNG file to write.", metavar="FILE")],
     image: Annotated[
         Path | None,
-        typer.Option(help="Picture to change, dark on light; a drawn formula if not given.", metavar="FILE"),
+        typer.Option(help="Image to change, dark on light. Default: a drawn formula.", metavar="FILE"),
     ] = None,
-    kind: Annotated[list[str] | None, typer.Option(help="Draw this kind alone; repeatable.", metavar="KIND")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of directions, colours and patterns.", min=0)] = 0,
-    em: Annotated[float, typer.Option(help="Font size of the picture, pixels.", min=1)] = 16.0,
+    kind: Annotated[list[str] | None, typer.Option(help="Draw only this kind; repeatable.", metavar="KIND")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of directions, colours and patterns.", min=0)] = 0,
+    em: Annotated[float, typer.Option(help="Font size of the image, in pixels.", min=1)] = 16.0,
 ) -> None:
-    """Draw every kind of degradation that training and evaluation use, a little of it to all of it."""
-    from data.degradation import KINDS
-    from data.degradation_sheet import degradation_sheet, read_picture
+    """Draw each kind of degradation that training and evaluation use, from weak to strong."""
+    from data.pictures.degradation import KINDS
+    from data.pictures.degradation_sheet import degradation_sheet, read_picture
 
     degradation_sheet(read_picture(image, em), out, kind or tuple(KINDS), seed, em)
     for name in kind or KINDS:
         typer.echo(f"{name:13} {KINDS[name].help}")
 
 
-def print_report(report: Report, sheet: Path) -> None:
+def print_report(report: DatasetReport, sheet: Path) -> None:
     """The report of a check as tables, each at most 80 columns wide."""
     from rich.columns import Columns
     from rich.console import Console

@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from data.display import REASONS, print_summary
+from data.dataset.display import REASONS, print_summary
+from data.dataset.record import SPLITS
+from data.defaults import DRAW_REJECTED_SHARE, EVAL_SHARE, HELD_OUT_FONT, MAX_TOKENS, TEST_SHARE
 from data.errors import UserError
 from data.progress import progress
-from data.records import DRAW_REJECTED_SHARE, EVAL_SHARE, HELD_OUT_FONT, MAX_TOKENS, SPLITS, TEST_SHARE
 
 app = typer.Typer()
 _SPLITS = "|".join(SPLITS)
@@ -21,56 +22,56 @@ def draw(
     formulas: Annotated[
         list[Path],
         typer.Argument(
-            help="Lists of formulas (a line each, or source TAB formula; .gz as well), data sets, or folders in the "
+            help="Lists of formulas (one per line, or source TAB formula; also .gz), data sets, or folders in the "
             "layout of the processed im2latex-100k; the last two keep their splits.",
             metavar="FORMULAS",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder to make.")],
-    copies: Annotated[int, typer.Option(help="Pictures of each formula, each in a look of its own.", min=1)] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the looks; the same seed gives the same pictures.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    copies: Annotated[int, typer.Option(help="Number of images per formula, each in its own look.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the looks; the same seed gives the same images.")] = 1,
     looks: Annotated[
-        Path | None, typer.Option(help="TOML file of how often each look is drawn.", metavar="FILE")
+        Path | None, typer.Option(help="TOML file that says how often each look is drawn.", metavar="FILE")
     ] = None,
     katex_share: Annotated[
         float | None,
-        typer.Option(help="Share drawn by KaTeX in Chromium; as --looks says, or 0.2, if not given.", min=0, max=1),
+        typer.Option(help="Share drawn by KaTeX in Chromium. Default: as --looks says, else 0.2.", min=0, max=1),
     ] = None,
     degraded: Annotated[
         float | None,
         typer.Option(
-            help="Share that is degraded in one or two ways; as --looks says, or 0.4, if not given.", min=0, max=1
+            help="Share that is degraded in one or two ways. Default: as --looks says, else 0.4.", min=0, max=1
         ),
     ] = None,
     held_out_font: Annotated[
-        bool, typer.Option("--held-out-font", help=f"Draw in {HELD_OUT_FONT} alone, which no training set has.")
+        bool, typer.Option("--held-out-font", help=f"Draw only in {HELD_OUT_FONT}, a font that no training set has.")
     ] = False,
     split: Annotated[
         str | None,
-        typer.Option(help="Where all formulas of lists go; spread over the splits if not given.", metavar=_SPLITS),
+        typer.Option(help="Split for all formulas of lists. Default: spread over the splits.", metavar=_SPLITS),
     ] = None,
     eval_share: Annotated[
-        float, typer.Option(help="Share of the formulas of lists that goes to eval or test.", min=0, max=1)
+        float, typer.Option(help="Share of the formulas of lists for eval and test.", min=0, max=1)
     ] = EVAL_SHARE,
-    test_share: Annotated[float, typer.Option(help="Share of these that goes to test.", min=0, max=1)] = TEST_SHARE,
+    test_share: Annotated[float, typer.Option(help="Share of these for test.", min=0, max=1)] = TEST_SHARE,
     max_tokens: Annotated[int, typer.Option(help="Leave out longer formulas.", min=1)] = MAX_TOKENS,
     allow_rejects: Annotated[
-        float, typer.Option(help="Share of pictures that may be left out.", min=0, max=1)
+        float, typer.Option(help="Maximum share of rejected images.", min=0, max=1)
     ] = DRAW_REJECTED_SHARE,
-    workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes. Default: one per core.", min=1)] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT even if it is not a data set.")] = False,
 ) -> None:
-    """Draw formulas by LaTeX and KaTeX in many fonts, sizes, resolutions and colours.
+    """Draw formulas with LaTeX and KaTeX in many fonts, sizes, resolutions and colours.
 
-    The same command goes on where an interrupted one stopped.
+    The same command continues an interrupted one.
     """
     import time
 
     from rich.console import Console
 
-    from data.drawing import draw_dataset, make_plan
-    from data.formulas import read_formulas
-    from data.looks import read_looks, with_installed_fonts
+    from data.formulas.lists import read_formulas
+    from data.pictures.drawing import draw_dataset, make_plan
+    from data.pictures.looks import read_looks, with_installed_fonts
 
     if split is not None and split not in SPLITS:
         raise UserError(f"there is no split {split}; the splits are {', '.join(SPLITS)}")
@@ -87,17 +88,19 @@ def draw(
     details = {"seed": seed, "copies": copies, "max_tokens": max_tokens, "looks": chosen.model_dump()}
     with progress() as advance:
         found = read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done))
-        plan = make_plan(found, chosen, seed, copies, split, eval_share, test_share)
+        plan = make_plan(
+            found, looks=chosen, seed=seed, copies=copies, split=split, eval_share=eval_share, test_share=test_share
+        )
         total = len(plan.pictures)
         summary = draw_dataset(
             out,
             formulas,
-            plan,
-            details,
-            allow_rejects,
-            workers,
-            lambda done: advance("drawing", done, total),
-            overwrite,
+            plan=plan,
+            details=details,
+            allow_rejects=allow_rejects,
+            workers=workers,
+            progress=lambda done: advance("drawing", done, total),
+            overwrite=overwrite,
         )
     if plan.duplicates:
         console.print(f"{plan.duplicates:,} formulas came more than once and were taken once")
@@ -109,34 +112,40 @@ def mine(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="LaTeX files, folders, and .tar.gz as arXiv gives them; folders may hold such archives.",
+            help="LaTeX files, .tar.gz as from arXiv, or folders of these.",
             metavar="SOURCE",
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="List of formulas to write; gzipped if its name ends in .gz.", metavar="FORMULAS")
+        Path, typer.Option(help="List of formulas to write; gzipped if the name ends in .gz.", metavar="FORMULAS")
     ],
     max_tokens: Annotated[int, typer.Option(help="Leave out longer formulas.", min=1)] = MAX_TOKENS,
     exclude: Annotated[
         list[Path] | None,
         typer.Option(
-            help="List or data set whose formulas are left out, however they are spelled; repeatable.",
+            help="List or data set whose formulas are left out, in any spelling; repeatable.",
             metavar="FILE|DATASET",
         ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Source to write for each formula; the name of SOURCE if not given.")
+        str | None, typer.Option(help="Source to write for each formula. Default: the name of SOURCE.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes. Default: one per core.", min=1)] = None,
 ) -> None:
     """Collect the formulas of LaTeX sources into a list for `im2latex data draw`."""
     from rich.console import Console
 
-    from data.mining import mine as mine_formulas
+    from data.formulas.mining import mine as mine_formulas
 
     with progress() as advance:
         mined = mine_formulas(
-            sources, out, max_tokens, exclude or (), label, workers, lambda done: advance("reading", done)
+            sources,
+            out=out,
+            max_tokens=max_tokens,
+            exclude=exclude or (),
+            label=label,
+            workers=workers,
+            progress=lambda done: advance("reading", done),
         )
     console = Console(highlight=False, soft_wrap=True, markup=False)
     reasons = mined.rejected.most_common()
@@ -159,29 +168,29 @@ def recombine(
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="List of formulas to write; gzipped if its name ends in .gz.", metavar="FORMULAS")
+        Path, typer.Option(help="List of formulas to write; gzipped if the name ends in .gz.", metavar="FORMULAS")
     ],
-    count: Annotated[int, typer.Option(help="Number of formulas.", min=1)],
-    seed: Annotated[int, typer.Option(help="Seed of the choices; the same seed gives the same formulas.")] = 1,
-    max_tokens: Annotated[int, typer.Option(help="Longest formula, tokens.", min=1)] = MAX_TOKENS,
+    count: Annotated[int, typer.Option(help="Number of formulas to make.", min=1)],
+    seed: Annotated[int, typer.Option(help="Random seed; the same seed gives the same formulas.")] = 1,
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens in a formula.", min=1)] = MAX_TOKENS,
     exclude: Annotated[
         list[Path] | None,
         typer.Option(
-            help="List or data set whose formulas do not come out, however they are spelled; repeatable.",
+            help="List or data set whose formulas are not written, in any spelling; repeatable.",
             metavar="FILE|DATASET",
         ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; one for each core if not given.", min=1)] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes. Default: one per core.", min=1)] = None,
 ) -> None:
-    """Make new formulas of parts of known ones: numerators, scripts, cells, sides of relations.
+    """Make new formulas from parts of known ones: numerators, scripts, cells, sides of relations.
 
-    Formulas of eval and test, of sources that have such splits, are not used and do not come out.
+    Formulas of the splits eval and test are neither used nor written.
     """
     from rich.console import Console
 
-    from data.formulas import Problem, read_formulas, read_keys, write_list
-    from data.recombination import SOURCE
-    from data.recombination import recombine as recombine_formulas
+    from data.formulas.lists import Problem, read_formulas, read_keys, write_list
+    from data.formulas.recombination import SOURCE
+    from data.formulas.recombination import recombine as recombine_formulas
 
     with progress() as advance:
         held_out = read_keys(exclude or (), workers)

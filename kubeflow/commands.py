@@ -52,9 +52,9 @@ def compile_(
 ) -> None:
     """Write the pipeline as the YAML that Kubeflow Pipelines takes."""
     specification = _compile(_config(preset, config, settings))
-    from components.report.whole import write_whole
+    from data.files import write_atomically
 
-    write_whole(out, specification.text)
+    write_atomically(out, specification.text)
     typer.echo(f"{out}: {_summary(specification)}")
 
 
@@ -221,11 +221,11 @@ def serve(
     namespace: Namespace = None,
 ) -> None:
     """Write the manifests of Kubernetes that serve the pushed models: `kubectl apply --filename FILE`."""
-    from components.report.whole import write_whole
+    from data.files import write_atomically
     from kubeflow.manifests import serving_manifests
 
     chosen = _config(preset, config, settings)
-    write_whole(out, serving_manifests(chosen, replicas, namespace, allow_host or ()))
+    write_atomically(out, serving_manifests(chosen, replicas, namespace, allow_host or ()))
     typer.echo(f"{out}: {chosen.name}-serve, {replicas} replicas, image {chosen.kubeflow.image}")
 
 
@@ -298,7 +298,7 @@ def _sayer(as_json: bool) -> Callable[[str], None]:
 def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_json: bool) -> int:
     """Follows a run to its end and sums it up; the exit status."""
     from kubeflow.following import SHORT_PATIENCE, follow, hold_success, seconds_of, was_pushed
-    from pipeline.run import NOT_BLESSED
+    from pipeline.running.launch import NOT_BLESSED
 
     say = _sayer(as_json)
     try:

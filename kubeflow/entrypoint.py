@@ -29,7 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.report.run import ADDRESS, values
+from components.metadata import ADDRESS, values
 from data.errors import UserError
 from kubeflow.addresses import is_address, local_path, with_addresses
 

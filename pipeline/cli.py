@@ -5,6 +5,7 @@ Heavy imports stand inside functions: the command answers `--help` at once.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -16,27 +17,30 @@ from typing import Annotated, Literal
 import typer
 
 import data.commands
-import kubeflow.commands
 import pipeline.lineage.commands
 import pipeline.serving.commands
 from data.errors import UserError
 from data.spelling import NORMAL, SPELLINGS
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Model, Preset, Settings, hush
 
+# Where else than here the pipeline runs: a sub-command each. They import the pipeline, which imports none of them.
+PLATFORMS = {"kubeflow": "kubeflow.commands"}
+
 app = typer.Typer(
     name="im2latex",
-    help="Images of formulas to LaTeX: make data, train, evaluate and push a model.",
+    help="Turn images of formulas into LaTeX: make data, train, evaluate, push and serve models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
-model_app = typer.Typer(help="The model.", no_args_is_help=True)
+config_app = typer.Typer(help="Show the configuration.", no_args_is_help=True)
+model_app = typer.Typer(help="Show the model.", no_args_is_help=True)
 app.add_typer(data.commands.app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(pipeline.lineage.commands.app, name="lineage")
-app.add_typer(kubeflow.commands.app, name="kubeflow")
+for name, module in PLATFORMS.items():
+    app.add_typer(importlib.import_module(module).app, name=name)
 app.add_typer(pipeline.serving.commands.app)
 
 
@@ -65,19 +69,21 @@ def run(
         str | None,
         typer.Option(
             "--from",
-            help="First component to run; the last run gives the outputs of those before.",
+            help="First component to run; the outputs of earlier components come from the last run.",
             metavar="COMPONENT",
         ),
     ] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last component to run.", metavar="COMPONENT")] = None,
-    cache: Annotated[bool, typer.Option(help="Reuse what was made from the same inputs, settings and code.")] = True,
+    cache: Annotated[
+        bool, typer.Option(help="Reuse outputs that were made from the same inputs, settings and code.")
+    ] = True,
 ) -> None:
     """Run the pipeline: data, training, evaluation, push.
 
     Exit status: 0 done and pushed, 3 the model was not good enough or was withdrawn, 1 failed.
     """
     from pipeline.config import load_config
-    from pipeline.run import run_pipeline
+    from pipeline.running.launch import run_pipeline
 
     status = run_pipeline(load_config(preset, config, settings or ()), first=first, last=last, cache=cache)
     raise typer.Exit(status)
@@ -85,60 +91,76 @@ def run(
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Data set, folder of TFRecords, or one file.", metavar="DIR")],
+    data: Annotated[Path, typer.Option(help="Data set, folder of TFRecords, or one TFRecord file.", metavar="DIR")],
     model: Model = None,
     split: Annotated[str, typer.Option(help="Split of a data set: train, eval or test.")] = "test",
     baseline: Annotated[
-        str | None, typer.Option(help="SavedModel to compare with, or reader, as in --model.", metavar="DIR")
+        str | None, typer.Option(help="SavedModel to compare with, or `reader`.", metavar="DIR")
     ] = None,
     gate: Annotated[
         list[str] | None, typer.Option(help='Rule that must hold, such as "bleu >= 0.75"; repeatable.', metavar="RULE")
     ] = None,
-    renderer: Annotated[str | None, typer.Option(help="latex or builtin; if not given, the best there is.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to keep predictions and scores in.", metavar="DIR")] = None,
+    renderer: Annotated[
+        str | None, typer.Option(help="Renderer for comparing images: latex or builtin. Default: latex if installed.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="New folder for predictions and scores.", metavar="DIR")] = None,
     robustness: Annotated[
-        bool, typer.Option("--robustness", help="Also read examples resized, blurred, inverted, as photos and so on.")
+        bool,
+        typer.Option(
+            "--robustness", help="Also evaluate on changed images: resized, blurred, inverted, as photos and so on."
+        ),
     ] = False,
     robustness_examples: Annotated[
-        int, typer.Option(help="Examples that are changed, each in every way.", min=1, metavar="N")
+        int, typer.Option(help="Number of examples to change, each in every way.", min=1, metavar="N")
     ] = 200,
     robustness_seed: Annotated[
-        int, typer.Option(help="Seed of these examples and of how they are changed.", min=0, metavar="N")
+        int, typer.Option(help="Random seed for choosing and changing these examples.", min=0, metavar="N")
     ] = 0,
     spelling: Annotated[
         str,
         typer.Option(
-            help="How formulas are compared token by token: normal, in one spelling for all that look the same; "
-            "im2markup, as they are.",
+            help="Spelling in which tokens are compared: normal (formulas that look the same are equal) or im2markup "
+            "(as written).",
             metavar="|".join(SPELLINGS),
         ),
     ] = NORMAL,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model on any data: all scores, by slice.
+    """Evaluate a model on any data: all scores, overall and by slice.
 
     Exit status: 0 done, 3 a rule of --gate is broken, 1 failed.
     """
     hush()
-    from pipeline.evaluate import evaluate_model
+    from pipeline.models.evaluate import evaluate_model
 
     pictures = (robustness_examples, robustness_seed) if robustness else None
     raise typer.Exit(
-        evaluate_model(model, data, split, baseline, gate or (), renderer, out, as_json, pictures, spelling)
+        evaluate_model(
+            model,
+            data,
+            split=split,
+            baseline=baseline,
+            gate=gate or (),
+            renderer=renderer,
+            out=out,
+            as_json=as_json,
+            pictures=pictures,
+            spelling=spelling,
+        )
     )
 
 
 @app.command()
 def report(
     run_id: Annotated[
-        str | None, typer.Argument(help="Beginning of a run's id; if not given, the last run.", metavar="RUN")
+        str | None, typer.Argument(help="Run id, or its beginning. Default: the last run.", metavar="RUN")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file to write.", metavar="FILE")] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    show: Annotated[bool, typer.Option("--open", help="Open the file in the browser.")] = False,
 ) -> None:
-    """Write the result of a run, also of a failed one, as one HTML file."""
+    """Write a run's HTML report, including failed runs."""
     hush()
-    from pipeline.report import write_report
+    from pipeline.lineage.run_report import write_report
 
     typer.echo(write_report(run_id, out, show))
 
@@ -146,29 +168,41 @@ def report(
 @app.command()
 def reproduce(
     run_id: Annotated[
-        str | None, typer.Argument(help="Beginning of a run's id; if not given, the last run.", metavar="RUN")
+        str | None, typer.Argument(help="Run id, or its beginning. Default: the last run.", metavar="RUN")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="New workspace to run in and keep; if not given, one that is removed.", metavar="DIR"),
+        typer.Option(help="New workspace to run in and keep. Default: a temporary one.", metavar="DIR"),
     ] = None,
     last: Annotated[str | None, typer.Option("--to", help="Last component to run.", metavar="COMPONENT")] = None,
     settings: Settings = None,
-    anyway: Annotated[bool, typer.Option("--anyway", help="Continue even if the data have changed.")] = False,
+    allow_changed_data: Annotated[
+        bool, typer.Option("--allow-changed-data", help="Continue even if the data has changed since.")
+    ] = False,
     as_json: Json = False,
     connection: Annotated[
         str | None,
-        typer.Option(help="Database that holds the run; if not given, that of the last run.", metavar="ADDRESS"),
+        typer.Option(help="Database that holds the run. Default: that of the last run.", metavar="ADDRESS"),
     ] = None,
 ) -> None:
-    """Run a recorded run again, in another workspace, and compare the results.
+    """Run a recorded run again in another workspace, and compare the results.
 
-    Exit status: 0 the same, 4 something differs, 1 failed.
+    Exit status: 0 same results, 4 different results, 1 failed.
     """
     hush()
-    from pipeline.reproduce import reproduce as again
+    from pipeline.reproduction.reproduce import reproduce as again
 
-    raise typer.Exit(again(run_id, out, settings or (), last, anyway, as_json, connection))
+    raise typer.Exit(
+        again(
+            run_id,
+            out=out,
+            settings=settings or (),
+            last=last,
+            allow_changed_data=allow_changed_data,
+            as_json=as_json,
+            connection=connection,
+        )
+    )
 
 
 @app.command()
@@ -176,14 +210,17 @@ def rollback(
     to: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Version, a withdrawn one too; if not given, the previous one that works.", metavar="VERSION"
+            min=0,
+            help="Version to serve, also a withdrawn one. Default: the previous version that loads.",
+            metavar="VERSION",
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Model; if not given, that of the version that serves.", metavar="NAME")
+        str | None,
+        typer.Option(help="Name of the model. Default: that of the version that serves now.", metavar="NAME"),
     ] = None,
     show_all: Annotated[
-        bool, typer.Option("--list", help="List all versions, withdrawn ones too; change nothing.")
+        bool, typer.Option("--list", help="List all versions, including withdrawn ones, and change nothing.")
     ] = False,
     as_json: Json = False,
     connection: Annotated[
@@ -191,13 +228,13 @@ def rollback(
         typer.Option(help="Database that records it; if not given, that of the last run.", metavar="ADDRESS"),
     ] = None,
 ) -> None:
-    """Roll back to the previous version; newer ones are put aside, and --to brings them back.
+    """Roll back to the previous version; newer versions are withdrawn, and --to brings one back.
 
-    A running service follows within seconds; the next run compares its model with this version.
+    A running service loads that version within seconds; the next run compares its model with it.
     """
     hush()
-    from pipeline.rollback import rollback as roll
-    from pipeline.rollback import table, versions
+    from pipeline.serving.rollback import rollback as roll
+    from pipeline.serving.rollback import table, versions
     from pipeline.workspace import Workspace
 
     workspace = Workspace.from_environment()
@@ -211,28 +248,32 @@ def rollback(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or file of weights, to make.", metavar="PATH")],
+    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or file of weights, to write.", metavar="PATH")],
     weights: Annotated[
         Path | None, typer.Option(help="File of weights, or folder with weights.npz, to read.", metavar="PATH")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="SavedModel to read, such as a pushed one.", metavar="DIR")] = None,
     to: Annotated[
         Literal["savedmodel", "weights"],
-        typer.Option("--format", help="A SavedModel, or one small file of weights.", metavar="savedmodel|weights"),
+        typer.Option(
+            "--format", help="Write a SavedModel, or one small file of weights.", metavar="savedmodel|weights"
+        ),
     ] = "savedmodel",
     precision: Annotated[
         Literal["float32", "float16", "int8"],
-        typer.Option(help="Numbers in which --format weights stores matrices.", metavar="float32|float16|int8"),
+        typer.Option(help="Number format of the matrices with --format weights.", metavar="float32|float16|int8"),
     ] = "float32",
     notes: Annotated[
         list[str] | None,
-        typer.Option("--note", help="How the model was made, such as data=mine; kept with it.", metavar="NAME=TEXT"),
+        typer.Option(
+            "--note", help="Note to store with the model, such as data=mine; repeatable.", metavar="NAME=TEXT"
+        ),
     ] = None,
 ) -> None:
-    """Write a trained model in another form: a SavedModel as the pipeline pushes them, or one file of weights."""
+    """Export a trained model as a SavedModel, as the pipeline pushes it, or as one file of weights."""
     hush()
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    from pipeline.export import export_model, read_model, with_provenance
+    from pipeline.models.export import export_model, read_model, with_provenance
 
     for note in notes or ():
         if not all(note.partition("=")):
@@ -250,10 +291,12 @@ def summary(
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    vocabulary: Annotated[int, typer.Option(min=5, help="Tokens, the four specials included.", metavar="SIZE")] = 504,
+    vocabulary: Annotated[
+        int, typer.Option(min=5, help="Size of the vocabulary, including the four special tokens.", metavar="SIZE")
+    ] = 504,
     as_json: Json = False,
 ) -> None:
-    """Print the model's parts, what each makes of an image, and its parameters."""
+    """Print the layers of the model, the shape of their outputs, and their parameters."""
     from pipeline.config import load_config
 
     chosen = load_config(preset, config, settings or ())
@@ -289,7 +332,7 @@ def show(
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    toml: Annotated[bool, typer.Option("--toml", help="As a TOML file that --config takes.")] = False,
+    toml: Annotated[bool, typer.Option("--toml", help="Print a TOML file for --config.")] = False,
 ) -> None:
     """Print every knob with its value and what it does."""
     from pipeline.config import flatten, literal, load_config, to_toml
@@ -324,7 +367,7 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's answer to Ctrl-C
-            typer.echo("im2latex: stopped; the same command goes on from here", err=True)
+            typer.echo("im2latex: stopped; the same command continues from here", err=True)
         raise
 
 

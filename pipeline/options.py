@@ -17,15 +17,18 @@ from pipeline import presets
 INTERRUPTED = 130
 
 Preset = Annotated[str | None, typer.Option(help=f"Preset: {', '.join(presets.names())}.", metavar="NAME")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file that changes the preset.", metavar="FILE")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file with changes to the preset.", metavar="FILE")
+]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", help="One knob, such as training.epochs=3; repeatable.", metavar="KNOB=VALUE"),
+    typer.Option("--set", help="Set one knob, such as training.epochs=3; repeatable.", metavar="KNOB=VALUE"),
 ]
 Model = Annotated[
     str | None,
     typer.Option(
-        help="SavedModel, or `reader`, which comes with im2latex; if not given, the one pushed last, else the reader.",
+        help="SavedModel, or `reader`: the model that comes with im2latex. Default: the model pushed last, else the "
+        "reader.",
         metavar="DIR",
     ),
 ]

@@ -21,11 +21,11 @@ from components.example_validator.component import ExampleValidator
 from components.pusher.component import Pusher
 from components.report.component import Reporter
 from components.serving_check.component import ServingCheck
+from data.dataset.record import SPLITS
 from data.errors import UserError
-from data.records import SPLITS
 from data.repository import REPOSITORY
-from pipeline.beam import beam_arguments
 from pipeline.config import Config, flatten
+from pipeline.running.beam import beam_arguments
 from pipeline.sources import component_files, fingerprint
 from trainer_module import reader
 from trainer_module.features import IMAGE, LATEX, NAME
@@ -74,7 +74,7 @@ def create_pipeline(
     # Counts and measures the features; the schema keeps it from counting images by their bytes.
     statistics_gen = StatisticsGen(examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"])
 
-    # Stops the run when the examples are not as the schema says.
+    # Stops the run when the examples do not match the schema.
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.serving_folder import all_versions
 from data.errors import UserError
 
 
@@ -77,9 +78,7 @@ class Workspace:
 
     def versions(self) -> list[Path]:
         """Folders of all pushed models, of all names, the oldest first."""
-        return sorted(
-            (path for path in self.serving.glob("*/*") if path.name.isdecimal()), key=lambda path: int(path.name)
-        )
+        return all_versions(self.serving)
 
     @property
     def temporary(self) -> Path:
@@ -92,7 +91,7 @@ class Workspace:
         return self.home / "logs"
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[int]:
+    def lock(self) -> Iterator[int]:
         """Keeps other runs out; a process that inherits the descriptor keeps them out as long as it lives.
 
         Raises:
@@ -108,7 +107,7 @@ class Workspace:
         finally:
             os.close(descriptor)
 
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a run is going on."""
         if not self._lock.exists():
             return False

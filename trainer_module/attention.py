@@ -187,6 +187,19 @@ def lookups(attended: Attended, memories: Memories) -> tuple[Any, Any]:
     return coarse, fine
 
 
+def flat(grid: Any) -> Any:
+    """(batch, rows, columns, ...) -> (batch, rows * columns, ...)"""
+    batch, rows, columns, *rest = ops.shape(grid)
+    return ops.reshape(grid, (batch, rows * columns, *rest))
+
+
+def fill_blocks(grid: Any, fill: float | bool = 0) -> Any:
+    """Fills both sides of (batch, rows, columns, ...) up to multiples of `BLOCK`."""
+    _, rows, columns, *rest = ops.shape(grid)
+    amounts = [[0, 0], [0, -rows % BLOCK], [0, -columns % BLOCK], *([0, 0] for _ in rest)]
+    return ops.pad(grid, amounts, constant_values=fill)
+
+
 def in_blocks(grid: Any) -> Any:
     """Lays a grid out in the blocks below a coarse one.
 

@@ -11,12 +11,12 @@ import math
 import numpy as np
 from PIL import Image
 
-from data.degradation import degrade
-from data.geometry import corners_of, resample, warp
+from data.pictures.degradation import degrade
+from data.pictures.geometry import corners_of, resample, warp
 from trainer_module.images import WHITE
 
-# Kinds of `data.degradation` and how often each comes, in the order of what they come from: the pen or printer, the
-# paper, the light, the lens, the sensor, the file.
+# Kinds of `data.pictures.degradation` and how often each comes, in the order of what they come from: the pen or
+# printer, the paper, the light, the lens, the sensor, the file.
 KINDS = (
     ("dilation", 0.15),
     ("erosion", 0.1),

@@ -19,10 +19,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.dataset.record import Record
+from data.dataset.tfrecords import read_records
 from data.errors import UserError
-from data.looks import look_of
 from data.parallel import ordered_map
-from data.records import Record, read_records
+from data.pictures.looks import look_of
 from trainer_module.glyph_size import Estimator, estimator, measures, predict, relative
 from trainer_module.images import ink_of
 

@@ -18,6 +18,7 @@ from trainer_module.attention import Attended, Memories, Memory, attend, attend_
 
 # Whatever the backend computes with.
 Tensor: TypeAlias = Any
+Shape: TypeAlias = tuple[int, ...]
 # A step of a recurrence: takes its inputs and the states before it, returns its output and the states after it.
 Step: TypeAlias = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, list[Tensor]]]
 
@@ -241,6 +242,12 @@ def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     update, forget, candidate, output = ops.split(gates, 4, axis=-1)
     cell = ops.sigmoid(forget) * cell + ops.sigmoid(update) * ops.tanh(candidate)
     return ops.sigmoid(output) * ops.tanh(cell), cell
+
+
+def forget_bias(shape: Shape, dtype: str | None = None) -> Tensor:
+    """Initial biases of an LSTM: zeros, and ones for the forget gate (Jozefowicz et al. 2015)."""
+    ones = ops.arange(shape[-1]) // (shape[-1] // 4) == 1
+    return ops.broadcast_to(ops.cast(ones, dtype), shape)
 
 
 def lstm_factors(gates: Tensor, before: Tensor, after: Tensor) -> Tensor:

@@ -10,7 +10,8 @@ import numpy as np
 from trainer_module.attention import BLOCK
 from trainer_module.config.image import STRIDE
 from trainer_module.config.model import ModelConfig
-from trainer_module.model import Convolutions, FormulaModel, RowEncoder
+from trainer_module.encoder import Convolutions, RowEncoder
+from trainer_module.model import FormulaModel
 
 # Pixels along each side of a coarse cell.
 SIDE = STRIDE * BLOCK

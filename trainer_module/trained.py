@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from data.errors import UserError
+from data.files import atomic_file
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 
@@ -86,13 +86,8 @@ def save_weights(file: Path, trained: Trained, precision: Precision = "float32")
     for name, value in trained.weights.items():
         stored |= _stored(name, value, "float32" if value.ndim < 2 else precision)
     described = json.dumps(description(trained), ensure_ascii=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.writing")
-    with temporary.open("wb") as opened:
+    with atomic_file(file) as opened:
         np.savez_compressed(opened, **{_DESCRIPTION: np.array(described)}, **stored)
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(temporary, file)
 
 
 def load_weights(source: Path | Traversable) -> Trained:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 import zipfile
 import zlib
@@ -21,6 +20,7 @@ import numpy as np
 from keras import ops
 
 from data.errors import UserError
+from data.files import atomic_file
 from trainer_module.augmentation import Augmentation
 from trainer_module.batching import Example, batches, plan
 from trainer_module.config.image import ImageConfig
@@ -307,17 +307,13 @@ class Checkpointing(keras.callbacks.Callback):
             return
         _synchronise(self.trained)
         arrays = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
-        temporary = self.folder / f"{CHECKPOINT}.writing"
-        with temporary.open("wb") as file:
+        with atomic_file(self.folder / CHECKPOINT) as file:
             np.savez(
                 file,
                 progress=np.array(json.dumps(dataclasses.asdict(self.progress))),
                 **{f"state{i}": array for i, array in enumerate(arrays)},
                 **{f"best{i}": array for i, array in enumerate(self.best)},
             )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / CHECKPOINT)
 
     def restore(self) -> None:
         """Takes the state up again where there is one.

@@ -27,8 +27,8 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
-from components.baseline.properties import COPY_OF, PASSED_OVER, SERVING_VERSION
-from components.baseline.serving import Serving, newest_other
+from components.baseline.choice import Serving, newest_other
+from components.serving_folder import COPY_OF, PASSED_OVER, SERVING_VERSION
 
 
 class BaselineSpec(ComponentSpec):

@@ -21,12 +21,12 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
-from components.baseline.properties import SERVING_VERSION
 from components.evaluator.evaluation import evaluate
 from components.evaluator.gate import parse_all
 from components.evaluator.pictures import Robustness
 from components.evaluator.summary import BASELINE, CANDIDATE
-from data.records import read_split
+from components.serving_folder import SERVING_VERSION
+from data.dataset.tfrecords import read_split
 from data.spelling import NORMAL
 from trainer_module.features import DESCRIPTION, SPECIALS
 

@@ -25,16 +25,16 @@ import tensorflow_model_analysis as tfma
 from PIL import Image
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.gate import Rule, judge
-from components.evaluator.pictures import PICTURE, PICTURES, Robustness, trials
+from components.evaluator.gate import Rule, Verdict, judge
+from components.evaluator.pictures import PICTURE, PICTURES, Robustness, Trial, trials
 from components.evaluator.reading import ImageReader, Reading, read_images
 from components.evaluator.slices import KEYS, SLICES, slices_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PICTURE_PREDICTIONS, PREDICTIONS, Evaluation
-from components.formula_metrics.metrics import METRICS
+from components.formula_metrics.metrics import metric_configs
 from components.formula_metrics.scores import statistics, values
+from data.dataset.record import Record
 from data.errors import UserError
-from data.records import Record
-from data.rendering import default_renderer
+from data.latex.rendering import default_renderer
 from data.spelling import NORMAL, known_spelling
 
 
@@ -61,7 +61,7 @@ def evaluate(
         robustness: how the models are tried on other kinds of pictures; None for not at all.
         spelling: in which formulas are compared token by token, as `data.spelling.respell` takes it.
         about: more to keep about each model, by its name.
-        renderer: as in `data.rendering`.
+        renderer: as in `data.latex.rendering`.
         pipeline: makes Beam's pipeline; None takes one that runs in the process.
         progress: called with what is being done, how much of it was done since the last call, and how much there is.
 
@@ -77,14 +77,7 @@ def evaluate(
     def telling(what: str, total: int) -> Callable[[int], None]:
         return lambda done: progress(what, done, total) if progress is not None else None
 
-    columns: dict[str, Any] = {
-        "name": [record.name for record in records],
-        "target": [record.latex for record in records],
-    }
-    sizes = [_size(record) for record in records]
-    columns["width"], columns["height"] = (pa.array(side, pa.int32()) for side in zip(*sizes, strict=True))
-    for key, of_examples in _slices(records, sizes).items():
-        columns[key] = of_examples
+    columns = _columns_of(records)
     images = [record.image for record in records]
     tried = []
     if robustness is not None:
@@ -100,37 +93,66 @@ def evaluate(
         )
     comparing = telling("drawing and comparing", len(models) * len(records))
     counted = _statistics(columns["target"], readings, renderer, spelling, comparing)
-    known: dict[str, dict[str, Any]] = {}
     for name, reading in readings.items():
         columns |= {
             name: reading.latex,
             f"{name}_log_probability": pa.array(reading.log_probability),
             f"{name}_statistics": pa.array(list(counted[name]), pa.list_(pa.int64())),
         }
-        known[name] = {"seconds": round(reading.seconds, 3), **(about or {}).get(name, {})}
     table = pa.table(columns)
     out.mkdir(parents=True, exist_ok=True)
     slices = _sums(table, list(models), out, pipeline)
     if tried:
-        table_of_tried = {
-            "picture": [trial.kind for trial in tried],
-            "name": [records[trial.example].name for trial in tried],
-            "target": [records[trial.example].latex for trial in tried],
-            **{name: reading.latex for name, reading in of_tried.items()},
-        }
-        pyarrow.parquet.write_table(pa.table(table_of_tried), str(out / PICTURE_PREDICTIONS), compression="zstd")
+        of_pictures = _columns_of_tried(records, tried, of_tried)
+        pyarrow.parquet.write_table(pa.table(of_pictures), str(out / PICTURE_PREDICTIONS), compression="zstd")
         comparing = telling("comparing changed pictures", len(models) * len(tried))
-        counted = _statistics(table_of_tried["target"], of_tried, renderer, spelling, comparing)
-        slices |= _by_kind(table_of_tried["picture"], counted)
-    verdicts = []
-    for rule in rules:
-        scores = slices.get(rule.slice, {})
-        verdicts.append(judge(rule, *(scores.get(name, {}).get(rule.score) for name in (CANDIDATE, BASELINE))))
-    about_pictures = robustness._asdict() if robustness is not None else {}
-    evaluation = Evaluation(len(records), renderer, known, slices, verdicts, about_pictures, spelling)
+        counted = _statistics(of_pictures["target"], of_tried, renderer, spelling, comparing)
+        slices |= _by_kind(of_pictures["picture"], counted)
+    evaluation = Evaluation(
+        examples=len(records),
+        renderer=renderer,
+        models={
+            name: {"seconds": round(reading.seconds, 3), **(about or {}).get(name, {})}
+            for name, reading in readings.items()
+        },
+        slices=slices,
+        gate=[_judged(rule, slices) for rule in rules],
+        robustness=robustness._asdict() if robustness is not None else {},
+        spelling=spelling,
+    )
     pyarrow.parquet.write_table(table, str(out / PREDICTIONS), compression="zstd")
     evaluation.write(out)
     return evaluation
+
+
+def _columns_of(records: Sequence[Record]) -> dict[str, Any]:
+    """The examples' names, targets, sizes and slices."""
+    sizes = [_size(record) for record in records]
+    width, height = (pa.array(side, pa.int32()) for side in zip(*sizes, strict=True))
+    return {
+        "name": [record.name for record in records],
+        "target": [record.latex for record in records],
+        "width": width,
+        "height": height,
+        **_slices(records, sizes),
+    }
+
+
+def _columns_of_tried(
+    records: Sequence[Record], tried: Sequence[Trial], readings: Mapping[str, Reading]
+) -> dict[str, list[str]]:
+    """The changed pictures' kinds, names, targets, and what each model read."""
+    return {
+        "picture": [trial.kind for trial in tried],
+        "name": [records[trial.example].name for trial in tried],
+        "target": [records[trial.example].latex for trial in tried],
+        **{name: reading.latex for name, reading in readings.items()},
+    }
+
+
+def _judged(rule: Rule, slices: Mapping[str, Mapping[str, Any]]) -> Verdict:
+    scores = slices.get(rule.slice, {})
+    return judge(rule, *(scores.get(name, {}).get(rule.score) for name in (CANDIDATE, BASELINE)))
 
 
 def _statistics(
@@ -174,9 +196,7 @@ def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict
 
 def eval_config(models: Sequence[str]) -> config_pb2.EvalConfig:
     """What TFMA computes: every score and the number of examples, of all examples and of every slice."""
-    metrics = [config_pb2.MetricConfig(class_name="ExampleCount")]
-    for name in METRICS:
-        metrics.append(config_pb2.MetricConfig(class_name=METRICS[name].__name__, module=METRICS[name].__module__))
+    metrics = [config_pb2.MetricConfig(class_name="ExampleCount"), *metric_configs()]
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(

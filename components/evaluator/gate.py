@@ -54,7 +54,8 @@ def parse(text: str) -> Rule:
     match = _RULE.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"{text!r} is no rule; one is like 'bleu >= 0.75', or 'bleu >= baseline - 0.01 where length=1-9'"
+            f"{text!r} is not a valid rule; expected, for example, 'bleu >= 0.75' or "
+            "'bleu >= baseline - 0.01 where length=1-9'"
         )
     score = match["score"]
     if score not in SCORES:
@@ -62,12 +63,13 @@ def parse(text: str) -> Rule:
     try:
         bound = float(match["bound"] or match["margin"] or 0)
     except ValueError:
-        raise ValueError(f"{text!r}: {match['bound'] or match['margin']} is no number") from None
+        raise ValueError(f"{text!r}: {match['bound'] or match['margin']} is not a number") from None
     if not SCORES[score].is_count and bound > 1:
         raise ValueError(f"{text!r}: {score} is from 0 to 1")
     at_least = match["comparison"] == ">="
     if at_least == SCORES[score].is_count:
-        raise ValueError(f"{text!r}: {score} is better the {'lower' if at_least else 'higher'}; turn the comparison")
+        better, comparison = ("lower", "<=") if at_least else ("higher", ">=")
+        raise ValueError(f"{text!r}: for {score}, {better} is better; use {comparison}")
     key, value = match["key"], match["value"]
     if key and value not in _SLICES.get(key, ()):
         known = f"of {key} there are {', '.join(_SLICES[key])}" if key in _SLICES else f"there are {', '.join(_SLICES)}"
@@ -85,11 +87,11 @@ def parse_all(texts: Iterable[str]) -> list[Rule]:
     """
     rules = [parse(text) for text in texts]
     if not rules:
-        raise ValueError("a gate has a rule at least; 'bleu >= 0' lets every model pass")
+        raise ValueError("a gate needs at least one rule; 'bleu >= 0' lets every model pass")
     bounded = [(rule.score, rule.against_baseline, rule.slice) for rule in rules]
     for rule, what in zip(rules, bounded, strict=True):
         if bounded.count(what) > 1:
-            raise ValueError(f"{rule.text!r} and another rule bound the same")
+            raise ValueError(f"{rule.text!r} and another rule limit the same score")
     return rules
 
 

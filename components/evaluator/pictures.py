@@ -1,6 +1,6 @@
 """The kinds of pictures that a model is tried on: the examples' own, and what cameras, screens and files make of them.
 
-The same examples and the same seed give the same pictures. `data.degradation` says what the strengths mean.
+The same examples and the same seed give the same pictures. `data.pictures.degradation` says what the strengths mean.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.degradation import EM, compress, degrade
-from data.geometry import resample
-from data.looks import look_of
-from data.records import HELD_OUT_FONT, Record
+from data.dataset.record import Record
+from data.defaults import HELD_OUT_FONT
+from data.pictures.degradation import EM, compress, degrade
+from data.pictures.geometry import resample
+from data.pictures.looks import look_of
 
 # The key of these slices in rules and summaries: `picture=jpeg-30`.
 PICTURE = "picture"

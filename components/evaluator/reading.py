@@ -55,7 +55,7 @@ class ImageReader:
             self._signatures = dict(self._loaded.signatures)
             self._signatures["predict_images"]
         except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
-            raise UserError(f"{folder} is no model that reads images ({type(error).__name__}: {error})") from None
+            raise UserError(f"{folder} is not a model that reads images ({type(error).__name__}: {error})") from None
 
     @property
     def has_alternatives(self) -> bool:

@@ -23,8 +23,9 @@ from tfx.components.example_gen.import_example_gen import component, executor
 from tfx.dsl.components.base import executor_spec
 from tfx.types import standard_component_specs
 
+from data.dataset.record import BadRecord, decode, encode
+from data.dataset.tfrecords import parse_tfrecords
 from data.errors import UserError
-from data.records import BadRecord, decode, encode, parse_tfrecords
 from data.spelling import NORMAL, known_spelling, respell
 
 SPELLING = "spelling"

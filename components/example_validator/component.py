@@ -43,7 +43,7 @@ class Executor(executor.Executor):
                 for feature, report in sorted(reports.items())
             ]
         if found:
-            raise UserError(f"the examples are not as the schema says: {'; '.join(found)}")
+            raise UserError(f"the examples do not match the schema: {'; '.join(found)}")
         return result
 
 

@@ -1,8 +1,10 @@
 """The scores as metrics of TensorFlow Model Analysis.
 
-In an EvalConfig they are named by class and module:
+In an EvalConfig they have the name of the score in their configuration:
 
-    MetricConfig(class_name="CorpusBleu", module="components.formula_metrics.metrics")
+    MetricConfig(
+        class_name="FormulaScore", module="components.formula_metrics.metrics", config='{"score": "bleu"}'
+    )
 
 The prediction of an example (ModelSpec's `prediction_key`) is its statistics, (WIDTH,) int64, as `scores.statistics`
 counted them: what is added here, slice by slice and model by model, was read, drawn and compared once. Labels are not
@@ -13,75 +15,49 @@ against a baseline.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable
-from typing import ClassVar
 
 import apache_beam as beam
 import numpy as np
 from tensorflow_model_analysis.metrics import metric_types, metric_util
+from tensorflow_model_analysis.proto import config_pb2
 
 from components.formula_metrics.scores import SCORES, WIDTH
 
 
-class _Score(metric_types.Metric):
-    score: ClassVar[str]
+class FormulaScore(metric_types.Metric):
+    """One of `SCORES`, by its name."""
 
-    def __init__(self, name: str | None = None):
-        # Computations of each model and output; what they are of, TFMA passes by name.
-        computations = functools.partial(_computations, self.score)
-        super().__init__(metric_util.merge_per_key_computations(computations), name=name or self.score)
+    def __init__(self, score: str, name: str | None = None):
+        """
+        Args:
+            score: the name of the score.
+            name: of the metric; if None, that of the score.
 
+        Raises:
+            ValueError: there is no such score.
+        """
+        if score not in SCORES:
+            raise ValueError(f"there is no score {score!r}; the scores are {', '.join(SCORES)}")
+        # Computations of each model and output, which TFMA passes by name.
+        computations = functools.partial(_computations, score)
+        super().__init__(metric_util.merge_per_key_computations(computations), name=name or score)
+        self.score = score
 
-class CorpusBleu(_Score):
-    """Corpus BLEU-4 on tokens, from 0 to 1."""
-
-    score = "bleu"
-
-
-class FormulaMatch(_Score):
-    """Share of formulas of which every token is right, from 0 to 1; TFMA has an ExactMatch of its own."""
-
-    score = "exact_match"
-
-
-class EditSimilarity(_Score):
-    """1 - edit distance / length of the longer, on tokens, from 0 to 1."""
-
-    score = "edit_similarity"
+    def get_config(self) -> dict[str, str]:
+        """The arguments that make the same metric again."""
+        return {"score": self.score, "name": self.name}
 
 
-class TokenAccuracy(_Score):
-    """Share of tokens that are right where they stand, from 0 to 1."""
-
-    score = "token_accuracy"
-
-
-class ImageMatch(_Score):
-    """Share of formulas that look right when drawn, from 0 to 1."""
-
-    score = "image_match"
-
-
-class ImageMatchWithoutBlanks(_Score):
-    """Share of formulas that look right when drawn, blank columns left out, from 0 to 1."""
-
-    score = "image_match_without_blanks"
-
-
-class ImageEditSimilarity(_Score):
-    """1 - edit distance / width of the wider, on columns of pixels, from 0 to 1."""
-
-    score = "image_edit_similarity"
-
-
-class Unrendered(_Score):
-    """How many predictions cannot be drawn; lower is better."""
-
-    score = "unrendered"
-
-
-# By the name of the score, in the order of tables.
-METRICS: dict[str, type[_Score]] = {metric.score: metric for metric in _Score.__subclasses__()}
+def metric_configs() -> list[config_pb2.MetricConfig]:
+    """Every score, for an EvalConfig."""
+    return [
+        config_pb2.MetricConfig(
+            class_name=FormulaScore.__name__, module=FormulaScore.__module__, config=json.dumps({"score": name})
+        )
+        for name in SCORES
+    ]
 
 
 def _computations(

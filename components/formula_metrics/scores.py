@@ -22,7 +22,7 @@ from rapidfuzz.distance import Levenshtein
 from sacrebleu.metrics.bleu import BLEU, MAX_NGRAM_ORDER
 from sacrebleu.metrics.helpers import extract_all_word_ngrams
 
-from data.rendering import render_all
+from data.latex.rendering import render_all
 from data.spelling import NORMAL, respell
 
 # im2markup draws at 12 pt and 200 dpi for this; here a formula is of 10 pt. At 100 dpi the tolerances below, which are
@@ -38,10 +38,12 @@ PAIRS_AT_ONCE = 2048
 
 
 class Score(NamedTuple):
-    """A score: its name, what people call it, what it says, its columns in the statistics, its value of their sum."""
+    """A score: its name, what people call it, the heading of its column in a table of 80 characters, what it says, its
+    columns in the statistics, its value of their sum."""
 
     name: str
     title: str
+    heading: str
     help: str
     part: slice
     value: Callable[[np.ndarray], float]
@@ -68,7 +70,7 @@ def statistics(
     Args:
         references: the formulas that are right.
         predictions: what was read, one for each reference; "" where nothing was.
-        renderer: as in `data.rendering`. Formulas are drawn on all cores, of `PAIRS_AT_ONCE` pairs in a row each
+        renderer: as in `data.latex.rendering`. Formulas are drawn on all cores, of `PAIRS_AT_ONCE` pairs in a row each
             distinct one once; no more pictures are in memory than theirs.
         progress: called with the number of pairs drawn since the last call.
         spelling: in which both sides are compared token by token, as `data.spelling.respell` takes it. They are drawn
@@ -259,24 +261,32 @@ def first_count(statistics: np.ndarray) -> float:
     return float(statistics[0])
 
 
-def _table(*rows: tuple[str, str, int, Callable[[np.ndarray], float], str]) -> dict[str, Score]:
-    ends = list(itertools.accumulate(width for _, _, width, _, _ in rows))
+def _table(*rows: tuple[str, str, str, int, Callable[[np.ndarray], float], str]) -> dict[str, Score]:
+    ends = list(itertools.accumulate(width for _, _, _, width, _, _ in rows))
     return {
-        name: Score(name, title, text, slice(end - width, end), value)
-        for (name, title, width, value, text), end in zip(rows, ends, strict=True)
+        name: Score(name, title, heading, text, slice(end - width, end), value)
+        for (name, title, heading, width, value, text), end in zip(rows, ends, strict=True)
     }
 
 
 # In the order of tables, and of the columns of the statistics.
 SCORES = _table(
-    ("bleu", "BLEU", 2 * MAX_NGRAM_ORDER + 1, bleu, "corpus BLEU-4 on tokens, 0 to 1"),
-    ("exact_match", "exact match", 2, share, "share of formulas of which every token is right"),
-    ("edit_similarity", "edit similarity", 2, similarity, "1 - edit distance / length of the longer, on tokens"),
-    ("token_accuracy", "token accuracy", 2, share, "share of tokens that are right where they stand"),
-    ("image_match", "image match", 2, share, "share of formulas that look right when drawn"),
+    ("bleu", "BLEU", "BLEU", 2 * MAX_NGRAM_ORDER + 1, bleu, "corpus BLEU-4 on tokens, 0 to 1"),
+    ("exact_match", "exact match", "exact", 2, share, "share of formulas of which every token is right"),
+    (
+        "edit_similarity",
+        "edit similarity",
+        "edit",
+        2,
+        similarity,
+        "1 - edit distance / length of the longer, on tokens",
+    ),
+    ("token_accuracy", "token accuracy", "token", 2, share, "share of tokens that are right where they stand"),
+    ("image_match", "image match", "image", 2, share, "share of formulas that look right when drawn"),
     (
         "image_match_without_blanks",
         "image match without blanks",
+        "image ink",
         2,
         share,
         "share of formulas that look right when drawn, blank columns left out",
@@ -284,10 +294,11 @@ SCORES = _table(
     (
         "image_edit_similarity",
         "image edit similarity",
+        "image edit",
         2,
         similarity,
         "1 - edit distance / width of the wider, on columns of pixels",
     ),
-    ("unrendered", "unrendered", 2, first_count, "predictions that cannot be drawn; lower is better"),
+    ("unrendered", "unrendered", "not drawn", 2, first_count, "predictions that cannot be drawn; lower is better"),
 )
 WIDTH = max(score.part.stop for score in SCORES.values())

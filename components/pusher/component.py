@@ -33,8 +33,7 @@ from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, proto_utils
 
-from components.baseline.serving import serves, versions
-from components.pusher.versions import PARTIAL, WITHDRAWN, delete_old, hold
+from components.serving_folder import PARTIAL, WITHDRAWN, delete_old, lock, serves, versions
 
 BLESSINGS = ("model_blessing", "infra_blessing")
 # Properties: the version to push, "" for none; the withdrawn version that is this very model, "" for none; how many
@@ -57,7 +56,7 @@ class Executor(executor.Executor):
             self._MarkNotPushed(pushed)
             return
         folder, model = _destination(exec_properties), self.GetModelPath(input_dict)
-        with contextlib.nullcontext() if "://" in folder else _held(folder):
+        with contextlib.nullcontext() if "://" in folder else _locked(folder):
             # Asked again: it may have been withdrawn since the driver looked.
             version, withdrawn = choose_version(folder, model)
             if withdrawn:
@@ -137,19 +136,19 @@ def choose_version(folder: str, model: str) -> tuple[str, str]:
 
     It is the newest version when that is this very model, else a new one: the time in seconds, above all others.
     """
-    there, taken_back = versions(folder), versions(os.path.join(folder, WITHDRAWN))
-    newest = next(iter(there), 0)
+    numbers, withdrawn = versions(folder), versions(os.path.join(folder, WITHDRAWN))
+    newest = max(numbers, default=0)
     if newest and serves(folder, newest, model):
         return str(newest), ""
-    for version in taken_back:
+    for version in reversed(withdrawn):
         if serves(os.path.join(folder, WITHDRAWN), version, model):
             return "", str(version)
-    return str(max(int(time.time()), *(number + 1 for number in (*there, *taken_back)), 0)), ""
+    return str(max(int(time.time()), *(number + 1 for number in (*numbers, *withdrawn)), 0)), ""
 
 
-def _held(folder: str) -> contextlib.AbstractContextManager[None]:
+def _locked(folder: str) -> contextlib.AbstractContextManager[None]:
     fileio.makedirs(folder)
-    return hold(Path(folder))
+    return lock(Path(folder))
 
 
 def _destination(exec_properties: dict[str, Any]) -> str:

@@ -87,7 +87,15 @@ def curves(
     step = max(1, math.ceil((epochs[-1] - first + 1) / 8))
     x_ticks = [Tick(x(epoch), str(epoch)) for epoch in range(first, epochs[-1] + 1, step)]
     y_ticks = [Tick(y(value), _label(value)) for value in ticks]
-    return Chart(title, "epoch", "", x_ticks, y_ticks, lines, (x(mark[0]), y(mark[1])) if mark else None)
+    return Chart(
+        title=title,
+        x_title="epoch",
+        y_title="",
+        x_ticks=x_ticks,
+        y_ticks=y_ticks,
+        lines=lines,
+        mark=(x(mark[0]), y(mark[1])) if mark else None,
+    )
 
 
 def histogram(title: str, unit: str, splits: Mapping[str, np.ndarray]) -> Chart:

@@ -21,8 +21,9 @@ from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
-from components.report.page import FILE, write_page
-from components.report.run import Run, Setting, Step, made, origins, read_steps, seen_from
+from components.metadata import Step, made, origins, read_steps, seen_from
+from components.report.report_page import FILE, write_page
+from components.report.reported_run import ReportedRun, Setting
 
 STEPS = "steps"
 
@@ -85,7 +86,7 @@ class Executor(base_executor.BaseExecutor):
         steps = None
         if exec_properties.get(STEPS):
             steps = seen_from([Step(*step) for step in json.loads(exec_properties[STEPS])], run_id)
-        run = Run(
+        run = ReportedRun(
             pipeline=exec_properties["pipeline"],
             id=run_id,
             steps=steps,

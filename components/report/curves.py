@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.records import read_tfrecords
+from data.dataset.tfrecords import read_tfrecords
 
 
 class Epoch(NamedTuple):

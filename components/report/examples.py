@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.records import read_split
+from data.dataset.tfrecords import read_split
 from trainer_module.features import SPECIAL_TEXTS
 
 # Names shown of the rejects with the same reason, and tokens shown of those that are not in the vocabulary.

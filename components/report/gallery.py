@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from components.metadata import SERVING
 from components.report import pictures
 from components.report.attention import CELLS, Looked, look
 from components.report.examples import images
-from components.report.predictions import Evaluated, Part, Prediction, choose, compare
-from components.report.run import SERVING, Run
+from components.report.predictions import AlignedPart, Evaluated, Prediction, choose, compare
+from components.report.reported_run import ReportedRun
 from components.report.sections import Missing, folder_of, section, then
-from data.rendering import render_all
+from data.latex.rendering import render_all
 from trainer_module.features import DESCRIPTION
 
 # Formulas are shown as large as text, as if images had this many dots per inch, and drawn twice as fine.
@@ -56,7 +57,7 @@ class Shown(NamedTuple):
     image: pictures.Picture | None
     target: pictures.Picture | None
     read: pictures.Picture | None
-    target_parts: list[Part]
+    target_parts: list[AlignedPart]
     read_parts: list[tuple[str, list[tuple[int, str]]]]  # kind, and tokens with their steps
     attention: Attention | None
 
@@ -68,7 +69,7 @@ class Shows(NamedTuple):
     notes: list[str]  # what is missing, and why
 
 
-def gallery(run: Run, renderer: str | None, evaluated: Evaluated) -> Shows:
+def gallery(run: ReportedRun, renderer: str | None, evaluated: Evaluated) -> Shows:
     """The best, the median and the worst predictions.
 
     Args:
@@ -87,14 +88,14 @@ def gallery(run: Run, renderer: str | None, evaluated: Evaluated) -> Shows:
         place = places[prediction.record]
         target_parts, read_parts = compare(prediction)
         return Shown(
-            prediction,
-            math.exp(prediction.log_probability),
-            pictures.of_bytes(encoded.content[place], DPI / SHOWN_DPI) if encoded.content else None,
-            drawn.content[prediction.target] if drawn.content else None,
-            drawn.content[prediction.read] if drawn.content else None,
-            target_parts,
-            _numbered(read_parts),
-            _attention(looked.content[place], prediction) if looked.content else None,
+            prediction=prediction,
+            probability=math.exp(prediction.log_probability),
+            image=pictures.of_bytes(encoded.content[place], DPI / SHOWN_DPI) if encoded.content else None,
+            target=drawn.content[prediction.target] if drawn.content else None,
+            read=drawn.content[prediction.read] if drawn.content else None,
+            target_parts=target_parts,
+            read_parts=_numbered(read_parts),
+            attention=_attention(looked.content[place], prediction) if looked.content else None,
         )
 
     titles = ("Best", "Median", "Worst")
@@ -103,7 +104,7 @@ def gallery(run: Run, renderer: str | None, evaluated: Evaluated) -> Shows:
     return Shows(groups, list(notes))
 
 
-def _images(run: Run, predictions: Sequence[Prediction]) -> list[bytes]:
+def _images(run: ReportedRun, predictions: Sequence[Prediction]) -> list[bytes]:
     folder = folder_of(run, "examples")
     if run.split is None:
         raise Missing("It is not known which split of the examples was evaluated, so there are no images.")
@@ -121,14 +122,14 @@ def _draw(predictions: Sequence[Prediction], renderer: str | None) -> dict[str, 
     }
 
 
-def _look(run: Run, predictions: Sequence[Prediction], encoded: Sequence[bytes]) -> list[Looked]:
+def _look(run: ReportedRun, predictions: Sequence[Prediction], encoded: Sequence[bytes]) -> list[Looked]:
     model = folder_of(run, "model") / SERVING
     if not (model / DESCRIPTION).exists():
         raise Missing("The model does not say how it is built, so nobody can see where it looks.")
     return look(str(model), encoded, [prediction.read for prediction in predictions])
 
 
-def _numbered(parts: Sequence[Part]) -> list[tuple[str, list[tuple[int, str]]]]:
+def _numbered(parts: Sequence[AlignedPart]) -> list[tuple[str, list[tuple[int, str]]]]:
     numbered, step = [], 0
     for part in parts:
         numbered.append((part.kind, list(enumerate(part.tokens, start=step))))

@@ -74,14 +74,14 @@ def choose(predictions: Sequence[Prediction], count: int = SHOWN) -> Gallery:
     return Gallery(best, rest[middle : middle + count], worst)
 
 
-class Part(NamedTuple):
+class AlignedPart(NamedTuple):
     """Tokens that follow each other, and how they compare with the other formula."""
 
     kind: str  # SAME, WRONG, MISSING (of the target alone) or EXTRA (of the prediction alone)
     tokens: list[str]
 
 
-def compare(prediction: Prediction) -> tuple[list[Part], list[Part]]:
+def compare(prediction: Prediction) -> tuple[list[AlignedPart], list[AlignedPart]]:
     """The target and the prediction, cut where they begin or cease to differ."""
     target, read = prediction.target.split(), prediction.read.split()
     of_target, of_read = [], []
@@ -90,9 +90,9 @@ def compare(prediction: Prediction) -> tuple[list[Part], list[Part]]:
         others = read[operation.dest_start : operation.dest_end]
         same = operation.tag == "equal"
         if tokens:
-            of_target.append(Part(SAME if same else WRONG if others else MISSING, tokens))
+            of_target.append(AlignedPart(SAME if same else WRONG if others else MISSING, tokens))
         if others:
-            of_read.append(Part(SAME if same else WRONG if tokens else EXTRA, others))
+            of_read.append(AlignedPart(SAME if same else WRONG if tokens else EXTRA, others))
     return of_target, of_read
 
 

@@ -15,18 +15,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow
 
-from components.baseline.serving import versions
 from components.evaluator import gate
 from components.evaluator.pictures import PICTURE
 from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, SUMMARY, Evaluation, read_evaluation
 from components.formula_metrics.scores import SCORES, Score
-from components.pusher.versions import WITHDRAWN, not_pushed
+from components.metadata import SERVING
 from components.report import charts, lineage
 from components.report.curves import Epoch, best, read_epochs
 from components.report.examples import Coverage, Data, coverage, measure, read_data
 from components.report.predictions import Confusions, Evaluated, Matrix, confusions, matrix, ranked, read_predictions
-from components.report.run import SERVING, Run
+from components.report.reported_run import ReportedRun
 from components.report.wording import MINUS, number, signed
+from components.serving_folder import WITHDRAWN, not_pushed, versions
 from data.errors import UserError
 from trainer_module.features import DESCRIPTION
 
@@ -77,7 +77,7 @@ def then(needed: Section, build: Callable[..., Any], *arguments: Any) -> Section
     return needed if needed.content is None else section(build, *arguments, needed.content)
 
 
-def folder_of(run: Run, name: str) -> Path:
+def folder_of(run: ReportedRun, name: str) -> Path:
     """The folder of an artifact.
 
     Raises:
@@ -92,7 +92,7 @@ def folder_of(run: Run, name: str) -> Path:
     return Path(made.uri)
 
 
-def evaluation_of(run: Run) -> Evaluation:
+def evaluation_of(run: ReportedRun) -> Evaluation:
     """The scores and the gate's verdict."""
     folder = _written(run, SUMMARY)
     try:
@@ -103,7 +103,7 @@ def evaluation_of(run: Run) -> Evaluation:
     return evaluation
 
 
-def evaluated_of(run: Run) -> Evaluated:
+def evaluated_of(run: ReportedRun) -> Evaluated:
     """The predictions."""
     folder = _written(run, PREDICTIONS)
     try:
@@ -112,7 +112,7 @@ def evaluated_of(run: Run) -> Evaluated:
         raise Missing(f"{folder / PREDICTIONS} is damaged, or of another version of the pipeline ({error}).") from None
 
 
-def _written(run: Run, file: str) -> Path:
+def _written(run: ReportedRun, file: str) -> Path:
     folder = folder_of(run, "evaluation")
     if not (folder / file).exists():
         raise Missing(f"The evaluation has no {file}: another version of the pipeline wrote {folder}.")
@@ -160,7 +160,7 @@ class Rule(NamedTuple):
     bound: str
 
 
-class Verdict(NamedTuple):
+class Outcome(NamedTuple):
     """What became of the model."""
 
     headline: str
@@ -172,7 +172,7 @@ class Verdict(NamedTuple):
     refused: bool  # by the serving check
 
 
-def verdict(run: Run, evaluation: Evaluation | None) -> Verdict:
+def verdict(run: ReportedRun, evaluation: Evaluation | None) -> Outcome:
     """The first thing to know of a run."""
     check, pushed = _properties(run, "serving_check"), _properties(run, "pushed_model")
     refused = bool(check) and check.get("blessed") != 1
@@ -186,7 +186,7 @@ def verdict(run: Run, evaluation: Evaluation | None) -> Verdict:
         sentences.append(f"The model was {not_pushed(pushed[WITHDRAWN])}.")
     sentences.append(_serving(run, str(pushed.get("pushed_version", ""))))
     everything = evaluation.slices[""] if evaluation else {}
-    return Verdict(
+    return Outcome(
         *_headline(run, blessed, refused, pushed.get("pushed") == 1),
         sentences,
         [Large(SCORES[name].title, cell(SCORES[name], everything, name)) for name in LARGE] if evaluation else [],
@@ -196,11 +196,11 @@ def verdict(run: Run, evaluation: Evaluation | None) -> Verdict:
     )
 
 
-def _properties(run: Run, name: str) -> dict[str, Any]:
+def _properties(run: ReportedRun, name: str) -> dict[str, Any]:
     return dict(run.artifacts[name].properties) if name in run.artifacts else {}
 
 
-def _headline(run: Run, blessed: Any, refused: bool, pushed: bool) -> tuple[str, bool | None]:
+def _headline(run: ReportedRun, blessed: Any, refused: bool, pushed: bool) -> tuple[str, bool | None]:
     if run.failed:
         return f"{run.failed} failed", False
     if blessed is None:
@@ -218,9 +218,9 @@ def _rule(rule: gate.Verdict) -> Rule:
     return Rule(rule.rule, rule.kept, value, "no baseline" if rule.bound is None else shown(rule.bound))
 
 
-def _serving(run: Run, pushed: str) -> str:
+def _serving(run: ReportedRun, pushed: str) -> str:
     """What a server finds when the report is written."""
-    newest = str(next(iter(versions(run.serving)), "")) if run.serving else ""
+    newest = str(max(versions(run.serving), default="")) if run.serving else ""
     if not newest:
         return "Nothing is serving." if run.serving else "It is not known what is serving."
     return f"Version {newest} is serving{', which this run pushed' if newest == pushed else ''}: {run.serving}/{newest}"
@@ -261,13 +261,13 @@ def scores(evaluation: Evaluation) -> Scores:
         )
     everything = evaluation.slices[""]
     return Scores(
-        evaluation.examples,
-        [(score, cell(score, everything, name)) for name, score in SCORES.items()],
-        [score.title for score in SCORES.values()],
-        list(groups.items()),
-        evaluation.models,
-        evaluation.renderer,
-        BASELINE in evaluation.models,
+        examples=evaluation.examples,
+        overall=[(score, cell(score, everything, name)) for name, score in SCORES.items()],
+        titles=[score.title for score in SCORES.values()],
+        groups=list(groups.items()),
+        about=evaluation.models,
+        renderer=evaluation.renderer,
+        baseline=BASELINE in evaluation.models,
     )
 
 
@@ -279,7 +279,7 @@ class Training(NamedTuple):
     best: Epoch | None
 
 
-def training(run: Run) -> Training:
+def training(run: ReportedRun) -> Training:
     """Training and validation curves."""
     epochs = read_epochs(folder_of(run, "model_run") / LOGS)
     if not epochs:
@@ -315,7 +315,7 @@ class Measured(NamedTuple):
     medians: list[tuple[str, str, str]]  # what, of the training split, of the evaluated one
 
 
-def measured(run: Run, evaluated: Evaluated | None) -> Measured:
+def measured(run: ReportedRun, evaluated: Evaluated | None) -> Measured:
     """Lengths and sizes of what was learned from, beside those of what was judged with."""
     train = measure(folder_of(run, "examples") / "Split-train")
     if not len(train.lengths):
@@ -341,7 +341,7 @@ def _spread(values: np.ndarray | None) -> str:
     return " / ".join(f"{round(float(value)):,}" for value in np.percentile(values, (50, 90, 100)))
 
 
-def vocabulary(run: Run, evaluated: Evaluated) -> Coverage:
+def vocabulary(run: ReportedRun, evaluated: Evaluated) -> Coverage:
     """What of the evaluated formulas the model can write at all."""
     path = folder_of(run, "model") / SERVING / DESCRIPTION
     if not path.exists():
@@ -371,7 +371,7 @@ def confused(evaluated: Evaluated) -> Confused:
     return Confused(found, table, shades, *tables)
 
 
-def data(run: Run) -> Data | None:
+def data(run: ReportedRun) -> Data | None:
     """The folder that the examples came from."""
     if run.data is None:
         return None
@@ -379,7 +379,7 @@ def data(run: Run) -> Data | None:
     return read_data(run.data, read_at)
 
 
-def descent(run: Run) -> tuple[lineage.Drawing, list[tuple[str, str, str]]]:
+def descent(run: ReportedRun) -> tuple[lineage.Drawing, list[tuple[str, str, str]]]:
     """From which data the model came and where it went: the drawing, and name, id and address of each artifact."""
     there = {name: made for name, made in run.artifacts.items() if name in lineage.TITLES}
     if run.artifacts.get("pushed_model") and run.artifacts["pushed_model"].properties.get("pushed") != 1:

@@ -20,9 +20,9 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
-from components.serving_check.check import Verdict, check_serving
+from components.serving_check.fresh_process import CheckResult, check_serving
+from data.dataset.tfrecords import read_split
 from data.errors import UserError
-from data.records import read_split
 
 # Beside the custom properties of the artifact, the same for people and other programs.
 RESULT = "result.json"
@@ -97,9 +97,7 @@ def read_images(examples: types.Artifact, split: str, count: int) -> list[bytes]
     records = read_split(artifact_utils.get_split_uri([examples], split))
     images = [record.image for record in spread(records, count)]
     if not images:
-        raise UserError(
-            f"the split {split} has no example that a model could be tried with; choose another split, or fill it"
-        )
+        raise UserError(f"the split {split} has no usable example to try the model with; choose another split")
     return images
 
 
@@ -115,7 +113,7 @@ def spread(items: Iterable[Item], count: int) -> list[Item]:
     return [held[i * len(held) // count] for i in range(count)] if len(held) > count else held
 
 
-def _write(verdict: Verdict, blessing: types.Artifact) -> None:
+def _write(verdict: CheckResult, blessing: types.Artifact) -> None:
     measured = dataclasses.asdict(verdict)
     reason = measured.pop("reason")
     facts: dict[str, Any] = {"blessed": verdict.blessed}

@@ -1,4 +1,4 @@
-"""Tokens to items: recursive descent over what `data.tokenizer` wrote."""
+"""Tokens to items: recursive descent over what `data.latex.tokenizer` wrote."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import re
 from dataclasses import replace
 
-from data.latex_tables import (
+from data.latex.commands import (
     ARGUMENTS,
     BIG_DELIMITERS,
     BIG_OPERATORS,
@@ -16,6 +16,7 @@ from data.latex_tables import (
     DROPPED_WITH_ARGUMENT,
     ENVIRONMENTS,
     FONTS,
+    FUNCTIONS,
     GROUPS,
     INFIX,
     LOCAL_NAMES,
@@ -29,17 +30,17 @@ from data.latex_tables import (
     WITH_OPTION,
     WITH_OTHER_ARGUMENTS,
 )
+from data.latex.tokenizer import side_of
 from data.spelling.heights import is_flat
 from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
 from data.spelling.rows import array, joined, paired, with_font
-from data.tokenizer import FUNCTIONS, side_of
 
 
 def read(tokens: list[str]) -> Row:
     """The row of a formula, in normal form.
 
     Args:
-      tokens: as `data.tokenizer.tokenize` returns them.
+      tokens: as `data.latex.tokenizer.tokenize` returns them.
     """
     return _Reader(tokens).row()
 

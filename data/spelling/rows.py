@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from data.latex_tables import (
+from data.latex.commands import (
     BIG_SIZES,
     BOLD,
     DELIMITER_PAIRS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.latex_tables import BIG_SIZES, INFIX, STYLES, WITH_OPTION
+from data.latex.commands import BIG_SIZES, INFIX, STYLES, WITH_OPTION
 from data.spelling.nodes import Node, Row
 
 

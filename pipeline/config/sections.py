@@ -10,7 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator, model
 from pydantic.dataclasses import dataclass
 
 from components.evaluator.gate import parse_all
-from data.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS, MIN_TOKENS
+from data.pictures.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS, MIN_TOKENS
 from pipeline.lineage.address import parse
 from trainer_module.config import STRICT
 
@@ -107,7 +107,7 @@ class ServingConfig:
     @classmethod
     def _keep_leaves_something_to_go_back_to(cls, keep: int) -> int:
         if keep == 1:
-            raise ValueError("1 leaves nothing to go back to: take 2 or more, or 0 for all")
+            raise ValueError("1 leaves no version to roll back to: use 2 or more, or 0 for all")
         return keep
 
 
@@ -149,7 +149,7 @@ class BeamConfig:
             if not argument.startswith("--"):
                 raise ValueError(f"arguments holds {argument!r}, which does not start with two dashes")
             if argument.partition("=")[0] == "--runner":
-                raise ValueError(f"arguments holds {argument!r}, which is for runner to say")
+                raise ValueError(f"arguments holds {argument!r}, which runner sets")
         return self
 
     @model_validator(mode="after")
@@ -205,7 +205,7 @@ class Pod:
     timeout: int = Field(default=0, ge=0, description="longest time of an attempt, seconds")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels that a node must have")
     tolerations: tuple[dict[Literal["key", "operator", "value", "effect"], str], ...] = Field(
-        default=(), description="taints that are borne, as Kubernetes writes them"
+        default=(), description="taints to tolerate, as Kubernetes writes them"
     )
 
 

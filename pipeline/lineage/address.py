@@ -50,14 +50,16 @@ def parse(text: str) -> Address:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise UserError(_form("is no address")) from None
+        raise UserError(_form("is not an address")) from None
     if parts.password is not None:
-        raise UserError(_form(f"holds a password, which belongs into the environment variable {PASSWORD}"))
+        raise UserError(_form(f"holds a password, which belongs in the environment variable {PASSWORD}"))
     database = unquote(parts.path.removeprefix("/"))
     if parts.scheme.startswith("postgres"):
-        raise UserError(_form("names a PostgreSQL, in which ML Metadata keeps no text as long as a configuration"))
+        raise UserError(
+            _form("names a PostgreSQL database, where ML Metadata cannot store a text as long as a configuration")
+        )
     if parts.scheme != SCHEME or not parts.username or not parts.hostname or not database or "/" in database:
-        raise UserError(_form("is no address of a database"))
+        raise UserError(_form("is not the address of a database"))
     if parts.query or parts.fragment:
         raise UserError(_form("holds more than an address"))
     return Address(unquote(parts.username), parts.hostname, port or PORT, database)

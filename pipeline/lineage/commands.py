@@ -40,7 +40,7 @@ app = typer.Typer(cls=StoryFirst)
 Connection = Annotated[
     str | None,
     typer.Option(
-        help="Database, such as mysql://user@host:port/database; if not given, that of the last run.",
+        help="Database, such as mysql://user@host:port/database. Default: that of the last run.",
         metavar="ADDRESS",
     ),
 ]
@@ -49,7 +49,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, as pipeline/line
 
 @app.callback()
 def lineage() -> None:
-    """What made the model that serves, what became of data, what changed between runs: as ML Metadata has it."""
+    """Show lineage from ML Metadata: how models were made, what data was used for, and how runs differ."""
     # Before it is imported: what is wrong is told in one sentence, and it would write more, past Python.
     os.environ.setdefault("GLOG_minloglevel", "3")
 
@@ -59,20 +59,22 @@ def show(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="Id, pushed version, path, name, or type for the newest; if not given, the model serving now.",
+            help="Id, pushed version, path, name, or type (its newest). Default: the model that serves now.",
             metavar="ARTIFACT",
         ),
     ] = None,
-    up: Annotated[bool, typer.Option("--up", help="Show what it was made from; the default.")] = False,
-    down: Annotated[bool, typer.Option("--down", help="Show what was made from it.")] = False,
-    depth: Annotated[int | None, typer.Option(min=1, help="Steps to follow at most.", metavar="STEPS")] = None,
+    up: Annotated[bool, typer.Option("--up", help="Show ancestors (default).")] = False,
+    down: Annotated[bool, typer.Option("--down", help="Show descendants.")] = False,
+    depth: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of steps to follow.", metavar="STEPS")
+    ] = None,
     paths: Annotated[bool, typer.Option("--paths", help="Show the folders of all artifacts.")] = False,
     as_json: Json = False,
-    as_dot: Annotated[bool, typer.Option("--dot", help="Print it for Graphviz.")] = False,
-    as_mermaid: Annotated[bool, typer.Option("--mermaid", help="Print it for Mermaid.")] = False,
+    as_dot: Annotated[bool, typer.Option("--dot", help="Print DOT, for Graphviz.")] = False,
+    as_mermaid: Annotated[bool, typer.Option("--mermaid", help="Print Mermaid.")] = False,
     connection: Connection = None,
 ) -> None:
-    """Show how an artifact was made: by default the model that serves now. `show` may be left out."""
+    """Show how an artifact was made. The word `show` may be left out."""
     from pipeline.lineage import document, drawing, find, text
     from pipeline.lineage.graph import read_lineage
 
@@ -96,14 +98,14 @@ def show(
 
 @app.command()
 def runs(
-    last: Annotated[int, typer.Option(min=0, help="Runs to show, the last ones; 0 for all.", metavar="COUNT")] = 20,
+    last: Annotated[int, typer.Option(min=0, help="Number of recent runs; 0 for all.", metavar="COUNT")] = 20,
     as_json: Json = False,
     connection: Connection = None,
 ) -> None:
-    """List runs: how each ended, how long it took, its BLEU, whether its model was blessed and pushed."""
+    """List runs with their outcome, time, BLEU, blessing and pushed version."""
     from pipeline.lineage import document, text
     from pipeline.lineage.graph import read_runs, read_store
-    from pipeline.lineage.runs import current_run, summarise
+    from pipeline.lineage.run_summary import current_run, summarise
     from pipeline.lineage.store import no_runs, run_ids
 
     def ask(store: MetadataStore, workspace: Workspace) -> tuple[Any, ...]:
@@ -123,16 +125,16 @@ def runs(
 
 @app.command()
 def diff(
-    first: Annotated[str, typer.Argument(help="Beginning of a run's id.", metavar="RUN")],
-    second: Annotated[str, typer.Argument(help="Beginning of another's.", metavar="RUN")],
+    first: Annotated[str, typer.Argument(help="Run id, or its beginning.", metavar="RUN")],
+    second: Annotated[str, typer.Argument(help="Run id, or its beginning, to compare with.", metavar="RUN")],
     as_json: Json = False,
     connection: Connection = None,
 ) -> None:
-    """Show what differs between two runs: outcome, metrics, data, configuration, code, packages, hardware."""
+    """Compare two runs: outcome, metrics, data, configuration, code, packages, hardware."""
     from pipeline.lineage import document, text
     from pipeline.lineage.diff import differences, facts
     from pipeline.lineage.graph import read_runs
-    from pipeline.lineage.runs import current_run, summarise
+    from pipeline.lineage.run_summary import current_run, summarise
     from pipeline.lineage.store import choose_run, run_ids
 
     def ask(store: MetadataStore, workspace: Workspace) -> tuple[Any, ...]:
@@ -152,34 +154,34 @@ def diff(
 
 @app.command()
 def check(
-    mend: Annotated[bool, typer.Option("--mend", help="Repair what killed runs left.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what killed runs left behind.")] = False,
     as_json: Json = False,
     connection: Connection = None,
 ) -> None:
-    """Find what is broken: missing files, runs left open, models pushed without a blessing.
+    """Find problems: missing files, runs left open, models pushed without a blessing.
 
-    Exit status: 0 nothing, 4 something, 1 failed.
+    Exit status: 0 no problems, 4 problems found, 1 failed.
     """
-    from pipeline.lineage import check, document, text
+    from pipeline.lineage import document, problems, text
     from pipeline.lineage.graph import read_store
     from pipeline.lineage.store import write
 
-    def ask(store: MetadataStore, workspace: Workspace) -> list[check.Finding]:
-        return check.check(read_store(store), workspace)
+    def ask(store: MetadataStore, workspace: Workspace) -> list[problems.Finding]:
+        return problems.check(read_store(store), workspace)
 
     found = _read(ask, connection)
-    killed = [finding.execution for finding in found if finding.kind == check.KILLED]
-    if mend and killed:
+    killed = [finding.execution for finding in found if finding.kind == problems.KILLED]
+    if repair and killed:
         from pipeline.workspace import Workspace
 
         workspace = Workspace.from_environment()
-        with workspace.hold():
-            recorded = write(workspace, lambda store: check.mend(store, killed, workspace), connection)
-        found = [finding for finding in found if finding.kind != check.KILLED]
+        with workspace.lock():
+            recorded = write(workspace, lambda store: problems.repair(store, killed, workspace), connection)
+        found = [finding for finding in found if finding.kind != problems.KILLED]
         marked = f"{len(killed) - recorded:,} marked as cancelled"
         typer.echo(f"{marked}, {recorded:,} pushed and recorded" if recorded else marked, err=True)
     if as_json:
-        findings = [finding._asdict() | {"mend": check.MEND[finding.kind]} for finding in found]
+        findings = [finding._asdict() | {"repair": problems.REPAIR[finding.kind]} for finding in found]
         _print_json(document.listed("findings", findings))
     else:
         _print(text.findings(found))
@@ -190,13 +192,13 @@ def check(
 def page(
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write; if not given, lineage.html in the workspace's reports.", metavar="FILE"),
+        typer.Option(help="File to write. Default: reports/lineage.html in the workspace.", metavar="FILE"),
     ] = None,
-    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    show: Annotated[bool, typer.Option("--open", help="Open the file in the browser.")] = False,
     connection: Connection = None,
 ) -> None:
-    """Write all of it as one HTML file: runs, the graph of each and of all, differences between two."""
-    from pipeline.lineage.page import write_page
+    """Write the lineage as one HTML file: all runs, their graphs, and comparisons of two."""
+    from pipeline.lineage.page.lineage_page import write_page
     from pipeline.workspace import Workspace
 
     workspace = Workspace.from_environment()

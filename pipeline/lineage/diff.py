@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pipeline.lineage.graph import Graph
 from pipeline.lineage.notes import vocabulary_size
-from pipeline.lineage.runs import Summary
+from pipeline.lineage.run_summary import RunSummary
 
 Facts = Mapping[str, Mapping[str, Any]]  # by section and name
 
@@ -22,7 +22,7 @@ class Difference(NamedTuple):
     second: Any
 
 
-def facts(graph: Graph, summary: Summary) -> Facts:
+def facts(graph: Graph, summary: RunSummary) -> Facts:
     """What a run was run with and what came of it: outcome, metrics, data, configuration, code, packages, hardware.
 
     Of runs from before they stored it, as much as their components were told.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from components.report.run import CACHED, FAILED, RUNNING
+from components.metadata import CACHED, FAILED, RUNNING
 from pipeline.lineage.graph import Artifact, Execution, Graph
 
 _DOT = {CACHED: " style=dashed", FAILED: " color=red", RUNNING: " color=orange"}

@@ -27,7 +27,7 @@ def serving_model(store: MetadataStore, workspace: Workspace) -> int:
     found = pushed_to(store.get_artifacts_by_type(PUSHED_MODEL), version)
     if not found:
         raise UserError(
-            f"no run that is known pushed {version}, which serves now; `im2latex lineage runs` lists what was pushed"
+            f"no recorded run pushed {version}, which serves now; `im2latex lineage runs` lists what was pushed"
         )
     return found
 

@@ -17,8 +17,8 @@ from google.protobuf.message import Message
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from components.baseline.properties import COPY_OF, SERVING_VERSION
-from components.report.run import CACHED, FAILED, OUTPUTS, RAN, STATES, values
+from components.metadata import CACHED, FAILED, OUTPUTS, RAN, STATES, values
+from components.serving_folder import COPY_OF, SERVING_VERSION
 
 PIPELINE_RUN, NODE = "pipeline_run", "node"
 INPUTS = {metadata_store_pb2.Event.INPUT, metadata_store_pb2.Event.DECLARED_INPUT}
@@ -65,7 +65,7 @@ class Execution:
     type: str  # class of the component
     pipeline: str
     run: str
-    state: str  # ran, cached, failed or running, as components.report.run names them
+    state: str  # ran, cached, failed or running, as components.metadata names them
     started: int  # milliseconds since 1970
     ended: int
     properties: Mapping[str, Any] = field(default_factory=dict)  # what the component was told, as JSON has it
@@ -93,7 +93,7 @@ class Run:
 
     id: str  # its local time: 2017-08-06T11:48:31.123456
     began: int  # milliseconds since 1970
-    properties: Mapping[str, Any] = field(default_factory=dict)  # see pipeline.lineage.record
+    properties: Mapping[str, Any] = field(default_factory=dict)  # see pipeline.running.record
 
 
 @dataclass(frozen=True)
@@ -313,13 +313,13 @@ def _places(store: MetadataStore, executions: Sequence[int]) -> _Places:
 def _artifact(artifact: metadata_store_pb2.Artifact, maker: int) -> Artifact:
     return Artifact(
         artifact.id,
-        artifact.type,
-        artifact.uri,
-        artifact.name,
-        metadata_store_pb2.Artifact.State.Name(artifact.state).lower(),
-        artifact.create_time_since_epoch,
-        plain(artifact.properties) | plain(artifact.custom_properties),
-        maker,
+        type=artifact.type,
+        uri=artifact.uri,
+        name=artifact.name,
+        state=metadata_store_pb2.Artifact.State.Name(artifact.state).lower(),
+        created=artifact.create_time_since_epoch,
+        properties=plain(artifact.properties) | plain(artifact.custom_properties),
+        made_by=maker,
     )
 
 
@@ -333,16 +333,16 @@ def _execution(
     pipeline, _, component = (node.name if node else execution.type).rpartition(".")
     return Execution(
         execution.id,
-        component,
-        execution.type,
-        pipeline if node else "",
-        run.name if run else "",
-        STATES.get(execution.last_known_state, FAILED),
-        execution.create_time_since_epoch,
-        execution.last_update_time_since_epoch,
-        plain(execution.properties) | plain(execution.custom_properties),
-        inputs,
-        outputs,
+        component=component,
+        type=execution.type,
+        pipeline=pipeline if node else "",
+        run=run.name if run else "",
+        state=STATES.get(execution.last_known_state, FAILED),
+        started=execution.create_time_since_epoch,
+        ended=execution.last_update_time_since_epoch,
+        properties=plain(execution.properties) | plain(execution.custom_properties),
+        inputs=inputs,
+        outputs=outputs,
     )
 
 

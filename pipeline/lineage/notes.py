@@ -6,11 +6,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.baseline.properties import SERVING_VERSION
 from components.evaluator.summary import CANDIDATE, SUMMARY, Evaluation, read_evaluation
 from components.formula_metrics.scores import SCORES
-from components.pusher.versions import WITHDRAWN, not_pushed, standing
-from data.records import SPLITS
+from components.serving_folder import SERVING_VERSION, WITHDRAWN, not_pushed, version_status
+from data.dataset.record import SPLITS
 from pipeline.lineage.graph import DESTINATION, Artifact, Execution, Graph
 from trainer_module.features import SPECIALS, VOCABULARY, read_vocabulary
 
@@ -63,7 +62,7 @@ def is_there(artifact: Artifact) -> bool:
 def now(artifact: Artifact) -> str:
     """What became of a version that was pushed; "" of anything else, and where it is not known."""
     destination = str(artifact.properties.get(DESTINATION, ""))
-    return "" if not destination or "://" in destination else standing(Path(destination))
+    return "" if not destination or "://" in destination else version_status(Path(destination))
 
 
 def _pushed(artifact: Artifact) -> str:

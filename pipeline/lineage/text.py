@@ -14,13 +14,13 @@ from rich.text import Text
 from rich.tree import Tree
 
 from components.formula_metrics.scores import SCORES
-from components.report.run import CACHED, FAILED, RAN, RUNNING
+from components.metadata import CACHED, FAILED, RAN, RUNNING
 from data.duration import duration
-from pipeline.lineage.check import MEND, Finding
 from pipeline.lineage.diff import Difference
 from pipeline.lineage.graph import ROLLBACK, VERSION, Artifact, Execution, Graph, Run
 from pipeline.lineage.notes import GONE, notes, sources
-from pipeline.lineage.runs import DONE, KILLED, Summary
+from pipeline.lineage.problems import REPAIR, Finding
+from pipeline.lineage.run_summary import DONE, KILLED, RunSummary
 from pipeline.lineage.tree import Branch, made_from, made_of
 
 # Of the digests and ids that are shown; their beginnings are enough to tell them apart.
@@ -65,7 +65,7 @@ def story(
         yield _grow(made_of(graph, artifact.id), artifact, _Teller(graph, about, "", paths), "what was made of it")
 
 
-def runs(summaries: Sequence[Summary], left_out: int) -> Iterator[Any]:
+def runs(summaries: Sequence[RunSummary], left_out: int) -> Iterator[Any]:
     """A table of runs, the last one last."""
     if left_out:
         yield Text(f"{left_out:,} earlier runs are not shown; --last 0 shows all", "dim")
@@ -102,15 +102,15 @@ def differences(first: str, second: str, found: Iterable[Difference]) -> Iterato
 
 
 def findings(found: Sequence[Finding]) -> Iterator[Any]:
-    """What is broken, by kind, with how to mend it."""
-    for kind, how in MEND.items():
+    """What is broken, by kind, with how to repair it."""
+    for kind, how in REPAIR.items():
         of_kind = [finding for finding in found if finding.kind == kind]
         if of_kind:
             yield Text(f"{len(of_kind):,} {kind}", "bold red")
             yield from (Text(f"  {finding.what}") for finding in of_kind[:SHOWN])
             if len(of_kind) > SHOWN:
                 yield Text(f"  and {len(of_kind) - SHOWN:,} more; --json lists all", "dim")
-            yield Text(f"  mend: {how}", "green")
+            yield Text(f"  repair: {how}", "green")
     if not found:
         yield Text("nothing is broken", "green")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from components.baseline.properties import SERVING_VERSION
+from components.serving_folder import SERVING_VERSION
 from pipeline.lineage.graph import Execution, Graph
 
 

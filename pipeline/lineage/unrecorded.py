@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from components.report.run import RUNNING, SERVING
+from components.metadata import RUNNING, SERVING
 from pipeline.lineage.graph import DESTINATION, PUSHED, PUSHED_MODEL, VERSION, Graph
 from pipeline.workspace import Workspace
 
@@ -45,7 +45,7 @@ def unrecorded(graph: Graph, workspace: Workspace) -> dict[int, Push]:
     left = [e for e in graph.executions.values() if e.component == PUSHER and e.state == RUNNING] if versions else []
     if not left:
         return {}
-    from components.baseline.serving import digest  # brings TFX
+    from components.serving_folder import digest  # brings TFX
 
     copies = {digest(str(version)): version for version in versions}
     found = {}

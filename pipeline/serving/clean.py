@@ -1,37 +1,23 @@
 r"""LaTeX as a person would type it, from the tokens that a model writes.
 
 `x _ { i } ^ { 2 }` becomes `x_i^2`, `f ^ { \prime }` becomes `f'`, `\operatorname { s i n }` becomes `\sin`, and blanks
-stay only where TeX needs them. The picture stays the same, and so do the tokens that `data.tokenizer` makes of it.
+stay only where TeX needs them. The picture stays the same, and so do the tokens of `data.latex.tokenizer`.
 """
 
 from __future__ import annotations
 
 import re
 
-from data.tokenizer import FUNCTIONS, FormulaError, tokenize
-
-
-def _names(commands: str) -> frozenset[str]:
-    return frozenset(commands.split())
-
-
-# Functions that LaTeX sets below and above with their scripts in display style; \operatorname alone does not.
-_WITH_LIMITS = {"\\det", "\\gcd", "\\inf", "\\lim", "\\max", "\\min", "\\Pr", "\\sup"}
-# LaTeX sets these two with a thin space inside, which \operatorname has not.
-_SPACED = {"\\liminf", "\\limsup"}
-# Symbols that TeX takes as a script without braces: each is one character, whereas others are macros of several.
-_SYMBOLS = _names(
-    r"""\alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \vartheta \iota \kappa \lambda \mu \nu \xi \pi
-    \varpi \rho \varrho \sigma \varsigma \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi
-    \Pi \Sigma \Upsilon \Phi \Psi \Omega \infty \circ \ast \star \dagger \ddagger \pm \mp \perp \ell \partial \prime"""
+from data.latex.commands import (
+    BLANKS_ARE_DRAWN,
+    FUNCTIONS,
+    FUNCTIONS_WITH_LIMITS,
+    SCRIPTS_WITHOUT_BRACES,
+    SPACED_FUNCTIONS,
+    STARRED,
 )
-# In the arguments of these a blank is drawn.
-_TEXT = _names(
-    r"""\mbox \hbox \text \textrm \textbf \textit \textsf \texttt \textsc \textup \textnormal \textsl
-    \textsubscript \textsuperscript \emph \fbox \framebox \makebox \raisebox \parbox"""
-)
-# With a star behind the name these are other commands.
-_STARRED = {"\\\\", "\\operatorname", "\\hspace", "\\vspace", "\\tag"}
+from data.latex.tokenizer import FormulaError, tokenize
+
 _WORD = re.compile(r"\\[a-zA-Z]+|\\(?:left|right|middle)\\[a-zA-Z]+")
 
 
@@ -58,7 +44,7 @@ def _functions(tokens: list[str]) -> list[str]:
         end = _group_end(tokens, at + 1) if token in ("\\operatorname", "\\operatorname*") else 0
         function = "\\" + "".join(tokens[at + 2 : end])
         limits = token.endswith("*")
-        if end and function in FUNCTIONS - _SPACED and (function in _WITH_LIMITS) == limits:
+        if end and function in FUNCTIONS - SPACED_FUNCTIONS and (function in FUNCTIONS_WITH_LIMITS) == limits:
             kept.append(function)
             at = end + 1
         else:
@@ -97,7 +83,9 @@ def _stands_alone(token: str, following: str) -> bool:
     """Whether a script needs no braces; a digit before a digit has some, for the eye."""
     if token.isascii() and token.isdigit() and following[:1].isdigit():
         return False
-    return token in _SYMBOLS or (len(token) == 1 and (token.isascii() and token.isalnum() or token in "+-*"))
+    return token in SCRIPTS_WITHOUT_BRACES or (
+        len(token) == 1 and (token.isascii() and token.isalnum() or token in "+-*")
+    )
 
 
 def _joined(tokens: list[str]) -> str:
@@ -110,7 +98,7 @@ def _joined(tokens: list[str]) -> str:
         if token == "\\" or _runs_into(token, following):
             parts.append(" ")
         at += 1
-        if token in _TEXT:
+        if token in BLANKS_ARE_DRAWN:
             end = _arguments_end(tokens, at)
             parts.append(" ".join(tokens[at:end]))
             at = end
@@ -119,7 +107,7 @@ def _joined(tokens: list[str]) -> str:
 
 def _runs_into(token: str, following: str) -> bool:
     r"""Whether TeX would read two tokens as one: \alpha b, and \\ [ as the beginning of a space between rows."""
-    if token in _STARRED and following[:1] == "*" or token == "\\\\" and following[:1] == "[":
+    if token in STARRED and following[:1] == "*" or token == "\\\\" and following[:1] == "[":
         return True
     return bool(_WORD.fullmatch(token)) and following[:1].isascii() and following[:1].isalpha()
 

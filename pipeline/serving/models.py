@@ -26,7 +26,7 @@ class Served:
 
     @property
     def version(self) -> int:
-        """As TensorFlow Serving counts them; 1 where the folder's name is no number."""
+        """As TensorFlow Serving counts them; 1 where the folder's name is not a number."""
         return int(self.folder.name) if self.folder.name.isdecimal() else 1
 
 
@@ -55,11 +55,11 @@ class Models:
     def __init__(self, folders: Callable[[], Sequence[Path]]) -> None:
         self.reloaded: Callable[[bool], None] = lambda served: None
         self._folders = folders
-        # Versions that do not work, each with the time of its last change: one that was mended is tried again.
+        # Versions that do not work, each with the time of its last change: one that was repaired is tried again.
         self._broken: dict[Path, float] = {}
         served = self._newest(None)
         if served is None:
-            raise UserError("there is no model that works; the lines above say why")
+            raise UserError("no model can be loaded; the lines above say why")
         self.served = served
 
     def refresh(self) -> None:

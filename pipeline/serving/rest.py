@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from components.evaluator.reading import Beam, Hypothesis
+from data.dataset.record import Example
 from data.errors import UserError
-from data.records import Example
 
 DEFAULT = "serving_default"
 # The input of each signature that holds images.
@@ -39,7 +39,7 @@ def parse(body: bytes) -> Request:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"the body is no JSON ({error})") from None
+        raise UserError(f"the body is not JSON ({error})") from None
     if not isinstance(document, dict) or len({"instances", "inputs"} & set(document)) != 1:
         raise UserError('the body has to be an object with either "instances" or "inputs"')
     signature = document.get("signature_name") or DEFAULT
@@ -71,9 +71,7 @@ def _rows(instances: Any, name: str) -> list[Any]:
     for i, instance in enumerate(instances):
         if isinstance(instance, dict) and "b64" not in instance:
             if set(instance) != {name}:
-                raise UserError(
-                    f'instances[{i}] has to hold "{name}" alone; what is for all of them stands in "inputs"'
-                )
+                raise UserError(f'instances[{i}] has to hold "{name}" alone; values for all of them go in "inputs"')
             instance = instance[name]
         rows.append(instance)
     return rows
@@ -96,7 +94,7 @@ def _bytes(value: Any, place: str) -> bytes:
     try:
         return base64.b64decode(value["b64"], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UserError(f"{place} is no base64 ({error})") from None
+        raise UserError(f"{place} is not base64 ({error})") from None
 
 
 def _image_of_example(serialised: bytes, place: str) -> bytes:
@@ -104,7 +102,7 @@ def _image_of_example(serialised: bytes, place: str) -> bytes:
     try:
         example.ParseFromString(serialised)
     except Exception:  # noqa: BLE001  protobuf's DecodeError is another class in each of its implementations
-        raise UserError(f"{place} is no serialised tf.Example") from None
+        raise UserError(f"{place} is not a serialised tf.Example") from None
     values = example.features.feature["image"].bytes_list.value
     if len(values) != 1:
         raise UserError(f'{place} has to have a feature "image" with one value of bytes')

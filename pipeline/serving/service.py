@@ -29,8 +29,8 @@ from pipeline.serving.connections import listen
 from pipeline.serving.hosts import Hosts, hosts_of
 from pipeline.serving.metrics import CONTENT_TYPE, Metrics
 from pipeline.serving.models import Models, Read
-from pipeline.serving.page import POLICY, files
 from pipeline.serving.pictures import prepare
+from pipeline.serving.web_page import POLICY, files
 
 NAME = "im2latex"
 MAX_ALTERNATIVES = 10
@@ -189,7 +189,7 @@ class Service:
 
     def _check_beam(self, beam: Beam | None) -> None:
         if beam and not self.models.served.reader.has_alternatives:
-            raise UserError("this model has no signature predict_alternatives; push one that was trained anew")
+            raise UserError("this model has no signature predict_alternatives; push a newly trained model")
 
     def _beam_of_query(self, alternatives: str | None) -> Beam | None:
         if alternatives is None:

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from data.records import read_records
-from data.synthetic import synthesize
+from data.dataset.tfrecords import read_records
+from data.pictures.synthetic import synthesize
 from pipeline.config import load_config
 from tests.benchmarks.commands import lineage, serving
 from tests.benchmarks.measuring import (

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from ml_metadata import MetadataStore
 
-from data.synthetic import draw_png
+from data.pictures.synthetic import draw_png
 from pipeline.lineage.store import connection
 from pipeline.workspace import Workspace
 from tests.benchmarks.measuring import FULL, Figure, Size, seconds

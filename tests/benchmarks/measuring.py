@@ -17,7 +17,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from data.records import MAX_TOKENS, SPLITS, read_records
+from data.dataset.record import SPLITS
+from data.dataset.tfrecords import read_records
+from data.defaults import MAX_TOKENS
 from tests.benchmarks.sample import make_sample
 from trainer_module import features
 from trainer_module.batching import Batch, Example

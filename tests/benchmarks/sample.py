@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from data.im2latex import import_dataset
-from data.records import MAX_TOKENS
-from data.synthetic import synthesize
+from data.defaults import MAX_TOKENS
+from data.importers.importing import import_dataset
+from data.pictures.synthetic import synthesize
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
 # Of what is drawn instead: the text of the real images is 10 pt too, at half of 200 dots per inch.

@@ -36,9 +36,11 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from data.dataset.record import SPLITS, Record, encode
+from data.dataset.tfrecords import read_records
+from data.dataset.writer import DatasetWriter
 from data.errors import UserError
 from data.parallel import ordered_map
-from data.records import SPLITS, DatasetWriter, Record, encode, read_records
 from tests.benchmarks.sample import make_sample
 
 # Synthetic formulas that are repeated where there is no real sample.
@@ -240,7 +242,7 @@ def _high_water(process: int) -> int:
 
 
 def _figures(home: Path, samples: Sequence[Sample]) -> dict[str, Figure]:
-    from components.report.run import RAN, read_steps
+    from components.metadata import RAN, read_steps
     from pipeline.lineage.store import read, run_ids
     from pipeline.workspace import Workspace
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from data.check import Report, SplitReport
 from data.commands import app, print_report
+from data.dataset.check import DatasetReport, SplitReport
+from data.dataset.record import SPLITS
 from data.errors import UserError
-from data.records import SPLITS
-from tests.data.test_im2latex import processed
+from tests.data.importers.test_im2latex import processed
 
 RUNNER = CliRunner()
 
@@ -61,7 +61,7 @@ def test_the_report_of_a_check_fits_80_columns(
     split = SplitReport(12_345_678, 9_876_543_210, spread, spread, [100, 200, 1500])
     counts = {name: 12_345_678 for name in SPLITS}
     commonest = [(f"\\operatorname{i}", 12_345_678) for i in range(20)]
-    report = Report(
+    report = DatasetReport(
         path="set", source="test", splits=dict.fromkeys(SPLITS, split), rejected=0, vocabulary=1, most_common=commonest,
         seen_once=1, unseen=counts, duplicates=counts, shared=counts, problems=[],
     )  # fmt: skip

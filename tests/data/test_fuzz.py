@@ -16,10 +16,12 @@ from typing import TypeVar
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.dataset.record import BadRecord, Example, Record, decode, encode
+from data.dataset.tfrecords import frame, parse_tfrecords
 from data.errors import UserError
-from data.records import BadRecord, Example, Record, decode, encode, frame, parse_tfrecords
-from data.synthetic import draw_png
-from data.tokenizer import FUNCTIONS, FormulaError, tokenize
+from data.latex.commands import FUNCTIONS
+from data.latex.tokenizer import FormulaError, tokenize
+from data.pictures.synthetic import draw_png
 
 FUZZ = int(os.environ.get("IM2LATEX_FUZZ", 300))
 Input = TypeVar("Input")

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from data.records import DatasetWriter, Record, frame
-from data.synthetic import draw_png
+from data.dataset.record import Record
+from data.dataset.tfrecords import frame
+from data.dataset.writer import DatasetWriter
+from data.pictures.synthetic import draw_png
 from tests.project import SETTINGS, Project
 
 LONG = " ".join(["x"] * 10_000)

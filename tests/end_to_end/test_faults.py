@@ -33,7 +33,7 @@ def test_runs_killed_at_the_worst_moments_leave_nothing_half_done_behind_the_nex
 
 
 def test_a_second_run_at_the_same_time_is_refused_in_a_sentence(project: Project) -> None:
-    with Workspace(project.home).hold():
+    with Workspace(project.home).lock():
         refused = project.run()
     assert refused.returncode == 1
     assert refused.stderr == f"im2latex: another run is using {project.home}; wait for it, or set IM2LATEX_HOME\n"
@@ -53,5 +53,5 @@ def test_a_read_only_workspace_is_told_in_a_sentence(project: Project) -> None:
     refused = project.run(before=read_only(project.home))
     assert refused.returncode == 1
     assert refused.stderr == (
-        f"im2latex: {project.home}/logs cannot be written: make it writable, and the same command goes on from here\n"
+        f"im2latex: {project.home}/logs cannot be written: make it writable, and the same command continues from here\n"
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
-from components.pusher.versions import numbers
+from components.serving_folder import versions
 from tests.end_to_end.test_run import fields
 from tests.project import Project
 
@@ -99,7 +99,7 @@ def test_a_version_that_was_taken_back_is_not_pushed_again_until_it_is_brought_b
     withheld = project.run(*again)
     assert withheld.returncode == 3, withheld.stderr
     assert fields(withheld.stdout)["pushed to"].startswith(f"not pushed: it is version {second}, which was withdrawn")
-    assert numbers(serving) == [int(first)]
+    assert versions(serving) == [int(first)]
     assert rollback("--to", second) == f"version {second} serves now; it had been withdrawn\n"
     pushed = project.run(*again)
     assert pushed.returncode == 0, pushed.stderr

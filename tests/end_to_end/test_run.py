@@ -18,10 +18,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data.records import DatasetWriter, Record, encode, read_records
-from data.synthetic import draw_png
-from pipeline.comparison import OTHER, SAME
+from data.dataset.record import Record, encode
+from data.dataset.tfrecords import read_records
+from data.dataset.writer import DatasetWriter
+from data.pictures.synthetic import draw_png
 from pipeline.config.sections import COMPONENTS
+from pipeline.reproduction.comparison import OTHER, SAME
 from tests.project import Project, after_first_run, read_only
 from trainer_module.trained import load_weights
 
@@ -130,7 +132,7 @@ def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path
     environment = {**project.environment(), "LOCAL_HOME": str(tmp_path / "tfx")}
     environment["PATH"] = f"{tfx.parent}{os.pathsep}{environment['PATH']}"  # it starts `pip` and `python`
     for arguments in (
-        ["pipeline", "create", "--engine=local", f"--pipeline_path={repository / 'pipeline' / 'local_runner.py'}"],
+        ["pipeline", "create", "--engine=local", f"--pipeline_path={repository}/pipeline/running/tfx_dsl.py"],
         ["run", "create", "--engine=local", "--pipeline_name=im2latex"],
     ):
         done = subprocess.run(
@@ -159,7 +161,7 @@ def test_a_serving_folder_that_cannot_be_written_is_told_and_the_next_run_pushes
     refused = project.run(*other, before=read_only(project.home / "serving"))
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"im2latex: Pusher: {project.home}/serving/im2latex/"), refused.stderr
-    assert " cannot be written: make it writable, and the same command goes on from here (" in refused.stderr
+    assert " cannot be written: make it writable, and the same command continues from here (" in refused.stderr
     assert refused.stderr.count("\n") == 1
     assert project.versions() == versions
     again = project.run(*other)
@@ -200,9 +202,7 @@ def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
     project = Project.of(tmp_path, f'[data]\nsource = "{data}"\n')
     stopped = project.run()
     assert stopped.returncode == 1
-    assert stopped.stderr.startswith(
-        "im2latex: ExampleValidator: the examples are not as the schema says: train: label: "
-    )
+    assert stopped.stderr.startswith("im2latex: ExampleValidator: the examples do not match the schema: train: label: ")
     assert stopped.stderr.count("\n") == 1 and ".log" in stopped.stderr
     assert dict(project.executions())["ExampleValidator"] == "FAILED"
     assert "Transform" not in dict(project.executions())
@@ -276,8 +276,8 @@ def test_other_data_is_refused_and_with_anyway_it_differs(project: Project) -> N
     assert refused.returncode == 1
     assert refused.stderr.startswith("im2latex: the data of run ") and "is not what it was" in refused.stderr
     assert refused.stderr.count("\n") == 1 and refused.stdout == ""
-    anyway = reproduce(project, *other, "--anyway", "--to", "StatisticsGen")
-    assert anyway.returncode == 4, anyway.stderr
-    document = json.loads(anyway.stdout)
+    allow_changed_data = reproduce(project, *other, "--allow-changed-data", "--to", "StatisticsGen")
+    assert allow_changed_data.returncode == 4, allow_changed_data.stderr
+    document = json.loads(allow_changed_data.stdout)
     assert verdicts(document) == {"examples": OTHER, "schema": SAME, "statistics": OTHER}
     assert [one["name"] for one in document["with"] if one["verdict"] == OTHER] == ["data", "data.seed"]

@@ -18,8 +18,8 @@ import tensorflow as tf
 
 from components.formula_metrics import scores as reference
 from data.errors import UserError
-from data.synthetic import formulas
-from tests.pipeline.test_export import export
+from data.pictures.synthetic import formulas
+from tests.pipeline.models.test_export import export
 from tests.pipeline.test_standalone import processed
 from trainer_module.trained import WEIGHTS, load_weights
 
@@ -159,7 +159,7 @@ def test_an_interrupted_training_is_one_sentence_and_keeps_its_checkpoint(source
     finally:
         process.kill()
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "im2latex: stopped; the same command goes on from the last checkpoint"
+    assert errors.splitlines()[-1] == "im2latex: stopped; the same command continues from the last checkpoint"
     assert list(tmp_path.glob("out/checkpoints/*/checkpoint.npz"))
 
 

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 # Whom to kill, so many times of ten.
 VICTIMS = {"all": 8, "command": 1, "pipeline": 1}
-MEND_SHARE = 0.3
+REPAIR_SHARE = 0.3
 KINDS = {
     "kill": "runs, at random moments",
     "dangerous": "runs, at the moments that leave most behind; a small test",
     "disk": "fill the disk while each component works; as root",
     "interrupt": "Ctrl-C in each component",
 }
-_MENDED = re.compile(r"^Mended +(\d+) execution", re.MULTILINE)
+_REPAIRED = re.compile(r"^Repaired +(\d+) execution", re.MULTILINE)
 
 
 def main() -> int:
@@ -78,7 +78,7 @@ def main() -> int:
 
 def kill_and_judge(folder: Path, count: int) -> int:
     """Kills runs in a folder and prints what came of it; 0 when nothing was found, else 1."""
-    from data.records import read_records
+    from data.dataset.tfrecords import read_records
     from pipeline.config.sections import COMPONENTS
 
     began = time.monotonic()
@@ -110,7 +110,7 @@ def kill_few(folder: Path) -> int:
     for moment in dangerous():
         kill = killer.kill(moment, ALL)
         print(kill, flush=True)
-        look(killer, kill, mend=False)
+        look(killer, kill, repair=False)
     return end(killer)
 
 
@@ -151,7 +151,7 @@ def end(killer: Killer) -> int:
 
 def prepare(folder: Path) -> Killer:
     """What starts runs in a workspace in a folder; from then on everything is imported, and no thread is started."""
-    from pipeline import runner  # noqa: F401  what every run needs
+    from pipeline.running import process  # noqa: F401  what every run needs
     from pipeline.workspace import Workspace
     from tests.faults import processes
     from tests.faults.killing import Killer
@@ -167,15 +167,15 @@ def prepare(folder: Path) -> Killer:
 class Round:
     """A round that has ended."""
 
-    def __init__(self, kills: Sequence[Kill], seconds: float, mended: int, size: int) -> None:
+    def __init__(self, kills: Sequence[Kill], seconds: float, repaired: int, size: int) -> None:
         """
         Args:
             kills: of runs that had not ended before.
             seconds: that the run took which was left to finish.
-            mended: executions that it says it marked as cancelled.
+            repaired: executions that it says it marked as cancelled.
             size: bytes of the workspace behind it.
         """
-        self.kills, self.seconds, self.mended, self.size = kills, seconds, mended, size
+        self.kills, self.seconds, self.repaired, self.size = kills, seconds, repaired, size
 
 
 def kill_a_round(killer: Killer, seconds: dict[str, float], number: int, most: int, began: float) -> Round:
@@ -193,24 +193,24 @@ def kill_a_round(killer: Killer, seconds: dict[str, float], number: int, most: i
         print(f"{time.monotonic() - began:>6.0f} s  {number}.{len(kills) + 1:<3}{kill}", flush=True)
         if not kill.late:
             kills.append(kill)
-        look(killer, kill, mend=random.random() < MEND_SHARE)
+        look(killer, kill, repair=random.random() < REPAIR_SHARE)
         tell(killer.audit)
     took, said = killer.finish(setting)
     if found := killer.check():
         killer.audit.faults.append(f"after round {number} lineage check finds {found}")
     killer.audit.look(finished=True)
-    mended = int(match[1]) if (match := _MENDED.search(said)) else 0
+    repaired = int(match[1]) if (match := _REPAIRED.search(said)) else 0
     print(f"{time.monotonic() - began:>6.0f} s  {number}: a run finished in {took:.0f} s", flush=True)
-    return Round(kills, took, mended, size(killer.workspace.home))
+    return Round(kills, took, repaired, size(killer.workspace.home))
 
 
-def look(killer: Killer, kill: Kill, mend: bool) -> None:
+def look(killer: Killer, kill: Kill, repair: bool) -> None:
     """Looks at what a kill left."""
-    for finding in killer.check(mend):
+    for finding in killer.check(repair):
         if finding["kind"] != "killed":
             killer.audit.faults.append(f"{kill}: lineage check finds {finding}")
-    if mend and (found := killer.check()):
-        killer.audit.faults.append(f"{kill}: behind --mend lineage check finds {found}")
+    if repair and (found := killer.check()):
+        killer.audit.faults.append(f"{kill}: behind --repair lineage check finds {found}")
     killer.audit.look(finished=False)
 
 
@@ -257,10 +257,10 @@ def report(rounds: Sequence[Round], versions: int, faults: int, seconds: float) 
         left = Counter(what for kill in kills if kill.where == where for what in kill.left)
         told = ", ".join(f"{what} {times}" for what, times in left.items())
         table.add_row(where, *(str(victims[victim][where] or "") for victim in VICTIMS), told)
-    ends = Table("round", "kills", "then a run finished in", "it mended", "workspace", box=None, pad_edge=False)
+    ends = Table("round", "kills", "then a run finished in", "it repaired", "workspace", box=None, pad_edge=False)
     for number, round_ in enumerate(rounds, 1):
         size = f"{round_.size / 1e6:.1f} MB"
-        ends.add_row(str(number), str(len(round_.kills)), f"{round_.seconds:.0f} s", str(round_.mended), size)
+        ends.add_row(str(number), str(len(round_.kills)), f"{round_.seconds:.0f} s", str(round_.repaired), size)
     console = Console(highlight=False)
     console.print(table)
     console.print(ends)

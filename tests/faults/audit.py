@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.baseline.serving import digest
-from components.report.run import RUNNING
+from components.metadata import RUNNING
+from components.serving_folder import digest
 from data.errors import UserError
 from pipeline.lineage.graph import Graph, read_store
 from pipeline.lineage.store import read

@@ -220,9 +220,9 @@ class Killer:
             time.sleep(min(left, 0.01))
         return command
 
-    def check(self, mend: bool = False) -> list[dict]:
+    def check(self, repair: bool = False) -> list[dict]:
         """What `im2latex lineage check` finds."""
-        command = self.start(["lineage", "check", "--json", *(["--mend"] if mend else [])])
+        command = self.start(["lineage", "check", "--json", *(["--repair"] if repair else [])])
         status, said = command.wait(), command.output.read_text("utf-8")
         if status == 1 and "there are no runs" in said:
             return []

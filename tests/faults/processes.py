@@ -82,7 +82,7 @@ class Command:
 
     def kill_pipeline(self) -> None:
         """Ends only the pipeline's process, as the kernel does when memory runs out; the whole where there is none."""
-        running = [child for child in children(self.pid) if b"pipeline.runner" in _arguments(child)]
+        running = [child for child in children(self.pid) if b"pipeline.running.process" in _arguments(child)]
         os.kill(running[0] if running else self.pid, signal.SIGKILL)
 
 
@@ -202,10 +202,10 @@ class _Pipeline(subprocess.Popen):
     """`subprocess.Popen`, which makes a pipeline's process by a fork."""
 
     def __init__(self, command: Any, **given: Any) -> None:
-        if "pipeline.runner" not in command:
+        if "pipeline.running.process" not in command:
             super().__init__(command, **given)
             return
-        arguments = command[command.index("pipeline.runner") + 1 :]
+        arguments = command[command.index("pipeline.running.process") + 1 :]
         read_output, write_output = os.pipe()
         self.args, self.returncode = command, None
         self.stdin, self.stderr, self.stdout = None, None, os.fdopen(read_output, "rb", buffering=0)
@@ -217,7 +217,7 @@ class _Pipeline(subprocess.Popen):
 
 
 def _run_pipeline(arguments: list[str], kept: set[int], output: int, given: dict[str, Any]) -> int:
-    from pipeline import runner
+    from pipeline.running import process
 
     for descriptor in _opened_by_the_command():
         if descriptor not in kept:
@@ -228,9 +228,9 @@ def _run_pipeline(arguments: list[str], kept: set[int], output: int, given: dict
     os.environ.clear()
     os.environ.update(given["env"])
     tempfile.tempdir = None
-    sys.argv = ["runner", *arguments]
+    sys.argv = ["process", *arguments]
     subprocess.Popen = _Pipeline.__base__  # type: ignore[assignment,misc]
-    return runner.main()
+    return process.main()
 
 
 _FIRST: set[str] = set()

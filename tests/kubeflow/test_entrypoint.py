@@ -9,7 +9,7 @@ import pytest
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from components.report.run import Made, values
+from components.metadata import Output, values
 from data.repository import REPOSITORY
 from kubeflow import entrypoint
 from kubeflow.addresses import LAUNCHER_ROOT
@@ -92,7 +92,7 @@ def test_local_paths_of_the_launcher_leave_no_container() -> None:
     assert told["current_model"] == "minio://store/run/model"
     assert told["pushed_destination"] == "/mnt/im2latex/serving/im2latex/1"
     assert "/minio/" not in json.dumps(told)
-    assert Made("/minio/store/run/blessing", 1, values(made.mlmd_artifact.custom_properties)).address == (
+    assert Output("/minio/store/run/blessing", 1, values(made.mlmd_artifact.custom_properties)).address == (
         "minio://store/run/blessing"
     )
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from tfx.dsl.components.base.base_component import BaseComponent
 
-from components.serving_check import check
+from components.serving_check import fresh_process
 from data.repository import REPOSITORY
 from pipeline.config import load_config
 from pipeline.config.sections import COMPONENTS, DataConfig
-from pipeline.examples import examples_folder
 from pipeline.pipeline import create_pipeline
+from pipeline.running.examples import examples_folder
 from pipeline.sources import PACKAGES, component_files, files_of, fingerprint
 from pipeline.workspace import Workspace
 
@@ -108,7 +108,7 @@ def test_so_is_the_program_that_it_starts(
         return SimpleNamespace(returncode=1, stdout=b"", stderr=b"")
 
     monkeypatch.setattr(subprocess, "run", run)
-    check.check_serving("model", [b"image"], 1.0)
+    fresh_process.check_serving("model", [b"image"], 1.0)
     ((_, option, module, *_),) = started
     assert option == "-m"
     assert f"{module.replace('.', '/')}.py" in names(component_files(components["ServingCheck"]))
@@ -137,8 +137,8 @@ def test_the_key_is_the_fingerprint_of_these_files(components: dict[str, BaseCom
 
 
 def test_the_name_of_a_synthetic_data_set_goes_by_all_that_draws_it(tmp_path: Path) -> None:
-    files = sorted(found_by_python(["data.synthetic"]))
-    assert {"data/typesetting.py", "data/parallel.py", "data/records.py"} < names(files)
+    files = sorted(found_by_python(["data.pictures.synthetic"]))
+    assert {"data/latex/typesetting.py", "data/parallel.py", "data/dataset/writer.py"} < names(files)
     folder = examples_folder(DataConfig(), Workspace(tmp_path))
     assert folder.name.endswith(f"-{fingerprint(REPOSITORY, files)[:8]}")
 
@@ -167,21 +167,21 @@ def keys(components: dict[str, BaseComponent], folder: Path) -> dict[str, str]:
         ("trainer_module/summary.py", "BLOCK", "BLOCK ", set()),
         ("components/evaluator/gate.py", "import re", "import re as re", {"Evaluator", "Reporter"}),
         ("components/formula_metrics/scores.py", "DPI = 240", "DPI = 200", {"Evaluator", "Reporter"}),
-        ("data/typesetting.py", "_OVERSAMPLING = 8", "_OVERSAMPLING = 4", {"Evaluator", "Reporter"}),
-        ("data/tokenizer.py", "import re", "import re as re", {"ImportExampleGen", "Evaluator", "Reporter"}),
-        ("components/baseline/serving.py", "import os", "import os as os", {"Baseline", "Pusher", "Reporter"}),
-        ("components/pusher/versions.py", "= 600.0", "= 60.0", {"Pusher", "Reporter"}),
+        ("data/latex/computer_modern.py", "_OVERSAMPLING = 8", "_OVERSAMPLING = 4", {"Evaluator", "Reporter"}),
+        ("data/latex/tokenizer.py", "import re", "import re as re", {"ImportExampleGen", "Evaluator", "Reporter"}),
+        ("components/baseline/choice.py", "import os", "import os as os", {"Baseline"}),
+        ("components/serving_folder.py", "= 600.0", "= 60.0", {"Baseline", "Evaluator", "Pusher", "Reporter"}),
         ("components/serving_check/probe.py", '"predict_images"', '"serving_default"', {"ServingCheck"}),
         ("components/report/charts.html", "<svg", "<svg ", {"Reporter"}),
         ("components/report/report.css", "{", "{ ", {"Reporter"}),
         (
-            "data/records.py",
-            "MAX_TOKENS = 150",
-            "MAX_TOKENS = 160",
+            "data/dataset/tfrecords.py",
+            "MAX_RECORD_BYTES = 256",
+            "MAX_RECORD_BYTES = 512",
             {"ImportExampleGen", "Evaluator", "ServingCheck", "Reporter"},
         ),
         ("pipeline/cli.py", "import json", "import json as json", set()),
-        ("data/check.py", "SAMPLES = 24", "SAMPLES = 25", set()),
+        ("data/dataset/check.py", "SAMPLES = 24", "SAMPLES = 25", set()),
     ],
 )
 def test_a_change_gives_another_key_to_those_that_depend_on_it_and_to_no_others(

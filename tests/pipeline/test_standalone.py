@@ -8,10 +8,11 @@ import pytest
 import tensorflow as tf
 
 from components.formula_metrics import scores as reference
-from data.im2latex import import_dataset
-from data.synthetic import draw_png, formulas
-from pipeline import standalone
-from pipeline.standalone import make_vocabulary, read_splits, scores
+from data.importers.importing import import_dataset
+from data.pictures.synthetic import draw_png, formulas
+from pipeline.standalone.__main__ import main
+from pipeline.standalone.evaluation import scores
+from pipeline.standalone.examples import make_vocabulary, read_splits
 from trainer_module import features
 from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image
@@ -47,14 +48,14 @@ def source(tmp_path_factory) -> Path:
 )
 def test_a_mistake_is_one_sentence_and_status_1(tmp_path, capsys, monkeypatch, arguments, sentence):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
-    assert standalone.main([*map(str, arguments), "--out", str(tmp_path)]) == 1
+    assert main([*map(str, arguments), "--out", str(tmp_path)]) == 1
     errors = capsys.readouterr().err
     assert errors.startswith("im2latex: ") and errors.count("\n") == 1 and sentence in errors
 
 
 def test_another_backend_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    assert standalone.main(["/nowhere", "--out", str(tmp_path)]) == 1
+    assert main(["/nowhere", "--out", str(tmp_path)]) == 1
     assert "KERAS_BACKEND is tensorflow" in capsys.readouterr().err
 
 

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from data.im2latex import import_dataset
-from data.records import SPLITS, DatasetWriter, read_records, read_split, read_tfrecords
+from data.dataset.record import SPLITS
+from data.dataset.tfrecords import read_records, read_split, read_tfrecords
+from data.dataset.writer import DatasetWriter
+from data.importers.importing import import_dataset
 from pipeline.config import load_config
 from tests.platforms import flink
 from tests.project import Project
@@ -217,7 +219,7 @@ def evaluate(project: Project, model: Path, settings: list[str], out: Path) -> d
     from tfx.types import standard_artifacts
 
     from components.evaluator.component import Executor
-    from pipeline.beam import beam_arguments
+    from pipeline.running.beam import beam_arguments
     from tests.components.artifacts import artifact, trained
 
     context = Executor.Context(

@@ -164,7 +164,12 @@ def test_the_image_is_healthy_and_runs_the_entry_point_as_anyone(image: Build) -
 
 
 def test_the_build_gets_what_is_committed_and_needed() -> None:
-    for name in ("kubeflow/entrypoint.py", "pipeline/schema/schema.pbtxt", "requirements.lock", "data/records.py"):
+    for name in (
+        "kubeflow/entrypoint.py",
+        "pipeline/schema/schema.pbtxt",
+        "requirements.lock",
+        "data/dataset/record.py",
+    ):
         assert not ignored(name)
     for name in (
         "tests/kubeflow/test_runner.py",

@@ -11,10 +11,10 @@ import pytest
 
 from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
 from kubeflow.runner import RESOLVED, compile_pipeline, task_name
-from pipeline.comparison import SAME, compare
 from pipeline.config import load_config
 from pipeline.config.sections import COMPONENTS
-from pipeline.examples import examples_folder
+from pipeline.reproduction.comparison import SAME, compare
+from pipeline.running.examples import examples_folder
 from pipeline.workspace import Workspace
 from tests.kubeflow.backend import CREDENTIALS, Backend, Result
 from tests.kubeflow.object_store import ObjectStore

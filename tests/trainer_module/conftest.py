@@ -12,7 +12,7 @@ import tensorflow_transform as tft
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
-from data.synthetic import draw_png, formulas
+from data.pictures.synthetic import draw_png, formulas
 from trainer_module import features
 from trainer_module.preprocessing import preprocessing_fn
 

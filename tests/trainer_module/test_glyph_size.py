@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from data.records import DatasetWriter, Record
-from data.synthetic import draw_png, formulas
+from data.dataset.record import Record
+from data.dataset.writer import DatasetWriter
+from data.pictures.synthetic import draw_png, formulas
 from trainer_module.fit_glyph_size import errors, fit, main, samples
 from trainer_module.glyph_size import estimator, glyph_scale, measures
 from trainer_module.images import ink_of

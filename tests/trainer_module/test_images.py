@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw, ImageFilter
 
-from data.synthetic import draw_png, formulas
+from data.pictures.synthetic import draw_png, formulas
 from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image
 from trainer_module.images import normalise

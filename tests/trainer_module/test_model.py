@@ -20,8 +20,9 @@ import trainer_module
 from pipeline.config import load_config
 from trainer_module.config.model import ModelConfig
 from trainer_module.decoding import search
+from trainer_module.encoder import MaskedBatchNormalization, RowEncoder
 from trainer_module.images import WHITE
-from trainer_module.model import FormulaModel, MaskedBatchNormalization, RowEncoder
+from trainer_module.model import FormulaModel
 from trainer_module.recurrence import DecoderState
 from trainer_module.summary import summarise
 from trainer_module.training import TokenCrossEntropy

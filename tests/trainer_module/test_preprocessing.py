@@ -13,7 +13,7 @@ import tensorflow_transform.beam as tft_beam
 from PIL import Image, ImageDraw
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
-from pipeline.standalone import make_vocabulary
+from pipeline.standalone.examples import make_vocabulary
 from trainer_module import features
 from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image

@@ -22,7 +22,7 @@ from PIL import Image
 
 import trainer_module
 from data.errors import UserError
-from data.synthetic import draw_png, formulas
+from data.pictures.synthetic import draw_png, formulas
 from trainer_module import training
 from trainer_module.batching import Buckets, Example, collate, plan
 from trainer_module.config.model import ModelConfig

@@ -7,10 +7,9 @@ import pytest
 from tfx.types import standard_artifacts
 
 from components.baseline.component import Driver, Executor
-from components.baseline.properties import SERVING_VERSION
-from components.baseline.serving import digest
+from components.serving_folder import SERVING_VERSION, digest
 from tests.components.artifacts import artifact, execution, trained
-from tests.components.baseline.test_serving import push, save
+from tests.components.baseline.test_choice import push, save
 
 
 @pytest.fixture

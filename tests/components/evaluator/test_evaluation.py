@@ -22,9 +22,9 @@ from components.evaluator.summary import (
     read_evaluation,
 )
 from components.formula_metrics import scores
+from data.dataset.record import Record
 from data.errors import UserError
-from data.records import Record
-from data.synthetic import draw_png
+from data.pictures.synthetic import draw_png
 
 # Targets, what a good model reads, and what a worse one reads.
 READ = {
@@ -200,11 +200,11 @@ def test_images_are_read_once_and_answered_in_their_order(models: dict[str, Path
 
 
 def test_what_cannot_be_used_is_refused_by_name(models: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere is no model that reads images"):
+    with pytest.raises(UserError, match="nowhere is not a model that reads images"):
         ImageReader(tmp_path / "nowhere")
     module = tf.Module()
     tf.saved_model.save(module, str(tmp_path / "mute"))
-    with pytest.raises(UserError, match="mute is no model that reads images"):
+    with pytest.raises(UserError, match="mute is not a model that reads images"):
         ImageReader(tmp_path / "mute")
     with pytest.raises(UserError, match="the image of torn.png cannot be decoded"):
         evaluate([Record(b"torn", "x", "torn.png")], models, [], tmp_path)

@@ -18,14 +18,14 @@ def test_a_rule_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is no rule; one is like 'bleu >= 0.75'"),
-        ("bleu > 0.5", "is no rule"),
-        ("bleu >= 0.5 and more", "is no rule"),
+        ("", "is not a valid rule; expected, for example, 'bleu >= 0.75'"),
+        ("bleu > 0.5", "is not a valid rule"),
+        ("bleu >= 0.5 and more", "is not a valid rule"),
         ("blue >= 0.5", "there is no score 'blue'; there are bleu, exact_match"),
-        ("bleu >= 0.5.5", "0.5.5 is no number"),
+        ("bleu >= 0.5.5", "0.5.5 is not a number"),
         ("bleu >= 75", "bleu is from 0 to 1"),
-        ("bleu <= 0.5", "bleu is better the higher; turn the comparison"),
-        ("unrendered >= 5", "unrendered is better the lower"),
+        ("bleu <= 0.5", "for bleu, higher is better; use >="),
+        ("unrendered >= 5", "for unrendered, lower is better; use <="),
         ("bleu >= 0.5 where length=7", "no slice length=7; of length there are 1-9, 10-19, 20-39, 40-79, 80+"),
         ("bleu >= 0.5 where colour=red", "no slice colour=red; there are length, area, structure, picture"),
         ("bleu >= 0.5 where picture=fax", "no slice picture=fax; of picture there are native, size-0.5, size-0.75,"),
@@ -41,7 +41,7 @@ def test_a_gate_has_rules_that_do_not_contradict_each_other() -> None:
     assert len(parse_all(["bleu >= 0.5", "bleu >= baseline", "bleu >= 0.6 where length=1-9"])) == 3
     with pytest.raises(ValueError, match="a rule at least"):
         parse_all([])
-    with pytest.raises(ValueError, match="'bleu >= 0.5' and another rule bound the same"):
+    with pytest.raises(ValueError, match="'bleu >= 0.5' and another rule limit the same score"):
         parse_all(["bleu >= 0.5", "bleu >= 0.6"])
 
 

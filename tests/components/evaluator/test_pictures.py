@@ -8,8 +8,9 @@ from PIL import Image
 
 from components.evaluator.gate import parse
 from components.evaluator.pictures import NATIVE, PICTURES, UNSEEN_FONT, Robustness, Trial, trials
-from data.looks import Look
-from data.records import HELD_OUT_FONT, Record
+from data.dataset.record import Record
+from data.defaults import HELD_OUT_FONT
+from data.pictures.looks import Look
 
 
 def picture(width: int = 80, height: int = 32, mode: str = "L") -> bytes:

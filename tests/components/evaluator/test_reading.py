@@ -64,7 +64,7 @@ def test_what_cannot_be_decoded_does_not_harm_the_rest_of_its_batch(reader: Imag
 def test_a_model_that_only_reads_greedily_is_known_as_one(reader: ImageReader, tmp_path: Path) -> None:
     assert reader.has_alternatives
     assert not ImageReader(save(tmp_path / "old", lambda images: sure(images))).has_alternatives
-    with pytest.raises(UserError, match="other is no model that reads images"):
+    with pytest.raises(UserError, match="other is not a model that reads images"):
         ImageReader(save(tmp_path / "other", lambda images: sure(images), signature="something"))
 
 

@@ -15,9 +15,11 @@ from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
 from components.example_gen.component import Executor, ImportExampleGen, read_usable
+from data.dataset.record import SPLITS, Example, Record, encode
+from data.dataset.tfrecords import frame, read_split
+from data.dataset.writer import DatasetWriter
 from data.errors import UserError
-from data.records import SPLITS, DatasetWriter, Example, Record, encode, frame, read_split
-from data.synthetic import draw_png
+from data.pictures.synthetic import draw_png
 from tests.components.artifacts import artifact
 
 PNG = draw_png("x", 10)
@@ -156,7 +158,7 @@ def test_the_component_ends_in_the_sentence_and_runs_when_the_data_are_mended(tm
     with pytest.raises(UserError, match=f"^{bad}, record 0: undecodable image; .* without them$"):
         run(data, tmp_path / "out")
     bad.write_bytes(gzip.compress(b""))  # a file without records is no fault, a split without any is
-    run(data, tmp_path / "mended")
+    run(data, tmp_path / "repaired")
     next(data.glob("test/data-*")).unlink()
     with pytest.raises(UserError, match=rf"^{data}/test/\* holds no records; every split needs some"):
         run(data, tmp_path / "empty")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,26 +16,38 @@ from hypothesis import strategies as st
 from tensorflow_model_analysis.metrics import metric_types
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.formula_metrics import metrics, scores
-from data.rendering import render
+from components.formula_metrics import scores
+from components.formula_metrics.metrics import FormulaScore, metric_configs
+from data.latex.rendering import render
 from data.spelling import AS_THE_SOURCE
 from tests.components.formula_metrics import naive
 
-CLASSES = {
-    "bleu": metrics.CorpusBleu,
-    "exact_match": metrics.FormulaMatch,
-    "edit_similarity": metrics.EditSimilarity,
-    "token_accuracy": metrics.TokenAccuracy,
-    "image_match": metrics.ImageMatch,
-    "image_match_without_blanks": metrics.ImageMatchWithoutBlanks,
-    "image_edit_similarity": metrics.ImageEditSimilarity,
-    "unrendered": metrics.Unrendered,
-}
+NAMES = [
+    "bleu",
+    "exact_match",
+    "edit_similarity",
+    "token_accuracy",
+    "image_match",
+    "image_match_without_blanks",
+    "image_edit_similarity",
+    "unrendered",
+]
 
 
-def test_every_score_has_a_metric_of_its_name():
-    assert list(CLASSES) == list(scores.SCORES)
-    assert [metric().name for metric in CLASSES.values()] == list(scores.SCORES)
+def test_every_score_is_a_metric_of_its_name():
+    assert list(scores.SCORES) == NAMES
+    assert [FormulaScore(name).name for name in NAMES] == NAMES
+    assert [json.loads(config.config)["score"] for config in metric_configs()] == NAMES
+
+
+def test_a_metric_is_made_again_from_its_configuration():
+    again = FormulaScore.from_config(FormulaScore("bleu", name="other").get_config())
+    assert (again.score, again.name) == ("bleu", "other")
+
+
+def test_a_score_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="there is no score 'blue'; the scores are bleu, "):
+        FormulaScore("blue")
 
 
 # --- merging ----------------------------------------------------------------------------------
@@ -59,8 +72,8 @@ counts = st.lists(st.integers(0, 9), min_size=scores.WIDTH, max_size=scores.WIDT
 def test_merging_in_any_grouping_is_the_value_of_the_sum(groups, data):
     rows = np.array([row for group in groups for row in group], np.int64).reshape(-1, scores.WIDTH)
     expected = scores.values(rows)
-    for name, metric in CLASSES.items():
-        fn = combiner(metric())
+    for name in NAMES:
+        fn = combiner(FormulaScore(name))
 
         def accumulate(group, fn=fn):
             accumulator = fn.create_accumulator()
@@ -79,7 +92,7 @@ def test_merging_in_any_grouping_is_the_value_of_the_sum(groups, data):
     "wrong", [np.array([b"x ^ 2"], object), np.zeros(scores.WIDTH - 1, int), np.zeros(scores.WIDTH), None]
 )
 def test_what_are_no_statistics_is_refused(wrong):
-    fn = combiner(metrics.FormulaMatch())
+    fn = combiner(FormulaScore("exact_match"))
     with pytest.raises(ValueError, match="exact_match adds the"):
         fn.add_input(fn.create_accumulator(), inputs(wrong))
 
@@ -143,9 +156,9 @@ def eval_config(models: list[str], bleu: str = "", unrendered: str = "") -> conf
     )
     thresholds = {"bleu": bleu, "unrendered": unrendered}
     of_all = "".join(
-        f'metrics {{ class_name: "{metric.__name__}" module: "components.formula_metrics.metrics"'
-        f" {thresholds.get(name, '')} }}"
-        for name, metric in CLASSES.items()
+        f'metrics {{ class_name: "FormulaScore" module: "components.formula_metrics.metrics"'
+        f" config: '{json.dumps({'score': name})}' {thresholds.get(name, '')} }}"
+        for name in NAMES
     )
     slices = 'slicing_specs {} slicing_specs { feature_keys: "kind" }'
     return text_format.Parse(f"{specs} {slices} metrics_specs {{ {of_all} }}", config_pb2.EvalConfig())

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 
 from components.formula_metrics import scores
 from data.errors import UserError
-from data.rendering import render, render_all
+from data.latex.rendering import render, render_all
 from tests.components.formula_metrics import naive
 
 # Few tokens, so that n-grams repeat; white space as it comes.

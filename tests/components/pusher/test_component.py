@@ -11,9 +11,8 @@ from tfx.proto import pusher_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils, proto_utils
 
-from components.baseline.serving import digest, versions
 from components.pusher.component import KEEP, VERSION, Driver, Executor, Pusher
-from components.pusher.versions import WITHDRAWN, hold, switch
+from components.serving_folder import WITHDRAWN, activate, digest, lock, versions
 from tests.components.artifacts import artifact, execution, trained
 
 
@@ -50,7 +49,7 @@ class Push:
     def run(self, version: str | None = None) -> list[int]:
         properties = self.properties if version is None else {**self.properties, VERSION: version}
         Executor().Do({key: [value] for key, value in self.inputs.items()}, {"pushed_model": [self.pushed]}, properties)
-        return versions(str(self.serving))
+        return versions(str(self.serving))[::-1]
 
 
 def test_a_blessed_model_becomes_the_newest_version(model: Any, tmp_path: Path) -> None:
@@ -142,13 +141,13 @@ def test_a_withdrawn_model_is_not_pushed_again_until_it_is_brought_back(
     push = Push(model, tmp_path)
     other(push.serving, 3)
     push.run("7")
-    with hold(push.serving):
-        switch(push.serving, 3)
+    with lock(push.serving):
+        activate(push.serving, 3)
     assert push.run(push.version() if driver else None) == [3]
     assert push.pushed.get_int_custom_property("pushed") == 0
     assert push.pushed.get_string_custom_property(WITHDRAWN) == "7"
-    with hold(push.serving):
-        switch(push.serving, 7)
+    with lock(push.serving):
+        activate(push.serving, 7)
     assert push.version() == "7"
     assert push.run() == [7, 3]
 
@@ -158,8 +157,8 @@ def test_a_model_that_is_withdrawn_while_its_run_goes_on_is_not_pushed(model: An
     other(push.serving, 3)
     push.run("7")
     version = push.version()
-    with hold(push.serving):
-        switch(push.serving, 3)
+    with lock(push.serving):
+        activate(push.serving, 3)
     assert push.run(version) == [3]
 
 
@@ -171,7 +170,7 @@ def test_a_version_is_higher_than_all_withdrawn_ones(model: Any, tmp_path: Path)
 
 
 def test_old_versions_are_deleted_after_a_push(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.pusher.versions.GRACE_SECONDS", -60.0)
+    monkeypatch.setattr("components.serving_folder.GRACE_SECONDS", -60.0)
     push = Push(model, tmp_path)
     for version in (3, 4, 5):
         other(push.serving, version)
@@ -184,10 +183,10 @@ def test_old_versions_are_deleted_after_a_push(model: Any, tmp_path: Path, monke
 def test_a_push_waits_for_who_changes_versions(model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path)
     other(push.serving, 3)
-    with hold(push.serving):
+    with lock(push.serving):
         pushing = threading.Thread(target=push.run, args=("7",))
         pushing.start()
         pushing.join(0.5)
         assert versions(str(push.serving)) == [3]
     pushing.join(60)
-    assert versions(str(push.serving)) == [7, 3]
+    assert versions(str(push.serving)) == [3, 7]

@@ -19,12 +19,15 @@ from components.evaluator.gate import judge, parse
 from components.evaluator.slices import slices_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PREDICTIONS, Evaluation
 from components.formula_metrics.scores import statistics, values
-from components.report.page import render
+from components.metadata import CACHED, RAN, Output, Step
 from components.report.predictions import Evaluated, read_predictions
-from components.report.run import CACHED, RAN, Made, Run, Setting, Step
-from data.records import DatasetWriter, Record, encode, frame
+from components.report.report_page import render
+from components.report.reported_run import ReportedRun, Setting
+from data.dataset.record import Record, encode
+from data.dataset.tfrecords import frame
+from data.dataset.writer import DatasetWriter
+from data.pictures.synthetic import draw_png, formulas
 from data.spelling import AS_THE_SOURCE
-from data.synthetic import draw_png, formulas
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.features import DESCRIPTION, SPECIAL_TEXTS
@@ -144,7 +147,7 @@ def write_evaluation(
 class Material:
     """A run, and what it was made from."""
 
-    run: Run
+    run: ReportedRun
     examples: list[Record]  # evaluated
     reads: list[str]  # by the candidate
     trained: Trained
@@ -169,15 +172,15 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     evaluation = write_evaluation(folder / "evaluation", test, {CANDIDATE: reads, BASELINE: before})
     check = {"blessed": 1, "seconds_to_load": 2.5, "seconds_per_image": 0.0071, "seconds_per_image_p99": 0.0123}
     artifacts = {
-        "examples": Made(str(folder / "examples"), 1),
-        "transform_graph": Made(str(folder / "transform_graph"), 5),
-        "model": Made(str(folder / "model"), 7),
-        "model_run": Made(str(folder / "model_run"), 8),
-        "baseline": Made(str(folder / "baseline"), 9, {"serving_version": "1700000000"}),
-        "evaluation": Made(str(folder / "evaluation"), 11),
-        "blessing": Made(str(folder / "blessing"), 10, {"blessed": 0}),
-        "serving_check": Made(str(folder / "check"), 12, {**check, "peak_memory": 612_000_000}),
-        "pushed_model": Made(str(folder / "pushed"), 13, {"pushed": 0}),
+        "examples": Output(str(folder / "examples"), 1),
+        "transform_graph": Output(str(folder / "transform_graph"), 5),
+        "model": Output(str(folder / "model"), 7),
+        "model_run": Output(str(folder / "model_run"), 8),
+        "baseline": Output(str(folder / "baseline"), 9, {"serving_version": "1700000000"}),
+        "evaluation": Output(str(folder / "evaluation"), 11),
+        "blessing": Output(str(folder / "blessing"), 10, {"blessed": 0}),
+        "serving_check": Output(str(folder / "check"), 12, {**check, "peak_memory": 612_000_000}),
+        "pushed_model": Output(str(folder / "pushed"), 13, {"pushed": 0}),
     }
     steps = [
         Step("ImportExampleGen", CACHED, 1, "2020-01-01T10:00:00", 4_000_000_000_000, 4_000_000_002_700),
@@ -186,7 +189,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
     settings = [Setting("training.epochs", 3, "passes over the data"), Setting("name", HOSTILE, "its name")]
     (folder / "serving" / "1700000000").mkdir(parents=True)
     places = str(folder / "data"), "test", str(folder / "serving")
-    run = Run("im2latex", "2020-01-02T10:00:00", steps, artifacts, settings, *places)
+    run = ReportedRun("im2latex", "2020-01-02T10:00:00", steps, artifacts, settings, *places)
     return Material(run, test, reads, trained, evaluation)
 
 

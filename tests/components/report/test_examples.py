@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from components.report.examples import coverage, images, measure, read_data
-from data.records import Record
+from data.dataset.record import Record
 from tests.components.report.conftest import write_data, write_examples
 from trainer_module.features import SPECIAL_TEXTS
 

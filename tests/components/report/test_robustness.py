@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from components.evaluator.summary import BASELINE, CANDIDATE, Evaluation
-from components.report.page import render
+from components.metadata import Output
+from components.report.report_page import render
 from components.report.robustness import robustness
-from components.report.run import Made
 from components.report.sections import Missing
 from tests.components.report.conftest import Material
 
@@ -54,7 +54,7 @@ def test_the_page_draws_a_bar_for_each_kind(material: Material, tmp_path: Path, 
     folder = tmp_path / "evaluation"
     shutil.copytree(material.run.artifacts["evaluation"].uri, folder)
     tried(material.evaluation, baseline).write(folder)
-    run = dataclasses.replace(material.run, artifacts={**material.run.artifacts, "evaluation": Made(str(folder))})
+    run = dataclasses.replace(material.run, artifacts={**material.run.artifacts, "evaluation": Output(str(folder))})
     page = render(run)
     table = page[page.index('<table class="pictures">') :]
     table = table[: table.index("</table>")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from data.synthetic import draw_png, formulas
+from data.pictures.synthetic import draw_png, formulas
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.features import SPECIAL_TEXTS

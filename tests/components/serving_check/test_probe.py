@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from components.serving_check.check import Ended, judge
+from components.serving_check.fresh_process import Ended, judge
 from components.serving_check.probe import answer, load
 from tests.components.serving_check import models
 

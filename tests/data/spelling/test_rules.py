@@ -1,4 +1,4 @@
-"""Each rule of docs/concepts/normal-form.md, in formulas written by hand; the form is whole and stable for any."""
+"""Each rule of docs/concepts/normal-form.md, in formulas written by hand; the form is stable for any formula."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import UserError
+from data.latex.tokenizer import FormulaError, tokenize
+from data.pictures.synthetic import LEVELS, formulas
 from data.spelling import AS_THE_SOURCE, NORMAL, normal_form, respell
-from data.synthetic import LEVELS, formulas
-from data.tokenizer import FormulaError, tokenize
 
 RULES = {
     "synonyms": [

@@ -122,11 +122,11 @@ def test_a_check_ends_with_a_status_and_mends_when_asked(own_workspace: Workspac
     past = History(own_workspace.metadata, "im2latex")
     past.execution("2020-01-04T10:00:05", "Trainer", mlmd.Execution.RUNNING)
     told = lineage("check", status=4).stdout
-    assert "1 killed" in told and "mend: the same command goes on from there" in told
+    assert "1 killed" in told and "repair: the same command continues from there" in told
     assert "Trainer of run 2020-01-04T10:00:05 was left running" in told
-    with own_workspace.hold():
+    with own_workspace.lock():
         assert "killed" not in lineage("check").stdout
-    assert lineage("check", "--mend").stdout == "nothing is broken\n"
+    assert lineage("check", "--repair").stdout == "nothing is broken\n"
     assert lineage("check").stdout == "nothing is broken\n"
 
 
@@ -136,7 +136,7 @@ def test_long_lists_of_what_is_broken_are_cut_for_people_and_whole_for_machines(
         past.artifact("Model", f"/gone/{i}")
     assert "and 2 more; --json lists all" in lineage("check", status=4).stdout
     findings = json.loads(lineage("check", "--json", status=4).stdout)["findings"]
-    assert len(findings) == 12 and all(finding["mend"].startswith("put them back") for finding in findings)
+    assert len(findings) == 12 and all(finding["repair"].startswith("put them back") for finding in findings)
 
 
 @pytest.mark.parametrize("arguments", ALL, ids=" ".join)

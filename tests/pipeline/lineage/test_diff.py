@@ -5,7 +5,7 @@ import shutil
 
 from pipeline.lineage.diff import Difference, differences, facts
 from pipeline.lineage.graph import read_store
-from pipeline.lineage.runs import summarise
+from pipeline.lineage.run_summary import summarise
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
 from tests.components.report.history import History

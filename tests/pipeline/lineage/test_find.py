@@ -38,7 +38,7 @@ def test_a_workspace_that_was_moved_knows_its_model(own_workspace: Workspace) ->
 def test_a_version_that_nobody_pushed_is_named(own_workspace: Workspace) -> None:
     stranger = own_workspace.serving / "im2latex" / "9999999999"
     stranger.mkdir()
-    with pytest.raises(UserError, match=f"no run that is known pushed {stranger}"):
+    with pytest.raises(UserError, match=f"no recorded run pushed {stranger}"):
         read(own_workspace, lambda store: serving_model(store, own_workspace))
 
 

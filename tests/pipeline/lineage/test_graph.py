@@ -7,7 +7,7 @@ from google.protobuf import json_format, struct_pb2
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from components.report.run import CACHED, FAILED, RAN
+from components.metadata import CACHED, FAILED, RAN
 from pipeline.lineage.graph import Graph, plain, read_lineage, read_runs, read_store
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace

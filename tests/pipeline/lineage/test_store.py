@@ -197,9 +197,9 @@ def test_the_workspace_keeps_where_its_last_run_left_its_metadata(tmp_path: Path
 
 def test_a_held_workspace_is_seen_and_not_let_go(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
-    assert not workspace.is_held() and list(tmp_path.iterdir()) == []
-    with workspace.hold():
-        assert workspace.is_held() and workspace.is_held()
-        with pytest.raises(UserError, match="another run is using"), workspace.hold():
+    assert not workspace.is_locked() and list(tmp_path.iterdir()) == []
+    with workspace.lock():
+        assert workspace.is_locked() and workspace.is_locked()
+        with pytest.raises(UserError, match="another run is using"), workspace.lock():
             pass
-    assert not workspace.is_held()
+    assert not workspace.is_locked()

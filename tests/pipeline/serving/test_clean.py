@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from data.rendering import render_all
-from data.synthetic import LEVELS, formulas
-from data.tokenizer import FormulaError, tokenize
+from data.latex.rendering import render_all
+from data.latex.tokenizer import FormulaError, tokenize
+from data.pictures.synthetic import LEVELS, formulas
 from pipeline.serving.clean import clean
-from tests.data.test_tokenizer import FORMULAS, RAW
+from tests.data.latex.test_tokenizer import FORMULAS, RAW
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))
 

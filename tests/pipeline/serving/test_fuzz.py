@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data.errors import ImageError, UserError
-from data.synthetic import draw_png
+from data.pictures.synthetic import draw_png
 from pipeline.serving import pictures, rest
 from pipeline.serving.clean import clean
 from pipeline.serving.pictures import prepare

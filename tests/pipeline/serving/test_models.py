@@ -106,5 +106,5 @@ def test_a_version_that_was_moved_away_while_it_was_loaded_is_taken_when_it_come
 
 
 def test_without_any_version_that_works_there_is_no_service(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there is no model that works"):
+    with pytest.raises(UserError, match="no model can be loaded"):
         Models(lambda: [tmp_path / "nowhere"])

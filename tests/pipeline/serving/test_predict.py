@@ -168,5 +168,5 @@ def test_a_model_without_a_beam_is_a_sentence(tmp_path: Path, pushed: Path, file
     folder = save(tmp_path / "3", lambda images: sure(images))
     with pytest.raises(UserError, match="3 has no signature predict_alternatives"):
         raise predict(pushed, "--model", folder, "--alternatives", 2, files[0]).exception or AssertionError
-    with pytest.raises(UserError, match="nowhere is no model"):
+    with pytest.raises(UserError, match="nowhere is not a model"):
         raise predict(pushed, "--model", tmp_path / "nowhere", files[0]).exception or AssertionError

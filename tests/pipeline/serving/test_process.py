@@ -89,7 +89,7 @@ def test_without_a_model_that_works_it_ends_with_a_sentence(tmp_path: Path) -> N
     with serving("--port", "0", "--model", "nowhere", home=tmp_path) as process:
         said = process.communicate(timeout=300)[1]
         assert process.returncode == 1
-        assert said.splitlines()[-1].startswith("im2latex: there is no model that works")
+        assert said.splitlines()[-1].startswith("im2latex: no model can be loaded")
         assert "Traceback" not in said
 
 

@@ -1,30 +1,168 @@
 from __future__ import annotations
 
+import json
 import shutil
-import time
+import sqlite3
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from pipeline.rollback import rollback
+from components.baseline.choice import newest_other
+from data.errors import UserError
+from pipeline.cli import app
+from pipeline.lineage.find import serving_model
+from pipeline.lineage.graph import ROLLBACK, Execution, Graph, read_store
+from pipeline.lineage.notes import notes
+from pipeline.lineage.problems import check
+from pipeline.lineage.store import read
+from pipeline.serving.rollback import Rolled, Version, rollback
 from pipeline.workspace import Workspace
-from tests.pipeline.serving.conftest import running
+from tests.components.serving_check.models import save, sure
+from tests.pipeline.lineage.conftest import FIRST, SECOND, VERSIONS, make_three_runs
 
-pytestmark = pytest.mark.integration
+OLD, NEW = (int(VERSIONS[run]) for run in (FIRST, SECOND))
 
 
-def test_a_rollback_is_taken_while_requests_come_and_none_is_lost(
-    model: Path, images: list[bytes], tmp_path: Path
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("model") / "model", sure)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Two versions, OLD and NEW, each pushed by a run that ML Metadata knows."""
+    made = make_three_runs(tmp_path)
+    for version in (OLD, NEW):
+        shutil.copytree(model, made.serving / "im2latex" / str(version), dirs_exist_ok=True)
+    monkeypatch.setenv("IM2LATEX_HOME", str(made.home))
+    return made
+
+
+def roll(workspace: Workspace, to: int | None = None, name: str | None = None) -> tuple[Rolled, list[str]]:
+    said: list[str] = []
+    return rollback(workspace, name, to, said.append), said
+
+
+def rollbacks(graph: Graph) -> list[Execution]:
+    return [execution for execution in graph.executions.values() if execution.type == ROLLBACK]
+
+
+def test_the_version_before_serves_and_the_way_back_is_told(workspace: Workspace) -> None:
+    rolled, said = roll(workspace)
+    assert rolled.sentence() == (
+        f"version {OLD} serves now; {NEW} was withdrawn; `im2latex rollback --to {NEW}` lets {NEW} serve again"
+    )
+    assert said == []
+    assert workspace.newest_model().name == str(OLD)
+    # What the next run is compared with.
+    assert newest_other(str(workspace.serving / "im2latex"), str(workspace.home)).version == str(OLD)
+    rolled, _ = roll(workspace, NEW)
+    assert rolled.sentence() == f"version {NEW} serves now; it had been withdrawn"
+    assert [path.name for path in workspace.versions()] == [str(OLD), str(NEW)]
+
+
+def test_it_is_recorded_and_lineage_tells_what_serves(workspace: Workspace) -> None:
+    before = check(read(workspace, read_store), workspace)
+    roll(workspace)
+    graph = read(workspace, read_store)
+    (recorded,) = rollbacks(graph)
+    assert (recorded.state, recorded.component, recorded.run) == ("ran", ROLLBACK, "")
+    assert {**recorded.properties, "by": ""} == {
+        "model": "im2latex", "serves": str(OLD), "withdrawn": str(NEW), "by": ""
+    }  # fmt: skip
+    old, new = ([a for a in graph.artifacts.values() if a.pushed and str(v) in a.uri][0] for v in (OLD, NEW))
+    assert recorded.inputs == {"serves": [old.id], "withdrawn": [new.id]}
+    assert read(workspace, lambda store: serving_model(store, workspace)) == old.id
+    assert [list(notes(artifact, graph))[0].rpartition("; ")[2] for artifact in (old, new)] == [
+        "serves now", "withdrawn"
+    ]  # fmt: skip
+    assert check(graph, workspace) == before
+    told = CliRunner().invoke(app, ["lineage", str(NEW), "--down"]).output
+    assert f"version {OLD} serves, {NEW} withdrawn" in told and ROLLBACK in told
+
+
+def test_a_rollback_that_is_killed_shows_as_such(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "pipeline.serving.rollback.activate", lambda folder, to: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        roll(workspace)
+    (recorded,) = rollbacks(read(workspace, read_store))
+    assert recorded.state == "failed"
+    assert workspace.newest_model().name == str(NEW)
+
+
+def test_with_nothing_before_it_says_so_and_nothing_changes(workspace: Workspace) -> None:
+    roll(workspace)
+    with pytest.raises(UserError, match=f"there is no version before {OLD} in .*; it keeps serving"):
+        roll(workspace)
+    assert [path.name for path in workspace.versions()] == [str(OLD)]
+
+
+def test_a_version_that_does_not_work_is_passed_over(workspace: Workspace, model: Path) -> None:
+    shutil.copytree(model, workspace.serving / "im2latex" / "7")
+    (workspace.serving / "im2latex" / str(OLD) / "saved_model.pb").write_bytes(b"half a model")
+    rolled, (said,) = roll(workspace)
+    assert (rolled.serves, rolled.withdrawn) == (7, [OLD, NEW])
+    assert said.startswith(f"version {OLD} is passed over: ")
+    with pytest.raises(UserError, match="choose another version"):
+        roll(workspace, OLD)
+    assert workspace.newest_model().name == "7"
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "message"),
+    [
+        (NEW, None, f"version {NEW} serves already"),
+        (5, None, "there is no version 5 in "),
+        (None, "other", "no model 'other' was pushed to .*; there are im2latex"),
+    ],
+)
+def test_what_is_not_there_is_refused(to: int | None, name: str | None, message: str, workspace: Workspace) -> None:
+    with pytest.raises(UserError, match=message):
+        roll(workspace, to, name)
+    assert len(workspace.versions()) == 2
+
+
+def test_it_does_not_wait_for_a_run_that_goes_on(workspace: Workspace) -> None:
+    with workspace.lock():
+        roll(workspace)
+    assert workspace.newest_model().name == str(OLD)
+
+
+def test_without_a_store_that_can_be_written_it_rolls_back_and_says_that_it_is_not_recorded(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = Workspace(tmp_path)
-    for version in (7, 8):
-        shutil.copytree(model, workspace.serving / "im2latex" / str(version))
-    with running(workspace.versions) as service, service.asked_on(images[0]) as answers:
-        for to in (7, 8):
-            rollback(workspace, None, to, lambda said: None)
-            over = time.monotonic() + 60
-            while service.service.models.served.version != to and time.monotonic() < over:
-                time.sleep(0.02)
-            assert service.ask("POST", "/predict", images[0]).json["version"] == str(to)
-    assert {answer.status for answer in answers} == {200}
-    assert {answer.json["version"] for answer in answers} == {"7", "8"}
+    monkeypatch.setattr("pipeline.lineage.store.LOCKED_SECONDS", 0.1)
+    with sqlite3.connect(workspace.metadata) as file:
+        file.execute("BEGIN EXCLUSIVE")
+        rolled, (said,) = roll(workspace)
+        file.rollback()
+    file.close()
+    assert rolled.serves == OLD and said.startswith("this is not recorded: ") and "locked" in said
+    assert rollbacks(read(workspace, read_store)) == []
+    workspace.metadata.unlink()
+    rolled, (said,) = roll(workspace, NEW)
+    assert rolled.serves == NEW and said.startswith("this is not recorded: there are no runs in ")
+
+
+def test_versions_are_listed_with_what_is_known_of_them(workspace: Workspace, model: Path) -> None:
+    shutil.copytree(model, workspace.serving / "im2latex" / "7")
+    roll(workspace)
+    listed = CliRunner().invoke(app, ["rollback", "--list"])
+    assert [line.split() for line in listed.output.splitlines()[1:]] == [
+        ["7", "before"],
+        [str(OLD), "serves", "0.800", FIRST],
+        [str(NEW), "withdrawn", "0.810", SECOND],
+    ]
+    found = json.loads(CliRunner().invoke(app, ["rollback", "--list", "--json"]).output)
+    assert [Version(**version).state for version in found] == ["before", "serves", "withdrawn"]
+
+
+def test_the_command_says_what_serves(workspace: Workspace) -> None:
+    done = CliRunner().invoke(app, ["rollback", "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {
+        "folder": str(workspace.serving / "im2latex"), "serves": OLD, "withdrawn": [NEW], "brought_back": False
+    }  # fmt: skip

@@ -166,9 +166,9 @@ def test_a_model_without_a_beam_says_so(tmp_path: Path, images: list[bytes]) -> 
 # --- What is wrong is said, and the service lives -------------------------------------------------------------------
 
 WRONG_DOCUMENTS = {
-    "no JSON": ('{"instances": [', "the body is no JSON"),
-    "nested": ("[" * 100_000, "the body is no JSON"),
-    "no UTF-8": (b'{"instances": "\xff"}', "the body is no JSON"),
+    "no JSON": ('{"instances": [', "the body is not JSON"),
+    "nested": ("[" * 100_000, "the body is not JSON"),
+    "no UTF-8": (b'{"instances": "\xff"}', "the body is not JSON"),
     "a list": ("[]", 'an object with either "instances" or "inputs"'),
     "both": ('{"instances": [], "inputs": []}', 'either "instances" or "inputs"'),
     "no instance": ('{"instances": []}', "at least one instance"),
@@ -176,9 +176,9 @@ WRONG_DOCUMENTS = {
     "another signature": ('{"signature_name": "../../etc", "instances": [1]}', "there is no signature '../../etc'"),
     "a list of signatures": ('{"signature_name": [null], "instances": null}', "there is no signature [None]"),
     "a number": ('{"instances": [7]}', "examples[0] has to be bytes"),
-    "no base64": ('{"instances": [{"b64": "a*"}]}', "examples[0] is no base64"),
-    "cut base64": ('{"instances": [{"b64": "abcde"}]}', "examples[0] is no base64"),
-    "no example": ('{"instances": [{"b64": "AAAA"}]}', "examples[0] is no serialised tf.Example"),
+    "no base64": ('{"instances": [{"b64": "a*"}]}', "examples[0] is not base64"),
+    "cut base64": ('{"instances": [{"b64": "abcde"}]}', "examples[0] is not base64"),
+    "no example": ('{"instances": [{"b64": "AAAA"}]}', "examples[0] is not a serialised tf.Example"),
     "an example without an image": ('{"instances": [{"b64": ""}]}', 'a feature "image"'),
     "another input": ('{"instances": [{"pictures": {"b64": ""}}]}', 'has to hold "examples" alone'),
     "another column": ('{"inputs": {"pictures": []}}', "serving_default takes examples, and nothing else"),

@@ -1,0 +1,1 @@
+"""A data set: its records, its files, and its checks."""

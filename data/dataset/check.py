@@ -1,0 +1,289 @@
+"""What is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data.dataset.record import SPLITS, BadRecord, Record, decode
+from data.dataset.tfrecords import read_tfrecords, shards
+from data.dataset.writer import is_dataset
+from data.errors import UserError
+
+SAMPLES = 24
+# Published splits have a few examples in common, which are theirs to keep; more is a leak.
+MAX_SHARED = 0.01
+_SHARD = re.compile(r"data-(\d{5})-of-(\d{5})\.tfrecord\.gz")
+
+
+@dataclass
+class SplitReport:
+    """One split: how many records, and the median, 90th percentile and maximum of what was measured."""
+
+    records: int = 0
+    bytes: int = 0
+    width: list[int] = field(default_factory=list)
+    height: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass
+class DatasetReport:
+    """A data set's splits, vocabulary and duplicates, and the problems found: none means it is fit to train on."""
+
+    path: str
+    source: str
+    splits: dict[str, SplitReport]
+    rejected: int
+    vocabulary: int
+    most_common: list[tuple[str, int]]
+    seen_once: int
+    unseen: dict[str, int]
+    duplicates: dict[str, int]
+    shared: dict[str, int]
+    problems: list[str]
+
+
+@dataclass
+class _Seen:
+    """What has been collected of one split."""
+
+    widths: list[int] = field(default_factory=list)
+    heights: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    image_bytes: int = 0
+    tokens: Counter[str] = field(default_factory=Counter)
+    formulas: Counter[str] = field(default_factory=Counter)
+    pairs: set[bytes] = field(default_factory=set)
+    names: Counter[str] = field(default_factory=Counter)
+    samples: list[Record] = field(default_factory=list)
+    unusable: int = 0
+
+
+def check_dataset(
+    path: Path | str, progress: Callable[[int], None] | None = None
+) -> tuple[DatasetReport, list[Record]]:
+    """Reads all of a data set.
+
+    Returns:
+      The report, and some records spread over the splits, for `contact_sheet`.
+
+    Raises:
+      UserError: the folder does not exist or holds no data set at all.
+    """
+    path = Path(path)
+    if not any((path / split).is_dir() for split in SPLITS):
+        raise UserError(f"{path} has none of the folders train, eval and test; give the folder of a data set")
+    problems = _Problems()
+    described = _description(path)
+    if not described and (path / "dataset.json").exists():
+        problems.add("dataset.json is unreadable")
+    seen = {split: _read_split(path / split, described, problems, progress) for split in SPLITS}
+    rejects = path / "rejects.jsonl"
+    rejected = rejects.read_bytes().count(b"\n") if rejects.is_file() else 0
+    if described and rejected != sum(described["rejected"].values()):
+        problems.add(f"rejects.jsonl has {rejected:,} lines, dataset.json says {sum(described['rejected'].values()):,}")
+    train = seen["train"]
+    shared = {split: sum(n for f, n in seen[split].formulas.items() if f in train.formulas) for split in SPLITS[1:]}
+    for split in SPLITS[1:]:
+        same = len(seen[split].pairs & train.pairs)
+        if same > MAX_SHARED * len(seen[split].pairs):
+            problems.add(f"{same:,} examples of {split}, image and formula, are in train too")
+    vocabulary = sum((part.tokens for part in seen.values()), Counter())
+    report = DatasetReport(
+        path=str(path),
+        source=str(described.get("source", "not known, for there is no dataset.json that tells it")),
+        splits={
+            split: SplitReport(
+                records=len(part.lengths),
+                bytes=part.image_bytes,
+                width=_spread(part.widths),
+                height=_spread(part.heights),
+                tokens=_spread(part.lengths),
+            )
+            for split, part in seen.items()
+        },
+        rejected=rejected,
+        vocabulary=len(vocabulary),
+        most_common=[(_shown(token), count) for token, count in vocabulary.most_common(20)],
+        seen_once=sum(count == 1 for count in vocabulary.values()),
+        unseen={split: len(set(seen[split].tokens) - set(train.tokens)) for split in SPLITS[1:]},
+        duplicates={split: sum(part.formulas.values()) - len(part.formulas) for split, part in seen.items()},
+        shared=shared,
+        problems=problems.listed(),
+    )
+    return report, [record for part in seen.values() for record in part.samples]
+
+
+def _description(path: Path) -> dict:
+    """What dataset.json says; nothing where it is missing or not as `DatasetWriter` writes it."""
+    found = json.loads((path / "dataset.json").read_text("utf-8")) if is_dataset(path) else {}
+    counted = (found.get(name) for name in ("counts", "rejected"))
+    of_splits = all(isinstance(counts, dict) and all(map(_is_count, counts.values())) for counts in counted)
+    return found if of_splits else {}
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def _shown(text: str) -> str:
+    """Text from a record, with whatever a terminal would obey written out."""
+    return text if text.isprintable() else ascii(text)
+
+
+class _Problems:
+    """The problems found, how often each was, and the first record that has it."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def add(self, what: str, record: str = "") -> None:
+        self.counts[what] += 1
+        if record:
+            self.first.setdefault(what, _shown(record))
+
+    def listed(self) -> list[str]:
+        return [
+            what + (f" ({count:,} records, first {self.first[what]})" if what in self.first else "")
+            for what, count in self.counts.items()
+        ]
+
+
+def _read_split(
+    folder: Path, described: dict, problems: _Problems, progress: Callable[[int], None] | None = None
+) -> _Seen:
+    """Reads the records of a split, whose folder has its name."""
+    split, seen = folder.name, _Seen()
+    if not folder.is_dir():
+        problems.add(f"folder {split} is missing")
+        return seen
+    files = shards(folder)
+    numbers = [match.groups() for file in files if (match := _SHARD.fullmatch(file.name))]
+    if numbers and {(f"{i:05d}", f"{len(files):05d}") for i in range(len(files))} != set(numbers):
+        problems.add(f"the shards of {split} are incomplete: {', '.join(file.name for file in files[:3])} ...")
+    expected = described.get("counts", {}).get(split, 0)
+    stride = max(1, (expected or 1000) * len(SPLITS) // SAMPLES)
+    for file in files:
+        try:
+            for number, content in enumerate(read_tfrecords(file)):
+                try:
+                    record = decode(content)
+                except BadRecord as error:
+                    seen.unusable += 1
+                    problems.add(error.reason, f"{file.name}, record {number}")
+                else:
+                    sampled = len(seen.lengths) % stride == 0 and len(seen.samples) < SAMPLES // len(SPLITS)
+                    _check_formula(record, seen, problems)
+                    if _check_image(record, seen, problems) and sampled:
+                        seen.samples.append(record)
+                    if progress is not None:
+                        progress(1)
+        except UserError as error:
+            problems.add(str(error))
+    found = len(seen.lengths) + seen.unusable
+    if described and expected != found:
+        problems.add(f"{split} holds {found:,} records, dataset.json says {expected:,}")
+    if not found:
+        problems.add(f"{split} holds no records")
+    if twice := sum(count > 1 for count in seen.names.values()):
+        problems.add(f"{twice:,} names occur more than once in {split}")
+    return seen
+
+
+def _check_formula(record: Record, seen: _Seen, problems: _Problems) -> None:
+    tokens = record.latex.split()
+    seen.lengths.append(len(tokens))
+    seen.image_bytes += len(record.image)
+    seen.tokens.update(tokens)
+    seen.formulas[record.latex] += 1
+    seen.names[record.name] += 1
+    seen.pairs.add(hashlib.sha256(record.image + b"\0" + record.latex.encode()).digest()[:16])
+    if not tokens:
+        problems.add("empty formula", record.name)
+    elif " ".join(tokens) != record.latex:
+        problems.add("tokens not separated by one space each", record.name)
+
+
+def _check_image(record: Record, seen: _Seen, problems: _Problems) -> bool:
+    """Whether the image can be decoded."""
+    try:
+        with Image.open(io.BytesIO(record.image)) as image:
+            image.load()
+            seen.widths.append(image.width)
+            seen.heights.append(image.height)
+            if image.format not in ("PNG", "JPEG"):
+                problems.add("image is neither PNG nor JPEG", record.name)
+            low, high = image.convert("L").getextrema()
+            if low == high:
+                problems.add("blank image", record.name)
+    # Pillow's decoders raise many classes for broken images.
+    except Exception:
+        problems.add("undecodable image", record.name)
+        return False
+    return True
+
+
+def _spread(values: Sequence[int]) -> list[int]:
+    """Median, 90th percentile and maximum."""
+    return [round(float(value)) for value in np.percentile(values, (50, 90, 100))] if values else [0, 0, 0]
+
+
+def contact_sheet(records: Sequence[Record], path: Path, columns: int = 3, cell: int = 420, scale: int = 2) -> None:
+    """Draws images with their formulas under them, as a PNG.
+
+    Args:
+      records: what to show.
+      path: the file to write.
+      columns: images in a row.
+      cell: width of a column in pixels.
+      scale: how many times small images are enlarged.
+    """
+    font = _text_font()
+    letters = int((cell - 20) / font.getlength("x"))
+    cells = []
+    for record in records:
+        image = Image.open(io.BytesIO(record.image)).convert("RGB")
+        factor = min(scale, (cell - 20) / image.width)
+        size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+        image = image.resize(size, Image.Resampling.NEAREST if factor == scale else Image.Resampling.LANCZOS)
+        text = _wrap(f"{record.name}\n{record.latex}", letters)
+        made = Image.new("RGB", (cell, image.height + 16 * len(text) + 30), "gainsboro")
+        made.paste(image, (10, 10))
+        drawing = ImageDraw.Draw(made)
+        for number, line in enumerate(text):
+            drawing.text((10, image.height + 14 + 16 * number), line, "gray" if number == 0 else "black", font)
+        cells.append(made)
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    sheet = Image.new("RGB", (cell * columns, sum(max(made.height for made in row) for row in rows) or 1), "gainsboro")
+    y = 0
+    for row in rows:
+        for column, made in enumerate(row):
+            sheet.paste(made, (column * cell, y))
+        y += max(made.height for made in row)
+    try:
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --sheet") from error
+
+
+def _text_font() -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSansMono.ttf")), 12)
+
+
+def _wrap(text: str, letters: int) -> list[str]:
+    import textwrap
+
+    return [line for part in text.split("\n") for line in textwrap.wrap(part, letters) or [""]][:10]

@@ -1,0 +1,119 @@
+"""TFRecord files: their framing and checksums, without TensorFlow; and the records in them."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import google_crc32c
+
+from data.dataset.record import BadRecord, Record, decode
+from data.errors import UserError
+
+# Memory is not taken for whatever length a damaged file says; protobuf's own limit is 2 GiB.
+MAX_RECORD_BYTES = 256 * 1024 * 1024
+
+
+def _masked_crc(content: bytes) -> int:
+    """TFRecord's checksum: CRC-32C, rotated and offset (tensorflow/core/lib/hash/crc32c.h)."""
+    crc = google_crc32c.value(content)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def frame(content: bytes) -> bytes:
+    """A record of a TFRecord file: length, its checksum, content, its checksum."""
+    length = struct.pack("<Q", len(content))
+    checksums = struct.pack("<I", _masked_crc(length)), struct.pack("<I", _masked_crc(content))
+    return length + checksums[0] + content + checksums[1]
+
+
+def read_tfrecords(path: Path) -> Iterator[bytes]:
+    """The contents of a TFRecord file, gzipped or not.
+
+    Raises:
+      UserError: the file is missing, cut off, or a checksum is wrong; names the file and the record's number.
+    """
+    try:
+        with open(path, "rb") as raw:
+            yield from parse_tfrecords(raw, str(path))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+
+
+def parse_tfrecords(raw: IO[bytes], path: str) -> Iterator[bytes]:
+    """The contents of an open TFRecord file, gzipped or not, whatever its name is.
+
+    Args:
+      raw: the file; it can seek.
+      path: its name, for the error.
+
+    Raises:
+      UserError: the file is cut off, or a checksum is wrong; names the file and the record's number.
+    """
+    number = 0
+
+    def damaged(what: str) -> UserError:
+        return UserError(f"{path} is damaged at record {number} ({what}); make or download it again")
+
+    zipped = raw.read(2) == b"\x1f\x8b"
+    raw.seek(0)
+    stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if zipped else raw  # type: ignore[assignment]
+    try:
+        while header := stream.read(12):
+            if len(header) < 12:
+                raise damaged("cut off")
+            length, checksum = struct.unpack("<QI", header)
+            if _masked_crc(header[:8]) != checksum:
+                foreign = "" if number else ", or this is no TFRecord file"
+                raise damaged(f"its length's checksum is wrong{foreign}")
+            if length > MAX_RECORD_BYTES:
+                raise damaged(f"its length is {length:,} bytes, more than {MAX_RECORD_BYTES:,}")
+            content, tail = stream.read(length), stream.read(4)
+            if len(content) < length or len(tail) < 4:
+                raise damaged("cut off")
+            if _masked_crc(content) != struct.unpack("<I", tail)[0]:
+                raise damaged("its checksum is wrong")
+            yield content
+            number += 1
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise damaged("the compression is broken or cut off") from error
+
+
+def shards(folder: Path) -> list[Path]:
+    """The TFRecord files of a split's folder, in order."""
+    return sorted(path for path in folder.iterdir() if path.name.endswith((".tfrecord.gz", ".tfrecord")))
+
+
+def read_records(path: Path | str) -> Iterator[Record]:
+    """The records of a TFRecord file or of all files of a split's folder, in order.
+
+    Raises:
+      UserError: nothing there, a damaged file, or a record that does not follow the schema.
+    """
+    path = Path(path)
+    files = shards(path) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path} holds no .tfrecord or .tfrecord.gz files; make a data set with `im2latex data`")
+    yield from _read(files)
+
+
+def read_split(folder: Path | str) -> Iterator[Record]:
+    """The records of a split of ExampleGen's, in order: of all files in its folder, whatever they are called.
+
+    Raises:
+      UserError: a damaged file, or a record that does not follow the schema.
+    """
+    return _read(sorted(path for path in Path(folder).iterdir() if path.is_file()))
+
+
+def _read(files: list[Path]) -> Iterator[Record]:
+    for file in files:
+        for number, content in enumerate(read_tfrecords(file)):
+            try:
+                yield decode(content)
+            except BadRecord as error:
+                raise UserError(f"{file}, record {number}: {error.reason}; make the data set again") from error

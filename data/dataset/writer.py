@@ -1,0 +1,251 @@
+"""Writes a data set, whole or not at all. A data set is a folder:
+
+train/ eval/ test/    data-00000-of-00007.tfrecord.gz ...
+dataset.json          source, records by split, what made it, fingerprint
+rejects.jsonl         rejected records: {"name", "split", "reason"} a line
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from data.dataset.record import SPLITS, Record, encode
+from data.dataset.tfrecords import frame
+from data.defaults import MAX_REJECTED_SHARE
+from data.errors import UserError
+
+FORMAT = "im2latex-records-1"
+RECORDS_PER_SHARD = 4096
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """What a writer wrote: records and rejects by split, the reasons of the rejects, the fingerprint."""
+
+    path: Path
+    counts: dict[str, int]
+    rejected: dict[str, int]
+    reasons: dict[str, int]
+    fingerprint: str
+
+
+class _Shards:
+    """The growing shards of one split; the number of shards is known and named only at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.count = 0
+        self.digest = hashlib.sha256()
+        self.files: list[Path] = []
+        self.raw: IO[bytes] | None = None
+        self.stream: gzip.GzipFile | None = None
+
+    def write(self, content: bytes) -> None:
+        if self.count % RECORDS_PER_SHARD == 0:
+            self.close()
+            self.files.append(self.folder / f"data-{len(self.files):05d}")
+            self.raw = open(self.files[-1], "wb")  # noqa: SIM115, closed with its split
+            # No name and no time in the header: the same records give the same bytes.
+            self.stream = gzip.GzipFile("", "wb", compresslevel=6, fileobj=self.raw, mtime=0)
+        assert self.stream is not None
+        self.stream.write(frame(content))
+        self.digest.update(hashlib.sha256(content).digest())
+        self.count += 1
+
+    def close(self) -> None:
+        for file in (self.stream, self.raw):
+            if file is not None:
+                file.close()
+        self.stream = self.raw = None
+
+    def finish(self) -> None:
+        self.close()
+        for file in self.files:
+            file.rename(file.with_name(f"{file.name}-of-{len(self.files):05d}.tfrecord.gz"))
+
+
+class DatasetWriter:
+    """Writes a data set into a temporary folder and moves it in place when all of it is there.
+
+    A context manager: leaving it normally finishes and moves, leaving it by an exception removes everything. What a
+    killed process left is removed by the next writer to the same place; a folder in use is held by a file lock, which
+    the system lets go of when its process dies.
+
+    Args:
+      path: the folder to make. A data set made by this class is replaced; another folder is refused unless empty or
+        `overwrite`.
+      source: what the records were made from, for dataset.json.
+      details: further entries of dataset.json, for instance the seed.
+      allow_rejects: the share of rejected records above which the whole is refused.
+      overwrite: replace a folder that is not a data set too.
+
+    Raises:
+      UserError: the place is taken or not writable, no record was written, or too many were rejected.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        source: str,
+        details: Mapping[str, Any] | None = None,
+        allow_rejects: float = MAX_REJECTED_SHARE,
+        overwrite: bool = False,
+    ) -> None:
+        self.path = Path(path).absolute()
+        self.source = source
+        self.details = dict(details or {})
+        self.allow_rejects = allow_rejects
+        self.overwrite = overwrite
+        self.rejects: list[dict[str, str]] = []
+        self.summary: DatasetSummary | None = None
+
+    def __enter__(self) -> DatasetWriter:
+        self._refuse_taken_place()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            remove_unfinished(self.path.parent, glob.escape(self.path.name))
+            self.folder = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", suffix=".partial", dir=self.path.parent))
+            self.folder.chmod(0o777 & ~_umask())
+            self.lock = os.open(self.folder, os.O_RDONLY)
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+            self.splits = {split: _Shards(self.folder / split) for split in SPLITS}
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; choose another --out") from error
+        return self
+
+    def write(self, split: str, record: Record) -> None:
+        """Appends a record to a split."""
+        self.write_encoded(split, encode(record))
+
+    def write_encoded(self, split: str, example: bytes) -> None:
+        """Appends what `encode` made, for callers that encode in other processes."""
+        try:
+            self.splits[split].write(example)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; free some space") from error
+
+    def reject(self, split: str, name: str, reason: str) -> None:
+        """Sets a record aside."""
+        self.rejects.append({"name": name, "split": split, "reason": reason})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        except OSError as broken:
+            raise UserError(f"cannot write {self.path}: {broken.strerror}; free some space") from broken
+        finally:
+            for split in self.splits.values():
+                with contextlib.suppress(OSError):  # a full disk: the folder goes anyway
+                    split.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            os.close(self.lock)
+
+    def _refuse_taken_place(self) -> None:
+        if self.path.is_dir():
+            if self.overwrite or is_dataset(self.path) or not any(self.path.iterdir()):
+                return
+            raise UserError(f"{self.path} is not a data set and not empty; choose another --out, or give --overwrite")
+        if self.path.exists():
+            raise UserError(f"{self.path} is a file; --out names a folder")
+
+    def _finish(self) -> None:
+        rejected = Counter(reject["split"] for reject in self.rejects)
+        reasons = Counter(reject["reason"] for reject in self.rejects)
+        written = sum(split.count for split in self.splits.values())
+        total = written + len(self.rejects)
+        common = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
+        lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in self.rejects)
+        if total == 0:
+            raise UserError(f"{self.source} holds no records; check that it is the right folder")
+        if len(self.rejects) > self.allow_rejects * total or written == 0:
+            kept = self.path.with_name(f"{self.path.name}.rejects.jsonl")
+            kept.write_text(lines, "utf-8")
+            raise UserError(
+                f"{len(self.rejects):,} of {total:,} records of {self.source} were rejected ({common}), more than "
+                f"{self.allow_rejects:.0%}: see {kept}, or allow it with --allow-rejects SHARE"
+            )
+        for split in self.splits.values():
+            split.finish()
+        (self.folder / "rejects.jsonl").write_text(lines, "utf-8")
+        fingerprint = hashlib.sha256("".join(split.digest.hexdigest() for split in self.splits.values()).encode())
+        self.summary = DatasetSummary(
+            path=self.path,
+            counts={name: split.count for name, split in self.splits.items()},
+            rejected={name: rejected[name] for name in SPLITS},
+            reasons=dict(reasons.most_common()),
+            fingerprint=fingerprint.hexdigest(),
+        )
+        description = {
+            "format": FORMAT,
+            "source": self.source,
+            **self.details,
+            "counts": self.summary.counts,
+            "rejected": self.summary.rejected,
+            "fingerprint": self.summary.fingerprint,
+        }
+        (self.folder / "dataset.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        # The finished folder gets a name of its own first, so that it can move without the lock and the folder
+        # that it replaces.
+        finished = self.folder / "finished"
+        finished.mkdir()
+        finished.chmod(0o777 & ~_umask())
+        for entry in [*SPLITS, "rejects.jsonl", "dataset.json"]:
+            (self.folder / entry).rename(finished / entry)
+        if self.path.exists():
+            self.path.rename(self.folder / "replaced")
+        finished.rename(self.path)
+        self.path.with_name(f"{self.path.name}.rejects.jsonl").unlink(missing_ok=True)
+
+
+def remove_unfinished(parent: Path, name: str = "*") -> None:
+    """Removes what killed writers of data sets left beside them.
+
+    Args:
+      parent: of the data sets.
+      name: pattern of their names.
+    """
+    for folder in parent.glob(f".{name}.*.partial"):
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue  # another import to the same place is running
+        finally:
+            os.close(lock)
+        # An import killed between its two renames has the data set it was about to replace in here.
+        whole = parent / folder.name[1:].removesuffix(".partial").rpartition(".")[0]
+        if not whole.exists() and (folder / "replaced").exists():
+            (folder / "replaced").rename(whole)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a folder was made by DatasetWriter."""
+    try:
+        return json.loads((path / "dataset.json").read_text("utf-8")).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False

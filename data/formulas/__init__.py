@@ -1,0 +1,1 @@
+"""Lists of formulas: reading, mining and recombining them."""

@@ -1,0 +1,217 @@
+"""Lists of formulas: what `im2latex data draw`, `mine` and `recombine` read and write.
+
+A list is a text file, gzipped or not, with a formula a line, raw or tokenised, or `source<TAB>formula`. Data sets of
+`data.dataset.writer` and folders in the layout of the processed im2latex-100k are read as well, with their splits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from data.dataset.record import SPLITS
+from data.dataset.tfrecords import read_records
+from data.dataset.writer import is_dataset
+from data.errors import UserError
+from data.files import atomic_file
+from data.importers.source import SPLIT_NAMES, Files
+from data.latex.tokenizer import FormulaError, tokenize
+from data.parallel import ordered_map
+from data.spelling import normal_form
+
+_CHUNK = 2000
+
+
+class Formula(NamedTuple):
+    """A formula.
+
+    Attributes:
+      tokens: separated by one space.
+      source: where it is from, without spaces or semicolons.
+      split: empty where it has none.
+      key: the `drawn_key`.
+    """
+
+    tokens: str
+    source: str
+    split: str
+    key: str
+
+
+class Line(NamedTuple):
+    """A formula as it was read; `where` is its file and line."""
+
+    latex: str
+    source: str
+    split: str
+    where: str
+
+
+class Problem(NamedTuple):
+    """A line that is no formula, and why."""
+
+    where: str
+    reason: str
+    split: str
+
+
+def read_formulas(
+    paths: Iterable[Path],
+    max_tokens: int,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Formula | Problem]:
+    """The formulas of lists, data sets and folders, tokenised, in order.
+
+    Args:
+      paths: what to read.
+      max_tokens: of the longest formula.
+      workers: processes, otherwise one for each core.
+      progress: called with the number of formulas read since the last call.
+
+    Raises:
+      UserError: a path that cannot be read or holds no formulas.
+    """
+    for chunk in ordered_map(_tokenized, _chunks(paths, max_tokens), workers):
+        yield from chunk
+        if progress is not None:
+            progress(len(chunk))
+
+
+def read_keys(paths: Iterable[Path], workers: int | None = None) -> set[str]:
+    """The `drawn_key`s of all formulas of lists, data sets and folders.
+
+    Raises:
+      UserError: a path that cannot be read or holds no formulas.
+    """
+    return {formula.key for formula in read_formulas(paths, sys.maxsize, workers) if isinstance(formula, Formula)}
+
+
+def read_lines(path: Path) -> Iterator[Line]:
+    """The formulas of a list, a data set or a folder, as they stand there.
+
+    Raises:
+      UserError: the path cannot be read or holds no formulas.
+    """
+    if path.is_dir() and is_dataset(path):
+        for split in SPLITS:
+            if any(path.joinpath(split).iterdir()):
+                for number, record in enumerate(read_records(path / split)):
+                    yield Line(record.latex, label_of(path.name), split, f"{path / split}, record {number}")
+    elif path.is_dir():
+        yield from _read_folder(path)
+    else:
+        yield from _read_list(path)
+
+
+def drawn_key(tokens: str) -> str:
+    """What formulas have in common that draw the same: the normal form without braces and spaces.
+
+    Raises:
+      FormulaError: the formula cannot be read.
+    """
+    return " ".join(token for token in normal_form(tokens).split() if token not in _UNDRAWN)
+
+
+_UNDRAWN = {"{", "}", "~", "\\", "\\quad"}
+
+
+def label_of(name: str) -> str:
+    """A source's name for the name of a record, where semicolons separate."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "_", name)
+
+
+def _chunks(paths: Iterable[Path], max_tokens: int) -> Iterator[tuple[list[Line], int]]:
+    for path in paths:
+        chunk: list[Line] = []
+        for line in read_lines(path):
+            chunk.append(line)
+            if len(chunk) == _CHUNK:
+                yield chunk, max_tokens
+                chunk = []
+        yield chunk, max_tokens
+
+
+def _tokenized(work: tuple[list[Line], int]) -> list[Formula | Problem]:
+    lines, max_tokens = work
+    found: list[Formula | Problem] = []
+    for line in lines:
+        try:
+            tokens = tokenize(line.latex)
+            joined = " ".join(tokens)
+            key = drawn_key(joined)
+        except FormulaError as error:
+            found.append(Problem(line.where, str(error), line.split))
+            continue
+        if not tokens or len(tokens) > max_tokens:
+            reason = f"more than {max_tokens} tokens" if tokens else "empty formula"
+            found.append(Problem(line.where, reason, line.split))
+        else:
+            found.append(Formula(joined, line.source, line.split, key))
+    return found
+
+
+def _read_list(path: Path) -> Iterator[Line]:
+    name = label_of(path.name.split(".")[0])
+    try:
+        with open(path, "rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            for number, content in enumerate(gzip.GzipFile(fileobj=raw) if zipped else raw, start=1):
+                line = content.decode("utf-8", "replace").rstrip("\r\n")
+                source, tab, latex = line.rpartition("\t")
+                if latex.strip():
+                    yield Line(latex, label_of(source) if tab else name, "", f"{path}:{number}")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} is cut off or damaged; make or download it again") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; give a list of formulas or a data set") from error
+
+
+def _read_folder(path: Path) -> Iterator[Line]:
+    """The processed im2latex-100k, without its images."""
+    files = Files(path)
+    names, lists = files.matching("*formulas*.lst"), files.matching("*_filter.lst")
+    if len(names) != 1 or not lists:
+        raise UserError(
+            f"{path} is neither a data set nor a folder with im2latex_formulas.norm.lst and im2latex_*_filter.lst; "
+            "give one of these, or a list of formulas"
+        )
+    formulas = files.read(names[0]).decode("utf-8", "replace").removesuffix("\n").split("\n")
+    for name in lists:
+        split = SPLIT_NAMES.get(Path(name).stem.removeprefix("im2latex_").removesuffix("_filter"))
+        for number, row in enumerate(files.read(name).decode("utf-8", "replace").splitlines(), start=1):
+            place = row.split()[1:2]
+            if split is None or not place or not place[0].isdecimal() or int(place[0]) >= len(formulas):
+                raise UserError(f"{path / name}, line {number}: no formula line of a known split; correct the list")
+            yield Line(formulas[int(place[0])], label_of(path.name), split, f"{name}:{number}")
+
+
+def write_list(path: Path, formulas: Iterable[tuple[str, str]]) -> None:
+    """Writes sources and formulas as a list, gzipped if its name ends in .gz; whole or not at all.
+
+    Raises:
+      UserError: the place cannot be written.
+    """
+    try:
+        # Without a name and a time in its header, the same formulas give the same bytes.
+        with atomic_file(path) as raw, contextlib.ExitStack() as stack:
+            file: IO[bytes] | gzip.GzipFile = raw
+            if path.name.endswith(".gz"):
+                file = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0))
+            for source, tokens in formulas:
+                file.write(f"{source}\t{tokens}\n".encode())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+
+
+def digest(text: str) -> str:
+    """Twelve hexadecimal digits for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,273 @@
+r"""New formulas from known ones: parts of the same kind exchanged between formulas.
+
+A part is what a person would name: a numerator or denominator, a subscript, a superscript, what is under a root or an
+accent, between \left and \right, a cell, or a side of a relation. In a formula, one or two parts are replaced by parts
+of the same kind of other formulas, so what is around a part stays what it was: every group is closed, and a formula
+keeps its shape. Kinds are drawn evenly, so that what is rare (roots, cells) is exchanged as often as subscripts are;
+what goes in is as long, on average, as what it replaces.
+"""
+
+from __future__ import annotations
+
+import array
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from data.errors import UserError
+from data.formulas.lists import Formula, drawn_key
+from data.latex.program import is_local
+from data.latex.tokenizer import FormulaError, side_of
+
+KINDS = ("fraction", "subscript", "superscript", "root", "accent", "delimited", "cell", "row", "side")
+SOURCE = "recombined"
+
+
+def _names(commands: str) -> frozenset[str]:
+    return frozenset(commands.split())
+
+
+# The kinds of the groups behind a token.
+_GROUPS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("\\frac", "\\binom"), ("fraction", "fraction")),
+    **{"_": ("subscript",), "^": ("superscript",), "\\sqrt": ("root",)},
+    **dict.fromkeys(
+        _names(
+            r"""\hat \widehat \tilde \widetilde \bar \vec \dot \ddot \overline \underline \overbrace \underbrace
+            \overrightarrow"""
+        ),
+        ("accent",),
+    ),
+}
+# What stands in their arguments is no formula, or none of its own.
+_CLOSED = _names(
+    r"""\mathrm \mathbf \mathit \mathcal \mathsf \mathtt \mathbb \mathfrak \mathscr \boldsymbol \operatorname
+    \operatorname* \textrm \textbf \textit \textsf \texttt \textsc \textup \textnormal \emph \hspace \mathop \substack
+    \multicolumn \raisebox \rule \mbox"""
+)
+# What stands between two of them, in no brackets, is a side.
+_SEPARATORS = _names(
+    r"""= < > \leq \le \geq \ge \neq \ne \equiv \sim \simeq \approx \cong \propto \ll \gg \in \notin \ni \subset
+    \subseteq \supset \supseteq \to \rightarrow \longrightarrow \mapsto \Rightarrow \Leftrightarrow \iff \implies \quad
+    \qquad , ; ."""
+)
+_BRACKETS = {"(": 1, "[": 1, "\\{": 1, "\\langle": 1, ")": -1, "]": -1, "\\}": -1, "\\rangle": -1}
+# In these environments a cell is a piece of a line and not an entry.
+_LINES = _names("aligned split gathered")
+# These reach to the end of their group, or divide it: no part that holds one, at its own level, is exchanged.
+_REACHING = _names(
+    r"""\atop \above \brace \brack \choose \over \rm \bf \it \cal \sf \tt \sl \sc \em \mit \boldmath \displaystyle
+    \textstyle \scriptstyle \scriptscriptstyle \tiny \scriptsize \footnotesize \small \normalsize \large \Large \LARGE
+    \huge \Huge \hline \cline"""
+)
+# Formulas tried for each that is asked for.
+_TRIES = 50
+_TWICE = 0.3
+
+
+class FormulaPart(NamedTuple):
+    """A part of a formula: its kind, and its first token and the one behind its last."""
+
+    kind: str
+    start: int
+    end: int
+
+
+def find_parts(tokens: Sequence[str]) -> list[FormulaPart]:
+    """The parts of a formula that can be exchanged.
+
+    Args:
+      tokens: of `data.latex.tokenizer.tokenize`.
+
+    Raises:
+      FormulaError: groups do not fit together.
+    """
+    finder = _Finder(tokens)
+    end, cuts, free = finder.row(0, ())
+    if end != len(tokens) or "&" in cuts.values():
+        raise FormulaError("an end without a beginning")
+    if cuts and free:
+        edges = [-1, *cuts, end]
+        finder.parts += [FormulaPart("side", left + 1, right) for left, right in itertools.pairwise(edges)]
+    return [part for part in finder.parts if _is_whole(tokens, part)]
+
+
+def _is_whole(tokens: Sequence[str], part: FormulaPart) -> bool:
+    r"""Whether a part is something, and does not go with what stands before it, as a bracket behind \\ does."""
+    taken = ("_", "^", "[", "*") if part.kind in ("cell", "row") else ("_", "^")
+    return part.start < part.end and tokens[part.start] not in taken
+
+
+class _Finder:
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self.tokens = tokens
+        self.parts: list[FormulaPart] = []
+
+    def peek(self, at: int) -> str:
+        return self.tokens[at] if at < len(self.tokens) else ""
+
+    def row(self, at: int, stops: tuple[str, ...]) -> tuple[int, dict[int, str], bool]:
+        """Reads up to one of the stops.
+
+        Returns:
+          Where that is; what separates, by its place; and whether the row can be exchanged.
+        """
+        cuts: dict[int, str] = {}
+        reaches, depth = False, 0
+        while at < len(self.tokens):
+            token = self.tokens[at]
+            if token in stops or side_of(token) in stops:
+                break
+            reaches |= token in _REACHING
+            depth += _BRACKETS.get(token, 0)
+            if token == "&" or depth == 0 and token in _SEPARATORS:
+                cuts[at] = token
+            if token in ("}", "\\\\") or side_of(token) == "\\right" or token.startswith("\\end{"):
+                break
+            at = self.item(at, token)
+        return at, cuts, not reaches and depth == 0
+
+    def item(self, at: int, token: str) -> int:
+        """Reads one thing; where the next begins."""
+        if token == "{":
+            return self.group(at, "")
+        if side_of(token) == "\\left":
+            end, _, _ = self.row(at + 1, ("\\right",))
+            self.expect(side_of(self.peek(end)) == "\\right")
+            self.parts.append(FormulaPart("delimited", at + 1, end))
+            return end + 1
+        if token.startswith("\\begin{"):
+            return self.environment(at + 1, token[7:-1])
+        if token in _CLOSED:
+            at += 1
+            while self.peek(at) == "{":
+                at = self.closed(at)
+            return at
+        at += 1
+        if token == "\\sqrt" and self.peek(at) == "[":
+            at, _, _ = self.row(at + 1, ("]",))
+            self.expect(self.peek(at) == "]")
+            at += 1
+        for kind in _GROUPS.get(token, ()):
+            at = self.group(at, kind)
+        return at
+
+    def group(self, at: int, kind: str) -> int:
+        """Reads a group, which is a part if it has a kind."""
+        self.expect(self.peek(at) == "{")
+        end, _, free = self.row(at + 1, ("}",))
+        self.expect(self.peek(end) == "}")
+        if kind and free:
+            self.parts.append(FormulaPart(kind, at + 1, end))
+        return end + 1
+
+    def closed(self, at: int) -> int:
+        """Passes over a group."""
+        self.expect(self.peek(at) == "{")
+        depth = 0
+        while at < len(self.tokens):
+            depth += {"{": 1, "}": -1}.get(self.tokens[at], 0)
+            at += 1
+            if depth == 0:
+                return at
+        raise FormulaError("{ without }")
+
+    def environment(self, at: int, name: str) -> int:
+        end = f"\\end{{{name}}}"
+        if name in ("array", "tabular"):
+            at = self.closed(at)
+        while True:
+            start = at
+            at, _, free = self.row(at, ("&", "\\\\", end))
+            self.expect(self.peek(at) in ("&", "\\\\", end))
+            if free:
+                self.parts.append(FormulaPart("row" if name in _LINES else "cell", start, at))
+            at += 1
+            if self.tokens[at - 1] == end:
+                return at
+
+    def expect(self, holds: bool) -> None:
+        if not holds:
+            raise FormulaError("groups that do not fit together")
+
+
+def recombine(
+    formulas: Iterable[Formula],
+    count: int,
+    seed: int,
+    max_tokens: int,
+    exclude: Iterable[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[str]:
+    """Yields new formulas, their tokens separated by one space; no two draw the same, and none as a known one does.
+
+    Args:
+      formulas: the known ones; those with commands that are not known are passed over.
+      count: how many.
+      seed: of the choices; the same arguments give the same formulas.
+      max_tokens: of the longest.
+      exclude: `drawn_key`s of formulas that must not come out.
+      progress: called with the number of formulas made since the last call.
+
+    Raises:
+      UserError: there are not so many.
+    """
+    known: list[list[str]] = []
+    seen = set(exclude)
+    by_kind = {kind: array.array("I") for kind in KINDS}
+    for formula in formulas:
+        seen.add(formula.key)
+        tokens = formula.tokens.split()
+        if not is_local(formula.tokens):
+            continue
+        for kind in sorted({part.kind for part in _parts(tokens)}):
+            by_kind[kind].append(len(known))
+        known.append(tokens)
+    kinds = [kind for kind, places in by_kind.items() if len(places) > 1]
+    rng = random.Random(seed)
+    made = 0
+    for _ in range(_TRIES * count if kinds else 0):
+        tokens = _exchanged(known, by_kind, kinds, rng)
+        if not 0 < len(tokens) <= max_tokens or not is_local(" ".join(tokens)):
+            continue
+        try:
+            key = drawn_key(" ".join(tokens))
+        except FormulaError:
+            continue
+        if key in seen:
+            continue
+        seen.add(key)
+        made += 1
+        yield " ".join(tokens)
+        if progress is not None:
+            progress(1)
+        if made == count:
+            return
+    raise UserError(f"these formulas give no more than {made:,} new ones; give more formulas, or a smaller --count")
+
+
+def _parts(tokens: Sequence[str]) -> list[FormulaPart]:
+    try:
+        return find_parts(tokens)
+    except FormulaError:
+        return []
+
+
+def _exchanged(
+    known: list[list[str]], by_kind: dict[str, array.array[int]], kinds: list[str], rng: random.Random
+) -> list[str]:
+    """A formula with one or two of its parts replaced; nothing where that fails."""
+    kind = rng.choice(kinds)
+    tokens = known[rng.choice(by_kind[kind])]
+    for step in range(1 + (rng.random() < _TWICE)):
+        parts = _parts(tokens)
+        if step:
+            kind = rng.choice(parts).kind
+        part = rng.choice([part for part in parts if part.kind == kind])
+        if not by_kind[kind]:
+            return []
+        donor = known[rng.choice(by_kind[kind])]
+        given = rng.choice([part for part in _parts(donor) if part.kind == kind])
+        tokens = [*tokens[: part.start], *donor[given.start : given.end], *tokens[part.end :]]
+    return tokens

@@ -1,0 +1,1 @@
+"""The formats that data sets are imported from."""

@@ -1,0 +1,143 @@
+"""Imports a data set in any format that `data.importers.formats` lists."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from data.dataset.writer import DatasetSummary, DatasetWriter
+from data.defaults import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
+from data.errors import UserError
+from data.importers.convert import convert_chunk
+from data.importers.formats import FORMATS
+from data.importers.source import SPLIT_NAMES, Candidate, Files, Format
+from data.parallel import ordered_map
+from data.spelling import NORMAL, known_spelling
+
+_CHUNK = 128
+
+
+def _fraction(name: str, salt: str) -> float:
+    """A number in [0, 1) that depends on a name only."""
+    return int.from_bytes(hashlib.sha256(f"{salt} {name}".encode()).digest()[:6], "big") / 2**48
+
+
+def hold_out(
+    candidates: Iterable[Candidate], present: set[str], eval_share: float, test_share: float
+) -> Iterator[Candidate]:
+    """Fills splits the source has no list for: eval from train, then test from eval, chosen by the record's name."""
+    for candidate in candidates:
+        split = candidate.split
+        if "eval" not in present and split == "train" and _fraction(candidate.name, "eval") < eval_share:
+            split = "eval"
+        if "test" not in present and split == "eval" and _fraction(candidate.name, "test") < test_share:
+            split = "test"
+        yield candidate._replace(split=split)
+
+
+class Source(NamedTuple):
+    """What a source holds."""
+
+    format: Format
+    candidates: Iterator[Candidate]  # its records, in the splits of its own lists
+    splits: set[str]  # those that it has lists for
+
+
+def open_source(source: Path, layout: str | None = None, vocabulary: Path | None = None) -> Source:
+    """Finds out what a source holds.
+
+    Args:
+      source, layout, vocabulary: as those of `import_dataset`.
+
+    Raises:
+      UserError: the source is incomplete or of no known format; some of it only as the records are read.
+    """
+    files = Files(source)
+    form = _named(layout) if layout else _detected(files)
+    splits = {SPLIT_NAMES[name] for name in form.splits(files) if name in SPLIT_NAMES}
+    return Source(form, form.read(files, vocabulary), splits)
+
+
+def _named(name: str) -> Format:
+    if name not in FORMATS:
+        raise UserError(f"there is no layout {name}; --format is one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def _detected(files: Files) -> Format:
+    for form in FORMATS.values():
+        if form.detect(files):
+            return form
+    raise UserError(
+        f"{files.source} has none of the known layouts ({', '.join(form.looks_like for form in FORMATS.values())}); "
+        "check the folder, or name the layout with --format"
+    )
+
+
+def import_dataset(
+    source: Path | str,
+    out: Path | str,
+    layout: str | None = None,
+    vocabulary: Path | None = None,
+    max_tokens: int = MAX_TOKENS,
+    eval_share: float = EVAL_SHARE,
+    test_share: float = TEST_SHARE,
+    allow_rejects: float = MAX_REJECTED_SHARE,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    overwrite: bool = False,
+    spelling: str = NORMAL,
+) -> DatasetSummary:
+    """Imports a data set.
+
+    Args:
+      source: a folder or .tar.gz in one of the layouts.
+      out: the folder to make.
+      layout: one of FORMATS; otherwise detected.
+      vocabulary: file of tokens, for layout tfrecords; otherwise latex_vocab.txt in the source.
+      max_tokens: longer formulas are rejected.
+      eval_share: the share of train that becomes eval where the source has no validation list.
+      test_share: the share of eval that becomes test where the source has no test list.
+      allow_rejects: the share of rejected records above which the whole is refused.
+      workers: processes; otherwise one for each core.
+      progress: called with the number of records handled since the last call.
+      overwrite: replace a folder that is not a data set too.
+      spelling: of the formulas, as `data.spelling.respell` takes it.
+
+    Raises:
+      UserError: the source is incomplete or of no known layout, there is no such spelling, too much is bad, or out
+        cannot be made.
+    """
+    source = Path(source)
+    form, candidates, splits = open_source(source, layout, vocabulary)
+    held_out = {
+        split: f"{share:.0%} of {origin}"
+        for split, share, origin in (("eval", eval_share, "train"), ("test", test_share, "eval"))
+        if split not in splits
+    }
+    details = {"layout": form.name, "max_tokens": max_tokens, "held_out": held_out, "spelling": spelling}
+    convert_all = functools.partial(
+        convert_chunk, raw=form.raw, max_tokens=max_tokens, spelling=known_spelling(spelling)
+    )
+    chunks = chunked(hold_out(candidates, splits, eval_share, test_share))
+    with DatasetWriter(out, source.name, details, allow_rejects, overwrite) as writer:
+        for converted in ordered_map(convert_all, chunks, workers):
+            for split, name, outcome in converted:
+                if isinstance(outcome, bytes):
+                    writer.write_encoded(split, outcome)
+                else:
+                    writer.reject(split, name, outcome)
+            if progress is not None:
+                progress(len(converted))
+    assert writer.summary is not None
+    return writer.summary
+
+
+def chunked(candidates: Iterable[Candidate]) -> Iterator[list[Candidate]]:
+    iterator = iter(candidates)
+    while chunk := list(itertools.islice(iterator, _CHUNK)):
+        yield chunk

@@ -1,0 +1,29 @@
+"""The processed im2latex-100k, which is taken as it is.
+
+im2latex_formulas.norm.lst, im2latex_{train,validate,test}_filter.lst with lines `<image> <formula line>`, images in a
+folder or a .tar.gz. Formula lines count from 0 and end with a line feed and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.importers.source import Candidate, Files, Format, read_lists
+
+LISTS = "*_filter.lst"
+
+
+def _detect(files: Files) -> bool:
+    return bool(files.matching(LISTS))
+
+
+def _read(files: Files, vocabulary: Path | None) -> Iterator[Candidate]:
+    return read_lists(files, "*formulas.norm.lst", LISTS, name_first=True, suffix="")
+
+
+def _splits(files: Files) -> set[str]:
+    return {name.removeprefix("im2latex_").removesuffix("_filter.lst") for name in files.matching(LISTS)}
+
+
+FORMAT = Format("processed", "im2latex_*_filter.lst", _detect, _read, _splits)

@@ -1,0 +1,81 @@
+"""The TFRecords of Image2Latex-TF2: {train,val,test}_100K_00of20.tfrecord, with latex_vocab.txt."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.dataset.record import BadRecord, Example
+from data.dataset.tfrecords import read_tfrecords
+from data.errors import UserError
+from data.importers.source import SPLIT_NAMES, Candidate, Files, Format
+
+FILES = "*.tfrecord"
+
+
+def _detect(files: Files) -> bool:
+    return bool(files.matching(FILES))
+
+
+def _read(files: Files, vocabulary: Path | None) -> Iterator[Candidate]:
+    """Turns ids into tokens by the vocabulary's line numbers, which count from 1."""
+    if vocabulary is not None:
+        try:
+            text = vocabulary.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read the vocabulary {vocabulary}: {error.strerror}") from error
+    elif "latex_vocab.txt" in files.files:
+        text = files.read("latex_vocab.txt")
+    else:
+        raise UserError(f"{files.source} has no latex_vocab.txt; name the vocabulary with --vocabulary FILE")
+    tokens = [line.rstrip("\r") for line in text.decode("utf-8", "replace").removesuffix("\n").split("\n")]
+    for file in files.matching(FILES):
+        split = SPLIT_NAMES.get(file.split("_")[0])
+        path = files.files[file]
+        if split is None or not isinstance(path, Path):
+            raise UserError(f"{file} is not a file named train_*, val_* or test_* in a folder; rename or unpack it")
+        for number, content in enumerate(read_tfrecords(path)):
+            name = f"{file}:{number}"
+            try:
+                image, formula = _decode_ids(content, tokens)
+            except BadRecord as error:
+                yield Candidate(split, name, b"", b"", error.reason)
+            else:
+                yield Candidate(split, name, image, formula.encode())
+
+
+def _decode_ids(content: bytes, tokens: list[str]) -> tuple[bytes, str]:
+    """Image and formula of a record. Start and end differ between files, so each record says them itself."""
+    example = Example()
+    try:
+        example.ParseFromString(content)
+    except Exception as error:  # protobuf's DecodeError is another class in each of its implementations
+        raise BadRecord("not a tf.train.Example") from error
+    features = example.features.feature
+    if any(key not in features for key in ("image", "latex_seq_in", "latex_seq_out")):
+        raise BadRecord("image, latex_seq_in or latex_seq_out is missing")
+    image = features["image"].bytes_list.value
+    sequences = [
+        list(itertools.dropwhile(lambda token: token == 0, reversed(features[key].int64_list.value)))[::-1]
+        for key in ("latex_seq_in", "latex_seq_out")
+    ]
+    given, wanted = sequences
+    if len(image) != 1 or not given or not wanted or given[1:] != wanted[:-1]:
+        raise BadRecord("latex_seq_in and latex_seq_out do not fit together")
+    start, end = given[0], wanted[-1]
+    if end != start + 1 or start <= len(tokens):
+        raise BadRecord("start and end are not ids after the vocabulary")
+    ids = given[1:]
+    if start - 1 in ids:
+        raise BadRecord("a token outside the vocabulary")
+    if any(not 1 <= i <= len(tokens) for i in ids):
+        raise BadRecord("an id out of range")
+    return image[0], " ".join(tokens[i - 1] for i in ids)
+
+
+def _splits(files: Files) -> set[str]:
+    return {name.split("_")[0] for name in files.matching(FILES)}
+
+
+FORMAT = Format("tfrecords", FILES, _detect, _read, _splits)

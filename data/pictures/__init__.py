@@ -1,0 +1,1 @@
+"""Pictures of formulas: drawing them in many looks, and degrading them."""

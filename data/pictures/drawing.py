@@ -1,0 +1,355 @@
+"""Data sets drawn from lists of formulas, in many looks.
+
+The plan comes first: each copy of each formula has a look (`data.pictures.looks`), and pictures of one font, and of few
+resolutions, make chunks, since a document has one font and a call of dvipng one resolution. Finished chunks lie in a
+working folder beside the data set; whoever gives the same command again after Ctrl-C or a kill draws the others. At the
+end the records are written in an order that follows from seed and formula alone, so that looks and sources are mixed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import random
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from data.dataset.record import SPLITS, Record, encode
+from data.dataset.tfrecords import frame, read_tfrecords
+from data.dataset.writer import DatasetSummary, DatasetWriter
+from data.errors import UserError
+from data.formulas.lists import Formula, Problem, digest
+from data.latex.program import Page, RenderingError, draw_pages, find_programs, is_local, unknown_command
+from data.parallel import ordered_map
+from data.pictures.degradation import degrade
+from data.pictures.looks import FONTS, THEMES, Look, Looks
+from data.pictures.screenshots import Shown, close_chromium, draw_screenshots, find_chromium
+
+# Pictures in a chunk.
+_CHUNK = 256
+# For one document of a chunk, on a busy machine.
+_SECONDS = 60.0
+# The reader takes no more.
+_MAX_PIXELS = 16_000_000
+# Of the channels of a pixel that counts as grey.
+_GREY = 16
+_TEMPORARY = "temporary"
+_NUMBER = struct.Struct("<Q")
+
+
+class Picture(NamedTuple):
+    """A picture to draw: its place in the data set, its formula, its record's name, and its look."""
+
+    number: int
+    tokens: str
+    name: str
+    look: Look
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be drawn.
+
+    Attributes:
+      pictures: by number.
+      splits: the split of each picture.
+      rejects: what is left out before drawing: name, split, reason.
+      duplicates: formulas that came again, which are drawn once.
+      digest: of all that decides what is drawn.
+    """
+
+    pictures: list[Picture]
+    splits: list[str]
+    rejects: list[tuple[str, str, str]]
+    duplicates: int
+    digest: str
+
+    def chunks(self) -> list[list[Picture]]:
+        """Pictures of one renderer and font, those of one resolution together, in an order that mixes the fonts."""
+
+        def kind(picture: Picture) -> tuple[str, str]:
+            return picture.look.renderer, picture.look.font
+
+        chunks = []
+        in_order = sorted(self.pictures, key=lambda picture: (kind(picture), picture.look.resolution, picture.number))
+        for _, group in itertools.groupby(in_order, kind):
+            same = list(group)
+            chunks += [same[start : start + _CHUNK] for start in range(0, len(same), _CHUNK)]
+        random.Random(self.digest).shuffle(chunks)
+        return chunks
+
+
+def make_plan(
+    formulas: Iterable[Formula | Problem],
+    looks: Looks,
+    seed: int,
+    copies: int = 1,
+    split: str | None = None,
+    eval_share: float = 0.0,
+    test_share: float = 0.0,
+) -> Plan:
+    """Decides what is drawn.
+
+    Args:
+      formulas: what to draw, and what cannot be.
+      looks: how often each look is chosen.
+      seed: of the looks.
+      copies: pictures of each formula.
+      split: where formulas without a split go; None spreads them by the shares.
+      eval_share: share of formulas without a split that goes to eval or test.
+      test_share: share of these that goes to test. What draws the same goes to the same split.
+    """
+    kept: dict[str, Formula] = {}
+    rejects: list[tuple[str, str, str]] = []
+    duplicates = 0
+    for formula in formulas:
+        if isinstance(formula, Problem):
+            rejects.append((formula.where, formula.split or split or "train", formula.reason))
+            continue
+        before = kept.get(formula.tokens)
+        duplicates += before is not None
+        # A formula of eval or test stays there, wherever else it stands.
+        if before is None or SPLITS.index(formula.split or "train") > SPLITS.index(before.split or "train"):
+            kept[formula.tokens] = formula
+    held_out = {formula.key for formula in kept.values() if formula.split in ("eval", "test")}
+    chosen: list[tuple[str, Formula]] = []
+    for formula in kept.values():
+        target = formula.split or split or _spread(formula.key, eval_share, test_share)
+        name = f"{formula.source}-{digest(formula.tokens)}"
+        if formula.split not in ("eval", "test") and formula.key in held_out:
+            rejects.append((name, target, "draws the same as a formula of eval or test"))
+        elif not is_local(formula.tokens):
+            command = unknown_command(formula.tokens) or "unbalanced braces"
+            rejects.append((name, target, f"a command that is not drawn: {command}"))
+        else:
+            chosen.append((target, formula))
+    named = [
+        (hashlib.sha256(f"{seed} {copy} {formula.tokens}".encode()).digest(), target, formula, copy)
+        for target, formula in chosen
+        for copy in range(copies)
+    ]
+    named.sort(key=lambda entry: entry[0])
+    pictures = []
+    whole = hashlib.sha256()
+    for number, (_, target, formula, copy) in enumerate(named):
+        look = looks.choose(seed, formula.tokens, copy)
+        name = f"{formula.source}-{digest(formula.tokens)}-{copy};{look}"
+        pictures.append(Picture(number, formula.tokens, name, look))
+        whole.update(f"{target} {name} {formula.tokens}\n".encode())
+    return Plan(pictures, [target for _, target, _, _ in named], rejects, duplicates, whole.hexdigest())
+
+
+def _spread(key: str, eval_share: float, test_share: float) -> str:
+    """The split of a formula, by what is drawn of it."""
+    at = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    return "train" if at >= eval_share else "test" if at < eval_share * test_share else "eval"
+
+
+def draw_dataset(
+    out: Path,
+    sources: Sequence[Path],
+    plan: Plan,
+    details: dict[str, object],
+    allow_rejects: float,
+    workers: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    overwrite: bool = False,
+) -> DatasetSummary:
+    """Draws a plan into a data set. The same plan gives the same bytes with the same TeX.
+
+    Args:
+      out: the folder to make; `OUT.drawing` beside it holds the finished chunks.
+      sources: for dataset.json.
+      plan: what to draw.
+      details: further entries of dataset.json.
+      allow_rejects: the share of formulas that may be left out.
+      workers: processes, otherwise one for each core.
+      progress: called with the number of pictures done since the last call.
+      overwrite: replace OUT even if it is not a data set.
+
+    Raises:
+      UserError: nothing to draw, programs that are missing, the place is taken, or too much was left out.
+    """
+    if not plan.pictures:
+        raise UserError("none of the formulas can be drawn; see that the lists hold LaTeX formulas, one a line")
+    renderers = {picture.look.renderer for picture in plan.pictures}
+    if "latex" in renderers:
+        find_programs()
+    if "katex" in renderers:
+        find_chromium()
+    writer = DatasetWriter(out, ", ".join(map(str, sources)), details, allow_rejects, overwrite)
+    work = out.absolute().with_name(f"{out.absolute().name}.drawing")
+    with writer, _working_folder(work, plan):  # a place that is taken is refused before hours of drawing
+        chunks = plan.chunks()
+        done = [(work / f"{number:06d}.records").exists() for number in range(len(chunks))]
+        if progress is not None:
+            progress(sum(len(chunk) for chunk, is_done in zip(chunks, done, strict=True) if is_done))
+        left = [(number, chunk) for number, chunk in enumerate(chunks) if not done[number]]
+        for count in ordered_map(functools.partial(_draw_chunk, work=work), left, workers):
+            if progress is not None:
+                progress(count)
+        close_chromium()  # its files are in the folder
+        _collect(work, len(chunks), plan, writer)
+    shutil.rmtree(work)
+    assert writer.summary is not None
+    return writer.summary
+
+
+@contextlib.contextmanager
+def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
+    """Holds the folder of finished chunks: what an interrupted command with the same plan left, or a new one."""
+    begun = work / "plan"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        lock = os.open(work, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot write {work}: {error.strerror}; choose another --out") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another command is writing to {work}; wait for it, or choose another --out") from error
+        if begun.exists() and begun.read_text("utf-8") != plan.digest:
+            raise UserError(
+                f"{work} holds pictures of a command with other formulas or options; give that command again to finish "
+                "it, or remove the folder"
+            )
+        shutil.rmtree(work / _TEMPORARY, ignore_errors=True)  # of a command that was killed
+        begun.write_text(plan.digest, "utf-8")
+        yield
+    finally:
+        os.close(lock)
+
+
+def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
+    """Draws a chunk into two files of the working folder, the records last, whole or not at all."""
+    chunk, pictures = numbered
+    with _temporary_files_in(work / _TEMPORARY):
+        drawn = (_by_latex if pictures[0].look.renderer == "latex" else _by_katex)(pictures)
+    rejects, frames = [], []
+    for picture, image in zip(pictures, drawn, strict=True):
+        try:
+            if isinstance(image, RenderingError):
+                raise image
+            example = encode(Record(_png(_finished(image, picture)), picture.tokens, picture.name))
+            frames.append(frame(_NUMBER.pack(picture.number) + example))
+        except RenderingError as error:
+            rejects.append(json.dumps([picture.number, str(error)]) + "\n")
+    try:
+        for suffix, content in (("rejects", "".join(rejects).encode()), ("records", b"".join(frames))):
+            partial = work / f"{chunk:06d}.partial"
+            partial.write_bytes(content)
+            partial.rename(work / f"{chunk:06d}.{suffix}")
+    except OSError as error:
+        raise UserError(f"cannot write {work}: {error.strerror}; free some space and start again") from error
+    return len(pictures)
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Lets LaTeX and Chromium write where the next command finds what a kill leaves."""
+    folder.mkdir(exist_ok=True)
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+def _by_latex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
+    pages = []
+    for picture in pictures:
+        look = picture.look
+        before = f"\\fontsize{{{look.size:g}}}{{{1.2 * look.size:g}}}\\selectfont " + "\\boldmath " * look.bold
+        style = "\\displaystyle" if look.display else ""
+        pages.append(Page(picture.tokens, int(look.resolution), style, before))
+    return draw_pages(pages, FONTS[pictures[0].look.font].preamble, _SECONDS, whole=True)
+
+
+def _by_katex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
+    drawn: list[np.ndarray | RenderingError] = []
+    # Chunks are in the order of their resolutions.
+    for scale, group in itertools.groupby(pictures, lambda picture: picture.look.resolution):
+        shown = [
+            Shown(picture.tokens, picture.look.size, picture.look.display, *THEMES[picture.look.theme])
+            for picture in group
+        ]
+        drawn += draw_screenshots(shown, scale)
+    return drawn
+
+
+def _bordered(image: np.ndarray, look: Look) -> np.ndarray:
+    """With empty pixels around, in the colour of the background."""
+    if image.ndim == 2:
+        return np.pad(image, look.border, constant_values=255)
+    background = THEMES[look.theme].background
+    height, width, _ = image.shape
+    whole = np.empty((height + 2 * look.border, width + 2 * look.border, 3), np.uint8)
+    whole[:] = ImageColor.getrgb(background)
+    whole[look.border : look.border + height, look.border : look.border + width] = image
+    return whole
+
+
+def _finished(image: np.ndarray, picture: Picture) -> np.ndarray:
+    """With its border and its degradations.
+
+    Raises:
+      RenderingError: more pixels than anybody reads.
+    """
+    look = picture.look
+    image = _grey(_bordered(image, look))
+    rng = np.random.default_rng(int(digest(picture.name), 16))
+    for kind, strength in look.degradations:
+        image = degrade(image, kind, strength, rng, look.em)
+    if image.shape[0] * image.shape[1] > _MAX_PIXELS:
+        raise RenderingError(f"a picture of more than {_MAX_PIXELS:,} pixels")
+    return _grey(image)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W) of (H, W, 3) where nobody sees a colour."""
+    if image.ndim == 3 and image.shape[2] == 3 and int(np.ptp(image, axis=2).max()) <= _GREY:
+        return np.asarray(Image.fromarray(image).convert("L"))
+    return image
+
+
+def _png(image: np.ndarray) -> bytes:
+    """uint8 (H, W), (H, W, 3) or (H, W, 4) as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _collect(work: Path, chunks: int, plan: Plan, writer: DatasetWriter) -> None:
+    """Writes the records of all chunks in the order of their numbers."""
+    for name, split, reason in plan.rejects:
+        writer.reject(split, name, reason)
+    places: list[tuple[int, int, int] | None] = [None] * len(plan.pictures)  # chunk, offset, length
+    for chunk in range(chunks):
+        offset = 0
+        for content in read_tfrecords(work / f"{chunk:06d}.records"):
+            (number,) = _NUMBER.unpack_from(content)
+            places[number] = chunk, offset + 12 + _NUMBER.size, len(content) - _NUMBER.size
+            offset += len(content) + 16  # of the frame
+        for line in (work / f"{chunk:06d}.rejects").read_text("utf-8").splitlines():
+            number, reason = json.loads(line)
+            writer.reject(plan.splits[number], plan.pictures[number].name, reason)
+    for split, place in zip(plan.splits, places, strict=True):
+        if place is not None:
+            chunk, offset, length = place
+            with open(work / f"{chunk:06d}.records", "rb", buffering=0) as file:
+                writer.write_encoded(split, os.pread(file.fileno(), length, offset))

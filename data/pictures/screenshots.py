@@ -1,0 +1,255 @@
+"""Formulas as a web page shows them: KaTeX in a headless Chromium, many on a page, one screenshot cut into pieces.
+
+Chromium is driven over its own DevTools protocol through a pipe: there is no port, no driver program, and it ends with
+the process that started it. The page is a file and asks for nothing from any network.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import functools
+import io
+import json
+import multiprocessing.util
+import os
+import select
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from data.errors import UserError
+from data.latex.program import RenderingError
+
+KATEX = Path(__file__).resolve().parents[1] / "latex" / "katex"
+_PAGE = Path(__file__).with_name("screenshots.html")
+# The longest side of a screenshot, in device pixels; Chromium's own limit is 16384.
+_MAX_SIDE = 16000
+_SECONDS = 300.0
+_PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_OPTIONS = (
+    *("--headless=new", "--remote-debugging-pipe", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-sync"),
+    *("--no-first-run", "--mute-audio", "--disable-lcd-text", "--allow-file-access-from-files"),
+    *("--host-resolver-rules=MAP * ~NOTFOUND", "--force-color-profile=srgb", "--font-render-hinting=none"),
+)
+
+
+class Shown(NamedTuple):
+    """A formula on a page: its text, its size in CSS pixels, whether in display style, and CSS colours."""
+
+    latex: str
+    size: float
+    display: bool
+    text: str = "#000000"
+    background: str = "#ffffff"
+
+
+def find_chromium() -> str:
+    """The path of Chromium.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    for program in _PROGRAMS:
+        if path := shutil.which(program):
+            return path
+    raise UserError(
+        "chromium cannot be found, which draws formulas as KaTeX does; install it, or draw none so with --katex-share 0"
+    )
+
+
+def draw_screenshots(formulas: Sequence[Shown], scale: float) -> list[np.ndarray | RenderingError]:
+    """Draws formulas by KaTeX, each cropped to its ink.
+
+    Args:
+      formulas: what to draw.
+      scale: device pixels in a CSS pixel.
+
+    Returns:
+      For each uint8 (H, W, 3), or why it cannot be drawn.
+
+    Raises:
+      UserError: Chromium is not installed or does not work.
+    """
+    if not formulas:
+        return []
+    for _ in range(2):
+        try:
+            return _chromium().draw(formulas, scale)
+        except (TimeoutError, ConnectionError) as error:
+            broken = RenderingError(f"Chromium: {error}")
+            close_chromium()
+    # It ends, or does not answer, by one of the formulas.
+    if len(formulas) == 1:
+        return [broken]
+    middle = len(formulas) // 2
+    return draw_screenshots(formulas[:middle], scale) + draw_screenshots(formulas[middle:], scale)
+
+
+@functools.cache
+def _chromium() -> _Chromium:
+    """The Chromium of this process."""
+    # Not atexit, which the processes of a pool pass over.
+    multiprocessing.util.Finalize(None, close_chromium, exitpriority=1)
+    return _Chromium()
+
+
+def close_chromium() -> None:
+    """Ends the Chromium of this process, if there is one; the next screenshot starts another."""
+    if _chromium.cache_info().currsize:
+        _chromium().close()
+        _chromium.cache_clear()
+
+
+class _Chromium:
+    """A headless Chromium with the page of formulas open, and the DevTools protocol over file descriptors 3 and 4."""
+
+    def __init__(self) -> None:
+        program = find_chromium()
+        self.profile = tempfile.TemporaryDirectory(prefix="im2latex-chromium-", ignore_cleanup_errors=True)
+        as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+        command = [program, *_OPTIONS, *as_root, f"--user-data-dir={self.profile.name}", "about:blank"]
+        self.process, self.to_chromium, self.from_chromium = _spawn(command)
+        self.buffer = b""
+        self.number = 0
+        self.session: str | None = None
+        try:
+            target = self.call("Target.createTarget", url="about:blank")["targetId"]
+            self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            self.call("Page.enable")
+            self.open_page()
+        except (TimeoutError, ConnectionError) as error:
+            self.close()
+            raise UserError(f"{program} does not start ({error}); see that it runs with --headless") from error
+
+    def open_page(self) -> None:
+        frame = self.call("Page.getFrameTree")["frameTree"]["frame"]["id"]
+        base = f'<base href="{KATEX.as_uri()}/"><link rel="stylesheet" href="katex.min.css">'
+        self.call("Page.navigate", url=KATEX.joinpath("LICENSE").as_uri())
+        html = _PAGE.read_text("utf-8").replace('<meta charset="utf-8">', f'<meta charset="utf-8">{base}')
+        self.call("Page.setDocumentContent", frameId=frame, html=html)
+        self.run(KATEX.joinpath("katex.min.js").read_text("utf-8"))
+        self.run(_STYLED)
+
+    def draw(self, formulas: Sequence[Shown], scale: float) -> list[np.ndarray | RenderingError]:
+        argument = json.dumps([formula._asdict() for formula in formulas])
+        metrics: dict[str, Any] = {"deviceScaleFactor": scale, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", width=1600, height=1000, **metrics)
+        laid = self.run(f"drawAll({argument})")
+        if max(laid["width"], laid["height"]) * scale > _MAX_SIDE:
+            if len(formulas) == 1:
+                return [RenderingError("KaTeX: a picture of too many pixels")]
+            middle = len(formulas) // 2
+            return self.draw(formulas[:middle], scale) + self.draw(formulas[middle:], scale)
+        # All of the page in view: what is beyond it would be laid out anew for the screenshot.
+        self.call("Emulation.setDeviceMetricsOverride", width=laid["width"], height=laid["height"], **metrics)
+        shot = self.call("Page.captureScreenshot", format="png", optimizeForSpeed=True)
+        with Image.open(io.BytesIO(base64.b64decode(shot["data"]))) as image:
+            picture = np.asarray(image.convert("RGB"))
+        return [
+            RenderingError(f"KaTeX: {box}") if isinstance(box, str) else _cut(picture, box, scale)
+            for box in laid["boxes"]
+        ]
+
+    def run(self, script: str) -> Any:
+        """The value of a script, awaited."""
+        result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in result:
+            raise ConnectionError(result["exceptionDetails"].get("text", "a script failed"))
+        return result["result"].get("value")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """The answer to a command of the DevTools protocol.
+
+        Raises:
+          TimeoutError: no answer.
+          ConnectionError: Chromium has ended, or refuses the command.
+        """
+        self.number += 1
+        message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}
+        if self.session is not None:
+            message["sessionId"] = self.session
+        self.send(json.dumps(message).encode() + b"\0")
+        end = time.monotonic() + _SECONDS
+        while True:
+            answer = json.loads(self.receive(end))
+            if answer.get("method") == "Inspector.targetCrashed":
+                raise ConnectionError("the page crashed")
+            if answer.get("id") == self.number:
+                if "error" in answer:
+                    raise ConnectionError(answer["error"].get("message", "refused"))
+                return answer["result"]
+
+    def send(self, content: bytes) -> None:
+        while content:
+            content = content[os.write(self.to_chromium, content) :]
+
+    def receive(self, end: float) -> bytes:
+        """The next message, up to its zero byte."""
+        parts = [self.buffer]
+        while b"\0" not in parts[-1]:
+            if not select.select([self.from_chromium], [], [], max(0.0, end - time.monotonic()))[0]:
+                raise TimeoutError(f"no answer in {_SECONDS:g} s")
+            part = os.read(self.from_chromium, 1 << 20)
+            if not part:
+                raise ConnectionError("it ended")
+            parts.append(part)
+        last, _, self.buffer = parts.pop().partition(b"\0")
+        return b"".join([*parts, last])
+
+    def close(self) -> None:
+        for descriptor in (self.to_chromium, self.from_chromium):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+        self.profile.cleanup()
+
+
+def _spawn(command: list[str]) -> tuple[int, int, int]:
+    """Starts a program that reads descriptor 3 and writes descriptor 4; its process id, and our two ends."""
+    # Above 4, so that neither stands where the other has to go.
+    ends = [*os.pipe(), *os.pipe()]
+    commands, to_program, from_program, answers = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
+    for end in ends:
+        os.close(end)
+    actions = [
+        *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)),
+        (os.POSIX_SPAWN_DUP2, commands, 3),
+        (os.POSIX_SPAWN_DUP2, answers, 4),
+    ]
+    process = os.posix_spawn(command[0], command, os.environ, file_actions=actions)
+    os.close(commands)
+    os.close(answers)
+    return process, to_program, from_program
+
+
+# The style sheet has come, and with it all fonts that a page may ask for.
+_STYLED = """
+new Promise((done) => {
+  const wait = () => document.styleSheets.length > 1
+    ? Promise.all([...document.fonts].map((font) => font.load())).then(() => done(true)) : setTimeout(wait, 20);
+  wait();
+})
+"""
+
+
+def _cut(picture: np.ndarray, box: Sequence[float], scale: float) -> np.ndarray | RenderingError:
+    """The part of a screenshot with a formula, cropped to what differs from its own background."""
+    left, top, width, height = (side * scale for side in box)
+    cell = picture[int(top) : int(top + height), int(left) : int(left + width)]
+    ink = (cell != cell[0, 0]).any(axis=2)
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    if rows.size == 0:
+        return RenderingError("a formula without ink")
+    return cell[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

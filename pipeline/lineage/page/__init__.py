@@ -1,0 +1,1 @@
+"""The lineage as one HTML page."""

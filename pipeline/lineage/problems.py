@@ -1,0 +1,193 @@
+"""Finds what is broken in a store, says how to repair it, and repairs what nothing else can."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
+
+from ml_metadata import ListOptions, MetadataStore, OrderByField
+from ml_metadata.proto import metadata_store_pb2
+
+from components.metadata import RUNNING, STATES, context_name
+from components.serving_folder import SERVING_VERSION
+from pipeline.lineage.graph import (
+    DESTINATION,
+    NODE,
+    PIPELINE_RUN,
+    PUSHED_MODEL,
+    Artifact,
+    Execution,
+    Graph,
+    read_runs,
+    read_store,
+)
+from pipeline.lineage.notes import is_there, sources
+from pipeline.lineage.run_summary import current_run, is_elsewhere
+from pipeline.lineage.store import connection, make_ready
+from pipeline.lineage.unrecorded import PUSHER, Push, record, unknown_versions, unrecorded
+from pipeline.workspace import Workspace
+
+# What MLMD calls artifacts that somebody took away on purpose.
+REMOVED = {"marked_for_deletion", "deleted", "abandoned"}
+BLESSINGS = ("model_blessing", "infra_blessing")
+
+# Every run repairs what the one before left, so that it is among so many of the newest executions.
+RECENT = 500
+KILLED, GONE, SOURCE, UNBLESSED, UNKNOWN = "killed", "files gone", "source gone", "not blessed", "not known"
+REPAIR = {
+    KILLED: "the same command continues from there; the next run, or `im2latex lineage check --repair`, marks it as "
+    "cancelled and removes what it had begun to write, or records what it had pushed",
+    GONE: "put them back; or run with the same configuration again, which makes anew what is gone",
+    SOURCE: "put it back; synthetic formulas are drawn again by `im2latex run` with the same configuration",
+    UNBLESSED: "judge it by `im2latex evaluate --model`, and take it out of the serving folder if it is not good",
+    UNKNOWN: "take it out of the serving folder, or judge it by `im2latex evaluate --model`; `im2latex run` pushes one "
+    "whose origin is known",
+}
+
+
+class Finding(NamedTuple):
+    """Something broken."""
+
+    kind: str  # a key of REPAIR
+    what: str
+    run: str = ""
+    execution: int = 0
+    artifact: int = 0
+
+
+def check(graph: Graph, workspace: Workspace) -> list[Finding]:
+    """Everything that is broken, by kind.
+
+    Args:
+        graph: a whole store.
+        workspace: whose store it is.
+    """
+    pushed = unrecorded(graph, workspace)
+    return [
+        *_killed(graph, workspace, pushed),
+        *_unblessed(graph),
+        *_unknown(graph, workspace, pushed),
+        *_sources(graph, workspace),
+        *_gone(graph, workspace),
+    ]
+
+
+def repair(store: MetadataStore, executions: Collection[int], workspace: Workspace) -> int:
+    """Marks executions that a killed process left running as cancelled, and removes what they had begun to write.
+
+    A push that had come to its end, and was killed before that was recorded, is recorded.
+
+    Args:
+        store: theirs.
+        executions: ids.
+        workspace: theirs, held.
+
+    Returns:
+        The number of pushes that were recorded.
+    """
+    changed = store.get_executions_by_id(executions)
+    components = {execution.id: context_name(store, execution.id, NODE).rpartition(".")[2] for execution in changed}
+    # Only a push needs to know of all others.
+    pushed = unrecorded(read_store(store), workspace) if PUSHER in components.values() else {}
+    for execution in changed:
+        component = components[execution.id]
+        # Where TFX lets the outputs of an execution be written: none of them is an artifact before it has ended.
+        for pattern in (f"*/{execution.id}", f".system/*/{execution.id}", ".system/stateful_working_dir/*"):
+            for path in (workspace.pipeline_root / component).glob(pattern):
+                shutil.rmtree(path)
+        if execution.id in pushed:
+            record(store, execution, pushed[execution.id], workspace)
+        else:
+            execution.last_known_state = metadata_store_pb2.Execution.CANCELED
+            store.put_executions([execution])
+    return len(pushed.keys() & components.keys())
+
+
+def repair_killed(address: str, workspace: Workspace) -> int:
+    """Mends what killed runs of a workspace left, for the next run, which holds it and has not begun yet.
+
+    Args:
+        address: of the database in which the run will leave its metadata; "" is the workspace's SQLite file.
+        workspace: whose runs.
+
+    Returns:
+        The number of executions that were left running.
+
+    Raises:
+        UserError: the store cannot be written.
+    """
+    make_ready(address, workspace)
+    store = MetadataStore(connection(address, workspace))
+    newest = ListOptions(limit=RECENT, order_by=OrderByField.ID, is_asc=False)
+    left = [e.id for e in store.get_executions(list_options=newest) if STATES.get(e.last_known_state) == RUNNING]
+    graph = read_runs(store, sorted({context_name(store, execution, PIPELINE_RUN) for execution in left} - {""}))
+    killed = [execution.id for execution in _left_running(graph, workspace, current="")]
+    repair(store, killed, workspace)
+    return len(killed)
+
+
+def _killed(graph: Graph, workspace: Workspace, pushed: Mapping[int, Push]) -> Iterator[Finding]:
+    for execution in _left_running(graph, workspace, current_run(list(graph.runs), workspace)):
+        what = f"{execution.component} of run {execution.run or 'none'} was left running by a process that is gone"
+        behind = f", behind its push of {pushed[execution.id].version}" if execution.id in pushed else ""
+        yield Finding(KILLED, what + behind, execution.run, execution.id)
+
+
+def _left_running(graph: Graph, workspace: Workspace, current: str) -> Iterator[Execution]:
+    for execution in graph.executions.values():
+        if (
+            execution.state == RUNNING
+            and execution.run != current
+            and not is_elsewhere(graph, execution.run, workspace)
+        ):
+            yield execution
+
+
+def _unblessed(graph: Graph) -> Iterator[Finding]:
+    for artifact in graph.artifacts.values():
+        maker = graph.maker(artifact.id)
+        if artifact.type != PUSHED_MODEL or not artifact.pushed or maker is None:
+            continue
+        # Pipelines from before ServingCheck have no input of that name.
+        asked = [key for key in BLESSINGS if key in maker.inputs or key == BLESSINGS[0]]
+        given = {key: [graph.artifacts[i] for i in maker.inputs.get(key, ()) if i in graph.artifacts] for key in asked}
+        lacks = [key.replace("_", " ") for key in asked if not any(b.blessed for b in given[key])]
+        if lacks:
+            what = f"{artifact.properties.get(DESTINATION)} was pushed without {' and '.join(lacks)}"
+            yield Finding(UNBLESSED, what, maker.run, maker.id, artifact.id)
+
+
+def _unknown(graph: Graph, workspace: Workspace, pushed: Mapping[int, Push]) -> Iterator[Finding]:
+    explained = {push.version for push in pushed.values()}
+    for version in unknown_versions(graph, workspace):
+        if version not in explained:
+            yield Finding(UNKNOWN, f"{version} was pushed by no run that is known")
+    for artifact in graph.artifacts.values():
+        if artifact.properties.get(SERVING_VERSION) and not artifact.copy_of:
+            what = f"version {artifact.properties[SERVING_VERSION]}, which a model was compared with, "
+            yield Finding(UNKNOWN, f"{what}was pushed by no run that is known", *_maker(graph, artifact))
+
+
+def _sources(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
+    told: set[str] = set()
+    for execution in graph.executions.values():
+        for path, there in sources(execution):
+            if not there and path not in told and not is_elsewhere(graph, execution.run, workspace):
+                told.add(path)
+                what = f"{path}, which {execution.component} brought in, is gone"
+                yield Finding(SOURCE, what, execution.run, execution.id)
+
+
+def _gone(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
+    for artifact in graph.artifacts.values():
+        if artifact.uri and artifact.state not in REMOVED and not is_there(artifact):
+            run, *ids = _maker(graph, artifact)
+            if not is_elsewhere(graph, run, workspace):
+                what = f"the files of {artifact.type} {artifact.id}, {artifact.uri}, are gone"
+                yield Finding(GONE, what, run, *ids)
+
+
+def _maker(graph: Graph, artifact: Artifact) -> tuple[str, int, int]:
+    maker = graph.maker(artifact.id)
+    return (maker.run, maker.id, artifact.id) if maker else ("", 0, artifact.id)

@@ -1,0 +1,124 @@
+"""`im2latex report`: the report of any run that ML Metadata knows, of one that failed too."""
+
+from __future__ import annotations
+
+import json
+import webbrowser
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_metadata import MetadataStore
+
+from components.metadata import ABSENT, FAILED, Step, context_name, properties, read_steps
+from components.report.report_page import write_page
+from components.report.reported_run import ReportedRun, Setting
+from data import toml
+from data.errors import UserError
+from pipeline.config import Config, flatten
+from pipeline.config.sections import COMPONENTS
+from pipeline.lineage.store import choose_run, read, run_ids
+from pipeline.workspace import Workspace
+
+# What the report takes, by the component that makes it and the name of the output.
+_ARTIFACTS = {
+    ("ImportExampleGen", "examples"): "examples",
+    ("Transform", "transform_graph"): "transform_graph",
+    ("Trainer", "model"): "model",
+    ("Trainer", "model_run"): "model_run",
+    ("Baseline", "baseline"): "baseline",
+    ("Evaluator", "evaluation"): "evaluation",
+    ("Evaluator", "blessing"): "blessing",
+    ("ServingCheck", "blessing"): "serving_check",
+    ("Pusher", "pushed_model"): "pushed_model",
+}
+
+
+def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
+    """Writes the report of a run in the workspace.
+
+    Args:
+        run_id: the run, by the beginning of its id; None takes the last one.
+        out: the file to write; None takes one in the workspace's folder `reports`.
+        show: open it in the browser.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: there is no such run, or the file cannot be written.
+    """
+    workspace = Workspace.from_environment()
+    run = read(workspace, lambda store: read_run(store, choose_run(run_ids(store), run_id, workspace), workspace))
+    file = out or workspace.home / "reports" / f"{run.id.replace(':', '-')}.html"
+    write_page(run, file)
+    if show:
+        webbrowser.open(file.absolute().as_uri())
+    return file
+
+
+def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> ReportedRun:
+    """All that ML Metadata and the workspace know of a run."""
+    steps, outputs = read_steps(store, run_id)
+    told = {step.component: properties(store, step) for step in steps}
+    names = [step.component for step in steps]
+    absent = [Step(component, ABSENT) for component in COMPONENTS if component not in names]
+    log = _log(workspace, run_id, run_ids(store))
+    failed = any(step.state == FAILED for step in steps)
+    pipeline = context_name(store, steps[0].execution, "pipeline") if steps else Config().name
+    return ReportedRun(
+        pipeline=pipeline,
+        id=run_id,
+        steps=[*steps, *absent],
+        artifacts={name: outputs[key] for key, name in _ARTIFACTS.items() if key in outputs},
+        settings=_settings(told.get("Reporter", {}), log),
+        data=_text(told, "ImportExampleGen", "input_base"),
+        split=_text(told, "Evaluator", "split"),
+        serving=str(workspace.serving / pipeline),
+        log=str(log) if log and failed else "",
+        failure=_failure(log) if log and failed else "",
+    )
+
+
+def _text(told: dict[str, dict[str, Any]], component: str, name: str) -> str | None:
+    return told.get(component, {}).get(name)
+
+
+def _log(workspace: Workspace, run_id: str, runs: list[str]) -> Path | None:
+    """The log of a run, if `im2latex run` started it: a log has a name like run-20170806-114827, a run an id like
+    2017-08-06T11:48:31.123456, both of local time, and the log was begun between the run before and the run."""
+    place = runs.index(run_id)
+    begun, before = _stamp(run_id), _stamp(runs[place - 1]) if place else ""
+    logs = {path.stem.removeprefix("run-"): path for path in workspace.logs.glob("run-*.log")}
+    fitting = [stamp for stamp in logs if before < stamp <= begun]
+    return logs[max(fitting)] if fitting else None
+
+
+def _stamp(run_id: str) -> str:
+    return run_id.partition(".")[0].replace("-", "").replace(":", "").replace("T", "-")
+
+
+def _settings(told: dict[str, Any], log: Path | None) -> list[Setting] | None:
+    """The configuration: what the report's component was told, else what was written beside the log."""
+    if "settings" in told:
+        return [Setting(*setting) for setting in json.loads(told["settings"])]
+    if log is None or not log.with_suffix(".toml").exists():
+        return None
+    help_lines = {knob: text for knob, _, text in flatten(Config())}
+    document = toml.loads(log.with_suffix(".toml").read_text("utf-8"))
+    return [Setting(knob, value, help_lines.get(knob, "")) for knob, value in _knobs(document)]
+
+
+def _knobs(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in document.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{knob}", inner) for knob, inner in value.items())
+        else:
+            yield name, value
+
+
+def _failure(log: Path) -> str:
+    """The last exception in a log, in its own words."""
+    _, traceback, text = log.read_text("utf-8", errors="replace").rpartition("Traceback (most recent call last):\n")
+    line = next((line for line in text.splitlines() if line[:1].strip()), "") if traceback else ""
+    return line.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")

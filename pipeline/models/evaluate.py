@@ -1,0 +1,179 @@
+"""`im2latex evaluate`: judges any pushed model on any data, outside a pipeline."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from components.evaluator.gate import parse_all
+from components.formula_metrics.scores import SCORES
+from data.dataset.record import SPLITS
+from data.dataset.tfrecords import read_records
+from data.errors import UserError
+from data.files import atomic_folder
+from data.progress import progress
+from data.spelling import NORMAL, known_spelling
+from pipeline.models.choice import chosen_model
+
+if TYPE_CHECKING:
+    from components.evaluator.summary import Evaluation
+
+NOT_GOOD_ENOUGH = 3
+# What is shown of kinds of pictures, before the loss of BLEU against the pictures as they are.
+OF_PICTURES = ("bleu", "exact_match", "edit_similarity")
+
+
+def evaluate_model(
+    model: str | None,
+    data: Path,
+    split: str,
+    baseline: str | None,
+    gate: Sequence[str],
+    renderer: str | None,
+    out: Path | None,
+    as_json: bool,
+    pictures: tuple[int, int] | None = None,
+    spelling: str = NORMAL,
+) -> int:
+    """Evaluates a model, prints what came of it, and keeps it in `out` if that is given.
+
+    Args:
+        model: as `chosen_model` takes it.
+        data: a data set with splits, a folder of TFRecords, or one file of them.
+        split: of a data set.
+        baseline: another model to compare with; None compares with none.
+        gate: rules; none judges nothing.
+        renderer: as in `data.latex.rendering`; None takes the best there is.
+        out: where predictions, scores and TFMA's files are left.
+        as_json: print `summary.json` instead of the table.
+        pictures: how many examples the models also read as other kinds of pictures, and the seed; None for none.
+        spelling: in which formulas are compared token by token, as `data.spelling.respell` takes it.
+
+    Returns:
+        0, or 3 if a rule is broken.
+
+    Raises:
+        UserError: a wrong rule, no such spelling, unreadable data, or a model that cannot be used.
+    """
+    try:
+        rules = parse_all(gate) if gate else []
+    except ValueError as error:
+        raise UserError(f"--gate: {error}") from None
+    if baseline is None and any(rule.against_baseline for rule in rules):
+        raise UserError("--gate: a rule compares with a baseline; name one with --baseline")
+    if pictures is None and any(rule.of_picture for rule in rules):
+        raise UserError("--gate: a rule is about a kind of picture; add --robustness, which makes them")
+    known_spelling(spelling)
+    if out is not None and out.exists():
+        raise UserError(f"{out} exists already; choose another --out, or remove it")
+    records = list(read_records(_examples(data, split)))
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    from components.evaluator.evaluation import evaluate
+    from components.evaluator.pictures import Robustness
+    from components.evaluator.summary import BASELINE, CANDIDATE, SUMMARY
+
+    models = {CANDIDATE: chosen_model(model)} | ({BASELINE: chosen_model(baseline)} if baseline else {})
+    about = {name: {"path": str(folder)} for name, folder in models.items()}
+    with _folder(out) as folder:
+        with progress() as advance:
+            evaluation = evaluate(
+                records,
+                models,
+                rules,
+                folder,
+                robustness=Robustness(*pictures) if pictures else None,
+                spelling=spelling,
+                about=about,
+                renderer=renderer,
+                progress=advance,
+            )
+        if as_json:
+            print((folder / SUMMARY).read_text("utf-8"), end="")
+        else:
+            _print(evaluation, Console(highlight=False))
+    return 0 if evaluation.blessed else NOT_GOOD_ENOUGH
+
+
+def _examples(data: Path, split: str) -> Path:
+    if (data / split).is_dir():
+        return data / split
+    if any((data / name).is_dir() for name in SPLITS):
+        raise UserError(f"{data} has no split {split}; name one that it has with --split")
+    if not data.exists():
+        raise UserError(f"{data} does not exist; give a folder that `im2latex data` made, or TFRecords")
+    return data
+
+
+@contextlib.contextmanager
+def _folder(out: Path | None) -> Iterator[Path]:
+    """A folder that becomes `out` when all went well, or that is gone afterwards."""
+    if out:
+        with atomic_folder(out) as folder:
+            yield folder
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            yield Path(temporary, "evaluation")
+
+
+def _print(evaluation: Evaluation, console: Console) -> None:
+    """A row for each slice and model, and what became of the rules."""
+    from components.evaluator.pictures import PICTURE
+    from components.evaluator.summary import CANDIDATE
+
+    table = Table("", "count", *(score.heading for score in SCORES.values()), box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.min_width = 5
+    section = ""
+    for name, scores in evaluation.slices.items():
+        key, _, value = name.partition("=")
+        if key == PICTURE:
+            continue
+        if key != section:
+            section = key
+            table.add_row(key, style="bold")
+        for model in evaluation.models:
+            first = [f"  {value}" if value else "all", f"{scores['examples']:,}"]
+            other = [f"    {model}", ""]
+            shown = [score.shown(scores[model][of]) for of, score in SCORES.items()]
+            table.add_row(
+                *(first if model == CANDIDATE else other), *shown, style=None if model == CANDIDATE else "dim"
+            )
+    console.print(table)
+    if evaluation.pictures:
+        console.print(_pictures(evaluation))
+    compared = "in normal form" if evaluation.spelling == NORMAL else "as they are"
+    console.print(f"formulas drawn by {evaluation.renderer}, tokens compared {compared}", markup=False)
+    for model, known in evaluation.models.items():
+        rate = evaluation.examples / max(known["seconds"], 1e-9)
+        console.print(f"{model}: read {evaluation.examples:,} images in {known['seconds']:.1f} s, {rate:.0f} a second")
+    for verdict in evaluation.gate:
+        kept = "kept  " if verdict.kept else "broken"
+        console.print(f"{kept}  {verdict.rule}  ({verdict.text})", markup=False, soft_wrap=True)
+
+
+def _pictures(evaluation: Evaluation) -> Table:
+    """A row for each kind of picture and model."""
+    from components.evaluator.summary import CANDIDATE
+
+    table = Table("picture", "count", *(SCORES[name].heading for name in OF_PICTURES), "loss", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+        column.min_width = 5
+    for kind, scores in evaluation.pictures.items():
+        for model in evaluation.models:
+            first = [f"  {kind}", f"{scores['examples']:,}"] if model == CANDIDATE else [f"    {model}", ""]
+            shown = [SCORES[of].shown(scores[model][of]) for of in OF_PICTURES]
+            loss = evaluation.loss(kind, model)
+            table.add_row(
+                *first, *shown, "" if loss is None else f"{loss:.3f}", style=None if model == CANDIDATE else "dim"
+            )
+    return table

@@ -1,0 +1,100 @@
+"""`im2latex export`: a trained model in another form: weights as a SavedModel, or either as one compact file."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import os
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from data.errors import UserError
+from data.files import atomic_folder
+from pipeline.workspace import Workspace
+from trainer_module.trained import Precision, Trained, load_weights, save_weights
+
+SAVED_MODEL, WEIGHTS_FILE = "savedmodel", "weights"
+FORMATS = (SAVED_MODEL, WEIGHTS_FILE)
+
+
+def export_model(trained: Trained, out: Path, to: str, precision: Precision) -> None:
+    """Writes a model.
+
+    Args:
+        trained: the model.
+        out: the folder of a SavedModel, or the file of weights; must not be there yet.
+        to: one of `FORMATS`.
+        precision: of a file of weights.
+
+    Raises:
+        UserError: `out` is there, or cannot be written, or the weights do not fit the precision.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists already; choose another --out, or remove it")
+    try:
+        if to == WEIGHTS_FILE:
+            save_weights(out, trained, precision)
+        else:
+            save_model(trained, out)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+
+
+def read_model(weights: Path | None, model: Path | None) -> Trained:
+    """The model of weights, or of a SavedModel; one of the two is given.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (weights is None) == (model is None):
+        raise UserError("give either --weights or --model")
+    if weights is not None:
+        return load_weights(weights)
+    assert model is not None
+    from trainer_module.signatures import read_exported
+
+    return read_exported(model)
+
+
+def with_provenance(trained: Trained, model: Path | None, notes: Mapping[str, str]) -> Trained:
+    """The model with its provenance: what stands there, the date, this version, the run and the notes.
+
+    Args:
+        trained: the model.
+        model: the SavedModel that it is of; of a version that was pushed here, the run and its BLEU are recorded.
+        notes: names and texts.
+    """
+    made = {"date": datetime.date.today().isoformat(), "im2latex": version("im2latex")}
+    pushed = _pushed(model) if model else {}
+    return trained._replace(provenance={**trained.provenance, **made, **pushed, **notes})
+
+
+def _pushed(model: Path) -> dict[str, str]:
+    from pipeline.serving.rollback import versions
+
+    workspace, folder = Workspace.from_environment(), model.absolute()
+    if folder.parent.parent != workspace.serving or not folder.name.isdecimal():
+        return {}
+    (found,) = (known for known in versions(workspace, folder.parent.name) if known.number == int(folder.name))
+    scores = {} if found.bleu is None else {"scores": f"BLEU {found.bleu:.3f}"}
+    return {"run": found.run, **scores} if found.run else {}
+
+
+def save_model(trained: Trained, folder: Path) -> None:
+    """Writes a SavedModel that takes images of any size, all of it at once: nobody loads half a model.
+
+    Raises:
+        OSError: the folder cannot be written, or is there and not empty.
+        UserError: the weights are not those of the model's configuration.
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import tensorflow as tf
+
+    from trainer_module.signatures import FormulaReader, NormalisedImages
+
+    with atomic_folder(folder) as new:
+        try:
+            FormulaReader(trained, NormalisedImages(trained.image)).save(str(new))
+        except tf.errors.OpError as error:  # TensorFlow's words for a full disk
+            raise OSError(errno.EIO, error.message) from error

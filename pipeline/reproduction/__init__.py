@@ -1,0 +1,1 @@
+"""Runs a recorded run again and compares the results."""

@@ -1,0 +1,194 @@
+"""Whether two runs made the same: what their artifacts hold, where the bytes of files may differ and mean the same.
+
+Bytes differ for reasons that nobody learns from: Beam writes records in any order, protocol buffers the entries of a
+map, a SavedModel's graph has numbers in the names of its functions, and there are dates and times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.evaluator.summary import CANDIDATE, PREDICTIONS, read_evaluation
+from components.formula_metrics.scores import SCORES
+from components.metadata import SERVING
+from data.dataset.record import SPLITS
+from data.dataset.tfrecords import read_tfrecords
+from trainer_module.features import VOCABULARY
+
+SAME, OTHER, GONE = "same", "other", "gone"
+# Splits, arrays and scores that are named among those that are other.
+NAMED = 3
+# Of either run, by component and name of the output.
+Folders = Mapping[tuple[str, str], Path]
+
+
+class Compared(NamedTuple):
+    """What two runs made of the same kind."""
+
+    component: str
+    what: str
+    verdict: str  # SAME, OTHER, or GONE where one of them is not there
+    detail: str
+
+
+def compare(first: Folders, second: Folders) -> Iterator[Compared]:
+    """Compares what the first run made with what the second did, in the order in which it is made.
+
+    Args:
+        first, second: folders of the artifacts; what the first does not have is left out.
+    """
+    for (component, output), comparisons in _COMPARISONS.items():
+        for what, comparison in comparisons.items():
+            if (component, output) not in first:
+                continue
+            one, other = first[component, output], second.get((component, output))
+            if other is None or not one.is_dir() or not other.is_dir():
+                yield Compared(component, what, GONE, f"the files of the {'second' if one.is_dir() else 'first'} run")
+            else:
+                same, detail = comparison(one, other)
+                yield Compared(component, what, SAME if same else OTHER, detail)
+
+
+def records(first: Path, second: Path) -> tuple[bool, str]:
+    """TFRecords of tf.train.Example by split: the same ones equally often, in any order."""
+    return _splits(first, second, lambda folder: Counter(_records(folder)), "record")
+
+
+def _records(folder: Path) -> Iterator[bytes]:
+    import tensorflow as tf
+
+    for file in sorted(path for path in folder.iterdir() if path.is_file()):
+        for content in read_tfrecords(file):
+            example = tf.train.Example.FromString(content)
+            yield hashlib.sha256(example.SerializeToString(deterministic=True)).digest()
+
+
+def _splits(first: Path, second: Path, read: Callable[[Path], Counter[bytes]], noun: str) -> tuple[bool, str]:
+    faults, total = [], 0
+    for split in SPLITS:
+        found = [
+            read(path) if (path := folder / f"Split-{split}").is_dir() else Counter() for folder in (first, second)
+        ]
+        total += found[0].total()
+        if found[0] != found[1]:
+            faults.append(f"{(found[0] - found[1]).total():,} of {found[0].total():,} of {split}")
+    if faults:
+        return False, f"other {noun}s: {', '.join(faults)}"
+    return True, f"{total:,} {noun}s" + ("" if _bytes(first, second)[0] else ", in another order or encoding")
+
+
+def _statistics(first: Path, second: Path) -> tuple[bool, str]:
+    from tensorflow_metadata.proto.v0 import statistics_pb2
+
+    if _bytes(first, second)[0]:
+        return True, "byte for byte"
+    kind = statistics_pb2.DatasetFeatureStatisticsList
+    for split in SPLITS:
+        read = [
+            [kind.FromString(path.read_bytes()) for path in sorted((folder / f"Split-{split}").glob("*"))]
+            for folder in (first, second)
+        ]
+        if read[0] != read[1]:
+            return False, f"other statistics of {split}"
+    return True, "the same numbers"
+
+
+def _vocabulary(first: Path, second: Path) -> tuple[bool, str]:
+    tokens = [(folder / "transform_fn" / "assets" / VOCABULARY).read_bytes().splitlines() for folder in (first, second)]
+    other = set(tokens[0]) ^ set(tokens[1])
+    if other:
+        return False, f"{len(tokens[0]):,} tokens and {len(tokens[1]):,}, of which {len(other):,} are in one only"
+    return tokens[0] == tokens[1], f"{len(tokens[0]):,} tokens" + (
+        "" if tokens[0] == tokens[1] else " in another order"
+    )
+
+
+def weights(first: Path, second: Path) -> tuple[bool, str]:
+    """Variables of two SavedModels in Model artifacts, bit for bit; else by how much they differ."""
+    one, other = (_variables(folder / SERVING) for folder in (first, second))
+    if {name: array.shape for name, array in one.items()} != {name: array.shape for name, array in other.items()}:
+        return False, f"{len(one)} arrays and {len(other)}, of other names or shapes"
+    differ = [name for name in one if one[name].tobytes() != other[name].tobytes()]
+    if not differ:
+        return True, f"{len(one)} arrays of {sum(array.size for array in one.values()):,} numbers, bit for bit"
+    return False, f"{len(differ)} of {len(one)} arrays differ, {_largest(one, other, differ)}"
+
+
+def _variables(model: Path) -> dict[str, Any]:
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(model / "variables" / "variables"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name[:1] != "_"}
+
+
+def _largest(one: Mapping[str, Any], other: Mapping[str, Any], names: list[str]) -> str:
+    import numpy as np
+
+    gaps = {
+        name: float(np.max(np.abs(one[name].astype(np.float64) - other[name].astype(np.float64))))
+        for name in names
+        if np.issubdtype(one[name].dtype, np.number)
+    }
+    return f"by {max(gaps.values()):.3g} at most" if gaps else "none of them numbers"
+
+
+def _served(first: Path, second: Path) -> tuple[bool, str]:
+    if not any((folder / SERVING).is_dir() for folder in (first, second)):
+        return True, "nothing was serving"
+    return _bytes(first, second)
+
+
+def _predictions(first: Path, second: Path) -> tuple[bool, str]:
+    import pyarrow.parquet
+
+    one, other = (pyarrow.parquet.read_table(str(f / PREDICTIONS)).sort_by("name") for f in (first, second))
+    if one.equals(other):
+        return True, f"{one.num_rows:,} images read, with probabilities"
+    if one.num_rows != other.num_rows or one.column("name") != other.column("name"):
+        return False, f"of {one.num_rows:,} images and {other.num_rows:,} others"
+    pairs = zip(one.column(CANDIDATE).to_pylist(), other.column(CANDIDATE).to_pylist(), strict=True)
+    differ = sum(before != after for before, after in pairs)
+    return False, f"{differ:,} of {one.num_rows:,} images read otherwise" if differ else "other probabilities alone"
+
+
+def _scores(first: Path, second: Path) -> tuple[bool, str]:
+    one, other = (read_evaluation(folder) for folder in (first, second))
+    if json.dumps([one.slices, one.gate]) == json.dumps([other.slices, other.gate]):
+        return True, f"{len(one.slices):,} slices, and the gate's verdict"
+    scores = [evaluation.slices[""][CANDIDATE] for evaluation in (one, other)]
+    differ = [
+        f"{SCORES[name].title} {SCORES[name].shown(value)} and {SCORES[name].shown(scores[1][name])}"
+        for name, value in scores[0].items()
+        if name in scores[1] and value != scores[1][name]
+    ]
+    told = [f"drawn by {one.renderer} and by {other.renderer}"] * (one.renderer != other.renderer) + differ[:NAMED]
+    return False, ", ".join(told) or "other scores of slices, or of the model that serves"
+
+
+def _bytes(first: Path, second: Path) -> tuple[bool, str]:
+    one, other = (
+        {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        for folder in (first, second)
+    )
+    differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+    return (False, f"other files: {', '.join(differ[:NAMED])}") if differ else (True, "byte for byte")
+
+
+_Comparison = Callable[[Path, Path], tuple[bool, str]]
+_COMPARISONS: Mapping[tuple[str, str], Mapping[str, _Comparison]] = {
+    ("ImportExampleGen", "examples"): {"examples": records},
+    ("ImportSchemaGen", "schema"): {"schema": _bytes},
+    ("StatisticsGen", "statistics"): {"statistics": _statistics},
+    ("ExampleValidator", "anomalies"): {"anomalies": _bytes},
+    ("Transform", "transform_graph"): {"vocabulary": _vocabulary},
+    ("Transform", "transformed_examples"): {"transformed examples": records},
+    ("Trainer", "model"): {"weights": weights},
+    ("Baseline", "baseline"): {"model compared with": _served},
+    ("Evaluator", "evaluation"): {"predictions": _predictions, "scores": _scores},
+    ("Evaluator", "blessing"): {"blessing": _bytes},
+}

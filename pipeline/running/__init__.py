@@ -1,0 +1,1 @@
+"""Runs the pipeline on this machine: its process, its data, its progress and its result."""

@@ -1,0 +1,333 @@
+"""`im2latex run`: starts the pipeline's process, shows how it goes, and sums up what came of it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from components.formula_metrics.scores import SCORES
+from components.serving_folder import not_pushed
+from data.dataset.record import SPLITS
+from data.dataset.writer import remove_unfinished
+from data.duration import duration
+from data.errors import UserError
+from data.progress import progress
+from data.repository import python_path
+from pipeline.config import Config, tensorflow_environment, to_toml
+from pipeline.config.sections import COMPONENTS, SYNTHETIC
+from pipeline.running.beam import check_engine
+from pipeline.running.examples import examples_folder, prepare_examples
+from pipeline.running.storage_errors import storage_error
+from pipeline.workspace import Workspace
+from trainer_module.config.training import TERMINAL
+
+NOT_BLESSED = 3
+# Between asking a process to stop and stopping it.
+GRACE_SECONDS = 15
+_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x08")
+
+
+def run_pipeline(
+    config: Config,
+    first: str | None = None,
+    last: str | None = None,
+    cache: bool = True,
+    workspace: Workspace | None = None,
+    console: Console | None = None,
+    summary: bool = True,
+) -> int:
+    """Runs the pipeline, or from the component `first` to the component `last`.
+
+    Args:
+        config: every knob.
+        first, last: components; None takes the pipeline's.
+        cache: reuse what was made from the same inputs, settings and code.
+        workspace: None takes that of the environment.
+        console: where to show how it goes; None takes standard output.
+        summary: whether to show what came of it, and where that lies.
+
+    Returns:
+        0 when it was run to the end and, if the Evaluator took part, the model is good enough and was not withdrawn;
+        else 3.
+
+    Raises:
+        UserError: the run failed; the sentence names the component, the cause and the log.
+    """
+    first, last = named_component(first, "--from"), named_component(last, "--to")
+    workspace = workspace or Workspace.from_environment()
+    try:
+        return _run(
+            config,
+            workspace,
+            first=first,
+            last=last,
+            cache=cache,
+            console=console or Console(highlight=False),
+            summary=summary,
+        )
+    except OSError as error:
+        if said := storage_error(error, workspace.home):
+            raise UserError(said) from error
+        raise
+
+
+def _run(
+    config: Config,
+    workspace: Workspace,
+    first: str | None,
+    last: str | None,
+    cache: bool,
+    console: Console,
+    summary: bool,
+) -> int:
+    started = time.monotonic()
+    workspace.logs.mkdir(parents=True, exist_ok=True)
+    # The pipeline's process inherits the lock, so that it is held until that has ended too.
+    with workspace.lock() as lock:
+        _remove_unfinished(workspace)
+        if engine := check_engine(config.beam):
+            _line(console, "Beam", "", engine)
+        _draw_examples(config, workspace, console)
+        settings = _keep_settings(config, workspace)
+        log = settings.with_suffix(".log")
+        command = _command(settings, first, last, cache)
+        result = _follow(command, tensorflow_environment(config), workspace, log, lock, console)
+    if summary:
+        _summary(result, log, time.monotonic() - started, console)
+    return NOT_BLESSED if result["blessed"] is False or result["withdrawn"] else 0
+
+
+def named_component(name: str | None, option: str) -> str | None:
+    """The component that a person names.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name is None or name in COMPONENTS:
+        return name
+    by_lower = {component.lower(): component for component in COMPONENTS}
+    near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=1)]
+    if near and near[0].lower() == name.lower():
+        return near[0]
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMPONENTS)}"
+    raise UserError(f"{option}: there is no component {name!r}; {hint}")
+
+
+def _draw_examples(config: Config, workspace: Workspace, console: Console) -> None:
+    """Makes sure of the examples, and shows how far it is while synthetic ones are drawn."""
+    folder = examples_folder(config.data, workspace)
+    if config.data.source != SYNTHETIC or folder.exists():
+        prepare_examples(config.data, workspace)
+        return
+    total = sum(getattr(config.data, split) for split in SPLITS)
+    started = time.monotonic()
+    with progress(console) as advance:
+        prepare_examples(config.data, workspace, lambda drawn: advance("Synthetic data", drawn, total))
+    _line(console, "Synthetic data", duration(time.monotonic() - started), f"{total:,} formulas in {folder}")
+
+
+def _remove_unfinished(workspace: Workspace) -> None:
+    """Removes what killed runs left, but for what ML Metadata knows of, which the pipeline's process repairs."""
+    shutil.rmtree(workspace.temporary, ignore_errors=True)
+    workspace.temporary.mkdir(exist_ok=True)
+    remove_unfinished(workspace.data)
+
+
+def _keep_settings(config: Config, workspace: Workspace) -> Path:
+    """Writes the configuration of a run to a new file, named by the time; the run's log is to lie beside it."""
+    stem, number = workspace.logs / time.strftime("run-%Y%m%d-%H%M%S"), 1
+    file = stem.with_suffix(".toml")
+    # The clock may have been set back, and a run may begin in the second in which another was killed.
+    while file.exists():
+        number += 1
+        file = stem.with_name(f"{stem.name}-{number}.toml")
+    file.write_text(to_toml(config), encoding="utf-8")
+    return file
+
+
+def _command(settings: Path, first: str | None, last: str | None, cache: bool) -> list[str]:
+    command = [sys.executable, "-u", "-m", "pipeline.running.process", str(settings)]
+    command += ["--from", first] if first else []
+    command += ["--to", last] if last else []
+    return command if cache else [*command, "--no-cache"]
+
+
+def _follow(
+    command: list[str], variables: dict[str, str], workspace: Workspace, log: Path, lock: int, console: Console
+) -> dict[str, Any]:
+    """Runs the pipeline's process to its end, shows its events, and returns its result."""
+    read_events, write_events = os.pipe()
+    with log.open("wb") as log_file, open(read_events, "rb", buffering=0) as events:
+        child = subprocess.Popen(
+            [*command, "--events", str(write_events)],
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(write_events, lock),
+            env={
+                **variables,
+                **os.environ,
+                "IM2LATEX_HOME": str(workspace.home),
+                "TMPDIR": str(workspace.temporary),
+                "PYTHONPATH": python_path(),
+                TERMINAL: "1" if console.is_terminal else "",
+            },
+        )
+        os.close(write_events)
+        assert child.stdout is not None
+        view = _View(console, log_file)
+        try:
+            _watch({events: view.event, child.stdout: view.output}, view.tick)
+            status = child.wait()
+        except BaseException:
+            _stop(child)
+            view.clear()
+            raise
+    view.clear()
+    if view.error:
+        raise UserError(f"{view.error} (the full log is {log})")
+    # The result comes last of all: what a process that has told it ends with (gRPC aborts at times when Python ends
+    # below its threads) is in the log, and changes nothing.
+    if view.result is None:
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        place = f"{view.running}: " if view.running else ""
+        raise UserError(
+            f"{place}the pipeline's process {how} (the full log is {log}); the same command continues from here",
+        )
+    return view.result
+
+
+def _watch(readers: dict[Any, Any], tick: Any) -> None:
+    """Hands what can be read from each file to its function until all are at their end."""
+    with selectors.DefaultSelector() as selector:
+        for file, handle in readers.items():
+            selector.register(file, selectors.EVENT_READ, handle)
+        while selector.get_map():
+            for key, _ in selector.select(timeout=1):
+                chunk = os.read(key.fd, 1 << 16)
+                if chunk:
+                    key.data(chunk)
+                else:
+                    selector.unregister(key.fileobj)
+            tick()
+
+
+def _stop(child: subprocess.Popen) -> None:
+    """Ends the pipeline's process, which got a Ctrl-C of the terminal as well."""
+    child.terminate()
+    try:
+        child.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+class _View:
+    """What the terminal shows of a run: a line for each component, and the training as it shows itself."""
+
+    def __init__(self, console: Console, log: IO[bytes]) -> None:
+        self.running = ""
+        self.error = ""
+        self.result: dict[str, Any] | None = None
+        self._console = console
+        self._log = log
+        self._since = 0.0
+        self._events = b""
+        self._line = b""
+        self._shows_status = False
+
+    def event(self, chunk: bytes) -> None:
+        """Takes JSON lines, see `pipeline.running.process`."""
+        *lines, self._events = (self._events + chunk).split(b"\n")
+        for line in lines:
+            event = json.loads(line)
+            if "repaired" in event:
+                executions = "1 execution" if event["repaired"] == 1 else f"{event['repaired']:,} executions"
+                _line(self._console, "Repaired", "", f"{executions} left running by killed runs")
+            elif "result" in event:
+                self.result = event["result"]
+            elif "error" in event:
+                self.error = ": ".join(filter(None, (event["component"], event["error"])))
+            elif event["state"] == "running":
+                self.running, self._since = event["component"], time.monotonic()
+                self.tick()
+            else:
+                self.clear()
+                taken = "cached" if event["cached"] else duration(event["seconds"])
+                _line(self._console, event["component"], taken, event["detail"])
+                self.running = ""
+
+    def output(self, chunk: bytes) -> None:
+        """Takes the process's standard output: into the log, and while training to the terminal."""
+        training = self.running == "Trainer"
+        if training and self._console.is_terminal:
+            self.clear()
+            self._console.file.write(chunk.decode(errors="replace"))
+            self._console.file.flush()
+        *lines, self._line = (self._line + chunk).split(b"\n")
+        for line in lines:
+            # Keras rewrites its line with carriage returns; what counts is what was left standing.
+            text = _TERMINAL_CODES.sub("", line.decode(errors="replace")).rsplit("\r", 1)[-1]
+            self._log.write(f"{text}\n".encode())
+            if training and not self._console.is_terminal:
+                self._console.print(text, markup=False, soft_wrap=True)
+        self._log.flush()
+
+    def tick(self) -> None:
+        """Shows what is running and for how long; not while training, which shows itself."""
+        if self._console.is_terminal and self.running and self.running != "Trainer":
+            self._console.file.write(f"\r\x1b[2K{self.running:<18} {duration(time.monotonic() - self._since)} …")
+            self._console.file.flush()
+            self._shows_status = True
+
+    def clear(self) -> None:
+        """Takes the status line away."""
+        if self._shows_status:
+            self._console.file.write("\r\x1b[2K")
+            self._shows_status = False
+
+
+def _line(console: Console, component: str, taken: str, text: str) -> None:
+    console.print(f"{component:<18} {taken:>9}  {text}".rstrip(), markup=False, soft_wrap=True)
+
+
+def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console) -> None:
+    """The table at the end of a run."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # paths are long, and needed whole
+    if result["examples"]:
+        table.add_row("examples", ", ".join(f"{count:,} {split}" for split, count in result["examples"].items()))
+    if result["vocabulary"] is not None:
+        table.add_row("vocabulary", f"{result['vocabulary']:,} tokens")
+    for name, value in (result["metrics"] or {}).items():
+        score = SCORES[name]
+        serving = result["baseline_metrics"].get(name)
+        beside = f" (serving now, version {result['baseline']}: {score.shown(serving)})" if serving is not None else ""
+        table.add_row(score.title, f"{score.shown(value)}{beside}")
+    if result["pictures"]:
+        table.add_row("kinds of pictures", result["pictures"])
+    if result["blessed"] is not None:
+        table.add_row("blessed", "yes" if result["blessed"] else f"no: {'; '.join(result['reasons'])}")
+    if result["blessed"] is not False:
+        withheld = not_pushed(result["withdrawn"]) if result["withdrawn"] else "not reached"
+        table.add_row("pushed to", result["pushed"] or withheld)
+    if result["report"]:
+        table.add_row("report", result["report"])
+    table.add_row("time", duration(seconds))
+    table.add_row("log", str(log))
+    console.print()
+    console.print(table, markup=False, soft_wrap=True)

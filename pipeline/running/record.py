@@ -1,0 +1,121 @@
+"""What a run stores of itself when it begins, so that a run that is killed has it too: with what it was run.
+
+Properties of the run's context in ML Metadata:
+
+    config            every knob and its value, as JSON; those of the section `metadata` are left out
+    config_sha256     of that text
+    code_commit       of the checkout; missing where the code is in none
+    code_changed      1 where files differ from that commit, else 0
+    code_sha256       of the code's files
+    python, packages  versions; the packages' as JSON
+    data              folder of the TFRecords
+    data_fingerprint  SHA-256 over their names and bytes
+    start_fingerprint the same of the model that the training starts from, where there is one
+    hardware          processor, cores, memory in GiB, GPUs, as JSON
+    environment       variables that decide how is computed, as JSON
+    host, workspace   where it ran
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import socket
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from data.repository import REPOSITORY
+from pipeline.config import Config, flatten
+from pipeline.running.examples import examples_folder
+from pipeline.sources import all_files, fingerprint
+from pipeline.workspace import Workspace
+from trainer_module import reader
+
+# Environment variables that decide by which operations, in which order, something is computed.
+VARIABLES = (
+    "CUDA_VISIBLE_DEVICES", "DNNL_MAX_CPU_ISA", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA", "TF_CUDNN_DETERMINISTIC", "TF_DETERMINISTIC_OPS", "TF_ENABLE_ONEDNN_OPTS",
+    "TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_XLA_FLAGS", "XLA_FLAGS",
+)  # fmt: skip
+
+
+def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
+    """What is to be stored of a run that begins now; its examples are there already."""
+    knobs = {knob: value for knob, value, _ in flatten(config) if not knob.startswith("metadata.")}
+    text = json.dumps(knobs, sort_keys=True)
+    folder = examples_folder(config.data, workspace)
+    return {
+        "config": text,
+        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        **_commit(REPOSITORY),
+        "code_sha256": fingerprint(REPOSITORY, all_files()),
+        "python": platform.python_version(),
+        "packages": json.dumps(_packages()),
+        "data": str(folder),
+        "data_fingerprint": fingerprint_of(folder),
+        **_start(config.training.start_from),
+        "hardware": json.dumps(_hardware()),
+        "environment": json.dumps({name: os.environ[name] for name in VARIABLES if name in os.environ}),
+        "host": socket.gethostname(),
+        "workspace": str(workspace.home),
+    }
+
+
+def fingerprint_of(data: Path) -> str:
+    """SHA-256 over the names and bytes of the TFRecords in a folder of splits."""
+    return fingerprint(data, sorted(data.glob("*/*")))
+
+
+def _start(folder: str) -> dict[str, str | int]:
+    if folder == reader.NAME:
+        return {"start_fingerprint": reader.fingerprint()}
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
+    return {"start_fingerprint": fingerprint(Path(folder), files)} if files else {}
+
+
+def _commit(checkout: Path) -> dict[str, str | int]:
+    """The commit of a checkout, and whether files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # An environment may lie in a checkout of something else.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout.resolve():
+            return {}
+        return {"code_commit": git("rev-parse", "HEAD"), "code_changed": int(bool(git("status", "--porcelain")))}
+    except (OSError, subprocess.CalledProcessError):  # no git here, or no checkout
+        return {}
+
+
+def _packages() -> dict[str, str]:
+    # What setuptools brings for itself is on the path as soon as something has imported it.
+    installed = (one for one in metadata.distributions() if Path(str(one.locate_file(""))).name != "_vendor")
+    found = {distribution.metadata["Name"]: distribution.version for distribution in installed}
+    return dict(sorted(found.items(), key=lambda package: package[0].lower()))
+
+
+def _hardware() -> dict[str, object]:
+    names = _values(Path("/proc/cpuinfo"), "model name")
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": gpus(),
+    }
+
+
+def gpus() -> list[str]:
+    """The names of the GPUs in this machine."""
+    cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return [name for card in cards for name in _values(card, "Model")]
+
+
+def _values(file: Path, name: str) -> list[str]:
+    """What stands behind `name:` in the lines of a file of the kernel's."""
+    lines = file.read_text("utf-8", errors="replace").splitlines() if file.exists() else []
+    return [value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() == name]

@@ -1,0 +1,99 @@
+"""What a run made, read from ML Metadata and the artifacts, the same for fresh and for cached components."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
+from components.formula_metrics.scores import SCORES
+from components.metadata import Output
+from components.report.report_page import FILE
+from components.serving_folder import PASSED_OVER, SERVING_VERSION, WITHDRAWN, not_pushed
+from pipeline.lineage.notes import count_examples, vocabulary_size
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to; a part is None when the run did not get to it."""
+
+    examples: dict[str, int] | None = None
+    vocabulary: int | None = None
+    metrics: dict[str, float] | None = None
+    pictures: str = ""  # how it reads other kinds of pictures
+    baseline: str = ""  # the serving version it was compared with
+    passed_over: str = ""  # newer versions that could not be compared with, and why
+    other_vocabulary: str = ""  # that it knows other tokens
+    baseline_metrics: dict[str, float] = field(default_factory=dict)
+    blessed: bool | None = None
+    reasons: tuple[str, ...] = ()  # why it was not blessed
+    serving_fault: str = ""  # why a fresh process refused the model
+    seconds_per_image: float = 0.0  # of the median image there; 0 when it did not get to it
+    pushed: str | None = None  # folder of the pushed version
+    withdrawn: str = ""  # the version that it is a copy of and that was taken back, so that it was not pushed
+    report: str | None = None  # HTML file
+
+
+def read_result(outputs: Mapping[tuple[str, str], Output]) -> Result:
+    """What the done components of a run came to.
+
+    Args:
+        outputs: their artifacts by component and name of the output, as `components.metadata.read_steps` has them.
+    """
+    found: dict[str, Any] = {}
+    if statistics := outputs.get(("StatisticsGen", "statistics")):
+        found["examples"] = count_examples(statistics.uri)
+    if graph := outputs.get(("Transform", "transform_graph")):
+        found["vocabulary"] = vocabulary_size(graph.uri)
+    if baseline := outputs.get(("Baseline", "baseline")):
+        found["baseline"] = baseline.properties.get(SERVING_VERSION, "")
+        found["passed_over"] = baseline.properties.get(PASSED_OVER, "")
+    if evaluated := outputs.get(("Evaluator", "evaluation")):
+        evaluation = read_evaluation(evaluated.uri)
+        found["metrics"] = evaluation.slices[""][CANDIDATE]
+        found["baseline_metrics"] = evaluation.slices[""].get(BASELINE, {})
+        found["blessed"], found["reasons"] = evaluation.blessed, tuple(evaluation.reasons)
+        found["pictures"] = evaluation.hardest_pictures
+        found["other_vocabulary"] = evaluation.other_vocabulary
+    if checked := outputs.get(("ServingCheck", "blessing")):
+        found["serving_fault"] = checked.properties.get("reason", "")
+        found["seconds_per_image"] = checked.properties.get("seconds_per_image", 0.0)
+        if found["serving_fault"]:
+            found["blessed"] = False
+            found["reasons"] = (*found.get("reasons", ()), found["serving_fault"])
+    if pushed := outputs.get(("Pusher", "pushed_model")):
+        found["pushed"] = pushed.properties.get("pushed_destination") or None
+        found["withdrawn"] = pushed.properties.get(WITHDRAWN, "")
+    if report := outputs.get(("Reporter", "report")):
+        found["report"] = os.path.join(report.uri, FILE)
+    return Result(**found)
+
+
+def detail(component: str, result: Result) -> str:
+    """What one component added to a result, in a few words."""
+    match component:
+        case "StatisticsGen":
+            return " + ".join(f"{count:,} {split}" for split, count in (result.examples or {}).items()) + " examples"
+        case "ExampleValidator":
+            return "no anomalies"
+        case "Transform":
+            return f"vocabulary of {result.vocabulary:,}"
+        case "Baseline":
+            serving = f"version {result.baseline} is serving" if result.baseline else "nothing is serving yet"
+            return f"{serving}; {result.passed_over}" if result.passed_over else serving
+        case "Evaluator":
+            shown = ((name, (result.metrics or {})[name]) for name in ("bleu", "exact_match"))
+            scores = ", ".join(f"{SCORES[name].title} {value:.3f}" for name, value in shown)
+            verdict = f"{scores}: {'blessed' if result.blessed else 'not blessed'}"
+            return f"{verdict}; {result.other_vocabulary}" if result.other_vocabulary else verdict
+        case "ServingCheck":
+            told = f"{1000 * result.seconds_per_image:.0f} ms an image in a process of its own"
+            return f"not blessed: {result.serving_fault}" if result.serving_fault else told
+        case "Pusher":
+            return result.pushed or not_pushed(result.withdrawn)
+        case "Reporter":
+            return result.report or ""
+        case _:
+            return ""

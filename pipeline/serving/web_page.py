@@ -1,0 +1,45 @@
+"""The page in the browser: every file of it, read once when the service starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import components.report
+import data.latex
+
+FOLDER = Path(__file__).parent
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".woff2": "font/woff2",
+}
+# What the page may do: what comes from this service, and pictures that it holds itself.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class File(NamedTuple):
+    """A file as it is sent."""
+
+    content: bytes
+    content_type: str
+
+
+def files() -> dict[str, File]:
+    """The files by the paths of their addresses."""
+    katex = Path(str(data.latex.__file__)).with_name("katex")
+    paths = {
+        "/": FOLDER / "page.html",
+        "/page.css": FOLDER / "page.css",
+        "/page.js": FOLDER / "page.js",
+        # The page looks like the report of a run.
+        "/report.css": Path(str(components.report.__file__)).with_name("report.css"),
+        "/katex/katex.min.css": katex / "katex.min.css",
+        "/katex/katex.min.js": katex / "katex.min.js",
+    }
+    paths |= {f"/katex/fonts/{path.name}": path for path in (katex / "fonts").glob("*.woff2")}
+    return {address: File(path.read_bytes(), TYPES[path.suffix]) for address, path in paths.items()}

@@ -1,0 +1,130 @@
+"""Training without TFX and TensorFlow: Keras on JAX, for a machine that has a GPU and little else.
+
+    python -m pipeline.standalone DATA --out OUT --preset paper
+
+leaves OUT/weights.npz, which `im2latex export --weights OUT` makes a SavedModel of, OUT/metrics.json and
+OUT/predictions.txt. It needs jax, keras, numpy, pillow, pydantic, protobuf, google-crc32c and sacrebleu.
+
+Keras is imported inside functions: the processes that read the images do without it, and its
+backend is chosen before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.errors import UserError
+from pipeline import presets
+from pipeline.config import load_config
+from pipeline.standalone import say
+from pipeline.standalone.evaluation import evaluate
+from pipeline.standalone.examples import make_vocabulary, read_splits
+from pipeline.standalone.training import train_model
+
+FAILED = 1
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point: what a person can put right becomes one sentence on stderr.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 130 stopped by Ctrl-C.
+    """
+    try:
+        run(argv)
+    except UserError as error:
+        print(f"im2latex: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("im2latex: stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Reads the examples, trains, judges, and writes what came of it.
+
+    Args:
+        argv: the arguments; None takes the process's.
+
+    Raises:
+        UserError: a wrong setting, unusable data, a missing package, or a training that diverged.
+    """
+    started = time.monotonic()
+    arguments = _parser().parse_args(argv)
+    config = load_config(arguments.preset, arguments.config, arguments.settings)
+    _choose_backend()
+    try:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {arguments.out}: {error.strerror}; choose another --out") from None
+    training, validation = read_splits(arguments.data, config.image, arguments.examples, config.data.spelling)
+    vocabulary = make_vocabulary((formula.latex for formula in training), config.vocabulary.min_count)
+    say(
+        f"{len(training):,} training and {len(validation):,} validation examples, vocabulary of "
+        f"{len(vocabulary)} ({time.monotonic() - started:.1f} s)"
+    )
+    deadline = started + 60 * arguments.minutes
+    trained, metrics = train_model(config, vocabulary, training, validation, arguments.out, deadline)
+    metrics |= evaluate(trained, validation, config.data.spelling, arguments.beam, arguments.out)
+    metrics["seconds"] = round(time.monotonic() - started, 1)
+    (arguments.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
+    say(f"weights.npz, metrics.json and predictions.txt in {arguments.out}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    def number(kind: type[int] | type[float], text: str) -> float:
+        value = kind(text)
+        if not value > 0:
+            raise ValueError
+        return value
+
+    count, minutes = functools.partial(number, int), functools.partial(number, float)
+    count.__name__, minutes.__name__ = "number", "number of minutes"  # type: ignore[attr-defined]
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.standalone",
+        description="Train without TFX and TensorFlow; the same command continues a killed one.",
+    )
+    parser.add_argument(
+        "data", type=Path, metavar="DATA", help="what `im2latex data import` takes, or a folder of TFRecords it made"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for what comes of it")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"{', '.join(presets.names())}; quickstart if not given; its section data does not count",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file over the preset")
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KNOB=VALUE", help="one knob; repeatable"
+    )
+    parser.add_argument(
+        "--minutes", type=minutes, default=math.inf, metavar="N", help="train no longer than that, reading included"
+    )
+    parser.add_argument("--examples", type=count, metavar="N", help="read at most so many of each split")
+    parser.add_argument("--beam", type=count, metavar="W", help="judge by beam search of this width too")
+    return parser
+
+
+def _choose_backend() -> None:
+    """Sees to it that Keras will compute with JAX."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    missing = [name for name in ("jax", "keras") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"this training needs {' and '.join(missing)}: install {'them' if missing[1:] else 'it'} first")
+    if os.environ["KERAS_BACKEND"] != "jax":
+        raise UserError(f"this training runs on JAX, but KERAS_BACKEND is {os.environ['KERAS_BACKEND']}; unset it")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Evaluates the trained model on the validation examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from components.formula_metrics.scores import SCORES, text_statistics
+from data.spelling import respell
+from pipeline.standalone import say
+from pipeline.standalone.examples import Formula
+from pipeline.standalone.training import BATCHES_AHEAD, BATCHES_PER_SHAPE, SHAPES
+from trainer_module.batching import Buckets, Example, batches, prefetched
+from trainer_module.features import PAD
+
+if TYPE_CHECKING:
+    from trainer_module.trained import Trained
+
+
+# Images that are read at once when the model is judged.
+READ_AT_ONCE = 32
+SAMPLES = 20
+
+
+def evaluate(trained: Trained, validation: list[Formula], spelling: str, beam: int | None, out: Path) -> dict:
+    """The scores on all validation examples; some of these are written to `out` with what was read.
+
+    Formulas are compared in the spelling.
+    """
+    examples, targets = [formula.example for formula in validation], [formula.latex for formula in validation]
+    metrics: dict[str, dict] = {}
+    for name, width in (("greedy", 1), ("beam", beam)):
+        if width is None:
+            continue
+        read = [(respell(latex, spelling), sure) for latex, sure in read_formulas(trained, examples, width)]
+        metrics[name] = {"width": width, **scores(targets, [latex for latex, _ in read])}
+        say("{}: BLEU {bleu:.4f}, exact match {exact_match:.4f}".format(name, **metrics[name]))
+        if name == "greedy":
+            (out / "predictions.txt").write_text(_samples(validation, read), "utf-8")
+    return metrics
+
+
+def read_formulas(trained: Trained, examples: Sequence[Example], width: int) -> list[tuple[str, float]]:
+    """The likeliest formula of each image, and its natural log-probability, by beam search of such a width.
+
+    `examples` are without tokens, so that their images alone decide on the shapes.
+    """
+    import jax
+    import keras
+
+    from trainer_module.decoding import search
+    from trainer_module.weights import model_of
+
+    model = model_of(trained)  # in float32, as it will be served
+
+    @jax.jit
+    def best(values: list, images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # The weights as arguments: XLA would fold constants.
+        with keras.StatelessScope(state_mapping=list(zip(model.variables, values, strict=True))):
+            decoded = search(model, images, sizes, trained.max_tokens, width)
+        return decoded.tokens[:, 0], decoded.log_probability[:, 0]
+
+    buckets = Buckets(examples, max(1, min(SHAPES, len(examples) // (BATCHES_PER_SHAPE * READ_AT_ONCE))))
+    planned = buckets.cut(examples, READ_AT_ONCE, 0, 0)
+    values = [variable.value for variable in model.variables]
+    # Nothing waits for the device before all of it is asked for.
+    answers = [
+        best(values, batch.inputs["image"], batch.inputs["size"])
+        for batch in prefetched((buckets.fill(b, READ_AT_ONCE) for b in batches(examples, planned)), BATCHES_AHEAD)
+    ]
+    read = [("", 0.0)] * len(examples)
+    for indices, (tokens, log_probabilities) in zip(planned, answers, strict=True):
+        for i, row, log_probability in zip(indices, np.array(tokens), np.array(log_probabilities), strict=False):
+            read[i] = " ".join(trained.vocabulary[token] for token in row if token != PAD), float(log_probability)
+    return read
+
+
+def scores(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """The scores of the text, as the pipeline's Evaluator has them."""
+    counted = np.array([text_statistics(*pair) for pair in zip(targets, predictions, strict=True)])
+    total = counted.sum(axis=0)
+    return {name: score.value(total[score.part]) for name, score in SCORES.items() if score.part.stop <= len(total)}
+
+
+def _samples(formulas: Sequence[Formula], read: Sequence[tuple[str, float]]) -> str:
+    """Some, from first to last: the image's name, right or wrong, log-probability, target and prediction."""
+    text = ""
+    for i in np.unique(np.linspace(0, len(read) - 1, SAMPLES).astype(int)):
+        formula, (prediction, log_probability) = formulas[i], read[i]
+        verdict = "right" if prediction.split() == formula.latex.split() else "wrong"
+        text += f"{formula.name}  {verdict}  {log_probability:.4f}\n"
+        text += f"  target      {formula.latex}\n  prediction  {prediction}\n"
+    return text

@@ -1,0 +1,178 @@
+"""Trains a model on examples in memory, by Keras on JAX."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.errors import UserError
+from pipeline.config import Config
+from pipeline.standalone import say
+from pipeline.standalone.examples import Formula
+from trainer_module.batching import Batch, Buckets, Example, prefetched
+from trainer_module.config.training import TrainingConfig
+from trainer_module.features import SPECIALS
+
+if TYPE_CHECKING:
+    from trainer_module.model import FormulaModel
+    from trainer_module.trained import Trained
+
+
+# Shapes that a training step is compiled for, at most; more of them pad less and take longer to compile.
+SHAPES = 16
+# Batches of an epoch that a shape has to be worth.
+BATCHES_PER_SHAPE = 8
+BATCHES_AHEAD = 8
+
+
+class Clock:
+    """The batches of each epoch and the seconds they took, validation left out; and Ctrl-C, at the end of a batch.
+
+    A Ctrl-C is an exception wherever Python is just then; in a finaliser, or in what JAX calls back, it would get lost.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        signal.signal(signal.SIGINT, self._interrupt)
+        self.begun = 0.0
+        self.count = 0
+        self.rates: list[float] = []  # batches a second, of each epoch
+
+    def begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.begun, self.count = time.monotonic(), 0
+
+    def batch(self, batch: int, logs: dict | None = None) -> None:
+        self.count += 1
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, *signal_and_frame: object) -> None:
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+    def end(self, logs: dict | None = None) -> None:
+        self.rates.append(self.count / (time.monotonic() - self.begun))
+
+
+def train_model(
+    config: Config,
+    vocabulary: list[str],
+    training: list[Formula],
+    validation: list[Formula],
+    out: Path,
+    deadline: float,
+) -> tuple[Trained, dict]:
+    """The trained model, also written to `out`, and what there is to say about its training."""
+    import jax
+    import keras
+
+    from trainer_module.trained import WEIGHTS, Trained, save_weights
+    from trainer_module.training import choose_precision, train, training_digest
+    from trainer_module.weights import extended, weights_of
+
+    knobs = config.training
+    start = _start(knobs.start_from) if knobs.start_from else None
+    if start is not None:
+        vocabulary = extended(vocabulary, start.vocabulary)
+    learnt, watched = _numbered(training, vocabulary, knobs), _numbered(validation, vocabulary, knobs)
+    sections = [dataclasses.asdict(section) for section in (config.image, config.model, config.training)]
+    digest = training_digest(sections, vocabulary, [*learnt, *watched])
+    buckets = Buckets([*learnt, *watched], max(1, min(SHAPES, len(learnt) // (BATCHES_PER_SHAPE * knobs.batch_size))))
+    device = jax.devices()[0].device_kind
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    logging.getLogger("trainer_module").setLevel(logging.INFO)
+    dtype = choose_precision(knobs, config.model, config.image, vocabulary, learnt)
+    model = _initial_model(config, vocabulary, dtype, start)
+    say(f"{model.count_params():,} parameters, {dtype}, on {device}, {len(buckets.shapes)} shapes to compile")
+
+    def feed(source: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
+        return prefetched((buckets.fill(batch, knobs.batch_size) for batch in source()), BATCHES_AHEAD)
+
+    clock = Clock()
+    progress = train(
+        model,
+        knobs,
+        learnt,
+        watched,
+        checkpoints=out / "checkpoints" / digest,
+        feed=feed,
+        cut=buckets.cut,
+        deadline=deadline,
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_epoch_begin=clock.begin, on_train_batch_end=clock.batch, on_test_begin=clock.end
+            )
+        ],
+    )
+    say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
+    trained = Trained(config.model, config.image, vocabulary, knobs.max_tokens, weights_of(model))
+    save_weights(out / WEIGHTS, trained)
+    # Batches are not always full.
+    images_per_batch = len(learnt) / len(buckets.cut(learnt, knobs.batch_size, 0, 0))
+    rate = round(max(clock.rates) * images_per_batch, 1) if clock.rates else _earlier_rate(out, digest)
+    return trained, {
+        "run": digest,
+        "examples": {"train": len(learnt), "eval": len(watched)},
+        "vocabulary": len(vocabulary),
+        "parameters": model.count_params(),
+        "epochs": progress.epoch,
+        "perplexities": progress.perplexities,
+        "device": device,
+        "precision": dtype,
+        "shapes": len(buckets.shapes),
+        # Of the fastest epoch: the first one compiles.
+        "images_per_second": rate,
+    }
+
+
+def _numbered(formulas: list[Formula], vocabulary: list[str], knobs: TrainingConfig) -> list[Example]:
+    """The examples of a split that are short enough, with the ids of their tokens."""
+    ids = {token: i for i, token in enumerate(vocabulary[SPECIALS:], SPECIALS)}
+    examples = [formula.numbered(ids) for formula in formulas if len(formula.latex.split()) <= knobs.max_tokens]
+    if not examples:
+        raise UserError(f"a split has no formula of at most {knobs.max_tokens} tokens; raise training.max_tokens")
+    return examples
+
+
+def _initial_model(config: Config, vocabulary: list[str], dtype: str, start: Trained | None) -> FormulaModel:
+    """The model before training, with the weights of `start` where they fit."""
+    from trainer_module.weights import new_model, warm_start
+    from trainer_module.widening import widened
+
+    knobs = config.training
+    # keras.utils.set_random_seed also seeds TensorFlow, which it imports for that where it is installed.
+    random.seed(knobs.seed)
+    np.random.seed(knobs.seed)
+    model = new_model(config.model, config.image, vocabulary, dtype)
+    if start is not None:
+        weights = widened(start, config.model, knobs.seed)
+        fresh = warm_start(model, vocabulary, weights, start.vocabulary)
+        say(f"started from {knobs.start_from}; new weights: {', '.join(fresh) or 'none'}")
+    return model
+
+
+def _start(name: str) -> Trained:
+    """The model that a training is to start from."""
+    from trainer_module import reader
+    from trainer_module.trained import load_weights
+
+    return reader.load() if name == reader.NAME else load_weights(Path(name))
+
+
+def _earlier_rate(out: Path, digest: str) -> float | None:
+    """The images a second that an earlier call of the same training measured, where one did."""
+    try:
+        metrics = json.loads((out / "metrics.json").read_text("utf-8"))
+        return metrics["images_per_second"] if metrics["run"] == digest else None
+    except (KeyError, OSError, TypeError, ValueError):
+        return None

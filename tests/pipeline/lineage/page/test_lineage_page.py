@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from components.metadata import RAN
+from data.errors import UserError
+from data.repository import REPOSITORY
+from pipeline.cli import app
+from pipeline.lineage.graph import Artifact, Execution, Graph, Run, read_store
+from pipeline.lineage.page.lineage_page import Serving, document, render, write_page
+from pipeline.lineage.run_summary import DONE, RunSummary
+from pipeline.lineage.store import read
+from pipeline.workspace import Workspace
+from tests.components.report.history import History
+from tests.pipeline.lineage.page.page_workspace import HOSTILE, HOSTILE_RUN, fill
+
+RUNS = 8
+REPORT_STYLE = REPOSITORY / "components" / "report" / "report.css"
+
+
+def content(page: str) -> dict[str, Any]:
+    """What a page was written with."""
+    (packed,) = re.findall(r'<script type="application/octet-stream" id="store">([A-Za-z0-9+/=]+)</script>', page)
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    home = tmp_path_factory.mktemp("home") / "workspace"
+    fill(home, RUNS)
+    return Workspace(home)
+
+
+@pytest.fixture(scope="module")
+def page(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("page") / "new" / "lineage.html"
+    write_page(workspace, file)
+    return file.read_text("utf-8")
+
+
+def test_what_the_store_holds_stands_in_the_page(workspace: Workspace, page: str) -> None:
+    graph = read(workspace, read_store)
+    found = content(page)
+    assert [run["run"] for run in found["runs"]] == list(graph.runs) and len(graph.runs) == RUNS + 1
+    assert [row[0] for row in found["executions"]] == list(graph.executions)
+    assert [row[0] for row in found["artifacts"]] == list(graph.artifacts)
+    values = found["values"]
+    for row, execution in zip(found["executions"], graph.executions.values(), strict=True):
+        pairs = [values[place] for place in row[7]]
+        assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == dict(execution.properties)
+        assert {values[key]: ids for key, *ids in row[8]} == {key: list(ids) for key, ids in execution.inputs.items()}
+        assert {values[key]: ids for key, *ids in row[9]} == {key: list(ids) for key, ids in execution.outputs.items()}
+
+
+def test_what_is_said_more_than_once_is_stored_once(page: str) -> None:
+    found = content(page)
+    for table in ("values", "layouts", "sections"):
+        texts = [json.dumps(value, sort_keys=True) for value in found[table]]
+        assert len(texts) == len(set(texts)), table
+    # The first run, those that learned anew, the one from the cache, the one that fails.
+    assert len(found["layouts"]) <= 4
+
+
+def test_a_run_shows_what_it_took_from_others_and_made_none_of(page: str) -> None:
+    found = content(page)
+    again = found["runs"][4]
+    assert again["cached"] == 11
+    assert len(again["blocks"]) == 11 and all(block[0] for block in again["blocks"])
+    made_here = [run["blocks"] for run in found["runs"] if run["cached"] < 11]
+    # A run that learns compares with a version of another run, which its graph has, too.
+    foreign = [block for blocks in made_here for block in blocks if not block[0]]
+    pushed = {row[0] for row in found["artifacts"] if found["values"][row[1]] == "PushedModel"}
+    assert foreign and {artifact for _, artifact in foreign} <= pushed
+
+
+def test_the_page_may_run_its_own_script_and_ask_for_nothing(page: str) -> None:
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    rules = dict(rule.split(" ", 1) for rule in policy.replace("&#39;", "'").split("; "))
+    (style,), (script,) = (
+        re.findall(r"<style>(.*?)</style>", page, re.S),
+        re.findall(r"<script>(.*?)</script>", page, re.S),
+    )
+    for name, text in (("style-src", style), ("script-src", script)):
+        assert rules[name] == f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    assert rules["default-src"] == "'none'" and not {"connect-src", "font-src"} & set(rules)
+    written = re.sub(r"[A-Za-z0-9+/=]{100,}", "", page)  # without what is packed
+    assert set(re.findall(r"https?://[\w./]+", written)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
+    assert not re.findall(r"\b(?:src|href)=\"(?!#|data:)", page)
+
+
+def test_hostile_names_stand_nowhere_as_they_are(page: str) -> None:
+    assert "onerror" not in page and HOSTILE_RUN not in page
+    found = content(page)
+    assert HOSTILE in found["values"] and found["runs"][-1]["run"] == HOSTILE_RUN
+
+
+def test_the_page_has_the_colours_of_the_report() -> None:
+    def colours(text: str) -> dict[str, str]:
+        return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", text))
+
+    light, dark = re.split(r"@media \(prefers-color-scheme: dark\)", REPORT_STYLE.read_text("utf-8"), maxsplit=1)
+    style = (REPOSITORY / "pipeline" / "lineage" / "page" / "page.css").read_text("utf-8")
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", style)
+    ours = {name: (one, other) for name, one, other in pairs if name in colours(light)}
+    assert len(ours) >= 10
+    assert ours == {name: (colours(light)[name], colours(dark)[name]) for name in ours}
+
+
+def test_gone_files_and_the_serving_version_are_told(workspace: Workspace, page: str) -> None:
+    found = content(page)
+    types = {row[0]: found["values"][row[1]] for row in found["artifacts"]}
+    gone = {row[0] for row in found["artifacts"] if row[6]}
+    assert {types[i] for i in types if i not in gone} == {"ModelEvaluation"}  # the only files that were made
+    (run,) = [run for run in found["runs"] if run["serving"]]
+    assert types[found["serving"]] == "PushedModel"
+    assert workspace.newest_model().name == run["pushed"]
+
+
+def test_a_store_with_nothing_serving_says_why(tmp_path: Path) -> None:
+    History(tmp_path / "metadata.sqlite").execution("2020-01-01T10:00:00", "ImportExampleGen")
+    write_page(Workspace(tmp_path), tmp_path / "lineage.html")
+    found = content((tmp_path / "lineage.html").read_text("utf-8"))
+    assert found["serving"] == 0 and "no model was pushed" in found["about"]["nothing"]
+
+
+def test_executions_of_no_run_and_ids_that_were_not_read_do_no_harm() -> None:
+    graph = Graph(
+        {1: Artifact(1, "Model", "/m/1", made_by=9, copy_of=77)},
+        {
+            9: Execution(9, "Trainer", "tfx.Trainer", "p", "r", RAN, 1, 2, {}, {"examples": [55]}, {"model": [1]}),
+            10: Execution(10, "Resolver", "tfx.Resolver", "", "", RAN, 1, 2, {}, {}, {"model": [1]}),
+        },
+        {"r": Run("r", 1)},
+    )
+    summaries = {"r": RunSummary("r", DONE, "", 1, 0.001, 1, 0, {}, None, "")}
+    found = content(render(document(graph, summaries, {"r": {}}, Serving(0, "nothing"), {1}, "here")))
+    assert [row[3] for row in found["executions"]] == [0, -1]
+    assert found["runs"][0]["blocks"] == [[9, 1]]
+
+
+def test_the_page_is_written_whole_or_not_at_all(workspace: Workspace, tmp_path: Path) -> None:
+    file = tmp_path / "lineage.html"
+    file.mkdir()
+    with pytest.raises(UserError, match=re.escape(f"cannot write {file}: Is a directory; choose another place")):
+        write_page(workspace, file)
+    assert list(tmp_path.iterdir()) == [file] and not list(file.iterdir())
+
+
+def test_reading_for_the_page_changes_no_byte_of_the_store(workspace: Workspace, tmp_path: Path) -> None:
+    before = workspace.metadata.read_bytes()
+    write_page(workspace, tmp_path / "lineage.html")
+    assert workspace.metadata.read_bytes() == before
+
+
+def test_the_command_writes_into_the_workspace_and_says_where(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IM2LATEX_HOME", str(workspace.home))
+    result = CliRunner().invoke(app, ["lineage", "page"], catch_exceptions=False)
+    file = workspace.home / "reports" / "lineage.html"
+    assert result.exit_code == 0 and result.output == f"{file}\n"
+    assert content(file.read_text("utf-8"))["about"]["source"] == str(workspace.metadata)
+
+
+def test_a_workspace_without_runs_has_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IM2LATEX_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="there are no runs"):
+        CliRunner().invoke(app, ["lineage", "page", "--out", str(tmp_path / "x.html")], catch_exceptions=False)
+    assert not (tmp_path / "x.html").exists()

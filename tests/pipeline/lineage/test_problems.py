@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+from data.errors import UserError
+from pipeline.lineage.graph import read_store
+from pipeline.lineage.problems import (
+    GONE,
+    KILLED,
+    REPAIR,
+    SOURCE,
+    UNBLESSED,
+    UNKNOWN,
+    Finding,
+    check,
+    repair,
+    repair_killed,
+)
+from pipeline.lineage.store import read, write
+from pipeline.workspace import Workspace
+from tests.components.report.history import History
+from tests.pipeline.lineage.conftest import FIRST, SECOND, VERSIONS
+
+FOURTH = "2020-01-04T10:00:05.123456"
+MODEL, PUSHED = 2, 6
+BLESSED_BY = ("model", "infra")
+
+
+def found(workspace: Workspace) -> list[Finding]:
+    return check(read(workspace, read_store), workspace)
+
+
+def test_nothing_is_broken_in_a_store_whose_runs_ended(workspace: Workspace) -> None:
+    assert found(workspace) == []
+
+
+def test_files_that_are_gone_are_named_with_the_run_that_made_them(own_workspace: Workspace) -> None:
+    folder = own_workspace.pipeline_root / f"model{VERSIONS[FIRST]}"
+    folder.rmdir()
+    assert found(own_workspace) == [Finding(GONE, f"the files of Model 2, {folder}, are gone", FIRST, 2, MODEL)]
+
+
+def test_what_was_taken_away_on_purpose_is_not_missed(own_workspace: Workspace) -> None:
+    (own_workspace.pipeline_root / f"model{VERSIONS[FIRST]}").rmdir()
+    past = History(own_workspace.metadata, "im2latex")
+    (model,) = past.store.get_artifacts_by_id([MODEL])
+    model.state = mlmd.Artifact.DELETED
+    past.store.put_artifacts([model])
+    past.artifact("Model", "gs://bucket/model")
+    assert found(own_workspace) == []
+
+
+def test_data_that_is_gone_is_told_once(own_workspace: Workspace) -> None:
+    data = own_workspace.home.parent / "formulas"
+    data.rmdir()
+    (finding,) = found(own_workspace)
+    assert (finding.kind, finding.run) == (SOURCE, FIRST) and str(data) in finding.what
+
+
+def test_what_a_killed_process_left_running_is_found_and_can_be_marked(own_workspace: Workspace) -> None:
+    past = History(own_workspace.metadata, "im2latex")
+    left = past.execution(FOURTH, "Trainer", mlmd.Execution.RUNNING, run_fn="f")
+    with own_workspace.lock():  # it is going on
+        assert found(own_workspace) == []
+    (finding,) = found(own_workspace)
+    assert (finding.kind, finding.run, finding.execution) == (KILLED, FOURTH, left)
+    write(own_workspace, lambda store: repair(store, [left], own_workspace))
+    assert found(own_workspace) == []
+    (changed,) = past.store.get_executions_by_id([left])
+    assert changed.last_known_state == mlmd.Execution.CANCELED
+    assert changed.custom_properties["run_fn"].string_value == "f"
+
+
+def test_what_a_killed_execution_had_begun_to_write_goes_and_no_more(own_workspace: Workspace) -> None:
+    past = History(own_workspace.metadata, "im2latex")
+    left = past.execution(FOURTH, "Trainer", mlmd.Execution.RUNNING)
+    root = own_workspace.pipeline_root
+    begun = [f"Trainer/model/{left}", f"Trainer/.system/executor_execution/{left}"]
+    begun.append("Trainer/.system/stateful_working_dir/5f1c")
+    others = [f"Trainer/model/{left}0", f"Evaluator/evaluation/{left}", "Trainer/.system/executor_execution/1"]
+    for place in (*begun, *others):
+        (root / place).mkdir(parents=True)
+        (root / place / "file").touch()
+    assert repair_killed("", own_workspace) == 1
+    assert [place for place in (*begun, *others) if (root / place).exists()] == others
+    assert repair_killed("", own_workspace) == 0
+
+
+def test_a_push_that_was_killed_before_it_was_recorded_is_recorded(own_workspace: Workspace) -> None:
+    past = History(own_workspace.metadata, "im2latex")
+    trained = own_workspace.pipeline_root / "Trainer" / "model" / "77"
+    version = own_workspace.serving / "im2latex" / "1600000000"
+    for folder in (trained / "Format-Serving", version):
+        (folder / "variables").mkdir(parents=True)
+        (folder / "saved_model.pb").write_bytes(b"graph")
+        (folder / "variables" / "variables.index").write_bytes(b"weights")
+    blessings = {f"{key}_blessing": past.artifact("Blessing", own_workspace.home, blessed=1) for key in BLESSED_BY}
+    inputs = {"model": past.artifact("Model", trained), **blessings}
+    left = past.execution(FOURTH, "Pusher", mlmd.Execution.RUNNING, inputs=inputs)
+    (finding,) = found(own_workspace)
+    assert (finding.kind, finding.execution) == (KILLED, left) and str(version) in finding.what
+
+    assert repair_killed("", own_workspace) == 1
+    assert found(own_workspace) == []
+    graph = read(own_workspace, read_store)
+    (pushed,) = graph.executions[left].given()
+    assert (graph.executions[left].state, graph.artifacts[pushed].pushed) == ("ran", True)
+    assert graph.artifacts[pushed].properties["pushed_destination"] == str(version)
+    assert (Path(graph.artifacts[pushed].uri) / "variables" / "variables.index").read_bytes() == b"weights"
+
+
+def test_a_push_that_was_killed_before_its_end_is_not_recorded(own_workspace: Workspace) -> None:
+    past = History(own_workspace.metadata, "im2latex")
+    trained = own_workspace.pipeline_root / "Trainer" / "model" / "77" / "Format-Serving"
+    trained.mkdir(parents=True)
+    (trained / "saved_model.pb").write_bytes(b"graph")
+    stranger = own_workspace.serving / "im2latex" / "1600000000"
+    stranger.mkdir()
+    inputs = {"model": past.artifact("Model", trained.parent)}
+    past.execution(FOURTH, "Pusher", mlmd.Execution.RUNNING, inputs=inputs)
+    assert {finding.kind for finding in found(own_workspace)} == {KILLED, UNKNOWN}
+    assert repair_killed("", own_workspace) == 1
+    assert {finding.kind for finding in found(own_workspace)} == {UNKNOWN}
+
+
+def test_a_store_that_another_process_holds_is_refused_before_a_run_begins(
+    own_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.lineage.store.LOCKED_SECONDS", 0.2)
+    code = """import sqlite3, sys
+file = sqlite3.connect(sys.argv[1])
+file.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()"""
+    command = [sys.executable, "-c", code, str(own_workspace.metadata)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline()
+        with pytest.raises(UserError, match="is locked by another process; try again when that has ended"):
+            repair_killed("", own_workspace)
+        holder.communicate()
+    assert repair_killed("", own_workspace) == 0
+
+
+def test_a_first_run_finds_nothing_to_mend(tmp_path: Path) -> None:
+    assert repair_killed("", Workspace(tmp_path)) == 0
+
+
+@pytest.mark.parametrize(
+    ("inputs", "lacks"),
+    [
+        ({}, "model blessing"),
+        ({"model_blessing": 0}, "model blessing"),
+        ({"model_blessing": 1, "infra_blessing": 0}, "infra blessing"),
+        ({"model_blessing": 0, "infra_blessing": 0}, "model blessing and infra blessing"),
+        ({"model_blessing": 1, "infra_blessing": 1}, None),
+        ({"model_blessing": 1}, None),  # of a pipeline without ServingCheck
+    ],
+)
+def test_a_model_pushed_without_blessing_is_found(
+    own_workspace: Workspace, inputs: dict[str, int], lacks: str | None
+) -> None:
+    past = History(own_workspace.metadata, "im2latex")
+    place = own_workspace.serving / "im2latex" / "1600000000"
+    place.mkdir()
+    home = own_workspace.home
+    blessings = {key: past.artifact("ModelBlessing", home, blessed=value) for key, value in inputs.items()}
+    pushed = past.artifact("PushedModel", home, pushed=1, pushed_destination=str(place))
+    past.execution(FOURTH, "Pusher", outputs={"pushed_model": pushed}, inputs=blessings)
+    expected = [(UNBLESSED, f"{place} was pushed without {lacks}", FOURTH, pushed)] if lacks else []
+    assert [(f.kind, f.what, f.run, f.artifact) for f in found(own_workspace)] == expected
+
+
+def test_a_version_that_no_known_run_pushed_is_found(own_workspace: Workspace) -> None:
+    stranger = own_workspace.serving / "im2latex" / "9999999999"
+    stranger.mkdir()
+    past = History(own_workspace.metadata, "im2latex")
+    baseline = past.artifact("Model", own_workspace.home, serving_version="12345")
+    past.execution(FOURTH, "Baseline", outputs={"baseline": baseline}, serving=str(stranger.parent))
+    one, other = found(own_workspace)
+    assert one == Finding(UNKNOWN, f"{stranger} was pushed by no run that is known")
+    assert (other.kind, other.run, other.artifact) == (UNKNOWN, FOURTH, baseline) and "version 12345" in other.what
+
+
+def test_a_version_that_is_no_longer_served_is_not_missed(own_workspace: Workspace) -> None:
+    shutil.rmtree(own_workspace.serving / "im2latex" / VERSIONS[SECOND])
+    assert found(own_workspace) == []
+
+
+def test_what_another_machine_keeps_is_not_missed_in_a_shared_database(own_workspace: Workspace) -> None:
+    (own_workspace.home.parent / "formulas").rmdir()
+    shutil.rmtree(own_workspace.pipeline_root)
+    graph = read(own_workspace, read_store)
+    own_workspace.keep_connection("mysql://me@host/db")
+    assert {finding.kind for finding in check(graph, own_workspace)} == {GONE, SOURCE}
+    elsewhere = {name: replace(run, properties={"host": "another"}) for name, run in graph.runs.items()}
+    assert check(replace(graph, runs=elsewhere), own_workspace) == []
+
+
+def test_how_to_mend_it_is_said_of_every_kind() -> None:
+    assert set(REPAIR) == {GONE, KILLED, SOURCE, UNBLESSED, UNKNOWN}

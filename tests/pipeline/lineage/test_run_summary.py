@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from ml_metadata.proto import metadata_store_pb2 as mlmd
+
+from pipeline.lineage.graph import Graph, read_store
+from pipeline.lineage.run_summary import RunSummary, current_run, is_elsewhere, summarise
+from pipeline.lineage.store import read
+from pipeline.workspace import Workspace
+from tests.components.report.history import FAILED, History
+from tests.pipeline.lineage.conftest import FIRST, SECOND, THIRD, VERSIONS, store_properties
+
+
+def summaries(workspace: Workspace) -> dict[str, RunSummary]:
+    graph = read(workspace, read_store)
+    current = current_run(list(graph.runs), workspace)
+    return {run: summarise(graph, run, current, workspace) for run in graph.runs}
+
+
+def test_a_run_is_summed_up(workspace: Workspace) -> None:
+    found = summaries(workspace)
+    first, second, third = found[FIRST], found[SECOND], found[THIRD]
+    assert (first.state, first.component, first.ran, first.cached) == ("done", "", 5, 0)
+    assert (first.scores, first.blessed, first.pushed) == ({"bleu": 0.8, "exact_match": 0.5}, True, VERSIONS[FIRST])
+    assert (second.ran, second.cached, second.scores["bleu"]) == (4, 1, 0.81)
+    assert (third.state, third.component, third.cached) == ("failed", "Trainer", 1)
+    assert (third.scores, third.blessed, third.pushed) == ({}, None, "")
+    assert 0 <= first.seconds < 100 and first.began < second.began
+
+
+def test_a_run_whose_files_are_gone_has_no_scores(own_workspace: Workspace) -> None:
+    shutil.rmtree(own_workspace.pipeline_root)
+    first = summaries(own_workspace)[FIRST]
+    assert (first.state, first.scores, first.blessed) == ("done", {}, True)
+
+
+def test_a_model_that_one_of_both_refuses_is_not_blessed(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    past = History(workspace.metadata)
+    good, bad = past.artifact("ModelBlessing", "/a", blessed=1), past.artifact("InfraBlessing", "/b", blessed=0)
+    not_pushed = past.artifact("PushedModel", "/c", pushed=0)
+    past.execution(FIRST, "Evaluator", outputs={"blessing": good})
+    past.execution(FIRST, "ServingCheck", outputs={"blessing": bad})
+    past.execution(FIRST, "Pusher", outputs={"pushed_model": not_pushed})
+    first = summaries(workspace)[FIRST]
+    assert (first.blessed, first.pushed) == (False, "")
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path) -> Workspace:
+    """Two runs whose training never ended."""
+    workspace = Workspace(tmp_path)
+    past = History(workspace.metadata)
+    for run in (FIRST, SECOND):
+        past.execution(run, "ImportExampleGen")
+        past.execution(run, "Trainer", mlmd.Execution.RUNNING)
+    return workspace
+
+
+def test_a_run_that_did_not_end_was_killed_unless_it_is_going_on(interrupted: Workspace) -> None:
+    assert {run: s.state for run, s in summaries(interrupted).items()} == {FIRST: "killed", SECOND: "killed"}
+    with interrupted.lock():
+        found = summaries(interrupted)
+    assert {run: s.state for run, s in found.items()} == {FIRST: "killed", SECOND: "running"}
+    assert found[SECOND].component == "Trainer"
+
+
+def test_a_run_that_got_to_nothing_was_killed(interrupted: Workspace) -> None:
+    History(interrupted.metadata).context("pipeline_run", THIRD)
+    third = summaries(interrupted)[THIRD]
+    assert (third.state, third.component, third.seconds) == ("killed", "", 0.0)
+
+
+def test_a_cancelled_component_has_failed(interrupted: Workspace) -> None:
+    History(interrupted.metadata).execution(THIRD, "Trainer", mlmd.Execution.CANCELED)
+    assert summaries(interrupted)[THIRD].state == "failed" and FAILED != mlmd.Execution.CANCELED
+
+
+def test_only_in_a_shared_database_may_a_run_go_on_elsewhere(interrupted: Workspace) -> None:
+    store_properties(interrupted, FIRST, {"host": "another", "workspace": str(interrupted.home)})
+    graph = read(interrupted, read_store)
+    assert not is_elsewhere(graph, FIRST, interrupted)
+    interrupted.keep_connection("mysql://me@host/db")
+    assert is_elsewhere(graph, FIRST, interrupted)
+    # Nothing is known of the second: it is taken for one of here.
+    assert not is_elsewhere(graph, SECOND, interrupted)
+    assert not is_elsewhere(Graph(), FIRST, interrupted)

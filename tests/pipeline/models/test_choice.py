@@ -1,0 +1,125 @@
+"""Which model a command uses, and how the one that comes with im2latex becomes a SavedModel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import tensorflow as tf
+
+from data.errors import UserError
+from pipeline.models.choice import cache, chosen_model, saved_model
+from tests.components.serving_check.models import draw, save_reader
+from trainer_module import reader
+from trainer_module.signatures import read_exported
+from trainer_module.trained import WEIGHTS, Trained, save_weights
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A small model to ship in place of the real one."""
+    folder = tmp_path_factory.mktemp("tiny")
+    save_reader(folder)
+    return read_exported(folder)
+
+
+@pytest.fixture
+def shipped(tiny: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a small model in the place of the real one, and a cache and a workspace that are empty."""
+    save_weights(tmp_path / "shipped" / WEIGHTS, tiny)
+    monkeypatch.setattr(reader, "weights_file", lambda: tmp_path / "shipped" / WEIGHTS)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("IM2LATEX_HOME", str(tmp_path / "workspace"))
+    return tmp_path / "shipped" / WEIGHTS
+
+
+def push(home: Path, version: str) -> Path:
+    folder = home / "workspace" / "serving" / "im2latex" / version
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_without_a_name_it_is_the_model_pushed_last_else_the_reader(
+    shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader_folder = tmp_path / "prepared"
+    monkeypatch.setattr("pipeline.models.choice.saved_model", lambda: reader_folder)
+    of_reader = f"model: the reader that comes with im2latex {version('im2latex')}\n"
+    assert chosen_model(None) == reader_folder
+    assert capsys.readouterr() == ("", of_reader)
+    push(tmp_path, "9")
+    newest = push(tmp_path, "10")
+    assert chosen_model(None) == newest
+    assert capsys.readouterr() == ("", f"model: im2latex 10 ({newest})\n")
+    monkeypatch.chdir(tmp_path)
+    chosen_model(None)
+    assert capsys.readouterr().err == "model: im2latex 10 (workspace/serving/im2latex/10)\n"
+    assert chosen_model("reader") == reader_folder
+    assert capsys.readouterr() == ("", of_reader)
+    # A folder of that name is still a folder.
+    for name in ("./reader", "elsewhere/9"):
+        assert chosen_model(name) == Path(name)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_saved_model_is_made_once_and_again_when_the_weights_are_others(
+    shipped: Path, tiny: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = saved_model()
+    assert made.parent == tmp_path / "cache" / "im2latex" / "models" == cache()
+    assert capsys.readouterr().err.startswith("preparing the model (once, about ")
+    read = tf.saved_model.load(str(made)).signatures["predict_images"](images=tf.constant(draw(3)))
+    assert all(read["latex"].numpy())
+    changed = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
+    assert saved_model() == made
+    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == changed
+    assert capsys.readouterr().err == ""
+    save_weights(shipped, tiny._replace(max_tokens=5))
+    other = saved_model()
+    assert other != made and other.parent == made.parent
+    assert sorted(path.name for path in made.parent.iterdir()) == sorted([made.name, other.name])
+
+
+def test_of_two_processes_at_once_both_have_a_whole_model(
+    shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.models import export
+
+    save = export.save_model
+    others: list[Path] = []
+
+    def overtaken(trained: Trained, folder: Path) -> None:
+        """Another process makes the same folder while this one is at work."""
+        save(trained, folder)
+        others.extend(folder.rglob("*"))
+        save(trained, folder)
+
+    monkeypatch.setattr("pipeline.models.choice.save_model", overtaken)
+    made = saved_model()
+    assert made.parent == cache() and sorted(made.rglob("*")) == sorted(others)
+    assert [path.name for path in cache().iterdir()] == [made.name]
+
+
+def test_where_the_cache_cannot_be_written_the_model_is_made_for_this_process_alone(
+    shipped: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    code = (
+        "from pathlib import Path; from trainer_module import reader; from pipeline.models.choice import saved_model;"
+        f"reader.weights_file = lambda: Path({str(shipped)!r});"
+        "made = saved_model(); print(made, (made / 'saved_model.pb').is_file())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    folder, is_there = done.stdout.split()
+    assert is_there == "True" and not Path(folder).exists() and not Path(folder).parent.exists()
+    (sentence,) = (line for line in done.stderr.splitlines() if line.startswith("im2latex: "))
+    assert "cannot be kept in" in sentence and "XDG_CACHE_HOME" in sentence
+
+
+def test_a_missing_file_of_weights_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "WEIGHTS", "absent.npz")
+    with pytest.raises(UserError, match="absent.npz, the model that comes with im2latex, is missing"):
+        saved_model()

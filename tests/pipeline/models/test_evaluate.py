@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from data.dataset.writer import DatasetWriter
+from data.errors import UserError
+from pipeline.cli import app
+from tests.components.evaluator.test_evaluation import RECORDS, save
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, two models, and a workspace in which one of them was pushed."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    with DatasetWriter(folder / "data", source="test") as writer:
+        for split in ("train", "eval", "test"):
+            for record in RECORDS if split == "test" else RECORDS[:1]:
+                writer.write(split, record)
+    save(folder / "workspace" / "serving" / "im2latex" / "8", 0)
+    save(folder / "workspace" / "serving" / "im2latex" / "7", 1)
+    return folder
+
+
+def evaluate(folder: Path, *arguments: object) -> Result:
+    environment = {"IM2LATEX_HOME": str(folder / "workspace"), "COLUMNS": "80"}
+    return CliRunner().invoke(app, ["evaluate", "--renderer", "builtin", *map(str, arguments)], env=environment)
+
+
+def test_the_model_pushed_last_is_judged_slice_by_slice(folder: Path, tmp_path: Path) -> None:
+    baseline = folder / "workspace" / "serving" / "im2latex" / "7"
+    answer = evaluate(
+        folder, "--data", folder / "data", "--baseline", baseline, "--gate", "exact_match >= 0.9",
+        "--gate", "bleu >= baseline", "--out", tmp_path / "kept",
+    )  # fmt: skip
+    assert answer.exit_code == 3, answer.output
+    rows = [line.split() for line in answer.stdout.splitlines()]
+    assert next(row for row in rows if row[:1] == ["all"])[:2] == ["all", "4"]
+    assert next(row for row in rows if row[:1] == ["baseline"])[2] == "0.250"  # exact match
+    assert next(row for row in rows if row[:1] == ["root"])[:2] == ["root", "2"]
+    assert "broken  exact_match >= 0.9  (exact match 0.75 is below 0.9)" in answer.stdout
+    assert "kept    bleu >= baseline" in answer.stdout
+    assert "formulas drawn by builtin, tokens compared in normal form" in answer.stdout
+    assert {"summary.json", "predictions.parquet"} < {path.name for path in (tmp_path / "kept").iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    with pytest.raises(UserError, match="kept exists already"):
+        raise evaluate(folder, "--data", folder / "data", "--out", tmp_path / "kept").exception or AssertionError
+
+
+def test_machines_get_json_and_nothing_else(folder: Path) -> None:
+    answer = evaluate(folder, "--data", folder / "data" / "test", "--json")
+    assert answer.exit_code == 0, answer.output
+    document = json.loads(answer.stdout)
+    assert document["examples"] == 4 and document["slices"][""]["candidate"]["exact_match"] == 0.75
+    assert document["models"]["candidate"]["path"].endswith("8") and document["blessed"] is True
+    assert document["spelling"] == "normal"
+    answer = evaluate(folder, "--data", folder / "data" / "test", "--json", "--spelling", "im2markup")
+    assert json.loads(answer.stdout)["spelling"] == "im2markup"
+
+
+def test_kinds_of_pictures_have_a_table_of_their_own(folder: Path, tmp_path: Path) -> None:
+    arguments = ("--data", folder / "data", "--robustness", "--robustness-examples", 3, "--robustness-seed", 4)
+    answer = evaluate(folder, *arguments, "--gate", "bleu >= 0.2 where picture=jpeg-30", "--out", tmp_path / "kept")
+    assert answer.exit_code == 3, answer.output
+    assert "broken  bleu >= 0.2 where picture=jpeg-30  (BLEU where picture=jpeg-30 0 is below 0.2)" in answer.stdout
+    rows = [line.split() for line in answer.stdout.splitlines()]
+    start = rows.index(["picture", "count", "BLEU", "exact", "edit", "loss"])
+    of = {row[0]: row[1:] for row in rows[start + 1 : start + 21]}
+    assert list(of)[:2] == ["native", "size-0.5"] and list(of)[-1] == "photo"
+    count, bleu, exact, _ = of["native"]  # which has no loss
+    assert (count, of["blur"][0]) == ("3", "3") and float(exact) > 0.5
+    assert of["blur"][1:] == ["0.000", "0.000", of["blur"][3], bleu]
+    document = json.loads((tmp_path / "kept" / "summary.json").read_text())
+    assert document["robustness"] == {"examples": 3, "seed": 4}
+    assert f"{document['slices']['picture=native']['candidate']['bleu']:.3f}" == bleu
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data", "{data}", "--gate", "bleu >= 0 where picture=blur"], "add --robustness"),
+        (["--data", "{data}", "--robustness", "--gate", "bleu >= 0 where picture=fax"], "there are native, size-0.5,"),
+        (["--data", "nowhere"], "nowhere does not exist"),
+        (
+            ["--data", "{data}", "--spelling", "latin"],
+            "there is no spelling latin; the spellings are normal, im2markup",
+        ),
+        (["--data", "{data}", "--split", "all"], "data has no split all; name one"),
+        (["--data", "{data}", "--gate", "blue >= 1"], "--gate: there is no score 'blue'"),
+        (["--data", "{data}", "--gate", "bleu >= baseline"], "name one with --baseline"),
+        (["--data", "{data}", "--model", "nowhere"], "nowhere is not a model that reads images"),
+    ],
+)
+def test_a_mistake_is_one_sentence(folder: Path, arguments: list[str], sentence: str) -> None:
+    answer = evaluate(folder, *(argument.format(data=folder / "data") for argument in arguments))
+    assert isinstance(answer.exception, UserError) and sentence in str(answer.exception)
+
+
+def test_before_the_first_push_the_model_that_comes_with_im2latex_is_judged(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = folder / "workspace" / "serving" / "im2latex" / "8"
+    monkeypatch.setattr("pipeline.models.choice.saved_model", lambda: model)
+    arguments = ["evaluate", "--renderer", "builtin", "--data", str(folder / "data"), "--json"]
+    answer = CliRunner().invoke(app, arguments, env={"IM2LATEX_HOME": str(tmp_path)})
+    assert answer.stderr.startswith("model: the reader that comes with im2latex ")
+    assert json.loads(answer.stdout)["models"]["candidate"]["path"] == str(model)
+    older = folder / "workspace" / "serving" / "im2latex" / "7"
+    answer = CliRunner().invoke(app, [*arguments, "--model", str(older), "--baseline", "reader"])
+    models = json.loads(answer.stdout)["models"]
+    assert {name: known["path"] for name, known in models.items()} == {"candidate": str(older), "baseline": str(model)}

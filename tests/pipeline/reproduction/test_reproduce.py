@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.errors import UserError
+from pipeline.config import load_config
+from pipeline.lineage.graph import Artifact
+from pipeline.lineage.store import read
+from pipeline.reproduction import reproduce as module
+from pipeline.reproduction.reproduce import reproduce
+from pipeline.running.examples import prepare_examples
+from pipeline.running.record import VARIABLES, describe
+from pipeline.workspace import Workspace
+from tests.pipeline.lineage.conftest import FIRST, THIRD, make_three_runs, store_properties
+
+
+class Past:
+    """A workspace whose run FIRST stored with what it was run, and the folder of its data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.workspace = make_three_runs(folder)
+        self.data = folder / "formulas"
+        for split in ("train", "eval", "test"):
+            (self.data / split).mkdir()
+            (self.data / split / "data.tfrecord.gz").write_bytes(split.encode())
+        config = load_config("small", settings=[f"data.source={self.data}"])
+        self.properties = describe(config, self.workspace)
+        store_properties(self.workspace, FIRST, self.properties)
+
+    def store(self, **properties: str | int) -> None:
+        store_properties(self.workspace, FIRST, properties)
+
+
+@pytest.fixture
+def past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
+    made = Past(tmp_path)
+    monkeypatch.setenv("IM2LATEX_HOME", str(made.workspace.home))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return made
+
+
+@pytest.fixture
+def started(past: Past, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """With what the pipeline was started, which then ends in an error."""
+    told: dict[str, Any] = {}
+
+    def start(config: Any, **options: Any) -> int:
+        told.update(options, config=config, cores=os.sched_getaffinity(0), environment=dict(os.environ))
+        raise UserError("started")
+
+    monkeypatch.setattr(module, "run_pipeline", start)
+    return told
+
+
+def test_the_recorded_configuration_is_run_elsewhere_from_its_data(past: Past, started: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="started"):
+        reproduce(FIRST)
+    assert started["config"] == load_config("small", settings=[f"data.source={past.data}"])
+    assert started["cache"] is False
+    assert started["workspace"].home != past.workspace.home and not started["workspace"].home.exists()
+
+
+def test_data_that_was_given_from_another_folder_is_found(past: Past, started: dict[str, Any]) -> None:
+    knobs = json.loads(str(past.properties["config"])) | {"data.source": past.data.name}
+    past.store(config=json.dumps(knobs))
+    with pytest.raises(UserError, match="started"):
+        reproduce(FIRST)
+    assert started["config"].data.source == str(past.data)
+
+
+def test_a_log_that_a_sentence_names_stays(past: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(config: Any, workspace: Workspace, **options: Any) -> int:
+        workspace.logs.mkdir()
+        raise UserError(f"Trainer failed (the full log is {workspace.logs / 'run.log'})")
+
+    monkeypatch.setattr(module, "run_pipeline", fail)
+    with pytest.raises(UserError, match="the full log is"):
+        reproduce(FIRST)
+    (kept,) = tmp_path.glob("im2latex-*")
+    assert (kept / "logs").is_dir()
+
+
+def test_a_run_goes_as_far_as_the_recorded_one_did(past: Past, started: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="started"):
+        reproduce(FIRST)
+    assert started["last"] == "Pusher"  # the history has no report
+    with pytest.raises(UserError, match="started"):
+        reproduce(FIRST, last="transform")
+    assert started["last"] == "Transform"
+
+
+def test_other_data_is_refused_unless_it_is_wanted(past: Past, started: dict[str, Any]) -> None:
+    (past.data / "train" / "data.tfrecord.gz").write_bytes(b"changed")
+    with pytest.raises(
+        UserError, match=f"the data of run {FIRST} is not what it was: {past.data} .* --allow-changed-data"
+    ):
+        reproduce(FIRST)
+    assert not started
+    with pytest.raises(UserError, match="started"):
+        reproduce(FIRST, allow_changed_data=True)
+    (past.data / "train" / "data.tfrecord.gz").unlink()
+    with pytest.raises(UserError, match="holds no TFRecords"):
+        reproduce(FIRST, allow_changed_data=True)
+
+
+def test_what_is_other_than_it_was_is_told(
+    past: Past, started: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    packages = json.loads(str(past.properties["packages"])) | {"keras": "1.0"}
+    past.store(python="3.1.4", packages=json.dumps(packages), code_sha256="0" * 64)
+    with pytest.raises(UserError, match="started"):
+        reproduce(FIRST, settings=["training.seed=5"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split()[-1] for line in lines[3:] if line.strip()}
+    other = {name for name, verdict in rows.items() if verdict == "other"}
+    assert other == {"training.seed", "code", "Python", "keras"}
+    assert {"data", "packages", "processor", "cores"} <= {name for name, verdict in rows.items() if verdict == "same"}
+
+
+def test_it_computes_on_as_many_cores_and_with_the_same_variables(
+    past: Past, started: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    hardware = json.loads(str(past.properties["hardware"])) | {"cores": 1, "gpus": []}
+    past.store(hardware=json.dumps(hardware), environment=json.dumps({"TF_ENABLE_ONEDNN_OPTS": "0"}))
+    monkeypatch.setattr(module, "gpus", lambda: ["H100"])
+    cores, before = os.sched_getaffinity(0), dict(os.environ)
+    with pytest.raises(UserError, match="started"):
+        reproduce(FIRST)
+    assert len(started["cores"]) == 1
+    assert {name: started["environment"].get(name) for name in VARIABLES if name in started["environment"]} == {
+        "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"
+    }  # fmt: skip
+    assert os.sched_getaffinity(0) == cores and dict(os.environ) == before
+
+
+def test_what_auto_chose_by_the_clock_is_not_chosen_again(past: Past, started: dict[str, Any]) -> None:
+    model_run = past.workspace.home / "model_run"
+    model_run.mkdir()
+    (model_run / "precision").write_text("bfloat16\n")
+    knobs = json.loads(str(past.properties["config"])) | {"training.precision": "auto"}
+    past.store(config=json.dumps(knobs))
+    recorded = read(past.workspace, lambda store: module._recorded(store, FIRST))
+    made = Artifact(99, "ModelRun", str(model_run))
+    recorded = recorded._replace(outputs={**recorded.outputs, ("Trainer", "model_run"): made})
+    assert module._config(recorded, ()).training.precision == "bfloat16"
+
+
+def test_a_run_that_stored_too_little_is_refused(past: Past) -> None:
+    with pytest.raises(UserError, match=f"run {THIRD} is from before runs stored what they are run with"):
+        reproduce(THIRD)
+
+
+def test_a_knob_that_is_no_longer_there_is_named_with_the_code_that_had_it(past: Past) -> None:
+    knobs = json.loads(str(past.properties["config"])) | {"training.momentum": 0.9}
+    past.store(config=json.dumps(knobs), code_commit="c0ffee" * 6 + "beef")
+    with pytest.raises(UserError, match=r"there is no knob 'training.momentum'.*commit c0ffeec0ffee"):
+        reproduce(FIRST)
+
+
+@pytest.mark.parametrize("place", ["home", "home/pipeline_root"])
+def test_it_never_runs_where_something_is(place: str, past: Past, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="exists already and is not empty"):
+        reproduce(FIRST, out=tmp_path / place)
+
+
+def test_synthetic_formulas_are_drawn_again_or_taken_from_where_they_were(past: Past, tmp_path: Path) -> None:
+    sizes = ["data.train=3", "data.eval=1", "data.test=1"]
+    config = load_config(settings=sizes)
+    other = Workspace(tmp_path / "other")
+    folder = prepare_examples(config.data, other)
+    recorded = module.Recorded(FIRST, describe(config, other), ["ImportExampleGen"], {})
+    assert module._with_data(config, recorded, Workspace(tmp_path / "again")) == config
+    # As if the code drew them otherwise now.
+    (folder / "train" / "more.tfrecord.gz").write_bytes(b"")
+    recorded = recorded._replace(properties=describe(config, other))
+    again = module._with_data(config, recorded, Workspace(tmp_path / "again"))
+    assert again.data.source == str(folder)
+    asked = load_config(settings=[*sizes, "data.seed=2"])
+    assert module._with_data(asked, recorded, Workspace(tmp_path / "asked")) == asked

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from data.errors import UserError
+from pipeline.running.launch import _follow, _summary, _View
+from pipeline.workspace import Workspace
+from trainer_module.config.training import TERMINAL
+
+
+def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    with workspace.lock(), pytest.raises(UserError, match="another run is using"), workspace.lock():
+        pass
+    with workspace.lock():  # free again
+        pass
+
+
+def follow(folder: Path, program: str, terminal: bool = False) -> dict:
+    """What a process that runs this program, `report` its way to tell events, comes to."""
+    told = "import json, os, sys\ndef report(event): os.write(int(sys.argv[2]), (json.dumps(event) + '\\n').encode())\n"
+    command, console = [sys.executable, "-c", told + program], Console(file=io.StringIO(), force_terminal=terminal)
+    with open(folder / "lock", "wb") as lock:
+        return _follow(command, dict(os.environ), Workspace(folder), folder / "run.log", lock.fileno(), console)
+
+
+def test_what_a_process_dies_of_behind_its_result_does_not_count(tmp_path: Path) -> None:
+    assert follow(tmp_path, "report({'result': {'pushed': 'here'}}); os.abort()") == {"pushed": "here"}
+
+
+@pytest.mark.parametrize(("terminal", "value"), [(True, "1"), (False, "")])
+def test_a_process_is_told_whether_its_output_is_on_a_terminal(
+    terminal: bool, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(TERMINAL, "from outside")
+    assert follow(tmp_path, f"report({{'result': {{'pushed': os.environ['{TERMINAL}']}}}})", terminal) == {
+        "pushed": value
+    }
+
+
+@pytest.mark.parametrize(
+    ("program", "how"), [("os.abort()", "was killed by SIGABRT"), ("sys.exit(3)", "ended with status 3")]
+)
+def test_a_process_that_dies_before_its_result_is_a_sentence(program: str, how: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as raised:
+        follow(tmp_path, f"report({{'component': 'Trainer', 'state': 'running'}}); {program}")
+    log = tmp_path / "run.log"
+    expected = f"Trainer: the pipeline's process {how} (the full log is {log}); the same command continues from here"
+    assert str(raised.value) == expected
+
+
+def view(terminal: bool) -> tuple[_View, io.StringIO, io.BytesIO]:
+    screen, log = io.StringIO(), io.BytesIO()
+    return _View(Console(file=screen, force_terminal=terminal, width=100), log), screen, log
+
+
+def test_training_is_shown_as_it_is_on_a_terminal_and_as_its_last_state_elsewhere() -> None:
+    # What Keras writes: the line again and again, over itself, in colour.
+    chunks = [b"Epoch 1/2\n\x1b[1m1/2\x1b[0m loss: 3.0", b"\x08\x08\x08\r2/2 loss: 2.5", b"\nrest"]
+    for terminal, shown in ((True, b"".join(chunks).decode()), (False, "Epoch 1/2\n2/2 loss: 2.5\n")):
+        part, screen, log = view(terminal)
+        part.event(b'{"component": "Trainer", "state": "running"}\n')
+        for chunk in chunks:
+            part.output(chunk)
+        assert screen.getvalue() == shown
+        assert log.getvalue() == b"Epoch 1/2\n2/2 loss: 2.5\n"
+
+
+def test_other_output_goes_into_the_log_alone() -> None:
+    part, screen, log = view(terminal=False)
+    part.event(b'{"component": "Transform", "state": "running"}\n')
+    part.output(b"warning\n")
+    assert (screen.getvalue(), log.getvalue()) == ("", b"warning\n")
+
+
+def test_a_component_is_a_line_with_its_time_or_that_it_was_cached() -> None:
+    part, screen, _ = view(terminal=False)
+    for cached in (False, True):
+        event = {"component": "Trainer", "state": "done", "seconds": 242.1, "cached": cached, "detail": "fine"}
+        line = json.dumps(event).encode() + b"\n"
+        part.event(line[:20])
+        part.event(line[20:])
+    assert screen.getvalue() == "Trainer             4 m 02 s  fine\nTrainer               cached  fine\n"
+
+
+def test_the_table_says_why_a_model_was_not_blessed_and_nothing_of_a_push() -> None:
+    screen = io.StringIO()
+    result = {
+        "examples": {"train": 10000, "test": 300}, "vocabulary": 97, "metrics": {"bleu": 0.5, "exact_match": 0.25},
+        "baseline": "7", "baseline_metrics": {"bleu": 0.8}, "blessed": False, "reasons": ("BLEU 0.500 is below 0.7",),
+        "pushed": None, "report": None, "pictures": "BLEU 0.500 as they are; lowest: photo 0.100",
+    }  # fmt: skip
+    _summary(result, Path("run.log"), 61, Console(file=screen, width=100))
+    rows = [line.split(maxsplit=1) for line in screen.getvalue().splitlines() if line]
+    assert [row[0] for row in rows] == ["examples", "vocabulary", "BLEU", "exact", "kinds", "blessed", "time", "log"]
+    assert rows[0][1].strip() == "10,000 train, 300 test"
+    assert rows[2][1].strip() == "0.500 (serving now, version 7: 0.800)"
+    assert rows[4][1].strip() == "of pictures  BLEU 0.500 as they are; lowest: photo 0.100"
+    assert rows[5][1].strip() == "no: BLEU 0.500 is below 0.7"

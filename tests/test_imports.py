@@ -1,0 +1,80 @@
+"""Imports point one way: a package imports none of those that come after it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data.repository import REPOSITORY
+
+PACKAGES = ("data", "trainer_module", "components", "pipeline", "kubeflow")
+# Within data: a folder imports none of those that come after it; the modules beside them are the first.
+SUBJECTS = ("latex", "spelling", "dataset", "importers", "formulas", "pictures")
+HEAVY = {"tensorflow", "tfx", "keras", "tensorflow_transform", "tensorflow_model_analysis", "apache_beam"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((REPOSITORY / package).rglob("*.py"))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The dotted names that a module imports, at any place in it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}, line {node.lineno}: name the module in full"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_by(paths: list[Path]) -> dict[str, set[str]]:
+    return {str(path.relative_to(REPOSITORY)): set(imports(path)) for path in paths}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_none_that_comes_after_it(package: str) -> None:
+    after = {*PACKAGES[PACKAGES.index(package) + 1 :], "tests"}
+    found = imported_by(modules(package))
+    assert found
+    wrong = {file: {name for name in names if name.partition(".")[0] in after} for file, names in found.items()}
+    assert {file: names for file, names in wrong.items() if names} == {}
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_so_does_a_folder_of_data(subject: str) -> None:
+    after = {f"data.{name}" for name in SUBJECTS[SUBJECTS.index(subject) + 1 :]}
+    found = imported_by(modules(f"data/{subject}"))
+    assert found
+    wrong = {file: {name for name in names if ".".join(name.split(".")[:2]) in after} for file, names in found.items()}
+    assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def test_every_folder_of_data_has_a_place_in_that_order() -> None:
+    assert {path.parent.name for path in (REPOSITORY / "data").glob("*/__init__.py")} == set(SUBJECTS)
+
+
+def test_data_needs_nothing_heavy() -> None:
+    wrong = {
+        file: {name.partition(".")[0] for name in names} & HEAVY for file, names in imported_by(modules("data")).items()
+    }
+    assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def test_what_reads_a_store_or_moves_versions_needs_no_tfx_to_be_imported() -> None:
+    for name in ("metadata", "serving_folder"):
+        tree = ast.parse((REPOSITORY / f"components/{name}.py").read_text("utf-8"))
+        at_once = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        assert at_once
+        assert {str(node.module).partition(".")[0] for node in at_once} & HEAVY == set()
+
+
+def test_keras_and_tfx_are_imported_by_their_own_names() -> None:
+    for package in PACKAGES:
+        for file, names in imported_by(modules(package)).items():
+            assert not any(name.startswith(("tensorflow.keras", "tfx.v1")) for name in names), file
+            tree = ast.walk(ast.parse((REPOSITORY / file).read_text("utf-8")))
+            attributes = [ast.unparse(node) for node in tree if isinstance(node, ast.Attribute)]
+            assert not any(name.startswith("tf.keras") for name in attributes), file
