@@ -81,5 +81,21 @@ def check_records(config: KubeflowConfig, data: str) -> None:
         )
 
 
+def moved_root(config: KubeflowConfig, before: str) -> str:
+    """What to know about the cache if the last run's pipeline root was in another bucket; "" if that makes no trouble.
+
+    Args:
+        config: of the cluster; `pipeline_root` is that of the next run.
+        before: pipeline root of the last run.
+    """
+    opened = before.startswith("gs://") or _REGION in _variables(config)
+    if not before or not config.pipeline_root or opened or bucket(before) == bucket(config.pipeline_root):
+        return ""
+    return (
+        f"the pipeline root was {before}, and outputs in the cache still lie there: the launcher has credentials for "
+        f"{bucket(config.pipeline_root)} alone, and tasks that take such outputs will fail; give --no-cache once"
+    )
+
+
 def _variables(config: KubeflowConfig) -> set[str]:
     return {*config.secrets, *config.environment}

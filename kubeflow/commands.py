@@ -13,7 +13,7 @@ import typer
 from data.duration import duration
 from data.errors import UserError
 from kubeflow.addresses import is_address
-from kubeflow.checks import check_records
+from kubeflow.checks import check_records, moved_root
 from kubeflow.options import (
     CaCert,
     Cache,
@@ -85,9 +85,11 @@ def deploy(
     # Before the compiler, which takes its time: is anybody there?
     cluster = _cluster(host, namespace, token_file, ca_cert)
     ready = _upload(cluster, chosen, cache, parameters, experiment, say)
-    from kubeflow.deploy import start_run
+    from kubeflow.deploy import last_root, start_run
 
     root = chosen.kubeflow.pipeline_root
+    if cache and (warning := moved_root(chosen.kubeflow, last_root(cluster, ready.version.pipeline_id))):
+        say(f"im2latex: {warning}")
     started = start_run(cluster, ready.version, ready.experiment, chosen.name, root, ready.values, say)
     if follow:
         raise typer.Exit(_follow(cluster, started.run_id, ready.tasks, pause, as_json))

@@ -14,7 +14,7 @@ from typing import Any
 import kfp_server_api
 
 from data.errors import UserError
-from kubeflow.cluster import Cluster, Unreachable, display_name_is
+from kubeflow.cluster import PAGE, Cluster, Unreachable, display_name_is
 from kubeflow.following import ENDED, Say
 from kubeflow.specification import Specification
 
@@ -158,6 +158,17 @@ def start_run(
         version_id=version.pipeline_version_id,
         experiment_id=experiment.experiment_id,
     )
+
+
+def last_root(cluster: Cluster, pipeline_id: str) -> str:
+    """The pipeline root that the last of the newest runs of a pipeline was given; "" if none was."""
+    page = cluster.call(
+        "list runs", "runs", "list_runs", namespace=cluster.namespace, sort_by="created_at desc", page_size=PAGE
+    )
+    for run in page.runs or []:
+        if run.pipeline_version_reference and run.pipeline_version_reference.pipeline_id == pipeline_id:
+            return (run.runtime_config and run.runtime_config.pipeline_root) or ""
+    return ""
 
 
 def _reference(version: Any) -> kfp_server_api.V2beta1PipelineVersionReference:

@@ -31,7 +31,7 @@ from kubeflow.addresses import is_address
 from kubeflow.checks import check_place, check_records, lists_records
 from kubeflow.entrypoint import DATA, FOUND, INPUT_BASE, Node
 from pipeline.config import Config, tensorflow_environment
-from pipeline.config.sections import EVERY, Pod
+from pipeline.config.sections import EVERY, KubeflowConfig, Pod
 from pipeline.pipeline import create_pipeline
 
 SCHEMA_VERSION = "2.1.0"
@@ -95,9 +95,10 @@ def compile_pipeline(config: Config) -> str:
         "deploymentSpec": {"executors": {f"exec-{task.name}": task.executor for task in tasks}},
     }
     platform = {f"exec-{task.name}": task.platform for task in tasks if task.platform}
+    kubernetes = {"deploymentSpec": {"executors": platform}} | _whole_run(place)
     documents = [
         _valid(spec, pipeline_spec_pb2.PipelineSpec()),
-        {"platforms": {"kubernetes": {"deploymentSpec": {"executors": platform}}}},
+        {"platforms": {"kubernetes": kubernetes}},
     ]
     return yaml.safe_dump_all(documents, sort_keys=True, width=120)
 
@@ -267,14 +268,23 @@ def _platform(config: Config, pod: Pod) -> dict[str, Any]:
     return platform
 
 
-def _valid(document: dict[str, Any], message: Any) -> dict[str, Any]:
+def _whole_run(config: KubeflowConfig) -> dict[str, Any]:
+    """What holds for a run and not for a task."""
+    asked = {"activeDeadlineSeconds": config.timeout, "resourceTtlOnCompletion": config.keep}
+    asked = {field: seconds for field, seconds in asked.items() if seconds}
+    if not asked:
+        return {}
+    return _valid({"pipelineConfig": asked}, pipeline_spec_pb2.SinglePlatformSpec(), python="3.12")
+
+
+def _valid(document: dict[str, Any], message: Any, python: str = "3.11") -> dict[str, Any]:
     """The document as its schema writes it.
 
     Raises:
-        UserError: the schema of the installed kfp lacks a field.
+        UserError: the schema of the installed kfp lacks a field; that of a newer `python` has it.
     """
     try:
         return json_format.MessageToDict(json_format.ParseDict(document, message))
     except json_format.ParseError as error:
         said = str(error).splitlines()[0]
-        raise UserError(f"the installed kfp cannot say this ({said}); compile with Python 3.11 or newer") from None
+        raise UserError(f"the installed kfp cannot say this ({said}); compile with Python {python} or newer") from None

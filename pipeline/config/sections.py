@@ -231,6 +231,13 @@ class KubeflowConfig:
         description="how a run notices changed records in a bucket: list it with the pods' own credentials, download "
         "them, or auto: list where secrets or environment hold AWS credentials",
     )
+    timeout: int = Field(default=0, ge=0, lt=2**31, description="longest time of a run, seconds; 0: any")
+    keep: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="time after its end that a run's pods stay, seconds; 0: left to the cluster",
+    )
     pods: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="cpu, memory, gpus, retries, timeout, ... of a component, such as Trainer, or of all",

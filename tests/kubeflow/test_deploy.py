@@ -313,6 +313,20 @@ def test_the_pipeline_root_of_the_configuration_is_used(command: Command, server
     assert server.state.runs[0].runtime_config.pipeline_root == ROOT
 
 
+def test_a_pipeline_root_in_another_bucket_is_told_with_what_to_do(deployed: Command) -> None:
+    assert "--no-cache" not in deployed("--no-follow").out
+    elsewhere = ("--no-follow", "--pipeline-root", "minio://another/runs", "--param", "data=minio://another/records")
+    answer = deployed(*elsewhere)
+    assert f"im2latex: the pipeline root was {ROOT}, and outputs in the cache still lie there" in answer.out
+    assert answer.status == 0
+    for arguments in (
+        elsewhere,  # the last run was there
+        ("--no-follow", "--no-cache"),
+        ("--no-follow", "--pipeline-root", "minio://another", "--set", 'kubeflow.environment={AWS_REGION="here"}'),
+    ):
+        assert "outputs in the cache" not in deployed(*arguments).out
+
+
 def test_no_follow_ends_when_the_run_is_started(deployed: Command, server: ApiServer) -> None:
     answer = deployed("--no-follow")
     assert answer.status == 0

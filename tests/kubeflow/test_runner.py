@@ -244,6 +244,21 @@ def test_what_an_old_kfp_cannot_say_is_refused_there_and_said_elsewhere(
     assert platform["exec-transform"].get(field) == transform
 
 
+@pytest.mark.parametrize(
+    ("knob", "field"), [("timeout", "active_deadline_seconds"), ("keep", "resource_ttl_on_completion")]
+)
+def test_what_holds_for_a_whole_run_is_said_where_kfp_can(knob: str, field: str) -> None:
+    setting = f"kubeflow.{knob}=86400"
+    whole = pipeline_spec_pb2.SinglePlatformSpec.DESCRIPTOR.fields_by_name.get("pipelineConfig")
+    if whole is None or field not in whole.message_type.fields_by_name:
+        with pytest.raises(UserError, match="the installed kfp cannot say this .*; compile with Python 3.12"):
+            compiled(setting)
+        return
+    _, platform = yaml.safe_load_all(compile_pipeline(load_config(settings=[*CLUSTER, setting])))
+    message = json_format.ParseDict(platform["platforms"]["kubernetes"], pipeline_spec_pb2.SinglePlatformSpec())
+    assert getattr(message.pipelineConfig, field) == 86400
+
+
 def test_a_field_that_the_installed_kfp_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_platform", lambda config, pod: {"notYetThought": 1})
     with pytest.raises(
