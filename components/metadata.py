@@ -76,7 +76,7 @@ def read_steps(store: MetadataStore, run: str) -> tuple[list[Step], dict[tuple[s
         times = worked.create_time_since_epoch, worked.last_update_time_since_epoch
         steps.append(Step(component, state, worked.id, of, *times))
         if state in (RAN, CACHED):
-            outcome |= {(component, key): made(artifacts[i]) for i, key in keys.items()}
+            outcome |= {(component, key): output_of(artifacts[i]) for i, key in keys.items()}
     return steps, outcome
 
 
@@ -122,7 +122,7 @@ def context_name(store: MetadataStore, execution: int, kind: str) -> str:
     return next((c.name for c in store.get_contexts_by_execution(execution) if c.type_id == found), "")
 
 
-def made(artifact: metadata_store_pb2.Artifact) -> Output:
+def output_of(artifact: metadata_store_pb2.Artifact) -> Output:
     """An artifact with its custom properties, as ML Metadata has it."""
     return Output(artifact.uri, artifact.id, _plain(artifact.custom_properties))
 

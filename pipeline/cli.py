@@ -248,20 +248,24 @@ def rollback(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or file of weights, to write.", metavar="PATH")],
+    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or other file, to write.", metavar="PATH")],
     weights: Annotated[
         Path | None, typer.Option(help="File of weights, or folder with weights.npz, to read.", metavar="PATH")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="SavedModel to read, such as a pushed one.", metavar="DIR")] = None,
     to: Annotated[
-        Literal["savedmodel", "weights"],
+        Literal["savedmodel", "weights", "onnx"],
         typer.Option(
-            "--format", help="Write a SavedModel, or one small file of weights.", metavar="savedmodel|weights"
+            "--format",
+            help="Write a SavedModel, one small file of weights, or an ONNX file.",
+            metavar="savedmodel|weights|onnx",
         ),
     ] = "savedmodel",
     precision: Annotated[
         Literal["float32", "float16", "int8"],
-        typer.Option(help="Number format of the matrices with --format weights.", metavar="float32|float16|int8"),
+        typer.Option(
+            help="Number format of the matrices in a file of weights or ONNX.", metavar="float32|float16|int8"
+        ),
     ] = "float32",
     notes: Annotated[
         list[str] | None,
@@ -270,7 +274,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export a trained model as a SavedModel, as the pipeline pushes it, or as one file of weights."""
+    """Export a trained model as a SavedModel, as the pipeline pushes it, as one file of weights, or as ONNX."""
     hush()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     from pipeline.models.export import export_model, read_model, with_provenance

@@ -21,7 +21,7 @@ from data.repository import REPOSITORY
 if TYPE_CHECKING:
     from tfx.dsl.components.base.base_component import BaseComponent
 
-PACKAGES = ("data", "trainer_module", "components", "pipeline", "kubeflow")
+PACKAGES = ("im2latex", "data", "trainer_module", "components", "pipeline", "kubeflow")
 CHUNK = 1 << 20
 # Files that may name others, and all that code may need.
 _READ = (".py", ".html", ".css", ".js")

@@ -2,7 +2,7 @@
 
 The synthetic data set draws with this: a LaTeX run per formula would take a day, and mathtext's parser 20 ms a
 formula. The rules are those of The TeXbook, Appendix G, and the spacing table is that of its chapter 18. Input is
-the token language of `data.latex.tokenizer`, restricted to what is in `SYMBOLS` and `_Setter`.
+the token language of `im2latex.tokenizer`, restricted to what is in `SYMBOLS` and `_Setter`.
 """
 
 from __future__ import annotations
@@ -347,7 +347,7 @@ def typeset(tokens: Sequence[str], em: float) -> Box:
     """Sets a formula in display style.
 
     Args:
-      tokens: the tokens of the formula, in the style of `data.latex.tokenizer`.
+      tokens: the tokens of the formula, in the style of `im2latex.tokenizer`.
       em: size of the text in pixels per em.
 
     Raises:

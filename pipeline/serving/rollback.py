@@ -80,8 +80,8 @@ def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say, c
             raise UserError(f"there is no version {to} in {folder}; `im2latex rollback --list` lists those there are")
         elif to == max(there, default=0):
             raise UserError(f"version {to} serves already")
-        elif fault := _fault(folder / str(to) if to in there else folder / WITHDRAWN / str(to)):
-            raise UserError(f"{fault}; choose another version, `im2latex rollback --list` lists them")
+        elif problem := _load_error(folder / str(to) if to in there else folder / WITHDRAWN / str(to)):
+            raise UserError(f"{problem}; choose another version, `im2latex rollback --list` lists them")
         with _recorded(workspace, connection, folder, to, [number for number in there if number > to], say):
             try:
                 withdrawn, brought_back = activate(folder, to)
@@ -127,16 +127,16 @@ def folder_of(workspace: Workspace, name: str | None) -> Path:
 def _before(folder: Path, there: list[int], say: Say) -> int:
     """The newest version that works before the one that serves."""
     for number in reversed(there[:-1]):
-        fault = _fault(folder / str(number))
-        if not fault:
+        problem = _load_error(folder / str(number))
+        if not problem:
             return number
-        say(f"version {number} is passed over: {fault}")
+        say(f"version {number} is passed over: {problem}")
     raise UserError(
         f"there is no version {'that loads ' if there[1:] else ''}before {there[-1]} in {folder}; it keeps serving"
     )
 
 
-def _fault(folder: Path) -> str:
+def _load_error(folder: Path) -> str:
     """Why a version does not work, or ""; it is loaded as a server would."""
     from pipeline.serving.models import load
 

@@ -15,7 +15,11 @@ import pytest
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = [name for name in ("data", "trainer_module", "components", "pipeline", "kubeflow") if (ROOT / name).is_dir()]
+PACKAGES = [
+    name
+    for name in ("im2latex", "data", "trainer_module", "components", "pipeline", "kubeflow")
+    if (ROOT / name).is_dir()
+]
 
 
 def test_every_package_is_seen_from_any_folder(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import pytest
 import tensorflow as tf
 
 from data.errors import UserError
+from im2latex import weights
+from im2latex.weights import WEIGHTS
 from pipeline.models.choice import cache, chosen_model, saved_model
 from tests.components.serving_check.models import draw, save_reader
 from trainer_module import reader
 from trainer_module.signatures import read_exported
-from trainer_module.trained import WEIGHTS, Trained, save_weights
+from trainer_module.trained import Trained, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +122,6 @@ def test_where_the_cache_cannot_be_written_the_model_is_made_for_this_process_al
 
 
 def test_a_missing_file_of_weights_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "WEIGHTS", "absent.npz")
+    monkeypatch.setattr(weights, "NAME", "absent")
     with pytest.raises(UserError, match="absent.npz, the model that comes with im2latex, is missing"):
         saved_model()

@@ -12,6 +12,7 @@ import tensorflow as tf
 from typer.testing import CliRunner, Result
 
 from data.errors import UserError
+from im2latex import Reader
 from pipeline.cli import app
 from tests.components.serving_check.models import draw, save_reader
 from trainer_module.signatures import FormulaReader, read_exported
@@ -92,3 +93,17 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
     with pytest.raises(UserError, match="cannot write .*/made: .*; No space left on device; choose another --out"):
         raise answer.exception or AssertionError(answer.output)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_a_pushed_model_and_weights_become_the_same_onnx_file(model: Path, tmp_path: Path, precision: str) -> None:
+    from_model, weights, from_weights = (tmp_path / name for name in ("a.onnx", "weights.npz", "b.onnx"))
+    given = ("--format", "onnx", "--precision", precision)
+    assert export("--model", model, *given, "--out", from_model).exit_code == 0
+    assert export("--model", model, "--format", "weights", "--out", weights).exit_code == 0
+    assert export("--weights", weights, *given, "--out", from_weights).exit_code == 0
+    images = draw(6)
+    first, second = (Reader(file).read_each(images) for file in (from_model, from_weights))
+    assert first == second
+    if precision == "float32":
+        assert first == Reader(model).read_each(images)
