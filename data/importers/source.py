@@ -85,6 +85,7 @@ class Format(NamedTuple):
     """A format of data sets. Formats are tried in the order of `data.importers.formats.FORMATS`."""
 
     name: str
+    help: str  # what it is, for the command line
     looks_like: str  # the files by which it is known, for a person
     detect: Callable[[Files], bool]
     # Takes the file of a vocabulary, too, or None; gives the records, in the splits of the source's own lists.
