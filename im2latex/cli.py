@@ -6,6 +6,7 @@ Heavy imports stand inside functions: nothing is imported that a command does no
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -48,7 +49,14 @@ def run(arguments: Sequence[str]) -> int:
             if choice.sentence:
                 print(choice.sentence, file=sys.stderr)
             reader = Reader(choice.path)
-            return predict_images(given.images, reader, given.alternatives, given.clean, given.json)
+            try:
+                status = predict_images(given.images, reader, given.alternatives, given.clean, given.json)
+                sys.stdout.flush()
+            except OSError as error:
+                # Python would try to write it once more when it ends.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise UserError(f"the answer cannot be written to standard output ({error.strerror})") from None
+            return status
     whole = _pipeline()
     if whole is None:
         return _alone(arguments)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
+from PIL import Image
 
 from im2latex.errors import ImageError, UserError
 from im2latex.images import WHITE, normalise
@@ -19,7 +20,6 @@ from im2latex.weights import DESCRIPTION, opened_weights, weights_file
 
 if TYPE_CHECKING:
     import onnxruntime
-    from PIL import Image
 
 # A picture: the path of a file, the bytes of one, an image of Pillow, or an array, uint8 (height, width) or (height,
 # width, 1 to 4 channels: grey or red, green and blue, with or without alpha).
@@ -64,13 +64,13 @@ class Reader:
         self._traced = [output.name for output in self._session.get_outputs()]
 
     @overload
-    def predict(
+    def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts too
         self, pictures: Picture, *, alternatives: int = ..., length_penalty: float = ..., attention: bool = ...
     ) -> Reading: ...
     @overload
     def predict(
         self,
-        pictures: list[Picture] | tuple[Picture, ...],
+        pictures: Sequence[Picture],
         *,
         alternatives: int = ...,
         length_penalty: float = ...,
@@ -78,7 +78,7 @@ class Reader:
     ) -> list[Reading]: ...
     def predict(
         self,
-        pictures: Picture | list[Picture] | tuple[Picture, ...],
+        pictures: Picture | Sequence[Picture],
         *,
         alternatives: int = 1,
         length_penalty: float = 0.0,
@@ -87,17 +87,17 @@ class Reader:
         r"""Reads a picture, or several.
 
             >>> Reader().predict("formula.png").clean
-            '\\int_{-\\infty}^{\\infty}e^{-x^2}dx=\\sqrt{\\pi}'
+            '\\int_{-\\infty}^\\infty e^{-x^2}dx=\\sqrt{\\pi}'
 
         Args:
-            pictures: one, as `Picture` says, or a list or tuple of them.
+            pictures: one, as `Picture` says, or a sequence of them.
             alternatives: readings of each, by a beam search of this width; 1 takes the likeliest token at each step.
             length_penalty: alternatives of n tokens are ranked by log-probability over ((6 + n) / 6) to this power (Wu
                 et al. 2016, section 7).
             attention: whether to tell where the model looked.
 
         Returns:
-            What was read, of a list a list.
+            What was read, of a sequence a list.
 
         Raises:
             ImageError: a picture cannot be read; `read_each` goes on with the others.
@@ -106,13 +106,14 @@ class Reader:
         if alternatives < 1:
             raise ValueError(f"alternatives is {alternatives}, and has to be at least 1")
         beam = Beam(alternatives, length_penalty)
-        several = pictures if isinstance(pictures, list | tuple) else [pictures]
+        one = pictures if isinstance(pictures, str | bytes | os.PathLike | np.ndarray | Image.Image) else None
+        several: Sequence[Picture] = [one] if one is not None else pictures  # type: ignore[assignment]
         readings = []
         for reading in self._read([encode(picture) for picture in several], beam, attention):
             if isinstance(reading, ImageError):
                 raise reading
             readings.append(reading)
-        return readings if isinstance(pictures, list | tuple) else readings[0]
+        return readings if one is None else readings[0]
 
     def read_each(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis] | ImageError]:
         """Reads encoded images; one that cannot be decoded has its error as its answer, the others are read.

@@ -170,6 +170,20 @@ def test_it_imports_neither_tensorflow_nor_the_pipeline(model: Path, images: lis
     assert not {"tensorflow", "keras", "pydantic", "typer", "data", "trainer_module", "components", "pipeline"} & after
 
 
+def test_an_output_that_is_full_or_closed_is_a_sentence(model: Path, images: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "formula.png").write_bytes(images[0])
+    command = [sys.executable, "-m", "im2latex", "predict", str(tmp_path / "formula.png"), "--model", str(model)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    sentence = "im2latex: the answer cannot be written to standard output"
+    assert (done.returncode, done.stderr) == (1, f"{sentence} (No space left on device)\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, f"{sentence} (Broken pipe)\n")
+
+
 def test_the_command_predicts_without_them_too(model: Path, images: list[bytes], tmp_path: Path) -> None:
     (tmp_path / "formula.png").write_bytes(images[0])
     code = (
