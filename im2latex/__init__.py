@@ -11,15 +11,9 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from im2latex.errors import ImageError, UserError
-
-if TYPE_CHECKING:
-    from im2latex.reader import Picture, Reader
-    from im2latex.reading import Attention, Hypothesis, Reading
-
-    predict = Reader().predict
 
 __version__ = "0.1.0"
 __all__ = ["Attention", "Hypothesis", "ImageError", "Picture", "Reader", "Reading", "UserError", "predict"]
@@ -37,6 +31,5 @@ def __getattr__(name: str) -> Any:
 
 
 @functools.cache
-def _reader() -> Reader:
-    reader: Reader = __getattr__("Reader")()
-    return reader
+def _reader() -> Any:
+    return __getattr__("Reader")()
