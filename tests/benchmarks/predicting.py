@@ -46,7 +46,7 @@ def predicting(size: Size = FULL) -> dict[str, Figure]:
         for name, (code, *options) in commands.items():
             peaks: list[int] = []
             command = [sys.executable, "-c", code, "predict", str(image), *options]
-            spent = seconds(functools.partial(_call, command, peaks), min(5, size.repeats))
+            spent = seconds(functools.partial(_call, command, peaks), min(3, size.repeats))
             figures[f"predict, {name}"] = Figure(spent, "s")
             figures[f"peak memory of it, {name}"] = Figure(max(peaks) / 1024, "MiB")
         read, saved = im2latex.Reader(), ImageReader(model)
