@@ -14,6 +14,8 @@ from ml_metadata.proto import metadata_store_pb2
 RAN, CACHED, FAILED, RUNNING, ABSENT = "ran", "cached", "failed", "running", "did not run"
 # Where TFX keeps the SavedModel in the artifact of a training.
 SERVING = "Format-Serving"
+# Property of an artifact: where it lies for others, if `uri` is a copy that this container alone has.
+ADDRESS = "address"
 OUTPUTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
 # Of an execution; whatever else there is has failed.
 STATES = {
@@ -30,6 +32,11 @@ class Output(NamedTuple):
     uri: str
     id: int = 0  # in ML Metadata; 0 where the orchestrator does not say
     properties: Mapping[str, str | int | float] = {}
+
+    @property
+    def address(self) -> str:
+        """Where a person finds it."""
+        return str(self.properties.get(ADDRESS, self.uri))
 
 
 class Step(NamedTuple):

@@ -223,6 +223,10 @@ def rollback(
         bool, typer.Option("--list", help="List all versions, including withdrawn ones, and change nothing.")
     ] = False,
     as_json: Json = False,
+    connection: Annotated[
+        str | None,
+        typer.Option(help="Database that records it; if not given, that of the last run.", metavar="ADDRESS"),
+    ] = None,
 ) -> None:
     """Roll back to the previous version; newer versions are withdrawn, and --to brings one back.
 
@@ -235,10 +239,10 @@ def rollback(
 
     workspace = Workspace.from_environment()
     if show_all:
-        found = versions(workspace, name)
+        found = versions(workspace, name, connection)
         typer.echo(json.dumps([version._asdict() for version in found], indent=1) if as_json else table(found))
         return
-    rolled = roll(workspace, name, to, lambda sentence: typer.echo(f"im2latex: {sentence}", err=True))
+    rolled = roll(workspace, name, to, lambda sentence: typer.echo(f"im2latex: {sentence}", err=True), connection)
     typer.echo(json.dumps(rolled.document()) if as_json else rolled.sentence())
 
 
