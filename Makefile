@@ -33,7 +33,7 @@ reader: environment ## make the model that comes with im2latex again (docs/model
 	@rm -f "$(READER)/weights.npz"
 	@$(BIN)/im2latex export --model "$$(ls -d "$(READER)"/../serving/reader/[0-9]* | tail -n 1)" \
 	  --format weights --precision float16 --out "$(READER)/weights.npz" --note data="$(SOURCE), $(FORMULAS)"
-	@cp "$(READER)/weights.npz" trainer_module/reader/weights.npz
+	@cp "$(READER)/weights.npz" im2latex/reader.npz
 
 test: environment ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)

@@ -221,6 +221,7 @@ class Environment:
         self.folder = root / ".venv"
         self.python = self.folder / "bin" / "python"
         self.lock = root / "requirements.lock"
+        self.projects = [root / "pyproject.toml", root / "im2latex" / "pyproject.toml"]
         self.stamp = self.folder / "installed.json"
 
     def installed(self) -> Dict[str, object]:
@@ -233,7 +234,7 @@ class Environment:
     def wanted(self, python: Interpreter, gpu: bool) -> Dict[str, object]:
         """What an installation now would be made of; the checkout's path is in every script of the environment."""
         return {
-            "project": hashlib.sha256((self.root / "pyproject.toml").read_bytes()).hexdigest(),
+            "project": hashlib.sha256(b"".join(file.read_bytes() for file in self.projects)).hexdigest(),
             "lock": hashlib.sha256(self.lock.read_bytes()).hexdigest(),
             "root": str(self.root),
             "python": python.path,
@@ -256,6 +257,9 @@ class Environment:
         editable = ["--no-deps", "--no-build-isolation", "-C", "editable_mode=compat", "--editable", str(self.root)]
         pip = [uv, "pip", "install", "--python", str(self.python)]
         self.run(pip + editable, "Installing im2latex", self.settings(python))
+        # The reader is a distribution of its own, with the command; its files are found by their package alone.
+        reader = ["--no-deps", "--no-build-isolation", "--editable", str(self.root / "im2latex")]
+        self.run(pip + reader, "Installing the command", self.settings(python))
         self.stamp.write_text(json.dumps(wanted, indent=1))
 
     def install_dependencies(self, python: Interpreter, gpu: bool) -> None:

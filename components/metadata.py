@@ -14,6 +14,8 @@ from ml_metadata.proto import metadata_store_pb2
 RAN, CACHED, FAILED, RUNNING, ABSENT = "ran", "cached", "failed", "running", "did not run"
 # Where TFX keeps the SavedModel in the artifact of a training.
 SERVING = "Format-Serving"
+# Property of an artifact: where it lies for others, if `uri` is a copy that this container alone has.
+ADDRESS = "address"
 OUTPUTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
 # Of an execution; whatever else there is has failed.
 STATES = {
@@ -30,6 +32,11 @@ class Output(NamedTuple):
     uri: str
     id: int = 0  # in ML Metadata; 0 where the orchestrator does not say
     properties: Mapping[str, str | int | float] = {}
+
+    @property
+    def address(self) -> str:
+        """Where a person finds it."""
+        return str(self.properties.get(ADDRESS, self.uri))
 
 
 class Step(NamedTuple):
@@ -69,7 +76,7 @@ def read_steps(store: MetadataStore, run: str) -> tuple[list[Step], dict[tuple[s
         times = worked.create_time_since_epoch, worked.last_update_time_since_epoch
         steps.append(Step(component, state, worked.id, of, *times))
         if state in (RAN, CACHED):
-            outcome |= {(component, key): made(artifacts[i]) for i, key in keys.items()}
+            outcome |= {(component, key): output_of(artifacts[i]) for i, key in keys.items()}
     return steps, outcome
 
 
@@ -115,7 +122,7 @@ def context_name(store: MetadataStore, execution: int, kind: str) -> str:
     return next((c.name for c in store.get_contexts_by_execution(execution) if c.type_id == found), "")
 
 
-def made(artifact: metadata_store_pb2.Artifact) -> Output:
+def output_of(artifact: metadata_store_pb2.Artifact) -> Output:
     """An artifact with its custom properties, as ML Metadata has it."""
     return Output(artifact.uri, artifact.id, _plain(artifact.custom_properties))
 

@@ -48,13 +48,6 @@ def versions(folder: str | Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name)}")
 
 
-def all_versions(folder: Path) -> list[Path]:
-    """The versions of all models in a folder of serving folders, the oldest first."""
-    models = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
-    found = [(version, model / str(version)) for model in models for version in versions(model)]
-    return [path for _, path in sorted(found)]
-
-
 def digest(model: str) -> str:
     """SHA-256 over the relative names and bytes of a SavedModel's files; equal for equal copies only."""
     from tfx.dsl.io import fileio

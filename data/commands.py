@@ -10,6 +10,7 @@ import typer
 import data.formula_commands
 from data.dataset.display import print_summary
 from data.defaults import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
+from data.importers.formats import FORMATS
 from data.pictures.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS
 from data.progress import progress
 from data.spelling import NORMAL, SPELLINGS
@@ -64,9 +65,8 @@ def import_(
         str | None,
         typer.Option(
             "--format",
-            metavar="processed|raw|tfrecords|records",
-            help="Format of SOURCE: the processed im2latex-100k, the raw one with full pages, the TFRecords of "
-            "Image2Latex-TF2, or records in train, eval and test. Default: detected.",
+            metavar="|".join(FORMATS),
+            help="; ".join(f"{form.name}: {form.help}" for form in FORMATS.values()) + ". Default: detected.",
         ),
     ] = None,
     vocabulary: Annotated[

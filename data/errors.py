@@ -1,16 +1,4 @@
-"""The exceptions for what a person can put right."""
+"""The exceptions for what a person can put right, which `im2latex.errors` defines."""
 
-from __future__ import annotations
-
-
-class UserError(Exception):
-    """Something a person can put right: one sentence that says what is wrong, where, and what to do.
-
-    The `im2latex` command prints the sentence without a traceback and exits with `exit_status`.
-    """
-
-    exit_status = 1
-
-
-class ImageError(UserError):
-    """An image that cannot be read; the sentence begins with "the image" and does not know its name."""
+from im2latex.errors import ImageError as ImageError
+from im2latex.errors import UserError as UserError

@@ -12,6 +12,20 @@ import typer
 
 from data.duration import duration
 from data.errors import UserError
+from kubeflow.addresses import is_address
+from kubeflow.checks import check_records, moved_root
+from kubeflow.options import (
+    CaCert,
+    Cache,
+    Experiment,
+    Host,
+    Namespace,
+    Parameters,
+    Pause,
+    PipelineRoot,
+    RunId,
+    TokenFile,
+)
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hush
 
 if TYPE_CHECKING:
@@ -23,61 +37,10 @@ if TYPE_CHECKING:
 _VERDICTS = {True: "pushed", False: "not pushed: the model was not good enough or was withdrawn", None: "succeeded"}
 
 app = typer.Typer(
-    name="kubeflow", help="The same pipeline on Kubeflow Pipelines 2: compile, deploy, follow.", no_args_is_help=True
+    name="kubeflow",
+    help="The same pipeline on Kubeflow Pipelines 2: compile, deploy, follow, serve.",
+    no_args_is_help=True,
 )
-
-Host = Annotated[
-    str | None,
-    typer.Option(
-        envvar=["KF_PIPELINES_ENDPOINT", "KFP_ENDPOINT"],
-        help="Address of Kubeflow Pipelines; if not given, that of the pod's cluster or of the kubeconfig.",
-        metavar="URL",
-    ),
-]
-Namespace = Annotated[
-    str | None,
-    typer.Option(envvar="KFP_NAMESPACE", help="Namespace, on a cluster with several users.", metavar="NAME"),
-]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="KF_PIPELINES_SA_TOKEN_PATH",
-        help="File with the token, read again for each request; a token alone goes into KFP_EXISTING_TOKEN.",
-        metavar="FILE",
-    ),
-]
-CaCert = Annotated[
-    Path | None,
-    typer.Option(
-        envvar=["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"],
-        help="Certificates of the authority that signed the server's.",
-        metavar="FILE",
-    ),
-]
-PipelineRoot = Annotated[
-    str | None,
-    typer.Option(
-        help="Where the artifacts go: gs://, s3:// or minio://; if not given, where the cluster puts them.",
-        metavar="ADDRESS",
-    ),
-]
-Experiment = Annotated[
-    str | None,
-    typer.Option(
-        envvar="KF_PIPELINES_DEFAULT_EXPERIMENT_NAME",
-        help="Experiment of the run, made if there is none; if not given, named as the pipeline.",
-        metavar="NAME",
-    ),
-]
-Parameters = Annotated[
-    list[str] | None,
-    typer.Option("--param", help="A parameter of the pipeline; repeatable.", metavar="NAME=VALUE"),
-]
-Cache = Annotated[bool, typer.Option(help="Reuse what was made from the same inputs, settings and code.")]
-Pause = Annotated[float, typer.Option("--every", help="Seconds between two looks at the run.", min=0.01)]
-RunId = Annotated[
-    str | None, typer.Argument(help="Id of a run; if not given, the last of this pipeline.", metavar="RUN")
-]
 
 
 @app.command("compile")
@@ -118,13 +81,16 @@ def deploy(
     goes on).
     """
     say = _sayer(as_json)
-    chosen = _config(preset, config, settings)
+    chosen = _config(preset, config, settings, pipeline_root)
     # Before the compiler, which takes its time: is anybody there?
     cluster = _cluster(host, namespace, token_file, ca_cert)
     ready = _upload(cluster, chosen, cache, parameters, experiment, say)
-    from kubeflow.deploy import start_run
+    from kubeflow.deploy import last_root, start_run
 
-    started = start_run(cluster, ready.version, ready.experiment, chosen.name, pipeline_root, ready.values, say)
+    root = chosen.kubeflow.pipeline_root
+    if cache and (warning := moved_root(chosen.kubeflow, last_root(cluster, ready.version.pipeline_id))):
+        say(f"im2latex: {warning}")
+    started = start_run(cluster, ready.version, ready.experiment, chosen.name, root, ready.values, say)
     if follow:
         raise typer.Exit(_follow(cluster, started.run_id, ready.tasks, pause, as_json))
     if as_json:
@@ -212,7 +178,7 @@ def schedule(
     if [cron is not None, show, off].count(True) != 1:
         raise UserError("schedule takes one of --cron EXPRESSION, --list and --off")
     say = _sayer(as_json)
-    chosen = _config(preset, config, settings)
+    chosen = _config(preset, config, settings, pipeline_root)
     from kubeflow.deploy import check_cron, delete_schedules, schedules, set_schedule
 
     if cron is not None:
@@ -233,7 +199,7 @@ def schedule(
         cron,
         max_concurrency,
         catchup,
-        pipeline_root,
+        chosen.kubeflow.pipeline_root,
         ready.values,
     )
     if as_json:
@@ -243,10 +209,38 @@ def schedule(
         say(f"{'schedule':<12} {made.recurring_run_id}, {cron}{instead}")
 
 
-def _config(preset: str | None, config: Path | None, settings: list[str] | None) -> Config:
+@app.command()
+def serve(
+    out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")],
+    replicas: Annotated[int, typer.Option(help="Pods that serve.", min=1)] = 2,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Further name by which requests may call the service; repeatable.", metavar="NAME"),
+    ] = None,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    namespace: Namespace = None,
+) -> None:
+    """Write the manifests of Kubernetes that serve the pushed models: `kubectl apply --filename FILE`."""
+    from data.files import write_atomically
+    from kubeflow.manifests import serving_manifests
+
+    chosen = _config(preset, config, settings)
+    write_atomically(out, serving_manifests(chosen, replicas, namespace, allow_host or ()))
+    typer.echo(f"{out}: {chosen.name}-serve, {replicas} replicas, image {chosen.kubeflow.image}")
+
+
+def _config(
+    preset: str | None, config: Path | None, settings: list[str] | None, pipeline_root: str | None = None
+) -> Config:
+    """The configuration, with another pipeline root if one is given."""
     from pipeline.config import load_config
 
-    return load_config(preset, config, settings or ())
+    chosen = load_config(preset, config, settings or ())
+    if pipeline_root is None:
+        return chosen
+    return dataclasses.replace(chosen, kubeflow=dataclasses.replace(chosen.kubeflow, pipeline_root=pipeline_root))
 
 
 def _compile(config: Config) -> Specification:
@@ -278,6 +272,8 @@ def _upload(
     specification = _compile(config)
     specification = specification if cache else specification.without_cache()
     values = specification.read_parameters(parameters or ())
+    if is_address(str(values.get("data", ""))):
+        check_records(config.kubeflow, values["data"])
     say(f"{'compiled':<12} {_summary(specification)}")
     from kubeflow.deploy import upload, use_experiment
 
@@ -352,7 +348,7 @@ def _print_run(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | Non
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    state = run.state.lower() if pushed is None else _VERDICTS[pushed]
+    state = (run.state or "PENDING").lower() if pushed is None else _VERDICTS[pushed]
     console.print(f"{run.display_name}: {state}", markup=False)
     console.print(f"{run.run_id}  {cluster.address(run.run_id)}".rstrip(), markup=False)
     table = Table("task", "state", "started", "time", box=None, pad_edge=False)

@@ -14,7 +14,7 @@ from typing import Any
 import kfp_server_api
 
 from data.errors import UserError
-from kubeflow.cluster import Cluster, Unreachable, display_name_is
+from kubeflow.cluster import PAGE, Cluster, Unreachable, display_name_is
 from kubeflow.following import ENDED, Say
 from kubeflow.specification import Specification
 
@@ -120,7 +120,7 @@ def start_run(
     version: Any,
     experiment: Any,
     name: str,
-    pipeline_root: str | None,
+    pipeline_root: str,
     parameters: Mapping[str, Any],
     say: Say,
 ) -> Started:
@@ -160,14 +160,25 @@ def start_run(
     )
 
 
+def last_root(cluster: Cluster, pipeline_id: str) -> str:
+    """The pipeline root that the last of the newest runs of a pipeline was given; "" if none was."""
+    page = cluster.call(
+        "list runs", "runs", "list_runs", namespace=cluster.namespace, sort_by="created_at desc", page_size=PAGE
+    )
+    for run in page.runs or []:
+        if run.pipeline_version_reference and run.pipeline_version_reference.pipeline_id == pipeline_id:
+            return (run.runtime_config and run.runtime_config.pipeline_root) or ""
+    return ""
+
+
 def _reference(version: Any) -> kfp_server_api.V2beta1PipelineVersionReference:
     return kfp_server_api.V2beta1PipelineVersionReference(
         pipeline_id=version.pipeline_id, pipeline_version_id=version.pipeline_version_id
     )
 
 
-def _runtime(pipeline_root: str | None, parameters: Mapping[str, Any]) -> kfp_server_api.V2beta1RuntimeConfig:
-    return kfp_server_api.V2beta1RuntimeConfig(pipeline_root=pipeline_root, parameters=dict(parameters))
+def _runtime(pipeline_root: str, parameters: Mapping[str, Any]) -> kfp_server_api.V2beta1RuntimeConfig:
+    return kfp_server_api.V2beta1RuntimeConfig(pipeline_root=pipeline_root or None, parameters=dict(parameters))
 
 
 def last_run(cluster: Cluster, name: str) -> str:
@@ -244,7 +255,7 @@ def set_schedule(
     cron: str,
     max_concurrency: int,
     catchup: bool,
-    pipeline_root: str | None,
+    pipeline_root: str,
     parameters: Mapping[str, Any],
 ) -> tuple[Any, int]:
     """Runs a version on a schedule, instead of what ran on the earlier schedules of this pipeline.
@@ -257,7 +268,7 @@ def set_schedule(
         cron: second, minute, hour, day of the month, month, day of the week.
         max_concurrency: runs at a time.
         catchup: make up for runs that were missed.
-        pipeline_root: address for artifacts; None leaves it to the cluster.
+        pipeline_root: address for artifacts; "" leaves it to the cluster.
         parameters: values of the pipeline's parameters.
 
     Returns:

@@ -5,11 +5,12 @@
 The launcher downloads the input artifacts before, replaces {{$}} by the task's ExecutorInput, and uploads the output
 artifacts and reads ExecutorOutput after. What it does not do is done here: an artifact's class comes from NODE, since
 the ExecutorInput names no type for an input; an address (gs://, s3://, minio://) becomes the local path that the
-launcher uses for it, since TFX cannot open all of them, and is an address again in the ExecutorOutput; the numbers of
-JSON become whole again where they were.
+launcher uses for it, since TFX cannot open all of them, and is an address again in the ExecutorOutput and in sentences;
+the numbers of JSON become whole again where they were, and lists and dicts leave the wrappers of ML Metadata.
 
 With --resolve the driver is run instead, and its findings are written into the output parameter `found`; the
-component's own task has them among its parameters, see `kubeflow.runner`.
+component's own task has them among its parameters, see `kubeflow.runner`. Records that the launcher did not download
+are listed in their bucket.
 
 Takes the executor's own arguments for Beam behind its own. Exits with 1 and one sentence when a person can put it
 right, and with a traceback else.
@@ -18,25 +19,27 @@ right, and with a traceback else.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.metadata import values
+from components.metadata import ADDRESS, values
 from data.errors import UserError
+from kubeflow.addresses import is_address, local_path, with_addresses
 
 # The parameter and the artifact that say where the records are, and the parameter for what a driver found.
 DATA = "data"
 FOUND = "found"
-# Where the launcher keeps the objects of a bucket.
-MOUNTS = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
-# Under which folder: another than / where no launcher can write there, as in tests.
-LAUNCHER_ROOT = "IM2LATEX_LAUNCHER_ROOT"
+# Where ImportExampleGen reads.
+INPUT_BASE = "input_base"
+# Properties of artifacts that are the launcher's and not TFX's.
+_OF_THE_LAUNCHER = {"display_name", "store_session_info"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,20 +68,6 @@ class Node:
     def to_json(self) -> str:
         """For `--node`."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is the address of something in a bucket."""
-    return text.startswith(tuple(MOUNTS))
-
-
-def local_path(address: str) -> str:
-    """Where the launcher keeps what an address names; other texts are given back as they are."""
-    root = os.environ.get(LAUNCHER_ROOT, "/")
-    for scheme, folder in MOUNTS.items():
-        if address.startswith(scheme):
-            return os.path.join(root, folder, address.removeprefix(scheme))
-    return address
 
 
 def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -> None:
@@ -112,12 +101,11 @@ def run_driver(node: Node, given: dict[str, Any]) -> None:
     from tfx.orchestration.portable.data_types import ExecutionInfo
     from tfx.utils import import_utils
 
-    if addressed := given["inputs"].get("artifacts", {}).get(DATA):
-        _date_by_content(Path(local_path(addressed["artifacts"][0]["uri"])))
     outputs = {key: [import_utils.import_class_by_path(path)()] for key, path in node.outputs.items()}
-    inputs, properties = _artifacts(node.inputs, given["inputs"]), _parameters(node, given)
-    execution = ExecutionInfo(input_dict=inputs, output_dict=outputs, exec_properties=dict(properties))
-    found = import_utils.import_class_by_path(node.driver)(None).run(execution)
+    inputs = _artifacts(node.inputs, given["inputs"])
+    with _records(_parameters(node, given), given) as properties:
+        execution = ExecutionInfo(input_dict=inputs, output_dict=outputs, exec_properties=dict(properties))
+        found = import_utils.import_class_by_path(node.driver)(None).run(execution)
     for name, value in values(found.exec_properties).items():  # a driver may repeat what it was told
         if properties.get(name) == value:
             del found.exec_properties[name]
@@ -139,7 +127,7 @@ def main(arguments: list[str]) -> None:
         else:
             run_executor(own.node, given, beam_arguments)
     except UserError as error:
-        print(f"im2latex: {own.node.id}: {error}", file=sys.stderr)
+        print(f"im2latex: {own.node.id}: {with_addresses(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -155,8 +143,37 @@ def _artifacts(classes: Mapping[str, str], given: dict[str, Any]) -> dict[str, l
 
 def _parameters(node: Node, given: dict[str, Any]) -> dict[str, Any]:
     told = given["inputs"].get("parameterValues", {})
-    read = {name: int(value) if name in node.whole else value for name, value in told.items()}
-    return {name: local_path(value) if isinstance(value, str) else value for name, value in read.items()}
+    read: dict[str, Any] = {name: int(value) if name in node.whole else value for name, value in told.items()}
+    if DATA in given["inputs"].get("artifacts", {}):  # the launcher has downloaded it
+        read[INPUT_BASE] = local_path(read[INPUT_BASE])
+    return read
+
+
+@contextlib.contextmanager
+def _records(properties: dict[str, Any], given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The properties of a driver with a local folder for the records, if it looks at any.
+
+    Raises:
+        UserError: there are none, or their bucket cannot be listed.
+    """
+    if INPUT_BASE not in properties:
+        yield properties
+        return
+    told = given["inputs"]["parameterValues"][INPUT_BASE]
+    with tempfile.TemporaryDirectory(prefix="listing-") as listing:
+        folder = Path(properties[INPUT_BASE])
+        if is_address(str(properties[INPUT_BASE])):
+            from kubeflow.listing import mirror
+
+            folder = Path(listing)
+            mirror(told, folder)
+        elif is_address(told):
+            _date_by_content(folder)
+        if not any(path.is_file() for path in folder.rglob("*")):
+            raise UserError(
+                f"there is no file in {told}; kubeflow.data and --param data=ADDRESS take the folder of the records"
+            )
+        yield properties | {INPUT_BASE: str(folder)}
 
 
 def _artifact(path: str, told: dict[str, Any]) -> Any:
@@ -166,18 +183,21 @@ def _artifact(path: str, told: dict[str, Any]) -> Any:
     (told,) = told["artifacts"]
     made = import_utils.import_class_by_path(path)()
     made.uri = local_path(told["uri"])
+    if made.uri != told["uri"]:
+        made.set_string_custom_property(ADDRESS, told["uri"])
     if told.get("name", "").isdecimal():  # its id in the backend's ML Metadata
         made.id = int(told["name"])
-    for name, value in told.get("metadata", {}).items():
+    properties = {name: _plain(value) for name, value in told.get("metadata", {}).items()}
+    for name, value in properties.items():
         if name in (made.PROPERTIES or {}):
-            setattr(made, name, _whole(value))
-        elif isinstance(value, str):
+            setattr(made, name, value)
+        elif isinstance(value, str) and name not in _OF_THE_LAUNCHER:
             made.set_string_custom_property(name, value)
         elif isinstance(value, bool | dict | list):
             made.set_json_value_custom_property(name, value)
-        elif isinstance(_whole(value), int):
-            made.set_int_custom_property(name, _whole(value))
-        else:
+        elif isinstance(value, int):
+            made.set_int_custom_property(name, value)
+        elif isinstance(value, float):
             made.set_float_custom_property(name, value)
     return made
 
@@ -189,7 +209,9 @@ def _metadata(artifact: Any) -> dict[str, Any]:
     structured = {
         n: artifact.get_json_value_custom_property(n) for n, v in custom.items() if v.HasField("struct_value")
     }
-    return known | values(custom) | structured
+    told = known | values(custom) | structured
+    told.pop(ADDRESS, None)
+    return {name: with_addresses(value) if isinstance(value, str) else value for name, value in told.items()}
 
 
 def _found(text: str | None, outputs: dict[str, list[Any]]) -> dict[str, Any]:
@@ -218,8 +240,10 @@ def _date_by_content(folder: Path) -> None:
             os.utime(path, (checksum, checksum))
 
 
-def _whole(value: Any) -> Any:
-    """A number that JSON's only kind of number made of a whole one, whole again."""
+def _plain(value: Any) -> Any:
+    """A property as it was before the backend stored it: whole numbers whole, lists and dicts without a wrapper."""
+    if isinstance(value, dict) and set(value) in ({"list"}, {"struct"}):
+        (value,) = value.values()
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

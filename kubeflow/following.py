@@ -96,7 +96,9 @@ def read_tasks(run: Any, names: Sequence[str]) -> list[Task]:
 
 
 def _details(run: Any) -> list[Any]:
-    return (run.run_details.task_details if run.run_details else None) or []
+    """The nodes of a run; without what the launcher recorded for the cache, which has no name."""
+    details = (run.run_details.task_details if run.run_details else None) or []
+    return [node for node in details if node.display_name]
 
 
 def _nodes(run: Any) -> dict[str, Any]:
@@ -133,9 +135,11 @@ def _task(name: str, driver: Any, node: Any, skipped: Sequence[datetime.datetime
 
 
 def _state(driver: Any, node: Any, skipped: Sequence[datetime.datetime | None]) -> str:
+    if node is None and driver is None:
+        return "waiting"
+    if _is_omitted(node or driver):
+        return "skipped"
     if node is None:
-        if driver is None:
-            return "waiting"
         return {"FAILED": "failed", "CANCELED": "failed", "SKIPPED": "skipped"}.get(driver.state, "running")
     match node.state:
         case "CACHED":
@@ -146,10 +150,13 @@ def _state(driver: Any, node: Any, skipped: Sequence[datetime.datetime | None]) 
             return "failed"
         case "SKIPPED":
             return "skipped"
-        case "RUNTIME_STATE_UNSPECIFIED" if _moment(node.end_time):  # Argo's Omitted: what it waits for failed
-            return "skipped"
         case _:
             return "running"
+
+
+def _is_omitted(node: Any) -> bool:
+    """Whether it was never started because what it waits for failed: Argo's Omitted, for which the API has no state."""
+    return node.state in (None, "RUNTIME_STATE_UNSPECIFIED") and _moment(node.end_time) is not None
 
 
 def _took_no_container(node: Any, skipped: Sequence[datetime.datetime | None]) -> bool:

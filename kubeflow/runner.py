@@ -27,9 +27,11 @@ from tfx.version import __version__ as tfx_version
 
 from data.errors import UserError
 from data.repository import REPOSITORY
-from kubeflow.entrypoint import DATA, FOUND, Node, is_address
+from kubeflow.addresses import is_address
+from kubeflow.checks import check_place, check_records, lists_records
+from kubeflow.entrypoint import DATA, FOUND, INPUT_BASE, Node
 from pipeline.config import Config, tensorflow_environment
-from pipeline.config.sections import EVERY, Pod
+from pipeline.config.sections import EVERY, KubeflowConfig, Pod
 from pipeline.pipeline import create_pipeline
 
 SCHEMA_VERSION = "2.1.0"
@@ -37,10 +39,12 @@ COMMAND = ("python", "-m", "kubeflow.entrypoint")
 # Their drivers look at the world outside. Reporter's reads the local runner's ML Metadata: not here.
 RESOLVED = ("ImportExampleGen", "Baseline", "Pusher")
 # The execution properties that are the run's parameter `data`.
-READS_DATA = {"ImportExampleGen": "input_base", "Reporter": "data"}
+READS_DATA = {"ImportExampleGen": INPUT_BASE, "Reporter": "data"}
 IMPORTER = "import-data"
 _DATASET = {"artifactType": {"schemaTitle": "system.Dataset", "schemaVersion": "0.0.1"}}
-_SECONDS_BETWEEN_ATTEMPTS = 30
+_PAUSE = 30  # seconds before the second attempt; before each further one twice as long
+_WAIT = 3600  # seconds that an attempt may wait for a node and the image
+_DAYS = 30  # of a task whose attempts may take any time
 _TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE"}
 
 
@@ -57,12 +61,13 @@ class Task(NamedTuple):
 def compile_pipeline(config: Config) -> str:
     """The pipeline as YAML of two documents: PipelineSpec and, for what Kubernetes alone knows, PlatformSpec.
 
-    The run's pipeline root is given when it is started. Its parameter `data` is where the TFRecords are.
+    The run's parameter `data` is where the TFRecords are.
 
     Raises:
         UserError: a knob of the section `kubeflow` is missing, or this version of kfp cannot say it.
     """
-    _check(config)
+    check_place(config.kubeflow, "data")
+    check_records(config.kubeflow, config.kubeflow.data)
     place = config.kubeflow
     pipeline = create_pipeline(
         config,
@@ -74,9 +79,11 @@ def compile_pipeline(config: Config) -> str:
     tasks = [_importer()] if is_address(place.data) else []
     for component in pipeline.components:
         tasks += _tasks(component, config)
+    root = {"defaultPipelineRoot": place.pipeline_root} if place.pipeline_root else {}
     spec = {
         "pipelineInfo": {"name": config.name, "description": "Images of formulas to LaTeX"},
         "schemaVersion": SCHEMA_VERSION,
+        **root,
         "sdkVersion": f"tfx-{tfx_version}",
         "root": {
             "inputDefinitions": {
@@ -88,9 +95,10 @@ def compile_pipeline(config: Config) -> str:
         "deploymentSpec": {"executors": {f"exec-{task.name}": task.executor for task in tasks}},
     }
     platform = {f"exec-{task.name}": task.platform for task in tasks if task.platform}
+    kubernetes = {"deploymentSpec": {"executors": platform}} | _whole_run(place)
     documents = [
         _valid(spec, pipeline_spec_pb2.PipelineSpec()),
-        {"platforms": {"kubernetes": {"deploymentSpec": {"executors": platform}}}},
+        {"platforms": {"kubernetes": kubernetes}},
     ]
     return yaml.safe_dump_all(documents, sort_keys=True, width=120)
 
@@ -98,28 +106,6 @@ def compile_pipeline(config: Config) -> str:
 def task_name(component: str) -> str:
     """ImportExampleGen is import-example-gen: names of Kubernetes are lower case."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", component).lower()
-
-
-def _check(config: Config) -> None:
-    needed = {
-        "image": "the image that kubeflow/Dockerfile makes, as the cluster pulls it",
-        "volume": "the claim of a volume for the served models and the state of unfinished trainings",
-        "data": "where the TFRecords are: a folder on the volume, or gs://, s3:// or minio://",
-    }
-    for knob, meaning in needed.items():
-        if not getattr(config.kubeflow, knob):
-            raise UserError(f"kubeflow.{knob} is not set: {meaning}; set it in the --config file or with --set")
-    if ":" not in config.kubeflow.image.rpartition("/")[2]:
-        raise UserError(
-            f"kubeflow.image = {config.kubeflow.image!r} names no version, so that a run could not be repeated; "
-            "add a tag (:1.0) or, surer, the digest (@sha256:…)"
-        )
-    inside = config.kubeflow.data.startswith(config.kubeflow.mount + "/")
-    if not inside and not is_address(config.kubeflow.data):
-        raise UserError(
-            f"kubeflow.data = {config.kubeflow.data!r} is not on the volume; "
-            f"give a folder under {config.kubeflow.mount}, or gs://, s3:// or minio://"
-        )
 
 
 def _tasks(component: BaseComponent, config: Config) -> Iterator[Task]:
@@ -141,14 +127,15 @@ def _tasks(component: BaseComponent, config: Config) -> Iterator[Task]:
 
     if component.id in RESOLVED:
         resolver = f"resolve-{name}"
+        seen = {key: source for key, source in artifacts.items() if key != DATA or not lists_records(config.kubeflow)}
         yield _container_task(
             resolver,
             config,
             config.kubeflow.pod(EVERY),
             ["--resolve", *arguments],
-            {"dependentTasks": sorted(upstream | _producers(artifacts)), "cachingOptions": {}},
-            inputs={"parameters": given, "artifacts": artifacts},
-            takes={"parameters": definitions, "artifacts": types},
+            {"dependentTasks": sorted(upstream | _producers(seen)), "cachingOptions": {}},
+            inputs={"parameters": given, "artifacts": seen},
+            takes={"parameters": definitions, "artifacts": {key: types[key] for key in seen}},
             gives={"parameters": {FOUND: {"parameterType": "STRING"}}},
         )
         upstream.add(resolver)
@@ -185,18 +172,30 @@ def _container_task(
         **order,
     }
     if pod.retries:
-        backoff = {"backoffDuration": f"{_SECONDS_BETWEEN_ATTEMPTS}s", "backoffFactor": 2.0}
-        task["retryPolicy"] = {"maxRetryCount": pod.retries, **backoff}
+        task["retryPolicy"] = _retry_policy(pod)
     component = {"executorLabel": f"exec-{name}", "inputDefinitions": takes, "outputDefinitions": gives}
+    environment = tensorflow_environment(config) | config.kubeflow.environment
     container = {
         "image": config.kubeflow.image,
         "command": list(COMMAND),
         "args": arguments,
-        "env": [{"name": key, "value": value} for key, value in tensorflow_environment(config).items()],
+        "env": [{"name": key, "value": value} for key, value in environment.items()],
         "resources": _resources(pod),
     }
     platform = _valid(_platform(config, pod), kubernetes_executor_config_pb2.KubernetesExecutorConfig())
     return Task(name, task, component, {"container": container}, platform)
+
+
+def _retry_policy(pod: Pod) -> dict[str, Any]:
+    """The attempts of a task, with a longest time for all of them: without one, the backend never makes the second."""
+    pauses = sum(_PAUSE * 2**attempt for attempt in range(pod.retries))
+    longest = (pod.retries + 1) * (pod.timeout + _WAIT) + pauses if pod.timeout else _DAYS * 24 * 3600
+    return {
+        "maxRetryCount": pod.retries,
+        "backoffDuration": f"{_PAUSE}s",
+        "backoffFactor": 2.0,
+        "backoffMaxDuration": f"{longest}s",
+    }
 
 
 def _importer() -> Task:
@@ -269,14 +268,23 @@ def _platform(config: Config, pod: Pod) -> dict[str, Any]:
     return platform
 
 
-def _valid(document: dict[str, Any], message: Any) -> dict[str, Any]:
+def _whole_run(config: KubeflowConfig) -> dict[str, Any]:
+    """What holds for a run and not for a task."""
+    asked = {"activeDeadlineSeconds": config.timeout, "resourceTtlOnCompletion": config.keep}
+    asked = {field: seconds for field, seconds in asked.items() if seconds}
+    if not asked:
+        return {}
+    return _valid({"pipelineConfig": asked}, pipeline_spec_pb2.SinglePlatformSpec(), python="3.12")
+
+
+def _valid(document: dict[str, Any], message: Any, python: str = "3.11") -> dict[str, Any]:
     """The document as its schema writes it.
 
     Raises:
-        UserError: the schema of the installed kfp lacks a field.
+        UserError: the schema of the installed kfp lacks a field; that of a newer `python` has it.
     """
     try:
         return json_format.MessageToDict(json_format.ParseDict(document, message))
     except json_format.ParseError as error:
         said = str(error).splitlines()[0]
-        raise UserError(f"the installed kfp cannot say this ({said}); compile with Python 3.11 or newer") from None
+        raise UserError(f"the installed kfp cannot say this ({said}); compile with Python {python} or newer") from None

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import typer
 
 import data.commands
+import im2latex
 import pipeline.lineage.commands
 import pipeline.serving.commands
 from data.errors import UserError
@@ -46,8 +47,8 @@ app.add_typer(pipeline.serving.commands.app)
 
 def _print_versions(asked: bool) -> None:
     if asked:
-        packages = ("im2latex", "tfx", "tensorflow", "keras")
-        typer.echo(", ".join([*(f"{name} {version(name)}" for name in packages), f"Python {python_version()}"]))
+        named = [f"{name} {version(name)}" for name in ("tfx", "tensorflow", "keras")]
+        typer.echo(", ".join([f"im2latex {im2latex.__version__}", *named, f"Python {python_version()}"]))
         raise typer.Exit
 
 
@@ -223,6 +224,10 @@ def rollback(
         bool, typer.Option("--list", help="List all versions, including withdrawn ones, and change nothing.")
     ] = False,
     as_json: Json = False,
+    connection: Annotated[
+        str | None,
+        typer.Option(help="Database that records it; if not given, that of the last run.", metavar="ADDRESS"),
+    ] = None,
 ) -> None:
     """Roll back to the previous version; newer versions are withdrawn, and --to brings one back.
 
@@ -235,29 +240,33 @@ def rollback(
 
     workspace = Workspace.from_environment()
     if show_all:
-        found = versions(workspace, name)
+        found = versions(workspace, name, connection)
         typer.echo(json.dumps([version._asdict() for version in found], indent=1) if as_json else table(found))
         return
-    rolled = roll(workspace, name, to, lambda sentence: typer.echo(f"im2latex: {sentence}", err=True))
+    rolled = roll(workspace, name, to, lambda sentence: typer.echo(f"im2latex: {sentence}", err=True), connection)
     typer.echo(json.dumps(rolled.document()) if as_json else rolled.sentence())
 
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or file of weights, to write.", metavar="PATH")],
+    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or other file, to write.", metavar="PATH")],
     weights: Annotated[
         Path | None, typer.Option(help="File of weights, or folder with weights.npz, to read.", metavar="PATH")
     ] = None,
     model: Annotated[Path | None, typer.Option(help="SavedModel to read, such as a pushed one.", metavar="DIR")] = None,
     to: Annotated[
-        Literal["savedmodel", "weights"],
+        Literal["savedmodel", "weights", "onnx"],
         typer.Option(
-            "--format", help="Write a SavedModel, or one small file of weights.", metavar="savedmodel|weights"
+            "--format",
+            help="Write a SavedModel, one small file of weights, or an ONNX file.",
+            metavar="savedmodel|weights|onnx",
         ),
     ] = "savedmodel",
     precision: Annotated[
         Literal["float32", "float16", "int8"],
-        typer.Option(help="Number format of the matrices with --format weights.", metavar="float32|float16|int8"),
+        typer.Option(
+            help="Number format of the matrices in a file of weights or ONNX.", metavar="float32|float16|int8"
+        ),
     ] = "float32",
     notes: Annotated[
         list[str] | None,
@@ -266,7 +275,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export a trained model as a SavedModel, as the pipeline pushes it, or as one file of weights."""
+    """Export a trained model as a SavedModel, as the pipeline pushes it, as one file of weights, or as ONNX."""
     hush()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     from pipeline.models.export import export_model, read_model, with_provenance

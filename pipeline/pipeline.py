@@ -193,8 +193,8 @@ def _check_schema(path: Path) -> None:
     try:
         schema = text_format.Parse(path.read_text(encoding="utf-8"), schema_pb2.Schema())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        told = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"the schema {path} cannot be read ({told}); {SCHEMA} is one that can") from None
+        message = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"the schema {path} cannot be read ({message}); {SCHEMA} is one that can") from None
     features = {feature.name: feature for feature in schema.feature}
     for name in (IMAGE, LATEX, NAME):
         feature = features.get(name)

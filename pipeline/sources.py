@@ -21,7 +21,7 @@ from data.repository import REPOSITORY
 if TYPE_CHECKING:
     from tfx.dsl.components.base.base_component import BaseComponent
 
-PACKAGES = ("data", "trainer_module", "components", "pipeline", "kubeflow")
+PACKAGES = ("im2latex", "data", "trainer_module", "components", "pipeline", "kubeflow")
 CHUNK = 1 << 20
 # Files that may name others, and all that code may need.
 _READ = (".py", ".html", ".css", ".js")
@@ -54,7 +54,8 @@ def files_of(names: Iterable[str], repository: Path = REPOSITORY) -> list[Path]:
 def all_files(repository: Path = REPOSITORY) -> list[Path]:
     """Every file of ours, sorted within each package."""
     found = (path for package in PACKAGES for path in sorted((repository / package).rglob("*")))
-    return [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+    made = re.compile(r"__pycache__|build|.*\.egg-info")
+    return [path for path in found if path.is_file() and not any(map(made.fullmatch, path.parts))]
 
 
 def fingerprint(folder: Path, files: Iterable[Path]) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.serving_folder import all_versions
 from data.errors import UserError
+from im2latex.models import pushed, workspace
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Workspace:
     @classmethod
     def from_environment(cls) -> Workspace:
         """IM2LATEX_HOME, or ./workspace; always absolute, because TFX records addresses."""
-        return cls(Path(os.environ.get("IM2LATEX_HOME") or "workspace").expanduser().absolute())
+        return cls(workspace())
 
     @property
     def data(self) -> Path:
@@ -78,7 +78,7 @@ class Workspace:
 
     def versions(self) -> list[Path]:
         """Folders of all pushed models, of all names, the oldest first."""
-        return all_versions(self.serving)
+        return pushed(self.serving)
 
     @property
     def temporary(self) -> Path:

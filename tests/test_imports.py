@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from data.repository import REPOSITORY
 
-PACKAGES = ("data", "trainer_module", "components", "pipeline", "kubeflow")
+PACKAGES = ("im2latex", "data", "trainer_module", "components", "pipeline", "kubeflow")
 # Within data: a folder imports none of those that come after it; the modules beside them are the first.
 SUBJECTS = ("latex", "spelling", "dataset", "importers", "formulas", "pictures")
 HEAVY = {"tensorflow", "tfx", "keras", "tensorflow_transform", "tensorflow_model_analysis", "apache_beam"}
@@ -61,6 +62,11 @@ def test_data_needs_nothing_heavy() -> None:
         file: {name.partition(".")[0] for name in names} & HEAVY for file, names in imported_by(modules("data")).items()
     }
     assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def test_the_reader_needs_three_packages_alone() -> None:
+    found = {name.partition(".")[0] for names in imported_by(modules("im2latex")).values() for name in names}
+    assert found - sys.stdlib_module_names == {"im2latex", "numpy", "PIL", "onnxruntime"}
 
 
 def test_what_reads_a_store_or_moves_versions_needs_no_tfx_to_be_imported() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.pictures.degradation import degrade
 from data.pictures.geometry import corners_of, resample, warp
-from trainer_module.images import WHITE
+from im2latex.images import WHITE
 
 # Kinds of `data.pictures.degradation` and how often each comes, in the order of what they come from: the pen or
 # printer, the paper, the light, the lens, the sensor, the file.

@@ -17,10 +17,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
+from im2latex.images import WHITE
 from trainer_module.augmentation import Augmentation
 from trainer_module.config.image import STRIDE
 from trainer_module.features import END, PAD, START
-from trainer_module.images import WHITE
 
 Item = TypeVar("Item")
 

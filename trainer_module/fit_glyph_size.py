@@ -24,8 +24,8 @@ from data.dataset.tfrecords import read_records
 from data.errors import UserError
 from data.parallel import ordered_map
 from data.pictures.looks import look_of
-from trainer_module.glyph_size import Estimator, estimator, measures, predict, relative
-from trainer_module.images import ink_of
+from im2latex.glyph_size import Estimator, estimator, measures, predict, relative
+from im2latex.images import ink_of
 
 UNITS = 48
 # One formula in so many tells how far off the network is, and is not learned from.

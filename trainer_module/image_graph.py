@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainer_module import images
+from im2latex import images
+from im2latex.glyph_size import LEAST_SCALE, MOST_SCALE, PYRAMID_LEVELS, STEPS, estimator
+from im2latex.images import WHITE
 from trainer_module.config.image import ImageConfig
-from trainer_module.glyph_size import LEAST_SCALE, MOST_SCALE, PYRAMID_LEVELS, STEPS, estimator
-from trainer_module.images import WHITE
 
 
 def normalise_image(encoded: tf.Tensor, config: ImageConfig) -> tf.Tensor:

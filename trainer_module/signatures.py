@@ -9,13 +9,14 @@ from pathlib import Path
 import tensorflow as tf
 from pydantic import ValidationError
 
-from data.errors import UserError
+from im2latex.errors import UserError
+from im2latex.images import WHITE
+from im2latex.models import ONNX
 from trainer_module import features
 from trainer_module.config.image import STRIDE, ImageConfig
 from trainer_module.decoding import search
 from trainer_module.image_graph import normalise_image
-from trainer_module.images import WHITE
-from trainer_module.trained import Trained, description, from_description
+from trainer_module.trained import Trained, description, from_description, onnx_of
 from trainer_module.weights import model_of, named_weights
 
 
@@ -36,12 +37,13 @@ class FormulaReader:
         self.vocabulary = tf.constant(trained.vocabulary)
         described = description(trained) | {"weights": list(named_weights(model))}
         self._description = json.dumps(described, ensure_ascii=False)
+        self._onnx = onnx_of(trained)
         self._search = lambda images, sizes, width, length_penalty: search(
             model, images, sizes, trained.max_tokens, width, length_penalty
         )
 
     def save(self, folder: str) -> None:
-        """Writes the SavedModel with all signatures, and what its model is (`features.DESCRIPTION`)."""
+        """Writes the SavedModel with all signatures, what its model is (`features.DESCRIPTION`), and it as ONNX."""
         names = ("serving_default", "predict_images", "predict_alternatives")
         signatures = {name: getattr(self, name).get_concrete_function() for name in names}
         # What the signatures hold on to; with the functions as well, they would be traced and written twice.
@@ -51,6 +53,7 @@ class FormulaReader:
         description = Path(folder) / features.DESCRIPTION
         description.parent.mkdir(exist_ok=True)
         description.write_text(self._description + "\n", encoding="utf-8")
+        (Path(folder) / ONNX).write_bytes(self._onnx)
 
     # Nothing here is Python control flow on tensors, and to convert the whole model's source for it takes seconds.
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="examples")], autograph=False)

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
 from data.errors import UserError
 from data.files import atomic_file
+from im2latex.graph import onnx_model
+from im2latex.weights import DESCRIPTION, SCALE, opened_weights
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-WEIGHTS = "weights.npz"
 Precision = Literal["float32", "float16", "int8"]
-# Behind the name of an int8 array: the factors of its output channels.
-_SCALE = ":scale"
-_DESCRIPTION = "description"
 
 
 class Trained(NamedTuple):
@@ -67,6 +58,27 @@ def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray
     )
 
 
+def onnx_of(trained: Trained, precision: Precision = "float32") -> bytes:
+    """The ONNX file of a model, which ONNX Runtime reads pictures with (`im2latex.Reader`).
+
+    Args:
+        trained: the model, in float32.
+        precision: in which matrices are stored, as `save_weights` does.
+
+    Raises:
+        UserError: as `save_weights`.
+    """
+    note = json.dumps(description(trained), ensure_ascii=False)
+    return onnx_model(dataclasses.asdict(trained.model), _all_stored(trained, precision), trained.max_tokens, note)
+
+
+def save_onnx(file: Path, trained: Trained, precision: Precision = "float32") -> None:
+    """Writes the ONNX file of a model (`onnx_of`); a kill leaves the one before."""
+    content = onnx_of(trained, precision)
+    with atomic_file(file) as opened:
+        opened.write(content)
+
+
 def save_weights(file: Path, trained: Trained, precision: Precision = "float32") -> None:
     """Writes a trained model to one file, compressed; a kill leaves the one before.
 
@@ -82,15 +94,13 @@ def save_weights(file: Path, trained: Trained, precision: Precision = "float32")
     Raises:
         UserError: a weight is not finite, or too large for float16.
     """
-    stored: dict[str, np.ndarray] = {}
-    for name, value in trained.weights.items():
-        stored |= _stored(name, value, "float32" if value.ndim < 2 else precision)
+    stored = _all_stored(trained, precision)
     described = json.dumps(description(trained), ensure_ascii=False)
     with atomic_file(file) as opened:
-        np.savez_compressed(opened, **{_DESCRIPTION: np.array(described)}, **stored)
+        np.savez_compressed(opened, **{DESCRIPTION: np.array(described)}, **stored)
 
 
-def load_weights(source: Path | Traversable) -> Trained:
+def load_weights(source: Path) -> Trained:
     """Reads what `save_weights` wrote, in float32.
 
     Args:
@@ -99,22 +109,29 @@ def load_weights(source: Path | Traversable) -> Trained:
     Raises:
         UserError: there is nothing, or it is damaged.
     """
-    with _opened(source) as saved:
-        weights = {name: _restored(saved, name) for name in saved if name != _DESCRIPTION and not name.endswith(_SCALE)}
-        return from_description(json.loads(str(saved[_DESCRIPTION])), weights)
+    with opened_weights(source) as saved:
+        weights = {name: _restored(saved, name) for name in saved if name != DESCRIPTION and not name.endswith(SCALE)}
+        return from_description(json.loads(str(saved[DESCRIPTION])), weights)
 
 
-def load_description(source: Path | Traversable) -> Trained:
+def load_description(source: Path) -> Trained:
     """Reads all but the weights of what `save_weights` wrote, in milliseconds; arguments and errors as there."""
-    with _opened(source) as saved:
-        return from_description(json.loads(str(saved[_DESCRIPTION])), {})
+    with opened_weights(source) as saved:
+        return from_description(json.loads(str(saved[DESCRIPTION])), {})
+
+
+def _all_stored(trained: Trained, precision: Precision) -> dict[str, np.ndarray]:
+    stored: dict[str, np.ndarray] = {}
+    for name, value in trained.weights.items():
+        stored |= _stored(name, value, "float32" if value.ndim < 2 else precision)
+    return stored
 
 
 def _stored(name: str, value: np.ndarray, precision: Precision) -> dict[str, np.ndarray]:
     if precision == "int8":
         largest = np.abs(value).max(axis=tuple(range(value.ndim - 1)))
         scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-        arrays = {name: np.rint(value / scale).clip(-127, 127).astype(np.int8), f"{name}{_SCALE}": scale}
+        arrays = {name: np.rint(value / scale).clip(-127, 127).astype(np.int8), f"{name}{SCALE}": scale}
     else:
         with np.errstate(over="ignore"):  # is refused below
             arrays = {name: value.astype(precision)}
@@ -125,27 +142,4 @@ def _stored(name: str, value: np.ndarray, precision: Precision) -> dict[str, np.
 
 def _restored(saved: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     value = saved[name].astype(np.float32)
-    return value * saved[f"{name}{_SCALE}"] if f"{name}{_SCALE}" in saved else value
-
-
-@contextmanager
-def _opened(source: Path | Traversable) -> Iterator[Mapping[str, np.ndarray]]:
-    is_folder = source.is_dir()
-    path = source / WEIGHTS if is_folder else source
-    try:
-        with path.open("rb") as file, np.load(file) as saved:
-            yield saved
-    except FileNotFoundError:
-        missing = f"are no weights in {source}: {WEIGHTS} is missing" if is_folder else f"is no file {source}"
-        raise UserError(f"there {missing}; name a file of weights, or a folder with {WEIGHTS}") from None
-    except (
-        EOFError,
-        KeyError,
-        OSError,
-        TypeError,
-        ValidationError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise UserError(f"{path} is damaged, or was written by another version ({type(error).__name__})") from None
+    return value * saved[f"{name}{SCALE}"] if f"{name}{SCALE}" in saved else value

@@ -14,14 +14,15 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from data.errors import UserError
+from im2latex.errors import UserError
+from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
 from trainer_module.batching import Batch, Example, padding, plan
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import PRECISION, TrainingConfig
 from trainer_module.signatures import FormulaReader, read_exported
-from trainer_module.trained import WEIGHTS, Trained, load_weights
+from trainer_module.trained import Trained, load_weights
 from trainer_module.training import DTYPES, choose_precision, train, training_digest
 from trainer_module.weights import extended, new_model, warm_start, weights_of
 from trainer_module.widening import widened

@@ -240,25 +240,33 @@ def train(
             shuffle=False,  # planned as they are; Keras would warn that it cannot
             verbose=int(has_bar),
         )
-        perplexity = history.history["val_perplexity"][0]
-        if not math.isfinite(perplexity):
-            raise UserError(
-                f"the training diverged: the validation perplexity of epoch {epoch + 1} is {perplexity}; "
-                f"lower training.learning_rate (now {config.learning_rate:g}) or training.clip_norm"
-            )
-        if config.schedule == "plateau" and progress.perplexities and perplexity >= progress.perplexities[-1]:
-            progress.rate_factor *= 0.5
-            _set_rate_factor(model, progress.rate_factor)
-        progress.epoch, progress.batch = epoch + 1, 0
-        progress.perplexities.append(perplexity)
-        if perplexity < progress.best:
-            progress.best = perplexity
+        _finish_epoch(model, config, progress, history.history["val_perplexity"][0])
+        if progress.epochs_since_best == 0:
             keep.keep_best()
         keep.save()
         if deadline < math.inf and time.monotonic() > deadline:
             break
     keep.restore_best()
     return progress
+
+
+def _finish_epoch(model: FormulaModel, config: TrainingConfig, progress: Progress, perplexity: float) -> None:
+    """Counts an epoch with its perplexity on validation, and lowers the learning rate if training stalls.
+
+    Raises:
+        UserError: the training diverged.
+    """
+    if not math.isfinite(perplexity):
+        raise UserError(
+            f"the training diverged: the validation perplexity of epoch {progress.epoch + 1} is {perplexity}; "
+            f"lower training.learning_rate (now {config.learning_rate:g}) or training.clip_norm"
+        )
+    if config.schedule == "plateau" and progress.perplexities and perplexity >= progress.perplexities[-1]:
+        progress.rate_factor *= 0.5
+        _set_rate_factor(model, progress.rate_factor)
+    progress.epoch, progress.batch = progress.epoch + 1, 0
+    progress.perplexities.append(perplexity)
+    progress.best = min(progress.best, perplexity)
 
 
 def _set_rate_factor(model: FormulaModel, factor: float) -> None:

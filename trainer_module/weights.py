@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from trainer_module.config.image import STRIDE, ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.model import FormulaModel

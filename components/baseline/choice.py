@@ -28,16 +28,16 @@ def newest_other(folder: str, model: str) -> Serving:
     others = versions(folder)
     while others and serves(folder, others[-1], model):
         others.pop()
-    faults: list[str] = []
+    problems: list[str] = []
     for version in reversed(others):
-        fault = _fault(os.path.join(folder, str(version)))
-        if not fault:
-            return Serving(str(version), "; ".join(faults))
-        faults.append(f"version {version} cannot be used: {fault}")
-    return Serving("", "; ".join(faults))
+        problem = _load_error(os.path.join(folder, str(version)))
+        if not problem:
+            return Serving(str(version), "; ".join(problems))
+        problems.append(f"version {version} cannot be used: {problem}")
+    return Serving("", "; ".join(problems))
 
 
-def _fault(path: str) -> str:
+def _load_error(path: str) -> str:
     """Why a SavedModel cannot be evaluated, or ""."""
     import tensorflow as tf
 

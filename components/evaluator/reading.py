@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,30 +12,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from data.errors import ImageError, UserError
-from trainer_module.config.image import STRIDE
-
-READ_AT_ONCE = 32
-
-
-class Hypothesis(NamedTuple):
-    """One reading of an image."""
-
-    latex: str  # tokens, separated by one space
-    log_probability: float  # natural, of the tokens and the end; exactly the model's float32
-    score: float  # what hypotheses are ranked by
-
-    @property
-    def is_of_blank(self) -> bool:
-        """Whether the image holds no ink; the signatures say so by an empty formula that is certain."""
-        return not self.latex and self.log_probability == 0
-
-
-class Beam(NamedTuple):
-    """A beam search, as `predict_alternatives` does it."""
-
-    width: int  # hypotheses, at least 1
-    length_penalty: float = 0.0
+from im2latex.errors import ImageError, UserError
+from im2latex.reading import Beam, Hypothesis, of_like_size
 
 
 class ImageReader:
@@ -99,22 +77,6 @@ class ImageReader:
             # Of a batch TensorFlow does not say which image it was.
             half = len(images) // 2
             return self.read_each(images[:half], beam) + self.read_each(images[half:], beam)
-
-
-def of_like_size(sizes: Sequence[tuple[int, int]], at_once: int = READ_AT_ONCE) -> Iterator[np.ndarray]:
-    """Cuts images into batches with little padding.
-
-    Args:
-        sizes: width and height of each, pixels.
-        at_once: images in a batch at most.
-
-    Yields:
-        The indices of the images of a batch.
-    """
-    widths, heights = np.array(sizes).reshape(-1, 2).T
-    # Rows of cells first: what is padded below is lost for every column.
-    order = np.lexsort((widths, -(-heights // STRIDE)))
-    yield from (order[start : start + at_once] for start in range(0, len(order), at_once))
 
 
 class Reading(NamedTuple):

@@ -26,8 +26,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from data.latex.symbol_boxes import SymbolBoxes, symbol_boxes
-from data.latex.tokenizer import FormulaError
 from data.spelling import normal_form
+from im2latex.tokenizer import FormulaError
 
 SYMBOL_COST, POSITION_COST, ORDER_COST = 1.0, 0.05, 0.15
 # How far from where it belongs a symbol may stand, em of its own size; the narrowest symbols are wider than that.

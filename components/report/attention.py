@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from im2latex.images import normalise
 from trainer_module import features
 from trainer_module.attention import BLOCK
 from trainer_module.batching import Example, collate
 from trainer_module.config.image import STRIDE
-from trainer_module.images import normalise
 from trainer_module.signatures import read_exported
 from trainer_module.weights import model_of
 

@@ -21,7 +21,7 @@ from tfx.proto.orchestration import driver_output_pb2
 from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
-from components.metadata import Step, made, origins, read_steps, seen_from
+from components.metadata import Step, origins, output_of, read_steps, seen_from
 from components.report.report_page import FILE, write_page
 from components.report.reported_run import ReportedRun, Setting
 
@@ -90,7 +90,9 @@ class Executor(base_executor.BaseExecutor):
             pipeline=exec_properties["pipeline"],
             id=run_id,
             steps=steps,
-            artifacts={key: made(artifacts[0].mlmd_artifact) for key, artifacts in input_dict.items() if artifacts},
+            artifacts={
+                key: output_of(artifacts[0].mlmd_artifact) for key, artifacts in input_dict.items() if artifacts
+            },
             settings=[Setting(*setting) for setting in json.loads(exec_properties["settings"])],
             data=exec_properties["data"],
             split=exec_properties["split"],

@@ -109,6 +109,8 @@ def read_data(folder: str, read_at: int) -> Data:
         read_at: when the run read it, milliseconds since 1970; 0 if that is not known.
     """
     path = Path(folder, "dataset.json")
+    if "://" in folder:
+        return Data(folder, {}, None, "The folder is in a bucket, in which the report does not look.")
     if not Path(folder).is_dir():
         return Data(folder, {}, None, "The folder is no longer there.")
     if not path.is_file():

@@ -391,7 +391,7 @@ def descent(run: ReportedRun) -> tuple[lineage.Drawing, list[tuple[str, str, str
         if name in there:
             notes[name] = str(there[name].properties[key])
     titles = {name: title for name, title in lineage.TITLES.items() if name in there}
-    rows = [(title, str(there[name].id or ""), there[name].uri) for name, title in titles.items()]
+    rows = [(title, str(there[name].id or ""), there[name].address) for name, title in titles.items()]
     if run.data is not None:
         notes["data"] = "TFRecords"
         rows.insert(0, (lineage.TITLES["data"], "", run.data))

@@ -104,7 +104,7 @@ def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, fl
     _, _, *alone, together, memory = events
     seconds = [event["seconds"] for event in alone]
     median = statistics.median(seconds)
-    reason = _fault(events[1:-1], alone, together)
+    reason = _inconsistency(events[1:-1], alone, together)
     if not reason and median > max_seconds:
         reason = (
             f"the model takes {median:.3g} s an image (median of {images}), more than the {max_seconds:g} s allowed"
@@ -170,7 +170,7 @@ def _failure(ended: Ended, stage: str, limit: float) -> str:
     return f"{text}: {_short(lines[-1])}" if lines else text
 
 
-def _fault(answers: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], together: dict[str, Any]) -> str:
+def _inconsistency(answers: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], together: dict[str, Any]) -> str:
     """What is wrong with complete answers, or ""."""
     images = len(alone)
     for answer in answers:

@@ -22,9 +22,9 @@ from data.dataset.writer import is_dataset
 from data.errors import UserError
 from data.files import atomic_file
 from data.importers.source import SPLIT_NAMES, Files
-from data.latex.tokenizer import FormulaError, tokenize
 from data.parallel import ordered_map
 from data.spelling import normal_form
+from im2latex.tokenizer import FormulaError, tokenize
 
 _CHUNK = 2000
 

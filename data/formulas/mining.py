@@ -17,9 +17,9 @@ from data.formulas.documents import closure, find_formulas, roots
 from data.formulas.lists import drawn_key, label_of, read_keys, write_list
 from data.formulas.macros import MacroError
 from data.latex.program import is_local, unknown_command
-from data.latex.tokenizer import FormulaError, tokenize
 from data.parallel import ordered_map
 from data.spelling import normal_form
+from im2latex.tokenizer import FormulaError, tokenize
 
 _SOURCES = (".tex", ".ltx", ".latex", ".sty", ".cls")
 _ARCHIVES = (".gz", ".tgz", ".tar")

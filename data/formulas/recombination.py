@@ -18,7 +18,7 @@ from typing import NamedTuple
 from data.errors import UserError
 from data.formulas.lists import Formula, drawn_key
 from data.latex.program import is_local
-from data.latex.tokenizer import FormulaError, side_of
+from im2latex.tokenizer import FormulaError, side_of
 
 KINDS = ("fraction", "subscript", "superscript", "root", "accent", "delimited", "cell", "row", "side")
 SOURCE = "recombined"
@@ -78,7 +78,7 @@ def find_parts(tokens: Sequence[str]) -> list[FormulaPart]:
     """The parts of a formula that can be exchanged.
 
     Args:
-      tokens: of `data.latex.tokenizer.tokenize`.
+      tokens: of `im2latex.tokenizer.tokenize`.
 
     Raises:
       FormulaError: groups do not fit together.

@@ -8,8 +8,8 @@ from PIL import Image, ImageChops
 
 from data.dataset.record import BadRecord, Record, encode
 from data.importers.source import Candidate
-from data.latex.tokenizer import FormulaError, tokenize
 from data.spelling import respell
+from im2latex.tokenizer import FormulaError, tokenize
 
 BORDER = 8
 

@@ -26,4 +26,4 @@ def _splits(files: Files) -> set[str]:
     return {name.removeprefix("im2latex_").removesuffix("_filter.lst") for name in files.matching(LISTS)}
 
 
-FORMAT = Format("processed", "im2latex_*_filter.lst", _detect, _read, _splits)
+FORMAT = Format("processed", "the processed im2latex-100k", "im2latex_*_filter.lst", _detect, _read, _splits)

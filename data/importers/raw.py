@@ -27,4 +27,4 @@ def _splits(files: Files) -> set[str]:
     return {Path(name).stem.removeprefix("im2latex_") for name in files.matching(LISTS)}
 
 
-FORMAT = Format("raw", "formulas.lst", _detect, _read, _splits, raw=True)
+FORMAT = Format("raw", "the raw im2latex-100k, with full pages", "formulas.lst", _detect, _read, _splits, raw=True)

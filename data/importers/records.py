@@ -37,4 +37,4 @@ def _shards_of(source: Path, split: str) -> list[Path]:
     return shards(source / split) if (source / split).is_dir() else []
 
 
-FORMAT = Format("records", "train/", _detect, _read, _splits)
+FORMAT = Format("records", "records in train, eval and test", "train/", _detect, _read, _splits)

@@ -73,8 +73,8 @@ def _read_tar(path: Path) -> dict[str, bytes | Path]:
                 if content is None:
                     continue
                 if member.size > MAX_RECORD_BYTES:
-                    told = f"{Path(member.name).name} of {member.size:,} bytes, more than {MAX_RECORD_BYTES:,}"
-                    raise UserError(f"{path} holds {told}; leave it out")
+                    message = f"{Path(member.name).name} of {member.size:,} bytes, more than {MAX_RECORD_BYTES:,}"
+                    raise UserError(f"{path} holds {message}; leave it out")
                 files[Path(member.name).name] = content.read()
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a readable .tar archive ({error}); download it again") from error
@@ -85,6 +85,7 @@ class Format(NamedTuple):
     """A format of data sets. Formats are tried in the order of `data.importers.formats.FORMATS`."""
 
     name: str
+    help: str  # what it is, for the command line
     looks_like: str  # the files by which it is known, for a person
     detect: Callable[[Files], bool]
     # Takes the file of a vocabulary, too, or None; gives the records, in the splits of the source's own lists.

@@ -78,4 +78,4 @@ def _splits(files: Files) -> set[str]:
     return {name.split("_")[0] for name in files.matching(FILES)}
 
 
-FORMAT = Format("tfrecords", FILES, _detect, _read, _splits)
+FORMAT = Format("tfrecords", "the TFRecords of Image2Latex-TF2", FILES, _detect, _read, _splits)

@@ -1,1 +1,1 @@
-"""LaTeX: its commands, its tokens, and how it is drawn."""
+"""How LaTeX is drawn."""

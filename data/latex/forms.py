@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from data.latex.boxes import EMPTY, Box, overlay, row_of, rule
-from data.latex.commands import GROUPS
 from data.latex.computer_modern import ACCENTS, ACCENTS_BELOW, TEXT_ACCENTS, WIDE_ACCENTS
 from data.latex.layout import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Atom
+from im2latex.latex_commands import GROUPS
 
 if TYPE_CHECKING:
     from data.latex.typesetting import Setter

@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from data.errors import UserError
-from data.latex.commands import FUNCTIONS, LOCAL_ENVIRONMENTS, LOCAL_NAMES
+from im2latex.latex_commands import FUNCTIONS, LOCAL_ENVIRONMENTS, LOCAL_NAMES
 
 SECONDS = 10.0
 # The longest side of a picture; the widest of 27,733 real formulas has 5.7.

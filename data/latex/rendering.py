@@ -23,9 +23,9 @@ from data.latex.program import (
     find_programs,
     is_local,
 )
-from data.latex.tokenizer import FormulaError, tokenize
 from data.latex.typesetting import draw
 from data.parallel import cores, ordered_map
+from im2latex.tokenizer import FormulaError, tokenize
 
 RENDERERS = ("latex", "builtin")
 # Formulas in one document, and in one piece of work for the built-in renderer.

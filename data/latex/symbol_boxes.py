@@ -40,7 +40,7 @@ def symbol_boxes(tokens: list[str]) -> SymbolBoxes:
     """The symbols of a formula in display style.
 
     Args:
-      tokens: in the style of `data.latex.tokenizer`.
+      tokens: in the style of `im2latex.tokenizer`.
 
     Raises:
       ValueError: as `typeset` does.

@@ -2,7 +2,7 @@
 
 The synthetic data set draws with this: a LaTeX run per formula would take a day, and mathtext's parser 20 ms a
 formula. The rules are those of The TeXbook, Appendix G, and the spacing table is that of its chapter 18. Input is
-the token language of `data.latex.tokenizer`: what LaTeX and amsmath have, and the symbols of
+the token language of `im2latex.tokenizer`: what LaTeX and amsmath have, and the symbols of
 `data.latex.computer_modern`. Sizes of text (\\large) and lengths between rows are left out.
 """
 
@@ -14,7 +14,10 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from data.latex.boxes import EMPTY, Box, overlay, paint, row_of, whole
-from data.latex.commands import (
+from data.latex.computer_modern import DELIMITERS, LARGE_OPERATORS, LETTERS, LIMIT_FUNCTIONS, SYMBOLS, metrics
+from data.latex.forms import FORMS
+from data.latex.layout import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Atom, Columns, Layout, space
+from im2latex.latex_commands import (
     BIG_DELIMITERS,
     BIG_SIZES,
     DECLARATIONS,
@@ -28,9 +31,6 @@ from data.latex.commands import (
     SYNONYMS,
     WITHOUT_INK,
 )
-from data.latex.computer_modern import DELIMITERS, LARGE_OPERATORS, LETTERS, LIMIT_FUNCTIONS, SYMBOLS, metrics
-from data.latex.forms import FORMS
-from data.latex.layout import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Atom, Columns, Layout, space
 
 _THIN = 3 / 18
 # A delimiter by what may stand behind \left, \right and \middle.
@@ -351,7 +351,7 @@ def typeset(tokens: Sequence[str], em: float) -> Box:
     """Sets a formula in display style.
 
     Args:
-      tokens: the tokens of the formula, in the style of `data.latex.tokenizer`.
+      tokens: the tokens of the formula, in the style of `im2latex.tokenizer`.
       em: size of the text in pixels per em.
 
     Raises:

@@ -10,9 +10,9 @@ evaluation, are put into this form. docs/concepts/normal-form.md lists the rules
 from __future__ import annotations
 
 from data.errors import UserError
-from data.latex.tokenizer import FormulaError, tokenize
 from data.spelling.reader import read
 from data.spelling.writer import write
+from im2latex.tokenizer import FormulaError, tokenize
 
 NORMAL, AS_THE_SOURCE = "normal", "im2markup"
 SPELLINGS = (NORMAL, AS_THE_SOURCE)
@@ -55,7 +55,7 @@ def normal_form(latex: str) -> str:
       latex: a formula, raw or tokenised.
 
     Raises:
-      FormulaError: as `data.latex.tokenizer.tokenize` does.
+      FormulaError: as `im2latex.tokenizer.tokenize` does.
     """
     tokens = tokenize(latex)
     try:

@@ -10,8 +10,8 @@ import functools
 import math
 from typing import NamedTuple
 
-from data.latex.commands import ACCENTS, BIG_OPERATORS, BIG_SIZES, FONTS, FUNCTIONS, STYLES, WITH_LIMITS
 from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row
+from im2latex.latex_commands import ACCENTS, BIG_OPERATORS, BIG_SIZES, FONTS, FUNCTIONS, STYLES, WITH_LIMITS
 
 _SCALE = (1.0, 1.0, 0.7, 0.5)  # of each style
 _AXIS, _X_HEIGHT, _RULE = 0.25, 0.430555, 0.04

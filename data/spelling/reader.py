@@ -1,4 +1,4 @@
-"""Tokens to items: recursive descent over what `data.latex.tokenizer` wrote."""
+"""Tokens to items: recursive descent over what `im2latex.tokenizer` wrote."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import functools
 import re
 from dataclasses import replace
 
-from data.latex.commands import (
+from data.spelling.heights import is_flat
+from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
+from data.spelling.rows import array, joined, paired, with_font
+from im2latex.latex_commands import (
     ARGUMENTS,
     BIG_DELIMITERS,
     BIG_OPERATORS,
@@ -30,17 +33,14 @@ from data.latex.commands import (
     WITH_OPTION,
     WITH_OTHER_ARGUMENTS,
 )
-from data.latex.tokenizer import side_of
-from data.spelling.heights import is_flat
-from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
-from data.spelling.rows import array, joined, paired, with_font
+from im2latex.tokenizer import side_of
 
 
 def read(tokens: list[str]) -> Row:
     """The row of a formula, in normal form.
 
     Args:
-      tokens: as `data.latex.tokenizer.tokenize` returns them.
+      tokens: as `im2latex.tokenizer.tokenize` returns them.
     """
     return _Reader(tokens).row()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from data.latex.commands import (
+from data.spelling.heights import delimiter_size
+from data.spelling.nodes import Item, Node, Row, head_of
+from im2latex.latex_commands import (
     BIG_SIZES,
     BOLD,
     DELIMITER_PAIRS,
@@ -18,8 +20,6 @@ from data.latex.commands import (
     UPRIGHT_NAMES,
     WITH_LIMITS,
 )
-from data.spelling.heights import delimiter_size
-from data.spelling.nodes import Item, Node, Row, head_of
 
 # In em: spaces of so much in a row are one \quad; from so much on a space between letters of a text font is `~`.
 QUAD = 0.75

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from data.latex.commands import BIG_SIZES, INFIX, STYLES, WITH_OPTION
 from data.spelling.nodes import Node, Row
+from im2latex.latex_commands import BIG_SIZES, INFIX, STYLES, WITH_OPTION
 
 
 def write(row: Row) -> list[str]:

@@ -201,7 +201,7 @@ class Pod:
     memory: float = Field(default=0, ge=0, description="memory, GB (10^9 bytes)")
     gpus: int = Field(default=0, ge=0, description="GPUs")
     gpu_type: str = Field(default="nvidia.com/gpu", description="what the cluster calls its GPUs")
-    retries: int = Field(default=0, ge=0, le=100, description="further attempts of a failed task")
+    retries: int = Field(default=0, ge=0, le=10, description="further attempts of a failed task")
     timeout: int = Field(default=0, ge=0, description="longest time of an attempt, seconds")
     node_selector: dict[str, str] = Field(default_factory=dict, description="labels that a node must have")
     tolerations: tuple[dict[Literal["key", "operator", "value", "effect"], str], ...] = Field(
@@ -215,10 +215,28 @@ class KubeflowConfig:
 
     image: str = Field(default="", description="image of every container, by tag or, surer, by digest")
     data: str = Field(default="", description="TFRecords: a folder on the volume, or gs://, s3://, minio://")
+    pipeline_root: str = Field(
+        default="", description="where the artifacts go: gs://, s3:// or minio://; empty: where the cluster puts them"
+    )
     volume: str = Field(default="", description="claim of the volume that all pods share")
     mount: str = Field(default="/mnt/im2latex", pattern=r"^/[^:]*[^/:]$", description="where the pods find the volume")
     secrets: dict[str, str] = Field(
         default_factory=dict, description='environment variables from secrets, such as {HF_TOKEN = "secret/key"}'
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict, description='further environment variables, such as {AWS_REGION = "eu-central-1"}'
+    )
+    detect_changes: Literal["auto", "list", "download"] = Field(
+        default="auto",
+        description="how a run notices changed records in a bucket: list it with the pods' own credentials, download "
+        "them, or auto: list where secrets or environment hold AWS credentials",
+    )
+    timeout: int = Field(default=0, ge=0, lt=2**31, description="longest time of a run, seconds; 0: any")
+    keep: int = Field(
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="time after its end that a run's pods stay, seconds; 0: left to the cluster",
     )
     pods: dict[str, dict[str, Any]] = Field(
         default_factory=dict,

@@ -32,7 +32,7 @@ def facts(graph: Graph, summary: RunSummary) -> Facts:
         summary: of the run.
     """
     properties = graph.runs[summary.run].properties
-    told = {execution.component: execution.properties for execution in graph.of_run.get(summary.run, ())}
+    by_component = {execution.component: execution.properties for execution in graph.of_run.get(summary.run, ())}
     transformed = graph.outputs(summary.run).get(("Transform", "transform_graph"))
     vocabulary = vocabulary_size(transformed.uri) if transformed else None
     data = _some(properties, data="folder", data_fingerprint="fingerprint")
@@ -43,8 +43,9 @@ def facts(graph: Graph, summary: RunSummary) -> Facts:
             "pushed": summary.pushed or None,
         },
         "metrics": summary.scores | ({} if vocabulary is None else {"vocabulary": vocabulary}),
-        "data": data or _some(told.get("ImportExampleGen", {}), input_base="folder", input_fingerprint="fingerprint"),
-        "configuration": _configuration(properties, told.get("Reporter", {})),
+        "data": data
+        or _some(by_component.get("ImportExampleGen", {}), input_base="folder", input_fingerprint="fingerprint"),
+        "configuration": _configuration(properties, by_component.get("Reporter", {})),
         "code": _some(properties, code_commit="commit", code_changed="changed", code_sha256="files"),
         "packages": _some(properties, python="python") | _object(properties, "packages"),
         "hardware": _some(properties, host="host") | _object(properties, "hardware"),

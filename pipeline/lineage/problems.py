@@ -170,11 +170,11 @@ def _unknown(graph: Graph, workspace: Workspace, pushed: Mapping[int, Push]) -> 
 
 
 def _sources(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
-    told: set[str] = set()
+    reported: set[str] = set()
     for execution in graph.executions.values():
         for path, there in sources(execution):
-            if not there and path not in told and not is_elsewhere(graph, execution.run, workspace):
-                told.add(path)
+            if not there and path not in reported and not is_elsewhere(graph, execution.run, workspace):
+                reported.add(path)
                 what = f"{path}, which {execution.component} brought in, is gone"
                 yield Finding(SOURCE, what, execution.run, execution.id)
 

@@ -60,7 +60,7 @@ def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
 def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> ReportedRun:
     """All that ML Metadata and the workspace know of a run."""
     steps, outputs = read_steps(store, run_id)
-    told = {step.component: properties(store, step) for step in steps}
+    by_component = {step.component: properties(store, step) for step in steps}
     names = [step.component for step in steps]
     absent = [Step(component, ABSENT) for component in COMPONENTS if component not in names]
     log = _log(workspace, run_id, run_ids(store))
@@ -71,9 +71,9 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Reporte
         id=run_id,
         steps=[*steps, *absent],
         artifacts={name: outputs[key] for key, name in _ARTIFACTS.items() if key in outputs},
-        settings=_settings(told.get("Reporter", {}), log),
-        data=_text(told, "ImportExampleGen", "input_base"),
-        split=_text(told, "Evaluator", "split"),
+        settings=_settings(by_component.get("Reporter", {}), log),
+        data=_text(by_component, "ImportExampleGen", "input_base"),
+        split=_text(by_component, "Evaluator", "split"),
         serving=str(workspace.serving / pipeline),
         log=str(log) if log and failed else "",
         failure=_failure(log) if log and failed else "",

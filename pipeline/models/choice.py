@@ -12,14 +12,17 @@ from pathlib import Path
 
 import typer
 
+import im2latex
 from data.errors import UserError
+from im2latex import weights
 from pipeline.models.export import save_model
 from pipeline.workspace import Workspace
 from trainer_module import reader
 
 # What it takes to make the SavedModel, on two cores.
 SECONDS = 5
-TRAINER_MODULE = Path(reader.__file__).resolve().parents[1]
+# Where the code and the tables lie that decide on the SavedModel.
+CODE = [Path(file).resolve().parent for file in (weights.__file__, reader.__file__)]
 
 
 def chosen_model(named: str | None) -> Path:
@@ -36,7 +39,7 @@ def chosen_model(named: str | None) -> Path:
         return Path(named)
     pushed = Workspace.from_environment().versions() if named is None else []
     if not pushed:
-        _say(f"model: the reader that comes with im2latex {version('im2latex')}")
+        _say(f"model: the reader that comes with im2latex {im2latex.__version__}")
         return saved_model()
     _say(f"model: {pushed[-1].parent.name} {pushed[-1].name} ({_short(pushed[-1])})")
     return pushed[-1]
@@ -78,7 +81,7 @@ def cache() -> Path:
 def _digest() -> str:
     """Of all that decides on the SavedModel: weights, code with its tables, TensorFlow's version."""
     sha = hashlib.sha256(f"{reader.fingerprint()} {version('tensorflow')}".encode())
-    for path in sorted(path for path in TRAINER_MODULE.rglob("*") if path.suffix in (".py", ".npz")):
+    for path in sorted(path for folder in CODE for path in folder.rglob("*") if path.suffix in (".py", ".npz")):
         sha.update(path.read_bytes())
     return sha.hexdigest()[:16]
 

@@ -6,16 +6,16 @@ import datetime
 import errno
 import os
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
+import im2latex
 from data.errors import UserError
 from data.files import atomic_folder
 from pipeline.workspace import Workspace
-from trainer_module.trained import Precision, Trained, load_weights, save_weights
+from trainer_module.trained import Precision, Trained, load_weights, save_onnx, save_weights
 
-SAVED_MODEL, WEIGHTS_FILE = "savedmodel", "weights"
-FORMATS = (SAVED_MODEL, WEIGHTS_FILE)
+SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE = "savedmodel", "weights", "onnx"
+FORMATS = (SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE)
 
 
 def export_model(trained: Trained, out: Path, to: str, precision: Precision) -> None:
@@ -23,9 +23,9 @@ def export_model(trained: Trained, out: Path, to: str, precision: Precision) -> 
 
     Args:
         trained: the model.
-        out: the folder of a SavedModel, or the file of weights; must not be there yet.
+        out: the folder of a SavedModel, or the file of weights or of ONNX; must not be there yet.
         to: one of `FORMATS`.
-        precision: of a file of weights.
+        precision: of such a file.
 
     Raises:
         UserError: `out` is there, or cannot be written, or the weights do not fit the precision.
@@ -35,6 +35,8 @@ def export_model(trained: Trained, out: Path, to: str, precision: Precision) -> 
     try:
         if to == WEIGHTS_FILE:
             save_weights(out, trained, precision)
+        elif to == ONNX_FILE:
+            save_onnx(out, trained, precision)
         else:
             save_model(trained, out)
     except OSError as error:
@@ -65,7 +67,7 @@ def with_provenance(trained: Trained, model: Path | None, notes: Mapping[str, st
         model: the SavedModel that it is of; of a version that was pushed here, the run and its BLEU are recorded.
         notes: names and texts.
     """
-    made = {"date": datetime.date.today().isoformat(), "im2latex": version("im2latex")}
+    made = {"date": datetime.date.today().isoformat(), "im2latex": im2latex.__version__}
     pushed = _pushed(model) if model else {}
     return trained._replace(provenance={**trained.provenance, **made, **pushed, **notes})
 

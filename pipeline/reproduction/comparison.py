@@ -69,16 +69,16 @@ def _records(folder: Path) -> Iterator[bytes]:
 
 
 def _splits(first: Path, second: Path, read: Callable[[Path], Counter[bytes]], noun: str) -> tuple[bool, str]:
-    faults, total = [], 0
+    problems, total = [], 0
     for split in SPLITS:
         found = [
             read(path) if (path := folder / f"Split-{split}").is_dir() else Counter() for folder in (first, second)
         ]
         total += found[0].total()
         if found[0] != found[1]:
-            faults.append(f"{(found[0] - found[1]).total():,} of {found[0].total():,} of {split}")
-    if faults:
-        return False, f"other {noun}s: {', '.join(faults)}"
+            problems.append(f"{(found[0] - found[1]).total():,} of {found[0].total():,} of {split}")
+    if problems:
+        return False, f"other {noun}s: {', '.join(problems)}"
     return True, f"{total:,} {noun}s" + ("" if _bytes(first, second)[0] else ", in another order or encoding")
 
 
@@ -166,8 +166,8 @@ def _scores(first: Path, second: Path) -> tuple[bool, str]:
         for name, value in scores[0].items()
         if name in scores[1] and value != scores[1][name]
     ]
-    told = [f"drawn by {one.renderer} and by {other.renderer}"] * (one.renderer != other.renderer) + differ[:NAMED]
-    return False, ", ".join(told) or "other scores of slices, or of the model that serves"
+    message = [f"drawn by {one.renderer} and by {other.renderer}"] * (one.renderer != other.renderer) + differ[:NAMED]
+    return False, ", ".join(message) or "other scores of slices, or of the model that serves"
 
 
 def _bytes(first: Path, second: Path) -> tuple[bool, str]:

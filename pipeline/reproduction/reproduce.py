@@ -131,7 +131,10 @@ def _recorded(store: MetadataStore, run: str) -> Recorded:
 
 def _config(recorded: Recorded, settings: Sequence[str]) -> Config:
     if "config" not in recorded.properties or "data_fingerprint" not in recorded.properties:
-        raise UserError(f"run {recorded.id} was recorded without its configuration, so it cannot be run again")
+        raise UserError(
+            f"run {recorded.id} was recorded without its configuration or the fingerprint of its data, so it cannot be "
+            "run again"
+        )
     if not recorded.components:
         raise UserError(f"run {recorded.id} made nothing that could be compared; `im2latex lineage runs` lists runs")
     knobs = json.loads(recorded.properties["config"])

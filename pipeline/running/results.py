@@ -89,8 +89,8 @@ def detail(component: str, result: Result) -> str:
             verdict = f"{scores}: {'blessed' if result.blessed else 'not blessed'}"
             return f"{verdict}; {result.other_vocabulary}" if result.other_vocabulary else verdict
         case "ServingCheck":
-            told = f"{1000 * result.seconds_per_image:.0f} ms an image in a process of its own"
-            return f"not blessed: {result.serving_fault}" if result.serving_fault else told
+            message = f"{1000 * result.seconds_per_image:.0f} ms an image in a process of its own"
+            return f"not blessed: {result.serving_fault}" if result.serving_fault else message
         case "Pusher":
             return result.pushed or not_pushed(result.withdrawn)
         case "Reporter":

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from components.evaluator.reading import READ_AT_ONCE, Beam
-from pipeline.serving.pictures import MAX_PIXELS, Picture
+from im2latex.pictures import MAX_PIXELS, Picture
+from im2latex.reading import READ_AT_ONCE, Beam
 
 # How long the first image of a batch waits for others, seconds, when the last batch had several: a client that is alone
 # does not wait.

@@ -6,37 +6,39 @@ from typing import Annotated
 
 import typer
 
+from im2latex import help
+from im2latex.cli import MOST_ALTERNATIVES
 from pipeline.options import Model, hush
 
 app = typer.Typer()
 
 
-@app.command()
+@app.command(help=f"{help.PREDICT}\n\n{help.PREDICT_STATUS}")
 def predict(
-    images: Annotated[list[str], typer.Argument(help="Files, folders, or - for standard input.", metavar="IMAGE")],
-    model: Model = None,
-    clean: Annotated[
-        bool, typer.Option("--clean", help="Print LaTeX as a person would type it: x_i^2, \\sin.")
-    ] = False,
+    images: Annotated[list[str], typer.Argument(help=help.IMAGE, metavar="IMAGE")],
+    model: Annotated[str | None, typer.Option(help=help.MODEL, metavar="DIR")] = None,
+    clean: Annotated[bool, typer.Option("--clean", help=help.CLEAN)] = False,
     alternatives: Annotated[
-        int | None,
-        typer.Option(min=1, max=32, help="Number of alternatives for each image, by beam search.", metavar="COUNT"),
+        int | None, typer.Option(min=1, max=MOST_ALTERNATIVES, help=help.ALTERNATIVES, metavar="COUNT")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per line, with probabilities.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=help.JSON)] = False,
 ) -> None:
-    """Print the LaTeX of images, one line each; the file name comes first if there are several.
-
-    Exit status: 0 all images were read, 1 some were not.
-    """
     hush()
-    from pipeline.models.choice import chosen_model
+    from im2latex.command import ReadsImages, predict_images
+    from im2latex.models import choose, is_saved_model_alone
+    from im2latex.reader import Reader
 
-    chosen = chosen_model(model)
-    from pipeline.serving.predict import predict_images
+    choice = choose(model)
+    if choice.sentence:
+        typer.echo(choice.sentence, err=True)
+    reader: ReadsImages
+    if is_saved_model_alone(choice.path):
+        from pipeline.serving.saved_model import SavedModelReader
 
-    raise typer.Exit(predict_images(images, chosen, alternatives, clean, as_json))
+        reader = SavedModelReader(choice.path, searches=alternatives is not None)
+    else:
+        reader = Reader(choice.path)
+    raise typer.Exit(predict_images(images, reader, alternatives, clean, as_json))
 
 
 @app.command()

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from components.evaluator.reading import Beam, Hypothesis, ImageReader
+from components.evaluator.reading import ImageReader
 from data.errors import UserError
+from im2latex.reading import Beam, Hypothesis
 
 log = logging.getLogger(__name__)
 

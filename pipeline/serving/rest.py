@@ -12,9 +12,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from components.evaluator.reading import Beam, Hypothesis
 from data.dataset.record import Example
 from data.errors import UserError
+from im2latex.reading import Beam, Hypothesis
 
 DEFAULT = "serving_default"
 # The input of each signature that holds images.

@@ -56,7 +56,7 @@ class Version(NamedTuple):
     bleu: float | None = None
 
 
-def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say) -> Rolled:
+def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say, connection: str | None = None) -> Rolled:
     """Lets an older version serve, or one that was withdrawn: newer ones go into the folder `withdrawn` beside them.
 
     Args:
@@ -64,6 +64,7 @@ def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say) -
         name: of the model; None takes that of the version that serves.
         to: the version; None takes the newest that works before the one that serves.
         say: takes a sentence on what was passed over, or could not be done beside it.
+        connection: database that records it; None takes that of the last run.
 
     Raises:
         UserError: there is no such version or none before, it does not work, or the folder cannot be written.
@@ -79,9 +80,9 @@ def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say) -
             raise UserError(f"there is no version {to} in {folder}; `im2latex rollback --list` lists those there are")
         elif to == max(there, default=0):
             raise UserError(f"version {to} serves already")
-        elif fault := _fault(folder / str(to) if to in there else folder / WITHDRAWN / str(to)):
-            raise UserError(f"{fault}; choose another version, `im2latex rollback --list` lists them")
-        with _recorded(workspace, folder, to, [number for number in there if number > to], say):
+        elif problem := _load_error(folder / str(to) if to in there else folder / WITHDRAWN / str(to)):
+            raise UserError(f"{problem}; choose another version, `im2latex rollback --list` lists them")
+        with _recorded(workspace, connection, folder, to, [number for number in there if number > to], say):
             try:
                 withdrawn, brought_back = activate(folder, to)
             except OSError as error:
@@ -89,11 +90,12 @@ def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say) -
     return Rolled(folder, to, withdrawn, brought_back)
 
 
-def versions(workspace: Workspace, name: str | None) -> list[Version]:
+def versions(workspace: Workspace, name: str | None, connection: str | None = None) -> list[Version]:
     """All versions of a model, withdrawn ones too, the oldest first; with what ML Metadata knows of them."""
     folder = folder_of(workspace, name)
     there, withdrawn = serving_folder.versions(folder), serving_folder.versions(folder / WITHDRAWN)
-    known = _pushes(workspace) if workspace.metadata.exists() or workspace.connection else {}
+    stored = connection or workspace.connection or workspace.metadata.exists()
+    known = _pushes(workspace, connection) if stored else {}
     states = dict.fromkeys(withdrawn, WITHDRAWN) | dict.fromkeys(there, BEFORE) | dict.fromkeys(there[-1:], SERVES)
     return [Version(number, states[number], *known.get((folder.name, str(number)), ())) for number in sorted(states)]
 
@@ -125,16 +127,16 @@ def folder_of(workspace: Workspace, name: str | None) -> Path:
 def _before(folder: Path, there: list[int], say: Say) -> int:
     """The newest version that works before the one that serves."""
     for number in reversed(there[:-1]):
-        fault = _fault(folder / str(number))
-        if not fault:
+        problem = _load_error(folder / str(number))
+        if not problem:
             return number
-        say(f"version {number} is passed over: {fault}")
+        say(f"version {number} is passed over: {problem}")
     raise UserError(
         f"there is no version {'that loads ' if there[1:] else ''}before {there[-1]} in {folder}; it keeps serving"
     )
 
 
-def _fault(folder: Path) -> str:
+def _load_error(folder: Path) -> str:
     """Why a version does not work, or ""; it is loaded as a server would."""
     from pipeline.serving.models import load
 
@@ -146,7 +148,9 @@ def _fault(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _recorded(workspace: Workspace, folder: Path, to: int, withdrawn: list[int], say: Say) -> Iterator[None]:
+def _recorded(
+    workspace: Workspace, connection: str | None, folder: Path, to: int, withdrawn: list[int], say: Say
+) -> Iterator[None]:
     """Keeps an execution in ML Metadata: begun before, ended after, so that a rollback that was killed shows there.
 
     What serves matters more than what is known of it: without a store that can be written, the rollback goes on.
@@ -173,7 +177,7 @@ def _recorded(workspace: Workspace, folder: Path, to: int, withdrawn: list[int],
 
     def kept(change: Callable[[MetadataStore], Answer]) -> Answer | None:
         try:
-            return write(workspace, change)
+            return write(workspace, change, connection)
         except UserError as error:
             say(f"this is not recorded: {error}")
             return None
@@ -215,13 +219,13 @@ def _events(store: MetadataStore, execution: int, folder: Path, to: int, withdra
     return events
 
 
-def _pushes(workspace: Workspace) -> dict[tuple[str, str], tuple[str, float | None]]:
+def _pushes(workspace: Workspace, connection: str | None) -> dict[tuple[str, str], tuple[str, float | None]]:
     """The run that pushed a version and the BLEU of its model, by the model's name and the version."""
     from pipeline.lineage.graph import DESTINATION, read_store
     from pipeline.lineage.run_summary import read_scores
     from pipeline.lineage.store import read
 
-    graph = read(workspace, read_store)
+    graph = read(workspace, read_store, connection)
     found: dict[tuple[str, str], tuple[str, float | None]] = {}
     for artifact in graph.artifacts.values():
         maker = graph.maker(artifact.id)

@@ -20,16 +20,16 @@ from typing import Any, TypeVar
 import typer
 from aiohttp import BodyPartReader, web
 
-from components.evaluator.reading import Beam
 from data.errors import ImageError, UserError
+from im2latex.answer import describe, status
+from im2latex.pictures import prepare
+from im2latex.reading import Beam
 from pipeline.serving import rest
-from pipeline.serving.answer import describe, status
 from pipeline.serving.batching import Batcher, Busy
 from pipeline.serving.connections import listen
 from pipeline.serving.hosts import Hosts, hosts_of
 from pipeline.serving.metrics import CONTENT_TYPE, Metrics
 from pipeline.serving.models import Models, Read
-from pipeline.serving.pictures import prepare
 from pipeline.serving.web_page import POLICY, files
 
 NAME = "im2latex"

@@ -21,11 +21,11 @@ from data.importers.importing import chunked, hold_out, open_source
 from data.importers.source import Candidate
 from data.parallel import ordered_map
 from data.spelling import NORMAL
+from im2latex.images import normalise
 from pipeline.standalone import say
 from trainer_module.batching import Example
 from trainer_module.config.image import ImageConfig
 from trainer_module.features import SPECIAL_TEXTS, UNKNOWN
-from trainer_module.images import normalise
 
 
 class Formula(NamedTuple):

@@ -76,7 +76,8 @@ def train_model(
     import jax
     import keras
 
-    from trainer_module.trained import WEIGHTS, Trained, save_weights
+    from im2latex.weights import WEIGHTS
+    from trainer_module.trained import Trained, save_weights
     from trainer_module.training import choose_precision, train, training_digest
     from trainer_module.weights import extended, weights_of
 

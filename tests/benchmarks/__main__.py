@@ -22,7 +22,7 @@ from tests.benchmarks import size
 
 NAMES = (
     "machine", "training_float32", "training_bfloat16", "training_mixed_sizes", "decoding_greedy", "decoding_beam",
-    "lookups", "quickstart", "lineage", "serving",
+    "lookups", "quickstart", "lineage", "predicting", "serving",
 )  # fmt: skip
 # Its operations are so small that to share them costs more than to compute them.
 ONE_THREAD = {"quickstart"}

@@ -38,6 +38,7 @@ from tests.benchmarks.measuring import (
     seconds,
     trained_once,
 )
+from tests.benchmarks.predicting import predicting
 from trainer_module import features
 from trainer_module.batching import Batch, batches, collate, padding, plan
 from trainer_module.config.model import ModelConfig
@@ -204,7 +205,7 @@ CASES: dict[str, Callable[[Size], dict[str, Figure]]] = {
     case.__name__: case
     for case in (
         machine, training_float32, training_bfloat16, training_mixed_sizes, decoding_greedy, decoding_beam, lookups,
-        quickstart, lineage, serving,
+        quickstart, lineage, predicting, serving,
     )
 }  # fmt: skip
 

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from data.dataset.record import BadRecord, Example, Record, decode, encode
 from data.dataset.tfrecords import frame, parse_tfrecords
 from data.errors import UserError
-from data.latex.commands import FUNCTIONS
-from data.latex.tokenizer import FormulaError, tokenize
 from data.pictures.synthetic import draw_png
+from im2latex.latex_commands import FUNCTIONS
+from im2latex.tokenizer import FormulaError, tokenize
 
 FUZZ = int(os.environ.get("IM2LATEX_FUZZ", 300))
 Input = TypeVar("Input")

@@ -79,6 +79,32 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
     assert broken == []
 
 
+PATHS = re.compile(r"`((?:data|trainer_module|components|pipeline|kubeflow|tests|docs)/[\w./-]+)`")
+# Where the paths of the workspace and of data sets begin with the same words.
+FOLDERS_OF_RUNS = {"data/"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=str)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    named = set(PATHS.findall((ROOT / page).read_text(encoding="utf-8"))) - FOLDERS_OF_RUNS
+    # SECURITY.md names tests by their place in tests/; NAME stands for any.
+    missing = [
+        path for path in named if "NAME" not in path and not any((ROOT / p / path).exists() for p in (".", "tests"))
+    ]
+    assert missing == []
+
+
+def test_contributing_names_what_is_in_the_files() -> None:
+    """What stands before `in` a file is found in that file."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"((?:`\w+`(?:, | and | or )?)+) in `([\w./]+\.py)`", text)
+    assert len(named) >= 5
+    for names, file in named:
+        source = (ROOT / file).read_text(encoding="utf-8")
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"\b(?:class |def )?{name}\b", source), f"{name} is not in {file}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_commands_exist_with_these_options(page: Path) -> None:
     wrong = []

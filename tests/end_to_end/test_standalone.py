@@ -19,9 +19,10 @@ import tensorflow as tf
 from components.formula_metrics import scores as reference
 from data.errors import UserError
 from data.pictures.synthetic import formulas
+from im2latex.weights import WEIGHTS
 from tests.pipeline.models.test_export import export
 from tests.pipeline.test_standalone import processed
-from trainer_module.trained import WEIGHTS, load_weights
+from trainer_module.trained import load_weights
 
 ROOT = Path(__file__).parents[2]
 

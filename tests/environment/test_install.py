@@ -45,7 +45,9 @@ class System:
         (self.root / "requirements.lock").write_text(
             "uv==1.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\nzip==1\n"
         )
-        (self.root / "pyproject.toml").write_text("[project]\n")
+        (self.root / "im2latex").mkdir()
+        for project in (self.root, self.root / "im2latex"):
+            (project / "pyproject.toml").write_text("[project]\n")
 
     def program(self, path: str | Path, script: str) -> Path:
         made = self.bin / path
@@ -196,7 +198,8 @@ def test_installs_by_hash_and_compiles(system: System) -> None:
     calls = system.calls.read_text().splitlines()
     lock = next(call for call in calls if "--require-hashes" in call)
     assert "--compile-bytecode" in lock and lock.endswith(f"-r {system.root}/requirements.lock")
-    assert any("--no-deps" in call and call.endswith(f"--editable {system.root}") for call in calls)
+    for project in (system.root, system.root / "im2latex"):
+        assert any("--no-deps" in call and call.endswith(f"--editable {project}") for call in calls)
     assert not any("and-cuda" in call for call in calls)
 
 
@@ -218,12 +221,13 @@ def test_installs_again_only_what_a_change_of_the_lock_the_project_or_the_python
         (1, 2, None),
         (2, 3, "requirements.lock"),
         (2, 3, None),
+        (2, 4, "im2latex/pyproject.toml"),
     ]:
         if changed:
             with (system.root / changed).open("a") as file:
                 file.write("# changed\n")
         assert system.install().returncode == 0
-        assert (system.installations(), system.calls.read_text().count("--editable")) == (lock, project)
+        assert (system.installations(), system.calls.read_text().count("--editable")) == (lock, 2 * project)
     assert system.install("--python", "python3.10").returncode == 0
     assert system.installations() == 3
     # Asked for once, it stays.

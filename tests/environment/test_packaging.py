@@ -1,8 +1,9 @@
-"""What is installed: five packages with their data, seen from everywhere."""
+"""What is installed: the reader, the pipeline's five packages, all with their data, seen from everywhere."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
+import im2latex
+
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = [name for name in ("data", "trainer_module", "components", "pipeline", "kubeflow") if (ROOT / name).is_dir()]
+READER = "im2latex"
+PIPELINE = ["data", "trainer_module", "components", "pipeline", "kubeflow"]
+PACKAGES = [READER, *PIPELINE]
 
 
 def test_every_package_is_seen_from_any_folder(tmp_path: Path) -> None:
@@ -32,7 +37,7 @@ def copy_sources(source: Path) -> list[Path]:
         path.relative_to(ROOT)
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and not re.search(r"__pycache__|/build/|\.egg-info/", str(path))
     ]
     for path in [*listed, Path("pyproject.toml"), Path("setup.py"), Path("LICENSE"), Path("README.md")]:
         if (ROOT / path).exists():
@@ -43,14 +48,71 @@ def copy_sources(source: Path) -> list[Path]:
     return listed
 
 
-def test_wheel_holds_every_source_and_data_file_and_nothing_else(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    listed = copy_sources(source)
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheel of the reader and that of the pipeline, by distribution."""
+    folder = tmp_path_factory.mktemp("wheels")
+    source = folder / "source"
+    copy_sources(source)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=300)
-    (wheel,) = tmp_path.glob("*.whl")
-    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packed == {str(path) for path in listed if path.suffix != ".md"}
+    for project in (source / READER, source):
+        subprocess.run([*build, "--wheel-dir", str(folder), str(project)], check=True, timeout=300)
+    return {wheel.name.partition("-")[0]: wheel for wheel in folder.glob("*.whl")}
+
+
+def test_each_wheel_holds_its_sources_and_data_and_nothing_else(wheels: dict[str, Path], tmp_path: Path) -> None:
+    listed = [str(path) for path in copy_sources(tmp_path / "source") if path.suffix != ".md"]
+    assert wheels.keys() == {"im2latex", "im2latex_pipeline"}
+    for name, packages in (("im2latex", [READER]), ("im2latex_pipeline", PIPELINE)):
+        packed = {path for path in zipfile.ZipFile(wheels[name]).namelist() if ".dist-info/" not in path}
+        expected = {path for path in listed if path.partition("/")[0] in packages}
+        assert packed == expected - {f"{READER}/pyproject.toml"}
+    assert wheels["im2latex"].stat().st_size < 15_000_000
+
+
+def test_the_reader_alone_reads_a_picture_in_an_empty_environment(wheels: dict[str, Path], tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True, timeout=300)
+    (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    # What it asks for, and nothing else of this environment.
+    for name in ("numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime"):
+        place = next((Path(folder, name) for folder in sys.path if Path(folder, name).is_dir()), None)
+        if place is not None:  # the libraries of a wheel have a folder of their own in some versions
+            (packages / name).symlink_to(place)
+    python = str(tmp_path / "env" / "bin" / "python")
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*install, str(wheels["im2latex"])], check=True, timeout=300)
+    environ = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "IM2LATEX_HOME")}
+    command = [str(tmp_path / "env" / "bin" / "im2latex")]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *arguments], cwd=tmp_path, env=environ, capture_output=True, text=True)
+
+    answer = run("predict", "--clean", str(ROOT / "docs" / "formula.png"))
+    assert answer.stdout == "\\int_{-\\infty}^\\infty e^{-x^2}dx=\\sqrt{\\pi}\n", answer.stderr
+    other = run("run", "--preset", "quickstart")
+    assert (other.returncode, other.stdout) == (1, "")
+    assert other.stderr.startswith("im2latex: `im2latex run` is a command of the pipeline, which is not installed")
+    assert other.stderr.count("\n") == 1 and "pip install 'im2latex[pipeline]'" in other.stderr
+    found = subprocess.run(
+        [python, "-c", f"import importlib.util as u; print([n for n in {PACKAGES} if u.find_spec(n)])"],
+        cwd=tmp_path, env=environ, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert found.stdout == f"{[READER]}\n"
+
+
+def test_both_have_one_version(wheels: dict[str, Path]) -> None:
+    (reader,), (pipeline,) = (
+        {line for line in _metadata(wheels[name]) if line.startswith("Version: ")} for name in sorted(wheels)
+    )
+    assert reader == pipeline == f"Version: {im2latex.__version__}"
+    extra = f'Requires-Dist: im2latex-pipeline=={im2latex.__version__}; extra == "pipeline"'
+    assert extra in _metadata(wheels["im2latex"])
+
+
+def _metadata(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as packed:
+        (name,) = (name for name in packed.namelist() if name.endswith(".dist-info/METADATA"))
+        return packed.read(name).decode().splitlines()
 
 
 def test_a_worker_that_is_sent_the_source_distribution_can_import_what_it_runs(tmp_path: Path) -> None:

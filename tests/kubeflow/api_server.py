@@ -512,6 +512,9 @@ class _Handler(BaseHTTPRequestHandler):
 def play(*tasks: tuple[str, ...]) -> list[tuple[str, list[Any]]]:
     """The frames of a run whose tasks come one after another, as a backend on Argo shows them.
 
+    A node that was never started has no state. Each container that ran leaves an entry without a name besides: that of
+    the launcher's record for the cache.
+
     Args:
         tasks: name, how it ends (succeeded, cached, failed or skipped), and for a failure the message, if there is one.
     """
@@ -522,8 +525,8 @@ def play(*tasks: tuple[str, ...]) -> list[tuple[str, list[Any]]]:
     for name, how, *message in tasks:
         began, clock = clock, clock + datetime.timedelta(seconds=SECONDS_A_STEP)
         if how == "skipped":
-            nodes.append(_node(f"{name}-driver", began, began, "RUNTIME_STATE_UNSPECIFIED"))
-            nodes.append(_node(name, began, began, "RUNTIME_STATE_UNSPECIFIED"))
+            nodes.append(_node(f"{name}-driver", began, began, None))
+            nodes.append(_node(name, began, began, None))
             continue
         frames.append(("RUNNING", [*nodes, _node(f"{name}-driver", began, None, "RUNNING")]))
         driver = _node(f"{name}-driver", began, began + datetime.timedelta(seconds=8), "SUCCEEDED")
@@ -538,6 +541,7 @@ def play(*tasks: tuple[str, ...]) -> list[tuple[str, list[Any]]]:
         )
         end = how.upper()
         nodes += [driver, _node(name, at, clock, end, *message), _node("executor", at, clock, end)]
+        nodes += [kfp_server_api.V2beta1PipelineTaskDetail(task_id=_id())]
         frames.append(("RUNNING", list(nodes)))
         state = "FAILED" if how == "failed" else state
     frames.append((state, list(nodes)))
@@ -545,7 +549,7 @@ def play(*tasks: tuple[str, ...]) -> list[tuple[str, list[Any]]]:
 
 
 def _node(
-    name: str, start: datetime.datetime, end: datetime.datetime | None, state: str, message: str = ""
+    name: str, start: datetime.datetime, end: datetime.datetime | None, state: str | None, message: str = ""
 ) -> kfp_server_api.V2beta1PipelineTaskDetail:
     status = kfp_server_api.V2beta1RuntimeStatus(
         update_time=end or start, state=state, error=_error(message) if message else None

@@ -1,14 +1,17 @@
-"""What the Kubeflow backend, its launcher and its bucket do with a compiled pipeline, without a cluster.
+"""What the Kubeflow backend, its launcher and its buckets do with a compiled pipeline, without a cluster.
 
 A task is a process of its own that finds no more than a container would: the arguments with the ExecutorInput in
-them, the input artifacts downloaded, the parents of the outputs, the container's environment. What it leaves is
-uploaded, and gone with its folder. As the real backend does it:
+them, the input artifacts downloaded, the parents of the outputs, the container's environment and its secrets. What it
+leaves is uploaded, and gone with its folder. As the real backend (2.17) does it:
 
-- an input artifact has an id for a name, its properties as metadata, and a type that says nothing;
-- all numbers are JSON's;
+- an input artifact has an id for a name and a type that says nothing; its properties have been through ML Metadata:
+  all numbers and booleans are JSON's numbers, lists and dicts lie in wrappers, and the launcher has added two;
+- each task has an output `executor-logs` that its component does not name;
 - a task is taken from the cache when its image, its command, its parameters and the ids of its inputs were there
   before, and it allows that;
-- empty folders do not exist in a bucket.
+- a task that failed is retried for the longest time of its policy, counted from its first start: without one, never;
+- the launcher's own credentials open the bucket of the pipeline root alone; others need those of the pod;
+- empty folders do not exist in a bucket, and a bucket alone is no artifact.
 """
 
 from __future__ import annotations
@@ -22,17 +25,21 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import yaml
 from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from data.repository import REPOSITORY
 
 ROOT = "s3://bucket/runs"
+# What a launcher without credentials of its own for a bucket asks the pod for; an endpoint is wanted elsewhere.
+CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
 
 
 @dataclasses.dataclass
@@ -45,27 +52,38 @@ class Result:
 
 
 class TaskFailed(Exception):
-    """A task's process did not exit with 0; the message has its output."""
+    """A task's process did not exit with 0, or its launcher failed; the message has the output."""
 
 
 class Backend:
     """A cluster in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self.bucket = folder / "bucket"
-        self.bucket.mkdir(parents=True)
-        self._pods = folder / "pods"
-        self._pods.mkdir()
+    def __init__(self, folder: Path, root: str = ROOT, secrets: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            folder: where it keeps all of it.
+            root: address of the pipeline root; the launcher has credentials for its bucket.
+            secrets: of the namespace: values by secret/key.
+        """
+        self.root = root
+        self.downloaded: dict[str, list[str]] = {}  # addresses by task
+        self.seconds_of_an_attempt = 0.0
+        self.buckets = folder / "buckets"
+        self.pods = folder / "pods"
+        self.pods.mkdir(parents=True)
+        self._secrets = secrets or {}
         self._cache: dict[str, Result] = {}
         self._artifacts = 0
 
     def run(self, text: str, parameters: dict[str, Any] | None = None) -> dict[str, Result]:
         """Runs a compiled pipeline; two tasks at a time."""
-        spec = json_format.ParseDict(next(yaml.safe_load_all(text)), pipeline_spec_pb2.PipelineSpec())
+        pipeline, platform = yaml.safe_load_all(text)
+        spec = json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
         assert spec.schema_version == "2.1.0"
+        pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         given = {name: p.default_value for name, p in spec.root.input_definitions.parameters.items()}
         given = {name: json_format.MessageToDict(value) for name, value in given.items()} | (parameters or {})
-        run = f"{ROOT}/{spec.pipeline_info.name}/{uuid.uuid4()}"
+        run = f"{self.root}/{spec.pipeline_info.name}/{uuid.uuid4()}"
         done: dict[str, Result] = {}
         waiting = dict(spec.root.dag.tasks)
         running: dict[Future[Result], str] = {}
@@ -73,13 +91,15 @@ class Backend:
             while waiting or running:
                 for name in [n for n, task in waiting.items() if set(task.dependent_tasks) <= set(done)]:
                     task = waiting.pop(name)
-                    running[pool.submit(self._task, spec, task, given, dict(done), f"{run}/{name}")] = name
+                    running[pool.submit(self._task, spec, pods, task, given, dict(done), f"{run}/{name}")] = name
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     done[running.pop(future)] = future.result()
         return done
 
-    def _task(self, spec: Any, task: Any, given: dict[str, Any], done: dict[str, Result], place: str) -> Result:
+    def _task(
+        self, spec: Any, pods: Any, task: Any, given: dict[str, Any], done: dict[str, Result], place: str
+    ) -> Result:
         component = spec.components[task.component_ref.name]
         executor = json_format.MessageToDict(spec.deployment_spec)["executors"][component.executor_label]
         parameters = {name: _parameter(source, given, done) for name, source in task.inputs.parameters.items()}
@@ -87,7 +107,7 @@ class Backend:
             address = parameters[importer["artifactUri"]["runtimeParameter"]]
             key = f"import {address}"
             if key not in self._cache:
-                self._cache[key] = Result({"artifact": self._artifact(address, {})}, {})
+                self._cache[key] = Result({"artifact": self._artifact("artifact", address, {})}, {})
             return self._cache[key]
         sources = {name: source.task_output_artifact for name, source in task.inputs.artifacts.items()}
         artifacts = {name: done[s.producer_task].artifacts[s.output_artifact_key] for name, s in sources.items()}
@@ -97,20 +117,49 @@ class Backend:
         key = hashlib.sha256(json.dumps([container["image"], command, parameters, names]).encode()).hexdigest()
         if task.caching_options.enable_cache and key in self._cache:
             return dataclasses.replace(self._cache[key], state="cached")
-        result = self._launch(component, command, container.get("env", []), parameters, artifacts, place)
+        environment = self._environment(container, pods.get(component.executor_label, {}))
+        result = self._attempts(
+            task.retry_policy,
+            lambda: self._launch(component, command, environment, parameters, artifacts, place),
+        )
         self._cache[key] = result
         return result
+
+    def _environment(self, container: dict[str, Any], pod: dict[str, Any]) -> dict[str, str]:
+        config = json_format.ParseDict(pod, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
+        environment = {variable["name"]: variable["value"] for variable in container.get("env", [])}
+        for secret in config.secret_as_env:
+            for entry in secret.key_to_env:
+                environment[entry.env_var] = self._secrets[f"{secret.secret_name}/{entry.secret_key}"]
+        return environment
+
+    def _attempts(self, policy: Any, launch: Callable[[], Result]) -> Result:
+        """What the first attempt gives that does not fail. Between two no time passes but in the account of it."""
+        pause = policy.backoff_duration.ToTimedelta().total_seconds()
+        passed = 0.0
+        for left in range(policy.max_retry_count, -1, -1):
+            try:
+                return launch()
+            except TaskFailed as failure:
+                passed += self.seconds_of_an_attempt + pause
+                pause *= policy.backoff_factor
+                if not left:
+                    raise
+                # Unset it is "0", and that deadline is past.
+                if passed > policy.backoff_max_duration.ToTimedelta().total_seconds():
+                    raise TaskFailed(f"{failure}\nMax duration limit exceeded") from None
+        raise AssertionError
 
     def _launch(
         self,
         component: Any,
         command: list[str],
-        environment: list[dict[str, str]],
+        environment: dict[str, str],
         parameters: dict[str, Any],
         artifacts: dict[str, dict[str, Any]],
         place: str,
     ) -> Result:
-        with tempfile.TemporaryDirectory(dir=self._pods) as name:
+        with tempfile.TemporaryDirectory(dir=self.pods) as name:
             pod = Path(name)
             outputs = component.output_definitions
             executor_input = {
@@ -121,7 +170,8 @@ class Backend:
                 "outputs": {
                     "parameters": {key: {"outputFile": str(pod / "outputs" / key)} for key in outputs.parameters},
                     "artifacts": {
-                        key: {"artifacts": [{"uri": f"{place}/{key}", "metadata": {}}]} for key in outputs.artifacts
+                        key: {"artifacts": [{"uri": f"{place}/{key}", "metadata": {}}]}
+                        for key in (*outputs.artifacts, "executor-logs")
                     },
                     "outputFile": str(pod / "kfp_outputs" / "output_metadata.json"),
                 },
@@ -129,7 +179,8 @@ class Backend:
             checked = json_format.ParseDict(executor_input, pipeline_spec_pb2.ExecutorInput())
             text = json_format.MessageToJson(checked, indent=None)
             for artifact in artifacts.values():
-                self._download(artifact["uri"], pod)
+                self._download(artifact["uri"], pod, environment)
+            self.downloaded[place.rpartition("/")[2]] = [artifact["uri"] for artifact in artifacts.values()]
             for key in outputs.artifacts:
                 _local(f"{place}/{key}", pod).parent.mkdir(parents=True, exist_ok=True)
             (pod / "outputs").mkdir()
@@ -141,7 +192,7 @@ class Backend:
                     "HOME": str(pod),
                     "TMPDIR": str(pod),
                     "IM2LATEX_LAUNCHER_ROOT": str(pod),
-                    **{variable["name"]: variable["value"] for variable in environment},
+                    **environment,
                 },
                 capture_output=True,
                 text=True,
@@ -149,35 +200,42 @@ class Backend:
             )
             if ended.returncode:
                 raise TaskFailed(f"{place.rpartition('/')[2]}: {ended.stdout[-2000:]}\n{ended.stderr[-6000:]}")
-            return self._collect(executor_input["outputs"], pod)
+            return self._collect(executor_input["outputs"], outputs.artifacts, pod)
 
-    def _collect(self, outputs: dict[str, Any], pod: Path) -> Result:
+    def _collect(self, given: dict[str, Any], declared: Any, pod: Path) -> Result:
         told = pipeline_spec_pb2.ExecutorOutput()
-        if (file := Path(outputs["outputFile"])).exists():
+        if (file := Path(given["outputFile"])).exists():
             json_format.Parse(file.read_text(encoding="utf-8"), told)  # refuses what the schema does not have
         made = {}
-        for key, listed in outputs["artifacts"].items():
-            (artifact,) = listed["artifacts"]
+        for key in declared:
+            (artifact,) = given["artifacts"][key]["artifacts"]
             metadata = {}
             if key in told.artifacts:
                 assert told.artifacts[key].artifacts[0].uri == artifact["uri"]
                 metadata = json_format.MessageToDict(told.artifacts[key].artifacts[0].metadata)
             self._upload(artifact["uri"], pod)
-            made[key] = self._artifact(artifact["uri"], metadata)
+            made[key] = self._artifact(key, artifact["uri"], metadata)
         parameters = {
-            key: Path(value["outputFile"]).read_text(encoding="utf-8") for key, value in outputs["parameters"].items()
+            key: Path(value["outputFile"]).read_text(encoding="utf-8") for key, value in given["parameters"].items()
         }
         return Result(made, parameters)
 
-    def _artifact(self, address: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    def _artifact(self, key: str, address: str, metadata: dict[str, Any]) -> dict[str, Any]:
         self._artifacts += 1
-        return {"name": str(self._artifacts), "uri": address, "type": {}, "metadata": metadata}
+        session = {"Provider": "s3", "Params": {"fromEnv": "false", "secretName": "mlpipeline-minio-artifact"}}
+        added = {"display_name": key, "store_session_info": json.dumps(session)}
+        stored = {name: _stored(value) for name, value in metadata.items()} | added
+        return {"name": str(self._artifacts), "uri": address, "type": {}, "metadata": stored}
 
     def object(self, address: str) -> Path:
-        """What is at an address in the bucket."""
-        return self.bucket / address.removeprefix("s3://bucket/")
+        """What is at an address in a bucket."""
+        return self.buckets / address.replace("://", "/")
 
-    def _download(self, address: str, pod: Path) -> None:
+    def _download(self, address: str, pod: Path, environment: Mapping[str, str]) -> None:
+        if not address.partition("://")[2].partition("/")[2]:
+            raise TaskFailed(f"failed to download {address}: object storage has empty key")
+        if _bucket(address) != _bucket(self.root) and not set(CREDENTIALS) <= set(environment):
+            raise TaskFailed(f"failed to download {address}: no EC2 IMDS role found")
         if self.object(address).exists():
             shutil.copytree(self.object(address), _local(address, pod), dirs_exist_ok=True, copy_function=shutil.copy)
 
@@ -189,8 +247,22 @@ class Backend:
                 shutil.copy(path, target)
 
 
+def _stored(value: Any) -> Any:
+    """A property as the backend's ML Metadata gives it back."""
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, list):
+        return {"list": value}
+    return {"struct": value} if isinstance(value, dict) else value
+
+
+def _bucket(address: str) -> str:
+    scheme, _, path = address.partition("://")
+    return f"{scheme}://{path.partition('/')[0]}"
+
+
 def _local(address: str, pod: Path) -> Path:
-    return pod / "s3" / address.removeprefix("s3://")
+    return pod / address.replace("://", "/")
 
 
 def _parameter(source: Any, given: dict[str, Any], done: dict[str, Result]) -> Any:

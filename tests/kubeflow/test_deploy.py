@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import kfp_server_api
 import pytest
 import urllib3
 from kfp import compiler, dsl, kubernetes
@@ -25,6 +26,7 @@ from tests.kubeflow.api_server import BEGINNING, KUBE_PROXY, KUBE_PROXY_OF_PAGES
 TOKEN = "eyJ-a-token-that-nobody-may-see"
 IMAGE = "registry.example/im2latex:1.0"
 ROOT = "minio://mlpipeline/v2/artifacts"
+DATA = "minio://mlpipeline/records"
 GOOD_RUN = (
     ("import-example-gen", "cached"),
     ("trainer", "succeeded"),
@@ -148,7 +150,7 @@ def deployed(command: Command, server: ApiServer) -> Command:
     """`deploy` to the server, with what it needs."""
 
     def run(*arguments: str) -> Answer:
-        given = ("--host", server.url, "--pipeline-root", ROOT, "--param", "data=s3://b/d", "--every", "0.01")
+        given = ("--host", server.url, "--pipeline-root", ROOT, "--param", f"data={DATA}", "--every", "0.01")
         return command("deploy", *given, *arguments)
 
     return run
@@ -269,7 +271,7 @@ def test_pipeline_root_and_parameters_arrive_with_their_types(deployed: Command,
     (run,) = server.state.runs
     assert run.runtime_config.pipeline_root == ROOT
     assert run.runtime_config.parameters == {
-        "data": "s3://b/d", "epochs": 7, "rate": 0.25, "quick": True, "tags": ["a", "b"], "extra": {"k": 1},
+        "data": DATA, "epochs": 7, "rate": 0.25, "quick": True, "tags": ["a", "b"], "extra": {"k": 1},
     }  # fmt: skip
 
 
@@ -281,6 +283,8 @@ def test_pipeline_root_and_parameters_arrive_with_their_types(deployed: Command,
         ("quick=perhaps", "quick=perhaps is refused: it takes true or false"),
         ("tags={}", "it takes a JSON list"),
         ("epochs", "--param takes NAME=VALUE"),
+        ("data=s3://formulas", "'s3://formulas' is a bucket; give a folder in it, such as s3://formulas/records"),
+        ("data=s3://formulas/records", "is in another bucket than the pipeline root minio://mlpipeline/v2/artifacts"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_anything_is_made(
@@ -301,6 +305,26 @@ def test_a_parameter_without_a_default_is_asked_for(command: Command, server: Ap
 def test_without_a_pipeline_root_the_cluster_has_its_own(command: Command, server: ApiServer) -> None:
     assert command("deploy", "--host", server.url, "--param", "data=d", "--every", "0.01").status == 0
     assert "pipeline_root" not in server.did("create_run")[0].body["runtime_config"]
+
+
+def test_the_pipeline_root_of_the_configuration_is_used(command: Command, server: ApiServer) -> None:
+    given = ("--host", server.url, "--param", f"data={DATA}", "--every", "0.01")
+    assert command("deploy", *given, "--set", f"kubeflow.pipeline_root={ROOT}").status == 0
+    assert server.state.runs[0].runtime_config.pipeline_root == ROOT
+
+
+def test_a_pipeline_root_in_another_bucket_is_told_with_what_to_do(deployed: Command) -> None:
+    assert "--no-cache" not in deployed("--no-follow").out
+    elsewhere = ("--no-follow", "--pipeline-root", "minio://another/runs", "--param", "data=minio://another/records")
+    answer = deployed(*elsewhere)
+    assert f"im2latex: the pipeline root was {ROOT}, and outputs in the cache still lie there" in answer.out
+    assert answer.status == 0
+    for arguments in (
+        elsewhere,  # the last run was there
+        ("--no-follow", "--no-cache"),
+        ("--no-follow", "--pipeline-root", "minio://another", "--set", 'kubeflow.environment={AWS_REGION="here"}'),
+    ):
+        assert "outputs in the cache" not in deployed(*arguments).out
 
 
 def test_no_follow_ends_when_the_run_is_started(deployed: Command, server: ApiServer) -> None:
@@ -367,6 +391,20 @@ def test_a_run_that_fails_names_the_task_the_cause_and_its_log(deployed: Command
     assert answer.err.startswith("im2latex: trainer failed: main: Error (exit code 137); its log: `kubectl logs ")
     assert f"--selector pipeline/runid={run} --container main" in answer.err
     assert f"{server.url}/#/runs/details/{run}" in answer.err
+
+
+@pytest.mark.parametrize("run_state", ["RUNNING", "FAILED"])
+@pytest.mark.parametrize("nodes", [("pusher-driver",), ("pusher-driver", "pusher"), ("pusher",)])
+def test_what_was_never_started_is_skipped_whatever_the_run_does(nodes: tuple[str, ...], run_state: str) -> None:
+    details = [
+        kfp_server_api.V2beta1PipelineTaskDetail(display_name=name, start_time=BEGINNING, end_time=BEGINNING)
+        for name in nodes
+    ]
+    run = SimpleNamespace(
+        state=run_state, run_details=SimpleNamespace(task_details=details), finished_at=BEGINNING, error=None
+    )
+    (task,) = following.read_tasks(run, ["pusher"])
+    assert (task.state, task.started, task.ended) == ("skipped", None, None)
 
 
 def test_a_run_that_fails_before_any_task_says_what_the_server_says(deployed: Command, server: ApiServer) -> None:

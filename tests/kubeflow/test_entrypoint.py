@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import pytest
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from components.metadata import Output, values
 from data.repository import REPOSITORY
 from kubeflow import entrypoint
-from kubeflow.entrypoint import LAUNCHER_ROOT, Node, is_address, local_path
+from kubeflow.addresses import LAUNCHER_ROOT
+from kubeflow.entrypoint import Node
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
+from tests.kubeflow.object_store import ObjectStore
 
 PAGE = "components.report.component"
 
@@ -35,28 +39,6 @@ def given(folder: Path, parameters: dict[str, Any], **artifacts: dict[str, Any])
     }
 
 
-@pytest.mark.parametrize(
-    ("address", "path"),
-    [
-        ("gs://bucket/a/b", "gcs/bucket/a/b"),
-        ("s3://bucket/a", "s3/bucket/a"),
-        ("minio://bucket/a", "minio/bucket/a"),
-    ],
-)
-def test_an_address_is_where_the_launcher_keeps_it(
-    address: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert is_address(address)
-    assert local_path(address) == f"/{path}"
-    monkeypatch.setenv(LAUNCHER_ROOT, str(tmp_path))
-    assert local_path(address) == str(tmp_path / path)
-
-
-def test_a_path_stays_a_path() -> None:
-    assert not is_address("/mnt/data") and local_path("/mnt/data") == "/mnt/data"
-    assert not is_address("https://elsewhere/gs://a")
-
-
 def test_a_node_says_what_its_component_is() -> None:
     trainer = node("Trainer")
     assert trainer.executor == "tfx.components.trainer.executor.GenericExecutor"
@@ -66,29 +48,53 @@ def test_a_node_says_what_its_component_is() -> None:
     assert Node(**json.loads(trainer.to_json())) == trainer
 
 
-def test_artifacts_keep_their_properties_through_the_backends_numbers(tmp_path: Path) -> None:
+def test_artifacts_keep_their_properties_through_the_backend() -> None:
     path = "tfx.types.standard_artifacts.Examples"
-    told = {
-        "name": "17",
-        "uri": "s3://bucket/examples",
-        "metadata": {
-            "split_names": '["train"]',
-            "span": 3.0,
-            "payload_format": "FORMAT_TF_EXAMPLE",
-            "count": 5.0,
-            "seconds": 0.25,
-            "listed": ["a", "b"],
-            "yes": True,
-        },
+    properties = {
+        "split_names": '["train"]',
+        "span": 3,
+        "payload_format": "FORMAT_TF_EXAMPLE",
+        "count": 5,
+        "seconds": 0.25,
+        "listed": ["a", "b"],
+        "described": {"a": "b"},
     }
-    made = entrypoint._artifact(path, {"artifacts": [told]})
+    stored = properties | {
+        "span": 3.0,
+        "count": 5.0,
+        "listed": {"list": ["a", "b"]},
+        "described": {"struct": {"a": "b"}},
+        "yes": 1.0,
+        "display_name": "examples",
+        "store_session_info": '{"Provider": "s3"}',
+    }
+    made = entrypoint._artifact(
+        path, {"artifacts": [{"name": "17", "uri": "s3://bucket/examples", "metadata": stored}]}
+    )
     assert (made.id, made.uri) == (17, "/s3/bucket/examples")
     assert (made.split_names, made.span) == ('["train"]', 3)
     assert made.get_int_custom_property("count") == 5
     assert made.get_float_custom_property("seconds") == 0.25
     assert made.get_json_value_custom_property("listed") == ["a", "b"]
+    assert made.get_json_value_custom_property("described") == {"a": "b"}
     again = entrypoint._metadata(made)
-    assert {name: again[name] for name in told["metadata"]} == told["metadata"]
+    assert {name: again[name] for name in properties} == properties
+    assert again["yes"] == 1 and not {"display_name", "store_session_info"} & set(again)
+
+
+def test_local_paths_of_the_launcher_leave_no_container() -> None:
+    made = entrypoint._artifact(
+        "tfx.types.standard_artifacts.ModelBlessing", {"artifacts": [{"uri": "minio://store/run/blessing"}]}
+    )
+    made.set_string_custom_property("current_model", "/minio/store/run/model")
+    made.set_string_custom_property("pushed_destination", "/mnt/im2latex/serving/im2latex/1")
+    told = entrypoint._metadata(made)
+    assert told["current_model"] == "minio://store/run/model"
+    assert told["pushed_destination"] == "/mnt/im2latex/serving/im2latex/1"
+    assert "/minio/" not in json.dumps(told)
+    assert Output("/minio/store/run/blessing", 1, values(made.mlmd_artifact.custom_properties)).address == (
+        "minio://store/run/blessing"
+    )
 
 
 def test_an_executor_runs_and_its_output_is_an_address_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,30 +118,98 @@ def examples(folder: Path, record: bytes) -> None:
 
 def resolve(folder: Path, executor_input: dict[str, Any]) -> dict[str, Any]:
     found = folder / "found.json"
+    folder.mkdir(parents=True, exist_ok=True)
     executor_input["outputs"] = {"parameters": {"found": {"outputFile": str(found)}}}
     entrypoint.run_driver(node("ImportExampleGen"), executor_input)
     return json.loads(found.read_text(encoding="utf-8"))
 
 
+def parameters(data: str) -> dict[str, Any]:
+    pipeline = create_pipeline(load_config(), data=data, pipeline_root="/root", serving="/serving")
+    properties = next(c for c in pipeline.components if c.id == "ImportExampleGen").exec_properties
+    return {name: value for name, value in properties.items() if value is not None}
+
+
 def test_changed_files_are_noticed_and_downloading_them_again_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline = create_pipeline(load_config(), data="s3://bucket/data", pipeline_root="/root", serving="/serving")
-    properties = next(c for c in pipeline.components if c.id == "ImportExampleGen").exec_properties
-    parameters = {name: value for name, value in properties.items() if value is not None}
     seen = []
     for pod, record in enumerate((b"one", b"one", b"two")):
         root = tmp_path / str(pod)
         monkeypatch.setenv(LAUNCHER_ROOT, str(root))
         examples(root / "s3" / "bucket" / "data", record)
-        task = given(root, parameters, data={"name": "1", "uri": "s3://bucket/data", "metadata": {}})
-        seen.append(resolve(root, task))
+        data = {"name": "1", "uri": "s3://bucket/data", "metadata": {}}
+        seen.append(resolve(root, given(root, parameters("s3://bucket/data"), data=data)))
     assert seen[0] == seen[1] != seen[2]
     assert str(tmp_path) not in json.dumps(seen)  # paths of a pod would keep the next one from the cache
     fingerprint = seen[0]["execProperties"]["input_fingerprint"]["stringValue"]
     assert "split:train,num_files:1,total_bytes:3" in fingerprint
     told = seen[0]["outputArtifacts"]["examples"]["artifacts"][0]["customProperties"]
     assert told["input_fingerprint"]["stringValue"] == fingerprint
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """A bucket `formulas`, and the environment of a pod that may look into it."""
+    with ObjectStore(tmp_path / "buckets", "key-id", "secret") as running:
+        examples(tmp_path / "buckets" / "formulas" / "records", b"one")
+        (tmp_path / "buckets" / "formulas" / "records-elsewhere").mkdir()
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-id")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_REGION", "eu-central-1")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
+        yield running
+
+
+@pytest.mark.parametrize("scheme", ["s3", "minio"])
+def test_what_the_launcher_did_not_download_is_listed(scheme: str, tmp_path: Path, store: ObjectStore) -> None:
+    records = tmp_path / "buckets" / "formulas" / "records"
+    address = f"{scheme}://formulas/records"
+    seen = [resolve(tmp_path / str(pod), given(tmp_path, parameters(address))) for pod in range(2)]
+    (records / "train" / "part-0").write_bytes(b"three")
+    seen.append(resolve(tmp_path / "2", given(tmp_path, parameters(address))))
+    (records / "eval" / "part-1").write_bytes(b"added")
+    seen.append(resolve(tmp_path / "3", given(tmp_path, parameters(address))))
+    assert seen[0] == seen[1]
+    fingerprints = [one["execProperties"]["input_fingerprint"]["stringValue"] for one in seen]
+    assert "split:train,num_files:1,total_bytes:3," in fingerprints[0]
+    assert "split:train,num_files:1,total_bytes:5," in fingerprints[2]
+    assert "split:eval,num_files:2,total_bytes:8," in fingerprints[3]
+    assert set(seen[0]["execProperties"]) == {"input_fingerprint", "span"}  # no path of a pod
+    assert store.read == []
+
+
+def refused(component: str, task: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line of a driver that ends with 1."""
+    task["outputs"] = {"parameters": {"found": {"outputFile": "/nowhere"}}}
+    with pytest.raises(SystemExit) as end:
+        entrypoint.main(["--resolve", "--node", node(component).to_json(), "--executor-input", json.dumps(task)])
+    assert end.value.code == 1
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_without_records_ends_the_resolver_with_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: ObjectStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(LAUNCHER_ROOT, str(tmp_path / "pod"))
+    downloaded = {"name": "1", "uri": "minio://formulas/record", "metadata": {}}
+    for task, address in (
+        (given(tmp_path, parameters("minio://formulas/record"), data=downloaded), "minio://formulas/record"),
+        (given(tmp_path, parameters("s3://formulas/record")), "s3://formulas/record"),
+        (given(tmp_path, parameters("s3://another/records")), "s3://another/records"),
+        (given(tmp_path, parameters(str(tmp_path / "volume" / "none"))), str(tmp_path / "volume" / "none")),
+    ):
+        sentence = refused("ImportExampleGen", task, capsys)
+        assert sentence.startswith(f"im2latex: ImportExampleGen: there is no file in {address}; kubeflow.data")
+
+
+def test_a_bucket_that_cannot_be_listed_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: ObjectStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
+    sentence = refused("ImportExampleGen", given(tmp_path, parameters("s3://formulas/records")), capsys)
+    assert sentence.startswith("im2latex: ImportExampleGen: cannot list s3://formulas/records: ")
+    assert "kubeflow.secrets" in sentence
 
 
 def test_what_a_person_can_put_right_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from data.repository import REPOSITORY
 from kubeflow import runner
 from kubeflow.runner import compile_pipeline, task_name
 from pipeline.config import load_config
-from pipeline.config.sections import COMPONENTS
+from pipeline.config.sections import COMPONENTS, Pod
 from pipeline.pipeline import create_pipeline
 
 CLUSTER = (
@@ -134,6 +134,77 @@ def test_records_on_the_volume_need_no_importer() -> None:
     assert tasks["import-example-gen"]["inputs"]["parameters"]["input_base"] == {"componentInputParameter": "data"}
 
 
+AWS = (
+    'kubeflow.secrets={AWS_ACCESS_KEY_ID = "store/id", AWS_SECRET_ACCESS_KEY = "store/key"}',
+    'kubeflow.environment={AWS_REGION = "here", AWS_ENDPOINT_URL = "http://minio:9000"}',
+)
+
+
+@pytest.mark.parametrize(
+    ("settings", "lists"),
+    [
+        ((), False),
+        (AWS, True),
+        ((*AWS, "kubeflow.data=minio://bucket/data"), True),
+        ((*AWS, "kubeflow.detect_changes=download"), False),
+        ((*AWS, "kubeflow.data=gs://bucket/data"), False),
+        (("kubeflow.data=gs://bucket/data", "kubeflow.detect_changes=list"), True),
+    ],
+)
+def test_the_records_are_not_downloaded_to_look_at_them_where_the_pods_can_list_them(
+    settings: tuple[str, ...], lists: bool
+) -> None:
+    tasks = compiled(*settings)[0]["root"]["dag"]["tasks"]
+    resolver, reader = tasks["resolve-import-example-gen"], tasks["import-example-gen"]
+    assert ("artifacts" not in resolver["inputs"]) == lists
+    assert ("import-data" not in resolver.get("dependentTasks", [])) == lists
+    assert reader["inputs"]["artifacts"]["data"]["taskOutputArtifact"]["producerTask"] == "import-data"
+    assert resolver["inputs"]["parameters"]["input_base"] == {"componentInputParameter": "data"}
+
+
+@pytest.mark.parametrize(
+    ("root", "settings", "refused"),
+    [
+        ("s3://bucket/runs", (), False),
+        ("s3://another/runs", (), True),
+        ("minio://bucket/runs", (), True),
+        ("s3://another/runs", AWS, False),
+        ("s3://another/runs", ('kubeflow.environment={AWS_REGION = "here"}',), False),
+        ("s3://another/runs", ("kubeflow.data=gs://bucket/data",), False),
+        ("s3://another/runs", ("kubeflow.data=/mnt/im2latex/data",), False),
+    ],
+)
+def test_records_that_the_launcher_could_not_open_are_refused(
+    root: str, settings: tuple[str, ...], refused: bool
+) -> None:
+    given = (f"kubeflow.pipeline_root={root}", *settings)
+    if refused:
+        with pytest.raises(UserError, match="is in another bucket than the pipeline root .*AWS_ACCESS_KEY_ID"):
+            compiled(*given)
+    else:
+        assert compiled(*given)[0]["defaultPipelineRoot"] == root
+
+
+def test_variables_of_the_environment_arrive_in_every_container() -> None:
+    spec, _ = compiled('kubeflow.environment={AWS_REGION = "here"}')
+    for executor in spec["deploymentSpec"]["executors"].values():
+        if "container" in executor:
+            assert {"name": "AWS_REGION", "value": "here"} in executor["container"]["env"]
+
+
+@pytest.mark.parametrize(
+    ("pod", "longest"),
+    [
+        (Pod(retries=2), 30 * 24 * 3600),
+        # Three attempts with an hour to get a node each, and pauses of 30 and 60 seconds.
+        (Pod(retries=2, timeout=86400), 3 * (86400 + 3600) + 90),
+        (Pod(retries=1, timeout=60), 2 * (60 + 3600) + 30),
+    ],
+)
+def test_retries_have_the_time_that_all_attempts_may_take(pod: Pod, longest: int) -> None:
+    assert runner._retry_policy(pod)["backoffMaxDuration"] == f"{longest}s"
+
+
 def test_pods_get_what_the_configuration_asks_for() -> None:
     pods = """kubeflow.pods={
         all = {retries = 2},
@@ -173,6 +244,21 @@ def test_what_an_old_kfp_cannot_say_is_refused_there_and_said_elsewhere(
     assert platform["exec-transform"].get(field) == transform
 
 
+@pytest.mark.parametrize(
+    ("knob", "field"), [("timeout", "active_deadline_seconds"), ("keep", "resource_ttl_on_completion")]
+)
+def test_what_holds_for_a_whole_run_is_said_where_kfp_can(knob: str, field: str) -> None:
+    setting = f"kubeflow.{knob}=86400"
+    whole = pipeline_spec_pb2.SinglePlatformSpec.DESCRIPTOR.fields_by_name.get("pipelineConfig")
+    if whole is None or field not in whole.message_type.fields_by_name:
+        with pytest.raises(UserError, match="the installed kfp cannot say this .*; compile with Python 3.12"):
+            compiled(setting)
+        return
+    _, platform = yaml.safe_load_all(compile_pipeline(load_config(settings=[*CLUSTER, setting])))
+    message = json_format.ParseDict(platform["platforms"]["kubernetes"], pipeline_spec_pb2.SinglePlatformSpec())
+    assert getattr(message.pipelineConfig, field) == 86400
+
+
 def test_a_field_that_the_installed_kfp_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_platform", lambda config, pod: {"notYetThought": 1})
     with pytest.raises(
@@ -204,6 +290,16 @@ def test_beam_arguments_follow_the_components_that_use_beam() -> None:
         (CLUSTER[:2], "kubeflow.data is not set"),
         ((*CLUSTER, "kubeflow.image=localhost:5000/im2latex"), "names no version"),
         ((*CLUSTER, "kubeflow.data=/elsewhere"), "is not on the volume"),
+        (
+            (*CLUSTER, "kubeflow.data=s3://bucket"),
+            "'s3://bucket' is a bucket; give a folder in it, such as s3://bucket/",
+        ),
+        ((*CLUSTER, "kubeflow.data=gs://bucket/"), "is a bucket"),
+        ((*CLUSTER, AWS[0]), "the pods have AWS_ACCESS_KEY_ID but no AWS_REGION; set it in kubeflow.environment"),
+        (
+            (*CLUSTER, 'kubeflow.secrets={AWS_SECRET_ACCESS_KEY = "a/b"}', AWS[1]),
+            "the pods have AWS_SECRET_ACCESS_KEY but no AWS_ACCESS_KEY_ID; set it in kubeflow.secrets",
+        ),
     ],
 )
 def test_what_is_missing_is_one_sentence(settings: tuple[str, ...], sentence: str) -> None:

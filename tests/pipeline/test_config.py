@@ -78,7 +78,7 @@ def test_text_that_toml_must_escape_survives(tmp_path: Path) -> None:
         ("training.epochs=three", ["training.epochs", '"three"', "valid integer"]),
         ("training.learning_rate=nan", ["training.learning_rate", "greater than 0"]),
         ("training.optimizer=adagrad", ["training.optimizer", "'sgd', 'adam' or 'adamw'"]),
-        ("serving.keep=1", ["serving.keep = 1", "nothing to go back to", "0 for all"]),
+        ("serving.keep=1", ["serving.keep = 1", "no version to roll back to", "0 for all"]),
         ("model.attention=local", ["model.attention", "'standard'", "'hard'"]),
         ("model.filters=[1, 2]", ["model.filters", "channels of the six convolutions"]),
         ("model.decoder_units=3", ["model.decoder_units", "multiple of 2"]),
@@ -86,7 +86,7 @@ def test_text_that_toml_must_escape_survives(tmp_path: Path) -> None:
         ("data.level=hard", ["data.level", "no such level", "digits", "full"]),
         ("data.dpi=10", ["data.dpi", "greater than or equal to 40"]),
         ("evaluation.gate=['bleu >= 75']", ["evaluation.gate", "bleu is from 0 to 1"]),
-        ("evaluation.gate=[]", ["evaluation.gate", "a rule at least"]),
+        ("evaluation.gate=[]", ["evaluation.gate", "at least one rule"]),
         ("evaluation.gate=['blue >= 0.5']", ["evaluation.gate", "no score 'blue'", "exact_match"]),
         (
             "evaluation.gate=['bleu >= 0 where picture=blur']",

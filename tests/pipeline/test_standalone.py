@@ -69,9 +69,9 @@ def test_rare_tokens_are_left_out_of_the_vocabulary():
 
 def test_examples_are_those_of_an_import_with_images_as_transform_makes_them(source, tmp_path):
     config = ImageConfig(max_height=32, max_width=40, border=2)
-    direct = read_splits(source, config, "normal")
+    direct = read_splits(source, config, spelling="normal")
     import_dataset(source, tmp_path / "records", workers=1)
-    for one, other in zip(read_splits(tmp_path / "records", config, "normal"), direct, strict=True):
+    for one, other in zip(read_splits(tmp_path / "records", config, spelling="normal"), direct, strict=True):
         assert [(f.example[:3], f.latex, f.name) for f in one] == [(f.example[:3], f.latex, f.name) for f in other]
     training, validation = direct
     assert [formula.name for formula in training] == [f"{i}.png" for i in range(24)]
@@ -94,7 +94,7 @@ def test_formulas_come_in_one_spelling_or_as_they_are(source, tmp_path):
 
 
 def test_a_limit_holds_for_each_split(source):
-    training, validation = read_splits(source, ImageConfig(), "normal", limit=3)
+    training, validation = read_splits(source, ImageConfig(), limit=3)
     assert (len(training), len(validation)) == (3, 3)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from pipeline.config.sections import COMPONENTS
 from pipeline.reproduction.comparison import SAME, compare
 from pipeline.running.examples import examples_folder
 from pipeline.workspace import Workspace
-from tests.kubeflow.backend import Backend, Result
+from tests.kubeflow.backend import CREDENTIALS, Backend, Result
+from tests.kubeflow.object_store import ObjectStore
 from tests.project import Project, after_first_run
 
 MADE = [
@@ -28,19 +30,32 @@ MADE = [
 RESOLVERS = {f"resolve-{task_name(component)}" for component in RESOLVED}
 
 
+RECORDS = "s3://formulas/data"  # in another bucket than the pipeline root
+
+
 class Cluster:
-    """A backend with the project's records in its bucket, and a volume."""
+    """A backend with the project's records in a bucket, and a volume."""
 
     def __init__(self, project: Project, folder: Path) -> None:
         self.project = project
         self.volume = folder / "volume"
         self.volume.mkdir(parents=True)
-        self.backend = Backend(folder)
+        self.backend = Backend(folder, secrets={"store/id": "key-id", "store/key": "secret"})
         records = examples_folder(load_config(path=project.config).data, Workspace(project.home))
-        shutil.copytree(records, self.backend.object("s3://bucket/data"))
+        shutil.copytree(records, self.backend.object(RECORDS))
+        self.store = ObjectStore(self.backend.buckets / "s3", "key-id", "secret")
 
     def run(self, *settings: str) -> dict[str, Result]:
-        cluster = ("image=registry/im2latex:1", "volume=models", f"mount={self.volume}", "data=s3://bucket/data")
+        key, secret, region = CREDENTIALS
+        cluster = (
+            "image=registry/im2latex:1",
+            "volume=models",
+            f"mount={self.volume}",
+            f"data={RECORDS}",
+            f"pipeline_root={self.backend.root}",
+            f'secrets={{{key} = "store/id", {secret} = "store/key"}}',
+            f'environment={{{region} = "here", AWS_ENDPOINT_URL = "{self.store.url}"}}',
+        )
         config = load_config(path=self.project.config, settings=[*(f"kubeflow.{k}" for k in cluster), *settings])
         return self.backend.run(compile_pipeline(config))
 
@@ -58,7 +73,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def cluster(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    yield Cluster(project, tmp_path_factory.mktemp("cluster"))
+    made = Cluster(project, tmp_path_factory.mktemp("cluster"))
+    with made.store:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +106,25 @@ def test_a_run_comes_to_what_the_local_runner_comes_to(
     assert files(cluster.volume / "serving" / "im2latex" / version) == files(model / "Format-Serving")
     assert first["pusher"].artifacts["pushed_model"]["metadata"]["pushed_version"] == version
     assert first["import-example-gen"].artifacts["examples"]["metadata"]["input_fingerprint"]
+
+
+def test_the_records_are_listed_to_look_for_changes_and_not_downloaded(
+    cluster: Cluster, first: dict[str, Result]
+) -> None:
+    assert cluster.backend.downloaded["resolve-import-example-gen"] == []
+    assert cluster.backend.downloaded["import-example-gen"] == [RECORDS]
+
+
+def test_what_a_run_leaves_names_addresses_and_no_paths_of_the_launcher(
+    cluster: Cluster, first: dict[str, Result]
+) -> None:
+    model = first["trainer"].artifacts["model"]["uri"]
+    assert first["evaluator"].artifacts["blessing"]["metadata"]["current_model"] == model
+    told = json.dumps([[artifact["metadata"] for artifact in result.artifacts.values()] for result in first.values()])
+    report = (cluster.output(first, "reporter", "report") / "report.html").read_text(encoding="utf-8")
+    assert model in report and RECORDS in report
+    for text in (told, report):
+        assert "/s3/" not in text and str(cluster.backend.pods) not in text
 
 
 def test_another_training_is_compared_with_the_model_that_serves(cluster: Cluster, first: dict[str, Result]) -> None:

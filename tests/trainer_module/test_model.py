@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 
 import trainer_module
+from im2latex.images import WHITE
 from pipeline.config import load_config
 from trainer_module.config.model import ModelConfig
 from trainer_module.decoding import search
 from trainer_module.encoder import MaskedBatchNormalization, RowEncoder
-from trainer_module.images import WHITE
 from trainer_module.model import FormulaModel
 from trainer_module.recurrence import DecoderState
 from trainer_module.summary import summarise

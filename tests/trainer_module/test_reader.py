@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from im2latex import weights
+from im2latex.weights import WEIGHTS
 from pipeline.config import load_config
 from trainer_module import reader
 from trainer_module.config.image import ImageConfig
-from trainer_module.trained import WEIGHTS, load_description, save_weights
+from trainer_module.trained import load_description, save_weights
 from trainer_module.weights import model_of, named_weights
 
 MOST_BYTES = 12_000_000
@@ -56,7 +58,7 @@ def test_whether_it_fits_is_asked_without_keras():
 
 
 def test_a_file_that_is_missing_is_a_sentence(monkeypatch):
-    monkeypatch.setattr(reader, "WEIGHTS", "absent.npz")
+    monkeypatch.setattr(weights, "NAME", "absent")
     for call in (reader.load, reader.fingerprint, lambda: reader.check_fits(load_config().model, ImageConfig())):
         with pytest.raises(UserError, match="absent.npz, the model that comes with im2latex, is missing; install"):
             call()

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from im2latex.weights import WEIGHTS
 from tests.trainer_module.test_weights import trained
-from trainer_module.trained import WEIGHTS, Trained, load_description, load_weights, save_weights
+from trainer_module.trained import Trained, load_description, load_weights, save_weights
 from trainer_module.weights import model_of, named_weights
 
 

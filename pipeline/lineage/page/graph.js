@@ -6,9 +6,6 @@ const NAME_HEIGHT = 16;
 const [SMALLEST, LARGEST, STEP] = [0.01, 2.5, 1.25];
 /* Under this size the text of a node cannot be read. */
 const LEGIBLE = 0.55;
-/* How far a pointer may move in a click, and a key moves the view, in pixels. */
-const STILL = 4;
-const PAN = 80;
 
 /* Shows a scene: painted lines, nodes as buttons as long as they are few enough, and a view that moves over it. */
 class GraphView {
@@ -29,7 +26,7 @@ class GraphView {
     this.x = this.y = 0;
     this.scale = 1;
     new ResizeObserver(() => this.resize()).observe(stage);
-    this.listen();
+    listenTo(this);
   }
 
   show(scene, first) {
@@ -385,152 +382,9 @@ class GraphView {
       this.focus(best);
     }
   }
-
-  listen() {
-    const pointers = new Map();
-    let moved = 0;
-    this.stage.addEventListener("pointerdown", (event) => {
-      if (event.button === 0) {
-        moved = pointers.size ? STILL + 1 : 0;
-        pointers.set(event.pointerId, event);
-      }
-    });
-    this.stage.addEventListener("pointermove", (event) => {
-      const before = pointers.get(event.pointerId);
-      if (!before) {
-        return;
-      }
-      const [other] = [...pointers.values()].filter((one) => one.pointerId !== event.pointerId);
-      pointers.set(event.pointerId, event);
-      moved += Math.hypot(event.clientX - before.clientX, event.clientY - before.clientY);
-      if (moved <= STILL) {
-        pointers.set(event.pointerId, before);
-        return;
-      }
-      // So the end of a drag is no click on a node, either.
-      this.stage.setPointerCapture(event.pointerId);
-      if (other) {
-        this.pinch(before, event, other);
-      } else {
-        this.pan(event.clientX - before.clientX, event.clientY - before.clientY);
-      }
-    });
-    const lift = (event) => pointers.delete(event.pointerId);
-    this.stage.addEventListener("pointerup", lift);
-    this.stage.addEventListener("pointercancel", lift);
-    this.stage.addEventListener(
-      "wheel",
-      (event) => {
-        event.preventDefault();
-        const box = this.stage.getBoundingClientRect();
-        const lines = event.deltaMode === WheelEvent.DOM_DELTA_LINE ? 16 : 1;
-        this.zoom(
-          Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0015)),
-          event.clientX - box.x,
-          event.clientY - box.y,
-        );
-      },
-      { passive: false },
-    );
-    this.stage.addEventListener("keydown", (event) => this.key(event));
-  }
-
-  /* Two fingers: their middle stays where it is on the scene, and their distance is the size. */
-  pinch(before, now, other) {
-    const box = this.stage.getBoundingClientRect();
-    const distance = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);
-    const middle = (one) => [(one.clientX + other.clientX) / 2 - box.x, (one.clientY + other.clientY) / 2 - box.y];
-    const [[x, y], [toX, toY]] = [middle(before), middle(now)];
-    this.pan(toX - x, toY - y);
-    this.zoom(distance(now) / Math.max(distance(before), 1), toX, toY);
-  }
-
-  key(event) {
-    if (event.ctrlKey || event.altKey || event.metaKey) {
-      return;
-    }
-    const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    const actions = {
-      "+": () => this.zoom(STEP),
-      "=": () => this.zoom(STEP),
-      "-": () => this.zoom(1 / STEP),
-      0: () => this.fit(),
-      PageUp: () => this.pan(0, this.stage.clientHeight * 0.9),
-      PageDown: () => this.pan(0, -this.stage.clientHeight * 0.9),
-    };
-    const [dx, dy] = arrows[event.key] || [0, 0];
-    if (dx || dy) {
-      event.shiftKey ? this.pan(-dx * PAN, -dy * PAN) : this.walk(dx, dy);
-    } else if (actions[event.key]) {
-      actions[event.key]();
-    } else {
-      return;
-    }
-    event.preventDefault();
-  }
 }
 
 function overlaps(from, to, view) {
   const [top, bottom] = [Math.min(from.y, to.y), Math.max(from.y, to.y)];
   return top < view.bottom && bottom + 100 > view.top;
-}
-
-/* Which colour a painted box has. */
-function colourOf(node) {
-  return node.kind === "execution"
-    ? { failed: "bad", cached: "thread", running: "good" }[node.state] || "quiet"
-    : { run: "ink" }[node.kind] || "fill";
-}
-
-/* The page's colours, as canvases take them. */
-function coloursOf(element) {
-  const style = getComputedStyle(element);
-  const names = ["line", "thread", "accent", "ink", "quiet", "bad", "good", "fill"];
-  return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`)]));
-}
-
-function span(text, className) {
-  const element = document.createElement("span");
-  element.textContent = text;
-  element.className = className;
-  return element;
-}
-
-/* A narrow picture of the lanes of all runs, by which the view is moved. */
-class Strip {
-  /* moved: called with a place in the height, from 0 to 1. */
-  constructor(canvas, moved) {
-    this.canvas = canvas;
-    const move = (event) => moved(Math.min(1, Math.max(0, event.offsetY / canvas.clientHeight)));
-    canvas.addEventListener("pointerdown", (event) => {
-      event.stopPropagation();
-      canvas.setPointerCapture(event.pointerId);
-      move(event);
-    });
-    canvas.addEventListener("pointermove", (event) => canvas.hasPointerCapture(event.pointerId) && move(event));
-  }
-
-  paint(scene, view, colours) {
-    const { canvas } = this;
-    canvas.hidden = Boolean(scene.run);
-    if (scene.run) {
-      return;
-    }
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((size) => size * window.devicePixelRatio);
-    [canvas.width, canvas.height] = [width, height];
-    const context = canvas.getContext("2d");
-    const scale = height / scene.height;
-    const colourOfRun = (run) => {
-      const bad = run.state === "failed" || run.state === "killed";
-      return run.serving ? colours.accent : bad ? colours.bad : run.pushed ? colours.fill : colours.thread;
-    };
-    for (const lane of scene.lanes) {
-      context.fillStyle = colourOfRun(lane.run);
-      const thick = lane.run.serving ? 4 : Math.max(1, (lane.bottom - lane.top) * scale * 0.8);
-      context.fillRect(width * 0.25, lane.top * scale, width * 0.5, thick);
-    }
-    context.strokeStyle = colours.ink;
-    context.lineWidth = 2;
-    context.strokeRect(1, Math.max(1, view.top * scale), width - 2, Math.max(6, (view.bottom - view.top) * scale));
-  }
 }

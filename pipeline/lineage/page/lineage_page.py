@@ -29,7 +29,19 @@ from pipeline.lineage.store import no_runs, read
 from pipeline.workspace import Workspace
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("store.js", "scene.js", "graph.js", "page.js")
+# In the order in which they stand in the page.
+SCRIPTS = (
+    "store.js",
+    "scene.js",
+    "strip.js",
+    "input.js",
+    "graph.js",
+    "elements.js",
+    "details.js",
+    "search.js",
+    "compare.js",
+    "page.js",
+)
 
 
 class Serving(NamedTuple):

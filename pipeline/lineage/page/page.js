@@ -1,123 +1,11 @@
-/* Links and search results that are shown at once; characters of a value; milliseconds from a key to a search. */
-const SHOWN = 12;
-const FOUND = 50;
-const LONG = 160;
-const SEARCH_DELAY = 120;
-
-const $ = (selector) => document.querySelector(selector);
-
-/* An element with properties, and children that are elements or texts. Texts of the store never become HTML. */
-function make(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
-    if (name in element) {
-      element[name] = value;
-    } else {
-      element.setAttribute(name, value);
-    }
-  }
-  element.append(...children.filter((child) => child !== null && child !== ""));
-  return element;
-}
-
-function draw(tag, attributes, text = "") {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
-  element.textContent = text;
-  return element;
-}
-
-/* ---- Words. ---- */
-
-function duration(milliseconds) {
-  const seconds = milliseconds / 1000;
-  if (seconds < 1) {
-    return `${Math.round(milliseconds)} ms`;
-  }
-  if (seconds < 60) {
-    return `${seconds.toFixed(1)} s`;
-  }
-  const two = (value) => String(value).padStart(2, "0");
-  const minutes = Math.floor(Math.round(seconds) / 60);
-  return minutes < 60
-    ? `${minutes} m ${two(Math.round(seconds) % 60)} s`
-    : `${Math.floor(minutes / 60)} h ${two(minutes % 60)} m`;
-}
-
-function moment(milliseconds) {
-  return milliseconds ? `${new Date(milliseconds).toISOString().slice(0, 19).replace("T", " ")} UTC` : "–";
-}
-
-function score(value) {
-  return typeof value === "number" ? value.toFixed(3) : "–";
-}
-
-function number(value) {
-  return value.toLocaleString("en");
-}
-
-function plural(count, word) {
-  return `${number(count)} ${word}${count === 1 ? "" : "s"}`;
-}
-
-function capital(text) {
-  return text.charAt(0).toUpperCase() + text.slice(1);
-}
-
-function shown(value) {
-  return value === null ? "–" : typeof value === "string" ? value : JSON.stringify(value);
-}
-
-/* How a run ended, and where. */
-function stateOf(run) {
-  return run.component ? `${run.state} at ${run.component}` : run.state;
-}
-
-/* What a node's button says. */
-function wordsFor(node) {
-  if (node.kind === "run") {
-    const facts = [
-      node.state,
-      "bleu" in node.scores ? `BLEU ${score(node.scores.bleu)}` : "",
-      node.serving ? "serving" : "",
-    ];
-    const note = facts.filter(Boolean).join(" · ");
-    return { title: node.id, note, said: `Run ${node.id}, ${note}`, kind: "run" };
-  }
-  if (node.kind === "artifact") {
-    const said = `${node.title}, artifact ${node.id}, ${node.type}`;
-    return { title: node.title, note: `${node.id}`, said, kind: "artifact" };
-  }
-  const time = node.state === "ran" || node.state === "failed" ? ` · ${duration(node.ended - node.started)}` : "";
-  const note = `${node.state}${time}`;
-  return {
-    title: node.title,
-    note,
-    said: `${node.title}, execution ${node.id}, ${note}`,
-    kind: `execution ${node.state}`,
-  };
-}
-
-/* ---- Addresses: what is shown stands behind the #, so that the browser's own Back works. ---- */
-
-function address(view, more = {}) {
-  return `#${new URLSearchParams({ view, ...more })}`;
-}
-
-/* A file's address, where browsers may open it from a page: local paths, and http. */
-function fileAddress(uri) {
-  if (uri.startsWith("/")) {
-    return `file://${uri.split("/").map(encodeURIComponent).join("/")}`;
-  }
-  return /^(file|https?):\/\//.test(uri) ? uri : "";
-}
-
 class Page {
   constructor(store) {
     this.store = store;
     this.chosen = [];
     this.view = new GraphView($(".stage"), (node, byKey) => this.open(node, byKey), wordsFor);
     this.scenes = new Map();
+    this.details = new Details(store, (node) => this.addressOf(node));
+    this.search = new Search(store, (node) => this.open(node, true));
     this.order = { column: "began", down: true };
     this.fillRuns();
     this.fillServing();
@@ -149,7 +37,7 @@ class Page {
     if (view === "graph") {
       this.showGraph(asked.get("run"), this.store.nodes.get(asked.get("at")));
     } else if (view === "compare") {
-      this.showCompare(asked.get("run"), asked.get("with"));
+      showCompare(this.store, asked.get("run"), asked.get("with"));
     }
     document.title = `${{ runs: "Runs", graph: this.sceneName, compare: "What differs" }[view]} · Lineage`;
   }
@@ -364,7 +252,8 @@ class Page {
       $(".stage").setAttribute("aria-label", `Graph: ${this.sceneName}, ${plural(scene.items.size, "node")}`);
       this.view.show(scene, node || this.startOf(scene));
     }
-    this.showDetails(node);
+    this.details.show(node, this.focusDetails);
+    this.focusDetails = false;
     this.highlight();
     this.view.select(node, this.covered());
   }
@@ -383,130 +272,11 @@ class Page {
 
   highlight() {
     const { store, view } = this;
-    const node = view.selected || this.details;
+    const node = view.selected || this.details.node;
     const kind = $("#highlight").value;
     const none = new Set();
     const of = (find) => (node && node.kind !== "run" ? find.call(store, node) : none);
     view.highlight({ path: store.path, up: of(store.ancestry), down: of(store.offspring), "": none }[kind]);
-  }
-
-  /* ---- A node's details. ---- */
-
-  showDetails(node) {
-    this.details = node;
-    $("#details").hidden = !node;
-    if (!node) {
-      return;
-    }
-    const heading = make("h2", { tabIndex: -1 }, node.title);
-    const body = {
-      run: () => this.runDetails(node),
-      execution: () => [...this.executionDetails(node), ...this.propertyTable("Properties", node.properties)],
-      artifact: () => [...this.artifactDetails(node), ...this.propertyTable("Properties", node.properties)],
-    };
-    $("#about").replaceChildren(heading, ...body[node.kind]());
-    $("#details").scrollTop = 0;
-    if (this.focusDetails) {
-      heading.focus();
-      this.focusDetails = false;
-    }
-  }
-
-  runDetails(run) {
-    return [
-      make("p", { className: "quiet" }, `Run, ${stateOf(run)}`),
-      list([
-        ["Begun", moment(run.began)],
-        ["Time", duration(1000 * run.seconds)],
-        ["Components", `${run.ran} ran, ${run.cached} cached`],
-      ]),
-      ...[...run.facts].flatMap(([title, pairs]) => this.propertyTable(capital(title), pairs)),
-    ];
-  }
-
-  executionDetails(node) {
-    const where = node.state === "cached" && node.outputs[0]?.[1][0]?.maker;
-    return [
-      make("p", { className: "quiet" }, `Execution ${node.id}, ${node.state}`),
-      list([
-        ["Run", this.link(node.home)],
-        ["Component", node.type],
-        ["Begun", moment(node.started)],
-        ["Time", node.state === "running" ? "–" : duration(node.ended - node.started)],
-        ["Work done by", where && where !== node ? this.link(where) : null],
-      ]),
-      ...this.channels("Inputs", node.inputs),
-      ...this.channels("Outputs", node.outputs),
-    ];
-  }
-
-  artifactDetails(node) {
-    const target = fileAddress(node.uri);
-    const files = target ? make("a", { href: target }, node.uri) : make("code", {}, node.uri || "–");
-    return [
-      make("p", { className: "quiet" }, `Artifact ${node.id}, ${node.type}, ${node.state}`),
-      list([
-        [
-          "Files",
-          node.gone ? make("span", {}, files, make("span", { className: "bad" }, " – no longer there")) : files,
-        ],
-        ["Made", moment(node.created)],
-        ["Run", node.home ? this.link(node.home) : null],
-        ["Made by", node.maker ? this.link(node.maker) : "not known"],
-        ["Copy of", node.copyOf ? this.link(node.copyOf) : null],
-      ]),
-      ...this.links("Used by", node.users),
-      ...this.links("Taken from the cache by", node.cachedBy),
-      ...this.links("Copied as", node.copies),
-    ];
-  }
-
-  link(node) {
-    const text = {
-      run: node.id,
-      execution: `${node.title} (execution ${node.id})`,
-      artifact: `${node.title} (artifact ${node.id})`,
-    };
-    return make("a", { href: this.addressOf(node) }, text[node.kind] || "no run");
-  }
-
-  channels(title, channels) {
-    const links = channels.flatMap(([key, artifacts]) => artifacts.map((artifact) => [key, artifact]));
-    return links.length
-      ? [make("h3", {}, title), list(links.map(([key, artifact]) => [key, this.link(artifact)]))]
-      : [];
-  }
-
-  /* Links to nodes, the newest first; many are shown when they are asked for. */
-  links(title, nodes) {
-    if (!nodes.length) {
-      return [];
-    }
-    const all = [...nodes].reverse();
-    const item = (node) =>
-      make(
-        "li",
-        {},
-        this.link(node),
-        node.home === this.details.home ? "" : make("span", { className: "quiet" }, ` ${node.home?.id ?? ""}`),
-      );
-    const found = make("ul", {}, ...all.slice(0, SHOWN).map(item));
-    const more = make("button", { type: "button" }, `Show all ${number(all.length)}`);
-    more.addEventListener("click", () => {
-      found.append(...all.slice(SHOWN).map(item));
-      found.querySelectorAll("a")[SHOWN].focus();
-      more.remove();
-    });
-    return [make("h3", {}, title), found, ...(all.length > SHOWN ? [more] : [])];
-  }
-
-  propertyTable(title, pairs) {
-    const rows = this.store.pairs(pairs).map(([name, value]) => [name, long(value)]);
-    const heading = make("h3", {}, title);
-    if (rows.length <= SHOWN) {
-      return rows.length ? [heading, list(rows)] : [];
-    }
-    return [heading, make("details", {}, make("summary", {}, plural(rows.length, "value")), list(rows))];
   }
 
   close() {
@@ -519,117 +289,8 @@ class Page {
 
   /* ---- Runs compared. ---- */
 
-  showCompare(first, second) {
-    const { runs, byRun } = this.store;
-    const one = byRun.get(first) || runs.at(-2) || runs[0];
-    const other = byRun.get(second) || runs.at(-1);
-    if (!one) {
-      $("#outcome").textContent = "There is no run.";
-      return;
-    }
-    $("#first").value = one.id;
-    $("#second").value = other.id;
-    const all = differences(this.store, one, other);
-    const differing = all.filter((row) => row.differs);
-    const rows = $("#same").checked ? all : differing;
-    $("#outcome").textContent = differing.length
-      ? `${plural(differing.length, "difference")} among ${plural(all.length, "fact")}.`
-      : `Nothing differs among ${plural(all.length, "fact")}.`;
-    const sections = [...new Set(rows.map((row) => row.section))];
-    $("#differences").replaceChildren(
-      ...sections.map((section) =>
-        differenceTable(
-          section,
-          rows.filter((row) => row.section === section),
-          one,
-          other,
-        ),
-      ),
-    );
-  }
-
   compare(first, second) {
     location.hash = address("compare", { run: first, with: second });
-  }
-
-  /* ---- Search. ---- */
-
-  search(text) {
-    clearTimeout(this.waiting);
-    this.waiting = setTimeout(() => this.find(text), SEARCH_DELAY);
-  }
-
-  find(text) {
-    this.searched = text;
-    const found = text.trim() ? this.store.search(text) : [];
-    this.found = found.slice(0, FOUND);
-    $("#found").replaceChildren(...this.found.map((node, place) => this.option(node, place)));
-    const rest = found.length > FOUND ? `, the first ${FOUND} of them here` : "";
-    $("#count").textContent = found.length ? `${number(found.length)} found${rest}` : "Nothing found";
-    this.pick(found.length ? 0 : -1);
-    this.unfold(Boolean(text.trim()));
-  }
-
-  option(node, place) {
-    const { title, note } = wordsFor(node);
-    const more = {
-      run: note,
-      execution: `execution ${node.id} · ${note} · ${node.home?.id}`,
-      artifact: `artifact ${node.id} · ${node.type} · ${node.uri}`,
-    };
-    const option = make(
-      "li",
-      { id: `found-${place}`, role: "option" },
-      title,
-      make("span", { className: "beside" }, more[node.kind]),
-    );
-    option.addEventListener("click", () => this.take(place));
-    return option;
-  }
-
-  unfold(open) {
-    $(".found").hidden = !open;
-    $("#search").setAttribute("aria-expanded", open);
-  }
-
-  pick(place) {
-    this.picked = place;
-    [...$("#found").children].forEach((option, number) => option.setAttribute("aria-selected", number === place));
-    const option = $("#found").children[place];
-    option?.scrollIntoView({ block: "nearest" });
-    option
-      ? $("#search").setAttribute("aria-activedescendant", option.id)
-      : $("#search").removeAttribute("aria-activedescendant");
-  }
-
-  take(place) {
-    const node = this.found[place];
-    if (node) {
-      this.unfold(false);
-      this.open(node, true);
-    }
-  }
-
-  searchKey(event) {
-    const count = this.found?.length || 0;
-    const actions = {
-      ArrowDown: () => count && this.pick((this.picked + 1) % count),
-      ArrowUp: () => count && this.pick((this.picked + count - 1) % count),
-      Enter: () => {
-        clearTimeout(this.waiting);
-        // What is typed and confirmed at once was not searched for yet.
-        if (this.searched !== $("#search").value) {
-          this.find($("#search").value);
-        }
-        this.take(this.picked);
-      },
-      Escape: () => this.unfold(false),
-    };
-    if (actions[event.key]) {
-      event.preventDefault();
-      event.stopPropagation();
-      actions[event.key]();
-    }
   }
 
   /* ---- What a person does. ---- */
@@ -637,16 +298,6 @@ class Page {
   listen() {
     addEventListener("hashchange", () => this.route());
     const on = (selector, event, action) => $(selector).addEventListener(event, action);
-    on("#search", "input", (event) => this.search(event.target.value));
-    on("#search", "focus", (event) => event.target.value && this.find(event.target.value));
-    on("#search", "keydown", (event) => this.searchKey(event));
-    document.addEventListener("pointerdown", (event) => event.target.closest(".search") || this.unfold(false));
-    on(
-      ".search",
-      "focusout",
-      (event) =>
-        event.currentTarget.contains(event.relatedTarget) || event.relatedTarget === null || this.unfold(false),
-    );
     on("#state", "change", () => this.filter());
     on("#compare-chosen", "click", () => {
       const [one, other] = [...this.chosen].sort((a, b) => a.place - b.place);
@@ -669,7 +320,7 @@ class Page {
       on(select, "change", () => this.compare($("#first").value, $("#second").value));
     }
     on("#swap", "click", () => this.compare($("#second").value, $("#first").value));
-    on("#same", "change", () => this.showCompare($("#first").value, $("#second").value));
+    on("#same", "change", () => showCompare(this.store, $("#first").value, $("#second").value));
     on("#theme", "change", (event) => this.paintIn(event.target.value));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.repaint());
     document.addEventListener("keydown", (event) => this.key(event));
@@ -695,87 +346,6 @@ class Page {
       $("#search").focus();
     }
   }
-}
-
-/* ---- Pieces. ---- */
-
-function verdict(blessed) {
-  if (blessed === null) {
-    return make("td", {}, "–");
-  }
-  return make("td", { className: blessed ? "good" : "bad" }, blessed ? "✓ yes" : "✗ no");
-}
-
-/* A list of names and values; what is null is left out. */
-function list(rows) {
-  const entries = rows.filter(([, value]) => value !== null && value !== undefined && value !== false);
-  return make(
-    "dl",
-    {},
-    ...entries.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
-  );
-}
-
-/* A property's value; a long one is shown when it is asked for. */
-function long(value) {
-  const text = shown(value);
-  if (text.length <= LONG) {
-    return text || "–";
-  }
-  const parsed = tidy(text);
-  return make(
-    "details",
-    {},
-    make("summary", {}, `${plural(text.length, "character")}`),
-    make("pre", { tabIndex: 0 }, parsed),
-  );
-}
-
-/* JSON over lines, other texts as they are. */
-function tidy(text) {
-  try {
-    return JSON.stringify(JSON.parse(text), null, 1);
-  } catch (error) {
-    if (error instanceof SyntaxError) {
-      return text;
-    }
-    throw error;
-  }
-}
-
-/* The facts of two runs side by side, in the order in which they stand there. */
-function differences(store, one, other) {
-  const sections = [...new Set([...one.facts.keys(), ...other.facts.keys()])];
-  return sections.flatMap((section) => {
-    const sides = [one, other].map((run) => new Map(store.pairs(run.facts.get(section) || [])));
-    const names = [...new Set(sides.flatMap((side) => [...side.keys()]))];
-    return names.map((name) => {
-      const values = sides.map((side) => side.get(name) ?? null);
-      return { section, name, values, differs: JSON.stringify(values[0]) !== JSON.stringify(values[1]) };
-    });
-  });
-}
-
-function differenceTable(section, rows, one, other) {
-  const heads = ["What", one.id, other.id].map((text) => make("th", { scope: "col" }, text));
-  return make(
-    "table",
-    {},
-    make("caption", {}, capital(section)),
-    make("thead", {}, make("tr", {}, ...heads)),
-    make(
-      "tbody",
-      {},
-      ...rows.map((row) =>
-        make(
-          "tr",
-          { className: row.differs ? "" : "same" },
-          make("th", { scope: "row" }, row.name),
-          ...row.values.map((value) => make("td", {}, long(value))),
-        ),
-      ),
-    ),
-  );
 }
 
 /* ---- The beginning. ---- */

@@ -57,6 +57,7 @@ def test_rejects_are_grouped_by_their_reason_the_most_frequent_first(tmp_path: P
 
 def test_a_data_set_that_is_gone_unknown_or_newer_than_the_run_is_said_to_be(tmp_path: Path) -> None:
     assert "no longer there" in read_data(str(tmp_path / "gone"), 0).fault
+    assert "in a bucket" in read_data("s3://formulas/records", 0).fault
     (tmp_path / "own").mkdir()
     assert "no dataset.json" in read_data(str(tmp_path / "own"), 0).fault
     write_data(tmp_path / "set", {"train": [record(i, "a") for i in range(8)], "eval": [], "test": []})

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import re
 
+from components.metadata import ADDRESS, Output
 from components.report.lineage import BOX_HEIGHT, BOX_WIDTH, HEIGHT, TITLES, WIDTH, draw
+from components.report.reported_run import ReportedRun
+from components.report.sections import descent
 
 EVERYTHING = dict.fromkeys(TITLES, "made")
 
@@ -41,3 +44,13 @@ def test_every_arrow_begins_and_ends_at_a_box() -> None:
         for direction, value in re.findall(r"([HV])([\d.]+)", arrow.path):
             x, y = (float(value), y) if direction == "H" else (x, float(value))
         assert touches(x, y), arrow.path
+
+
+def test_an_artifact_is_listed_where_a_person_finds_it() -> None:
+    copied = Output("/s3/formulas/runs/model", 3, {ADDRESS: "s3://formulas/runs/model"})
+    here = Output("/home/workspace/pipeline_root/evaluation", 4)
+    _, rows = descent(ReportedRun("im2latex", artifacts={"model": copied, "evaluation": here}))
+    assert {(number, address) for _, number, address in rows} == {
+        ("3", "s3://formulas/runs/model"),
+        ("4", "/home/workspace/pipeline_root/evaluation"),
+    }

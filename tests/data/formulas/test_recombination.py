@@ -13,7 +13,7 @@ from data.errors import UserError
 from data.formulas.lists import Formula, drawn_key, read_formulas
 from data.formulas.recombination import KINDS, find_parts, recombine
 from data.latex.rendering import render_all
-from data.latex.tokenizer import FormulaError, tokenize
+from im2latex.tokenizer import FormulaError, tokenize
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))
 MISSING = [program for program in ("latex", "dvipng") if shutil.which(program) is None]

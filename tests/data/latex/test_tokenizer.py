@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from data.latex.tokenizer import FormulaError, tokenize
 from data.pictures.synthetic import LEVELS, formulas
+from im2latex.tokenizer import FormulaError, tokenize
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))
 

@@ -17,8 +17,8 @@ from data.latex.computer_modern import (
     Glyph,
     bitmap,
 )
-from data.latex.tokenizer import tokenize
 from data.latex.typesetting import draw, typeset
+from im2latex.tokenizer import tokenize
 
 # Widths of Computer Modern's characters in em, from cmmi10.tfm and cmr10.tfm.
 X, Y, PLUS, EQUALS = 0.5715, 0.4903, 0.7778, 0.7778

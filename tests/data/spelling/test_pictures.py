@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.latex.commands import LETTERS, SYNONYMS
 from data.latex.rendering import default_renderer, render_all
-from data.latex.tokenizer import FormulaError, tokenize
 from data.spelling import normal_form
+from im2latex.latex_commands import LETTERS, SYNONYMS
+from im2latex.tokenizer import FormulaError, tokenize
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))
 REAL = SAMPLES / "im2latex-100k" / "im2latex_formulas.norm.lst"

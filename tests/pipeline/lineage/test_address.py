@@ -47,7 +47,7 @@ def test_the_knob_is_kept_in_toml() -> None:
 
 
 def test_why_postgresql_is_refused_is_said() -> None:
-    with pytest.raises(UserError, match="PostgreSQL, in which ML Metadata keeps no text as long as a configuration"):
+    with pytest.raises(UserError, match="PostgreSQL database, where ML Metadata cannot store a text as long"):
         parse("postgresql://me@host/db")
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
 from data.errors import UserError
+from im2latex import __version__, weights
+from im2latex.weights import WEIGHTS
 from pipeline.models.choice import cache, chosen_model, saved_model
 from tests.components.serving_check.models import draw, save_reader
 from trainer_module import reader
 from trainer_module.signatures import read_exported
-from trainer_module.trained import WEIGHTS, Trained, save_weights
+from trainer_module.trained import Trained, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_without_a_name_it_is_the_model_pushed_last_else_the_reader(
 ) -> None:
     reader_folder = tmp_path / "prepared"
     monkeypatch.setattr("pipeline.models.choice.saved_model", lambda: reader_folder)
-    of_reader = f"model: the reader that comes with im2latex {version('im2latex')}\n"
+    of_reader = f"model: the reader that comes with im2latex {__version__}\n"
     assert chosen_model(None) == reader_folder
     assert capsys.readouterr() == ("", of_reader)
     push(tmp_path, "9")
@@ -120,6 +121,6 @@ def test_where_the_cache_cannot_be_written_the_model_is_made_for_this_process_al
 
 
 def test_a_missing_file_of_weights_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "WEIGHTS", "absent.npz")
+    monkeypatch.setattr(weights, "NAME", "absent")
     with pytest.raises(UserError, match="absent.npz, the model that comes with im2latex, is missing"):
         saved_model()

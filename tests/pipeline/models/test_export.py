@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import tensorflow as tf
 from typer.testing import CliRunner, Result
 
 from data.errors import UserError
+from im2latex import Reader, __version__
 from pipeline.cli import app
 from tests.components.serving_check.models import draw, save_reader
 from trainer_module.signatures import FormulaReader, read_exported
@@ -41,7 +41,7 @@ def test_a_pushed_model_becomes_one_file_and_that_a_model_again(model: Path, tmp
     original, kept = read_exported(model), load_weights(file)
     assert kept[:4] == original[:4]
     assert kept.provenance == {
-        "date": datetime.date.today().isoformat(), "im2latex": version("im2latex"),
+        "date": datetime.date.today().isoformat(), "im2latex": __version__,
         "data": "mine, and yours", "scores": "BLEU = 0.8",
     }  # fmt: skip
     numbers = sum(weight.size for weight in original.weights.values())
@@ -92,3 +92,17 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
     with pytest.raises(UserError, match="cannot write .*/made: .*; No space left on device; choose another --out"):
         raise answer.exception or AssertionError(answer.output)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_a_pushed_model_and_weights_become_the_same_onnx_file(model: Path, tmp_path: Path, precision: str) -> None:
+    from_model, weights, from_weights = (tmp_path / name for name in ("a.onnx", "weights.npz", "b.onnx"))
+    given = ("--format", "onnx", "--precision", precision)
+    assert export("--model", model, *given, "--out", from_model).exit_code == 0
+    assert export("--model", model, "--format", "weights", "--out", weights).exit_code == 0
+    assert export("--weights", weights, *given, "--out", from_weights).exit_code == 0
+    images = draw(6)
+    first, second = (Reader(file).read_each(images) for file in (from_model, from_weights))
+    assert first == second
+    if precision == "float32":
+        assert first == Reader(model).read_each(images)

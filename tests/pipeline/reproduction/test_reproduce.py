@@ -155,7 +155,7 @@ def test_what_auto_chose_by_the_clock_is_not_chosen_again(past: Past, started: d
 
 
 def test_a_run_that_stored_too_little_is_refused(past: Past) -> None:
-    with pytest.raises(UserError, match=f"run {THIRD} is from before runs stored what they are run with"):
+    with pytest.raises(UserError, match=f"run {THIRD} was recorded without its configuration"):
         reproduce(THIRD)
 
 

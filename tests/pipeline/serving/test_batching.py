@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from components.evaluator.reading import READ_AT_ONCE, Beam
+from im2latex.pictures import MAX_PIXELS, Picture
+from im2latex.reading import READ_AT_ONCE, Beam
 from pipeline.serving.batching import Batcher, Busy, _Waiting, choose
-from pipeline.serving.pictures import MAX_PIXELS, Picture
 
 
 class Slow:

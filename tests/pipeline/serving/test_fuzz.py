@@ -13,9 +13,10 @@ from PIL import Image
 
 from data.errors import ImageError, UserError
 from data.pictures.synthetic import draw_png
-from pipeline.serving import pictures, rest
-from pipeline.serving.clean import clean
-from pipeline.serving.pictures import prepare
+from im2latex import pictures
+from im2latex.clean import clean
+from im2latex.pictures import prepare
+from pipeline.serving import rest
 from tests.pipeline.serving.conftest import FUZZ, Running, encoded
 
 FUZZED = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck), database=None)

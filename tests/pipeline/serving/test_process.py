@@ -13,10 +13,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+
+from im2latex import __version__
 
 pytestmark = pytest.mark.integration
 
@@ -107,7 +108,7 @@ def test_before_the_first_push_the_model_that_comes_with_im2latex_serves(
         assert answer.status == 200 and json.loads(answer.read())["version"] == "1"
         process.terminate()
         said = process.communicate(timeout=300)[1].splitlines()
-    assert said[0] == f"model: the reader that comes with im2latex {version('im2latex')}"
+    assert said[0] == f"model: the reader that comes with im2latex {__version__}"
     assert said[1].startswith("preparing the model (once, about ")
 
 

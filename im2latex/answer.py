@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from components.evaluator.reading import Hypothesis
-from pipeline.serving.clean import clean
+from im2latex.reading import Hypothesis
 
 READ, BLANK = "read", "blank"
 
@@ -26,9 +25,9 @@ def describe(hypotheses: Iterable[Hypothesis], as_typed: bool) -> list[dict[str,
     """
     return [
         {
-            "latex": clean(hypothesis.latex) if as_typed else hypothesis.latex,
+            "latex": hypothesis.clean if as_typed else hypothesis.latex,
             "log_probability": hypothesis.log_probability,
-            "probability": math.exp(hypothesis.log_probability),
+            "probability": hypothesis.probability,
         }
         for hypothesis in hypotheses
         if math.isfinite(hypothesis.log_probability)

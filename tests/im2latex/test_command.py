@@ -143,7 +143,7 @@ def test_json_says_of_a_picture_whether_it_is_blank(pushed: Path, files: list[Pa
 def test_more_images_than_are_held_at_once_are_all_read(
     pushed: Path, files: list[Path], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.serving.predict.HELD", 4)
+    monkeypatch.setattr("im2latex.command.HELD", 4)
     answer = predict(pushed, *files, *files)
     assert [line.split("\t")[1] for line in answer.stdout.splitlines()] == expected * 2
 

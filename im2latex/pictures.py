@@ -7,13 +7,15 @@ the model as they are: it decodes and normalises them itself. Pillow decodes the
 from __future__ import annotations
 
 import io
+import os
 import struct
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from data.errors import ImageError
+from im2latex.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 # A JPEG of several pictures, as some cameras write, is called MPO.
@@ -39,6 +41,33 @@ class Picture(NamedTuple):
     encoded: bytes  # PNG, JPEG or BMP
     width: int  # pixels
     height: int
+
+
+def encode(picture: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> bytes:
+    """The bytes of a picture's file: read, taken as they are, or made.
+
+    Args:
+        picture: the path of a file, the bytes of one, an image of Pillow, or an array, uint8 (height, width) or
+            (height, width, 1 to 4 channels).
+
+    Raises:
+        ImageError: it is an array or image of another kind.
+        OSError: the file cannot be opened.
+    """
+    if isinstance(picture, bytes):
+        return picture
+    if isinstance(picture, np.ndarray):
+        shape = picture.shape[:-1] if picture.ndim == 3 and picture.shape[-1] == 1 else picture.shape
+        is_image = len(shape) == 2 or (len(shape) == 3 and shape[-1] in (2, 3, 4))
+        if picture.dtype != np.uint8 or not is_image or not picture.size:
+            raise ImageError(
+                f"the image is an array of {picture.dtype} and shape {picture.shape}; give uint8, (height, width) or "
+                "(height, width, channels)"
+            )
+        picture = Image.fromarray(np.ascontiguousarray(picture.reshape(shape)))
+    if isinstance(picture, Image.Image):
+        return _as_png(ImageOps.exif_transpose(picture) if _is_turned(picture) else picture).encoded
+    return Path(picture).read_bytes()
 
 
 def prepare(encoded: bytes, turn: bool = True) -> Picture:

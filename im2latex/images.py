@@ -1,4 +1,4 @@
-"""Images brought into the form the model reads, in NumPy and Pillow alone: `preprocessing.normalise_image` twice over.
+"""Images brought into the form the model reads, in NumPy and Pillow alone: `trainer_module.image_graph` twice over.
 
 Ink: whatever its colour and its paper's, the ink becomes black and the paper white; uneven light is taken off, and
 what is left of noise. Size: glyphs are brought to the size the model learned from (`glyph_size`).
@@ -7,12 +7,12 @@ what is left of noise. Size: glyphs are brought to the size the model learned fr
 from __future__ import annotations
 
 import io
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from trainer_module.config.image import ImageConfig
-from trainer_module.glyph_size import glyph_scale, measures
+from im2latex.glyph_size import glyph_scale, measures
 
 WHITE = 255
 
@@ -48,7 +48,20 @@ INK_SHARE = 3 / 16
 NOISE_LEFT = 2.5
 
 
-def normalise(encoded: bytes, config: ImageConfig) -> np.ndarray:
+class ImageForm(Protocol):
+    """What images are brought to, as `trainer_module.config.image.ImageConfig` says it; all in pixels."""
+
+    @property
+    def max_height(self) -> int: ...
+    @property
+    def max_width(self) -> int: ...
+    @property
+    def border(self) -> int: ...
+    @property
+    def glyph_size(self) -> int: ...
+
+
+def normalise(encoded: bytes, config: ImageForm) -> np.ndarray:
     """Decodes one image and brings it into the form the model reads, as `normalise_image` does.
 
     The same pixels, but for rounding by few grey levels, and for JPEGs: TensorFlow decodes those with a faster
@@ -211,7 +224,7 @@ def _crop_to(image: np.ndarray, is_ink: np.ndarray) -> np.ndarray:
     return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _resize(ink: np.ndarray, config: ImageConfig) -> np.ndarray:
+def _resize(ink: np.ndarray, config: ImageForm) -> np.ndarray:
     """(height, width) float32 -> glyphs of the size in `config`, smaller where that would exceed the limits."""
     height, width = ink.shape
     scale = glyph_scale(*measures(ink), config.glyph_size) if config.glyph_size else 1.0

@@ -9,9 +9,9 @@ import pytest
 from data.dataset.record import Record
 from data.dataset.writer import DatasetWriter
 from data.pictures.synthetic import draw_png, formulas
+from im2latex.glyph_size import estimator, glyph_scale, measures
+from im2latex.images import ink_of
 from trainer_module.fit_glyph_size import errors, fit, main, samples
-from trainer_module.glyph_size import estimator, glyph_scale, measures
-from trainer_module.images import ink_of
 
 POINTS = 72.27
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 
 from data.latex.rendering import render_all
-from data.latex.tokenizer import FormulaError, tokenize
 from data.pictures.synthetic import LEVELS, formulas
-from pipeline.serving.clean import clean
+from im2latex.clean import clean
+from im2latex.tokenizer import FormulaError, tokenize
 from tests.data.latex.test_tokenizer import FORMULAS, RAW
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))

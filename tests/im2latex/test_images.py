@@ -17,9 +17,9 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw, ImageFilter
 
 from data.pictures.synthetic import draw_png, formulas
+from im2latex.images import normalise
 from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image
-from trainer_module.images import normalise
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared"))
 

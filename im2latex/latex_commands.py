@@ -1,7 +1,7 @@
 r"""The tables of LaTeX's commands.
 
-What each command is: how `data.latex.tokenizer` reads it, whether `data.latex.program` may draw it beside others, how
-`data.spelling` spells it, and how `pipeline.serving.clean` writes it for people. The symbols that the built-in
+What each command is: how `im2latex.tokenizer` reads it, whether `data.latex.program` may draw it beside others, how
+`data.spelling` spells it, and how `im2latex.clean` writes it for people. The symbols that the built-in
 typesetter draws are in `data.latex.computer_modern`, with their glyphs.
 """
 

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from data.errors import ImageError
-from pipeline.serving import pictures
-from pipeline.serving.pictures import prepare
+from im2latex import pictures
+from im2latex.errors import ImageError
+from im2latex.pictures import prepare
 from tests.pipeline.serving.conftest import encoded
 from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image

@@ -17,7 +17,7 @@ import itertools
 import re
 from typing import NamedTuple
 
-from data.latex.commands import (
+from im2latex.latex_commands import (
     FORMULA_ENVIRONMENTS,
     FRACTIONS,
     FUNCTIONS,

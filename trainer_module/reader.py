@@ -1,4 +1,4 @@
-"""The model that comes with im2latex: its weights lie beside this file, docs/model-card.md says what it reads.
+"""The model that comes with im2latex: its weights lie in `im2latex`, docs/model-card.md says what it reads.
 
 NumPy alone: who only asks whether the model fits needs no Keras.
 """
@@ -7,33 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.resources
-from typing import TYPE_CHECKING
 
-from data.errors import UserError
+from im2latex.errors import UserError
+from im2latex.weights import NAME as NAME
+from im2latex.weights import weights_file as weights_file
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
-from trainer_module.trained import WEIGHTS, Trained, load_description, load_weights
+from trainer_module.trained import Trained, load_description, load_weights
 
-if TYPE_CHECKING:
-    from importlib.resources.abc import Traversable
-
-# As --model and training.start_from name it; the preset of its dimensions is called so too.
-NAME = "reader"
 # What acts in training alone, and may differ.
 _FREE = ("dropout",)
-
-
-def weights_file() -> Traversable:
-    """Where its weights are.
-
-    Raises:
-        UserError: they are missing: the installation is not whole.
-    """
-    file = importlib.resources.files(__name__) / WEIGHTS
-    if not file.is_file():
-        raise UserError(f"{file}, the model that comes with im2latex, is missing; install im2latex again")
-    return file
 
 
 def load() -> Trained:

@@ -1,14 +1,14 @@
 r"""LaTeX as a person would type it, from the tokens that a model writes.
 
 `x _ { i } ^ { 2 }` becomes `x_i^2`, `f ^ { \prime }` becomes `f'`, `\operatorname { s i n }` becomes `\sin`, and blanks
-stay only where TeX needs them. The picture stays the same, and so do the tokens of `data.latex.tokenizer`.
+stay only where TeX needs them. The picture stays the same, and so do the tokens of `im2latex.tokenizer`.
 """
 
 from __future__ import annotations
 
 import re
 
-from data.latex.commands import (
+from im2latex.latex_commands import (
     BLANKS_ARE_DRAWN,
     FUNCTIONS,
     FUNCTIONS_WITH_LIMITS,
@@ -16,7 +16,7 @@ from data.latex.commands import (
     SPACED_FUNCTIONS,
     STARRED,
 )
-from data.latex.tokenizer import FormulaError, tokenize
+from im2latex.tokenizer import FormulaError, tokenize
 
 _WORD = re.compile(r"\\[a-zA-Z]+|\\(?:left|right|middle)\\[a-zA-Z]+")
 

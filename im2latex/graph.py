@@ -1,0 +1,198 @@
+"""The network as an ONNX graph: normalised images in, the tokens of their formulas out, by beam search in the graph.
+
+The same computation as `trainer_module.model`, of every attention, and as `trainer_module.decoding.search`; these say
+what it is and where it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from im2latex.encoder_graph import BLOCK, OUTSIDE, EncoderGraph, Memory
+from im2latex.protobuf import Graph, Message, model
+
+PAD, START, END = 0, 1, 2
+# The log-probability of what is no answer.
+NEVER = -1e9
+
+
+def onnx_model(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], max_tokens: int, note: str) -> Message:
+    """The ONNX file of a model.
+
+    Its inputs are `image`, uint8 (batch, height, width), sides multiples of `STRIDE` and filled with white; `size`,
+    int64 (batch, 2), height and width of each before filling; `width`, int64 (), hypotheses; `length_penalty`, float32
+    (). Its outputs are those of `search`: `tokens`, int64 (batch, width, steps), padded behind the end, and
+    `log_probability` and `score`, float32 (batch, width). What tells where it looked is followed back by
+    `im2latex.reader`: `order`, int64 (batch, width), `parents`, int64 (steps, batch, width), and the weights of each
+    step's attention, `coarse` and `fine`, float32 (steps, batch, width, cells).
+
+    Args:
+        config: the network, with the names of `trainer_module.config.model.ModelConfig`.
+        weights: by their names, as a file of weights stores them: float32, float16, or int8 with a scale. They stay so.
+        max_tokens: formulas are cut there.
+        note: JSON that describes the model, kept in the file's metadata as `im2latex`.
+    """
+    network = _Network(config, weights)
+    network.search(max_tokens)
+    return model(network.graph, {"im2latex": note})
+
+
+class _Network(EncoderGraph):
+    """Builds the graph, from its inputs to its outputs."""
+
+    # Decoder.
+
+    def attend(self, query: str, coarse: Memory | None, fine: Memory | None) -> tuple[str, str | None, str | None]:
+        """The context, (batch, queries, units), and the weights of the coarse and fine cells."""
+        add = self.graph.add
+
+        def scores(memory: Memory) -> str:
+            return add("Where", memory.mask, add("MatMul", query, memory.keys), self.graph.constant(OUTSIDE))
+
+        of_coarse = of_fine = None
+        if coarse is not None:
+            of_coarse = scores(coarse)
+            if self.kind == "sparsemax":
+                of_coarse = self.sparsemax(of_coarse)
+            elif self.kind == "hard":
+                cell = add("ArgMax", of_coarse, axis=-1, keepdims=0)
+                hot = self.graph.constant(np.array([0.0, 1.0], np.float32))
+                of_coarse = add("OneHot", cell, self.shape(of_coarse, 2, 3), hot, axis=-1)
+            else:
+                of_coarse = add("Softmax", of_coarse, axis=-1)
+        if fine is not None:
+            of_fine = scores(fine)
+            if of_coarse is None:
+                of_fine = add("Softmax", of_fine, axis=-1)
+            else:
+                flat = add("Shape", of_fine)
+                in_block = add("Reshape", of_fine, self.joined(add("Shape", of_coarse), BLOCK * BLOCK))
+                within = add("Softmax", in_block, axis=-1)
+                of_fine = add("Reshape", add("Mul", add("Unsqueeze", of_coarse, self.ints(-1)), within), flat)
+        memory, weights = (coarse, of_coarse) if fine is None else (fine, of_fine)
+        assert memory is not None and weights is not None
+        return add("MatMul", weights, memory.values), of_coarse, of_fine
+
+    def sparsemax(self, scores: str) -> str:
+        add = self.graph.add
+        x = add("Sub", scores, add("ReduceMax", scores, axes=[-1]))
+        size = self.shape(x, 2, 3)
+        ordered, _ = self.graph.add_many("TopK", 2, x, size)
+        one = self.graph.constant(1.0)
+        ranks = add("Cast", add("Add", self.count(size), self.ints(1)), to=1)
+        sums = add("CumSum", ordered, self.graph.constant(2))
+        supported = add("Cast", add("Greater", add("Add", one, add("Mul", ranks, ordered)), sums), to=1)
+        total = add("ReduceSum", add("Mul", ordered, supported), self.ints(-1))
+        threshold = add("Div", add("Sub", total, one), add("ReduceSum", supported, self.ints(-1)))
+        return add("Relu", add("Sub", x, threshold))
+
+    def search(self, max_tokens: int) -> None:
+        """All of it, with a loop over the steps of the beam search."""
+        graph, vocabulary = self.graph, self.vocabulary_size
+        add, sides = graph.add, ("batch", "width")
+        image = graph.input("image", "uint8", ("batch", "height", "width_of_image"))
+        size = graph.input("size", "int64", ("batch", 2))
+        width = add("Reshape", graph.input("width", "int64", ()), self.ints(1))
+        length_penalty = graph.input("length_penalty", "float32", ())
+        coarse, fine = self.encode(image, size)
+        batch = self.shape(image, 0, 1)
+        beams = self.joined(batch, width)
+        queries = add("Mul", batch, width)
+        table = add("MatMul", self.weight("embedding/embeddings"), self.weight("decoder/embedding_kernel"))
+        table = add("Add", table, self.weight("decoder/bias"))
+        recurrent = [self.weight("decoder/output_kernel")]
+        if self.config["hidden_recurrence"]:
+            recurrent.append(self.weight("decoder/hidden_kernel"))
+        kernel = add("Concat", *recurrent, axis=0)
+        combine, of_logits = self.weight("decoder/combine_kernel"), self.weight("decoder/logits_kernel")
+        ids = np.arange(vocabulary)
+        only_end = graph.constant(np.where(ids == END, 0, NEVER).astype(np.float32))
+        answers = graph.constant(np.where((ids == PAD) | (ids == START), NEVER, 0).astype(np.float32))
+        first = add("Unsqueeze", add("Mul", self.count(batch), width), self.ints(1))
+        by_token, in_all = self.joined(batch, width, vocabulary), self.joined(batch, -1)
+        never, of_vocabulary = graph.constant(NEVER), self.ints(vocabulary)
+
+        def filled(shape: str, value: int | float | bool) -> str:
+            return add("Expand", graph.constant(value), shape)
+
+        zeros = filled(self.joined(queries, self.units), 0.0)
+        # All begin alike: one of them alone may go on.
+        is_first = add("Equal", self.count(width), graph.constant(0))
+        log_probability = add("Expand", add("Where", is_first, graph.constant(0.0), never), beams)
+        start = {
+            "last": (filled(beams, START), "int64"),
+            "ended": (filled(beams, False), "bool"),
+            "hidden": (zeros, "float32"),
+            "cell": (zeros, "float32"),
+            "output": (zeros, "float32"),
+            "tokens": (filled(self.joined(queries, 0), PAD), "int64"),
+            "log_probability": (log_probability, "float32"),
+        }
+
+        body = self.graph = Graph(graph)
+        add = body.add
+        step = body.input(body.new_name(), "int64", ())
+        body.input(body.new_name(), "bool", ())
+        last, ended, hidden, cell, output, tokens, log_probability = (
+            body.input(body.new_name(), dtype) for _, dtype in start.values()
+        )
+        before = add("Concat", output, hidden, axis=1) if self.config["hidden_recurrence"] else output
+        of_token = add("Gather", table, add("Reshape", last, self.ints(-1)))
+        gates = add("Add", of_token, add("MatMul", before, kernel))
+        update, forget, candidate, shown = body.add_many("Split", 4, gates, axis=1)
+        kept = add("Mul", add("Sigmoid", forget), cell)
+        cell = add("Add", kept, add("Mul", add("Sigmoid", update), add("Tanh", candidate)))
+        hidden = add("Mul", add("Sigmoid", shown), add("Tanh", cell))
+        context, *looked = self.attend(self.reshape(hidden, beams, self.units), coarse, fine)
+        combined = add("Concat", self.reshape(context, -1, self.units), hidden, axis=1)
+        output = add("Tanh", add("MatMul", combined, combine))
+        gains = add("LogSoftmax", add("MatMul", output, of_logits), axis=-1)
+        goes_on = add("Less", step, body.constant(max_tokens))
+        gains = add("Add", gains, add("Where", goes_on, answers, only_end))
+        gains = add("Where", add("Unsqueeze", ended, self.ints(-1)), only_end, add("Reshape", gains, by_token))
+        candidates = add("Add", add("Unsqueeze", log_probability, self.ints(-1)), gains)
+        log_probability, best = body.add_many("TopK", 2, add("Reshape", candidates, in_all), width)
+        last, parents = add("Mod", best, of_vocabulary), add("Div", best, of_vocabulary)
+        rows = add("Reshape", add("Add", first, parents), self.ints(-1))
+        hidden, cell, output = (add("Gather", part, rows) for part in (hidden, cell, output))
+        ended = add("Equal", last, body.constant(END))
+        written = self.reshape(add("Where", ended, body.constant(PAD), last), -1, 1)
+        tokens = add("Concat", add("Gather", tokens, rows), written, axis=1)
+        going = add("ReduceMax", add("Cast", add("Not", ended), to=6), keepdims=0)
+        body.output(add("Cast", going, to=9), body.new_name(), "bool", ())
+        states = (last, ended, hidden, cell, output, tokens, log_probability)
+        for value, (_, dtype) in zip(states, start.values(), strict=True):
+            body.output(value, body.new_name(), dtype)
+        seen = {name: value for name, value in zip(("coarse", "fine"), looked, strict=True) if value is not None}
+        for value, dtype in ((parents, "int64"), *((value, "float32") for value in seen.values())):
+            body.output(value, body.new_name(), dtype)
+
+        self.graph, add = graph, graph.add
+        ends = graph.add_many(
+            "Loop", len(start) + 1 + len(seen), graph.constant(max_tokens + 1), graph.constant(True),
+            *(value for value, _ in start.values()), body=body,
+        )  # fmt: skip
+        tokens, log_probability, parents, *looked_at = ends[5:]
+        # The last step writes nothing but the end of those that are cut.
+        tokens = add("Slice", tokens, self.ints(0), self.ints(max_tokens), self.ints(1))
+        lengths = add("Cast", add("Not", add("Equal", tokens, graph.constant(PAD))), to=1)
+        lengths = self.reshape(add("ReduceSum", lengths, self.ints(1), keepdims=0), beams)
+        six = graph.constant(6.0)
+        penalties = add("Pow", add("Div", add("Add", six, lengths), six), length_penalty)
+        score, order = graph.add_many("TopK", 2, add("Div", log_probability, penalties), width)
+        rows = add("Reshape", add("Add", first, order), self.ints(-1))
+        tokens = self.reshape(add("Gather", tokens, rows), beams, -1)
+        log_probability = add("GatherElements", log_probability, order, axis=1)
+        is_sentence = add("Greater", log_probability, graph.constant(NEVER / 2))
+        tokens = add("Where", add("Unsqueeze", is_sentence, self.ints(2)), tokens, graph.constant(PAD))
+        graph.output(tokens, "tokens", "int64", (*sides, "steps"))
+        none = graph.constant(-float("inf"))
+        for name, value in (("log_probability", log_probability), ("score", score)):
+            graph.output(add("Where", is_sentence, value, none), name, "float32", sides)
+        graph.output(order, "order", "int64", sides)
+        graph.output(parents, "parents", "int64", ("steps", *sides))
+        for name, value in zip(seen, looked_at, strict=True):
+            graph.output(value, name, "float32", ("steps", *sides, f"{name}_cells"))

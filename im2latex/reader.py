@@ -1,0 +1,236 @@
+"""Pictures of formulas to LaTeX, with ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
+
+import numpy as np
+from PIL import Image
+
+from im2latex.errors import ImageError, UserError
+from im2latex.images import WHITE, normalise
+from im2latex.models import readable_file
+from im2latex.pictures import encode, prepare
+from im2latex.reading import BLANK, READ_AT_ONCE, STRIDE, Attention, Beam, Hypothesis, Reading, of_like_size
+from im2latex.weights import DESCRIPTION, opened_weights, weights_file
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# A picture: the path of a file, the bytes of one, an image of Pillow, or an array, uint8 (height, width) or (height,
+# width, 1 to 4 channels: grey or red, green and blue, with or without alpha).
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
+
+# Cells along each side of a coarse one.
+BLOCK = 4
+PAD = 0
+
+
+class Form(NamedTuple):
+    """What images are brought to, `im2latex.images.ImageForm`."""
+
+    max_height: int
+    max_width: int
+    border: int
+    glyph_size: int
+
+
+class Reader:
+    """A model that reads pictures. One reader may be used by several threads at once.
+
+    Args:
+        model: an ONNX file or a file of weights, as `im2latex export` writes them, or a folder with one, such as that
+            of a pushed model. None is the model that comes with im2latex.
+        threads: that share the work on one batch; 0 for one on each core.
+
+    Raises:
+        UserError: there is no such model, or it is damaged.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | None = None, threads: int = 0) -> None:
+        file = weights_file() if model is None else readable_file(Path(model))
+        described, self._session = _opened(file, threads)
+        try:
+            self.vocabulary: list[str] = described["vocabulary"]
+            self._form = Form(**described["image"])
+        except (KeyError, TypeError):
+            raise UserError(
+                f"{file} is no model of im2latex: it does not say how pictures become what it reads"
+            ) from None
+        self._traced = [output.name for output in self._session.get_outputs()]
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts too
+        self, pictures: Picture, *, alternatives: int = ..., length_penalty: float = ..., attention: bool = ...
+    ) -> Reading: ...
+    @overload
+    def predict(
+        self,
+        pictures: Sequence[Picture],
+        *,
+        alternatives: int = ...,
+        length_penalty: float = ...,
+        attention: bool = ...,
+    ) -> list[Reading]: ...
+    def predict(
+        self,
+        pictures: Picture | Sequence[Picture],
+        *,
+        alternatives: int = 1,
+        length_penalty: float = 0.0,
+        attention: bool = False,
+    ) -> Reading | list[Reading]:
+        r"""Reads a picture, or several.
+
+            >>> Reader().predict("formula.png").clean
+            '\\int_{-\\infty}^\\infty e^{-x^2}dx=\\sqrt{\\pi}'
+
+        Args:
+            pictures: one, as `Picture` says, or a sequence of them.
+            alternatives: readings of each, by a beam search of this width; 1 takes the likeliest token at each step.
+            length_penalty: alternatives of n tokens are ranked by log-probability over ((6 + n) / 6) to this power (Wu
+                et al. 2016, section 7).
+            attention: whether to tell where the model looked.
+
+        Returns:
+            What was read, of a sequence a list.
+
+        Raises:
+            ImageError: a picture cannot be read; `read_each` goes on with the others.
+            OSError: a file cannot be opened.
+        """
+        if alternatives < 1:
+            raise ValueError(f"alternatives is {alternatives}, and has to be at least 1")
+        beam = Beam(alternatives, length_penalty)
+        one = pictures if isinstance(pictures, str | bytes | os.PathLike | np.ndarray | Image.Image) else None
+        several: Sequence[Picture] = [one] if one is not None else pictures  # type: ignore[assignment]
+        readings = []
+        for reading in self._read([encode(picture) for picture in several], beam, attention):
+            if isinstance(reading, ImageError):
+                raise reading
+            readings.append(reading)
+        return readings if one is None else readings[0]
+
+    def read_each(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis] | ImageError]:
+        """Reads encoded images; one that cannot be decoded has its error as its answer, the others are read.
+
+        Args:
+            images: the bytes of files.
+            beam: as many hypotheses of each as its width, the best first; without one, the likeliest token at each step
+                makes one.
+        """
+        readings = self._read(images, beam or Beam(1), attention=False)
+        return [one if isinstance(one, ImageError) else list(one.alternatives) for one in readings]
+
+    def _read(self, images: Sequence[bytes], beam: Beam, attention: bool) -> list[Reading | ImageError]:
+        answers: dict[int, Reading | ImageError] = {}
+        pixels: dict[int, np.ndarray] = {}
+        for i, image in enumerate(images):
+            try:
+                normalised = normalise(prepare(image).encoded, self._form)
+            except ImageError as error:
+                answers[i] = error
+                continue
+            except Exception as error:  # noqa: BLE001  Pillow's decoders raise nearly anything for damaged files
+                answers[i] = ImageError(f"the image is damaged: it cannot be decoded ({type(error).__name__})")
+                continue
+            if (normalised == WHITE).all():
+                answers[i] = Reading((BLANK,))
+            else:
+                pixels[i] = normalised
+        places = list(pixels)
+        for chosen in of_like_size([(pixels[i].shape[1], pixels[i].shape[0]) for i in places], READ_AT_ONCE):
+            batch = [places[place] for place in chosen]
+            answers |= zip(batch, self._read_batch([pixels[i] for i in batch], beam, attention), strict=True)
+        return [answers[i] for i in range(len(images))]
+
+    def _read_batch(self, pixels: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[Reading]:
+        """Normalised images, uint8 (height, width), at least one."""
+        sizes = np.array([image.shape for image in pixels], np.int64)
+        batch = np.full((len(pixels), *(-(-sizes.max(axis=0) // STRIDE) * STRIDE)), WHITE, np.uint8)
+        for image, into in zip(pixels, batch, strict=True):
+            into[: image.shape[0], : image.shape[1]] = image
+        inputs = {
+            "image": batch,
+            "size": sizes,
+            "width": np.array(beam.width, np.int64),
+            "length_penalty": np.array(beam.length_penalty, np.float32),
+        }
+        names = self._traced if attention else ["tokens", "log_probability", "score"]
+        given = dict(zip(names, self._session.run(names, inputs), strict=True))
+        readings = []
+        for i, (tokens, *numbers) in enumerate(
+            zip(given["tokens"], given["log_probability"], given["score"], strict=True)
+        ):
+            found = zip(map(self._text, tokens), *(of.tolist() for of in numbers), strict=True)
+            # Where there are fewer sentences than were asked for, the others have no probability.
+            hypotheses = tuple(Hypothesis(*one) for one in found if one[1] > -np.inf)
+            looked = _followed(given, i, batch.shape[1:], pixels[i]) if attention else None
+            readings.append(Reading(hypotheses, looked))
+        return readings
+
+    def _text(self, tokens: np.ndarray) -> str:
+        return " ".join(self.vocabulary[token] for token in tokens.tolist() if token != PAD)
+
+
+def _followed(given: Mapping[str, np.ndarray], i: int, sides: Sequence[int], image: np.ndarray) -> Attention:
+    """Follows the best reading of an image back through the beam, to where each step looked.
+
+    Args:
+        given: the outputs of `im2latex.graph.onnx_model`.
+        i: the image's place in the batch.
+        sides: height and width of the batch's images.
+        image: this one, without its filling.
+    """
+    fine = "fine" in given
+    steps = int((given["tokens"][i, 0] != PAD).sum())
+    maps, at = [], int(given["order"][i, 0])
+    for parents, weights in zip(given["parents"][::-1, i], given["fine" if fine else "coarse"][::-1, i], strict=True):
+        at = int(parents[at])
+        maps.append(weights[at])
+    weights = np.array(maps[::-1][:steps])
+    rows, columns = (side // STRIDE for side in sides)
+    cell = STRIDE if fine else STRIDE * BLOCK
+    if "coarse" in given:
+        rows, columns = -(-rows // BLOCK), -(-columns // BLOCK)
+        if fine:  # its cells follow each other block by block
+            blocks = weights.reshape(steps, rows, columns, BLOCK, BLOCK).transpose(0, 1, 3, 2, 4)
+            rows, columns = rows * BLOCK, columns * BLOCK
+            weights = blocks.reshape(steps, rows, columns)
+    weights = weights.reshape(steps, rows, columns)
+    height, width = (-(-side // cell) for side in image.shape)
+    return Attention(weights[:, :height, :width], cell, image)
+
+
+def _is_npz(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(2) == b"PK"  # a ZIP
+
+
+def _opened(file: Path, threads: int) -> tuple[dict[str, Any], onnxruntime.InferenceSession]:
+    """What a model's file says of it, and a session."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that wait without sleeping take half of the processor time, and a picture is read no sooner.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # what goes wrong is raised, and said once
+    content: str | bytes = str(file)
+    if _is_npz(file):
+        from im2latex.graph import onnx_model
+
+        with opened_weights(file) as saved:
+            text = str(saved[DESCRIPTION])
+            weights = {name: saved[name] for name in saved if name != DESCRIPTION}
+            described = json.loads(text)
+            content = onnx_model(described["model"], weights, described["max_tokens"], text)
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001  ONNX Runtime's own classes have no base but this
+        raise UserError(f"{file} is no model that can be read with ({type(error).__name__})") from None
+    return json.loads(session.get_modelmeta().custom_metadata_map.get("im2latex", "{}")), session

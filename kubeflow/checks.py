@@ -1,0 +1,101 @@
+"""What the section `kubeflow` must say, and who can open the records: Kubeflow's launcher, or the pods themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from data.errors import UserError
+from kubeflow.addresses import bucket, is_address, names_folder
+
+if TYPE_CHECKING:
+    from pipeline.config.sections import KubeflowConfig
+
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_REGION = "AWS_REGION"
+_NEEDED = {
+    "image": "the image that kubeflow/Dockerfile makes, as the cluster pulls it",
+    "volume": "the claim of a volume for the served models and the state of unfinished trainings",
+    "data": "where the TFRecords are: a folder on the volume, or gs://, s3:// or minio://",
+}
+
+
+def check_place(config: KubeflowConfig, *further: str) -> None:
+    """Holds that the image, by its version, and the volume are named, and `further` knobs are set.
+
+    Raises:
+        UserError: one is missing.
+    """
+    for knob in ("image", "volume", *further):
+        if not getattr(config, knob):
+            raise UserError(f"kubeflow.{knob} is not set: {_NEEDED[knob]}; set it in the --config file or with --set")
+    if ":" not in config.image.rpartition("/")[2]:
+        raise UserError(
+            f"kubeflow.image = {config.image!r} names no version, so that a run could not be repeated; "
+            "add a tag (:1.0) or, surer, the digest (@sha256:…)"
+        )
+
+
+def lists_records(config: KubeflowConfig) -> bool:
+    """Whether the pods list the bucket of the records, instead of the launcher downloading all of it to look at it."""
+    if not is_address(config.data):
+        return False
+    return config.detect_changes == "list" or (
+        config.detect_changes == "auto" and not config.data.startswith("gs://") and _REGION in _variables(config)
+    )
+
+
+def check_records(config: KubeflowConfig, data: str) -> None:
+    """Holds that the pods can come by the records.
+
+    Args:
+        config: of the cluster.
+        data: where the records are: kubeflow.data, or the run's parameter of that name.
+
+    Raises:
+        UserError: they cannot.
+    """
+    if not is_address(data):
+        if not data.startswith(f"{config.mount}/"):
+            raise UserError(
+                f"kubeflow.data = {data!r} is not on the volume; "
+                f"give a folder under {config.mount}, or gs://, s3:// or minio://"
+            )
+        return
+    if not names_folder(data):
+        raise UserError(f"kubeflow.data = {data!r} is a bucket; give a folder in it, such as {bucket(data)}/records")
+    if data.startswith("gs://"):
+        return
+    variables = _variables(config)
+    keys = [key for key in _KEYS if key in variables]
+    if keys and (len(keys) < len(_KEYS) or _REGION not in variables):
+        missing = next(name for name in (*_KEYS, _REGION) if name not in variables)
+        place = "secrets" if missing in _KEYS else "environment"
+        raise UserError(f"the pods have {keys[0]} but no {missing}; set it in kubeflow.{place}")
+    root = config.pipeline_root
+    if root and bucket(root) != bucket(data) and _REGION not in variables:
+        raise UserError(
+            f"kubeflow.data = {data!r} is in another bucket than the pipeline root {root}, and the launcher has "
+            "credentials for that of the root alone; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
+            "kubeflow.secrets, AWS_REGION and, for a store that is not Amazon's, AWS_ENDPOINT_URL in "
+            "kubeflow.environment (AWS_REGION alone if the pods have a role)"
+        )
+
+
+def moved_root(config: KubeflowConfig, before: str) -> str:
+    """What to know about the cache if the last run's pipeline root was in another bucket; "" if that makes no trouble.
+
+    Args:
+        config: of the cluster; `pipeline_root` is that of the next run.
+        before: pipeline root of the last run.
+    """
+    opened = before.startswith("gs://") or _REGION in _variables(config)
+    if not before or not config.pipeline_root or opened or bucket(before) == bucket(config.pipeline_root):
+        return ""
+    return (
+        f"the pipeline root was {before}, and outputs in the cache still lie there: the launcher has credentials for "
+        f"{bucket(config.pipeline_root)} alone, and tasks that take such outputs will fail; give --no-cache once"
+    )
+
+
+def _variables(config: KubeflowConfig) -> set[str]:
+    return {*config.secrets, *config.environment}

@@ -1,0 +1,176 @@
+"""What Kubernetes needs to serve the pushed models: `im2latex serve` on the volume that the pipeline pushes to.
+
+The image is that of the pipeline: ServingCheck has tried each pushed model in it, with the resources that are asked for
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from data.errors import UserError
+from kubeflow.checks import check_place
+from pipeline.config import Config
+from pipeline.lineage.address import PASSWORD
+
+PORT = 8501
+USER = 1000  # of the image
+CHECK = "ServingCheck"
+# A pod that ends is asked no more when its address is gone everywhere; what it has begun may take half a minute.
+# A CronJob's may have 52 characters.
+_LONGEST_NAME = 52 - len("-rollback")
+_SECONDS_TO_BE_FORGOTTEN, _SECONDS_TO_END = 5, 45
+
+
+def serving_manifests(config: Config, replicas: int, namespace: str | None, names: Iterable[str]) -> str:
+    """Deployment, Service, PodDisruptionBudget, and a CronJob that never runs by itself, for rollbacks, as YAML.
+
+    Args:
+        config: section `kubeflow` says image and volume; its pod of ServingCheck what a replica asks for.
+        replicas: how many pods serve.
+        namespace: where; None leaves it to kubectl.
+        names: further names by which requests may call the service, such as that of an ingress.
+
+    Raises:
+        UserError: a knob of the section `kubeflow` is missing.
+    """
+    check_place(config.kubeflow)
+    if len(config.name) > _LONGEST_NAME:
+        raise UserError(f"name = {config.name!r} is too long for Kubernetes: {_LONGEST_NAME} characters at most")
+    name = f"{config.name}-serve"
+    within = [name, *(f"{name}.{namespace}{domain}" for domain in ("", ".svc", ".svc.cluster.local") if namespace)]
+    documents = [
+        _deployment(config, name, replicas, [*within, *names]),
+        _service(name),
+        _disruption_budget(name),
+        _rollback(config),
+    ]
+    for document in documents:
+        document["metadata"] |= {"labels": _labels(name)} | ({"namespace": namespace} if namespace else {})
+    return yaml.safe_dump_all(documents, sort_keys=False, width=120)
+
+
+def _labels(name: str) -> dict[str, str]:
+    return {"app.kubernetes.io/name": "im2latex", "app.kubernetes.io/instance": name}
+
+
+def _deployment(config: Config, name: str, replicas: int, names: Iterable[str]) -> dict[str, Any]:
+    arguments = ["serve", "--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104
+    arguments += [part for one in names for part in ("--allow-host", one)]
+    container = _container(config, "serve", arguments, read_only=True) | {
+        "ports": [{"name": "http", "containerPort": PORT}],
+        # Loading a model takes seconds, on a busy node a minute.
+        "startupProbe": _probe("/readyz", period=2, failures=150),
+        "readinessProbe": _probe("/readyz", period=5, failures=2),
+        "livenessProbe": _probe("/healthz", period=10, failures=6),
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_SECONDS_TO_BE_FORGOTTEN)]}}},
+    }
+    pod = _pod(config, container, read_only=True)
+    # Replicas on several nodes, where there are some.
+    pod["topologySpreadConstraints"] = [
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": _labels(name)},
+        }
+    ]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": _labels(name)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": {"metadata": {"labels": _labels(name)}, "spec": pod},
+        },
+    }
+
+
+def _service(name: str) -> dict[str, Any]:
+    ports = [{"name": "http", "port": 80, "targetPort": "http"}]
+    spec = {"selector": _labels(name), "ports": ports}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+
+
+def _disruption_budget(name: str) -> dict[str, Any]:
+    # With one replica, a minimum of one would keep its node from ever being drained.
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": _labels(name)}}
+    return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": name}, "spec": spec}
+
+
+def _rollback(config: Config) -> dict[str, Any]:
+    """`kubectl create job --from=cronjob/NAME-rollback` makes a job of it."""
+    database = ["--connection", config.metadata.connection] if config.metadata.connection else []
+    container = _container(config, "rollback", ["rollback", "--name", config.name, *database], read_only=False)
+    if database and (place := config.kubeflow.secrets.get(PASSWORD)):
+        secret, key = place.split("/")
+        container["env"] += [{"name": PASSWORD, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}]
+    pod = _pod(config, container, read_only=False) | {"restartPolicy": "Never"}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {"name": f"{config.name}-rollback"},
+        "spec": {
+            "suspend": True,
+            "schedule": "0 0 1 1 *",
+            "jobTemplate": {"spec": {"backoffLimit": 0, "template": {"spec": pod}}},
+        },
+    }
+
+
+def _pod(config: Config, container: dict[str, Any], *, read_only: bool) -> dict[str, Any]:
+    asked = config.kubeflow.pod(CHECK)
+    claim = {"claimName": config.kubeflow.volume, "readOnly": read_only}
+    pod: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": _SECONDS_TO_END,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [
+            {"name": "models", "persistentVolumeClaim": claim},
+            {"name": "temporary", "emptyDir": {}},
+        ],
+    }
+    if asked.node_selector:
+        pod["nodeSelector"] = asked.node_selector
+    if asked.tolerations:
+        pod["tolerations"] = list(asked.tolerations)
+    return pod
+
+
+def _container(config: Config, name: str, arguments: list[str], *, read_only: bool) -> dict[str, Any]:
+    asked = config.kubeflow.pod(CHECK)
+    limits = {"cpu": f"{asked.cpu:g}"} if asked.cpu else {}
+    limits |= {"memory": f"{asked.memory:g}G"} if asked.memory else {}
+    limits |= {asked.gpu_type: str(asked.gpus)} if asked.gpus else {}
+    return {
+        "name": name,
+        "image": config.kubeflow.image,
+        "args": arguments,
+        "env": [{"name": "IM2LATEX_HOME", "value": config.kubeflow.mount}],
+        "resources": {"limits": limits} if limits else {},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "models", "mountPath": config.kubeflow.mount, "readOnly": read_only},
+            {"name": "temporary", "mountPath": "/tmp"},  # noqa: S108
+        ],
+    }
+
+
+def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
+    address = {"path": path, "port": "http"}
+    return {"httpGet": address, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures}

@@ -1,0 +1,131 @@
+"""The ONNX graph against the model in Keras, for every attention: the same tokens and probabilities."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+
+from im2latex.graph import onnx_model
+from trainer_module.config.model import ModelConfig
+from trainer_module.decoding import search
+from trainer_module.model import FormulaModel
+from trainer_module.trained import Trained, save_weights
+from trainer_module.weights import weights_of
+
+MAX_TOKENS, VOCABULARY = 20, 30
+SIZES = np.array([[60, 300], [17, 90], [64, 5], [33, 200]])
+SMALL: dict[str, Any] = {"filters": (4, 8, 8, 8, 16, 16), "decoder_units": 16, "embedding_units": 8}
+# Each option both ways, and with it each attention.
+CONFIGS = {
+    "standard": ModelConfig(**SMALL, position_encoding=True, hidden_recurrence=True),
+    "coarse_only": ModelConfig(**SMALL, attention="coarse_only", row_embedding=True, normalisation="before_relu"),
+    "hierarchical": ModelConfig(**SMALL, attention="hierarchical", hidden_recurrence=True, row_embedding=True),
+    "sparsemax": ModelConfig(**SMALL, attention="sparsemax", position_encoding=True, normalisation="before_relu"),
+    "hard": ModelConfig(**SMALL, attention="hard", hidden_recurrence=True),
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def model(request: pytest.FixtureRequest) -> FormulaModel:
+    """Weights so far from zero, and statistics so far from one, that different images read differently."""
+    keras.utils.set_random_seed(7)
+    made = FormulaModel(CONFIGS[request.param], VOCABULARY, max_rows=8)
+    rng = np.random.default_rng(3)
+    for weight in made.weights:
+        value = keras.ops.convert_to_numpy(weight)
+        if "variance" in weight.path:
+            weight.assign(value + rng.uniform(0, 1, value.shape))
+        elif "baseline" not in weight.path:
+            weight.assign(2 * value + rng.normal(0, 0.2, value.shape))
+    return made
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    rng = np.random.default_rng(4)
+    made = np.full((len(SIZES), 64, 304), 255, np.uint8)
+    for image, (height, width) in zip(made, SIZES, strict=True):
+        image[:height, :width] = rng.integers(0, 256, (height, width))
+    return made
+
+
+@pytest.fixture(scope="module")
+def session(model: FormulaModel) -> onnxruntime.InferenceSession:
+    content = onnx_model(dataclasses.asdict(model.config), weights_of(model), MAX_TOKENS, "{}")
+    return onnxruntime.InferenceSession(content)
+
+
+def run(
+    session: onnxruntime.InferenceSession, images: np.ndarray, sizes: np.ndarray, width: int, penalty: float
+) -> dict:
+    inputs = {
+        "image": images, "size": sizes, "width": np.array(width), "length_penalty": np.array(penalty, np.float32)
+    }  # fmt: skip
+    return dict(zip([output.name for output in session.get_outputs()], session.run(None, inputs), strict=True))
+
+
+@pytest.mark.parametrize(("width", "penalty"), [(1, 0.0), (4, 0.0), (4, 1.0)])
+def test_it_reads_the_same_tokens_with_the_same_probability(
+    model: FormulaModel, session: onnxruntime.InferenceSession, images: np.ndarray, width: int, penalty: float
+) -> None:
+    expected = search(model, images[..., np.newaxis], SIZES.astype(np.int32), MAX_TOKENS, width, penalty)
+    found = run(session, images, SIZES, width, penalty)
+    tokens, steps = keras.ops.convert_to_numpy(expected.tokens), found["tokens"].shape[2]
+    assert len({tuple(best) for best in tokens[:, 0]}) > 1
+    np.testing.assert_array_equal(found["tokens"], tokens[:, :, :steps])
+    assert not tokens[:, :, steps:].any()
+    for name in ("log_probability", "score"):
+        value = keras.ops.convert_to_numpy(getattr(expected, name))
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-3)
+
+
+def test_an_image_reads_the_same_alone_and_in_a_batch(
+    session: onnxruntime.InferenceSession, images: np.ndarray
+) -> None:
+    together = run(session, images, SIZES, 3, 0.0)
+    for i, (height, width) in enumerate(-(-SIZES // 8) * 8):
+        alone = run(session, images[i : i + 1, :height, :width], SIZES[i : i + 1], 3, 0.0)
+        steps = alone["tokens"].shape[2]
+        np.testing.assert_array_equal(alone["tokens"][0], together["tokens"][i, :, :steps])
+        np.testing.assert_allclose(alone["log_probability"][0], together["log_probability"][i], rtol=0, atol=1e-3)
+
+
+def test_it_looks_where_the_model_looks(
+    model: FormulaModel, session: onnxruntime.InferenceSession, images: np.ndarray
+) -> None:
+    found = run(session, images, SIZES, 1, 0.0)
+    tokens = found["tokens"][:, 0, :-1].astype(np.int32)
+    before = np.concatenate([np.ones((len(SIZES), 1), np.int32), tokens], axis=1)
+    maps = model.attention_maps(images[..., np.newaxis], SIZES.astype(np.int32), before)
+    # Below a coarse grid the fine cells stand in another order.
+    grid = "fine" if model.config.attention == "standard" else "coarse"
+    expected = keras.ops.convert_to_numpy(maps[grid]).reshape(*before.shape, -1)
+    for i, length in enumerate((tokens != 0).sum(axis=1)):
+        # Up to the end: behind it the one goes on from the end, and the other from padding.
+        np.testing.assert_allclose(found[grid][: length + 1, i, 0], expected[i, : length + 1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_weights_stay_as_they_are_stored_and_mean_the_same(
+    model: FormulaModel, images: np.ndarray, precision: Any, tmp_path: Any
+) -> None:
+    from im2latex.weights import DESCRIPTION, opened_weights
+    from trainer_module.config.image import ImageConfig
+    from trainer_module.trained import load_weights
+
+    config = dataclasses.asdict(model.config)
+    trained = Trained(model.config, ImageConfig(), ["x"] * VOCABULARY, MAX_TOKENS, weights_of(model))
+    save_weights(tmp_path / "weights.npz", trained, precision)
+    with opened_weights(tmp_path) as saved:
+        stored = {name: saved[name] for name in saved if name != DESCRIPTION}
+    small = onnx_model(config, stored, MAX_TOKENS, "{}")
+    whole = onnx_model(config, load_weights(tmp_path / "weights.npz").weights, MAX_TOKENS, "{}")
+    assert len(small) < 0.8 * len(whole)
+    found, expected = (run(onnxruntime.InferenceSession(content), images, SIZES, 2, 0.0) for content in (small, whole))
+    np.testing.assert_array_equal(found["tokens"], expected["tokens"])
+    np.testing.assert_allclose(found["log_probability"], expected["log_probability"], atol=1e-4)

@@ -1,0 +1,202 @@
+"""The reader in Python: what it takes, what it gives, and that it needs no TensorFlow."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import im2latex
+from data.pictures.synthetic import draw_png, formulas
+from im2latex.reading import Beam
+from pipeline.models.export import save_model
+from trainer_module import reader as shipped
+from trainer_module.signatures import read_exported
+from trainer_module.trained import save_weights
+
+
+@pytest.fixture(scope="module")
+def reader(model: Path) -> im2latex.Reader:
+    return im2latex.Reader(model)
+
+
+def test_it_reads_as_the_saved_model_beside_it(reader: im2latex.Reader, signatures: Any, images: list[bytes]) -> None:
+    given = signatures["predict_images"](images=tf.constant(images))
+    readings = reader.predict(images)
+    assert [one.latex.encode() for one in readings] == given["latex"].numpy().tolist()
+    found = [one.alternatives[0].log_probability for one in readings]
+    np.testing.assert_allclose(found, given["log_probability"], rtol=0, atol=1e-3)
+    width, penalty = tf.constant(3), tf.constant(0.5)
+    given = signatures["predict_alternatives"](images=tf.constant(images), width=width, length_penalty=penalty)
+    several = reader.predict(images, alternatives=3, length_penalty=0.5)
+    assert [[one.latex.encode() for one in reading.alternatives] for reading in several] == given[
+        "latex"
+    ].numpy().tolist()
+    for name in ("log_probability", "score"):
+        found = [[getattr(one, name) for one in reading.alternatives] for reading in several]
+        np.testing.assert_allclose(found, given[name], rtol=0, atol=1e-3)
+
+
+def test_the_model_that_comes_with_it_reads_as_its_saved_model(tmp_path: Path) -> None:
+    drawn = [draw_png(formula, em=11) for formula in formulas(8, seed=5, level="standard", max_tokens=30)]
+    save_model(shipped.load(), tmp_path / "model")
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    given = loaded.signatures["predict_images"](images=tf.constant(drawn))
+    readings = im2latex.predict(drawn)
+    assert [one.latex.encode() for one in readings] == given["latex"].numpy().tolist()
+    found = [one.alternatives[0].log_probability for one in readings]
+    np.testing.assert_allclose(found, given["log_probability"], rtol=0, atol=1e-3)
+    assert im2latex.Reader(tmp_path / "model").predict(drawn[0]).latex == readings[0].latex
+
+
+def test_a_picture_may_be_a_path_bytes_an_image_or_an_array(
+    reader: im2latex.Reader, images: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "formula.png").write_bytes(images[0])
+    image = Image.open(io.BytesIO(images[0])).convert("L")
+    pixels = np.asarray(image)
+    expected = reader.predict(images[0])
+    several = [
+        str(tmp_path / "formula.png"), tmp_path / "formula.png", images[0], image, image.convert("RGBA"), pixels,
+        pixels[..., np.newaxis], np.stack([pixels] * 3, axis=2),
+    ]  # fmt: skip
+    for picture in several:
+        assert reader.predict(picture) == expected
+    assert reader.predict(several) == [expected] * len(several) == reader.predict(tuple(several))
+    assert reader.predict([]) == []
+
+
+def test_a_turned_image_is_read_as_its_camera_was_held(reader: im2latex.Reader, images: list[bytes]) -> None:
+    upright = Image.open(io.BytesIO(images[0])).convert("L")
+    turned = upright.transpose(Image.Transpose.ROTATE_90)
+    turned.getexif()[0x0112] = 6
+    assert reader.predict(turned) == reader.predict(upright)
+
+
+def test_what_is_no_picture_is_a_sentence(reader: im2latex.Reader, images: list[bytes]) -> None:
+    for wrong, sentence in [
+        (b"no picture", "the image is damaged, or of another format"),
+        (b"", "the image is empty"),
+        (images[0][:-30], "the image is damaged"),
+        (np.zeros((20, 20)), r"the image is an array of float64 and shape \(20, 20\); give uint8"),
+        (np.zeros((20, 20, 7), np.uint8), "the image is an array of uint8"),
+        (np.zeros((0, 5), np.uint8), "the image is an array"),
+    ]:
+        with pytest.raises(im2latex.ImageError, match=sentence):
+            reader.predict(wrong)
+    with pytest.raises(FileNotFoundError):
+        reader.predict("nowhere.png")
+    with pytest.raises(ValueError, match="alternatives is 0"):
+        reader.predict(images[0], alternatives=0)
+    answers = reader.read_each([b"no picture", images[0]], Beam(2))
+    assert isinstance(answers[0], im2latex.ImageError) and not isinstance(answers[1], im2latex.ImageError)
+
+
+def test_a_blank_picture_has_no_formula(reader: im2latex.Reader) -> None:
+    blank = reader.predict(np.full((20, 60), 250, np.uint8), alternatives=3, attention=True)
+    assert (blank.latex, blank.clean, blank.probability, blank.is_blank) == ("", "", 1.0, True)
+    assert len(blank.alternatives) == 1 and blank.attention is None
+
+
+def test_attention_is_a_map_over_the_picture_for_each_token(reader: im2latex.Reader, images: list[bytes]) -> None:
+    for alternatives in (1, 4):
+        for reading in reader.predict(images, alternatives=alternatives, attention=True):
+            assert reading.attention is not None
+            weights, cell, image = reading.attention
+            rows, columns = (-(-side // cell) for side in image.shape)
+            assert weights.shape == (len(reading.latex.split()), rows, columns)
+            np.testing.assert_allclose(weights.sum(axis=(1, 2)), 1, atol=1e-4)
+    plain = reader.predict(images[0], attention=True).attention
+    alone = reader.predict(images[0], alternatives=1, attention=True).attention
+    assert plain is not None and alone is not None
+    np.testing.assert_array_equal(plain.weights, alone.weights)
+
+
+def test_threads_may_share_a_reader(reader: im2latex.Reader, images: list[bytes]) -> None:
+    expected = [reader.predict(image) for image in images]
+    found: dict[int, list[im2latex.Reading]] = {}
+
+    def read(number: int) -> None:
+        found[number] = [reader.predict(image) for image in images * 3]
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == dict.fromkeys(range(4), expected * 3)
+
+
+def test_a_model_may_be_a_file_of_weights_or_of_onnx_or_a_folder(
+    model: Path, reader: im2latex.Reader, images: list[bytes], tmp_path: Path
+) -> None:
+    expected = reader.predict(images)
+    save_weights(tmp_path / "weights.npz", read_exported(model))
+    for named in (tmp_path, tmp_path / "weights.npz", str(model), model / "assets.extra" / "model.onnx"):
+        assert im2latex.Reader(named).predict(images) == expected
+    (tmp_path / "torn.onnx").write_bytes((model / "assets.extra" / "model.onnx").read_bytes()[:-500])
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "weights.npz").read_bytes()[:-500])
+    (tmp_path / "empty").mkdir()
+    for name, sentence in [
+        ("torn.onnx", "is no model that can be read with"),
+        ("torn.npz", "is damaged, or was written by another version"),
+        ("empty", "holds neither assets.extra/model.onnx nor weights.npz"),
+        ("absent", "there is no model .*absent; name a folder or a file"),
+    ]:
+        with pytest.raises(im2latex.UserError, match=sentence):
+            im2latex.Reader(tmp_path / name)
+
+
+def test_it_imports_neither_tensorflow_nor_the_pipeline(model: Path, images: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "formula.png").write_bytes(images[0])
+    code = (
+        "import sys, im2latex; first = set(sys.modules);"
+        f"im2latex.Reader({str(model)!r}).predict({str(tmp_path / 'formula.png')!r});"
+        "import json; print(json.dumps([sorted(first), sorted(sys.modules)]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, after = (set(names) for names in json.loads(done.stdout))
+    assert not {"numpy", "PIL", "onnxruntime"} & first
+    assert not {"tensorflow", "keras", "pydantic", "typer", "data", "trainer_module", "components", "pipeline"} & after
+
+
+def test_an_output_that_is_full_or_closed_is_a_sentence(model: Path, images: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "formula.png").write_bytes(images[0])
+    command = [sys.executable, "-m", "im2latex", "predict", str(tmp_path / "formula.png"), "--model", str(model)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    sentence = "im2latex: the answer cannot be written to standard output"
+    assert (done.returncode, done.stderr) == (1, f"{sentence} (No space left on device)\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, f"{sentence} (Broken pipe)\n")
+
+
+def test_the_command_predicts_without_them_too(model: Path, images: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "formula.png").write_bytes(images[0])
+    code = (
+        f"import sys; sys.argv[1:] = ['predict', {str(tmp_path / 'formula.png')!r}];"
+        "import atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
+        "from im2latex.cli import main; main()"
+    )
+    home = tmp_path / "home"
+    (home / "serving" / "im2latex").mkdir(parents=True)
+    (home / "serving" / "im2latex" / "7").symlink_to(model)
+    environment = {**os.environ, "IM2LATEX_HOME": str(home)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and done.stdout == f"{im2latex.Reader(model).predict(images[0]).latex}\n"
+    said, modules = done.stderr.splitlines()
+    assert said.startswith("model: im2latex 7 (")
+    assert not {"tensorflow", "keras", "typer", "pipeline", "components"} & set(modules.split())
