@@ -128,7 +128,8 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     from components.evaluator.summary import CANDIDATE
 
     columns = {name: score for name, score in SCORES.items() if score.heading}
-    table = Table("", "count", *(score.heading for score in columns.values()), box=None, pad_edge=False)
+    headings = [score.heading for score in columns.values()]
+    table = Table("", "count", *headings, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
@@ -154,7 +155,8 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     compared = "in normal form" if evaluation.spelling == NORMAL else "as they are"
     console.print(f"formulas drawn by {evaluation.renderer}, tokens compared {compared}", markup=False)
     if left_out := evaluation.slices[""][CANDIDATE]["cdm_left_out"]:
-        console.print(f"CDM leaves out {left_out:,.0f} references that the built-in typesetter cannot set")
+        left_out_of = f"{left_out:,.0f} of {evaluation.examples:,} examples"
+        console.print(f"CDM leaves out {left_out_of}: the built-in typesetter cannot set the references")
     for model, known in evaluation.models.items():
         rate = evaluation.examples / max(known["seconds"], 1e-9)
         console.print(f"{model}: read {evaluation.examples:,} images in {known['seconds']:.1f} s, {rate:.0f} a second")

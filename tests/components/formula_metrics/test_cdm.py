@@ -173,7 +173,9 @@ def coloured(tokens: list[str]) -> tuple[str, dict[int, int]]:
 
     Colours are specials, which change no space. What is no character, or is put together, is black.
     """
-    black, parts, places = "\\special{color gray 0}", [], {}
+    black = "\\special{color gray 0}"
+    parts: list[str] = []
+    places: dict[int, int] = {}
     in_columns = after_closed = False
     for place, token in enumerate(tokens):
         if in_columns or after_closed:
