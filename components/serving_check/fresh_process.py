@@ -32,8 +32,8 @@ LOADING_SECONDS = 300.0
 FIRST_ANSWER_SECONDS = 60.0
 # Half of the images may take longer than the bound, so the bound cannot be what ends the process.
 PATIENCE = 10
-# Of so many images one, or one of all, may be read differently in a batch or by ONNX Runtime: rounding decides where two
-# tokens are equally likely.
+# Of so many images one, or one of all, may be read differently in a batch or by ONNX Runtime: rounding decides where
+# two tokens are equally likely.
 TIES = 16
 # TensorFlow's messages can be pages, characters.
 MESSAGE_LENGTH = 300
