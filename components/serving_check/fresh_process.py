@@ -1,8 +1,10 @@
-"""Runs the probe and judges what it tells."""
+"""Runs the probes in fresh processes and judges their results."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import numpy as np
 from absl import logging
 
 from data.repository import python_path
+from im2latex.models import ONNX
 
 # As long as TFX's InfraValidator gives a server. TensorFlow's own import and a cold disk are part of it.
 LOADING_SECONDS = 300.0
@@ -29,8 +32,8 @@ LOADING_SECONDS = 300.0
 FIRST_ANSWER_SECONDS = 60.0
 # Half of the images may take longer than the bound, so the bound cannot be what ends the process.
 PATIENCE = 10
-# Of so many images one, or one of all, may be read differently in a batch: where two tokens are as likely as each
-# other, rounding decides.
+# Of so many images one, or one of all, may be read differently in a batch or by ONNX Runtime: rounding decides where
+# two tokens are equally likely.
 TIES = 16
 # TensorFlow's messages can be pages, characters.
 MESSAGE_LENGTH = 300
@@ -64,9 +67,10 @@ class Ended:
 
 
 def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> CheckResult:
-    """Lets a SavedModel answer images in a fresh process.
+    """Lets a SavedModel answer images in a fresh process, and its ONNX file, if it has one, in another.
 
-    A model that cannot be loaded, or whose process fails, dies or hangs, is refused; nothing of it is raised.
+    A model that cannot be loaded, or whose process fails, dies or hangs, is refused; nothing of it is raised. So is one
+    whose ONNX file reads more than one of `TIES` images differently.
 
     Args:
         model: folder of the SavedModel.
@@ -77,7 +81,44 @@ def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> Ch
     ended = _probe(model, images, limits)
     if ended.errors:
         logging.info("The process that tried the model wrote:\n%s", ended.errors)
-    return judge(ended, len(images), max_seconds, limits)
+    result = judge(ended, len(images), max_seconds, limits)
+    onnx = Path(model) / ONNX
+    if result.blessed and onnx.is_file():
+        _, _, *alone, _, _ = map(json.loads, ended.output.splitlines())
+        latex = [answer["latex"][0] for answer in alone]
+        result = dataclasses.replace(result, reason=check_onnx(onnx, images, latex, sum(limits)))
+    return result
+
+
+def check_onnx(model: Path, images: Sequence[bytes], expected: Sequence[str], seconds: float) -> str:
+    """Lets a model's ONNX file read images in a fresh process.
+
+    Args:
+        model: the file.
+        images: encoded, at least one.
+        expected: what its SavedModel reads.
+        seconds: the process is stopped after so many.
+
+    Returns:
+        Why the file is refused, or "".
+    """
+    with _written(images) as file:
+        command = [sys.executable, "-m", "components.serving_check.onnx_probe", str(model), file]
+        try:
+            done = subprocess.run(
+                command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
+            )
+        except subprocess.TimeoutExpired:
+            return f"the ONNX file's process was stopped after {seconds:g} s"
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), f"its process ended with {done.returncode}")
+        return f"the ONNX file fails: {_short(last)}"
+    found = json.loads(done.stdout)
+    differing = sum(one != other for one, other in zip(found, expected, strict=True))
+    if differing > max(1, len(images) // TIES):
+        return f"the ONNX file reads {differing} of {len(images)} images differently from the SavedModel"
+    return ""
 
 
 def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, float]) -> CheckResult:
@@ -113,16 +154,23 @@ def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, fl
 
 
 def _probe(model: str, images: Sequence[bytes], limits: tuple[float, float]) -> Ended:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "images.json"
-        file.write_text(json.dumps([base64.b64encode(image).decode() for image in images]))
+    with _written(images) as file:
         done = subprocess.run(
-            [sys.executable, "-m", "components.serving_check.probe", model, str(file), *map(str, limits)],
+            [sys.executable, "-m", "components.serving_check.probe", model, file, *map(str, limits)],
             env=_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
         )
     return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+
+@contextlib.contextmanager
+def _written(images: Sequence[bytes]) -> Iterator[str]:
+    """A file of images, as the probes take it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "images.json"
+        file.write_text(json.dumps([base64.b64encode(image).decode() for image in images]))
+        yield str(file)
 
 
 def _environment() -> dict[str, str]:

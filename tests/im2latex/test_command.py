@@ -76,8 +76,8 @@ def test_json_has_probabilities_and_the_alternatives_of_the_beam(
     assert document["path"] == str(files[0])
     assert [one["latex"].encode() for one in document["alternatives"]] == own["latex"][0].numpy().tolist()
     for one, log_probability in zip(document["alternatives"], own["log_probability"][0].numpy().tolist(), strict=True):
-        assert one["log_probability"] == log_probability
-        assert one["probability"] == math.exp(log_probability)
+        assert one["log_probability"] == pytest.approx(log_probability, rel=0, abs=1e-3)
+        assert one["probability"] == math.exp(one["log_probability"])
     assert document["latex"] == document["alternatives"][0]["latex"]
     greedy = json.loads(predict(pushed, "--json", files[0]).stdout)
     assert "alternatives" not in greedy and greedy["log_probability"] < 0
@@ -168,5 +168,5 @@ def test_a_model_without_a_beam_is_a_sentence(tmp_path: Path, pushed: Path, file
     folder = save(tmp_path / "3", lambda images: sure(images))
     with pytest.raises(UserError, match="3 has no signature predict_alternatives"):
         raise predict(pushed, "--model", folder, "--alternatives", 2, files[0]).exception or AssertionError
-    with pytest.raises(UserError, match="nowhere is not a model"):
+    with pytest.raises(UserError, match="there is no model .*nowhere; name a folder"):
         raise predict(pushed, "--model", tmp_path / "nowhere", files[0]).exception or AssertionError

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from components.serving_check import fresh_process
-from components.serving_check.fresh_process import CheckResult, Ended, check_serving, judge
+from components.serving_check.fresh_process import CheckResult, Ended, check_onnx, check_serving, judge
 from data.repository import REPOSITORY
+from im2latex.models import ONNX
 from tests.components.serving_check import models
 
 LIMITS = (300.0, 70.0)
@@ -187,3 +188,19 @@ def test_a_model_that_hangs_is_stopped(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_model_that_kills_its_process_is_refused(tmp_path: Path) -> None:
     got = check_serving(str(models.save(tmp_path / "model", models.dies)), [b"image"], 1.0)
     assert re.match("the model's process was killed by SIGABRT at the first answer: .*out of luck", got.reason)
+
+
+@pytest.mark.integration
+def test_the_onnx_file_of_a_model_has_to_read_what_its_savedmodel_reads(tmp_path: Path) -> None:
+    images = models.draw(4)
+    models.save_reader(tmp_path / "model")
+    assert check_serving(str(tmp_path / "model"), images, 10.0).blessed
+    file = tmp_path / "model" / ONNX
+    assert check_onnx(file, images, ["x", "y", "z", "x y"], 60.0) == (
+        "the ONNX file reads 4 of 4 images differently from the SavedModel"
+    )
+    assert check_onnx(file, images, [""] * 4, 0.01) == "the ONNX file's process was stopped after 0.01 s"
+    file.write_bytes(file.read_bytes()[:1000])
+    got = check_serving(str(tmp_path / "model"), images, 10.0)
+    assert got.reason.startswith("the ONNX file fails: ") and str(file) in got.reason
+    assert got.seconds_per_image is not None

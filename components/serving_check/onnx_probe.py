@@ -1,0 +1,26 @@
+"""Reads images with a model's ONNX file, as a program without TensorFlow does, in a process of its own.
+
+    python -m components.serving_check.onnx_probe MODEL IMAGES
+
+MODEL is the ONNX file, IMAGES a JSON list of images in base64. It prints a JSON list of what was read, in their order.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from pathlib import Path
+
+from im2latex.reader import Reader
+
+
+def main() -> None:
+    """Does what the arguments say."""
+    model, images_file = sys.argv[1:]
+    images = [base64.b64decode(image) for image in json.loads(Path(images_file).read_bytes())]
+    print(json.dumps([reading.latex for reading in Reader(model).predict(images)]))
+
+
+if __name__ == "__main__":
+    main()
