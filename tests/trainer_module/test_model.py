@@ -652,5 +652,5 @@ def test_the_model_imports_nothing_of_tensorflow(name):
             imported |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").split(".")[0])
-    ours = {"trainer_module", "data", "keras", "numpy", "PIL", "pydantic"}
+    ours = {"trainer_module", "im2latex", "data", "keras", "numpy", "PIL", "pydantic"}
     assert imported <= ours | set(sys.stdlib_module_names)
