@@ -633,7 +633,19 @@ def test_jax_gives_what_tensorflow_gives(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["model", "attention", "recurrence", "decoding", "training", "display", "weights", "features", "batching"]
+    [
+        "model",
+        "encoder",
+        "decoder",
+        "attention",
+        "recurrence",
+        "decoding",
+        "training",
+        "display",
+        "weights",
+        "features",
+        "batching",
+    ]
     + [f"config/{name}" for name in ("__init__", "image", "vocabulary", "model", "training")],
 )
 def test_the_model_imports_nothing_of_tensorflow(name):
