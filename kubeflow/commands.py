@@ -299,7 +299,7 @@ def _sayer(as_json: bool) -> Callable[[str], None]:
 
 def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_json: bool) -> int:
     """Follows a run to its end and sums it up; the exit status."""
-    from kubeflow.following import SHORT_PATIENCE, follow, hold_success, seconds_of, was_pushed
+    from kubeflow.following import SHORT_PATIENCE, follow, raise_if_failed, seconds_of, was_pushed
     from pipeline.running.launch import NOT_BLESSED
 
     say = _sayer(as_json)
@@ -310,7 +310,7 @@ def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_js
     pushed = was_pushed(cluster, run, tasks, say, SHORT_PATIENCE)
     if as_json:
         _print_json(_document(cluster, run, tasks, pushed))
-    hold_success(cluster, run, tasks)
+    raise_if_failed(cluster, run, tasks)
     if not as_json:
         say(f"{'done':<26} {duration(seconds_of(run)):>9}  {_VERDICTS[pushed]}")
     return NOT_BLESSED if pushed is False else 0

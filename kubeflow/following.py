@@ -203,7 +203,7 @@ def follow(
     shown: dict[str, str] = {}
     while True:
         try:
-            run = _patiently(cluster, lambda: cluster.run(run_id), say, PATIENCE)
+            run = _retry(cluster, lambda: cluster.run(run_id), say, PATIENCE)
         except UserError as error:
             way_on = cluster.command(f"status {run_id} --follow")
             raise UserError(f"{error} (the run goes on; {way_on} follows it)") from None
@@ -222,8 +222,8 @@ def _last_moment(task: Task) -> float:
     return moment.timestamp() if moment else float("inf")
 
 
-def _patiently(cluster: Cluster, look: Callable[[], Any], say: Say, patience: float) -> Any:
-    """What a look at the server gives, as soon as it answers; logs in once more when it does not take the token.
+def _retry(cluster: Cluster, look: Callable[[], Any], say: Say, patience: float) -> Any:
+    """Asks the server until it answers; logs in once more when it rejects the token.
 
     Raises:
         UserError: the server refuses it, or has not answered for `patience` seconds.
@@ -278,7 +278,7 @@ def was_pushed(cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, pati
     if states[PUSHER] == "skipped":
         return False
     try:
-        made = _patiently(cluster, lambda: _made(cluster, run.run_id, PUSHER), say, patience)
+        made = _retry(cluster, lambda: _made(cluster, run.run_id, PUSHER), say, patience)
     except UserError as error:
         say(f"whether the model was pushed is not known: {error} (ML Metadata is behind the address of the web page)")
         return None
@@ -300,8 +300,8 @@ def _made(cluster: Cluster, run_id: str, task: str) -> list[Any]:
     return list(cluster.metadata("GetArtifactsByID", artifact_ids=outputs).artifacts)
 
 
-def hold_success(cluster: Cluster, run: Any, tasks: Sequence[Task]) -> None:
-    """Holds that a run that has ended did so well.
+def raise_if_failed(cluster: Cluster, run: Any, tasks: Sequence[Task]) -> None:
+    """Raises an error if a run that has ended failed.
 
     Raises:
         UserError: it failed or was cancelled; the sentence says where and how to see why.

@@ -98,7 +98,7 @@ class Data(NamedTuple):
     described: dict[str, Any]  # dataset.json; {} where there is none
     rejects: list[Reason] | None  # None where there is no list
     # Why nothing is said about it, or "".
-    fault: str = ""
+    error: str = ""
 
 
 def read_data(folder: str, read_at: int) -> Data:
@@ -110,13 +110,13 @@ def read_data(folder: str, read_at: int) -> Data:
     """
     path = Path(folder, "dataset.json")
     if "://" in folder:
-        return Data(folder, {}, None, "The folder is in a bucket, in which the report does not look.")
+        return Data(folder, {}, None, "The folder is in a bucket, which the report does not read.")
     if not Path(folder).is_dir():
-        return Data(folder, {}, None, "The folder is no longer there.")
+        return Data(folder, {}, None, "The folder no longer exists.")
     if not path.is_file():
-        return Data(folder, {}, None, "The folder has no dataset.json, so its source and its rejects are not known.")
+        return Data(folder, {}, None, "The folder has no dataset.json, so its source and its rejected records are unknown.")
     if read_at and path.stat().st_mtime * 1000 > read_at:
-        return Data(folder, {}, None, "The data set was made anew after this run had read it.")
+        return Data(folder, {}, None, "The data set was made again after this run had read it.")
     described = json.loads(path.read_text("utf-8"))
     rejects = Path(folder, "rejects.jsonl")
     return Data(folder, described, _reasons(rejects) if rejects.is_file() else None)

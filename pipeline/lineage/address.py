@@ -65,6 +65,6 @@ def parse(text: str) -> Address:
     return Address(unquote(parts.username), parts.hostname, port or PORT, database)
 
 
-def _form(fault: str) -> str:
+def _form(error: str) -> str:
     # What was given is not repeated: it may hold a password.
-    return f"metadata.connection {fault}; it is mysql://user@host:port/database, or empty"
+    return f"metadata.connection {error}; it is mysql://user@host:port/database, or empty"

@@ -29,7 +29,7 @@ class Result:
     baseline_metrics: dict[str, float] = field(default_factory=dict)
     blessed: bool | None = None
     reasons: tuple[str, ...] = ()  # why it was not blessed
-    serving_fault: str = ""  # why a fresh process refused the model
+    serving_error: str = ""  # why a fresh process refused the model
     seconds_per_image: float = 0.0  # of the median image there; 0 when it did not get to it
     pushed: str | None = None  # folder of the pushed version
     withdrawn: str = ""  # the version that it is a copy of and that was taken back, so that it was not pushed
@@ -58,11 +58,11 @@ def read_result(outputs: Mapping[tuple[str, str], Output]) -> Result:
         found["pictures"] = evaluation.hardest_pictures
         found["other_vocabulary"] = evaluation.other_vocabulary
     if checked := outputs.get(("ServingCheck", "blessing")):
-        found["serving_fault"] = checked.properties.get("reason", "")
+        found["serving_error"] = checked.properties.get("reason", "")
         found["seconds_per_image"] = checked.properties.get("seconds_per_image", 0.0)
-        if found["serving_fault"]:
+        if found["serving_error"]:
             found["blessed"] = False
-            found["reasons"] = (*found.get("reasons", ()), found["serving_fault"])
+            found["reasons"] = (*found.get("reasons", ()), found["serving_error"])
     if pushed := outputs.get(("Pusher", "pushed_model")):
         found["pushed"] = pushed.properties.get("pushed_destination") or None
         found["withdrawn"] = pushed.properties.get(WITHDRAWN, "")
@@ -90,7 +90,7 @@ def detail(component: str, result: Result) -> str:
             return f"{verdict}; {result.other_vocabulary}" if result.other_vocabulary else verdict
         case "ServingCheck":
             message = f"{1000 * result.seconds_per_image:.0f} ms an image in a process of its own"
-            return f"not blessed: {result.serving_fault}" if result.serving_fault else message
+            return f"not blessed: {result.serving_error}" if result.serving_error else message
         case "Pusher":
             return result.pushed or not_pushed(result.withdrawn)
         case "Reporter":

@@ -52,19 +52,19 @@ def test_rejects_are_grouped_by_their_reason_the_most_frequent_first(tmp_path: P
     assert [(reason.text[:8], reason.records) for reason in found.rejects] == [("undecoda", 4), ("bad name", 1)]
     assert found.rejects[0].names == ["train: broken0.png", "train: broken1.png", "train: broken2.png"]
     assert found.described["source"] == "drawn for a test" and found.described["counts"]["train"] == 8
-    assert found.fault == ""
+    assert found.error == ""
 
 
 def test_a_data_set_that_is_gone_unknown_or_newer_than_the_run_is_said_to_be(tmp_path: Path) -> None:
-    assert "no longer there" in read_data(str(tmp_path / "gone"), 0).fault
-    assert "in a bucket" in read_data("s3://formulas/records", 0).fault
+    assert "no longer exists" in read_data(str(tmp_path / "gone"), 0).error
+    assert "in a bucket" in read_data("s3://formulas/records", 0).error
     (tmp_path / "own").mkdir()
-    assert "no dataset.json" in read_data(str(tmp_path / "own"), 0).fault
+    assert "no dataset.json" in read_data(str(tmp_path / "own"), 0).error
     write_data(tmp_path / "set", {"train": [record(i, "a") for i in range(8)], "eval": [], "test": []})
     os.utime(tmp_path / "set" / "dataset.json", (1000, 1000))
-    assert read_data(str(tmp_path / "set"), 1_000_001).fault == ""
+    assert read_data(str(tmp_path / "set"), 1_000_001).error == ""
     newer = read_data(str(tmp_path / "set"), 999_999)
-    assert "made anew" in newer.fault and newer.described == {} and newer.rejects is None
+    assert "made again" in newer.error and newer.described == {} and newer.rejects is None
 
 
 def test_names_may_hold_any_character(tmp_path: Path) -> None:
