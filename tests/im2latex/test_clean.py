@@ -14,7 +14,7 @@ from im2latex.clean import clean
 from im2latex.tokenizer import FormulaError, tokenize
 from tests.data.latex.test_tokenizer import FORMULAS, RAW
 
-SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))
+SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared"))
 
 
 @pytest.fixture(scope="module")
