@@ -141,7 +141,7 @@ def _look(workspace: Workspace) -> None:
     file = sqlite3.connect(f"{workspace.metadata.as_uri()}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
     try:
         file.execute("SELECT schema_version FROM MLMDEnv").fetchone()
-        started = file.execute("SELECT 1 FROM Context LIMIT 1").fetchone()
+        started = file.execute("SELECT 1 FROM Type LIMIT 1").fetchone()
     except sqlite3.Error as error:
         if "readonly database" not in str(error):
             raise UserError(f"{workspace.metadata} {_problem(str(error))}") from None

@@ -167,11 +167,11 @@ def test_the_component_ends_in_the_sentence_and_runs_when_the_data_are_mended(tm
 def test_the_sentence_is_found_in_what_other_processes_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1520, in apache_beam.runners.common.DoFnRunner.process
-data.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it out
+im2latex.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it out
 
 During handling of the above exception, another exception occurred:
 
-data.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it out [while running 'eval/Read']
+im2latex.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it out [while running 'eval/Read']
 """
 
     def raising(error: Exception) -> Callable[..., None]:

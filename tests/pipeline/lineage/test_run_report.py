@@ -23,12 +23,12 @@ LOG = """I1 started
 Traceback (most recent call last):
   File "a.py", line 1, in run
     raise UserError(
-data.errors.UserError: the first one was caught
+im2latex.errors.UserError: the first one was caught
 W2 went on
 Traceback (most recent call last):
   File "b.py", line 1, in train
     raise UserError(
-data.errors.UserError: the training diverged; lower it
+im2latex.errors.UserError: the training diverged; lower it
 
 """
 
