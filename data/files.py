@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from data.errors import UserError
+from im2latex.errors import UserError
 
 
 def write_atomically(file: Path, text: str) -> None:

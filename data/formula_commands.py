@@ -10,8 +10,8 @@ import typer
 from data.dataset.display import REASONS, print_summary
 from data.dataset.record import SPLITS
 from data.defaults import DRAW_REJECTED_SHARE, EVAL_SHARE, HELD_OUT_FONT, MAX_TOKENS, TEST_SHARE
-from data.errors import UserError
 from data.progress import progress
+from im2latex.errors import UserError
 
 app = typer.Typer()
 _SPLITS = "|".join(SPLITS)

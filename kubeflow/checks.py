@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from kubeflow.addresses import bucket, is_address, names_folder
 
 if TYPE_CHECKING:

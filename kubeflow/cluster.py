@@ -25,7 +25,7 @@ import urllib3
 from google.auth.exceptions import GoogleAuthError
 from kfp.client import ServiceAccountTokenVolumeCredentials
 
-from data.errors import UserError
+from im2latex.errors import UserError
 
 TOKEN_VARIABLE = "KFP_EXISTING_TOKEN"  # what the kfp command reads --existing-token from
 HOST_VARIABLE = "KF_PIPELINES_ENDPOINT"

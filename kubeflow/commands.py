@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from data.duration import duration
-from data.errors import UserError
+from im2latex.errors import UserError
 from kubeflow.addresses import is_address
 from kubeflow.checks import check_records, moved_root
 from kubeflow.options import (

@@ -13,7 +13,7 @@ from typing import Any
 
 import kfp_server_api
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from kubeflow.cluster import PAGE, Cluster, Unreachable, display_name_is
 from kubeflow.following import ENDED, Say
 from kubeflow.specification import Specification

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from components.metadata import ADDRESS, values
-from data.errors import UserError
+from im2latex.errors import UserError
 from kubeflow.addresses import is_address, local_path, with_addresses
 
 # The parameter and the artifact that say where the records are, and the parameter for what a driver found.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data.duration import duration
-from data.errors import UserError
+from im2latex.errors import UserError
 from kubeflow.cluster import Cluster, Refused, Unreachable, message_in
 from kubeflow.specification import task_names
 from pipeline.lineage.graph import PUSHED

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from data.errors import UserError
+from im2latex.errors import UserError
 
 
 def mirror(address: str, folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from kubeflow.checks import check_place
 from pipeline.config import Config
 from pipeline.lineage.address import PASSWORD

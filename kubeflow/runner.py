@@ -25,8 +25,8 @@ from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.dsl.components.base.executor_spec import BeamExecutorSpec
 from tfx.version import __version__ as tfx_version
 
-from data.errors import UserError
 from data.repository import REPOSITORY
+from im2latex.errors import UserError
 from kubeflow.addresses import is_address
 from kubeflow.checks import check_place, check_records, lists_records
 from kubeflow.entrypoint import DATA, FOUND, INPUT_BASE, Node

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from data.errors import UserError
+from im2latex.errors import UserError
 
 
 class Specification:

@@ -20,8 +20,8 @@ import data.commands
 import im2latex
 import pipeline.lineage.commands
 import pipeline.serving.commands
-from data.errors import UserError
 from data.spelling import NORMAL, SPELLINGS
+from im2latex.errors import UserError
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Model, Preset, Settings, hush
 
 # Where else than here the pipeline runs: a sub-command each. They import the pipeline, which imports none of them.

@@ -22,8 +22,8 @@ from components.pusher.component import Pusher
 from components.report.component import Reporter
 from components.serving_check.component import ServingCheck
 from data.dataset.record import SPLITS
-from data.errors import UserError
 from data.repository import REPOSITORY
+from im2latex.errors import UserError
 from pipeline.config import Config, flatten
 from pipeline.running.beam import beam_arguments
 from pipeline.sources import component_files, fingerprint

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from im2latex.models import pushed, workspace
 
 

@@ -21,9 +21,9 @@ import numpy as np
 
 from data.dataset.record import Record
 from data.dataset.tfrecords import read_records
-from data.errors import UserError
 from data.parallel import ordered_map
 from data.pictures.looks import look_of
+from im2latex.errors import UserError
 from im2latex.glyph_size import Estimator, estimator, measures, predict, relative
 from im2latex.images import ink_of
 

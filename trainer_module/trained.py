@@ -10,8 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from data.errors import UserError
 from data.files import atomic_file
+from im2latex.errors import UserError
 from im2latex.graph import onnx_model
 from im2latex.weights import DESCRIPTION, SCALE, opened_weights
 from trainer_module.config.image import ImageConfig

@@ -19,8 +19,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from data.errors import UserError
 from data.files import atomic_file
+from im2latex.errors import UserError
 from trainer_module.augmentation import Augmentation
 from trainer_module.batching import Example, batches, plan
 from trainer_module.config.image import ImageConfig

@@ -33,9 +33,9 @@ from components.evaluator.summary import BASELINE, CANDIDATE, PICTURE_PREDICTION
 from components.formula_metrics.metrics import metric_configs
 from components.formula_metrics.scores import statistics, values
 from data.dataset.record import Record
-from data.errors import UserError
 from data.latex.rendering import default_renderer
 from data.spelling import NORMAL, known_spelling
+from im2latex.errors import UserError
 
 
 def evaluate(

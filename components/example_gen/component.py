@@ -25,8 +25,8 @@ from tfx.types import standard_component_specs
 
 from data.dataset.record import BadRecord, decode, encode
 from data.dataset.tfrecords import parse_tfrecords
-from data.errors import UserError
 from data.spelling import NORMAL, known_spelling, respell
+from im2latex.errors import UserError
 
 SPELLING = "spelling"
 _RAISED = re.compile(rf"^{UserError.__module__}\.{UserError.__name__}: (.*)$", re.MULTILINE)

@@ -14,7 +14,7 @@ from tfx.components.example_validator import component, executor
 from tfx.dsl.components.base import executor_spec
 from tfx.types import artifact_utils
 
-from data.errors import UserError
+from im2latex.errors import UserError
 
 # TFDV may list every single value, characters.
 REPORT_LENGTH = 160

@@ -114,7 +114,9 @@ def read_data(folder: str, read_at: int) -> Data:
     if not Path(folder).is_dir():
         return Data(folder, {}, None, "The folder no longer exists.")
     if not path.is_file():
-        return Data(folder, {}, None, "The folder has no dataset.json, so its source and its rejected records are unknown.")
+        return Data(
+            folder, {}, None, "The folder has no dataset.json, so its source and its rejected records are unknown."
+        )
     if read_at and path.stat().st_mtime * 1000 > read_at:
         return Data(folder, {}, None, "The data set was made again after this run had read it.")
     described = json.loads(path.read_text("utf-8"))

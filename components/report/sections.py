@@ -27,7 +27,7 @@ from components.report.predictions import Confusions, Evaluated, Matrix, confusi
 from components.report.reported_run import ReportedRun
 from components.report.wording import MINUS, number, signed
 from components.serving_folder import WITHDRAWN, not_pushed, versions
-from data.errors import UserError
+from im2latex.errors import UserError
 from trainer_module.features import DESCRIPTION
 
 # Where `trainer_module.trainer` puts the logs.

@@ -22,7 +22,7 @@ from tfx.utils import io_utils, path_utils
 
 from components.serving_check.fresh_process import CheckResult, check_serving
 from data.dataset.tfrecords import read_split
-from data.errors import UserError
+from im2latex.errors import UserError
 
 # Beside the custom properties of the artifact, the same for people and other programs.
 RESULT = "result.json"

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.dataset.record import SPLITS, BadRecord, Record, decode
 from data.dataset.tfrecords import read_tfrecords, shards
 from data.dataset.writer import is_dataset
-from data.errors import UserError
+from im2latex.errors import UserError
 
 SAMPLES = 24
 # Published splits have a few examples in common, which are theirs to keep; more is a leak.

@@ -12,7 +12,7 @@ from typing import IO
 import google_crc32c
 
 from data.dataset.record import BadRecord, Record, decode
-from data.errors import UserError
+from im2latex.errors import UserError
 
 # Memory is not taken for whatever length a damaged file says; protobuf's own limit is 2 GiB.
 MAX_RECORD_BYTES = 256 * 1024 * 1024

@@ -26,7 +26,7 @@ from typing import IO, Any
 from data.dataset.record import SPLITS, Record, encode
 from data.dataset.tfrecords import frame
 from data.defaults import MAX_REJECTED_SHARE
-from data.errors import UserError
+from im2latex.errors import UserError
 
 FORMAT = "im2latex-records-1"
 RECORDS_PER_SHARD = 4096

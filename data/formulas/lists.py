@@ -19,11 +19,11 @@ from typing import IO, NamedTuple
 from data.dataset.record import SPLITS
 from data.dataset.tfrecords import read_records
 from data.dataset.writer import is_dataset
-from data.errors import UserError
 from data.files import atomic_file
 from data.importers.source import SPLIT_NAMES, Files
 from data.parallel import ordered_map
 from data.spelling import normal_form
+from im2latex.errors import UserError
 from im2latex.tokenizer import FormulaError, tokenize
 
 _CHUNK = 2000

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from data.errors import UserError
 from data.formulas.documents import closure, find_formulas, roots
 from data.formulas.lists import drawn_key, label_of, read_keys, write_list
 from data.formulas.macros import MacroError
 from data.latex.program import is_local, unknown_command
 from data.parallel import ordered_map
 from data.spelling import normal_form
+from im2latex.errors import UserError
 from im2latex.tokenizer import FormulaError, tokenize
 
 _SOURCES = (".tex", ".ltx", ".latex", ".sty", ".cls")

@@ -15,9 +15,9 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from data.errors import UserError
 from data.formulas.lists import Formula, drawn_key
 from data.latex.program import is_local
+from im2latex.errors import UserError
 from im2latex.tokenizer import FormulaError, side_of
 
 KINDS = ("fraction", "subscript", "superscript", "root", "accent", "delimited", "cell", "row", "side")

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from data.dataset.writer import DatasetSummary, DatasetWriter
 from data.defaults import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
-from data.errors import UserError
 from data.importers.convert import convert_chunk
 from data.importers.formats import FORMATS
 from data.importers.source import SPLIT_NAMES, Candidate, Files, Format
 from data.parallel import ordered_map
 from data.spelling import NORMAL, known_spelling
+from im2latex.errors import UserError
 
 _CHUNK = 128
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.dataset.tfrecords import MAX_RECORD_BYTES
-from data.errors import UserError
+from im2latex.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "validate": "eval", "val": "eval", "eval": "eval", "test": "test"}
 

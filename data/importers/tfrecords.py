@@ -8,8 +8,8 @@ from pathlib import Path
 
 from data.dataset.record import BadRecord, Example
 from data.dataset.tfrecords import read_tfrecords
-from data.errors import UserError
 from data.importers.source import SPLIT_NAMES, Candidate, Files, Format
+from im2latex.errors import UserError
 
 FILES = "*.tfrecord"
 

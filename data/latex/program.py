@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from im2latex.latex_commands import FUNCTIONS, LOCAL_ENVIRONMENTS, LOCAL_NAMES
 
 SECONDS = 10.0

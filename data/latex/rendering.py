@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 import numpy as np
 from PIL import Image
 
-from data.errors import UserError
 from data.latex.program import (
     SECONDS,
     Page,
@@ -25,6 +24,7 @@ from data.latex.program import (
 )
 from data.latex.typesetting import draw
 from data.parallel import cores, ordered_map
+from im2latex.errors import UserError
 from im2latex.tokenizer import FormulaError, tokenize
 
 RENDERERS = ("latex", "builtin")

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from data.errors import UserError
 from data.pictures.geometry import corners_of, paper_of, resample, warp
+from im2latex.errors import UserError
 
 WHITE = 255
 # The font size that pixels are counted for where a caller does not know it: formulas of 12 pt at 96 dots per inch.

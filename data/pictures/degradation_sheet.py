@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.errors import UserError
 from data.latex.rendering import render
 from data.pictures.degradation import EM, KINDS, degrade
+from im2latex.errors import UserError
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 # Drawn where no picture is given: scripts, a fraction, a root, delimiters.

@@ -31,13 +31,13 @@ from PIL import Image, ImageColor
 from data.dataset.record import SPLITS, Record, encode
 from data.dataset.tfrecords import frame, read_tfrecords
 from data.dataset.writer import DatasetSummary, DatasetWriter
-from data.errors import UserError
 from data.formulas.lists import Formula, Problem, digest
 from data.latex.program import Page, RenderingError, draw_pages, find_programs, is_local, unknown_command
 from data.parallel import ordered_map
 from data.pictures.degradation import degrade
 from data.pictures.looks import FONTS, THEMES, Look, Looks
 from data.pictures.screenshots import Shown, close_chromium, draw_screenshots, find_chromium
+from im2latex.errors import UserError
 
 # Pictures in a chunk.
 _CHUNK = 256

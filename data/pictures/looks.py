@@ -22,8 +22,8 @@ from typing import Annotated, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
 from data import toml
-from data.errors import UserError
 from data.pictures.degradation import KINDS
+from im2latex.errors import UserError
 
 
 class Font(NamedTuple):

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from data.errors import UserError
 from data.latex.program import RenderingError
+from im2latex.errors import UserError
 
 KATEX = Path(__file__).resolve().parents[1] / "latex" / "katex"
 _PAGE = Path(__file__).with_name("screenshots.html")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from data.dataset.record import SPLITS, Record, encode
 from data.dataset.writer import DatasetSummary, DatasetWriter
-from data.errors import UserError
 from data.parallel import ordered_map
+from im2latex.errors import UserError
 
 LEVELS = {
     "digits": "whole numbers, sums and products of them",

@@ -9,9 +9,9 @@ evaluation, are put into this form. docs/concepts/normal-form.md lists the rules
 
 from __future__ import annotations
 
-from data.errors import UserError
 from data.spelling.reader import read
 from data.spelling.writer import write
+from im2latex.errors import UserError
 from im2latex.tokenizer import FormulaError, tokenize
 
 NORMAL, AS_THE_SOURCE = "normal", "im2markup"

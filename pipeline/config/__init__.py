@@ -17,7 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from data import toml
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline import presets
 from pipeline.config.sections import (
     BeamConfig,

@@ -10,7 +10,7 @@ import socket
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from data.errors import UserError
+from im2latex.errors import UserError
 
 PASSWORD = "IM2LATEX_METADATA_PASSWORD"
 SCHEME, PORT = "mysql", 3306

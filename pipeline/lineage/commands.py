@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
-from data.errors import UserError
+from im2latex.errors import UserError
 
 if TYPE_CHECKING:
     from ml_metadata import MetadataStore

@@ -9,7 +9,7 @@ from pathlib import Path
 from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.lineage.graph import DESTINATION, PUSHED_MODEL, VERSION, Graph, plain, read_lineage, read_runs
 from pipeline.workspace import Workspace
 

@@ -14,7 +14,7 @@ from components.metadata import ABSENT, FAILED, Step, context_name, properties, 
 from components.report.report_page import write_page
 from components.report.reported_run import ReportedRun, Setting
 from data import toml
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config import Config, flatten
 from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.store import choose_run, read, run_ids

@@ -12,7 +12,7 @@ from typing import TypeVar
 from ml_metadata import MetadataStore, errors
 from ml_metadata.proto import metadata_store_pb2
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.lineage.address import PASSWORD, parse
 from pipeline.lineage.graph import PIPELINE_RUN
 from pipeline.workspace import Workspace

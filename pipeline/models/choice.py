@@ -13,8 +13,8 @@ from pathlib import Path
 import typer
 
 import im2latex
-from data.errors import UserError
 from im2latex import weights
+from im2latex.errors import UserError
 from pipeline.models.export import save_model
 from pipeline.workspace import Workspace
 from trainer_module import reader

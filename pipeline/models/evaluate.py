@@ -16,10 +16,10 @@ from components.evaluator.gate import parse_all
 from components.formula_metrics.scores import SCORES
 from data.dataset.record import SPLITS
 from data.dataset.tfrecords import read_records
-from data.errors import UserError
 from data.files import atomic_folder
 from data.progress import progress
 from data.spelling import NORMAL, known_spelling
+from im2latex.errors import UserError
 from pipeline.models.choice import chosen_model
 
 if TYPE_CHECKING:

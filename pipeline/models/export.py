@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import im2latex
-from data.errors import UserError
 from data.files import atomic_folder
+from im2latex.errors import UserError
 from pipeline.workspace import Workspace
 from trainer_module.trained import Precision, Trained, load_weights, save_onnx, save_weights
 

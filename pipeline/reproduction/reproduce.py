@@ -17,7 +17,7 @@ from rich.table import Table
 
 from components.metadata import CACHED, RAN, SERVING
 from components.serving_folder import SERVING_VERSION
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config import Config, config_of
 from pipeline.config.sections import COMPONENTS, SYNTHETIC
 from pipeline.lineage.graph import Artifact, Graph, read_runs

@@ -9,8 +9,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.errors import UserError
 from data.repository import REPOSITORY
+from im2latex.errors import UserError
 from pipeline.config.sections import BeamConfig
 
 SETUP = REPOSITORY / "setup.py"

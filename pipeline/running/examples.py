@@ -7,8 +7,8 @@ from pathlib import Path
 
 import data.pictures.synthetic
 from data.dataset.record import SPLITS
-from data.errors import UserError
 from data.repository import REPOSITORY
+from im2latex.errors import UserError
 from pipeline.config.sections import SYNTHETIC, DataConfig
 from pipeline.sources import files_of, fingerprint
 from pipeline.workspace import Workspace

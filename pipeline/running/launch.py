@@ -23,9 +23,9 @@ from components.serving_folder import not_pushed
 from data.dataset.record import SPLITS
 from data.dataset.writer import remove_unfinished
 from data.duration import duration
-from data.errors import UserError
 from data.progress import progress
 from data.repository import python_path
+from im2latex.errors import UserError
 from pipeline.config import Config, tensorflow_environment, to_toml
 from pipeline.config.sections import COMPONENTS, SYNTHETIC
 from pipeline.running.beam import check_engine

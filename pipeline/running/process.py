@@ -34,7 +34,7 @@ from tfx.orchestration.portable import partial_run_utils
 from tfx.proto.orchestration import pipeline_pb2
 
 from components.metadata import CACHED, RAN, read_steps
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config import load_config
 from pipeline.lineage.problems import repair_killed
 from pipeline.lineage.store import run_ids

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from components.evaluator.reading import ImageReader
-from data.errors import UserError
+from im2latex.errors import UserError
 from im2latex.reading import Beam, Hypothesis
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from data.dataset.record import Example
-from data.errors import UserError
+from im2latex.errors import UserError
 from im2latex.reading import Beam, Hypothesis
 
 DEFAULT = "serving_default"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from components import serving_folder
 from components.serving_folder import WITHDRAWN, activate, lock
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:

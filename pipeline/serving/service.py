@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import typer
 from aiohttp import BodyPartReader, web
 
-from data.errors import ImageError, UserError
 from im2latex.answer import describe, status
+from im2latex.errors import ImageError, UserError
 from im2latex.pictures import prepare
 from im2latex.reading import Beam
 from pipeline.serving import rest

@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline import presets
 from pipeline.config import load_config
 from pipeline.standalone import say

@@ -15,12 +15,12 @@ from PIL import Image
 from data.dataset.record import BadRecord, decode
 from data.dataset.tfrecords import read_records
 from data.defaults import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
-from data.errors import UserError
 from data.importers.convert import convert
 from data.importers.importing import chunked, hold_out, open_source
 from data.importers.source import Candidate
 from data.parallel import ordered_map
 from data.spelling import NORMAL
+from im2latex.errors import UserError
 from im2latex.images import normalise
 from pipeline.standalone import say
 from trainer_module.batching import Example

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config import Config
 from pipeline.standalone import say
 from pipeline.standalone.examples import Formula

@@ -39,8 +39,8 @@ from rich.table import Table
 from data.dataset.record import SPLITS, Record, encode
 from data.dataset.tfrecords import read_records
 from data.dataset.writer import DatasetWriter
-from data.errors import UserError
 from data.parallel import ordered_map
+from im2latex.errors import UserError
 from tests.benchmarks.sample import make_sample
 
 # Synthetic formulas that are repeated where there is no real sample.

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from data.commands import app, print_report
 from data.dataset.check import DatasetReport, SplitReport
 from data.dataset.record import SPLITS
-from data.errors import UserError
+from im2latex.errors import UserError
 from tests.data.importers.test_im2latex import processed
 
 RUNNER = CliRunner()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
 from data.files import atomic_file, atomic_folder, write_atomically
+from im2latex.errors import UserError
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from data.dataset.record import BadRecord, Example, Record, decode, encode
 from data.dataset.tfrecords import frame, parse_tfrecords
-from data.errors import UserError
 from data.pictures.synthetic import draw_png
+from im2latex.errors import UserError
 from im2latex.latex_commands import FUNCTIONS
 from im2latex.tokenizer import FormulaError, tokenize
 

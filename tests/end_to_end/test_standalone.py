@@ -17,8 +17,8 @@ import pytest
 import tensorflow as tf
 
 from components.formula_metrics import scores as reference
-from data.errors import UserError
 from data.pictures.synthetic import formulas
+from im2latex.errors import UserError
 from im2latex.weights import WEIGHTS
 from tests.pipeline.models.test_export import export
 from tests.pipeline.test_standalone import processed

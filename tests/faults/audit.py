@@ -11,7 +11,7 @@ from pathlib import Path
 
 from components.metadata import RUNNING
 from components.serving_folder import digest
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.lineage.graph import Graph, read_store
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace

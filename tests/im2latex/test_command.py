@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.cli import app
 from tests.components.serving_check.models import save, sure
 from tests.pipeline.serving.conftest import encoded

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from kubernetes import client
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from kubeflow.manifests import serving_manifests
 from kubeflow.runner import compile_pipeline
 from pipeline import cli

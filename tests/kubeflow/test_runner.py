@@ -10,8 +10,8 @@ from kfp import components as kfp_components
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from data.errors import UserError
 from data.repository import REPOSITORY
+from im2latex.errors import UserError
 from kubeflow import runner
 from kubeflow.runner import compile_pipeline, task_name
 from pipeline.config import load_config

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline import presets
 from pipeline.config import Config, config_of, flatten, load_config, to_toml
 

@@ -9,7 +9,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.dsl.compiler.compiler import Compiler
 from tfx.orchestration.pipeline import Pipeline
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config import load_config
 from pipeline.config.sections import COMPONENTS
 from pipeline.pipeline import SCHEMA, create_pipeline

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from data.errors import UserError
 from im2latex import weights
+from im2latex.errors import UserError
 from im2latex.weights import WEIGHTS
 from pipeline.config import load_config
 from trainer_module import reader

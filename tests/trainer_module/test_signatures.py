@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from trainer_module import features
 from trainer_module.batching import Example, collate
 from trainer_module.config.image import ImageConfig

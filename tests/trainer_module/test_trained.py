@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from im2latex.weights import WEIGHTS
 from tests.trainer_module.test_weights import trained
 from trainer_module.trained import Trained, load_description, load_weights, save_weights

@@ -17,7 +17,7 @@ import tensorflow as tf
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 import trainer_module
-from data.errors import UserError
+from im2latex.errors import UserError
 from tests.trainer_module.test_training import without_graphs
 from trainer_module import reader, trainer
 from trainer_module.batching import batches

@@ -21,8 +21,8 @@ import tensorflow as tf
 from PIL import Image
 
 import trainer_module
-from data.errors import UserError
 from data.pictures.synthetic import draw_png, formulas
+from im2latex.errors import UserError
 from trainer_module import training
 from trainer_module.batching import Buckets, Example, collate, plan
 from trainer_module.config.model import ModelConfig

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.features import SPECIAL_TEXTS

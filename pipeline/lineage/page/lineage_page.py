@@ -15,8 +15,8 @@ import jinja2
 from ml_metadata import MetadataStore
 
 from components.report.content_policy import content_policy
-from data.errors import UserError
 from data.files import write_atomically
+from im2latex.errors import UserError
 from pipeline.lineage.address import parse
 from pipeline.lineage.diff import Facts, facts
 from pipeline.lineage.find import serving_model

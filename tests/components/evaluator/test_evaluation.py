@@ -23,8 +23,8 @@ from components.evaluator.summary import (
 )
 from components.formula_metrics import scores
 from data.dataset.record import Record
-from data.errors import UserError
 from data.pictures.synthetic import draw_png
+from im2latex.errors import UserError
 
 # Targets, what a good model reads, and what a worse one reads.
 READ = {

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from components.evaluator.reading import ImageReader
-from data.errors import ImageError, UserError
+from im2latex.errors import ImageError, UserError
 from im2latex.reading import Beam, of_like_size
 from tests.components.serving_check.models import draw, save, save_reader, sure
 

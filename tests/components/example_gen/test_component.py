@@ -18,8 +18,8 @@ from components.example_gen.component import Executor, ImportExampleGen, read_us
 from data.dataset.record import SPLITS, Example, Record, encode
 from data.dataset.tfrecords import frame, read_split
 from data.dataset.writer import DatasetWriter
-from data.errors import UserError
 from data.pictures.synthetic import draw_png
+from im2latex.errors import UserError
 from tests.components.artifacts import artifact
 
 PNG = draw_png("x", 10)

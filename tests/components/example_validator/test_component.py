@@ -12,7 +12,7 @@ from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
 from components.example_validator.component import Executor
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.pipeline import SCHEMA
 from tests.components.artifacts import artifact
 

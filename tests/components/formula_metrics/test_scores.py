@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from components.formula_metrics import scores
-from data.errors import UserError
 from data.latex.rendering import render, render_all
+from im2latex.errors import UserError
 from tests.components.formula_metrics import naive
 
 # Few tokens, so that n-grams repeat; white space as it comes.

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from components.report.attention import look
-from data.errors import UserError
+from im2latex.errors import UserError
 from im2latex.images import normalise
 from tests.components.report.conftest import Material
 from trainer_module.weights import model_of

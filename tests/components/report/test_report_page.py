@@ -14,7 +14,7 @@ from components.report.gallery import gallery
 from components.report.report_page import render, write_page
 from components.report.reported_run import ReportedRun
 from components.report.sections import cell, scores, verdict
-from data.errors import UserError
+from im2latex.errors import UserError
 from tests.components.report.conftest import HOSTILE, Material
 
 PUSHED = {"pushed": 1, "pushed_version": "17", "pushed_destination": "/s/17"}

@@ -13,7 +13,7 @@ from tfx.types import artifact_utils, standard_artifacts
 
 from components.serving_check.component import RESULT, Executor, ServingCheck, read_images, spread
 from data.dataset.record import Record, encode
-from data.errors import UserError
+from im2latex.errors import UserError
 from tests.components.artifacts import artifact, trained
 from tests.components.pusher.test_component import Push
 from tests.components.serving_check import models

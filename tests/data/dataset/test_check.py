@@ -13,8 +13,8 @@ from data.dataset.check import check_dataset, contact_sheet
 from data.dataset.record import SPLITS, Record, encode
 from data.dataset.tfrecords import frame
 from data.dataset.writer import DatasetWriter
-from data.errors import UserError
 from data.pictures.synthetic import draw_png, synthesize
+from im2latex.errors import UserError
 
 
 def dataset(path: Path, **splits: list[str]) -> Path:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from data.dataset.record import BadRecord, Record, decode, encode
 from data.dataset.tfrecords import frame, read_records, read_split, shards
 from data.dataset.writer import DatasetWriter
-from data.errors import UserError
+from im2latex.errors import UserError
 
 RECORD = Record(b"\x89PNG", "\\alpha _ { 1 }", "a.png")
 RECORDS = st.builds(Record, st.binary(max_size=200), st.text(max_size=50), st.text(max_size=20))

@@ -7,8 +7,8 @@ import pytest
 
 from data.dataset.record import Record
 from data.dataset.writer import DatasetWriter
-from data.errors import UserError
 from data.formulas.lists import Formula, Problem, drawn_key, read_formulas, write_list
+from im2latex.errors import UserError
 from tests.data.importers.test_im2latex import processed
 
 

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from data.commands import app
-from data.errors import UserError
 from data.formulas.mining import mine
+from im2latex.errors import UserError
 
 PAPER = r"""
 \documentclass{article}
@@ -107,7 +107,11 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 
 def test_sources_without_formulas_are_refused_and_leave_no_list(tmp_path: Path) -> None:
     (tmp_path / "one.tex").write_text("no formula")
-    for source, message in (("one.tex", "hold no formulas"), ("two.tex", "cannot read"), ("three.gz", "not a readable archive")):
+    for source, message in (
+        ("one.tex", "hold no formulas"),
+        ("two.tex", "cannot read"),
+        ("three.gz", "not a readable archive"),
+    ):
         with pytest.raises(UserError, match=message):
             mine([tmp_path / source], tmp_path / "list", 150, workers=1)
     assert not (tmp_path / "list").exists()

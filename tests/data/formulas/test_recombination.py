@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from data.commands import app
-from data.errors import UserError
 from data.formulas.lists import Formula, drawn_key, read_formulas
 from data.formulas.recombination import KINDS, find_parts, recombine
 from data.latex.rendering import render_all
+from im2latex.errors import UserError
 from im2latex.tokenizer import FormulaError, tokenize
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[4] / "shared"))

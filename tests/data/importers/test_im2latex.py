@@ -18,10 +18,10 @@ from PIL import Image
 
 from data.dataset.record import SPLITS, BadRecord, Record, encode
 from data.dataset.tfrecords import frame, read_records
-from data.errors import UserError
 from data.importers.convert import crop_page
 from data.importers.importing import import_dataset
 from data.pictures.synthetic import draw_png
+from im2latex.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", ROOT.parent / "shared"))

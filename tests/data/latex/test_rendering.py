@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.errors import UserError
 from data.latex.program import Page, RenderingError, draw_page, draw_pages, is_local
 from data.latex.rendering import RENDERERS, default_renderer, render, render_all, render_png
+from im2latex.errors import UserError
 
 pytestmark = pytest.mark.integration
 

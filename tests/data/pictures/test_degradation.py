@@ -10,10 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from data.commands import app
-from data.errors import UserError
 from data.pictures.degradation import KINDS, compress, degrade
 from data.pictures.degradation_sheet import STRENGTHS, degradation_sheet
 from data.pictures.geometry import corners_of, resample, warp
+from im2latex.errors import UserError
 
 
 def made(image: np.ndarray, kind: str, strength: float, seed: int = 0, em: float = 16) -> np.ndarray:

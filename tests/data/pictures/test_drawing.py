@@ -22,11 +22,11 @@ from data.dataset.record import SPLITS, Record
 from data.dataset.tfrecords import read_records
 from data.dataset.writer import DatasetSummary
 from data.defaults import HELD_OUT_FONT
-from data.errors import UserError
 from data.formulas.lists import Formula, Problem, drawn_key
 from data.latex.rendering import render
 from data.pictures.drawing import Plan, draw_dataset, make_plan
 from data.pictures.looks import FONTS, Looks, installed_fonts, look_of
+from im2latex.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 MISSING = [program for program in ("latex", "dvipng") if shutil.which(program) is None]

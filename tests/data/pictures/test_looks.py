@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from data.defaults import HELD_OUT_FONT
-from data.errors import UserError
 from data.pictures import looks
 from data.pictures.degradation import KINDS
 from data.pictures.looks import FONTS, THEMES, Look, Looks, look_of, read_looks, with_installed_fonts
+from im2latex.errors import UserError
 
 COUNT = 6000
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.errors import UserError
 from data.latex.program import RenderingError
 from data.pictures.screenshots import Shown, _chromium, draw_screenshots, find_chromium
+from im2latex.errors import UserError
 
 pytestmark = [
     pytest.mark.integration,

@@ -9,9 +9,9 @@ import pytest
 
 from data.dataset.record import SPLITS
 from data.dataset.tfrecords import read_records
-from data.errors import UserError
 from data.latex.typesetting import draw
 from data.pictures.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, LEVELS, formulas, synthesize
+from im2latex.errors import UserError
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import UserError
 from data.pictures.synthetic import LEVELS, formulas
 from data.spelling import AS_THE_SOURCE, NORMAL, normal_form, respell
+from im2latex.errors import UserError
 from im2latex.tokenizer import FormulaError, tokenize
 
 RULES = {

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config import load_config, to_toml
 from pipeline.lineage.address import Address, parse
 

@@ -12,7 +12,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 from typer.testing import CliRunner, Result
 
 from components.evaluator.summary import CANDIDATE, read_evaluation
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.cli import app
 from pipeline.lineage.document import SCHEMA
 from pipeline.workspace import Workspace

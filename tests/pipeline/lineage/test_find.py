@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.lineage.find import named, serving_model, whole_run
 from pipeline.lineage.graph import Graph
 from pipeline.lineage.store import read

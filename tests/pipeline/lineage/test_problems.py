@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.lineage.graph import read_store
 from pipeline.lineage.problems import (
     GONE,

@@ -8,7 +8,7 @@ import pytest
 
 from components.evaluator.summary import CANDIDATE
 from components.metadata import ABSENT, CACHED, FAILED, RAN
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config import load_config, to_toml
 from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.run_report import read_run, write_report

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.lineage import store as stores
 from pipeline.lineage.graph import read_store
 from pipeline.lineage.store import choose_run, read, run_ids

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from data.errors import UserError
 from im2latex import __version__, weights
+from im2latex.errors import UserError
 from im2latex.weights import WEIGHTS
 from pipeline.models.choice import cache, chosen_model, saved_model
 from tests.components.serving_check.models import draw, save_reader

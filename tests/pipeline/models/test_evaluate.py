@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from data.dataset.writer import DatasetWriter
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.cli import app
 from tests.components.evaluator.test_evaluation import RECORDS, save
 

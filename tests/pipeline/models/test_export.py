@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 from typer.testing import CliRunner, Result
 
-from data.errors import UserError
 from im2latex import Reader, __version__
+from im2latex.errors import UserError
 from pipeline.cli import app
 from tests.components.serving_check.models import draw, save_reader
 from trainer_module.signatures import FormulaReader, read_exported

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config import load_config
 from pipeline.lineage.graph import Artifact
 from pipeline.lineage.store import read

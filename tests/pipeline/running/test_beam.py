@@ -14,7 +14,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto.orchestration import executable_spec_pb2
 from tfx.utils import dependency_utils
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config import load_config
 from pipeline.config.sections import BEAM_COMPONENTS, BeamConfig
 from pipeline.pipeline import create_pipeline

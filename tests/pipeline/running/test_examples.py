@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from data.dataset.tfrecords import read_records
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config.sections import DataConfig
 from pipeline.running.examples import examples_folder, prepare_examples
 from pipeline.workspace import Workspace

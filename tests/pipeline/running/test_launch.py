@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.running.launch import _follow, _summary, _View
 from pipeline.workspace import Workspace
 from trainer_module.config.training import TERMINAL

@@ -6,7 +6,7 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 from tfx.proto.orchestration import pipeline_pb2
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.store import connection
 from pipeline.running.process import ReportingRunner

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.errors import ImageError, UserError
 from data.pictures.synthetic import draw_png
 from im2latex import pictures
 from im2latex.clean import clean
+from im2latex.errors import ImageError, UserError
 from im2latex.pictures import prepare
 from pipeline.serving import rest
 from tests.pipeline.serving.conftest import FUZZ, Running, encoded

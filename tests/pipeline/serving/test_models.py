@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.serving.models import Models, Read, Served, load
 from pipeline.workspace import Workspace
 from tests.components.serving_check.models import save, sure

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from components.baseline.choice import newest_other
-from data.errors import UserError
+from im2latex.errors import UserError
 from pipeline.cli import app
 from pipeline.lineage.find import serving_model
 from pipeline.lineage.graph import ROLLBACK, Execution, Graph, read_store

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from components.metadata import RAN
-from data.errors import UserError
 from data.repository import REPOSITORY
+from im2latex.errors import UserError
 from pipeline.cli import app
 from pipeline.lineage.graph import Artifact, Execution, Graph, Run, read_store
 from pipeline.lineage.page.lineage_page import Serving, document, render, write_page
