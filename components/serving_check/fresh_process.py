@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import dataclasses
 import json
 import math
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> Ch
         max_seconds: the bound on the median time to answer one image.
     """
     limits = (LOADING_SECONDS, FIRST_ANSWER_SECONDS + PATIENCE * max_seconds * 2 * len(images))
-    ended = _probe(model, images, limits)
+    ended = _run("components.serving_check.probe", model, images, *map(str, limits))
     if ended.errors:
         logging.info("The process that tried the model wrote:\n%s", ended.errors)
     result = judge(ended, len(images), max_seconds, limits)
@@ -102,19 +101,13 @@ def check_onnx(model: Path, images: Sequence[bytes], expected: Sequence[str], se
     Returns:
         Why the file is refused, or "".
     """
-    with _written(images) as file:
-        command = [sys.executable, "-m", "components.serving_check.onnx_probe", str(model), file]
-        try:
-            done = subprocess.run(
-                command, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds
-            )
-        except subprocess.TimeoutExpired:
-            return f"the ONNX file's process was stopped after {seconds:g} s"
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), f"its process ended with {done.returncode}")
-        return f"the ONNX file fails: {_short(last)}"
-    found = json.loads(done.stdout)
+    try:
+        ended = _run("components.serving_check.onnx_probe", str(model), images, seconds=seconds)
+    except subprocess.TimeoutExpired:
+        return f"the ONNX file's process was stopped after {seconds:g} s"
+    if ended.status:
+        return f"the ONNX file fails: {_last_error(ended) or f'its process ended with {ended.status}'}"
+    found = json.loads(ended.output)
     differing = sum(one != other for one, other in zip(found, expected, strict=True))
     if differing > max(1, len(images) // TIES):
         return f"the ONNX file reads {differing} of {len(images)} images differently from the SavedModel"
@@ -153,24 +146,23 @@ def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, fl
     return CheckResult(reason, to_load, median, float(np.percentile(seconds, 99)), memory["peak_memory"])
 
 
-def _probe(model: str, images: Sequence[bytes], limits: tuple[float, float]) -> Ended:
-    with _written(images) as file:
-        done = subprocess.run(
-            [sys.executable, "-m", "components.serving_check.probe", model, file, *map(str, limits)],
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-        )
-    return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+def _run(probe: str, model: str, images: Sequence[bytes], *arguments: str, seconds: float | None = None) -> Ended:
+    """Runs the module of a probe on a model and images.
 
-
-@contextlib.contextmanager
-def _written(images: Sequence[bytes]) -> Iterator[str]:
-    """A file of images, as the probes take it."""
+    Raises:
+        subprocess.TimeoutExpired: it takes longer than `seconds`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.json"
         file.write_text(json.dumps([base64.b64encode(image).decode() for image in images]))
-        yield str(file)
+        done = subprocess.run(
+            [sys.executable, "-m", probe, model, str(file), *arguments],
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=seconds,
+        )
+    return Ended(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
 def _environment() -> dict[str, str]:
@@ -214,8 +206,14 @@ def _failure(ended: Ended, stage: str, limit: float) -> str:
         text = f"the model failed {stage}"
     else:
         text = f"the model ended its process {stage}"
+    last = _last_error(ended)
+    return f"{text}: {last}" if last else text
+
+
+def _last_error(ended: Ended) -> str:
+    """The last line that a process wrote of an error, or ""."""
     lines = [line for line in ended.errors.split("\n") if line.strip() and not NO_ERROR.match(line)]
-    return f"{text}: {_short(lines[-1])}" if lines else text
+    return _short(lines[-1]) if lines else ""
 
 
 def _inconsistency(answers: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], together: dict[str, Any]) -> str:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import typer
 
-import im2latex
 from im2latex import weights
 from im2latex.errors import UserError
+from im2latex.models import choose
 from pipeline.models.export import save_model
-from pipeline.workspace import Workspace
 from trainer_module import reader
 
 # What it takes to make the SavedModel, on two cores.
@@ -35,14 +34,11 @@ def chosen_model(named: str | None) -> Path:
     Raises:
         UserError: the reader is meant, and its file is missing or damaged.
     """
-    if named is not None and named != reader.NAME:
-        return Path(named)
-    pushed = Workspace.from_environment().versions() if named is None else []
-    if not pushed:
-        _say(f"model: the reader that comes with im2latex {im2latex.__version__}")
-        return saved_model()
-    _say(f"model: {pushed[-1].parent.name} {pushed[-1].name} ({_short(pushed[-1])})")
-    return pushed[-1]
+    choice = choose(named)
+    if not choice.sentence:
+        return choice.path
+    _say(choice.sentence)
+    return saved_model() if choice.path == weights.weights_file() else choice.path
 
 
 def saved_model() -> Path:
@@ -93,11 +89,6 @@ def _temporary_folder() -> Path:
         raise UserError(f"there is no folder for temporary files ({error.strerror}); name one in TMPDIR") from None
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
-
-
-def _short(path: Path) -> str:
-    """A path from the current folder, where it lies below it."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _say(sentence: str) -> None:
