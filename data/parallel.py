@@ -7,7 +7,9 @@ import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
+import types
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import TypeVar
@@ -21,13 +23,58 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _submit(pool: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item) -> Future[Result]:
-    """Hands work to a pool, whose new workers get no Ctrl-C of the terminal: it is the parent's to stop them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
-    try:
-        return pool.submit(function, item)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+class Pool:
+    """Processes that work beside this one until they are closed; they start when there is work.
+
+    Args:
+      workers: processes, otherwise one for each core.
+      with_main: whether they import this program's main module, which may be all of TFX; then what they do may stand in
+        it, too.
+    """
+
+    def __init__(self, workers: int | None = None, with_main: bool = True) -> None:
+        self._workers = workers or cores()
+        self._with_main = with_main
+        # spawn: a fork of a process with threads (TensorFlow, rich) may deadlock, and would inherit the writer's lock.
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(self._workers, context, initializer=_end_with_parent)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Like map; a few items ahead of what has been consumed, so memory stays bounded.
+
+        Args:
+          function: importable by other processes, as are its results.
+          items: what to work on, each some milliseconds of work or more.
+        """
+        ahead: collections.deque[Future[Result]] = collections.deque()
+        try:
+            for item in items:
+                ahead.append(self._submit(function, item))
+                if len(ahead) > 4 * self._workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
+
+    def _submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
+        """Hands work to the pool, whose new workers get no Ctrl-C of the terminal: it is the parent's to stop them."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
+        main = sys.modules["__main__"]
+        if not self._with_main:
+            sys.modules["__main__"] = types.ModuleType("__main__")
+        try:
+            return self._pool.submit(function, item)
+        finally:
+            sys.modules["__main__"] = main
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:
@@ -58,16 +105,5 @@ def ordered_map(
     if workers == 1 or len(first) < 2:
         yield from map(function, itertools.chain(first, remaining))
         return
-    # spawn: a fork of a process with threads (TensorFlow, rich) may deadlock, and would inherit the writer's lock.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_end_with_parent) as pool:
-        ahead: collections.deque[Future[Result]] = collections.deque()
-        try:
-            for item in itertools.chain(first, remaining):
-                ahead.append(_submit(pool, function, item))
-                if len(ahead) > 4 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            for future in ahead:
-                future.cancel()
+    with Pool(workers) as pool:
+        yield from pool.map(function, itertools.chain(first, remaining))

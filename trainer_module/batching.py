@@ -1,9 +1,9 @@
 """Batches of formulas of like size, so that little of what is computed is padding.
 
-NumPy and Pillow alone: the same batches feed every Keras backend. The examples stay in
-memory as the compact PNG that Transform wrote (about 1 KB each) and are decoded as they are
-needed; which examples form which batch follows from the seed and the epoch alone, so a
-training that was killed goes on with the very batch it would have had.
+NumPy and Pillow alone: the same batches feed every Keras backend. Images are read, decoded and
+changed when their batch is near, in processes beside the training; which examples form which batch
+follows from the seed and the epoch alone, so a training that was killed goes on with the very batch
+it would have had.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from __future__ import annotations
 import io
 import queue
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
 
+from data.parallel import Pool, cores
 from im2latex.images import WHITE
 from trainer_module.augmentation import Augmentation
 from trainer_module.config.image import STRIDE
+from trainer_module.examples import Example, part_of, sizes_of
 from trainer_module.features import END, PAD, START
 
 Item = TypeVar("Item")
@@ -27,18 +29,10 @@ Item = TypeVar("Item")
 # What an example's cells cost in training where its steps cost 1: convolutions and row encoder together take 5 to 6
 # times the seconds of the decoder (docs/development/benchmarks.md, "Speed").
 COST_OF_CELLS = 5
+MOST_FEEDERS = 8
 # Rows and columns of cells, and decoder steps, that an example counts for at most more than it has when `plan` orders
 # the examples, drawn anew in each epoch: so its batches differ. Rows stay as they are: one more costs the most.
 JITTER = np.array((0, 2, 6))
-
-
-class Example(NamedTuple):
-    """A transformed example."""
-
-    image: bytes  # PNG, 8-bit grey, normalised
-    height: int  # pixels
-    width: int  # pixels
-    tokens: np.ndarray  # ids without start and end, int32, (length,)
 
 
 class Batch(NamedTuple):
@@ -61,20 +55,27 @@ def plan(
         short_first: in the first epoch, go from short formulas to long ones ("SortaGrad", Amodei et al. 2016).
 
     Returns:
-        The indices of each batch's examples. Each example is in one batch. To find them takes 200 bytes an example.
+        The indices of each batch's examples. Each example is in one batch. To find them takes 100 bytes an example.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(examples))
     extents = _extents(examples)
-    planned = _cut(order, extents, extents + JITTER * random.random(extents.shape), batch_size)
+    keys = random.random(extents.shape)
+    keys *= JITTER
+    keys += extents
+    planned = _cut(order, extents, keys, batch_size)
     if short_first and epoch == 0:
         return sorted(planned, key=lambda batch: extents[batch, 2].max())
     return [planned[i] for i in random.permutation(len(planned))]
 
 
 def _extents(examples: Sequence[Example]) -> np.ndarray:
-    """Rows and columns of cells, and decoder steps, of each example, float64, (examples, 3)."""
-    return np.array([(-(-e.height // STRIDE), -(-e.width // STRIDE), len(e.tokens) + 1) for e in examples], np.float64)
+    """Rows and columns of cells, and decoder steps, of each example, int32, (examples, 3)."""
+    extents = sizes_of(examples)
+    extents[:, :2] += STRIDE - 1
+    extents[:, :2] //= STRIDE
+    extents[:, 2] += 1
+    return extents
 
 
 class _Work:
@@ -86,19 +87,19 @@ class _Work:
     """
 
     def __init__(self, extents: np.ndarray, cells: float = 1) -> None:
-        self.of_cell = cells / (extents[:, 0] * extents[:, 1]).mean()
+        self.of_cell = cells / (extents[:, 0] * extents[:, 1]).mean(dtype=np.float64)
         self.of_step = 1 / extents[:, 2].mean()
 
     def __call__(self, extents: np.ndarray) -> np.ndarray:
         """What an example of such extents, (n, 3), costs, (n,)."""
         return extents[:, 0] * extents[:, 1] * self.of_cell + extents[:, 2] * self.of_step
 
-    def cut(self, extents: np.ndarray, keys: np.ndarray, multiple: int = 1) -> tuple[float, np.ndarray, int]:
+    def cut(self, extents: np.ndarray, keys: Iterable[np.ndarray], multiple: int = 1) -> tuple[float, np.ndarray, int]:
         """Cuts examples in two along the axis, and at the place, where that saves most of the work.
 
         Args:
             extents: of the examples, (n, 3), more than `multiple`; each of a half costs what its largest extents do.
-            keys: what they are ordered by along each axis, (n, 3).
+            keys: what they are ordered by along each axis, of (n,).
             multiple: the first half has such a multiple of examples.
 
         Returns:
@@ -106,18 +107,21 @@ class _Work:
         """
         count = np.arange(multiple, len(extents), multiple)
         whole = len(extents) * self(extents.max(axis=0, keepdims=True))[0]
-        cuts = []
-        for axis in range(keys.shape[1]):
-            order = np.argsort(keys[:, axis], kind="stable")
-            ordered = extents[order]
-            first = np.maximum.accumulate(ordered)[count - 1]
-            second = np.maximum.accumulate(ordered[::-1])[::-1][count]
+        found: tuple[float, np.ndarray, int] | None = None
+        for key in keys:
+            order = np.argsort(key, kind="stable")
+            # Largest extents of every `multiple` examples, and from these of all before and all behind a place.
+            largest = np.maximum.reduceat(extents[order], np.arange(0, len(extents), multiple))
+            first = np.maximum.accumulate(largest)[:-1]
+            second = np.maximum.accumulate(largest[::-1])[::-1][1:]
             saved = whole - count * self(first) - (len(extents) - count) * self(second)
             best = int(saved.argmax())
             if saved[best] < 1e-9 * whole:  # nothing, but for rounding: even halves are soonest cut to the end
                 best = len(count) // 2
-            cuts.append((float(saved[best]), order, int(count[best])))
-        return max(cuts, key=lambda cut: cut[0])
+            if found is None or saved[best] > found[0]:
+                found = float(saved[best]), order, int(count[best])
+        assert found is not None
+        return found
 
 
 def _cut(part: np.ndarray, extents: np.ndarray, keys: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -128,7 +132,7 @@ def _cut(part: np.ndarray, extents: np.ndarray, keys: np.ndarray, batch_size: in
         if len(part) <= batch_size:
             planned.append(part)
         else:
-            _, order, place = work.cut(extents[part], keys[part], batch_size)
+            _, order, place = work.cut(extents[part], (key[part] for key in keys.T), batch_size)
             parts += [part[order[:place]], part[order[place:]]]
     return planned
 
@@ -152,7 +156,7 @@ class Buckets:
             _, *halves = splits.pop()
             splits += [self._split(half) for half in halves]
         shapes = np.unique([np.concatenate(halves).max(axis=0) for _, *halves in splits], axis=0)
-        # Rows and columns of cells, and decoder steps, of each shape, float64, (shapes, 3); the least work first.
+        # Rows and columns of cells, and decoder steps, of each shape, int32, (shapes, 3); the least work first.
         self.shapes = shapes[np.argsort(self._work(shapes), kind="stable")]
 
     def cut(
@@ -178,7 +182,7 @@ class Buckets:
         """
         image, weights = batch.inputs["image"], batch.weights
         extents = [[image.shape[1] // STRIDE, image.shape[2] // STRIDE, weights.shape[1]]]
-        rows, columns, steps = self.shapes[self._least(np.array(extents))[0]].astype(int).tolist()
+        rows, columns, steps = self.shapes[self._least(np.array(extents))[0]].tolist()
         repeated = np.arange(batch_size) % len(weights)
 
         def filled(part: np.ndarray, value: int, *sides: int) -> np.ndarray:
@@ -204,7 +208,7 @@ class Buckets:
     def _split(self, part: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         """Cuts extents in two where that saves most work: how much, and the two; a half is empty if it saves none."""
         if len(part) > 1:
-            saved, order, place = self._work.cut(part, part)
+            saved, order, place = self._work.cut(part, part.T)
             if saved > 0:
                 return saved, part[order[:place]], part[order[place:]]
         return 0.0, part, part[:0]
@@ -249,15 +253,27 @@ def decoded(example: Example) -> Image.Image:
 
 
 def batches(
-    examples: Sequence[Example], planned: Sequence[np.ndarray], augmentation: Augmentation | None = None
+    examples: Sequence[Example],
+    planned: Sequence[np.ndarray],
+    augmentation: Augmentation | None = None,
+    pool: Pool | None = None,
 ) -> Iterator[Batch]:
-    """The planned batches, one after another."""
-    for indices in planned:
-        chosen = [examples[i] for i in indices]
-        images = None
-        if augmentation is not None:
-            images = [augmentation(int(i), decoded(examples[i])) for i in indices]
-        yield collate(chosen, images)
+    """The planned batches, one after another; with a pool, its processes make some ahead."""
+    work = ((part_of(examples, indices), indices, augmentation) for indices in planned)
+    yield from map(_made, work) if pool is None else pool.map(_made, work)
+
+
+def feeders() -> int:
+    """Processes that make batches, at most: each makes some hundreds of images a second, or thousands if unchanged."""
+    return max(1, min(MOST_FEEDERS, cores() - 1))
+
+
+def _made(work: tuple[Sequence[Example], np.ndarray, Augmentation | None]) -> Batch:
+    chosen, indices, augmentation = work
+    held = list(chosen)
+    if augmentation is None:
+        return collate(held)
+    return collate(held, [augmentation(int(i), decoded(one)) for i, one in zip(indices, held, strict=True)])
 
 
 def prefetched(iterator: Iterator[Item], size: int) -> Generator[Item]:
@@ -302,13 +318,10 @@ class Padding(NamedTuple):
 
 def padding(examples: Sequence[Example], planned: Sequence[np.ndarray]) -> Padding:
     """How much of the planned batches is padding, in pixels and in decoder steps."""
-    heights = np.array([example.height for example in examples])
-    widths = np.array([example.width for example in examples])
-    steps = np.array([len(example.tokens) + 1 for example in examples])
-    pixels = sum(
-        len(batch) * -(-heights[batch].max() // STRIDE) * -(-widths[batch].max() // STRIDE) * STRIDE**2
-        for batch in planned
-    )
-    padded = sum(len(batch) * steps[batch].max() for batch in planned)
+    extents, (heights, widths, lengths) = _extents(examples), sizes_of(examples).T
+    largest = np.array([[len(batch), *extents[batch].max(axis=0)] for batch in planned], np.int64)
     used = np.concatenate(planned)
-    return Padding(1 - float((heights[used] * widths[used]).sum() / pixels), 1 - float(steps[used].sum() / padded))
+    pixels = (largest[:, 0] * largest[:, 1] * largest[:, 2]).sum() * STRIDE**2
+    steps = (largest[:, 0] * largest[:, 3]).sum()
+    filled = np.dot(heights[used].astype(np.int64), widths[used])
+    return Padding(1 - float(filled / pixels), 1 - float((lengths[used] + 1).sum() / steps))

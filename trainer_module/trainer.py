@@ -14,13 +14,15 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
+from data.parallel import Pool
 from im2latex.errors import UserError
 from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
-from trainer_module.batching import Batch, Example, padding, plan
+from trainer_module.batching import Batch, feeders, padding, plan
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import PRECISION, TrainingConfig
+from trainer_module.examples import Example, Examples
 from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.trained import Trained, load_weights
 from trainer_module.training import DTYPES, choose_precision, train, training_digest
@@ -29,6 +31,7 @@ from trainer_module.widening import widened
 
 log = logging.getLogger(__name__)
 
+PARSED_AT_ONCE = 256
 BATCH_SPEC = Batch(
     {
         "image": tf.TensorSpec((None, None, None, 1), tf.uint8),
@@ -56,8 +59,10 @@ def run_fn(fn_args: FnArgs) -> None:
     start = load_start(training_config.start_from) if training_config.start_from else None
     if start is not None:
         vocabulary = extended(vocabulary, start.vocabulary)
-    training = read_examples(fn_args.train_files, transform, training_config.max_tokens)
-    validation = read_examples(fn_args.eval_files, transform, training_config.max_tokens)
+    run = Path(fn_args.model_run_dir)
+    run.mkdir(parents=True, exist_ok=True)
+    training = read_examples(fn_args.train_files, transform, training_config.max_tokens, run)
+    validation = read_examples(fn_args.eval_files, transform, training_config.max_tokens, run)
     wasted = padding(training, plan(training, training_config.batch_size, training_config.seed, 0))
     log.info("padding: %.1f %% of pixels, %.1f %% of token steps", 100 * wasted.pixels, 100 * wasted.steps)
 
@@ -67,8 +72,7 @@ def run_fn(fn_args: FnArgs) -> None:
     dtype = choose_precision(training_config, model_config, image, vocabulary, training)
     if training_config.precision == "auto":  # for who wants the same again
         chosen = next(name for name, policy in DTYPES.items() if policy == dtype)
-        Path(fn_args.model_run_dir).mkdir(parents=True, exist_ok=True)
-        Path(fn_args.model_run_dir, PRECISION).write_text(f"{chosen}\n", "utf-8")
+        (run / PRECISION).write_text(f"{chosen}\n", "utf-8")
     keras.utils.set_random_seed(training_config.seed)
     with strategy().scope():
         model = new_model(model_config, image, vocabulary, dtype)
@@ -82,15 +86,17 @@ def run_fn(fn_args: FnArgs) -> None:
                 len(vocabulary),
                 ", ".join(fresh) or "none",
             )
-        progress = train(
-            model,
-            training_config,
-            training,
-            validation,
-            checkpoints=checkpoints,
-            logs=Path(fn_args.model_run_dir) / "logs",
-            feed=as_dataset,
-        )
+        with Pool(feeders(), with_main=False) as pool:
+            progress = train(
+                model,
+                training_config,
+                training,
+                validation,
+                checkpoints=checkpoints,
+                logs=run / "logs",
+                feed=as_dataset,
+                pool=pool,
+            )
     log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
     trained = Trained(model_config, image, vocabulary, training_config.max_tokens, weights_of(model))
     FormulaReader(trained, TransformedImages(transform)).save(fn_args.serving_model_dir)
@@ -153,36 +159,41 @@ def _filled(batch: Batch, multiple: int) -> Batch:
     return Batch(inputs, targets, weights)
 
 
-def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max_tokens: int) -> list[Example]:
-    """Reads transformed examples into memory, in the order of their bytes, but for the formulas that are too long.
+def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max_tokens: int, folder: Path) -> Examples:
+    """Reads transformed examples, in the order of their bytes, but for the formulas that are too long.
 
     Args:
         patterns: file patterns of gzipped TFRecords, as TFX gives them.
         transform: Transform's output, which knows the features.
         max_tokens: longer formulas are left out, counted, and told of.
+        folder: on a disk that holds all images, which lie there as long as this process lives.
 
     Raises:
         UserError: nothing is left.
     """
     files = tf.data.Dataset.list_files(list(patterns), shuffle=False)
-    dataset = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(1024)
+    dataset = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(PARSED_AT_ONCE)
     spec = transform.transformed_feature_spec()
-    examples, left_out = [], 0
-    for serialized in dataset:
-        batch = tf.io.parse_example(serialized, spec)
-        for png, height, width, ids in zip(
-            batch[features.IMAGE].numpy(),
-            batch[features.HEIGHT].numpy().tolist(),
-            batch[features.WIDTH].numpy().tolist(),
-            _rows(batch[features.TOKENS]),
-            strict=True,
-        ):
-            if len(ids) > max_tokens:
-                left_out += 1
-            else:
-                examples.append(Example(png, height, width, ids))
+    left_out = 0
+
+    def short_enough() -> Iterator[Example]:
+        nonlocal left_out
+        for serialized in dataset:
+            batch = tf.io.parse_example(serialized, spec)
+            for png, height, width, ids in zip(
+                batch[features.IMAGE].numpy(),
+                batch[features.HEIGHT].numpy().tolist(),
+                batch[features.WIDTH].numpy().tolist(),
+                _rows(batch[features.TOKENS]),
+                strict=True,
+            ):
+                if len(ids) > max_tokens:
+                    left_out += 1
+                else:
+                    yield Example(png, height, width, ids)
+
     # Beam may write them in another order each time, and a training follows the order.
-    examples.sort(key=lambda example: (example.image, example.tokens.tobytes()))
+    examples = Examples.write_sorted(short_enough(), folder)
     log.info("%d examples, %d left out with more than %d tokens", len(examples), left_out, max_tokens)
     if left_out:  # on standard output, where a person follows the training
         total = len(examples) + left_out

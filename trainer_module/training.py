@@ -20,13 +20,15 @@ import numpy as np
 from keras import ops
 
 from data.files import atomic_file
+from data.parallel import Pool
 from im2latex.errors import UserError
 from trainer_module.augmentation import Augmentation
-from trainer_module.batching import Example, batches, plan
+from trainer_module.batching import batches, plan
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
 from trainer_module.display import EpochBar, EpochLines, places
+from trainer_module.examples import Example, sizes_of
 from trainer_module.model import FormulaModel
 from trainer_module.recurrence import Tensor
 from trainer_module.weights import new_model
@@ -129,8 +131,9 @@ def choose_precision(
     if training.precision != "auto":
         return DTYPES[training.precision]
     planned = plan(examples, training.batch_size, training.seed, 1)
+    sizes = sizes_of(examples)
     # A batch of the size in the middle.
-    planned.sort(key=lambda batch: max(examples[i].height * examples[i].width for i in batch))
+    planned.sort(key=lambda batch: sizes[batch, :2].prod(axis=1).max())
     batch = next(batches(examples, planned[len(planned) // 2 :]))
     seconds = {}
     for name, dtype in DTYPES.items():
@@ -183,6 +186,7 @@ def train(
     cut: Callable[..., list[np.ndarray]] = plan,
     deadline: float = math.inf,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    pool: Pool | None = None,
 ) -> Progress:
     """Trains a model and leaves it with the weights of the epoch with the lowest validation perplexity.
 
@@ -198,6 +202,7 @@ def train(
         cut: as `plan`.
         deadline: on `time.monotonic()`'s clock; the epoch that it falls into is the last, and ends there.
         callbacks: more of Keras's, for each epoch's `fit`.
+        pool: makes the batches; None makes them in this process.
 
     Returns:
         Where the training stands at its end.
@@ -230,11 +235,11 @@ def train(
         lines.plan(list(map(len, planned)), progress.batch)
         augmented = Augmentation(config.augmentation, (config.seed, epoch)) if config.augmentation else None
         history = model.fit(
-            feed(functools.partial(batches, training, planned[progress.batch :], augmented)),
+            feed(functools.partial(batches, training, planned[progress.batch :], augmented, pool)),
             initial_epoch=epoch,
             epochs=epoch + 1,
             steps_per_epoch=len(planned) - progress.batch,
-            validation_data=feed(functools.partial(batches, validation, validating)),
+            validation_data=feed(functools.partial(batches, validation, validating, None, pool)),
             validation_steps=len(validating),
             callbacks=callbacks,
             shuffle=False,  # planned as they are; Keras would warn that it cannot

@@ -5,30 +5,45 @@ which file nor at which record it is. What is wrong with a record itself would e
 of which record it was: Transform or, of the split that is kept for the end, the Evaluator, when all training is done.
 
 Formulas are brought into one spelling here, before anything is counted or learned.
+
+TFX shuffles the records by Beam, which holds them all in memory where it runs in one process. Here each record goes
+straight into the one of `SHARDS` files that its checksum names: memory is the same for any number of records, and a
+file is a random part of its split. The Trainer draws the order of each epoch from all examples anyway.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import logging
 import os
 import re
+import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import apache_beam as beam
 import tensorflow as tf
+from apache_beam.io import fileio as beam_files
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from tfx.components.example_gen.import_example_gen import component, executor
-from tfx.dsl.components.base import executor_spec
-from tfx.types import standard_component_specs
+from apache_beam.options.value_provider import StaticValueProvider
+from tfx.components.example_gen.import_example_gen import component
+from tfx.components.util import examples_utils
+from tfx.dsl.components.base import base_beam_executor, executor_spec
+from tfx.dsl.io import fileio
+from tfx.proto import example_gen_pb2
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import proto_utils
 
 from data.dataset.record import BadRecord, decode, encode
-from data.dataset.tfrecords import parse_tfrecords
+from data.dataset.tfrecords import frame, parse_tfrecords
 from data.spelling import NORMAL, known_spelling, respell
 from im2latex.errors import UserError
 
 SPELLING = "spelling"
+# Files of a split that each process writes: as many processes can read a split side by side. Beam holds this many open.
+SHARDS = 16
 _RAISED = re.compile(rf"^{UserError.__module__}\.{UserError.__name__}: (.*)$", re.MULTILINE)
 _STEP = re.compile(r" \[while running '.*?'\]$")
 
@@ -92,12 +107,36 @@ def _Records(pipeline: beam.Pipeline, exec_properties: dict[str, Any], split_pat
     return records
 
 
-class Executor(executor.Executor):
-    """Reads TFRecords as `read_usable` does."""
+class _TFRecordSink(beam_files.FileSink):
+    """Writes serialised examples to a gzipped TFRecord file."""
 
-    def GetInputSourceToExamplePTransform(self) -> beam.PTransform:
-        """What reads the files of a split, for `Do`."""
-        return _Records
+    def create_metadata(self, destination: str, full_file_name: str) -> beam_files.FileMetadata:
+        return beam_files.FileMetadata("application/octet-stream", CompressionTypes.UNCOMPRESSED)
+
+    def open(self, fh: BinaryIO) -> None:
+        # No name and no time in the header: the same records give the same bytes.
+        self._file = gzip.GzipFile("", "wb", compresslevel=6, fileobj=fh, mtime=0)
+
+    def write(self, record: bytes) -> None:
+        self._file.write(frame(record))
+
+    def flush(self) -> None:  # once, before Beam closes the file
+        self._file.close()
+
+
+def _shard(content: bytes) -> str:
+    return f"data_tfrecord-{zlib.crc32(content) % SHARDS:02d}"
+
+
+def _refuse_missing(written: beam_files.FileResult, folder: str) -> None:
+    """Beam takes a file that it cannot move into its place for one that an earlier attempt has moved."""
+    path = FileSystems.join(folder, written.file_name)
+    if not FileSystems.exists(path):
+        raise OSError(f"{path} could not be written")
+
+
+class Executor(base_beam_executor.BaseBeamExecutor):
+    """Reads TFRecords as `read_usable` does, and writes them into shards."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
         """Writes the examples of each split to `examples`.
@@ -105,12 +144,36 @@ class Executor(executor.Executor):
         Raises:
             UserError: a file is damaged, a record cannot be used, or a split has none.
         """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        config = example_gen_pb2.Input()
+        proto_utils.json_to_proto(exec_properties[standard_component_specs.INPUT_CONFIG_KEY], config)
+        examples = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
+        examples.split_names = artifact_utils.encode_split_names([split.name for split in config.splits])
+        # Beam writes files under other names first; those of a worker that failed stay there.
+        unfinished = os.path.join(examples.uri, ".unfinished")
         try:
-            super().Do(input_dict, output_dict, exec_properties)
+            with self._make_beam_pipeline() as pipeline:
+                for split in config.splits:
+                    folder = artifact_utils.get_split_uri([examples], split.name)
+                    write = beam_files.WriteToFiles(
+                        folder,
+                        file_naming=beam_files.destination_prefix_naming(".gz"),
+                        destination=_shard,
+                        temp_directory=StaticValueProvider(str, unfinished),
+                        sink=_TFRecordSink,
+                        max_writers_per_bundle=SHARDS,
+                    )
+                    records = pipeline | f"Read[{split.name}]" >> _Records(exec_properties, split.pattern)
+                    written = records | f"Write[{split.name}]" >> write
+                    _ = written | f"RefuseMissing[{split.name}]" >> beam.Map(_refuse_missing, folder=folder)
         except Exception as error:
             if sentence := _said_by_worker(error):
                 raise UserError(sentence) from error
             raise
+        fileio.rmtree(unfinished)
+        examples_utils.set_payload_format(examples, exec_properties[standard_component_specs.OUTPUT_DATA_FORMAT_KEY])
+        examples_utils.set_file_format(examples, "tfrecords_gzip")
+        logging.info("Examples generated.")
 
 
 def _said_by_worker(error: Exception) -> str:

@@ -12,8 +12,9 @@ from PIL import Image
 from im2latex.images import normalise
 from trainer_module import features
 from trainer_module.attention import BLOCK
-from trainer_module.batching import Example, collate
+from trainer_module.batching import collate
 from trainer_module.config.image import STRIDE
+from trainer_module.examples import Example
 from trainer_module.signatures import read_exported
 from trainer_module.weights import model_of
 

@@ -68,10 +68,12 @@ def run(argv: Sequence[str] | None = None) -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write {arguments.out}: {error.strerror}; choose another --out") from None
-    training, validation = read_splits(arguments.data, config.image, arguments.examples, config.data.spelling)
-    vocabulary = make_vocabulary((formula.latex for formula in training), config.vocabulary.min_count)
+    training, validation = read_splits(
+        arguments.data, config.image, arguments.out, arguments.examples, config.data.spelling
+    )
+    vocabulary = make_vocabulary(training.latex(), config.vocabulary.min_count)
     say(
-        f"{len(training):,} training and {len(validation):,} validation examples, vocabulary of "
+        f"{len(training.examples):,} training and {len(validation.examples):,} validation examples, vocabulary of "
         f"{len(vocabulary)} ({time.monotonic() - started:.1f} s)"
     )
     deadline = started + 60 * arguments.minutes

@@ -11,9 +11,10 @@ import numpy as np
 from components.formula_metrics.scores import SCORES, text_statistics
 from data.spelling import respell
 from pipeline.standalone import say
-from pipeline.standalone.examples import Formula
+from pipeline.standalone.examples import Formulas
 from pipeline.standalone.training import BATCHES_AHEAD, BATCHES_PER_SHAPE, SHAPES
-from trainer_module.batching import Buckets, Example, batches, prefetched
+from trainer_module.batching import Buckets, batches, prefetched
+from trainer_module.examples import Example
 from trainer_module.features import PAD
 
 if TYPE_CHECKING:
@@ -25,12 +26,12 @@ READ_AT_ONCE = 32
 SAMPLES = 20
 
 
-def evaluate(trained: Trained, validation: list[Formula], spelling: str, beam: int | None, out: Path) -> dict:
+def evaluate(trained: Trained, validation: Formulas, spelling: str, beam: int | None, out: Path) -> dict:
     """The scores on all validation examples; some of these are written to `out` with what was read.
 
     Formulas are compared in the spelling.
     """
-    examples, targets = [formula.example for formula in validation], [formula.latex for formula in validation]
+    examples, targets = validation.examples.without_tokens(), list(validation.latex())
     metrics: dict[str, dict] = {}
     for name, width in (("greedy", 1), ("beam", beam)):
         if width is None:
@@ -39,7 +40,7 @@ def evaluate(trained: Trained, validation: list[Formula], spelling: str, beam: i
         metrics[name] = {"width": width, **scores(targets, [latex for latex, _ in read])}
         say("{}: BLEU {bleu:.4f}, exact match {exact_match:.4f}".format(name, **metrics[name]))
         if name == "greedy":
-            (out / "predictions.txt").write_text(_samples(validation, read), "utf-8")
+            (out / "predictions.txt").write_text(_samples(validation.names, targets, read), "utf-8")
     return metrics
 
 
@@ -85,12 +86,12 @@ def scores(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, floa
     return {name: score.value(total[score.part]) for name, score in SCORES.items() if score.part.stop <= len(total)}
 
 
-def _samples(formulas: Sequence[Formula], read: Sequence[tuple[str, float]]) -> str:
+def _samples(names: Sequence[str], targets: Sequence[str], read: Sequence[tuple[str, float]]) -> str:
     """Some, from first to last: the image's name, right or wrong, log-probability, target and prediction."""
     text = ""
     for i in np.unique(np.linspace(0, len(read) - 1, SAMPLES).astype(int)):
-        formula, (prediction, log_probability) = formulas[i], read[i]
-        verdict = "right" if prediction.split() == formula.latex.split() else "wrong"
-        text += f"{formula.name}  {verdict}  {log_probability:.4f}\n"
-        text += f"  target      {formula.latex}\n  prediction  {prediction}\n"
+        target, (prediction, log_probability) = targets[i], read[i]
+        verdict = "right" if prediction.split() == target.split() else "wrong"
+        text += f"{names[i]}  {verdict}  {log_probability:.4f}\n"
+        text += f"  target      {target}\n  prediction  {prediction}\n"
     return text

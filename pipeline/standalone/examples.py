@@ -1,11 +1,12 @@
-"""The examples of a data set in any format that can be imported, and their vocabulary, in memory."""
+"""The examples of a data set in any format that can be imported, and their vocabulary."""
 
 from __future__ import annotations
 
+import array
 import functools
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,32 +24,44 @@ from data.spelling import NORMAL
 from im2latex.errors import UserError
 from im2latex.images import normalise
 from pipeline.standalone import say
-from trainer_module.batching import Example
 from trainer_module.config.image import ImageConfig
-from trainer_module.features import SPECIAL_TEXTS, UNKNOWN
+from trainer_module.examples import Example, Examples
+from trainer_module.features import SPECIAL_TEXTS, SPECIALS, UNKNOWN
 
 
-class Formula(NamedTuple):
-    """An example before there is a vocabulary."""
+class Formulas(NamedTuple):
+    """The examples of a split before there is a vocabulary: their tokens are numbered as they were first seen."""
 
+    examples: Examples
+    tokens: list[str]  # the text of each number
+    names: list[str]  # of the records; of validation alone
+
+    def latex(self) -> Iterator[str]:
+        """The formulas, tokens separated by spaces."""
+        for example in self.examples:
+            yield " ".join(self.tokens[i] for i in example.tokens)
+
+    def numbered(self, vocabulary: Sequence[str]) -> Examples:
+        """The examples with the ids of a vocabulary, the text of every id."""
+        ids = {token: i for i, token in enumerate(vocabulary[SPECIALS:], SPECIALS)}
+        return self.examples.renumbered(np.array([ids.get(token, UNKNOWN) for token in self.tokens], np.int32))
+
+
+class _Record(NamedTuple):
     example: Example  # without tokens
-    latex: str  # tokens separated by spaces
+    latex: str
     name: str
-
-    def numbered(self, ids: Mapping[str, int]) -> Example:
-        """The example with the ids of its tokens."""
-        tokens = [ids.get(token, UNKNOWN) for token in self.latex.split()]
-        return self.example._replace(tokens=np.array(tokens, np.int32))
 
 
 def read_splits(
-    source: Path, config: ImageConfig, limit: int | None = None, spelling: str = NORMAL
-) -> tuple[list[Formula], list[Formula]]:
+    source: Path, config: ImageConfig, folder: Path, limit: int | None = None, spelling: str = NORMAL
+) -> tuple[Formulas, Formulas]:
     """The training and the validation examples of a source, their images normalised on all cores.
 
     Args:
         source: whatever `im2latex data import` takes, or a folder of TFRecords with train/ and eval/.
         config: how to normalise images.
+        folder: on a disk that holds all normalised images, which lie there as long as this process lives.
         limit: read at most so many records of each split; None: all.
         spelling: of the formulas, as `data.spelling.respell` takes it.
 
@@ -56,26 +69,39 @@ def read_splits(
         UserError: there is no such source, a split is empty, or too many records are bad.
     """
     candidates, raw = _candidates(source)
-    splits: dict[str, list[Formula]] = {"train": [], "eval": []}
+    places: dict[str, array.array] = {"train": array.array("L"), "eval": array.array("L")}
+    names: list[str] = []
+    numbers: dict[str, int] = {}
     reasons: Counter[str] = Counter()
-    chunks = chunked(_limited(candidates, splits, limit))
-    for prepared in ordered_map(functools.partial(_prepare, raw=raw, config=config, spelling=spelling), chunks):
-        for split, outcome in prepared:
-            if isinstance(outcome, Formula):
-                splits[split].append(outcome)
-            else:
-                reasons[outcome] += 1
+    chunks = chunked(_limited(candidates, places, limit))
+
+    def usable() -> Iterator[Example]:
+        total = 0
+        for prepared in ordered_map(functools.partial(_prepare, raw=raw, config=config, spelling=spelling), chunks):
+            for split, outcome in prepared:
+                if not isinstance(outcome, _Record):
+                    reasons[outcome] += 1
+                    continue
+                tokens = [numbers.setdefault(token, len(numbers)) for token in outcome.latex.split()]
+                if split == "eval":
+                    names.append(outcome.name)
+                places[split].append(total)
+                total += 1
+                yield outcome.example._replace(tokens=np.array(tokens, np.int32))
+
+    examples = Examples.write(usable(), folder)
     bad = sum(reasons.values())
-    total = bad + sum(len(formulas) for formulas in splits.values())
+    total = bad + len(examples)
     common = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
     if bad > MAX_REJECTED_SHARE * total:
         raise UserError(f"{bad:,} of {total:,} records of {source} are unusable ({common}); check the data")
     if bad:
         say(f"left out {bad:,} unusable records ({common})")
-    for name, formulas in splits.items():
-        if not formulas:
+    for name, found in places.items():
+        if not found:
             raise UserError(f"{source} has no examples for {name}; check the data")
-    return splits["train"], splits["eval"]
+    training, validation = (examples[np.array(found)] for found in places.values())
+    return Formulas(training, list(numbers), []), Formulas(validation, list(numbers), names)
 
 
 def _candidates(source: Path) -> tuple[Iterator[Candidate], bool]:
@@ -95,9 +121,9 @@ def _limited(candidates: Iterable[Candidate], splits: Iterable[str], limit: int 
             yield candidate
 
 
-def _prepare(chunk: list[Candidate], raw: bool, config: ImageConfig, spelling: str) -> list[tuple[str, Formula | str]]:
+def _prepare(chunk: list[Candidate], raw: bool, config: ImageConfig, spelling: str) -> list[tuple[str, _Record | str]]:
     """Of each candidate its split, and what it holds or the reason it is bad."""
-    prepared: list[tuple[str, Formula | str]] = []
+    prepared: list[tuple[str, _Record | str]] = []
     for candidate in chunk:
         try:
             record = decode(convert(candidate, raw, MAX_TOKENS, spelling))
@@ -108,7 +134,7 @@ def _prepare(chunk: list[Candidate], raw: bool, config: ImageConfig, spelling: s
         Image.fromarray(pixels).save(file, "PNG")
         height, width = pixels.shape
         example = Example(file.getvalue(), height, width, np.zeros(0, np.int32))
-        prepared.append((candidate.split, Formula(example, record.latex, record.name)))
+        prepared.append((candidate.split, _Record(example, record.latex, record.name)))
     return prepared
 
 

@@ -1,4 +1,4 @@
-"""Trains a model on examples in memory, by Keras on JAX."""
+"""Trains a model by Keras on JAX."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.parallel import Pool
 from im2latex.errors import UserError
 from pipeline.config import Config
 from pipeline.standalone import say
-from pipeline.standalone.examples import Formula
-from trainer_module.batching import Batch, Buckets, Example, prefetched
+from pipeline.standalone.examples import Formulas
+from trainer_module.batching import Batch, Buckets, feeders, prefetched
 from trainer_module.config.training import TrainingConfig
-from trainer_module.features import SPECIALS
+from trainer_module.examples import Examples
 
 if TYPE_CHECKING:
     from trainer_module.model import FormulaModel
@@ -67,8 +68,8 @@ class Clock:
 def train_model(
     config: Config,
     vocabulary: list[str],
-    training: list[Formula],
-    validation: list[Formula],
+    training: Formulas,
+    validation: Formulas,
     out: Path,
     deadline: float,
 ) -> tuple[Trained, dict]:
@@ -87,8 +88,8 @@ def train_model(
         vocabulary = extended(vocabulary, start.vocabulary)
     learnt, watched = _numbered(training, vocabulary, knobs), _numbered(validation, vocabulary, knobs)
     sections = [dataclasses.asdict(section) for section in (config.image, config.model, config.training)]
-    digest = training_digest(sections, vocabulary, [*learnt, *watched])
-    buckets = Buckets([*learnt, *watched], max(1, min(SHAPES, len(learnt) // (BATCHES_PER_SHAPE * knobs.batch_size))))
+    digest = training_digest(sections, vocabulary, learnt + watched)
+    buckets = Buckets(learnt + watched, max(1, min(SHAPES, len(learnt) // (BATCHES_PER_SHAPE * knobs.batch_size))))
     device = jax.devices()[0].device_kind
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     logging.getLogger("trainer_module").setLevel(logging.INFO)
@@ -100,21 +101,23 @@ def train_model(
         return prefetched((buckets.fill(batch, knobs.batch_size) for batch in source()), BATCHES_AHEAD)
 
     clock = Clock()
-    progress = train(
-        model,
-        knobs,
-        learnt,
-        watched,
-        checkpoints=out / "checkpoints" / digest,
-        feed=feed,
-        cut=buckets.cut,
-        deadline=deadline,
-        callbacks=[
-            keras.callbacks.LambdaCallback(
-                on_epoch_begin=clock.begin, on_train_batch_end=clock.batch, on_test_begin=clock.end
-            )
-        ],
-    )
+    with Pool(feeders(), with_main=False) as pool:
+        progress = train(
+            model,
+            knobs,
+            learnt,
+            watched,
+            checkpoints=out / "checkpoints" / digest,
+            feed=feed,
+            cut=buckets.cut,
+            deadline=deadline,
+            pool=pool,
+            callbacks=[
+                keras.callbacks.LambdaCallback(
+                    on_epoch_begin=clock.begin, on_train_batch_end=clock.batch, on_test_begin=clock.end
+                )
+            ],
+        )
     say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
     trained = Trained(config.model, config.image, vocabulary, knobs.max_tokens, weights_of(model))
     save_weights(out / WEIGHTS, trained)
@@ -136,10 +139,10 @@ def train_model(
     }
 
 
-def _numbered(formulas: list[Formula], vocabulary: list[str], knobs: TrainingConfig) -> list[Example]:
+def _numbered(formulas: Formulas, vocabulary: list[str], knobs: TrainingConfig) -> Examples:
     """The examples of a split that are short enough, with the ids of their tokens."""
-    ids = {token: i for i, token in enumerate(vocabulary[SPECIALS:], SPECIALS)}
-    examples = [formula.numbered(ids) for formula in formulas if len(formula.latex.split()) <= knobs.max_tokens]
+    numbered = formulas.numbered(vocabulary)
+    examples = numbered[np.flatnonzero(numbered.sizes[:, 2] <= knobs.max_tokens)]
     if not examples:
         raise UserError(f"a split has no formula of at most {knobs.max_tokens} tokens; raise training.max_tokens")
     return examples

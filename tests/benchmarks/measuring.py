@@ -22,10 +22,11 @@ from data.dataset.tfrecords import read_records
 from data.defaults import MAX_TOKENS
 from tests.benchmarks.sample import make_sample
 from trainer_module import features
-from trainer_module.batching import Batch, Example
+from trainer_module.batching import Batch
 from trainer_module.config.image import STRIDE, ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
+from trainer_module.examples import Example
 from trainer_module.image_graph import normalise_image
 from trainer_module.model import FormulaModel
 from trainer_module.trainer import as_dataset

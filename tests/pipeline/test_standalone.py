@@ -69,18 +69,22 @@ def test_rare_tokens_are_left_out_of_the_vocabulary():
 
 def test_examples_are_those_of_an_import_with_images_as_transform_makes_them(source, tmp_path):
     config = ImageConfig(max_height=32, max_width=40, border=2)
-    direct = read_splits(source, config, spelling="normal")
+    direct = read_splits(source, config, tmp_path, spelling="normal")
     import_dataset(source, tmp_path / "records", workers=1)
-    for one, other in zip(read_splits(tmp_path / "records", config, spelling="normal"), direct, strict=True):
-        assert [(f.example[:3], f.latex, f.name) for f in one] == [(f.example[:3], f.latex, f.name) for f in other]
+    for one, other in zip(read_splits(tmp_path / "records", config, tmp_path), direct, strict=True):
+        assert [example[:3] for example in one.examples] == [example[:3] for example in other.examples]
+        assert list(one.latex()) == list(other.latex())
+        assert one.names == other.names
     training, validation = direct
-    assert [formula.name for formula in training] == [f"{i}.png" for i in range(24)]
-    assert [formula.name for formula in validation] == [f"{i}.png" for i in range(24, 36)]
-    for formula in validation:
-        encoded = (source / "formula_images_processed" / formula.name).read_bytes()
+    assert (len(training.examples), len(validation.examples)) == (24, 12)
+    formulas = (source / "im2latex_formulas.norm.lst").read_text().splitlines()
+    assert [*training.latex(), *validation.latex()] == formulas[:36]
+    assert validation.names == [f"{i}.png" for i in range(24, 36)]
+    for name, example in zip(validation.names, validation.examples, strict=True):
+        encoded = (source / "formula_images_processed" / name).read_bytes()
         expected = normalise_image(encoded, config).numpy()[:, :, 0].astype(int)
-        got = tf.io.decode_png(formula.example.image).numpy()[:, :, 0]
-        assert got.shape == expected.shape == (formula.example.height, formula.example.width)
+        got = tf.io.decode_png(example.image).numpy()[:, :, 0]
+        assert got.shape == expected.shape == (example.height, example.width)
         assert np.abs(got - expected).max() <= 1
 
 
@@ -89,13 +93,22 @@ def test_formulas_come_in_one_spelling_or_as_they_are(source, tmp_path):
     lines = (folder / "im2latex_formulas.norm.lst").read_text().splitlines()
     (folder / "im2latex_formulas.norm.lst").write_text("".join(f"{{ {line} }}\n" for line in lines))
     for spelling, expected in (("normal", lines), ("im2markup", [f"{{ {line} }}" for line in lines])):
-        training, validation = read_splits(folder, ImageConfig(), spelling=spelling)
-        assert [formula.latex for formula in (*training, *validation)] == expected[:36]
+        training, validation = read_splits(folder, ImageConfig(), tmp_path, spelling=spelling)
+        assert [*training.latex(), *validation.latex()] == expected[:36]
 
 
-def test_a_limit_holds_for_each_split(source):
-    training, validation = read_splits(source, ImageConfig(), limit=3)
-    assert (len(training), len(validation)) == (3, 3)
+def test_a_limit_holds_for_each_split(source, tmp_path):
+    training, validation = read_splits(source, ImageConfig(), tmp_path, limit=3)
+    assert (len(training.examples), len(validation.examples)) == (3, 3)
+
+
+def test_tokens_get_the_ids_of_the_vocabulary(source, tmp_path):
+    training, validation = read_splits(source, ImageConfig(), tmp_path)
+    vocabulary = make_vocabulary(training.latex(), 2)
+    assert len(vocabulary) < features.SPECIALS + len(training.tokens)  # some are rare
+    for latex, example in zip(validation.latex(), validation.numbered(vocabulary), strict=True):
+        known = [token if token in vocabulary else "<unknown>" for token in latex.split()]
+        assert [vocabulary[token] for token in example.tokens] == known
 
 
 def test_scores_are_those_of_the_gate():

@@ -13,8 +13,9 @@ from PIL import Image, UnidentifiedImageError
 
 from trainer_module import batching
 from trainer_module.augmentation import Augmentation
-from trainer_module.batching import Buckets, Example, batches, collate, padding, plan, prefetched
+from trainer_module.batching import Buckets, batches, collate, padding, plan, prefetched
 from trainer_module.config.image import STRIDE
+from trainer_module.examples import Example
 
 
 def example(height: int, width: int, length: int, grey: int = 0) -> Example:
@@ -139,7 +140,7 @@ def test_a_cut_saves_more_than_any_other(extents, multiple, cells):
         rows, columns, steps = (max(axis) for axis in zip(*part, strict=True))
         return len(part) * (cells * rows * columns / cells_of + steps / steps_of)
 
-    saved, order, place = batching._Work(given, cells).cut(given, given, multiple)
+    saved, order, place = batching._Work(given, cells).cut(given, given.T, multiple)
     assert sorted(order.tolist()) == list(range(len(extents)))
     assert place % multiple == 0 and 0 < place < len(extents)
     chosen = [extents[i] for i in order]
@@ -152,7 +153,7 @@ def test_a_cut_saves_more_than_any_other(extents, multiple, cells):
 
 def test_what_is_all_alike_is_halved():
     alike = np.ones((1000, 3)) * (2, 7.3, 0.1)
-    assert batching._Work(alike).cut(alike, alike, 10)[2] == 500
+    assert batching._Work(alike).cut(alike, alike.T, 10)[2] == 500
 
 
 def test_padding_is_the_share_of_pixels_and_steps_that_no_example_fills():

@@ -16,10 +16,11 @@ from PIL import Image
 
 from im2latex.errors import UserError
 from trainer_module import features
-from trainer_module.batching import Example, collate
+from trainer_module.batching import collate
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.decoding import search
+from trainer_module.examples import Example
 from trainer_module.image_graph import normalise_image
 from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.trained import Trained

@@ -108,8 +108,8 @@ def test_a_model_to_start_from_that_is_not_there_is_a_sentence(transformed, tmp_
         run_fn(arguments(transformed, tmp_path, start_from=str(tmp_path / "nowhere")))
 
 
-def test_precision_is_chosen_by_measuring(transformed, transform, caplog):
-    examples = read_examples([transformed.examples], transform, 8)
+def test_precision_is_chosen_by_measuring(tmp_path, transformed, transform, caplog):
+    examples = read_examples([transformed.examples], transform, 8, tmp_path)
     vocabulary, image = read_vocabulary(transform), ImageConfig(**transformed.config["image"])
 
     def choose(precision):
@@ -157,8 +157,8 @@ def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(transf
     assert not kept.exists()
 
 
-def test_examples_are_those_that_transform_wrote(transformed, transform):
-    examples = read_examples([transformed.examples], transform, 8)
+def test_examples_are_those_that_transform_wrote(tmp_path, transformed, transform):
+    examples = read_examples([transformed.examples], transform, 8, tmp_path)
     vocabulary = read_vocabulary(transform)
     read = sorted(" ".join(vocabulary[token] for token in example.tokens) for example in examples)
     assert read == sorted(transformed.latex)
@@ -167,18 +167,18 @@ def test_examples_are_those_that_transform_wrote(transformed, transform):
         assert image.shape == (example.height, example.width, 1)
 
 
-def test_formulas_over_the_limit_are_left_out_and_counted(transformed, transform, caplog, capsys):
+def test_formulas_over_the_limit_are_left_out_and_counted(tmp_path, transformed, transform, caplog, capsys):
     lengths = [len(latex.split()) for latex in transformed.latex]
     assert min(lengths) < 6 < max(lengths)
     short = sum(length <= 6 for length in lengths)
     with caplog.at_level(logging.INFO, logger=trainer.__name__):
-        examples = read_examples([transformed.examples], transform, 6)
+        examples = read_examples([transformed.examples], transform, 6, tmp_path)
     assert len(examples) == short
     assert max(len(example.tokens) for example in examples) <= 6
     assert f"{short} examples, {12 - short} left out with more than 6 tokens" in caplog.text
     told = f"{12 - short} of 12 formulas are left out: more than 6 tokens (training.max_tokens)\n"
     assert capsys.readouterr().out == told
-    read_examples([transformed.examples], transform, max(lengths))
+    read_examples([transformed.examples], transform, max(lengths), tmp_path)
     assert capsys.readouterr().out == ""
 
 
@@ -189,8 +189,8 @@ def test_no_formula_left_is_a_sentence(transformed, tmp_path):
         run_fn(arguments(transformed, tmp_path, max_tokens=1))
 
 
-def test_a_dataset_has_the_batches_of_any_size_in_one_element(transformed, transform):
-    examples = read_examples([transformed.examples], transform, 8)
+def test_a_dataset_has_the_batches_of_any_size_in_one_element(tmp_path, transformed, transform):
+    examples = read_examples([transformed.examples], transform, 8, tmp_path)
     planned = [np.array([0, 1, 2]), np.array([3])]
     given = list(trainer.as_dataset(functools.partial(batches, examples, planned)))
     assert [batch[1].shape[0] for batch in given] == [3, 1]
@@ -250,8 +250,10 @@ def test_several_devices_learn_and_export_together(transformed, tmp_path):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3])
-def test_a_batch_for_several_devices_is_filled_with_what_does_not_count(transformed, transform, devices, monkeypatch):
-    examples = read_examples([transformed.examples], transform, 8)[:4]
+def test_a_batch_for_several_devices_is_filled_with_what_does_not_count(
+    tmp_path, transformed, transform, devices, monkeypatch
+):
+    examples = read_examples([transformed.examples], transform, 8, tmp_path)[:4]
     monkeypatch.setattr(tf.distribute, "get_strategy", lambda: SimpleNamespace(num_replicas_in_sync=devices))
     inputs, targets, weights = next(iter(trainer.as_dataset(functools.partial(batches, examples, [np.arange(4)]))))
     length = {1: 4, 2: 4, 3: 6}[devices]

@@ -24,10 +24,11 @@ import trainer_module
 from data.pictures.synthetic import draw_png, formulas
 from im2latex.errors import UserError
 from trainer_module import training
-from trainer_module.batching import Buckets, Example, collate, plan
+from trainer_module.batching import Buckets, collate, plan
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
 from trainer_module.decoding import search
+from trainer_module.examples import Example
 from trainer_module.model import FormulaModel
 from trainer_module.training import (
     CHECKPOINT,

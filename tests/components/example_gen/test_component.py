@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
 from google.protobuf import json_format
-from tfx.components.example_gen.import_example_gen import executor as tfx_executor
 from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
-from components.example_gen.component import Executor, ImportExampleGen, read_usable
+from components.example_gen.component import SHARDS, Executor, ImportExampleGen, read_usable
 from data.dataset.record import SPLITS, Example, Record, encode
-from data.dataset.tfrecords import frame, read_split
+from data.dataset.tfrecords import frame, read_records, read_split
 from data.dataset.writer import DatasetWriter
 from data.pictures.synthetic import draw_png
 from im2latex.errors import UserError
@@ -131,6 +132,32 @@ def test_every_record_of_good_files_is_imported(tmp_path: Path) -> None:
     assert len(names["test"]) == 9
 
 
+def test_each_split_is_shuffled_into_files_that_are_the_same_each_time(tmp_path: Path) -> None:
+    with DatasetWriter(tmp_path / "data", "test") as writer:
+        for split, count in zip(SPLITS, (160, 40, 40), strict=True):
+            for number in range(count):
+                writer.write(split, Record(PNG, "x", f"{number:03d}"))
+    out, again = run(tmp_path / "data", tmp_path / "a"), run(tmp_path / "data", tmp_path / "b")
+    files = sorted(file.relative_to(out) for file in out.rglob("*") if file.is_file())
+    assert files == sorted(file.relative_to(again) for file in again.rglob("*") if file.is_file())
+    assert all((out / file).read_bytes() == (again / file).read_bytes() for file in files)
+    assert {file.parts[0] for file in files} == {f"Split-{split}" for split in SPLITS}  # nothing unfinished
+    names = [[record.name for record in read_records(out / file)] for file in files if file.parts[0] == "Split-train"]
+    assert len(names) == SHARDS
+    assert sorted(name for file in names for name in file) == [f"{number:03d}" for number in range(160)]
+    assert all(file[0] < "080" < file[-1] for file in names if len(file) > 4)  # from all over the split
+
+
+def test_what_beam_could_not_move_into_its_place_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rename(*_: object) -> None:
+        raise BeamIOError("the disk is read-only")
+
+    data = dataset(tmp_path / "data")
+    monkeypatch.setattr(FileSystems, "rename", rename)
+    with pytest.raises(OSError, match=r"Split-\w+/data_tfrecord-\d\d-00000-of-00001\.gz could not be written"):
+        run(data, tmp_path / "out")
+
+
 def test_formulas_come_in_one_spelling_or_as_they_are(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path / "data", "test") as writer:
         for split in SPLITS:
@@ -175,14 +202,14 @@ im2latex.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it o
 """
 
     def raising(error: Exception) -> Callable[..., None]:
-        def do(*_: object) -> None:
+        def make_pipeline(_: object) -> None:
             raise error
 
-        return do
+        return make_pipeline
 
-    monkeypatch.setattr(tfx_executor.Executor, "Do", raising(RuntimeError(told)))
+    monkeypatch.setattr(Executor, "_make_beam_pipeline", raising(RuntimeError(told)))
     with pytest.raises(UserError, match="^/data/x.tfrecord, record 3: empty formula; leave it out$"):
         run(tmp_path, tmp_path / "out")
-    monkeypatch.setattr(tfx_executor.Executor, "Do", raising(RuntimeError("the cluster is gone")))
+    monkeypatch.setattr(Executor, "_make_beam_pipeline", raising(RuntimeError("the cluster is gone")))
     with pytest.raises(RuntimeError, match="the cluster is gone"):
         run(tmp_path, tmp_path / "out")
