@@ -1,4 +1,4 @@
-"""im2latex data draw, mine and recombine: lists of formulas, and data sets drawn from them."""
+"""The commands `im2latex data draw`, `mine` and `recombine`: lists of formulas, and data sets drawn from them."""
 
 from __future__ import annotations
 
@@ -76,20 +76,20 @@ def draw(
     if split is not None and split not in SPLITS:
         raise UserError(f"there is no split {split}; the splits are {', '.join(SPLITS)}")
     start = time.monotonic()
-    wanted = read_looks(looks)
-    given = {"katex": katex_share, "degraded": degraded}
-    wanted = wanted.model_copy(update={name: share for name, share in given.items() if share is not None})
+    mix = read_looks(looks)
+    shares = {"katex": katex_share, "degraded": degraded}
+    mix = mix.model_copy(update={name: share for name, share in shares.items() if share is not None})
     if held_out_font:
-        wanted = wanted.model_copy(update={"fonts": {HELD_OUT_FONT: 1.0}, "katex": 0.0})
-    chosen = with_installed_fonts(wanted)
+        mix = mix.model_copy(update={"fonts": {HELD_OUT_FONT: 1.0}, "katex": 0.0})
+    installed = with_installed_fonts(mix)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if missing := sorted(wanted.fonts.keys() - chosen.fonts.keys()):
+    if missing := sorted(mix.fonts.keys() - installed.fonts.keys()):
         console.print(f"fonts that are not installed and not drawn: {', '.join(missing)}")
-    details = {"seed": seed, "copies": copies, "max_tokens": max_tokens, "looks": chosen.model_dump()}
+    details = {"seed": seed, "copies": copies, "max_tokens": max_tokens, "looks": installed.model_dump()}
     with progress() as advance:
-        found = read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done))
+        read = read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done))
         plan = make_plan(
-            found, looks=chosen, seed=seed, copies=copies, split=split, eval_share=eval_share, test_share=test_share
+            read, looks=installed, seed=seed, copies=copies, split=split, eval_share=eval_share, test_share=test_share
         )
         total = len(plan.pictures)
         summary = draw_dataset(
@@ -202,8 +202,8 @@ def recombine(
                 held_out.add(formula.key)
             else:
                 known.append(formula)
-        made = recombine_formulas(
+        new_formulas = recombine_formulas(
             known, count, seed, max_tokens, held_out, lambda done: advance("recombining", done, count)
         )
-        write_list(out, ((SOURCE, tokens) for tokens in made))
+        write_list(out, ((SOURCE, tokens) for tokens in new_formulas))
     Console().print(f"{count:,} formulas in {out}", highlight=False, soft_wrap=True)
