@@ -67,11 +67,11 @@ def test_formulas_are_found_where_tex_sets_them(text: str, found: list[str]) -> 
         (r"\begin{align} a \\ \intertext{and so} b \end{align}", ["a", "b", r"\begin{aligned} a \\ b \end{aligned}"]),
     ],
 )  # fmt: skip
-def test_several_rows_are_taken_each_and_as_a_whole(text: str, found: list[str]) -> None:
+def test_rows_are_found_one_by_one_and_as_a_whole(text: str, found: list[str]) -> None:
     assert formulas(text) == found
 
 
-def test_definitions_hold_from_where_they_stand() -> None:
+def test_definitions_apply_to_the_text_after_them() -> None:
     assert formulas(r"\def\a{x}$\a$ \renewcommand{\a}{y}$\a$") == ["x", "y"]
     assert formulas(r"$\a$ \def\a{x}") == [r"\a"]
 
@@ -95,7 +95,7 @@ def test_formulas_between_macros_are_found(definition: str, use: str) -> None:
     assert formulas(definition + "text " + use) == ["x"]
 
 
-def test_macros_that_do_not_end_cost_their_formula_alone() -> None:
+def test_endless_macros_only_affect_their_own_formula() -> None:
     assert formulas(r"\def\a{\a\a}$x$ $\a$ $y$") == ["x", "!", "y"]
 
 
@@ -110,7 +110,7 @@ def test_packages_of_the_document_are_read() -> None:
     assert list(find_formulas(files, "paper/main.tex")) == ["x"]
 
 
-def test_documents_are_those_that_no_other_asks_for() -> None:
+def test_main_files_are_those_that_no_other_includes() -> None:
     files = {
         "a.tex": r"\input{b}",
         "b.tex": r"\input{c.tex}",

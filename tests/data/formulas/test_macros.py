@@ -1,4 +1,4 @@
-"""What is expected is what TeX does, worked out by hand."""
+"""Macro expansion. The expected results are those of TeX, worked out by hand."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_macros_are_expanded_as_tex_does(definition: str, formula: str, expanded
         (r"\newcommand{\one}[1]{#1}", r"\one{x", "does not end"),
     ],
 )
-def test_what_cannot_be_expanded_is_refused(definition: str, formula: str, reason: str) -> None:
+def test_macros_that_cannot_be_expanded_are_refused(definition: str, formula: str, reason: str) -> None:
     with pytest.raises(MacroError, match=reason):
         expand(formula, macros_of(definition))
 

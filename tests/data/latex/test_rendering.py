@@ -24,13 +24,13 @@ BOTH = [pytest.param("latex", marks=LATEX), "builtin"]
 
 
 def columns_with_ink(image: np.ndarray) -> int:
-    """How many separate pieces a formula has from left to right."""
+    """Counts the separate pieces of a formula from left to right."""
     ink = (image < 128).any(axis=0).astype(int)
     return int((np.diff(ink, prepend=0) == 1).sum())
 
 
 def alone(formula: str, **options) -> np.ndarray | None:
-    """What `render` says."""
+    """Returns the image of `render`; None if it cannot draw the formula."""
     try:
         return render(formula, border=0, **options)
     except RenderingError:
@@ -74,12 +74,12 @@ def test_a_long_formula_stays_in_one_line(renderer: str) -> None:
 
 @pytest.mark.parametrize("renderer", BOTH)
 @pytest.mark.parametrize("formula", ["\\frac { 1", "\\undefinedcommand { x }", "", "x }", "{" * 400 + "x" + "}" * 400])
-def test_what_cannot_be_drawn_is_refused(renderer: str, formula: str) -> None:
+def test_formulas_that_cannot_be_drawn_are_refused(renderer: str, formula: str) -> None:
     with pytest.raises(RenderingError):
         render(formula, renderer=renderer)
 
 
-def test_the_builtin_renderer_draws_nothing_for_what_its_fonts_lack() -> None:
+def test_the_builtin_renderer_refuses_characters_that_its_fonts_lack() -> None:
     with pytest.raises(RenderingError, match="ASCII"):
         render("x + \u6211", renderer="builtin")
 
@@ -91,7 +91,7 @@ def test_a_backslash_at_the_end_is_a_space_and_a_comment_ends_with_its_line() ->
     np.testing.assert_array_equal(render("x % y", renderer="latex"), plain)
 
 
-def test_the_builtin_renderer_draws_arrays_and_what_only_mathtext_knows() -> None:
+def test_the_builtin_renderer_draws_arrays_and_symbols_of_mathtext() -> None:
     array = render("\\begin{array} { c c } 1 & 2 \\\\ 3 & 4 \\end{array}", dpi=200, renderer="builtin")
     assert columns_with_ink(array) == 2 and columns_with_ink(array.T) == 2
     assert columns_with_ink(render("a \\curvearrowright b", dpi=200, renderer="builtin")) == 3
@@ -192,7 +192,7 @@ POWERFUL = [
 
 
 @LATEX
-def test_many_are_drawn_as_each_alone() -> None:
+def test_many_formulas_are_drawn_like_each_alone() -> None:
     formulas = [*GOOD, *BROKEN, *POWERFUL]
     # A sound one behind each, so that no damage goes unseen.
     witnesses = [f"\\alpha + \\beta + \\kappa \\quad \\mbox {{ q u a d }} {i}" for i in range(len(formulas))]
@@ -219,7 +219,7 @@ def test_many_are_drawn_as_each_alone() -> None:
         "\\def\\x{\\immediate\\write3{" + "x" * 1000 + "}\\x}\\immediate\\openout3=big \\x",
     ],
 )
-def test_what_never_ends_is_stopped_and_its_neighbours_are_drawn(formula: str) -> None:
+def test_endless_formulas_are_stopped_and_their_neighbours_are_drawn(formula: str) -> None:
     neighbours = [f"x _ {{ {i} }}" for i in range(4)]
     # In one document of five, which is halved until the formula stands alone; each part with it takes the two seconds.
     found = render_all([*neighbours[:3], formula, neighbours[3]], renderer="latex", seconds=2, workers=1)
@@ -311,9 +311,7 @@ def install(folder: Path, script: str) -> None:
 
 
 @pytest.mark.parametrize("draw", [render, lambda formula, renderer: render_all([formula, "y"], renderer=renderer)])
-def test_programs_that_are_missing_or_do_not_work_are_said_to_be(
-    draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_or_broken_programs_are_reported(draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = shutil.which("sh")
     assert shell is not None
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -375,6 +373,6 @@ def test_a_page_is_set_in_its_own_style_size_and_font() -> None:
 
 
 @LATEX
-def test_a_preamble_that_fails_is_told_with_its_packages() -> None:
+def test_a_failing_preamble_is_reported_with_its_packages() -> None:
     with pytest.raises(UserError, match="its packages amsmath, nofont and amssymb"):
         draw_pages([Page("x"), Page("y")], "\\usepackage[a]{nofont}\n")

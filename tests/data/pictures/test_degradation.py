@@ -33,7 +33,7 @@ def formula() -> np.ndarray:
 
 
 def ink(image: np.ndarray) -> float:
-    """How much darker than white, in black pixels."""
+    """Returns the amount of ink, in black pixels."""
     return float((255 - image.astype(float)).sum() / 255)
 
 
@@ -252,7 +252,7 @@ def test_broken_strokes_lose_ink_alone():
     assert 0.005 < 1 - ink(changed) / ink(formula()) < 0.1
 
 
-def test_what_is_no_degradation_is_refused():
+def test_unknown_degradations_are_refused():
     with pytest.raises(UserError, match=r"there is no degradation 'fog'; the degradations are scale, rotation.*photo"):
         made(formula(), "fog", 1)
     with pytest.raises(ValueError, match="from 0 to 1"):

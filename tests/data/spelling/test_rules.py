@@ -1,4 +1,4 @@
-"""Each rule of docs/concepts/normal-form.md, in formulas written by hand; the form is stable for any formula."""
+"""The rules of docs/concepts/normal-form.md, on handwritten formulas; and the stability of the form, on any formula."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_deep_nesting_is_a_formula_error() -> None:
         normal_form("{" * 20000 + "x" + "}" * 20000)
 
 
-def test_the_source_may_keep_its_spelling() -> None:
+def test_the_spelling_of_the_source_can_be_kept() -> None:
     assert respell(r"{ \cal D }", AS_THE_SOURCE) == r"{ \cal D }"
     assert respell(r"{ \cal D }", NORMAL) == r"\mathcal { D }"
     assert respell(r"\ref { a }", NORMAL) == r"\ref { a }"  # nothing would be left
