@@ -22,7 +22,7 @@ MOST_ALTERNATIVES = 32
 
 
 def main() -> None:
-    """Entry point: prints user errors as one sentence on stderr."""
+    """Runs the command and exits. Prints user errors as one sentence on stderr."""
     try:
         sys.exit(run(sys.argv[1:]))
     except UserError as error:

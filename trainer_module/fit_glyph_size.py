@@ -102,7 +102,7 @@ def _row(name: str, deviations: np.ndarray) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Runs the command and returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m trainer_module.fit_glyph_size", description=__doc__)
     parser.add_argument("data", nargs="+", type=Path, metavar="DATA", help="data sets made by `im2latex data draw`")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write a network fitted to them, as .npz")

@@ -28,7 +28,7 @@ _MAX_BYTES = 32 * 1024 * 1024
 _MAX_ARCHIVE_BYTES = 256 * 1024 * 1024
 
 
-class Found(NamedTuple):
+class MinedFormula(NamedTuple):
     """A formula of a document: its tokens, its normal form, and its `drawn_key`."""
 
     tokens: str
@@ -97,10 +97,17 @@ def mine(
 
 
 class Result(NamedTuple):
-    """What a document came to: its source, its formulas, each once, how often one came again, and what is left out."""
+    """The formulas of a document.
+
+    Attributes:
+      source: the source to write for its formulas.
+      formulas: the formulas, without duplicates.
+      duplicates: number of duplicates.
+      rejected: number of formulas left out, by reason.
+    """
 
     source: str
-    found: list[Found]
+    formulas: list[MinedFormula]
     duplicates: int
     rejected: Counter[str]
 
@@ -114,7 +121,7 @@ def _kept(
         mined.documents += 1
         mined.duplicates += result.duplicates
         mined.rejected.update(result.rejected)
-        for formula in result.found:
+        for formula in result.formulas:
             if formula.form in seen:
                 mined.duplicates += 1
             elif formula.key in held_out:
@@ -132,7 +139,7 @@ def _kept(
 def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> Result:
     """Extracts the formulas of a document."""
     source, (root, files) = work
-    formulas: dict[str, Found] = {}
+    formulas: dict[str, MinedFormula] = {}
     duplicates = 0
     rejected: Counter[str] = Counter()
     for formula in find_formulas(files, root):
@@ -149,7 +156,7 @@ def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> Resu
             else:
                 form = normal_form(joined)
                 duplicates += form in formulas
-                formulas.setdefault(form, Found(joined, form, drawn_key(joined)))
+                formulas.setdefault(form, MinedFormula(joined, form, drawn_key(joined)))
         except FormulaError as error:
             rejected[str(error)] += 1
     return Result(source, list(formulas.values()), duplicates, rejected)

@@ -136,4 +136,4 @@ def test_a_text_gives_tokens_or_a_reason(texts: list[str]) -> None:
             assert str(error) and "\n" not in str(error)
             continue
         assert all(token and not token.isspace() for token in tokens)
-        assert tokenize(" ".join(tokens)) == tokens  # what was learned from is what is compared with
+        assert tokenize(" ".join(tokens)) == tokens  # compared with the corpus that it was learned from

@@ -54,7 +54,7 @@ def test_sparsemax_has_the_gradient_of_finite_differences(scores, seed):
         direction @ (project(scores + step * axis) - project(scores - step * axis)) / (2 * step)
         for axis in np.eye(len(scores))
     ]
-    # Where the support changes there is no gradient.
+    # The gradient is undefined where the support changes.
     supports = {
         tuple(project(scores + sign * 1e-3 * axis) > 1e-9) for axis in np.eye(len(scores)) for sign in (-1, 0, 1)
     }

@@ -238,7 +238,7 @@ def test_buckets_have_every_example_once_in_at_most_the_given_shapes(examples, b
 
 
 def test_filled_batches_have_bucket_shapes_and_count_each_example_once():
-    # Token 4 + i in example i alone, so that the targets tell which examples a batch has.
+    # Only example i contains token 4 + i, so the targets identify the examples of a batch.
     rng = np.random.default_rng(5)
     examples = [
         example(int(rng.integers(1, 30)), int(rng.integers(1, 90)), int(rng.integers(1, 9)))._replace(

@@ -39,7 +39,7 @@ def test_a_line_a_minute_and_one_at_each_epochs_end() -> None:
     # The first step compiles for 50 s. Then 6 batches of 20 take 10 s each: 2 images/s.
     training.epoch(0, 7 * [20], [50.0] + 6 * [10.0], validation=15.0)
     assert training.written == [
-        # At 60 s, one batch behind the first: 100 images are left, and two epochs of 140.
+        # At 60 s, after the second batch: 100 images are left, and two epochs of 140.
         "Epoch 1/3, step 2/7: loss 0.5123, perplexity 1.6692, 2.0 images/s, 50 s left of the epoch, "
         "3 m 10 s of the training",
         # At 130 s, two epochs of 70 s, and 15 s of validation each.

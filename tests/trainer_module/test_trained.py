@@ -29,9 +29,9 @@ def test_a_saved_model_is_loaded_unchanged(tmp_path, precision):
         assert loaded.weights[name].dtype == np.float32
         if precision == "float32" or value.ndim < 2:
             np.testing.assert_array_equal(stored, value)
-        elif precision == "float16":  # 11 bits of which the first is not stored
+        elif precision == "float16":  # 11 bits, with an implicit first bit
             np.testing.assert_allclose(stored, value, rtol=2**-11, atol=2**-24)
-        else:  # half a step, of which the largest weight of a channel has 127
+        else:  # half a step; the largest weight of a channel is 127 steps
             step = np.abs(value).max(axis=tuple(range(value.ndim - 1))) / 127
             assert (np.abs(stored - value) <= 0.5001 * step).all()
 

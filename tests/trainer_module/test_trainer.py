@@ -146,7 +146,7 @@ def test_only_the_same_training_continues_from_its_checkpoints(transformed, tmp_
     (kept,) = (tmp_path / "checkpoints").iterdir()
     assert epochs == [0]
     monkeypatch.setattr(FormulaReader, "save", lambda reader, folder: exported.append(folder))
-    # Another configuration starts anew, and leaves the checkpoints of the first alone.
+    # Another configuration starts from the beginning and does not touch the checkpoints of the first.
     run(seed=7)
     assert epochs == [0, 0]
     assert list((tmp_path / "checkpoints").iterdir()) == [kept]

@@ -187,7 +187,7 @@ def test_a_killed_writer_leaves_no_data_set_and_the_next_one_cleans_up(tmp_path:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         [partial] = tmp_path.iterdir()
         assert partial.name.startswith(".set.") and len(list((partial / "train").iterdir())) == 3
-        # While it lives its folder is left alone.
+        # A running writer's folder is not removed.
         write(tmp_path / "set", [RECORD])
         assert partial.exists()
         process.send_signal(signal.SIGKILL)

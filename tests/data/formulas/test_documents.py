@@ -20,12 +20,12 @@ def formulas(text: str, **files: str) -> list[str]:
         (r"\begin{equation*} x \tag{1} \nonumber\end{equation*}", ["x"]),
         (r"\begin{displaymath}x\end{displaymath}\begin{math}y\end{math}", ["x", "y"]),
         ("$x\n+y$", ["x +y"]),
-        # Dollars that are none, and text in formulas with dollars of its own.
+        # Escaped dollars, and text with dollars within formulas.
         (r"5\$ and $x$, 3\$.", ["x"]),
         (r"a\\$x$", ["x"]),
         (r"$a \text{ if $b$ holds}$", [r"a \text{ if $b$ holds}"]),
         (r"\\[2mm] $x$", ["x"]),
-        # What is no formula: comments, verbatim text, switched-off text, what stands behind the document.
+        # Not formulas: comments, verbatim text, disabled text, text after the document.
         ("$x$ % $y$\n$z$", ["x", "z"]),
         (r"50\% of $x$", ["x"]),
         (r"\begin{verbatim}$x$\end{verbatim}$y$\verb|$z$|\verb+$w$+", ["y"]),
@@ -35,7 +35,7 @@ def formulas(text: str, **files: str) -> list[str]:
         # A dollar that is never closed ends with its paragraph.
         ("5$ a day\n\nand $x$ then", ["x"]),
         ("$x", []),
-        # Braces that do not balance cost their formula alone.
+        # Unbalanced braces only affect their own formula.
         (r"$\frac{1}{2$ $x$ $y$", [r"\frac{1}{2", "x", "y"]),
         (r"\begin{equation} x", []),
     ],

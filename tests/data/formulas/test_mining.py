@@ -79,7 +79,7 @@ def test_formulas_left_out_are_counted(tmp_path: Path) -> None:
         "more than 10 tokens": 1,
         "macros that do not end": 1,
     }
-    # In each document the first formula stands in two spellings; the second document has all again.
+    # Each document has its first formula in two spellings; the second document repeats the first one.
     again = mine([tmp_path / "a", paper(tmp_path / "b")], tmp_path / "list", 150, workers=1)
     assert again.written == 5 and again.duplicates == 1 + 1 + 5
 

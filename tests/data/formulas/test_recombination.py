@@ -39,10 +39,10 @@ def parts(text: str) -> list[tuple[str, str]]:
         (r"\begin{array}{cc} a & b \\ & d \end{array}", [("cell", "a"), ("cell", "b"), ("cell", "d")]),
         (r"\begin{aligned} a &= b \end{aligned}", [("row", "= b"), ("row", "a")]),
         ("a + b = c, d", [("side", "a + b"), ("side", "c"), ("side", "d")]),
-        # Sides are of the whole formula alone, and end at no comma in brackets.
+        # Sides are only found at the top level, and do not end at a comma in brackets.
         ("f(x, y) = z", [("side", "f ( x , y )"), ("side", "z")]),
         (r"{ a = b }", []),
-        # What is text or a name, what reaches to the end of its group, what is not closed, what belongs to others.
+        # Not parts: text, names, commands that apply to the end of their group, unclosed brackets, scripts of other items.
         (r"\mathrm{for_all}", []),
         (r"x_{\displaystyle y} + z_{(n}", []),
         (r"\begin{array}{c} a \\ {[b]} \\ [b] \end{array}", [("cell", "a"), ("cell", "{ [ b ] }")]),

@@ -301,7 +301,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path) -> Non
     member.size = 2**30
     with open("/dev/zero", "rb") as zeros, gzip.open(source / "images.tar.gz", "wb", 1) as packed:
         packed.write(member.tobuf())
-        packed.write(zeros.read(2**20))  # of the rest there is no need: it is not read
+        packed.write(zeros.read(2**20))  # the rest is not read, so it can be missing
     with pytest.raises(UserError, match=r"images.tar.gz holds 0.png of 1,073,741,824 bytes, more than 268,435,456"):
         import_dataset(source, tmp_path / "set", workers=1)
 

@@ -126,7 +126,7 @@ GOOD = [
     "\\widehat { \\hat { \\hat { x } } }",
     "\\rule { 10pt } { 2pt }",
 ]
-# Each is wrong in a way of its own, most of them so that TeX reads on into what follows.
+# Each has a different error; most errors make TeX read on into the next formula.
 BROKEN = [
     "x } y",
     "} x {",
@@ -194,7 +194,7 @@ POWERFUL = [
 @LATEX
 def test_many_formulas_are_drawn_like_each_alone() -> None:
     formulas = [*GOOD, *BROKEN, *POWERFUL]
-    # A sound one behind each, so that no damage goes unseen.
+    # A valid formula follows each, so that any damage to it is noticed.
     witnesses = [f"\\alpha + \\beta + \\kappa \\quad \\mbox {{ q u a d }} {i}" for i in range(len(formulas))]
     mixed = [formula for pair in zip(formulas, witnesses, strict=True) for formula in pair]
     found = render_all(mixed, renderer="latex")
@@ -221,7 +221,7 @@ def test_many_formulas_are_drawn_like_each_alone() -> None:
 )
 def test_endless_formulas_are_stopped_and_their_neighbours_are_drawn(formula: str) -> None:
     neighbours = [f"x _ {{ {i} }}" for i in range(4)]
-    # In one document of five, which is halved until the formula stands alone; each part with it takes the two seconds.
+    # A document of five formulas is halved until the formula is alone; each part with it takes two seconds.
     found = render_all([*neighbours[:3], formula, neighbours[3]], renderer="latex", seconds=2, workers=1)
     assert found.pop(3) is None
     assert_same(neighbours, found, render_all(neighbours, renderer="latex"))
@@ -269,7 +269,7 @@ def test_formulas_read_no_file_of_this_machine(tmp_path: Path, monkeypatch: pyte
     assert nothing is not None and something is not None and nothing.shape != something.shape
     assert all(image is not None and np.array_equal(image, nothing) for image in found[: len(places)])
     assert found[len(places) :] == [None] * len(places)
-    # What is read is seen, where it may be: a file in the folder of the formula.
+    # Reading works where it is allowed: in the folder of the formula.
     own = "\\immediate\\openout3=own \\immediate\\write3{y}\\immediate\\closeout3 " + opened[0].replace(
         places[0], "own"
     )
@@ -334,7 +334,7 @@ def test_the_picture_is_that_of_a_document_written_by_hand(tmp_path: Path) -> No
     by_hand = 255 - np.asarray(Image.open(tmp_path / "hand.png").convert("L")).astype(int)
     rows, columns = (np.flatnonzero(by_hand.any(axis=axis)) for axis in (1, 0))
     drawn = 255 - render("\\sum _ { i = 1 } ^ { n } \\mathbb { R }", 400, border=0, renderer="latex").astype(int)
-    # On the page by hand all stands at other fractions of a pixel.
+    # In the handwritten document, positions have other fractions of a pixel.
     assert drawn.shape == pytest.approx((np.ptp(rows) + 1, np.ptp(columns) + 1), abs=1)
     assert drawn.sum() == pytest.approx(by_hand.sum(), rel=0.01)
 

@@ -175,7 +175,7 @@ def test_most_real_normalised_formulas_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("latex", "count"),
     [
-        ("\\mbox{ab " * 60 + "}" * 60, 360),  # read anew at each level, it would take 2^60 steps
+        ("\\mbox{ab " * 60 + "}" * 60, 360),  # parsing twice at each level would take 2^60 steps
         ("$" * 50_000, 0),
         ("x " + "\\nonumber " * 50_000 + "_ 1", 5),
         ("x " * 10_000, 10_000),

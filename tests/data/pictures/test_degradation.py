@@ -169,7 +169,7 @@ def test_strokes_grow_and_shrink_by_a_share_of_the_em(em, width, bolder, thinner
     assert ink(made(image, "dilation", 1, em=em)) / 9 == pytest.approx(bolder, abs=0.01)
     if (em, width) != (32, 4):
         assert ink(made(image, "erosion", 1, em=em)) / 9 == pytest.approx(thinner, abs=0.01)
-    else:  # both sides are gone but for half of their ink
+    else:  # both sides keep only half of their ink
         assert ink(made(image, "erosion", 1, em=em)) / 9 == pytest.approx(thinner + 1, abs=0.01)
 
 

@@ -150,7 +150,7 @@ def test_size_style_weight_and_border_are_drawn(tmp_path: Path) -> None:
     assert image("1", resolutions={300: 1}).shape[0] == pytest.approx(6.66 * 300 / 72.27, abs=1)
     assert image("1", border=(7, 7)).shape == (plain.shape[0] + 14, plain.shape[1] + 14)
     assert (image("l", bold=1) < 128).sum() > 1.2 * (image("l") < 128).sum()
-    # In a line, limits stand beside the operator.
+    # In inline style, limits are beside the operator.
     inline, display = image(r"\sum _ { i } ^ { n }", inline=1), image(r"\sum _ { i } ^ { n }")
     assert inline.shape[0] < 0.6 * display.shape[0] and inline.shape[1] > display.shape[1]
 
@@ -274,7 +274,7 @@ def test_a_killed_command_continues_to_the_same_bytes(tmp_path: Path) -> None:
     for name in ("set", "straight"):
         subprocess.run([*command, name], cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list", "looks", "set", "straight", "tmp"]
-    assert not list((tmp_path / "tmp").iterdir())  # what the kill left was in set.drawing
+    assert not list((tmp_path / "tmp").iterdir())  # the killed command left its files in set.drawing
     descriptions = [json.loads((tmp_path / name / "dataset.json").read_text()) for name in ("set", "straight")]
     assert descriptions[0] == descriptions[1] and descriptions[0]["counts"]["train"] == 600
 

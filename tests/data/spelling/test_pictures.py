@@ -27,7 +27,7 @@ MINED = SAMPLES / "formulas" / "mined.tsv.gz"
 # How many real formulas are drawn; 0 for all of them.
 COUNT = int(os.environ.get("IM2LATEX_SPELLING_COUNT", "1500"))
 DPI = 100
-# Pixels; scripts of \left( \right) stand up to 2.2 pt, which are 3 pixels, from where those of ( ) stand.
+# Pixels; scripts of \left( \right) are moved by up to 2.2 pt, or 3 pixels, against those of ( ).
 UP_OR_DOWN = 4
 
 pytestmark = [
@@ -59,7 +59,7 @@ def without_spaces(latex: str) -> str:
     while at < len(tokens):
         token, end = tokens[at], closing(tokens, at + 1)
         if token in SPACES:
-            if tokens[at + 1 : at + 2] in (["_"], ["^"]):  # a script of its own, not of what is before
+            if tokens[at + 1 : at + 2] in (["_"], ["^"]):  # a separate script, not one of the item before
                 kept += ["{", "}"]
             end = at
         elif token == "\\hspace" and end:
