@@ -42,7 +42,7 @@ def parts(text: str) -> list[tuple[str, str]]:
         # Sides are only found at the top level, and do not end at a comma in brackets.
         ("f(x, y) = z", [("side", "f ( x , y )"), ("side", "z")]),
         (r"{ a = b }", []),
-        # Not parts: text, names, commands that apply to the end of their group, unclosed brackets, scripts of other items.
+        # Not parts: text, names, commands that apply to their whole group, unclosed brackets, scripts of other items.
         (r"\mathrm{for_all}", []),
         (r"x_{\displaystyle y} + z_{(n}", []),
         (r"\begin{array}{c} a \\ {[b]} \\ [b] \end{array}", [("cell", "a"), ("cell", "{ [ b ] }")]),
