@@ -68,7 +68,7 @@ def test_a_model_searches_with_the_settings_of_its_description(
         for beam, count in [(None, 1), (Beam(2), 2), (Beam(3), 3), (Beam(3, 2.0), 3)]:
             found = [[one.latex for one in answer] for answer in wide.read_each(images, beam)]  # type: ignore[union-attr]
             assert found == [row[:count] for row in expected]
-        greedy = [answer[0].latex for answer in wide.read_each(images, Beam(1, 0.0))]  # type: ignore[union-attr]
+        greedy = [answer[0].latex for answer in wide.read_each(images, Beam(1, 0.0))]  # type: ignore[index]
         assert greedy == [one.latex for one in reader.predict(images)]
 
 
