@@ -13,9 +13,9 @@ EVERYTHING = dict.fromkeys(TITLES, "made")
 def test_what_is_there_is_drawn_and_what_is_not_is_said_to_be_absent() -> None:
     notes = {"data": "TFRecords", "examples": "artifact 1"}
     drawing = draw(notes)
-    assert {box.title: box.note for box in drawing.boxes if box.there} == notes
-    assert {box.note for box in drawing.boxes if not box.there} == {"none"}
-    assert [arrow.there for arrow in drawing.arrows].count(True) == 1  # from the data to the examples
+    assert {box.title: box.note for box in drawing.boxes if box.present} == notes
+    assert {box.note for box in drawing.boxes if not box.present} == {"none"}
+    assert [arrow.present for arrow in drawing.arrows].count(True) == 1  # from the data to the examples
 
 
 def test_boxes_lie_in_the_drawing_and_not_over_each_other() -> None:
