@@ -134,8 +134,8 @@ class Cluster:
         with _request(api_client.configuration, "answer for ML Metadata"):
             api_client.update_params_for_auth(headers, [], ["Bearer"])
             answer = api_client.rest_client.POST(address, headers=headers, body=frame, _request_timeout=TIMEOUT)
-        # An answer is a frame with the message and a frame with trailers. After an error there is only the second frame,
-        # or no frame but a header.
+        # An answer is a frame with the message and a frame with trailers. After an error there is only the second
+        # frame, or no frame but a header.
         if answer.data[:1] != b"\0" or answer.getheader("grpc-status") not in (None, "0"):
             raise UserError(f"ML Metadata does not answer {method}: {answer.getheader('grpc-message') or 'no message'}")
         length = int.from_bytes(answer.data[1:5], "big")
