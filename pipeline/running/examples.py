@@ -15,7 +15,7 @@ from pipeline.workspace import Workspace
 
 
 def examples_folder(config: DataConfig, workspace: Workspace) -> Path:
-    """Returns the folder of the examples; for synthetic ones, its name is made of the settings and code they depend on."""
+    """Returns the folder of the examples; the name of a synthetic one depends on the settings and on the code."""
     if config.source != SYNTHETIC:
         return Path(config.source).expanduser().absolute()
     code = fingerprint(REPOSITORY, files_of([data.pictures.synthetic.__name__]))
