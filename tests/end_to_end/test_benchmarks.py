@@ -69,7 +69,7 @@ def test_the_command_knows_every_case() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_case_runs(
+def test_every_case_runs_at_its_smallest(
     name: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("IM2LATEX_HOME", str(workspace))
@@ -90,7 +90,7 @@ def test_a_case_runs(
     bench._table({label: list(figure) for label, figure in figures.items()})
 
 
-def test_the_cost_of_size_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_size_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "size.json"
     arguments = ["--examples", "40", "--work", str(tmp_path / "work"), "--to", "ImportExampleGen", "--json", str(out)]
     size.main(arguments)

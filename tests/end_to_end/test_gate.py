@@ -54,7 +54,7 @@ def latest(project: Project, component: str, output: str) -> Path:
     return max((project.home / "pipeline_root" / component / output).iterdir(), key=lambda path: int(path.name))
 
 
-def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
+def test_a_worse_model_never_replaces_a_better_one(project: Project) -> None:
     good = project.run()
     assert good.returncode == 0, good.stderr
     (first,) = project.versions()
@@ -84,7 +84,7 @@ def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
     assert fields(better.stdout)["pushed to"].endswith(project.versions()[1])
 
 
-def test_a_version_that_was_taken_back_is_not_pushed_again_until_it_is_brought_back(project: Project) -> None:
+def test_a_withdrawn_version_is_not_pushed_again_until_it_is_restored(project: Project) -> None:
     first, second = project.versions()
     serving = project.home / "serving" / "im2latex"
     again = ("--set", "training.epochs=40", "--set", "vocabulary.min_count=40")
@@ -107,7 +107,7 @@ def test_a_version_that_was_taken_back_is_not_pushed_again_until_it_is_brought_b
     assert project.versions() == [first, second]
 
 
-def test_a_serving_model_that_is_damaged_is_passed_over_and_said(project: Project) -> None:
+def test_a_damaged_serving_model_is_skipped_with_a_message(project: Project) -> None:
     first, second = project.versions()
     serving = project.home / "serving" / "im2latex"
     shutil.rmtree(serving / second / "variables")

@@ -64,7 +64,7 @@ def test_the_first_run_executes_every_component_and_pushes(project: Project) -> 
     assert states(project.executions()[: len(COMPONENTS)]) == dict.fromkeys(COMPONENTS, "COMPLETE")
 
 
-def test_everything_a_run_writes_lies_in_the_workspace(project: Project) -> None:
+def test_a_run_writes_only_to_the_workspace(project: Project) -> None:
     assert sorted(path.name for path in project.config.parent.iterdir()) == ["first_run.txt", "run.toml", "workspace"]
 
 
@@ -143,7 +143,7 @@ def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path
     assert states(project.executions()[before:]) == dict.fromkeys(COMPONENTS, "CACHED")
 
 
-def test_a_model_that_is_not_good_enough_is_refused_and_not_pushed(project: Project) -> None:
+def test_a_model_that_fails_the_gate_is_not_pushed(project: Project) -> None:
     before, versions = len(project.executions()), project.versions()
     refused = project.run("--set", "evaluation.gate=['bleu >= 0.99']")
     assert refused.returncode == 3, refused.stderr
@@ -156,7 +156,7 @@ def test_a_model_that_is_not_good_enough_is_refused_and_not_pushed(project: Proj
 
 
 @pytest.mark.usefixtures("mounts")
-def test_a_serving_folder_that_cannot_be_written_is_told_and_the_next_run_pushes(project: Project) -> None:
+def test_a_read_only_serving_folder_is_reported_and_the_next_run_pushes(project: Project) -> None:
     versions, other = project.versions(), ("--set", "training.learning_rate=0.002")
     refused = project.run(*other, before=read_only(project.home / "serving"))
     assert refused.returncode == 1
@@ -170,7 +170,7 @@ def test_a_serving_folder_that_cannot_be_written_is_told_and_the_next_run_pushes
     assert len(project.versions()) == len(versions) + 1
 
 
-def test_a_store_that_is_locked_for_a_while_holds_a_run_up_and_no_more(project: Project) -> None:
+def test_a_run_waits_for_a_store_that_is_locked_briefly(project: Project) -> None:
     running = subprocess.Popen(
         project.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**project.environment(), "PYTHONUNBUFFERED": "1"},
@@ -208,7 +208,7 @@ def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
     assert "Transform" not in dict(project.executions())
 
 
-def test_a_killed_training_goes_on_where_it_was(project: Project) -> None:
+def test_a_killed_training_continues_from_its_checkpoint(project: Project) -> None:
     versions = project.versions()
     longer = ("--set", "training.epochs=40")
     running = subprocess.Popen(
@@ -252,7 +252,7 @@ def first_run(project: Project) -> str:
     return read(Workspace(project.home), run_ids)[0]
 
 
-def test_the_same_again_is_the_same_to_the_last_bit(project: Project, tmp_path: Path) -> None:
+def test_a_reproduced_run_has_the_same_results_bit_for_bit(project: Project, tmp_path: Path) -> None:
     before = project.executions(), project.versions()
     again = reproduce(project, first_run(project), "--out", str(tmp_path / "again"))
     assert again.returncode == 0, again.stdout + again.stderr
@@ -270,7 +270,7 @@ def test_the_same_again_is_the_same_to_the_last_bit(project: Project, tmp_path: 
     assert (tmp_path / "again" / "serving" / "im2latex").is_dir()
 
 
-def test_other_data_is_refused_and_with_anyway_it_differs(project: Project) -> None:
+def test_changed_data_is_refused_or_if_allowed_gives_other_results(project: Project) -> None:
     other = (first_run(project), "--set", "data.seed=2")
     refused = reproduce(project, *other)
     assert refused.returncode == 1

@@ -95,7 +95,7 @@ def out(source, tmp_path_factory) -> Path:
     return folder / "out"
 
 
-def test_a_training_without_tensorflow_leaves_weights_metrics_and_predictions(out):
+def test_a_training_without_tensorflow_writes_weights_metrics_and_predictions(out):
     assert {path.name for path in out.iterdir()} == {"checkpoints", "metrics.json", "predictions.txt", WEIGHTS}
     metrics = json.loads((out / "metrics.json").read_text())
     model = load_weights(out)
@@ -123,7 +123,7 @@ def test_a_training_without_tensorflow_leaves_weights_metrics_and_predictions(ou
     assert metrics["greedy"]["exact_match"] == np.mean([answer["right"] for answer in read.values()])
 
 
-def test_a_finished_training_is_not_done_again(source, out):
+def test_a_finished_training_is_not_repeated(source, out):
     before = (out / WEIGHTS).read_bytes(), json.loads((out / "metrics.json").read_text()), predictions(out)
     done = trained(out.parent, source, "--out", out, settings=["training.epochs=4"])
     assert done.returncode == 0, done.stderr
@@ -136,7 +136,7 @@ def test_a_finished_training_is_not_done_again(source, out):
     assert load_weights(out).vocabulary and predictions(out) == before[2]
 
 
-def test_a_training_stops_at_its_minutes_with_weights_and_metrics(source, tmp_path):
+def test_a_training_stops_at_its_time_limit_with_weights_and_metrics(source, tmp_path):
     done = trained(tmp_path, source, "--out", tmp_path / "out", "--minutes", "0.0001", settings=["training.epochs=500"])
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -145,7 +145,7 @@ def test_a_training_stops_at_its_minutes_with_weights_and_metrics(source, tmp_pa
     assert len(predictions(tmp_path / "out")) == 12
 
 
-def test_an_interrupted_training_is_one_sentence_and_keeps_its_checkpoint(source, tmp_path):
+def test_ctrl_c_prints_one_sentence_and_keeps_the_checkpoint(source, tmp_path):
     process = subprocess.Popen(
         command(source, "--out", tmp_path / "out", settings=["training.epochs=100000"]),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(tmp_path),
@@ -164,7 +164,7 @@ def test_an_interrupted_training_is_one_sentence_and_keeps_its_checkpoint(source
     assert list(tmp_path.glob("out/checkpoints/*/checkpoint.npz"))
 
 
-def test_a_training_that_starts_from_weights_keeps_the_tokens_they_know(source, out, tmp_path):
+def test_a_training_that_starts_from_weights_keeps_their_tokens(source, out, tmp_path):
     # A rate at which nothing is learnt, and a vocabulary of few tokens.
     settings = [f"training.start_from={out}", "training.learning_rate=1e-30", "vocabulary.min_count=12"]
     done = trained(tmp_path, source, "--out", tmp_path / "out", settings=[*settings, "training.epochs=1"])
@@ -179,7 +179,7 @@ def test_a_training_that_starts_from_weights_keeps_the_tokens_they_know(source, 
     np.testing.assert_array_equal(after.weights["embedding/embeddings"][rows], before.weights["embedding/embeddings"])
 
 
-def test_the_exported_model_reads_what_the_training_read(source, out, tmp_path):
+def test_the_exported_model_has_the_same_predictions_as_the_training(source, out, tmp_path):
     exported = export("--weights", out, "--out", tmp_path / "made" / "model")
     assert exported.exit_code == 0, exported.output
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["model"]

@@ -39,7 +39,7 @@ def given(folder: Path, parameters: dict[str, Any], **artifacts: dict[str, Any])
     }
 
 
-def test_a_node_says_what_its_component_is() -> None:
+def test_a_node_describes_its_component() -> None:
     trainer = node("Trainer")
     assert trainer.executor == "tfx.components.trainer.executor.GenericExecutor"
     assert trainer.inputs["transform_graph"] == "tfx.types.standard_artifacts.TransformGraph"
@@ -82,7 +82,7 @@ def test_artifacts_keep_their_properties_through_the_backend() -> None:
     assert again["yes"] == 1 and not {"display_name", "store_session_info"} & set(again)
 
 
-def test_local_paths_of_the_launcher_leave_no_container() -> None:
+def test_local_paths_of_the_launcher_become_addresses() -> None:
     made = entrypoint._artifact(
         "tfx.types.standard_artifacts.ModelBlessing", {"artifacts": [{"uri": "minio://store/run/blessing"}]}
     )
@@ -97,7 +97,7 @@ def test_local_paths_of_the_launcher_leave_no_container() -> None:
     )
 
 
-def test_an_executor_runs_and_its_output_is_an_address_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_executor_runs_and_its_outputs_are_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LAUNCHER_ROOT, str(tmp_path))
     schema = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
     task = given(tmp_path, {"schema_file": str(schema), "code": "abc"})
@@ -130,7 +130,7 @@ def parameters(data: str) -> dict[str, Any]:
     return {name: value for name, value in properties.items() if value is not None}
 
 
-def test_changed_files_are_noticed_and_downloading_them_again_is_not(
+def test_changed_files_are_detected_and_repeated_downloads_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -162,7 +162,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSto
 
 
 @pytest.mark.parametrize("scheme", ["s3", "minio"])
-def test_what_the_launcher_did_not_download_is_listed(scheme: str, tmp_path: Path, store: ObjectStore) -> None:
+def test_records_that_were_not_downloaded_are_listed(scheme: str, tmp_path: Path, store: ObjectStore) -> None:
     records = tmp_path / "buckets" / "formulas" / "records"
     address = f"{scheme}://formulas/records"
     seen = [resolve(tmp_path / str(pod), given(tmp_path, parameters(address))) for pod in range(2)]
@@ -188,7 +188,7 @@ def refused(component: str, task: dict[str, Any], capsys: pytest.CaptureFixture[
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_folder_without_records_ends_the_resolver_with_its_address(
+def test_a_folder_without_records_fails_with_its_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: ObjectStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(LAUNCHER_ROOT, str(tmp_path / "pod"))
@@ -212,7 +212,7 @@ def test_a_bucket_that_cannot_be_listed_is_one_sentence(
     assert "kubeflow.secrets" in sentence
 
 
-def test_what_a_person_can_put_right_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = given(tmp_path, {"split": "test", "images": 2.0, "max_seconds": 1.0})
     task["inputs"]["artifacts"] = {
         key: {"artifacts": [{"name": "1", "uri": str(tmp_path), "metadata": metadata}]}

@@ -27,7 +27,7 @@ def failing(pods: str, failures: int, count: Path) -> str:
 
 @pytest.mark.parametrize(("failures", "attempts"), [(0, 1), (1, 2), (2, 3), (3, 3)])
 @pytest.mark.parametrize("seconds", [0, 10 * HOUR])
-def test_a_task_that_fails_is_tried_again(failures: int, attempts: int, seconds: float, tmp_path: Path) -> None:
+def test_a_failed_task_is_retried(failures: int, attempts: int, seconds: float, tmp_path: Path) -> None:
     backend = Backend(tmp_path / "cluster")
     backend.seconds_of_an_attempt = seconds
     text = failing("{all = {retries = 2}}", failures, tmp_path / "count")

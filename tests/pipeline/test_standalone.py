@@ -46,7 +46,7 @@ def source(tmp_path_factory) -> Path:
         ([Path(__file__).parent], "none of the known layouts"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_status_1(tmp_path, capsys, monkeypatch, arguments, sentence):
+def test_an_error_is_one_sentence_and_status_1(tmp_path, capsys, monkeypatch, arguments, sentence):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert main([*map(str, arguments), "--out", str(tmp_path)]) == 1
     errors = capsys.readouterr().err
@@ -67,7 +67,7 @@ def test_rare_tokens_are_left_out_of_the_vocabulary():
     assert make_vocabulary(["b c a", "a c b a", "ä"], 2)[features.SPECIALS :] == ["a", "c", "b"]
 
 
-def test_examples_are_those_of_an_import_with_images_as_transform_makes_them(source, tmp_path):
+def test_examples_equal_those_of_an_import_and_of_transform(source, tmp_path):
     config = ImageConfig(max_height=32, max_width=40, border=2)
     direct = read_splits(source, config, spelling="normal")
     import_dataset(source, tmp_path / "records", workers=1)
@@ -84,7 +84,7 @@ def test_examples_are_those_of_an_import_with_images_as_transform_makes_them(sou
         assert np.abs(got - expected).max() <= 1
 
 
-def test_formulas_come_in_one_spelling_or_as_they_are(source, tmp_path):
+def test_the_spelling_of_formulas_is_configurable(source, tmp_path):
     folder = shutil.copytree(source, tmp_path / "source")
     lines = (folder / "im2latex_formulas.norm.lst").read_text().splitlines()
     (folder / "im2latex_formulas.norm.lst").write_text("".join(f"{{ {line} }}\n" for line in lines))
@@ -93,12 +93,12 @@ def test_formulas_come_in_one_spelling_or_as_they_are(source, tmp_path):
         assert [formula.latex for formula in (*training, *validation)] == expected[:36]
 
 
-def test_a_limit_holds_for_each_split(source):
+def test_the_limit_applies_to_each_split(source):
     training, validation = read_splits(source, ImageConfig(), limit=3)
     assert (len(training), len(validation)) == (3, 3)
 
 
-def test_scores_are_those_of_the_gate():
+def test_scores_equal_those_of_the_gate():
     targets = ["x ^ { 2 } + 1", "a b c d e", "y"]
     read = ["x ^ { 2 } - 1", "a b c d e", ""]
     statistics = sum(reference.bleu_statistics(*pair) for pair in zip(targets, read, strict=True))

@@ -131,7 +131,7 @@ def test_every_record_of_good_files_is_imported(tmp_path: Path) -> None:
     assert len(names["test"]) == 9
 
 
-def test_formulas_come_in_one_spelling_or_as_they_are(tmp_path: Path) -> None:
+def test_the_spelling_of_formulas_is_configurable(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path / "data", "test") as writer:
         for split in SPLITS:
             for number, latex in enumerate(("{ \\cal D } _ { 1 }", "x ^ {", "\\alpha")):
@@ -164,7 +164,7 @@ def test_the_component_ends_in_the_sentence_and_runs_when_the_data_are_mended(tm
         run(data, tmp_path / "empty")
 
 
-def test_the_sentence_is_found_in_what_other_processes_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_message_of_a_worker_error_is_extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1520, in apache_beam.runners.common.DoFnRunner.process
 im2latex.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it out

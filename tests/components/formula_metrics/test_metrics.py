@@ -43,12 +43,12 @@ def test_every_score_is_a_metric_of_its_name():
     assert [json.loads(config.config)["score"] for config in metric_configs()] == NAMES
 
 
-def test_a_metric_is_made_again_from_its_configuration():
+def test_a_metric_is_recreated_from_its_configuration():
     again = FormulaScore.from_config(FormulaScore("bleu", name="other").get_config())
     assert (again.score, again.name) == ("bleu", "other")
 
 
-def test_a_score_that_does_not_exist_is_refused():
+def test_an_unknown_score_is_refused():
     with pytest.raises(ValueError, match="there is no score 'blue'; the scores are bleu, "):
         FormulaScore("blue")
 
@@ -72,7 +72,7 @@ counts = st.lists(st.integers(0, 9), min_size=scores.WIDTH, max_size=scores.WIDT
 
 
 @given(st.lists(st.lists(counts, max_size=4), min_size=1, max_size=5), st.data())
-def test_merging_in_any_grouping_is_the_value_of_the_sum(groups, data):
+def test_merging_does_not_depend_on_the_grouping(groups, data):
     rows = np.array([row for group in groups for row in group], np.int64).reshape(-1, scores.WIDTH)
     expected = scores.values(rows)
     for name in NAMES:
@@ -94,7 +94,7 @@ def test_merging_in_any_grouping_is_the_value_of_the_sum(groups, data):
 @pytest.mark.parametrize(
     "wrong", [np.array([b"x ^ 2"], object), np.zeros(scores.WIDTH - 1, int), np.zeros(scores.WIDTH), None]
 )
-def test_what_are_no_statistics_is_refused(wrong):
+def test_invalid_statistics_are_refused(wrong):
     fn = combiner(FormulaScore("exact_match"))
     with pytest.raises(ValueError, match="exact_match adds the"):
         fn.add_input(fn.create_accumulator(), inputs(wrong))
@@ -243,7 +243,7 @@ def threshold(kind: str, bound: float, direction: str, change: float) -> str:
         (threshold("lower", 0.92, "HIGHER", 0.9), threshold("upper", 0.5, "LOWER", -1.5), False),
     ],
 )
-def test_thresholds_hold_on_values_and_changes(batch, tmp_path, bleu, unrendered, accepted):
+def test_thresholds_apply_to_values_and_changes(batch, tmp_path, bleu, unrendered, accepted):
     models = [
         tfma.EvalSharedModel(model_name=model, model_type="materialized_prediction", is_baseline=model == "baseline")
         for model in MODELS

@@ -45,12 +45,12 @@ def sacrebleu_of(pairs: list[tuple[str, str]]) -> float:
 
 
 @given(corpora)
-def test_bleu_is_sacrebleus(pairs):
+def test_bleu_equals_sacrebleu(pairs):
     assert corpus_bleu(pairs) == pytest.approx(sacrebleu_of(pairs), abs=1e-6)
 
 
 @given(st.lists(formulas, min_size=1), st.randoms(use_true_random=False))
-def test_bleu_of_nearly_right_predictions_is_sacrebleus(references, random):
+def test_bleu_of_nearly_right_predictions_equals_sacrebleu(references, random):
     pairs = [(text, " ".join(token for token in text.split() if random.random() < 0.9)) for text in references]
     assert corpus_bleu(pairs) == pytest.approx(sacrebleu_of(pairs), abs=1e-6)
 
@@ -78,7 +78,7 @@ def test_short_predictions_are_penalised():
         [("", "")],
     ],
 )
-def test_bleu_without_a_common_run_of_four_is_zero(pairs):
+def test_bleu_without_a_common_4_gram_is_zero(pairs):
     assert corpus_bleu(pairs) == 0 == sacrebleu_of(pairs)
 
 
@@ -95,7 +95,7 @@ def test_exact_match_is_the_share_of_equal_token_sequences():
 
 
 @given(corpora)
-def test_edit_similarity_and_token_accuracy_are_those_of_a_slow_calculation(pairs):
+def test_edit_similarity_and_token_accuracy_equal_a_naive_calculation(pairs):
     split = [(reference.split(), prediction.split()) for reference, prediction in pairs]
     length = sum(max(map(len, pair)) for pair in split)
     distance = sum(naive.distance(*pair) for pair in split)
@@ -153,18 +153,18 @@ def test_images_match_while_fewer_than_five_columns_in_a_row_differ(run):
         assert statistics[DISTANCE] == run
 
 
-def test_runs_are_counted_apart_where_a_column_between_them_agrees():
+def test_runs_are_separated_by_a_matching_column():
     assert compared((*WORD, B, B, B, B, A, B, B, B, B, *WORD), (*WORD, D, D, D, D, A, D, D, D, D, *WORD))[MATCH]
     assert not compared((*WORD, B, B, B, B, B, B, B, B, *WORD), (*WORD, D, D, D, D, D, D, D, D, *WORD))[MATCH]
 
 
-def test_a_run_is_as_long_as_what_it_takes_of_either_image():
+def test_a_run_has_the_length_of_the_image_with_more_columns():
     # Three columns become six others: the alignment replaces three, and inserts three beside them.
     assert not compared((*WORD, B, B, B, *WORD), (*WORD, D, D, D, D, D, D, *WORD))[MATCH]
     assert not compared((*WORD, D, D, D, D, D, D, *WORD), (*WORD, B, B, B, *WORD))[MATCH]
 
 
-def test_columns_that_differ_in_fewer_than_five_pixels_count_as_the_same():
+def test_columns_that_differ_in_fewer_than_five_pixels_are_equal():
     four, five = "####......", "#####....."
     without = (C, C, C, C, C, C, C)
     assert compared((*without, *(BLANK,) * 7), (*without, *(four,) * 7))[:1] == [1]
@@ -173,7 +173,7 @@ def test_columns_that_differ_in_fewer_than_five_pixels_count_as_the_same():
     assert compared((*without, *(BLANK,) * 7), (*without, *(four,) * 7))[DISTANCE] == 7
 
 
-def test_the_first_of_like_columns_is_the_one_that_others_are_like():
+def test_columns_are_compared_with_the_first_of_their_group():
     # Low and high differ in six pixels, the middle in three from both.
     low, middle, high = "......####", "...#######", "##########"
     assert naive.symbols([low, middle, high]) == [low, low, high]
@@ -183,7 +183,7 @@ def test_the_first_of_like_columns_is_the_one_that_others_are_like():
     assert compared((middle,) + (low,) * 6, (middle,) + (high,) * 6)[MATCH] == 1
 
 
-def test_blank_columns_are_left_out_of_the_second_match_alone():
+def test_blank_columns_are_left_out_of_the_second_match_only():
     wide = (A, B, *(BLANK,) * 5, C, D)
     assert compared(wide, (A, B, C, D))[:4] == [0, 1, 1, 1]
     assert compared((A, B, C, D), wide)[:4] == [0, 1, 1, 1]
@@ -200,14 +200,14 @@ def test_images_without_ink_match_without_blanks():
     assert scores.image_statistics(faint, picture(A, B, C, D, A, ink=128))[:4].tolist() == [0, 1, 0, 1]
 
 
-def test_the_lower_image_is_filled_up_below():
+def test_the_lower_image_is_padded_at_the_bottom():
     high = picture(*(column + "....." for column in WORD))
     assert scores.image_statistics(picture(*WORD), high).tolist() == [1, 1, 1, 1, 0, 6, 0, 0]
     lowered = picture(*("....." + column for column in WORD))
     assert scores.image_statistics(picture(*WORD), lowered)[MATCH] == 0
 
 
-def test_what_cannot_be_drawn_is_a_miss_of_the_other_image_s_width():
+def test_a_formula_that_cannot_be_drawn_has_the_other_width_as_distance():
     image = picture(*WORD)
     assert scores.image_statistics(image, None).tolist() == [0, 1, 0, 1, 6, 6, 1, 0]
     assert scores.image_statistics(None, image).tolist() == [0, 1, 0, 1, 6, 6, 0, 1]
@@ -219,7 +219,7 @@ images = arrays.arrays(np.uint8, shapes, elements=st.sampled_from([0, 128, 129, 
 
 
 @given(images, images)
-def test_the_distance_of_images_is_that_of_a_slow_calculation(target, read):
+def test_the_distance_of_images_equals_a_naive_calculation(target, read):
     statistics = scores.image_statistics(target, read)
     assert tuple(statistics[[DISTANCE, LONGER]]) == naive.image_distance(target, read)
 

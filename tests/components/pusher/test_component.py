@@ -63,9 +63,7 @@ def test_a_blessed_model_becomes_the_newest_version(model: Any, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("blessed", "serves"), [(False, True), (True, False), (False, False)])
-def test_a_model_that_one_has_not_blessed_is_not_pushed(
-    blessed: bool, serves: bool, model: Any, tmp_path: Path
-) -> None:
+def test_a_model_with_one_blessing_is_not_pushed(blessed: bool, serves: bool, model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path, blessed, serves)
     assert push.version() == ""
     assert push.run("") == []
@@ -74,7 +72,7 @@ def test_a_model_that_one_has_not_blessed_is_not_pushed(
 
 @pytest.mark.parametrize("missing", ["model_blessing", "infra_blessing"])
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_blessing_that_is_not_there_is_none(missing: str, empty: bool, model: Any, tmp_path: Path) -> None:
+def test_a_missing_blessing_counts_as_not_blessed(missing: str, empty: bool, model: Any, tmp_path: Path) -> None:
     inputs = {key: [value] for key, value in Push(model, tmp_path).inputs.items()}
     assert Executor().CheckBlessing(inputs)
     if empty:
@@ -84,7 +82,7 @@ def test_a_blessing_that_is_not_there_is_none(missing: str, empty: bool, model: 
     assert not Executor().CheckBlessing(inputs)
 
 
-def test_both_blessings_are_asked_for(tmp_path: Path) -> None:
+def test_both_blessings_are_required(tmp_path: Path) -> None:
     channels = {
         "model": standard_artifacts.Model,
         "model_blessing": standard_artifacts.ModelBlessing,
@@ -109,7 +107,7 @@ def test_a_deleted_version_is_pushed_again(model: Any, tmp_path: Path) -> None:
     assert push.version() not in ("", "7")
 
 
-def test_a_push_that_is_killed_leaves_no_version_and_the_next_one_cleans_up(
+def test_a_killed_push_leaves_no_version_and_the_next_push_cleans_up(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push = Push(model, tmp_path)
@@ -135,9 +133,7 @@ def other(folder: Path, version: int) -> None:
 
 
 @pytest.mark.parametrize("driver", [True, False])
-def test_a_withdrawn_model_is_not_pushed_again_until_it_is_brought_back(
-    driver: bool, model: Any, tmp_path: Path
-) -> None:
+def test_a_withdrawn_model_is_not_pushed_again_until_it_is_restored(driver: bool, model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path)
     other(push.serving, 3)
     push.run("7")
@@ -152,7 +148,7 @@ def test_a_withdrawn_model_is_not_pushed_again_until_it_is_brought_back(
     assert push.run() == [7, 3]
 
 
-def test_a_model_that_is_withdrawn_while_its_run_goes_on_is_not_pushed(model: Any, tmp_path: Path) -> None:
+def test_a_model_that_is_withdrawn_during_the_run_is_not_pushed(model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path)
     other(push.serving, 3)
     push.run("7")
@@ -180,7 +176,7 @@ def test_old_versions_are_deleted_after_a_push(model: Any, tmp_path: Path, monke
     assert push.run("7") == [7, 5]  # another number of versions, the same model
 
 
-def test_a_push_waits_for_who_changes_versions(model: Any, tmp_path: Path) -> None:
+def test_a_push_waits_for_the_lock(model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path)
     other(push.serving, 3)
     with lock(push.serving):

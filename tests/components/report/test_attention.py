@@ -23,7 +23,7 @@ def on_paper(image: bytes) -> bytes:
     return file.getvalue()
 
 
-def test_the_maps_are_those_of_the_model_alone_whatever_else_is_looked_at(material: Material) -> None:
+def test_attention_maps_do_not_depend_on_the_rest_of_the_batch(material: Material) -> None:
     records, reads = material.examples[:3], material.reads[:3]
     images = [record.image for record in records[:2]] + [on_paper(records[2].image)]
     looked = look(str(material.run.artifacts["model"].uri) + "/Format-Serving", images, reads)

@@ -23,7 +23,7 @@ def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_page_is_silent_and_asks_for_nothing(browser: Browser, file: Path) -> None:
+def test_the_page_logs_nothing_and_makes_no_requests(browser: Browser, file: Path) -> None:
     browser.driver.get("about:blank")  # the browser's own first page asks for much
     for log in ("browser", "performance"):
         browser.driver.get_log(log)
@@ -36,7 +36,7 @@ def test_the_page_is_silent_and_asks_for_nothing(browser: Browser, file: Path) -
     assert file.stat().st_size < 5_000_000
 
 
-def test_hostile_names_and_formulas_are_inert(browser: Browser, file: Path) -> None:
+def test_hostile_names_and_formulas_are_text(browser: Browser, file: Path) -> None:
     browser.open(file)
     assert browser.driver.title.startswith("Not blessed")  # the attack would have changed it
     assert browser.run("return [...document.images].filter((image) => !image.src.startsWith('data:')).length") == 0
@@ -45,7 +45,7 @@ def test_hostile_names_and_formulas_are_inert(browser: Browser, file: Path) -> N
     assert any("</script><img" in title for title in shown)
 
 
-def test_what_may_run_in_the_page_is_its_own_script_alone(browser: Browser, file: Path) -> None:
+def test_only_the_script_of_the_page_can_run(browser: Browser, file: Path) -> None:
     browser.open(file)
     browser.run(
         "const script = document.createElement('script'); script.textContent = 'window.broken = 1';"
@@ -75,7 +75,7 @@ def step(browser: Browser, article) -> dict[str, Any]:
     )
 
 
-def test_the_slider_moves_by_keyboard_and_takes_token_and_map_along(browser: Browser, file: Path) -> None:
+def test_the_slider_moves_token_and_map_with_the_keyboard(browser: Browser, file: Path) -> None:
     browser.open(file)
     article = browser.driver.find_element(By.CSS_SELECTOR, "article:has(.attention)")
     tokens = [token.text for token in article.find_elements(By.CSS_SELECTOR, "[data-step]")]
@@ -118,7 +118,7 @@ def test_the_drawn_map_is_the_film_of_its_step(browser: Browser, file: Path) -> 
         assert opaque >= 0.85 * 255 - 1, number
 
 
-def test_play_goes_through_all_steps_and_stops(browser: Browser, file: Path) -> None:
+def test_play_shows_all_steps_and_stops(browser: Browser, file: Path) -> None:
     browser.open(file)
     articles = browser.driver.find_elements(By.CSS_SELECTOR, "article:has(.attention)")
     article = min(articles, key=lambda one: len(one.find_elements(By.CSS_SELECTOR, "[data-step]")))
@@ -154,7 +154,7 @@ def test_the_page_fits_its_window_and_can_be_read(browser: Browser, file: Path, 
     assert browser.run(CONTRAST) == []
 
 
-def test_headings_landmarks_and_tables_are_as_screen_readers_need_them(browser: Browser, file: Path) -> None:
+def test_headings_landmarks_and_tables_work_with_screen_readers(browser: Browser, file: Path) -> None:
     browser.open(file)
     levels = browser.run("return [...document.querySelectorAll('h1,h2,h3,h4,h5')].map((h) => Number(h.tagName[1]))")
     assert levels[0] == 1 and levels.count(1) == 1
@@ -180,7 +180,7 @@ def test_headings_landmarks_and_tables_are_as_screen_readers_need_them(browser: 
     assert browser.run("return document.querySelectorAll('table').length") >= 8
 
 
-def test_everything_can_be_reached_and_is_seen_when_it_has_the_focus(browser: Browser, file: Path) -> None:
+def test_every_control_is_reachable_and_shows_its_focus(browser: Browser, file: Path) -> None:
     browser.open(file)
     body = browser.driver.find_element(By.TAG_NAME, "body")
     reached: list[str] = []

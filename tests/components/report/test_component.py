@@ -65,9 +65,7 @@ def reports(folder: Path) -> list[tuple[str, str]]:
     return found
 
 
-def test_a_pipeline_makes_a_report_and_takes_it_from_the_cache_when_nothing_changed(
-    material: Material, tmp_path: Path
-) -> None:
+def test_an_unchanged_report_comes_from_the_cache(material: Material, tmp_path: Path) -> None:
     for setting in (1, 1, 2):
         LocalDagRunner().run(pipeline(material, tmp_path, setting))
     (first, uri), (second, same), (third, other) = reports(tmp_path)
@@ -80,14 +78,14 @@ def test_a_pipeline_makes_a_report_and_takes_it_from_the_cache_when_nothing_chan
     assert "training.epochs" in page
 
 
-def test_the_serving_check_may_be_left_out(material: Material, tmp_path: Path) -> None:
+def test_the_serving_check_is_optional(material: Material, tmp_path: Path) -> None:
     (*_, reporter) = pipeline(material, tmp_path).components
     channels = {name: channel for name, channel in reporter.spec.inputs.items() if name != "serving_check"}
     made = Reporter(pipeline="formulas", settings=[], data="/d", split="test", serving="/s", **channels)
     assert set(made.spec.inputs) == set(KINDS) - {"serving_check"}
 
 
-def test_without_a_driver_the_report_says_who_keeps_what_ran(material: Material, tmp_path: Path) -> None:
+def test_without_a_driver_the_report_refers_to_the_orchestrator(material: Material, tmp_path: Path) -> None:
     inputs = {}
     for name, made in material.run.artifacts.items():
         inputs[name] = [artifact(KINDS[name], Path(made.uri))]
@@ -101,7 +99,7 @@ def test_without_a_driver_the_report_says_who_keeps_what_ran(material: Material,
 
 
 @pytest.mark.parametrize("missing", ["model", "evaluation", "examples"])
-def test_a_report_is_made_whatever_was_removed_since(missing: str, material: Material, tmp_path: Path) -> None:
+def test_a_report_is_written_even_if_artifacts_were_removed(missing: str, material: Material, tmp_path: Path) -> None:
     inputs = {name: [artifact(KINDS[name], Path(made.uri))] for name, made in material.run.artifacts.items()}
     inputs[missing] = [artifact(KINDS[missing], tmp_path / "gone")]
     inputs["serving_check"] = []

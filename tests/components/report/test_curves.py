@@ -16,7 +16,7 @@ class Rate(keras.optimizers.schedules.LearningRateSchedule):
         return 0.1 - 0.01 * keras.ops.cast(step, "float32")
 
 
-def test_what_keras_logs_is_read_back_epoch_by_epoch(tmp_path: Path) -> None:
+def test_logs_of_keras_are_read_by_epoch(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(Rate()), "mse")
     x = np.linspace(0, 1, 8, dtype=np.float32)[:, None]

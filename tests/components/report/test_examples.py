@@ -33,7 +33,7 @@ def test_images_are_found_by_their_numbers_across_files(tmp_path: Path) -> None:
     assert images(tmp_path / "Split-test", [4, 1]) == {1: made[1].image, 4: made[4].image}
 
 
-def test_coverage_counts_what_the_vocabulary_lacks_and_what_is_not_tried() -> None:
+def test_coverage_counts_missing_and_unused_tokens() -> None:
     found = coverage([*SPECIAL_TEXTS, "a", "b", "z"], ["a b", "a q q", "r", "b"])
     assert (found.size, found.tokens, found.distinct) == (3, 7, 4)
     assert found.unknown == [("q", 2), ("r", 1)]
@@ -41,7 +41,7 @@ def test_coverage_counts_what_the_vocabulary_lacks_and_what_is_not_tried() -> No
     assert (found.formulas, found.affected, found.untried) == (4, 2, 1)
 
 
-def test_a_special_is_no_token_that_can_be_written() -> None:
+def test_special_tokens_do_not_count_as_known() -> None:
     assert coverage([*SPECIAL_TEXTS, "a"], ["<unknown> a"]).unknown == [("<unknown>", 1)]
 
 
@@ -55,7 +55,7 @@ def test_rejects_are_grouped_by_their_reason_the_most_frequent_first(tmp_path: P
     assert found.error == ""
 
 
-def test_a_data_set_that_is_gone_unknown_or_newer_than_the_run_is_said_to_be(tmp_path: Path) -> None:
+def test_a_missing_unknown_or_newer_data_set_is_reported(tmp_path: Path) -> None:
     assert "no longer exists" in read_data(str(tmp_path / "gone"), 0).error
     assert "in a bucket" in read_data("s3://formulas/records", 0).error
     (tmp_path / "own").mkdir()
@@ -67,7 +67,7 @@ def test_a_data_set_that_is_gone_unknown_or_newer_than_the_run_is_said_to_be(tmp
     assert "made again" in newer.error and newer.described == {} and newer.rejects is None
 
 
-def test_names_may_hold_any_character(tmp_path: Path) -> None:
+def test_names_can_contain_any_character(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("{}")
     reject = {"name": "a\u2028b", "split": "train", "reason": "bad"}
     (tmp_path / "rejects.jsonl").write_text(json.dumps(reject, ensure_ascii=False) + "\n", "utf-8")

@@ -28,7 +28,7 @@ def tried(evaluation: Evaluation, baseline: bool = True) -> Evaluation:
     )
 
 
-def test_each_kind_stands_beside_the_pictures_as_they_are_and_the_model_before(material: Material) -> None:
+def test_each_kind_is_compared_with_unchanged_pictures_and_the_baseline(material: Material) -> None:
     found = robustness(tried(material.evaluation))
     assert found.titles == ["BLEU", "exact match", "edit similarity"]
     assert [row.kind for row in found.rows] == ["native", "blur", "size-2", "fax"]
@@ -43,7 +43,7 @@ def test_each_kind_stands_beside_the_pictures_as_they_are_and_the_model_before(m
     ]
 
 
-def test_a_model_that_was_not_tried_has_a_note(material: Material, page: str) -> None:
+def test_without_a_robustness_test_there_is_a_note(material: Material, page: str) -> None:
     with pytest.raises(Missing, match=r"evaluation\.robustness=200 would try it"):
         robustness(material.evaluation)
     assert "The model was not tried on other kinds of pictures" in page and 'class="strip"' not in page

@@ -67,7 +67,7 @@ def run(workspace: Workspace, run_id: str):
     return read(workspace, lambda store: read_run(store, run_id, workspace))
 
 
-def test_the_report_of_the_last_run_is_written_beside_those_of_others(workspace: Workspace) -> None:
+def test_the_report_of_the_last_run_is_the_default(workspace: Workspace) -> None:
     file = write_report(None, None, show=False)
     assert file == workspace.home / "reports" / "2020-01-03T10-00-05.123456.html"
     page = file.read_text("utf-8")
@@ -90,9 +90,7 @@ def test_a_run_is_named_by_the_beginning_of_its_id(workspace: Workspace, tmp_pat
         ("2020", f"3 runs in .* begin with '2020'; the last ones are {FIRST}, {SECOND}, {THIRD}"),
     ],
 )
-def test_a_name_that_is_not_of_one_run_is_answered_with_those_there_are(
-    workspace: Workspace, run_id: str, sentence: str
-) -> None:
+def test_an_unknown_or_ambiguous_run_is_refused_with_a_list(workspace: Workspace, run_id: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         write_report(run_id, None, show=False)
 
@@ -120,14 +118,14 @@ def test_a_run_that_failed_is_read_with_its_log_and_its_configuration(workspace:
     assert (settings["old.knob"].value, settings["old.knob"].help) == (1, "")
 
 
-def test_a_run_that_ended_well_names_no_log(workspace: Workspace) -> None:
+def test_a_successful_run_has_no_log_in_its_report(workspace: Workspace) -> None:
     found = run(workspace, FIRST)
     assert (found.log, found.failure, found.failed) == ("", "", "")
     assert [step.state for step in found.steps or ()][:2] == [RAN, RAN]
     assert found.split == "test" and found.settings is None  # nothing is written beside that log
 
 
-def test_a_run_of_another_command_is_not_given_the_log_of_the_run_before(workspace: Workspace) -> None:
+def test_a_run_of_another_command_does_not_get_the_log_of_an_earlier_run(workspace: Workspace) -> None:
     found = run(workspace, THIRD)
     assert (found.log, found.failure) == ("", "")
     assert [(setting.knob, setting.value) for setting in found.settings or ()] == [("training.epochs", 7)]
@@ -139,9 +137,7 @@ def test_reading_changes_nothing_in_the_store(workspace: Workspace) -> None:
     assert workspace.metadata.read_bytes() == before
 
 
-def test_the_report_is_shown_in_the_browser_when_asked_for(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_shows_the_report_in_the_browser(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     file = write_report("2020-01-02", None, show=True)

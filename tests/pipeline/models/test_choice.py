@@ -43,7 +43,7 @@ def push(home: Path, version: str) -> Path:
     return folder
 
 
-def test_without_a_name_it_is_the_model_pushed_last_else_the_reader(
+def test_the_default_is_the_model_pushed_last_else_the_reader(
     shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader_folder = tmp_path / "prepared"
@@ -66,7 +66,7 @@ def test_without_a_name_it_is_the_model_pushed_last_else_the_reader(
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_saved_model_is_made_once_and_again_when_the_weights_are_others(
+def test_the_saved_model_is_made_once_per_set_of_weights(
     shipped: Path, tiny: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = saved_model()
@@ -84,7 +84,7 @@ def test_the_saved_model_is_made_once_and_again_when_the_weights_are_others(
     assert sorted(path.name for path in made.parent.iterdir()) == sorted([made.name, other.name])
 
 
-def test_of_two_processes_at_once_both_have_a_whole_model(
+def test_two_processes_can_prepare_the_model_at_once(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.models import export
@@ -104,9 +104,7 @@ def test_of_two_processes_at_once_both_have_a_whole_model(
     assert [path.name for path in cache().iterdir()] == [made.name]
 
 
-def test_where_the_cache_cannot_be_written_the_model_is_made_for_this_process_alone(
-    shipped: Path, tmp_path: Path
-) -> None:
+def test_without_a_writable_cache_the_model_is_made_in_a_temporary_folder(shipped: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
     code = (
         "from pathlib import Path; from trainer_module import reader; from pipeline.models.choice import saved_model;"
@@ -120,7 +118,7 @@ def test_where_the_cache_cannot_be_written_the_model_is_made_for_this_process_al
     assert "cannot be kept in" in sentence and "XDG_CACHE_HOME" in sentence
 
 
-def test_a_missing_file_of_weights_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_of_weights_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "NAME", "absent")
     with pytest.raises(UserError, match="absent.npz, the model that comes with im2latex, is missing"):
         saved_model()

@@ -120,7 +120,7 @@ def details(browser: Browser) -> str:
     return find(browser, "#about").text
 
 
-def test_the_page_is_silent_and_asks_for_nothing(browser: Browser, material: Material) -> None:
+def test_the_page_logs_nothing_and_makes_no_requests(browser: Browser, material: Material) -> None:
     browser.driver.get("about:blank")  # the browser's own first page asks for much
     for log in ("browser", "performance"):
         browser.driver.get_log(log)
@@ -135,7 +135,7 @@ def test_the_page_is_silent_and_asks_for_nothing(browser: Browser, material: Mat
     assert all(url.startswith("data:") for url in asked[1:])
 
 
-def test_what_may_run_in_the_page_is_its_own_script_alone(browser: Browser, material: Material) -> None:
+def test_only_the_script_of_the_page_can_run(browser: Browser, material: Material) -> None:
     show(browser, material)
     browser.run(
         "const script = document.createElement('script'); script.textContent = 'window.broken = 1';"
@@ -146,7 +146,7 @@ def test_what_may_run_in_the_page_is_its_own_script_alone(browser: Browser, mate
     assert any("Content Security Policy" in entry["message"] for entry in browser.driver.get_log("browser"))
 
 
-def test_hostile_names_are_shown_and_inert(browser: Browser, material: Material) -> None:
+def test_hostile_names_are_shown_as_text(browser: Browser, material: Material) -> None:
     show(browser, material)
     assert any(HOSTILE in text for text in texts(browser, "#runs-table th a"))
     show(browser, material, of_run(HOSTILE_RUN))
@@ -165,7 +165,7 @@ def test_hostile_names_are_shown_and_inert(browser: Browser, material: Material)
     assert "broken" not in browser.driver.title.split("·")[-1] and browser.driver.title.endswith("· Lineage")
 
 
-def test_the_list_says_of_each_run_what_the_command_says(browser: Browser, material: Material) -> None:
+def test_the_list_agrees_with_the_command(browser: Browser, material: Material) -> None:
     show(browser, material)
     rows = browser.run(
         "return [...document.querySelectorAll('#runs-table tbody tr')]"
@@ -183,7 +183,7 @@ def test_the_list_says_of_each_run_what_the_command_says(browser: Browser, mater
     assert find(browser, "#serving-title").text == f"Version {material.summaries[material.serving].pushed} is serving"
 
 
-def test_the_list_is_sorted_and_filtered(browser: Browser, material: Material) -> None:
+def test_the_list_can_be_sorted_and_filtered(browser: Browser, material: Material) -> None:
     show(browser, material)
     button = find(browser, "th[data-column=bleu] button")
     button.send_keys(Keys.ENTER)
@@ -199,7 +199,7 @@ def test_the_list_is_sorted_and_filtered(browser: Browser, material: Material) -
     assert find(browser, "#runs-table caption").text.startswith("1 run.")
 
 
-def test_a_run_that_is_chosen_is_drawn_from_left_to_right(browser: Browser, material: Material) -> None:
+def test_a_selected_run_is_drawn_from_left_to_right(browser: Browser, material: Material) -> None:
     show(browser, material)
     first = next(iter(material.graph.runs))
     find(browser, "#runs-table tbody tr:last-child th a").send_keys(Keys.ENTER)
@@ -225,7 +225,7 @@ def test_a_run_that_is_chosen_is_drawn_from_left_to_right(browser: Browser, mate
     assert len(browser.driver.find_elements(By.CSS_SELECTOR, ".node.cached")) == 11
 
 
-def test_how_the_serving_model_was_made_is_highlighted_at_first(browser: Browser, material: Material) -> None:
+def test_the_ancestors_of_the_serving_model_are_highlighted_at_first(browser: Browser, material: Material) -> None:
     show(browser, material, "view=graph")
     assert Select(find(browser, "#run")).first_selected_option.text == material.serving
     assert set(texts(browser, ".node.path .title")) == WAY
@@ -237,7 +237,7 @@ def test_how_the_serving_model_was_made_is_highlighted_at_first(browser: Browser
     assert set(texts(browser, ".way a")) == WAY and len(steps) == 4
 
 
-def test_what_came_of_a_node_can_be_highlighted_instead(browser: Browser, material: Material) -> None:
+def test_the_descendants_of_a_node_can_be_highlighted(browser: Browser, material: Material) -> None:
     first = next(iter(material.graph.runs))
     trainer = next(e for e in material.graph.of_run[first] if e.component == "Trainer")
     show(browser, material, of_run(first, at=f"e{trainer.id}"))
@@ -287,7 +287,7 @@ def test_a_click_shows_properties_neighbours_and_files(browser: Browser, materia
     assert chosen["right"] <= panel["x"]
 
 
-def test_all_of_it_goes_by_keyboard(browser: Browser, material: Material) -> None:
+def test_everything_works_with_the_keyboard(browser: Browser, material: Material) -> None:
     first = next(iter(material.graph.runs))
     show(browser, material, of_run(first))
     find(browser, ".zoom button:last-child").send_keys(Keys.TAB, Keys.TAB)
@@ -334,7 +334,7 @@ def test_all_of_it_goes_by_keyboard(browser: Browser, material: Material) -> Non
         ("formulas0", "ImportExampleGen"),  # the value of a property
     ],
 )
-def test_everything_is_found(browser: Browser, material: Material, text: str, expected: str) -> None:
+def test_search_finds_every_kind_of_text(browser: Browser, material: Material, text: str, expected: str) -> None:
     show(browser, material)
     box = find(browser, "#search")
     box.send_keys(text)
@@ -349,7 +349,7 @@ def test_everything_is_found(browser: Browser, material: Material, text: str, ex
     assert not find(browser, ".found").is_displayed()
 
 
-def test_arrows_choose_among_what_was_found(browser: Browser, material: Material) -> None:
+def test_arrow_keys_select_search_results(browser: Browser, material: Material) -> None:
     show(browser, material)
     find(browser, "#search").send_keys("Pusher")
     WebDriverWait(browser.driver, 5).until(lambda _: find(browser, ".found").is_displayed())
@@ -366,14 +366,14 @@ def test_arrows_choose_among_what_was_found(browser: Browser, material: Material
     assert not find(browser, ".found").is_displayed()
 
 
-def test_what_is_not_there_is_not_found(browser: Browser, material: Material) -> None:
+def test_search_without_results_says_so(browser: Browser, material: Material) -> None:
     show(browser, material)
     find(browser, "#search").send_keys("Trainer xyzzy", Keys.ENTER)
     assert find(browser, "#count").text == "Nothing found"
     assert find(browser, "#runs").is_displayed()
 
 
-def test_two_runs_differ_in_what_the_command_says(browser: Browser, material: Material) -> None:
+def test_the_comparison_of_two_runs_agrees_with_the_command(browser: Browser, material: Material) -> None:
     show(browser, material)
     places = (2, 5)
     for place in places:
@@ -458,7 +458,7 @@ def test_two_fingers_zoom(browser: Browser, material: Material) -> None:
     assert boxes(browser)["e1"]["width"] == pytest.approx(2 * before, rel=0.1)
 
 
-def test_what_runs_share_is_drawn_once_with_what_made_it(browser: Browser, material: Material) -> None:
+def test_artifacts_shared_by_runs_are_drawn_once_with_their_producer(browser: Browser, material: Material) -> None:
     show(browser, material, of_run("*"))
     seen: set[str] = set()
     beside: set[int] = set()
@@ -535,7 +535,7 @@ def test_screen_readers_find_names_for_everything(browser: Browser, material: Ma
     assert find(browser, "nav [aria-current=page]").text == "Graph"
 
 
-def test_a_thousand_runs_are_there_at_once(browser: Browser, many: Material) -> None:
+def test_a_thousand_runs_are_loaded_fast(browser: Browser, many: Material) -> None:
     assert len(many.graph.executions) > 0.98 * 11 * MANY and len(many.graph.artifacts) > 0.97 * 14 * MANY
     assert many.file.stat().st_size < 10_000_000
     for where in ("", of_run("*"), of_run(many.serving)):
@@ -547,7 +547,7 @@ def test_a_thousand_runs_are_there_at_once(browser: Browser, many: Material) -> 
     assert len(texts(browser, "#runs-table tbody tr")) == MANY
 
 
-def test_a_thousand_runs_are_moved_over_smoothly(browser: Browser, many: Material) -> None:
+def test_panning_over_a_thousand_runs_is_smooth(browser: Browser, many: Material) -> None:
     show(browser, many, of_run("*"))
 
     def pan() -> float:
@@ -579,7 +579,7 @@ def test_a_thousand_runs_are_moved_over_smoothly(browser: Browser, many: Materia
     assert pan() < 500
 
 
-def test_the_strip_takes_the_view_to_any_run(browser: Browser, many: Material) -> None:
+def test_the_strip_moves_the_view_to_any_run(browser: Browser, many: Material) -> None:
     show(browser, many, of_run("*"))
     strip = find(browser, ".strip")
     assert f"r{MANY - 1}" in boxes(browser)  # the newest

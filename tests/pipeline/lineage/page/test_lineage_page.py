@@ -47,7 +47,7 @@ def page(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> str:
     return file.read_text("utf-8")
 
 
-def test_what_the_store_holds_stands_in_the_page(workspace: Workspace, page: str) -> None:
+def test_the_page_has_the_content_of_the_store(workspace: Workspace, page: str) -> None:
     graph = read(workspace, read_store)
     found = content(page)
     assert [run["run"] for run in found["runs"]] == list(graph.runs) and len(graph.runs) == RUNS + 1
@@ -61,7 +61,7 @@ def test_what_the_store_holds_stands_in_the_page(workspace: Workspace, page: str
         assert {values[key]: ids for key, *ids in row[9]} == {key: list(ids) for key, ids in execution.outputs.items()}
 
 
-def test_what_is_said_more_than_once_is_stored_once(page: str) -> None:
+def test_repeated_values_are_stored_once(page: str) -> None:
     found = content(page)
     for table in ("values", "layouts", "sections"):
         texts = [json.dumps(value, sort_keys=True) for value in found[table]]
@@ -70,7 +70,7 @@ def test_what_is_said_more_than_once_is_stored_once(page: str) -> None:
     assert len(found["layouts"]) <= 4
 
 
-def test_a_run_shows_what_it_took_from_others_and_made_none_of(page: str) -> None:
+def test_a_run_shows_inputs_that_other_runs_made(page: str) -> None:
     found = content(page)
     again = found["runs"][4]
     assert again["cached"] == 11
@@ -82,7 +82,7 @@ def test_a_run_shows_what_it_took_from_others_and_made_none_of(page: str) -> Non
     assert foreign and {artifact for _, artifact in foreign} <= pushed
 
 
-def test_the_page_may_run_its_own_script_and_ask_for_nothing(page: str) -> None:
+def test_the_content_policy_allows_only_the_script_of_the_page(page: str) -> None:
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
     rules = dict(rule.split(" ", 1) for rule in policy.replace("&#39;", "'").split("; "))
     (style,), (script,) = (
@@ -97,7 +97,7 @@ def test_the_page_may_run_its_own_script_and_ask_for_nothing(page: str) -> None:
     assert not re.findall(r"\b(?:src|href)=\"(?!#|data:)", page)
 
 
-def test_hostile_names_stand_nowhere_as_they_are(page: str) -> None:
+def test_hostile_names_are_never_verbatim_in_the_html(page: str) -> None:
     assert "onerror" not in page and HOSTILE_RUN not in page
     found = content(page)
     assert HOSTILE in found["values"] and found["runs"][-1]["run"] == HOSTILE_RUN
@@ -115,7 +115,7 @@ def test_the_page_has_the_colours_of_the_report() -> None:
     assert ours == {name: (colours(light)[name], colours(dark)[name]) for name in ours}
 
 
-def test_gone_files_and_the_serving_version_are_told(workspace: Workspace, page: str) -> None:
+def test_missing_files_and_the_serving_version_are_marked(workspace: Workspace, page: str) -> None:
     found = content(page)
     types = {row[0]: found["values"][row[1]] for row in found["artifacts"]}
     gone = {row[0] for row in found["artifacts"] if row[6]}
@@ -132,7 +132,7 @@ def test_a_store_with_nothing_serving_says_why(tmp_path: Path) -> None:
     assert found["serving"] == 0 and "no model was pushed" in found["about"]["nothing"]
 
 
-def test_executions_of_no_run_and_ids_that_were_not_read_do_no_harm() -> None:
+def test_executions_without_a_run_and_unknown_ids_are_accepted() -> None:
     graph = Graph(
         {1: Artifact(1, "Model", "/m/1", made_by=9, copy_of=77)},
         {
@@ -147,7 +147,7 @@ def test_executions_of_no_run_and_ids_that_were_not_read_do_no_harm() -> None:
     assert found["runs"][0]["blocks"] == [[9, 1]]
 
 
-def test_the_page_is_written_whole_or_not_at_all(workspace: Workspace, tmp_path: Path) -> None:
+def test_the_page_is_written_atomically(workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "lineage.html"
     file.mkdir()
     with pytest.raises(UserError, match=re.escape(f"cannot write {file}: Is a directory; choose another place")):
@@ -155,13 +155,13 @@ def test_the_page_is_written_whole_or_not_at_all(workspace: Workspace, tmp_path:
     assert list(tmp_path.iterdir()) == [file] and not list(file.iterdir())
 
 
-def test_reading_for_the_page_changes_no_byte_of_the_store(workspace: Workspace, tmp_path: Path) -> None:
+def test_the_page_does_not_change_the_store(workspace: Workspace, tmp_path: Path) -> None:
     before = workspace.metadata.read_bytes()
     write_page(workspace, tmp_path / "lineage.html")
     assert workspace.metadata.read_bytes() == before
 
 
-def test_the_command_writes_into_the_workspace_and_says_where(
+def test_the_command_writes_to_the_workspace_and_prints_the_path(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IM2LATEX_HOME", str(workspace.home))
