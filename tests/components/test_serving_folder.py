@@ -16,13 +16,13 @@ def push(folder: Path, *names: int | str) -> None:
         (folder / str(name) / "variables" / "variables.index").write_text(str(name))
 
 
-def there(folder: Path) -> tuple[list[int], list[int]]:
+def numbers(folder: Path) -> tuple[list[int], list[int]]:
     return versions(folder), versions(folder / WITHDRAWN)
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Which version is the newest after each rename."""
+    """Records the newest version after each rename."""
     seen: list[int] = []
     rename = Path.rename
 
@@ -58,7 +58,7 @@ def test_the_serving_version_changes_once_and_to_the_given_one(
     push(tmp_path / WITHDRAWN, *withdrawn)
     with lock(tmp_path):
         newer, back = activate(tmp_path, to)
-    assert there(tmp_path) == expected
+    assert numbers(tmp_path) == expected
     assert newer == [number for number in expected[1] if number not in withdrawn]
     assert back == (to in withdrawn)
     if to != 5:
@@ -72,7 +72,7 @@ def test_an_activation_can_be_undone(tmp_path: Path) -> None:
     with lock(tmp_path):
         activate(tmp_path, 1)
         activate(tmp_path, 3)
-    assert there(tmp_path) == ([1, 3], [2])
+    assert numbers(tmp_path) == ([1, 3], [2])
     with lock(tmp_path):
         activate(tmp_path, 2)
         activate(tmp_path, 3)
@@ -87,9 +87,9 @@ def test_the_newest_versions_and_newest_withdrawn_versions_are_kept(
     push(tmp_path / WITHDRAWN, 2, 4, 6, 8)
     with lock(tmp_path):
         assert delete_old(tmp_path, 0) == []
-        assert there(tmp_path) == ([1, 3, 5, 7, 9], [2, 4, 6, 8])
+        assert numbers(tmp_path) == ([1, 3, 5, 7, 9], [2, 4, 6, 8])
         assert delete_old(tmp_path, 3) == [1, 3, 2]
-        assert there(tmp_path) == ([5, 7, 9], [4, 6, 8])
+        assert numbers(tmp_path) == ([5, 7, 9], [4, 6, 8])
         assert delete_old(tmp_path, 3) == []
         assert delete_old(tmp_path, 9) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["5", "7", "9", WITHDRAWN]

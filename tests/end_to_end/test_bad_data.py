@@ -1,4 +1,4 @@
-"""`im2latex run` on data that cannot be used, and on data that are strange and can."""
+"""The command `im2latex run` on unusable data, and on unusual but valid data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG = " ".join(["x"] * 10_000)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A data set of one token, with a formula of 10,000 of it, and nothing run yet."""
+    """A data set with a single token and a formula of 10,000 tokens, in a workspace without runs."""
     data = tmp_path / "data"
     with DatasetWriter(data, source="test") as writer:
         for split, count in (("train", 24), ("eval", 8), ("test", 8)):

@@ -1,4 +1,4 @@
-"""Every benchmark at its smallest, on synthetic formulas: it runs, whatever the figures are."""
+"""Smoke tests: every benchmark runs at its smallest, on synthetic formulas, whatever its figures are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.components.serving_check.models import save_reader
 from trainer_module.config.model import ModelConfig
 
 SMALLEST = Size(ModelConfig(filters=(4, 4, 8, 8, 8, 8), decoder_units=16, embedding_units=8), most=8, repeats=0)
-# What stands for hey where it is not installed: the same options and columns, one request after another.
+# Replaces hey if it is not installed: it has the same options and columns, and sends requests one after another.
 HEY = """#!{python}
 import argparse, time, urllib.request
 
@@ -45,7 +45,7 @@ UNITS = {"GFLOP/s", "images/s", "answers/s", "answers", "cells", "pixels", "ms",
 
 @pytest.fixture(autouse=True)
 def eagerly() -> Iterator[None]:
-    """So little is computed that to trace graphs would take nearly all of the time."""
+    """Runs TensorFlow eagerly: so little is computed that tracing graphs would take most of the time."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -58,7 +58,7 @@ def no_real_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a model that was pushed."""
+    """A workspace with a pushed model."""
     home = tmp_path_factory.mktemp("workspace")
     save_reader(home / "serving" / "im2latex" / "7")
     return home

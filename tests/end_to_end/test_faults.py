@@ -1,4 +1,4 @@
-"""What `make faults` does at length: the most dangerous moments, and a sentence for each fault of the machine's."""
+"""A short version of `make faults`: kills at the most dangerous moments, and faults of the machine."""
 
 from __future__ import annotations
 

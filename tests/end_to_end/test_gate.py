@@ -1,4 +1,4 @@
-"""A good model, then a worse one, then a better one, by real runs: what serves after each."""
+"""Which model serves after real runs with a good model, then a worse one, then a better one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ learning_rate = 0.01
 warmup_steps = 10
 max_tokens = 12
 
-# What models of this size learn first is to write a number at all.
+# Models of this size first learn to predict any number.
 [evaluation]
 gate = ["edit_similarity >= 0.1", "edit_similarity >= baseline", "edit_similarity >= 0 where picture=photo"]
 robustness = 4

@@ -1,4 +1,4 @@
-"""`im2latex run`, the `tfx` commands and `im2latex reproduce`, on the shrunken quickstart."""
+"""The commands `im2latex run`, `tfx` and `im2latex reproduce`, on a reduced quickstart."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from trainer_module.trained import load_weights
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """One for all tests here, which leave its first run as it was."""
+    """A workspace for all tests in this file; they do not change its first run."""
     return after_first_run(tmp_path_factory.mktemp("project"))
 
 
 def fields(output: str) -> dict[str, str]:
-    """The table at the end of a run."""
+    """Returns the table at the end of a run."""
     rows = output[output.rindex("\nexamples ") :].strip().splitlines()
     return {name.strip(): value.strip() for name, value in (re.split(r"\s{2,}", row, maxsplit=1) for row in rows)}
 
@@ -245,7 +245,7 @@ def verdicts(document: dict[str, Any]) -> dict[str, str]:
 
 
 def first_run(project: Project) -> str:
-    """Its id."""
+    """Returns the id of the first run."""
     from pipeline.lineage.store import read, run_ids
     from pipeline.workspace import Workspace
 

@@ -1,4 +1,4 @@
-"""A training without TensorFlow, by its command in a process of its own, and the SavedModel of what it learnt."""
+"""The command for training without TensorFlow, in a separate process, and the export of its model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainer_module.trained import load_weights
 
 ROOT = Path(__file__).parents[2]
 
-# In front of everything: nothing of TensorFlow and TFX can be imported, not even by way of trial.
+# First on the path: importing TensorFlow or TFX fails, even inside `try`.
 POISON = """
 import sys
 
@@ -61,9 +61,9 @@ def command(*arguments, settings=()) -> list[str]:
 def environment(folder: Path) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(POISON)
     known = {name: value for name, value in os.environ.items() if name not in ("KERAS_BACKEND", "PYTEST_XDIST_WORKER")}
-    # What one of these processes has compiled, the others take.
+    # These processes share a cache of compiled code.
     compiled = {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    compiled["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the few steps of these trainings
+    compiled["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # these trainings have few steps
     return known | compiled | {"PYTHONPATH": f"{folder}:{ROOT}", "JAX_PLATFORMS": "cpu"}
 
 

@@ -1,4 +1,4 @@
-# kfp reads the annotations of what it compiles: they must not be texts.
+# No `from __future__ import annotations`: kfp reads annotations as types when it compiles.
 import copy
 import dataclasses
 import datetime
@@ -41,7 +41,7 @@ SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a command came to."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -68,7 +68,7 @@ def pusher():  # type: ignore[no-untyped-def]
 
 @pytest.fixture(scope="module")
 def pipeline_yaml(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small pipeline of kfp's own compiler: two documents, parameters of all types."""
+    """A small pipeline from kfp's own compiler, with two documents and parameters of all types."""
 
     @dsl.pipeline(name="im2latex")
     def small(
@@ -91,7 +91,7 @@ def pipeline_yaml(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch, pipeline_yaml: str) -> SimpleNamespace:
-    """Stands for kubeflow.runner, whose imports take many seconds; the real one has a test of its own below."""
+    """Replaces kubeflow.runner, whose imports take many seconds; a test below uses the real one."""
     runner = SimpleNamespace(text=pipeline_yaml)
     runner.compile_pipeline = lambda config: runner.text
     monkeypatch.setitem(sys.modules, "kubeflow.runner", runner)
@@ -108,7 +108,7 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def guarded() -> Iterator[ApiServer]:
-    """One that wants a token."""
+    """A server that requires a token."""
     with ApiServer(TOKEN) as running:
         running.frames = play(*GOOD_RUN)
         yield running
@@ -119,7 +119,7 @@ def guarded() -> Iterator[ApiServer]:
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, compiled: SimpleNamespace
 ) -> Command:
-    """Runs `im2latex kubeflow …` as the shell does, with nothing of this machine's configuration."""
+    """Runs `im2latex kubeflow …` as in a shell, without this machine's configuration."""
     for variable in os.environ:
         if variable.startswith(("KF_PIPELINES_", "KFP_", "KUBE")) or variable in (
             "SSL_CERT_FILE",
@@ -147,7 +147,7 @@ def command(
 
 @pytest.fixture
 def deployed(command: Command, server: ApiServer) -> Command:
-    """`deploy` to the server, with what it needs."""
+    """Runs `deploy` to the server, with the required options."""
 
     def run(*arguments: str) -> Answer:
         given = ("--host", server.url, "--pipeline-root", ROOT, "--param", f"data={DATA}", "--every", "0.01")
@@ -181,7 +181,7 @@ def test_the_server_of_these_tests_is_strict(body: dict, problem: str) -> None:
         assert not strict.requests
 
 
-# What deploy makes.
+# --- deploy ---
 
 
 def test_the_first_deploy_creates_pipeline_experiment_and_run(deployed: Command, server: ApiServer) -> None:
@@ -351,7 +351,7 @@ def test_a_lost_answer_to_the_start_is_reported(deployed: Command, server: ApiSe
     assert "it is not known whether the run was started" in answer.err
 
 
-# Following.
+# --- following ---
 
 
 def test_each_task_has_a_line_when_it_starts_and_one_when_it_ends(deployed: Command) -> None:
@@ -602,7 +602,7 @@ def test_ctrl_c_leaves_the_run_and_says_how_to_follow_it(deployed: Command, serv
     assert not server.did("terminate_run")
 
 
-# What the server refuses.
+# --- refusals of the server ---
 
 
 @pytest.mark.parametrize(
@@ -731,7 +731,7 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     return folder / "certificate.pem", folder / "key.pem"
 
 
-# Secrets.
+# --- secrets ---
 
 
 def test_no_token_is_printed(
@@ -757,7 +757,7 @@ def test_a_server_that_requires_a_token_is_recognised(command: Command, guarded:
     assert "set KFP_EXISTING_TOKEN or give --token-file" in answer.err
 
 
-# status and cancel.
+# --- status and cancel ---
 
 
 def test_status_shows_the_last_run_with_tasks_that_have_not_started(
@@ -821,7 +821,7 @@ def test_the_last_run_is_found_behind_many_of_other_pipelines(
 
 
 def deployed_elsewhere(server: ApiServer) -> str:
-    """A run of another pipeline, later than all."""
+    """Adds a run of another pipeline, newer than all others."""
     run = copy.deepcopy(server.state.runs[-1])
     run.run_id = f"elsewhere-{len(server.state.runs)}"
     run.created_at += datetime.timedelta(seconds=1)
@@ -854,12 +854,12 @@ def test_cancel_stops_a_run_and_following_it_says_so(deployed: Command, command:
     assert len(server.did("terminate_run")) == 1
 
 
-# schedule.
+# --- schedule ---
 
 
 @pytest.fixture
 def scheduled(command: Command, server: ApiServer) -> Command:
-    """`schedule --cron` on the server."""
+    """Runs `schedule --cron` on the server."""
 
     def run(cron: str, *arguments: str) -> Answer:
         given = ("--host", server.url, "--pipeline-root", ROOT, "--param", "data=d")
@@ -937,7 +937,7 @@ def test_schedule_takes_one_action(command: Command) -> None:
         assert "schedule takes one of --cron EXPRESSION, --list and --off" in answer.err
 
 
-# compile.
+# --- compile ---
 
 
 def test_compile_writes_the_yaml_and_prints_a_summary(
@@ -975,7 +975,7 @@ def test_the_yaml_of_the_real_pipeline_is_deployed_and_followed(
         capture_output=True, text=True, timeout=300,
         env={**os.environ, "HOME": str(tmp_path), "KF_PIPELINES_ENDPOINT": server.url},
     )  # fmt: skip
-    # TensorFlow may say a word when it is imported.
+    # TensorFlow may print messages when it is imported.
     assert answer.returncode == 0 and "im2latex:" not in answer.stderr and "Traceback" not in answer.stderr
     ended = re.findall(r"^(\S+) .* succeeded$", answer.stdout, re.M)
     assert ended.index("trainer") < ended.index("evaluator") < ended.index("pusher") < ended.index("reporter")

@@ -141,7 +141,7 @@ def test_changed_files_are_detected_and_repeated_downloads_are_not(
         data = {"name": "1", "uri": "s3://bucket/data", "metadata": {}}
         seen.append(resolve(root, given(root, parameters("s3://bucket/data"), data=data)))
     assert seen[0] == seen[1] != seen[2]
-    assert str(tmp_path) not in json.dumps(seen)  # paths of a pod would keep the next one from the cache
+    assert str(tmp_path) not in json.dumps(seen)  # a path in the pod would prevent cache hits
     fingerprint = seen[0]["execProperties"]["input_fingerprint"]["stringValue"]
     assert "split:train,num_files:1,total_bytes:3" in fingerprint
     told = seen[0]["outputArtifacts"]["examples"]["artifacts"][0]["customProperties"]
@@ -150,7 +150,7 @@ def test_changed_files_are_detected_and_repeated_downloads_are_not(
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """A bucket `formulas`, and the environment of a pod that may look into it."""
+    """An object store with a bucket `formulas`, and the environment of a pod that has access to it."""
     with ObjectStore(tmp_path / "buckets", "key-id", "secret") as running:
         examples(tmp_path / "buckets" / "formulas" / "records", b"one")
         (tmp_path / "buckets" / "formulas" / "records-elsewhere").mkdir()
@@ -175,12 +175,12 @@ def test_records_that_were_not_downloaded_are_listed(scheme: str, tmp_path: Path
     assert "split:train,num_files:1,total_bytes:3," in fingerprints[0]
     assert "split:train,num_files:1,total_bytes:5," in fingerprints[2]
     assert "split:eval,num_files:2,total_bytes:8," in fingerprints[3]
-    assert set(seen[0]["execProperties"]) == {"input_fingerprint", "span"}  # no path of a pod
+    assert set(seen[0]["execProperties"]) == {"input_fingerprint", "span"}  # no path in the pod
     assert store.read == []
 
 
 def refused(component: str, task: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line of a driver that ends with 1."""
+    """Runs a driver that fails; returns the last line of its stderr."""
     task["outputs"] = {"parameters": {"found": {"outputFile": "/nowhere"}}}
     with pytest.raises(SystemExit) as end:
         entrypoint.main(["--resolve", "--node", node(component).to_json(), "--executor-input", json.dumps(task)])

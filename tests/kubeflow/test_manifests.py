@@ -1,4 +1,4 @@
-"""The manifests of the service, held against the models that Kubernetes' client is generated with from its API."""
+"""Checks the manifests of the service against the models in Kubernetes' generated client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODELS = {
 
 
 def check(value: Any, kind: str, place: str) -> None:
-    """Holds a JSON value against a type of Kubernetes' API: no unknown field, none missing, none of another type.
+    """Checks a JSON value against a type of Kubernetes' API: no field is unknown, missing, or of another type.
 
     Raises:
         ValueError: it does not fit; the message says where.
@@ -89,7 +89,7 @@ def test_the_check_of_these_tests_is_strict(kind: str, fault: dict[str, Any]) ->
 
 
 def containers(documents: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Pods with their containers: of the service, of the rollback."""
+    """Returns the pods of the service and of the rollback, each with its container."""
     pods = [
         documents["Deployment"]["spec"]["template"]["spec"],
         documents["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"],

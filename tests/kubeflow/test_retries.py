@@ -1,4 +1,4 @@
-"""A task that fails is tried again, as long as the backend's reading of the compiled policy lets it."""
+"""Retries of a failed task by the backend, with the compiled retry policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOUR = 3600
 
 
 def failing(pods: str, failures: int, count: Path) -> str:
-    """The first task of the compiled pipeline alone, with a command that fails some times first."""
+    """Compiles the pipeline and keeps its first task only, with a command that fails `failures` times first."""
     spec, platform = yaml.safe_load_all(compile_pipeline(load_config(settings=[*CLUSTER, f"kubeflow.pods={pods}"])))
     spec["root"]["dag"]["tasks"] = {TASK: spec["root"]["dag"]["tasks"][TASK]}
     script = f'echo tried >> {count}; test "$(wc -l < {count})" -gt {failures}'

@@ -26,7 +26,7 @@ CLUSTER = (
 
 
 def compiled(*settings: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two documents."""
+    """Compiles the pipeline. Returns the two documents."""
     spec, platform = yaml.safe_load_all(compile_pipeline(load_config(settings=[*CLUSTER, *settings])))
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
@@ -61,7 +61,7 @@ def test_every_component_is_a_task_of_containers_and_importers_alone(documents: 
             assert set(executor) == {"importer"}
         else:
             assert set(executor) == {"container"}
-            # Hooks that the backend would leave out are not there in the first place.
+            # There are no hooks, because the backend ignores them.
             assert set(executor["container"]) <= {"image", "command", "args", "env", "resources"}
             assert executor["container"]["image"].endswith("@sha256:" + 64 * "a")
 
@@ -85,7 +85,7 @@ def test_cache_keys_have_the_same_code_digests_as_a_local_run(documents: Any) ->
     }
     expected = {task_name(c.id): c.exec_properties["code"] for c in local.components if "code" in c.exec_properties}
     assert {name: codes[name] for name in expected} == expected
-    for name in set(codes) - set(expected):  # the tasks before others that run their drivers
+    for name in set(codes) - set(expected):  # the tasks that run drivers
         assert codes[name] == expected[name.removeprefix("resolve-")]
 
 

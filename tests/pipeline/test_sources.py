@@ -21,7 +21,7 @@ from pipeline.running.examples import examples_folder
 from pipeline.sources import PACKAGES, component_files, files_of, fingerprint
 from pipeline.workspace import Workspace
 
-# What TFX calls of ours by name.
+# First-party functions that TFX calls by name.
 FUNCTIONS = {
     "Transform": "trainer_module.preprocessing.preprocessing_fn",
     "Trainer": "trainer_module.trainer.run_fn",
@@ -44,13 +44,13 @@ def names(files: list[Path], folder: Path = REPOSITORY) -> set[str]:
 
 
 def modules_of(component: BaseComponent) -> list[str]:
-    """What a process that runs the component imports first."""
+    """Returns the modules that a process for the component imports first."""
     function = FUNCTIONS.get(component.id, "").rpartition(".")[0]
     classes = (component.executor_spec.executor_class, component.driver_class)
     return sorted({*(found.__module__ for found in classes), function} - {""})
 
 
-# What is not ours is imported once; then each component's modules in a process of its own.
+# Third-party packages are imported once; each component's modules are imported in a separate process.
 IMPORTING = """
 import json, os, sys
 import keras, tensorflow, tensorflow_model_analysis, tensorflow_transform, tfx.components
@@ -82,7 +82,7 @@ def test_files_imported_by_a_component_are_in_its_cache_key(components: dict[str
 
 
 def found_by_python(modules: list[str]) -> set[Path]:
-    """The files of ours that modules import anywhere, as Python's own finder of modules reads it from the bytecode."""
+    """Returns the first-party files that modules import, by Python's modulefinder, which reads the bytecode."""
     finder = ModuleFinder(path=[str(REPOSITORY)])
     for module in modules:
         if module.partition(".")[0] in PACKAGES:
@@ -146,7 +146,7 @@ def test_the_name_of_a_synthetic_data_set_depends_on_the_code_that_draws_it(tmp_
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages, to be changed."""
+    """A copy of the packages, which tests may change."""
     folder = tmp_path_factory.mktemp("copy").resolve()
     for package in PACKAGES:
         shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -19,7 +19,7 @@ from trainer_module.image_graph import normalise_image
 
 
 def processed(folder: Path, count: int) -> Path:
-    """Drawn formulas in the processed layout, a quarter of them each for validation and test."""
+    """Drawn formulas in the layout `processed`, a quarter of them for validation and a quarter for test."""
     images = folder / "formula_images_processed"
     images.mkdir(parents=True)
     drawn = list(formulas(count, seed=3, level="simple", max_tokens=8))

@@ -26,7 +26,7 @@ from data.dataset.record import Record
 from data.pictures.synthetic import draw_png
 from im2latex.errors import UserError
 
-# Targets, what a good model reads, and what a worse one reads.
+# Targets, the predictions of a good model, and those of a worse one.
 READ = {
     "x ^ { 2 } + 1": ("x ^ { 2 } + 1", "x ^ { 2 } + 1"),
     "\\frac { a } { b } + c": ("\\frac { a } { b } + c", "\\frac { a } { b } - c"),
@@ -37,7 +37,7 @@ RECORDS = [Record(draw_png(latex, 60), latex, f"{number}.png") for number, latex
 
 
 class Answers(tf.Module):
-    """Knows every image, and counts how often it was asked about one."""
+    """A model that knows every image, and counts how often it reads each."""
 
     def __init__(self, answers: dict[bytes, str]) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def test_every_slice_has_its_count_and_the_scores_of_its_examples(evaluated: tup
             assert found[model] == pytest.approx(expected), (name, model)
     assert evaluation.slices[""][CANDIDATE]["exact_match"] == 0.75
     assert evaluation.slices[""][BASELINE]["exact_match"] == 0.25
-    # Of each key, every example is in one slice at least.
+    # For each key, every example is in at least one slice.
     for key in ("length", "area"):
         assert sum(found["examples"] for name, found in evaluation.slices.items() if name.startswith(f"{key}=")) == 4
 
@@ -145,7 +145,7 @@ def test_a_rule_on_an_empty_slice_fails(models: dict[str, Path], tmp_path: Path)
 
 def test_different_vocabularies_are_reported(evaluated: tuple[Evaluation, Path]) -> None:
     evaluation, _ = evaluated
-    assert evaluation.other_vocabulary == ""  # nothing is known of either
+    assert evaluation.other_vocabulary == ""  # both vocabularies are unknown
     about = {"vocabulary": 94, "vocabulary_digest": "a"}
     same = dataclasses.replace(evaluation, models={CANDIDATE: about, BASELINE: about})
     assert same.other_vocabulary == ""
@@ -156,7 +156,7 @@ def test_different_vocabularies_are_reported(evaluated: tuple[Evaluation, Path])
 
 
 def test_a_model_is_evaluated_on_other_kinds_of_pictures(models: dict[str, Path], tmp_path: Path) -> None:
-    # The models know the very bytes of the examples, so they read no other picture.
+    # The models know the exact bytes of the examples, so they cannot read changed pictures.
     rules = parse_all(["exact_match >= 0.75 where picture=native", "exact_match >= 0.1 where picture=photo"])
     evaluation = evaluate(RECORDS, models, rules, tmp_path, robustness=Robustness(4, 5), renderer="builtin")
     assert list(evaluation.pictures) == [kind for kind in PICTURES if kind != UNSEEN_FONT]

@@ -14,7 +14,7 @@ from data.pictures.looks import Look
 
 
 def picture(width: int = 80, height: int = 32, mode: str = "L") -> bytes:
-    """Black strokes of two pixels on white, or, with transparency, on nothing."""
+    """Draws black strokes of two pixels on white or, in modes with transparency, on a transparent ground."""
     pixels = np.full((height, width), 255, np.uint8)
     pixels[8:-8, 10:-10:9] = pixels[8:-8, 11:-10:9] = 0
     image = Image.fromarray(pixels)
@@ -107,7 +107,7 @@ def test_the_held_out_font_is_a_separate_kind() -> None:
     assert [trial.example for trial in made[UNSEEN_FONT]] == [12, 13, 14]
     assert all(trial.image == held[0].image for trial in made[UNSEEN_FONT])
     assert [trial.example for trial in made["photo"]] == list(range(12))
-    # Where there is nothing else it is changed as any other.
+    # If there are no other records, they are changed like any others.
     assert {len(of) for of in by_kind(trials(held, Robustness(100))).values()} == {3}
 
 

@@ -18,7 +18,7 @@ from tests.components.artifacts import artifact
 
 
 def validate(folder: Path, *examples: dict[str, list[bytes]]) -> Any:
-    """Runs the executor on a split with these examples; gives the anomalies artifact."""
+    """Runs the executor on a split with these examples. Returns the anomalies artifact."""
     split = folder / "statistics" / "Split-train"
     split.mkdir(parents=True)
     names = sorted({name for example in examples for name in example})

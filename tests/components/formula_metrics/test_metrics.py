@@ -65,7 +65,7 @@ def inputs(statistics: np.ndarray) -> metric_types.StandardMetricInputs:
     return metric_types.StandardMetricInputs(prediction=statistics, predictions=statistics)
 
 
-# Counts as of some example: so many that no two columns are mistaken for each other.
+# Random statistics of an example, large enough that mixed-up columns are noticed.
 counts = st.lists(st.integers(0, 9), min_size=scores.WIDTH, max_size=scores.WIDTH).map(
     lambda row: np.array(row, np.int64) + np.arange(scores.WIDTH)
 )
@@ -122,7 +122,7 @@ MODELS = ["candidate", "baseline"]
 
 
 def expected(kind: str | None, model: str) -> dict[str, float]:
-    """Every score of a slice, by other means."""
+    """Computes every score of a slice in another way."""
     pairs = [(row.formula, getattr(row, model)) for row in ROWS if kind is None or kind in row.kinds]
     references, predictions = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     options = {"tokenize": "none", "force": True, "smooth_method": "none"}
@@ -130,7 +130,7 @@ def expected(kind: str | None, model: str) -> dict[str, float]:
     length = sum(max(map(len, pair)) for pair in tokens)
     drawn = [(drawing(reference), drawing(prediction)) for reference, prediction in pairs]
     columns = np.array([naive.image_distance(*pair) for pair in drawn]).sum(axis=0)
-    # No formula here looks like another one, not even with four columns of it wrong.
+    # No two formulas here look alike, even with a tolerance of four columns.
     right = sum(reference == prediction for reference, prediction in pairs) / len(pairs)
     return {
         "bleu": sacrebleu.corpus_bleu(predictions, [references], **options).score / 100,
@@ -147,7 +147,7 @@ def expected(kind: str | None, model: str) -> dict[str, float]:
     }
 
 
-# CDM of what is not right: \frac a b - c has five symbols.
+# CDM of the wrong predictions: \frac a b - c has five symbols.
 CDM = {
     (r"\alpha + \beta = 1", r"\alpha + \beta"): 2 * 3 / (5 + 3),
     (r"\frac { a } { b } - c", r"\frac { a } { b } - M"): 4 / 5,
@@ -179,7 +179,7 @@ def eval_config(models: list[str], bleu: str = "", unrendered: str = "") -> conf
 
 @pytest.fixture(scope="module")
 def batch() -> pa.RecordBatch:
-    """ROWS with the statistics of both models; kinds are of many values."""
+    """Returns ROWS with the statistics of both models; an example can have several kinds."""
     columns = {"kind": pa.array([row.kinds for row in ROWS], pa.list_(pa.binary()))}
     for model in MODELS:
         read = [getattr(row, model) for row in ROWS]
@@ -198,7 +198,7 @@ def analyze(batches: list[pa.RecordBatch], config: config_pb2.EvalConfig, output
 
 
 def found(output: Path) -> dict[tuple[str | None, str], dict[str, float]]:
-    """Every score by kind (None is all) and model, and differences by kind and `MODEL diff`."""
+    """Reads every score by kind (None for all) and model, and the differences by kind and `MODEL diff`."""
     result: dict[tuple[str | None, str], dict[str, float]] = {}
     for row in tfma.load_metrics(str(output)):
         kinds = [key.bytes_value.decode() for key in row.slice_key.single_slice_keys]

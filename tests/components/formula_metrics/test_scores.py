@@ -16,7 +16,7 @@ from data.latex.rendering import render, render_all
 from im2latex.errors import UserError
 from tests.components.formula_metrics import naive
 
-# Few tokens, so that n-grams repeat; white space as it comes.
+# Few tokens, so that n-grams repeat; any white space.
 formulas = st.lists(st.sampled_from(["x", "2", "^", "{", "}", r"\frac", ".", "ä"]), max_size=12).flatmap(
     lambda tokens: st.sampled_from([" ".join(tokens), "  ".join(tokens), " " + " ".join(tokens) + " "])
 )
@@ -24,7 +24,7 @@ corpora = st.lists(st.tuples(formulas, formulas), min_size=1, max_size=8)
 
 
 def text_values(pairs: list[tuple[str, str]]) -> dict[str, float]:
-    """Every score that needs no images."""
+    """Computes every score that needs no images."""
     total = np.sum([scores.text_statistics(*pair) for pair in pairs], axis=0)
     return {
         name: score.value(total[score.part]) for name, score in scores.SCORES.items() if score.part.stop <= len(total)
@@ -110,7 +110,7 @@ def test_edit_similarity_and_token_accuracy_of_hand_worked_corpora():
     assert text_values([("a b c", "x a b c")]) | {"bleu": 0} == {
         "bleu": 0, "exact_match": 0, "edit_similarity": 3 / 4, "token_accuracy": 0
     }  # fmt: skip
-    # Tokens are what is compared: one of one, however many letters it has; letters outside of ASCII count as any.
+    # Tokens are compared, not letters; non-ASCII letters are allowed.
     assert text_values([(r"\alpha", r"\alpho"), ("ä", "ä")])["edit_similarity"] == 1 / 2
     # Sums over the corpus, not means over formulas: 1 of 1 + 3 and 3 of 3 + 1.
     assert text_values([("a", ""), ("a b c", "a b c")])["token_accuracy"] == 3 / 4
@@ -124,11 +124,11 @@ MATCH, MATCH_WITHOUT_BLANKS, DISTANCE, LONGER, NO_PREDICTION, NO_REFERENCE = 0, 
 
 
 def picture(*columns: str, ink: int = 0) -> np.ndarray:
-    """An image from its columns, each written from top to bottom, # for ink."""
+    """Returns an image from its columns, each a text from top to bottom, # for ink."""
     return np.array([[ink if pixel == "#" else 255 for pixel in column] for column in columns], np.uint8).T
 
 
-# Of ten pixels; a, b, c and d differ from each other, and from the blank, in five and more.
+# Columns of ten pixels; a, b, c, d and the blank differ from each other in at least five.
 A, B, C, D, BLANK = "#####.....", ".....#####", "##########", "#.#.#.#.#.", ".........."
 WORD = (A, B, C, D, A, C)
 
@@ -265,7 +265,7 @@ def test_statistics_of_every_score_from_formulas():
     assert expected["exact_match"] == 4 / 7
 
 
-def test_tokens_are_compared_in_normal_form_or_as_they_are():
+def test_the_spelling_of_the_comparison_is_configurable():
     references, predictions = [r"{ \cal D } \rightarrow x", "y ^ {"], [r"\mathcal { D } \, \to x", "y ^ {"]
     normal = scores.values(scores.statistics(references, predictions, "builtin"))
     assert normal["exact_match"] == normal["edit_similarity"] == normal["token_accuracy"] == 1
@@ -278,7 +278,7 @@ def test_tokens_are_compared_in_normal_form_or_as_they_are():
         scores.statistics(["x"], ["x"], "builtin", spelling="latin")
 
 
-def test_pictures_of_few_pairs_are_in_memory_at_once(monkeypatch):
+def test_few_pictures_are_in_memory_at_once(monkeypatch):
     whole = scores.statistics(REFERENCES, PREDICTIONS, "builtin")
     drawn: list[int] = []
     progress: list[int] = []
@@ -293,7 +293,7 @@ def test_pictures_of_few_pairs_are_in_memory_at_once(monkeypatch):
     assert drawn == [6, 6, 2] and sum(progress) == 7
 
 
-def test_columns_of_scores_lie_side_by_side():
+def test_columns_of_scores_are_contiguous():
     stops = [score.part.stop for score in scores.SCORES.values()]
     starts = [score.part.start for score in scores.SCORES.values()]
     assert starts == [0, *stops[:-1]] and stops[-1] == scores.WIDTH
@@ -320,7 +320,7 @@ pairs_of_few = st.lists(
 
 @settings(max_examples=30)
 @given(st.lists(pairs_of_few, min_size=1, max_size=4), st.data())
-def test_statistics_of_parts_in_any_grouping_are_those_of_the_whole(groups, data):
+def test_statistics_do_not_depend_on_the_grouping(groups, data):
     def of(pairs):
         return scores.statistics([pair[0] for pair in pairs], [pair[1] for pair in pairs], "builtin")
 

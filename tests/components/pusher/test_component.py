@@ -26,7 +26,7 @@ def model(tmp_path: Path) -> Any:
 
 
 class Push:
-    """A push of a model; without an `infra_blessing` of its own it has one as `serves` says."""
+    """A push of a model; by default its `infra_blessing` is given if `serves` is true."""
 
     def __init__(
         self, model: Any, folder: Path, blessed: bool = True, serves: bool = True, infra_blessing: Any = None
@@ -54,7 +54,7 @@ class Push:
 
 def test_a_blessed_model_becomes_the_newest_version(model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path)
-    (push.serving / "99999999999").mkdir(parents=True)  # of a clock that went wrong
+    (push.serving / "99999999999").mkdir(parents=True)  # pushed by a machine with a wrong clock
     version = push.version()
     assert push.run(version) == [100000000000, 99999999999]
     assert push.pushed.get_string_custom_property("pushed_destination") == str(push.serving / version)
@@ -127,7 +127,7 @@ def test_a_killed_push_leaves_no_version_and_the_next_push_cleans_up(
 
 
 def other(folder: Path, version: int) -> None:
-    """A version of another model."""
+    """Creates a version of another model."""
     (folder / str(version)).mkdir(parents=True)
     (folder / str(version) / "saved_model.pb").write_bytes(b"another graph %d" % version)
 

@@ -14,7 +14,7 @@ from trainer_module.weights import model_of
 
 
 def on_paper(image: bytes) -> bytes:
-    """The image four times as large, on a wide white sheet."""
+    """Returns the image, four times as large, on a wide white page."""
     ink = Image.open(io.BytesIO(image)).convert("L")
     sheet = Image.new("L", (4 * ink.width + 300, 4 * ink.height + 90), "white")
     sheet.paste(ink.resize((4 * ink.width, 4 * ink.height)), (170, 40))
@@ -43,7 +43,7 @@ def test_attention_maps_do_not_depend_on_the_rest_of_the_batch(material: Materia
         for name, values in found.maps.items():
             np.testing.assert_allclose(values, np.asarray(alone[name])[0], atol=1e-5)
             np.testing.assert_allclose(values.sum(axis=(1, 2)), 1, atol=1e-5)
-            assert values.max() > 1.5 * values.mean()  # it looks somewhere, not everywhere
+            assert values.max() > 1.5 * values.mean()  # the attention is not uniform
 
 
 def test_another_model_is_refused(tmp_path) -> None:

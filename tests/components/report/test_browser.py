@@ -1,4 +1,4 @@
-"""The page in a real browser."""
+"""Tests of the report in a real browser."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_only_the_script_of_the_page_can_run(browser: Browser, file: Path) -> No
 
 
 def step(browser: Browser, article) -> dict[str, Any]:
-    """What an example shows: the token marked, what is said, and the pixels of the drawn map."""
+    """Returns the state of an example: the marked token, the announced text, and the pixels of the map."""
     return browser.run(
         """
         const article = arguments[0], canvas = article.querySelector("canvas");
@@ -88,18 +88,18 @@ def test_the_slider_moves_token_and_map_with_the_keyboard(browser: Browser, file
     assert second["now"] == tokens[1:2] and second["said"].startswith(f"2 of {len(tokens) + 1}: {tokens[1]}")
     assert second["drawn"] != first["drawn"]
     assert slider.get_attribute("aria-valuetext") == f"2 of {len(tokens) + 1}"
-    # Told to those who listen, but not before they touch it.
+    # Announced to screen readers, but only after the first use.
     live = browser.run("return [...document.querySelectorAll('output')].map((output) => output.ariaLive)")
     assert live == ["polite"] + ["off"] * (len(live) - 1)
     slider.send_keys(Keys.END)
     last = step(browser, article)
-    assert last["now"] == [] and "the end" in last["said"]  # the end is no token
+    assert last["now"] == [] and "the end" in last["said"]  # the end has no token
     slider.send_keys(Keys.HOME)
     assert step(browser, article) == first
 
 
 def test_the_drawn_map_is_the_film_of_its_step(browser: Browser, file: Path) -> None:
-    """The brightest place on the canvas is where the page says that the model looks."""
+    """The strongest pixel on the canvas is at the position that the page states."""
     browser.open(file)
     article = browser.driver.find_element(By.CSS_SELECTOR, "article:has(.attention)")
     steps = json.loads(article.find_element(By.CSS_SELECTOR, ".attention").get_attribute("data-steps"))

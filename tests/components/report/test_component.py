@@ -30,10 +30,10 @@ KINDS: dict[str, Any] = {
 
 
 def pipeline(material: Material, folder: Path, setting: int = 1) -> Pipeline:
-    """Reporter behind artifacts that are brought in."""
+    """A pipeline of Importers and Reporter."""
     nodes = {}
     for name, made in material.run.artifacts.items():
-        # Importer knows no other kinds of properties.
+        # Importer supports no other types of properties.
         known = {key: value for key, value in made.properties.items() if isinstance(value, str | int)}
         importer = Importer(source_uri=made.uri, artifact_type=KINDS[name], custom_properties=known)
         nodes[name] = importer.with_id(f"Import-{name}")
@@ -55,7 +55,7 @@ def pipeline(material: Material, folder: Path, setting: int = 1) -> Pipeline:
 
 
 def reports(folder: Path) -> list[tuple[str, str]]:
-    """State and address of the report of each run."""
+    """Returns the state and address of the report of each run."""
     store = MetadataStore(sqlite_metadata_connection_config(str(folder / "metadata.sqlite")))
     found = []
     for execution in store.get_executions_by_type("components.report.component.Reporter"):

@@ -10,7 +10,7 @@ from components.report.curves import Epoch, best, read_epochs
 
 
 class Rate(keras.optimizers.schedules.LearningRateSchedule):
-    """Falls by 0.01 with each step."""
+    """A learning rate that decreases by 0.01 with each step."""
 
     def __call__(self, step):
         return 0.1 - 0.01 * keras.ops.cast(step, "float32")
@@ -21,7 +21,7 @@ def test_logs_of_keras_are_read_by_epoch(tmp_path: Path) -> None:
     model.compile(keras.optimizers.SGD(Rate()), "mse")
     x = np.linspace(0, 1, 8, dtype=np.float32)[:, None]
     logged: dict[str, list] = {"loss": [], "val_loss": []}
-    # One `fit` for each epoch, as the training does it.
+    # One `fit` per epoch, as in the training.
     for epoch in range(3):
         logs = keras.callbacks.TensorBoard(str(tmp_path), write_graph=False)
         history = model.fit(

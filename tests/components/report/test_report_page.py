@@ -30,7 +30,7 @@ def judged(material: Material, **changed: Output | None):
 
 
 def kept(material: Material):
-    """The evaluation, had the gate been kept."""
+    """Returns the evaluation with a gate that passes."""
     return dataclasses.replace(material.evaluation, gate=material.evaluation.gate[:1])
 
 

@@ -16,7 +16,7 @@ from tests.components.report.conftest import Material
 
 
 def tried(evaluation: Evaluation, baseline: bool = True) -> Evaluation:
-    """The evaluation, had the model been tried on four kinds of pictures, one of which this version does not know."""
+    """Returns the evaluation with scores for four kinds of pictures, one of which this version does not know."""
     slices = {}
     for place, (kind, bleu) in enumerate((("native", 0.8), ("blur", 0.6), ("size-2", 0.81), ("fax", 0.2))):
         of = {CANDIDATE: {"bleu": bleu, "exact_match": 0.5, "edit_similarity": 0.9}}
@@ -61,5 +61,5 @@ def test_the_page_draws_a_bar_for_each_kind(material: Material, tmp_path: Path, 
     assert re.findall(r'class="bar" x="0" y="2" width="([\d.]+)"', table) == ["128.0", "96.0", "129.6", "32.0"]
     assert set(re.findall(r'class="notch" x1="([\d.]+)"', table)) == {"128.0"}
     assert ("▲" in table) == baseline
-    # They are no slices of the examples.
+    # They are not shown as slices of the examples.
     assert "fax" not in page[: page.index("By kind of picture")]

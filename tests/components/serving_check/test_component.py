@@ -20,7 +20,7 @@ from tests.components.serving_check import models
 
 
 def write_examples(folder: Path, shards: list[list[bytes]]) -> Any:
-    """An Examples artifact as ImportExampleGen writes it: the images in the split test, in shards; train is empty."""
+    """Writes an Examples artifact like ImportExampleGen's: images in the split test, in shards; train is empty."""
     made = artifact(standard_artifacts.Examples, folder)
     made.split_names = artifact_utils.encode_split_names(["train", "test"])
     splits: dict[str, list[list[bytes]]] = {"train": [[]], "test": shards}
@@ -70,7 +70,7 @@ def test_inputs_and_outputs_have_tfx_types() -> None:
 
 
 class Checked:
-    """The blessing of a model, and what a Pusher makes of it when the Evaluator has blessed the model."""
+    """The blessing of a model, and the result of a Pusher with that and with the Evaluator's blessing."""
 
     def __init__(self, model: Path, examples: Any, folder: Path, max_seconds: float) -> None:
         self.blessing = artifact(standard_artifacts.InfraBlessing, folder / "blessing")
@@ -87,7 +87,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write_examples(tmp_path_factory.mktemp("examples"), [models.draw(5)])
 
 
-# Run by Python when it starts: names, when it ends, what was imported.
+# Python runs this at startup; at exit it writes the names of the imported modules.
 WATCH = """
 import atexit, sys
 atexit.register(lambda: open({path!r}, "a").write(" ".join([*sys.modules, ""])))

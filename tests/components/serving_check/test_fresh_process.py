@@ -25,11 +25,11 @@ def answer(*latex: str, seconds: float = 0.1, log_probability: float = -1.0) -> 
 
 
 def told(first: dict[str, Any], alone: list[dict[str, Any]], together: dict[str, Any]) -> str:
-    """What a probe writes that comes to its end."""
+    """Returns the output of a probe that succeeds."""
     return lines({"seconds_to_load": 1.5}, first, *alone, together, {"peak_memory": 4096})
 
 
-# Three images, read well.
+# Three images that are read correctly.
 ALONE = [answer("x", seconds=0.1), answer("y", seconds=0.2), answer("z", seconds=0.9)]
 GOOD = told(answer("x", seconds=30.0), ALONE, answer("x", "y", "z", seconds=20.0))
 

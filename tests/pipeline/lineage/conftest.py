@@ -24,14 +24,14 @@ def three_runs(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def workspace(three_runs: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """The workspace of `make_three_runs`, shared by all tests: to be read."""
+    """The workspace of `make_three_runs`, shared by all tests and read-only."""
     monkeypatch.setenv("IM2LATEX_HOME", str(three_runs.home))
     return three_runs
 
 
 @pytest.fixture
 def own_workspace(three_runs: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A copy of it for one test, with the addresses in the store changed to its own: to be changed."""
+    """A copy of that workspace for one test, which may change it; the addresses in the store are adapted."""
     before, after = str(three_runs.home.parent), str(tmp_path)
     shutil.copytree(before, after, dirs_exist_ok=True)
     made = Workspace(tmp_path / "home")
@@ -44,10 +44,10 @@ def own_workspace(three_runs: Workspace, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def make_three_runs(folder: Path) -> Workspace:
-    """A workspace of three runs.
+    """Creates a workspace with three runs.
 
-    The first made all there is; the second took the examples from the cache, trained on, and was compared with the
-    first's model; the third failed in training.
+    The first executed all components. The second took the examples from the cache, trained a model, and compared it
+    with the first's. The third failed in training.
     """
     made = Workspace(folder / "home")
     made.home.mkdir()
@@ -65,7 +65,7 @@ def make_three_runs(folder: Path) -> Workspace:
 
 
 def _trained(past: History, workspace: Workspace, run: str, examples: int, before: int) -> int:
-    """Adds what follows the examples in a run, and returns the pushed model's id."""
+    """Adds the components after the examples to a run. Returns the id of the pushed model."""
     version = VERSIONS[run]
     destination = workspace.serving / "im2latex" / version
     destination.mkdir(parents=True)
@@ -96,7 +96,7 @@ def _folder(workspace: Workspace, name: str) -> Path:
 
 
 def store_properties(workspace: Workspace, run: str, properties: dict[str, str | int]) -> None:
-    """Stores with a run what it was run with."""
+    """Stores the conditions of a run."""
     past = History(workspace.metadata, "im2latex")
     context = past.store.get_context_by_type_and_name("pipeline_run", run)
     for name, value in properties.items():

@@ -35,7 +35,7 @@ im2latex.errors.UserError: the training diverged; lower it
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Three runs: one whose model was refused, one that failed in training, one that another command started."""
+    """Three runs: one with a refused model, one that failed in training, one that another command started."""
     monkeypatch.setenv("IM2LATEX_HOME", str(tmp_path / "home"))
     made = Workspace.from_environment()
     made.logs.mkdir(parents=True)

@@ -51,7 +51,7 @@ def test_a_model_with_one_of_two_blessings_is_not_blessed(tmp_path: Path) -> Non
 
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Workspace:
-    """Two runs whose training never ended."""
+    """Two runs with an unfinished training."""
     workspace = Workspace(tmp_path)
     past = History(workspace.metadata)
     for run in (FIRST, SECOND):

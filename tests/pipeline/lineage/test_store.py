@@ -22,7 +22,7 @@ from tests.pipeline.lineage.conftest import FIRST, SECOND, THIRD
 
 @pytest.fixture
 def copy(workspace: Workspace, tmp_path: Path) -> Workspace:
-    """A workspace with nothing but a copy of the store, to be spoilt."""
+    """A workspace with only a copy of the store, which tests may damage."""
     made = Workspace(tmp_path / "copy")
     made.home.mkdir()
     shutil.copy(workspace.metadata, made.metadata)
@@ -34,7 +34,7 @@ def files(workspace: Workspace) -> dict[str, str]:
 
 
 def refused(workspace: Workspace) -> str:
-    """The sentence that reading the store ends in; nothing is changed by it."""
+    """Reads the store, which fails and changes nothing. Returns the error message."""
     before = files(workspace)
     with pytest.raises(UserError) as error:
         read(workspace, read_store)
@@ -84,7 +84,7 @@ def _overwritten(workspace: Workspace) -> None:
 
 
 def _holed(workspace: Workspace) -> None:
-    """What begins well has a page of noise wherever artifacts lie."""
+    """Overwrites a page of the file with noise, in the table of artifacts, and keeps its beginning."""
     content = workspace.metadata.read_bytes()
     with sqlite3.connect(workspace.metadata) as file:
         (page,) = file.execute("SELECT rootpage FROM sqlite_master WHERE name = 'Artifact'").fetchone()
@@ -99,7 +99,7 @@ def _emptied(workspace: Workspace) -> None:
 
 
 def _without_types(workspace: Workspace) -> None:
-    """The first run is killed when ML Metadata has made its tables and nothing else."""
+    """Simulates that the first run was killed when ML Metadata had created only its tables."""
     for table in ("Type", "ParentType", "TypeProperty", "Context", "Execution", "Artifact"):
         sql(workspace, f"DELETE FROM {table}")
 
@@ -110,7 +110,7 @@ def _of_something_else(workspace: Workspace) -> None:
 
 
 def _half_written(workspace: Workspace) -> None:
-    """A process is killed while it writes more than fits into its memory."""
+    """Simulates that a process was killed during a large transaction."""
     code = """import os, sqlite3, sys
 file = sqlite3.connect(sys.argv[1], isolation_level=None)
 file.execute("PRAGMA cache_size = 2")

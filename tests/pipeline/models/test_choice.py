@@ -1,4 +1,4 @@
-"""Which model a command uses, and how the one that comes with im2latex becomes a SavedModel."""
+"""The model that a command uses, and the SavedModel of the model that comes with im2latex."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer_module.trained import Trained, save_weights
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A small model to ship in place of the real one."""
+    """A small model that replaces the reader."""
     folder = tmp_path_factory.mktemp("tiny")
     save_reader(folder)
     return read_exported(folder)
@@ -29,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture
 def shipped(tiny: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of a small model in the place of the real one, and a cache and a workspace that are empty."""
+    """A reader that is replaced by a small model, an empty cache and an empty workspace."""
     save_weights(tmp_path / "shipped" / WEIGHTS, tiny)
     monkeypatch.setattr(reader, "weights_file", lambda: tmp_path / "shipped" / WEIGHTS)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -93,7 +93,7 @@ def test_two_processes_can_prepare_the_model_at_once(
     others: list[Path] = []
 
     def overtaken(trained: Trained, folder: Path) -> None:
-        """Another process makes the same folder while this one is at work."""
+        """Simulates another process that writes the same folder at the same time."""
         save(trained, folder)
         others.extend(folder.rglob("*"))
         save(trained, folder)

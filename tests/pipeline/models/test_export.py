@@ -1,4 +1,4 @@
-"""`im2latex export`: from weights and SavedModels to both."""
+"""The command `im2latex export`."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from pipeline.reproduction.comparison import GONE, OTHER, SAME, Compared, compar
 
 
 def both(component: str, output: str, folder: Path) -> list[Compared]:
-    """What is said of `folder/first` and `folder/second`."""
+    """Compares the artifacts in `folder/first` and `folder/second`."""
     key = component, output
     return list(compare({key: folder / "first"}, {key: folder / "second"}))
 
 
 def write_records(folder: Path, texts: list[str]) -> None:
-    """A split of records, whose features stand in any order."""
+    """Writes a split of records, with their features in any order."""
     (folder / "Split-train").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "Split-train" / "data.gz"), "GZIP") as writer:
         for text in texts:

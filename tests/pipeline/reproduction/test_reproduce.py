@@ -20,7 +20,7 @@ from tests.pipeline.lineage.conftest import FIRST, THIRD, make_three_runs, store
 
 
 class Past:
-    """A workspace whose run FIRST stored with what it was run, and the folder of its data."""
+    """A workspace in which the conditions of the run FIRST are stored, and the folder of its data."""
 
     def __init__(self, folder: Path) -> None:
         self.workspace = make_three_runs(folder)
@@ -47,7 +47,7 @@ def past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
 
 @pytest.fixture
 def started(past: Past, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """With what the pipeline was started, which then ends in an error."""
+    """The arguments that the pipeline was started with; it then raises an error."""
     told: dict[str, Any] = {}
 
     def start(config: Any, **options: Any) -> int:

@@ -28,7 +28,7 @@ def config(*settings: str) -> BeamConfig:
 
 
 def options(*settings: str) -> pipeline_options.PipelineOptions:
-    """What Beam itself makes of the arguments."""
+    """Parses the arguments with Beam's own options."""
     return pipeline_options.PipelineOptions(beam_arguments(config(*settings)))
 
 
@@ -115,7 +115,7 @@ def test_arguments_of_one_component_override_those_of_all() -> None:
 
 
 def executors(compiled) -> dict[str, executable_spec_pb2.BeamExecutableSpec]:
-    """Of the components that run on Beam, by their names."""
+    """Returns the compiled executors of the components that run on Beam, by name."""
     from tfx.proto.orchestration import pipeline_pb2
 
     deployment = pipeline_pb2.IntermediateDeploymentConfig()
@@ -161,7 +161,7 @@ def test_settings_of_another_runner_are_allowed() -> None:
 
 @pytest.fixture
 def flink() -> Iterator[tuple[str, dict]]:
-    """A server that answers as Flink's REST API does, and what it answers."""
+    """A server for Flink's REST API, and the answer that it gives."""
     overview = {"taskmanagers": 2, "slots-total": 4, "flink-version": "1.20.5"}
 
     class Overview(http.server.BaseHTTPRequestHandler):
@@ -218,7 +218,7 @@ def test_an_unreachable_engine_is_refused_with_its_address(with_java: None) -> N
 
 @pytest.fixture
 def with_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Java on PATH, whether the machine has one or not."""
+    """Puts a fake Java on PATH, and nothing else, so that the test does not depend on the machine."""
     (tmp_path / "java").write_text("#!/bin/sh\n")
     (tmp_path / "java").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -24,7 +24,7 @@ def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
 
 
 def follow(folder: Path, program: str, terminal: bool = False) -> dict:
-    """What a process that runs this program, `report` its way to tell events, comes to."""
+    """Runs a Python program as the pipeline's process, in which `report` sends an event. Returns the result."""
     told = "import json, os, sys\ndef report(event): os.write(int(sys.argv[2]), (json.dumps(event) + '\\n').encode())\n"
     command, console = [sys.executable, "-c", told + program], Console(file=io.StringIO(), force_terminal=terminal)
     with open(folder / "lock", "wb") as lock:
@@ -62,7 +62,7 @@ def view(terminal: bool) -> tuple[_View, io.StringIO, io.BytesIO]:
 
 
 def test_training_output_is_verbatim_on_a_terminal_and_the_last_state_elsewhere() -> None:
-    # What Keras writes: the line again and again, over itself, in colour.
+    # Keras overwrites one line again and again, in colour.
     chunks = [b"Epoch 1/2\n\x1b[1m1/2\x1b[0m loss: 3.0", b"\x08\x08\x08\r2/2 loss: 2.5", b"\nrest"]
     for terminal, shown in ((True, b"".join(chunks).decode()), (False, "Epoch 1/2\n2/2 loss: 2.5\n")):
         part, screen, log = view(terminal)

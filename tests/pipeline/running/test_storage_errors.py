@@ -15,7 +15,7 @@ HOME = Path("/home/me/workspace")
 
 
 def raised_from(cause: BaseException) -> RuntimeError:
-    """An exception that says nothing of the one behind it."""
+    """An exception whose message does not mention its cause."""
     try:
         raise RuntimeError("Execution 3 failed") from cause
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The page in a real browser."""
+"""Tests of the lineage page in a real browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.browser import CONTRAST, Browser
 from tests.pipeline.lineage.page.page_workspace import HOSTILE, HOSTILE_RUN, fill
 
 RUNS, MANY = 8, 1000
-# How the serving model was made: what its trainer learned from, and who pushed it; not who judged it.
+# The ancestors of the serving model: its training data and its Pusher, without its evaluation.
 WAY = {
     "ImportExampleGen", "examples", "ImportSchemaGen", "schema", "Transform", "transform_graph", "transformed_examples",
     "Trainer", "model", "Pusher", "pushed_model",
@@ -36,7 +36,7 @@ WAY = {
 
 
 class Material:
-    """A workspace, what its store holds, and its page."""
+    """A workspace, the graph of its store, and its page."""
 
     def __init__(self, home: Path, runs: int, hostile: bool = True, cached: bool = True) -> None:
         self.years = fill(home, runs, hostile, cached)
@@ -60,7 +60,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 
 def show(browser: Browser, material: Material, where: str = "", width: int = 1280, scheme: str = "light") -> None:
-    """Opens the page at what stands behind the # in its address."""
+    """Opens the page at a fragment of its address."""
     browser.open(material.file, width, scheme)
     ready(browser)
     if where:
@@ -75,7 +75,7 @@ def ready(browser: Browser) -> None:
 
 
 def settle(browser: Browser) -> None:
-    """Waits until what was asked for is painted."""
+    """Waits until the page has painted all pending changes."""
     browser.driver.execute_async_script(
         "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))"
     )
@@ -94,7 +94,7 @@ def node(browser: Browser, key: str) -> WebElement:
 
 
 def boxes(browser: Browser) -> dict[str, dict[str, float]]:
-    """Where the nodes that are elements are on the screen, by key."""
+    """Returns the positions of the nodes that are elements, by key."""
     return browser.run(
         "return Object.fromEntries([...document.querySelectorAll('.node')]"
         ".map((e) => [e.dataset.key, e.getBoundingClientRect().toJSON()]))"
@@ -102,7 +102,7 @@ def boxes(browser: Browser) -> dict[str, dict[str, float]]:
 
 
 def ink(browser: Browser) -> int:
-    """Points of the canvas that are painted."""
+    """Returns the painted points of the canvas."""
     return browser.run(
         """
         const canvas = document.querySelector(".stage canvas");
@@ -551,7 +551,7 @@ def test_panning_over_a_thousand_runs_is_smooth(browser: Browser, many: Material
     show(browser, many, of_run("*"))
 
     def pan() -> float:
-        """Median milliseconds between frames while the view moves with every frame."""
+        """Returns the median time between frames, milliseconds, while the view moves with every frame."""
         return browser.driver.execute_async_script(
             """
             const done = arguments[0], times = [], stage = document.querySelector(".stage");

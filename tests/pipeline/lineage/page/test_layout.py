@@ -25,7 +25,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[Block], list[Edge]]:
 
 
 def spans(blocks: list[Block], layout: Layout, layer: int) -> list[tuple[int, int]]:
-    """From the top to the bottom of every block in a layer, the highest first."""
+    """Returns the tops and bottoms of the blocks in a layer, from top to bottom."""
     places = zip(blocks, layout.layers, layout.tops, strict=True)
     return sorted((top, top + block.height) for block, of, top in places if of == layer)
 

@@ -28,7 +28,7 @@ REPORT_STYLE = REPOSITORY / "components" / "report" / "report.css"
 
 
 def content(page: str) -> dict[str, Any]:
-    """What a page was written with."""
+    """Returns the content that a page was written with."""
     (packed,) = re.findall(r'<script type="application/octet-stream" id="store">([A-Za-z0-9+/=]+)</script>', page)
     return json.loads(gzip.decompress(base64.b64decode(packed)))
 
