@@ -136,17 +136,17 @@ class Matrix(NamedTuple):
     others: int  # substitutions that are not in the matrix
 
 
-def matrix(found: Confusions, side: int = MATRIX) -> Matrix:
+def matrix(errors: Confusions, side: int = MATRIX) -> Matrix:
     """Builds the matrix of the tokens that are misread most often, by what they are most often misread as."""
     by_target: Counter[str] = Counter()
-    for (target, _), count in found.substitutions.items():
+    for (target, _), count in errors.substitutions.items():
         by_target[target] += count
     targets = [target for target, _ in ranked(by_target, side)]
     by_reading: Counter[str] = Counter()
-    for (target, read), count in found.substitutions.items():
+    for (target, read), count in errors.substitutions.items():
         if target in targets:
             by_reading[read] += count
     readings = [read for read, _ in ranked(by_reading, side)]
-    counts = [[found.substitutions[target, read] for read in readings] for target in targets]
-    others = sum(found.substitutions.values()) - sum(map(sum, counts))
-    return Matrix(targets, readings, counts, [found.missing[target] for target in targets], others)
+    counts = [[errors.substitutions[target, read] for read in readings] for target in targets]
+    others = sum(errors.substitutions.values()) - sum(map(sum, counts))
+    return Matrix(targets, readings, counts, [errors.missing[target] for target in targets], others)

@@ -116,8 +116,8 @@ def count_examples(statistics: str | Path) -> dict[str, int]:
 
 def _counts(artifact: Artifact, about: Graph) -> Iterator[str]:
     """Yields a line with the number of examples by split, if there are statistics."""
-    made = [i for user in about.users.get(artifact.id, ()) for i in about.executions[user].given()]
-    for statistics in (about.artifacts[i] for i in made if i in about.artifacts):
+    output_ids = [i for user in about.users.get(artifact.id, ()) for i in about.executions[user].given()]
+    for statistics in (about.artifacts[i] for i in output_ids if i in about.artifacts):
         if statistics.type == "ExampleStatistics" and (counts := count_examples(statistics.uri)):
             yield " + ".join(f"{count:,} {split}" for split, count in counts.items()) + " examples"
             return

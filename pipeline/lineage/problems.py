@@ -150,9 +150,11 @@ def _unblessed(graph: Graph) -> Iterator[Finding]:
         if artifact.type != PUSHED_MODEL or not artifact.pushed or maker is None:
             continue
         # Pipelines from before ServingCheck have no input of that name.
-        asked = [key for key in BLESSINGS if key in maker.inputs or key == BLESSINGS[0]]
-        given = {key: [graph.artifacts[i] for i in maker.inputs.get(key, ()) if i in graph.artifacts] for key in asked}
-        lacks = [key.replace("_", " ") for key in asked if not any(b.blessed for b in given[key])]
+        required = [key for key in BLESSINGS if key in maker.inputs or key == BLESSINGS[0]]
+        blessings = {
+            key: [graph.artifacts[i] for i in maker.inputs.get(key, ()) if i in graph.artifacts] for key in required
+        }
+        lacks = [key.replace("_", " ") for key in required if not any(b.blessed for b in blessings[key])]
         if lacks:
             what = f"{artifact.properties.get(DESTINATION)} was pushed without {' and '.join(lacks)}"
             yield Finding(UNBLESSED, what, maker.run, maker.id, artifact.id)

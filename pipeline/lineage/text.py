@@ -88,11 +88,11 @@ def runs(summaries: Sequence[RunSummary], left_out: int) -> Iterator[Any]:
     yield table
 
 
-def differences(first: str, second: str, found: Iterable[Difference]) -> Iterator[Any]:
+def differences(first: str, second: str, changes: Iterable[Difference]) -> Iterator[Any]:
     """Formats the differences between two runs as a table."""
     table = Table("", first[:STAMP], second[:STAMP], box=None, pad_edge=False)
     section = ""
-    for difference in found:
+    for difference in changes:
         if difference.section != section:
             section = difference.section
             table.add_row(*[Text()] * bool(table.row_count))
@@ -101,17 +101,17 @@ def differences(first: str, second: str, found: Iterable[Difference]) -> Iterato
     yield table if section else Text("nothing differs")
 
 
-def findings(found: Sequence[Finding]) -> Iterator[Any]:
+def findings(problems: Sequence[Finding]) -> Iterator[Any]:
     """Formats problems by kind, with how to repair them."""
     for kind, how in REPAIR.items():
-        of_kind = [finding for finding in found if finding.kind == kind]
+        of_kind = [finding for finding in problems if finding.kind == kind]
         if of_kind:
             yield Text(f"{len(of_kind):,} {kind}", "bold red")
             yield from (Text(f"  {finding.what}") for finding in of_kind[:SHOWN])
             if len(of_kind) > SHOWN:
                 yield Text(f"  and {len(of_kind) - SHOWN:,} more; --json lists all", "dim")
             yield Text(f"  repair: {how}", "green")
-    if not found:
+    if not problems:
         yield Text("nothing is broken", "green")
 
 

@@ -43,13 +43,13 @@ def _plant(
     graph: Graph, first: Iterable[int], next_ids: Callable[[Execution], Iterable[int]], newest_first: bool
 ) -> list[Branch]:
     """Builds the tree in order of execution id, so that an execution is placed at the end of its longest path."""
-    seen: set[int] = set()
+    placed: set[int] = set()
 
     def grow(ids: Iterable[int]) -> list[Branch]:
         branches = []
         for i in sorted(set(ids)):
-            if i in graph.executions and i not in seen:
-                seen.add(i)
+            if i in graph.executions and i not in placed:
+                placed.add(i)
                 execution = graph.executions[i]
                 branches.append(Branch(execution, grow(next_ids(execution))))
         return branches[::-1] if newest_first else branches

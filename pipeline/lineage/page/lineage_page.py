@@ -102,15 +102,15 @@ class _Values:
     """A table of distinct JSON values; calling it with a value returns the value's index."""
 
     def __init__(self) -> None:
-        self.found: list[Any] = []
-        self._places: dict[str, int] = {}
+        self.items: list[Any] = []
+        self._indices: dict[str, int] = {}
 
     def __call__(self, value: Any) -> int:
         key = json.dumps(value, sort_keys=True)
-        if key not in self._places:
-            self._places[key] = len(self.found)
-            self.found.append(value)
-        return self._places[key]
+        if key not in self._indices:
+            self._indices[key] = len(self.items)
+            self.items.append(value)
+        return self._indices[key]
 
     def pairs(self, values: Mapping[str, Any]) -> list[int]:
         """Returns the indices of names and values, alternating."""
@@ -164,22 +164,22 @@ def document(
         ],
         "executions": [
             [
-                one.id, values(one.component), values(one.type), run_index.get(one.run, -1), values(one.state),
-                one.started, one.ended, values.pairs(dict(sorted(one.properties.items()))),
-                values.channels(one.inputs), values.channels(one.outputs),
+                e.id, values(e.component), values(e.type), run_index.get(e.run, -1), values(e.state),
+                e.started, e.ended, values.pairs(dict(sorted(e.properties.items()))),
+                values.channels(e.inputs), values.channels(e.outputs),
             ]
-            for one in graph.executions.values()
+            for e in graph.executions.values()
         ],
         "artifacts": [
             [
-                one.id, values(one.type), one.name, one.uri, values(one.state), one.created, one.id in gone,
-                values.pairs(dict(sorted(_properties(one).items()))), one.made_by, one.copy_of,
+                a.id, values(a.type), a.name, a.uri, values(a.state), a.created, a.id in gone,
+                values.pairs(dict(sorted(_properties(a).items()))), a.made_by, a.copy_of,
             ]
-            for one in graph.artifacts.values()
+            for a in graph.artifacts.values()
         ],
-        "layouts": layouts.found,
-        "sections": sections.found,
-        "values": values.found,
+        "layouts": layouts.items,
+        "sections": sections.items,
+        "values": values.items,
     }  # fmt: skip
 
 
@@ -193,9 +193,9 @@ class _Layouts:
     """A table of distinct layouts of runs; runs of the same components have the same layout."""
 
     def __init__(self, graph: Graph) -> None:
-        self.found: list[dict[str, Any]] = []
+        self.items: list[dict[str, Any]] = []
         self._graph = graph
-        self._places: dict[Any, int] = {}
+        self._indices: dict[Any, int] = {}
 
     def add(self, executions: Sequence[Execution]) -> dict[str, Any]:
         """Returns the index of a run's layout, and for each block the ids of its execution (or 0) and artifacts."""
@@ -214,7 +214,7 @@ class _Layouts:
             for artifact in self._inputs(execution)
         )
         shape = [Block(len(artifacts), bool(execution)) for execution, *artifacts in blocks]
-        return {"layout": self._place(shape, edges), "blocks": blocks}
+        return {"layout": self._index_of(shape, edges), "blocks": blocks}
 
     def _inputs(self, execution: Execution) -> list[int]:
         """Returns the ids of an execution's inputs, including the pushed model that Baseline copied."""
@@ -227,11 +227,11 @@ class _Layouts:
         ids = [artifact for name in sorted(execution.outputs) for artifact in execution.outputs[name]]
         return [artifact for artifact in dict.fromkeys(ids) if artifact in self._graph.artifacts]
 
-    def _place(self, shape: Sequence[Block], edges: Iterable[Edge]) -> int:
+    def _index_of(self, shape: Sequence[Block], edges: Iterable[Edge]) -> int:
         key = tuple(shape), tuple(edges)
-        if key not in self._places:
-            self._places[key] = len(self.found)
-            place = asdict(lay_out(*key))
-            lines = [[*of, *heights] for of, heights in place["lines"].items()]
-            self.found.append({**place, "lines": lines, "edges": key[1]})
-        return self._places[key]
+        if key not in self._indices:
+            self._indices[key] = len(self.items)
+            positions = asdict(lay_out(*key))
+            lines = [[block, artifact, *heights] for (block, artifact), heights in positions["lines"].items()]
+            self.items.append({**positions, "lines": lines, "edges": key[1]})
+        return self._indices[key]
