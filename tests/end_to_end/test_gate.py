@@ -71,7 +71,7 @@ def test_a_worse_model_never_replaces_a_better_one(project: Project) -> None:
     refused = fields(worse.stdout)["blessed"]
     assert f"is below {bound:.3f}".rstrip("0") in refused and "of the model serving now" in refused
 
-    # A model that knows other tokens is compared like any other, and the run says so.
+    # A model with another vocabulary is compared like any other, with a note.
     better = project.run("--set", "training.epochs=40", "--set", "vocabulary.min_count=40")
     assert better.returncode == 0, better.stderr
     line = next(line for line in better.stdout.splitlines() if line.startswith("Evaluator"))
@@ -80,7 +80,7 @@ def test_a_worse_model_never_replaces_a_better_one(project: Project) -> None:
     evaluation = read_evaluation(latest(project, "Evaluator", "evaluation"))
     assert evaluation.slices[""][CANDIDATE]["edit_similarity"] > evaluation.slices[""][BASELINE]["edit_similarity"]
     assert evaluation.slices[""][BASELINE]["edit_similarity"] == bound
-    # The new model serves: it is what a third would be compared with.
+    # The new model serves, so it is the baseline for a third.
     assert fields(better.stdout)["pushed to"].endswith(project.versions()[1])
 
 

@@ -102,7 +102,7 @@ print(json.dumps({name: value.numpy().astype(str).tolist() for name, value in an
     assert answer.returncode == 0, answer.stderr
     read = json.loads(answer.stdout)
     assert len(read["latex"]) == 2
-    assert read["latex"][0] == read["latex"][1]  # the white around a formula does not matter
+    assert read["latex"][0] == read["latex"][1]  # the margin of a formula does not matter
     first, second = (float(value) for value in read["log_probability"])
     assert first == pytest.approx(second, abs=1e-3) and first < 0
 
@@ -130,7 +130,7 @@ def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path
     repository = Path(__file__).resolve().parents[2]
     tfx = Path(sys.executable).with_name("tfx")
     environment = {**project.environment(), "LOCAL_HOME": str(tmp_path / "tfx")}
-    environment["PATH"] = f"{tfx.parent}{os.pathsep}{environment['PATH']}"  # it starts `pip` and `python`
+    environment["PATH"] = f"{tfx.parent}{os.pathsep}{environment['PATH']}"  # tfx runs `pip` and `python`
     for arguments in (
         ["pipeline", "create", "--engine=local", f"--pipeline_path={repository}/pipeline/running/tfx_dsl.py"],
         ["run", "create", "--engine=local", "--pipeline_name=im2latex"],
@@ -139,7 +139,7 @@ def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path
             [tfx, *arguments], capture_output=True, text=True, timeout=600, env=environment, cwd=tmp_path
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    # The workspace is the same, so what `im2latex run` made is found again.
+    # It is the same workspace, so the outputs of `im2latex run` are in the cache.
     assert states(project.executions()[before:]) == dict.fromkeys(COMPONENTS, "CACHED")
 
 

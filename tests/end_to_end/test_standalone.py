@@ -103,7 +103,7 @@ def test_a_training_without_tensorflow_writes_weights_metrics_and_predictions(ou
     assert metrics["vocabulary"] == len(model.vocabulary)
     assert metrics["parameters"] == sum(weight.size for weight in model.weights.values())
     assert metrics["epochs"] == len(metrics["perplexities"]) == 4
-    # Even odds at the start, and some learnt.
+    # At the start all tokens are equally likely; a little was learned.
     assert 1 < min(metrics["perplexities"]) < len(model.vocabulary)
     assert metrics["images_per_second"] > 0 and metrics["seconds"] > 0
     assert (metrics["greedy"]["width"], metrics["beam"]["width"]) == (1, 3)
@@ -116,7 +116,7 @@ def test_a_training_without_tensorflow_writes_weights_metrics_and_predictions(ou
         assert answer["target"] == targets[name]
         assert answer["right"] == (answer["prediction"] == answer["target"])
         assert answer["log_probability"] < 0
-    # All of the twelve are there, so they give the scores.
+    # The file has all twelve examples, so the scores can be computed from it.
     pairs = [(answer["target"], answer["prediction"]) for answer in read.values()]
     expected = sum(reference.bleu_statistics(*pair) for pair in pairs)
     assert metrics["greedy"]["bleu"] == pytest.approx(reference.bleu(expected))
@@ -165,7 +165,7 @@ def test_ctrl_c_prints_one_sentence_and_keeps_the_checkpoint(source, tmp_path):
 
 
 def test_a_training_that_starts_from_weights_keeps_their_tokens(source, out, tmp_path):
-    # A rate at which nothing is learnt, and a vocabulary of few tokens.
+    # A learning rate at which nothing is learned, and a small vocabulary.
     settings = [f"training.start_from={out}", "training.learning_rate=1e-30", "vocabulary.min_count=12"]
     done = trained(tmp_path, source, "--out", tmp_path / "out", settings=[*settings, "training.epochs=1"])
     assert done.returncode == 0, done.stderr
@@ -173,7 +173,7 @@ def test_a_training_that_starts_from_weights_keeps_their_tokens(source, out, tmp
     before, after = load_weights(out), load_weights(tmp_path / "out")
     assert sorted(after.vocabulary) == sorted(before.vocabulary)
     rows = [after.vocabulary.index(token) for token in before.vocabulary]
-    # Its own are fewer: the others were added.
+    # The data has fewer tokens; the others come from the weights.
     (own,) = re.findall(r"vocabulary of (\d+)", done.stdout)
     assert int(own) < len(before.vocabulary)
     np.testing.assert_array_equal(after.weights["embedding/embeddings"][rows], before.weights["embedding/embeddings"])

@@ -320,7 +320,7 @@ def test_a_pipeline_root_in_another_bucket_gives_a_warning(deployed: Command) ->
     assert f"im2latex: the pipeline root was {ROOT}, and outputs in the cache still lie there" in answer.out
     assert answer.status == 0
     for arguments in (
-        elsewhere,  # the last run was there
+        elsewhere,  # the root of the last run
         ("--no-follow", "--no-cache"),
         ("--no-follow", "--pipeline-root", "minio://another", "--set", 'kubeflow.environment={AWS_REGION="here"}'),
     ):
@@ -371,7 +371,7 @@ def test_a_task_that_ran_while_another_came_from_the_cache_is_not_called_cached(
     quick = next(node for node in nodes if node.display_name == "quick")
     slow = next(node for node in nodes if node.display_name == "slow")
     quick_container = next(node for node in nodes if node.display_name == "executor" and node.state == "SKIPPED")
-    for node in (quick, quick_container):  # in the middle of the slow one
+    for node in (quick, quick_container):  # while the slow task runs
         node.start_time = node.end_time = slow.start_time + datetime.timedelta(seconds=5)
     run = SimpleNamespace(state="RUNNING", run_details=SimpleNamespace(task_details=list(nodes)), finished_at=None)
     for node in nodes:
@@ -574,7 +574,7 @@ def test_a_login_is_retried_once(deployed: Command, server: ApiServer) -> None:
     server.faults.append(Fault("get_run", 401, "", times=1, after=2))
     before = len(server.did("get_healthz"))
     assert deployed().status == 0
-    assert len(server.did("get_healthz")) == before + 2  # each client that is made asks once
+    assert len(server.did("get_healthz")) == before + 2  # each new client sends one request
 
 
 @pytest.mark.integration
@@ -674,7 +674,7 @@ def test_a_kubeconfig_with_a_token_uses_the_api_of_kubernetes(
     assert all(path.startswith(KUBE_PROXY) for path in guarded.paths if path not in metadata)
     assert (len(metadata), len(guarded.paths)) == (4, len(guarded.requests) + 4)
     assert {request.authorization for request in guarded.requests} == {f"Bearer {TOKEN}"}
-    guarded.token = "another"  # this server says what it was given
+    guarded.token = "another"  # this server repeats the token it got
     refused = command("status")
     assert "(the token)" in refused.err
     assert TOKEN not in refused.err
@@ -742,7 +742,7 @@ def test_no_token_is_printed(
     answers = [command("deploy", *given, "--param", "data=d"), command("status", *given)]
     assert [answer.status for answer in answers] == [0, 0]
     assert {request.authorization for request in guarded.requests} == {f"Bearer {TOKEN}"}
-    guarded.token = "another"  # this server says what it was given
+    guarded.token = "another"  # this server repeats the token it got
     answers.append(command("status", *given))
     assert "Unauthenticated: Bearer (the token)" in answers[-1].err
     for answer in answers:

@@ -192,7 +192,7 @@ def test_every_container_has_the_environment_variables() -> None:
     ("pod", "longest"),
     [
         (Pod(retries=2), 30 * 24 * 3600),
-        # Three attempts with an hour to get a node each, and pauses of 30 and 60 seconds.
+        # Three attempts, each with an hour to get a node, and pauses of 30 and 60 seconds.
         (Pod(retries=2, timeout=86400), 3 * (86400 + 3600) + 90),
         (Pod(retries=1, timeout=60), 2 * (60 + 3600) + 30),
     ],

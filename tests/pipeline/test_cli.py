@@ -24,12 +24,12 @@ def im2latex(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 
 def test_help_takes_less_than_a_second_and_imports_nothing_heavy() -> None:
-    im2latex("--help")  # compiles what has changed
+    im2latex("--help")  # compiles changed modules
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     answer = im2latex("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert answer.returncode == 0
-    # Processor time, because the wall clock also measures whatever else the machine does.
+    # CPU time, because wall time depends on the load of the machine.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
     loaded = subprocess.run(
         [sys.executable, "-c", "import pipeline.cli, pipeline.running.launch, sys; print(*sys.modules)"],

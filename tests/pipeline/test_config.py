@@ -22,7 +22,7 @@ def test_every_preset_round_trips_through_toml(preset: str, tmp_path: Path) -> N
     config = load_config(preset)
     file = tmp_path / "config.toml"
     file.write_text(to_toml(config), encoding="utf-8")
-    # Read over another preset: the file names every knob, so nothing of that preset may be left.
+    # The file sets every knob, so it overrides another preset completely.
     assert load_config("small" if preset != "small" else "image2latex-tf2", file) == config
 
 
@@ -68,7 +68,7 @@ def test_escaped_text_round_trips_through_toml(tmp_path: Path) -> None:
     literal_string = load_config(path=file).data.source
     file.write_text(f"[data]\nsource = '{source}'\n", encoding="utf-8")
     assert load_config(path=file).data.source == source
-    assert literal_string  # whatever TOML made of Python's repr, it was read and written alike
+    assert literal_string  # the same text is written and read, whatever TOML makes of Python's repr
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def keys(components: dict[str, BaseComponent], folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("file", "old", "new", "changed"),
     [
-        # What makes ink of a grey pixel decides the examples, and is in the exported model.
+        # Normalisation affects the transformed examples, and is part of the exported model.
         (
             "im2latex/images.py",
             "INK_SHARE = 3 / 16",

@@ -63,7 +63,7 @@ def test_another_backend_is_refused(tmp_path, capsys, monkeypatch):
 
 
 def test_rare_tokens_are_left_out_of_the_vocabulary():
-    # b and c twice each; of equally frequent tokens the last in byte order comes first.
+    # b and c occur twice each; ties are in descending byte order.
     assert make_vocabulary(["b c a", "a c b a", "ä"], 2)[features.SPECIALS :] == ["a", "c", "b"]
 
 
@@ -104,6 +104,6 @@ def test_scores_equal_those_of_the_gate():
     statistics = sum(reference.bleu_statistics(*pair) for pair in zip(targets, read, strict=True))
     found = scores(targets, read)
     assert found["bleu"] == pytest.approx(reference.bleu(statistics)) and found["exact_match"] == 1 / 3
-    # Of 7, 5 and 1 tokens one is wrong and one is missing; the rest stands where it should.
+    # Of 7, 5 and 1 tokens, one is wrong and one is missing; the others are correct.
     assert found["edit_similarity"] == found["token_accuracy"] == pytest.approx(11 / 13)
     assert list(found) == ["bleu", "exact_match", "edit_similarity", "token_accuracy"]

@@ -27,7 +27,7 @@ def cdm(reference: str, prediction: str) -> float:
 def test_boxes_enclose_the_ink_of_characters_in_em() -> None:
     boxes = symbol_boxes(["x", "^", "{", "2", "}"])
     (left, top, right, bottom), (script_left, _, _, script_bottom) = boxes.corners
-    # cmmi10's x is 0.431 em high and stands on the baseline; the exponent is of cmr10 at 0.75 em, sup1 above it.
+    # cmmi10's x is 0.431 em high, on the baseline; the exponent is cmr10 at 0.75 em, raised by sup1.
     assert (top, bottom) == pytest.approx((-0.43, 0), abs=0.02) and 0 <= left < right < 0.58
     assert script_left > right - 0.05 and script_bottom == pytest.approx(-0.413, abs=0.02)
     assert boxes.sizes.tolist() == [1, 0.75]
@@ -36,8 +36,8 @@ def test_boxes_enclose_the_ink_of_characters_in_em() -> None:
 @pytest.mark.parametrize(
     ("formula", "symbols"),
     [
-        ("\\frac { a } { b }", 3),  # the bar is one
-        ("\\sqrt { x }", 2),  # the sign and its bar are one
+        ("\\frac { a } { b }", 3),  # the bar is a symbol
+        ("\\sqrt { x }", 2),  # the sign and its bar are one symbol
         ("a \\neq b", 3),
         ("\\sin x", 4),
         ("\\underbrace { a b } _ { n }", 4),
@@ -164,7 +164,7 @@ SIZE = DPI * 10 / 72.27  # pixels per em
 PREAMBLE = r"""\documentclass[10pt]{article}\usepackage{amsmath,amssymb}\pagestyle{empty}
 \oddsidemargin=-.9in \hoffset=0pt \begin{document}
 """
-# What a colour would come between.
+# Tokens that a colour command must not separate.
 CLOSED = {"\\big", "\\Big", "\\bigg", "\\Bigg", "\\not"}
 
 
@@ -254,7 +254,7 @@ def test_characters_have_the_positions_of_latex(tmp_path: Path) -> None:
         compared += 1
         boxes += len(pairs)
         total += len(by_latex)
-        # LaTeX's scripts are of 7 and 5 pt, ours of 7.5 and 6, so that lines become longer by a few hundredths.
+        # LaTeX's scripts have 7 and 5 pt, the built-in typesetter's 7.5 and 6; so lines are longer by some hundredths.
         width = max(1.0, one[:, 2].max() - one[:, 0].min())
         right += int(((np.abs(moved[:, 1]) < 0.25) & (np.abs(moved[:, 0]) < 0.25 + 0.05 * width)).sum())
     print(f"{compared} formulas, {boxes} of {total} characters compared, {right / boxes:.4f} where LaTeX puts them")

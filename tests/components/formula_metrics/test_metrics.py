@@ -234,8 +234,8 @@ def threshold(kind: str, bound: float, direction: str, change: float) -> str:
     }}"""
 
 
-# The candidate's BLEU is 0.914, and above the baseline's by less than 0.9. One of its five cannot be drawn, two of the
-# baseline's cannot.
+# The candidate's BLEU is 0.914, less than 0.9 above the baseline's. Of its five predictions one cannot be drawn, of the
+# baseline's two.
 @pytest.mark.parametrize(
     ("bleu", "unrendered", "accepted"),
     [

@@ -57,14 +57,14 @@ def test_bleu_of_nearly_right_predictions_equals_sacrebleu(references, random):
 
 def test_bleu_of_a_hand_worked_corpus():
     pairs = [("a b c d e f", "a b c d x"), ("a a b b", "a a a b b")]
-    # Of 10 tokens 4 + 4 match (the third a of the second finds no partner), of 8 pairs 3 + 3 (aa, ab, bb),
-    # of 6 triples 2 + 2 (aab, abb), of 4 runs of four 1 + 1 (aabb). Both have 10 tokens: no brevity penalty.
+    # Matches: 4 + 4 of 10 tokens (the third a of the second formula has none), 3 + 3 of 8 pairs (aa, ab, bb), 2 + 2 of
+    # 6 triples (aab, abb), 1 + 1 of 4 quadruples (aabb). Both have 10 tokens, so there is no brevity penalty.
     np.testing.assert_array_equal(sum(scores.bleu_statistics(*pair) for pair in pairs), [8, 6, 4, 2, 10, 8, 6, 4, 10])
     assert corpus_bleu(pairs) == pytest.approx((8 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25, abs=1e-12)
 
 
 def test_short_predictions_are_penalised():
-    # Every n-gram matches; 4 tokens of 6: exp(1 - 6 / 4).
+    # Every n-gram matches; the brevity penalty for 4 tokens instead of 6 is exp(1 - 6 / 4).
     assert corpus_bleu([("a b c d e f", "a b c d")]) == pytest.approx(math.exp(-0.5), abs=1e-12)
 
 
@@ -106,7 +106,7 @@ def test_edit_similarity_and_token_accuracy_equal_a_naive_calculation(pairs):
 
 
 def test_edit_similarity_and_token_accuracy_of_hand_worked_corpora():
-    # A token too much at the front: one edit in 4, but none of the four stands where it should.
+    # An extra token at the front is one edit of 4, but moves all four tokens.
     assert text_values([("a b c", "x a b c")]) | {"bleu": 0} == {
         "bleu": 0, "exact_match": 0, "edit_similarity": 3 / 4, "token_accuracy": 0
     }  # fmt: skip
@@ -159,7 +159,7 @@ def test_runs_are_separated_by_a_matching_column():
 
 
 def test_a_run_has_the_length_of_the_image_with_more_columns():
-    # Three columns become six others: the alignment replaces three, and inserts three beside them.
+    # Three columns become six other columns: the alignment replaces three and inserts three.
     assert not compared((*WORD, B, B, B, *WORD), (*WORD, D, D, D, D, D, D, *WORD))[MATCH]
     assert not compared((*WORD, D, D, D, D, D, D, *WORD), (*WORD, B, B, B, *WORD))[MATCH]
 
@@ -169,7 +169,7 @@ def test_columns_that_differ_in_fewer_than_five_pixels_are_equal():
     without = (C, C, C, C, C, C, C)
     assert compared((*without, *(BLANK,) * 7), (*without, *(four,) * 7))[:1] == [1]
     assert compared((*without, *(BLANK,) * 7), (*without, *(five,) * 7))[:1] == [0]
-    # The distance is of the exact columns.
+    # The distance compares columns exactly.
     assert compared((*without, *(BLANK,) * 7), (*without, *(four,) * 7))[DISTANCE] == 7
 
 
@@ -187,7 +187,7 @@ def test_blank_columns_are_left_out_of_the_second_match_only():
     wide = (A, B, *(BLANK,) * 5, C, D)
     assert compared(wide, (A, B, C, D))[:4] == [0, 1, 1, 1]
     assert compared((A, B, C, D), wide)[:4] == [0, 1, 1, 1]
-    # What is blank is like no other column then, though it may differ from it in fewer than five pixels.
+    # A blank column is not similar to any other, even if they differ in fewer than five pixels.
     light = "##........"
     assert compared((BLANK, *(light,) * 6), (*(light,) * 6,))[:4] == [1, 1, 1, 1]
 
@@ -230,7 +230,7 @@ def test_images_match_exactly_when_their_symbols_can_be_aligned(target, read):
     pieces = naive.columns(target, height) + naive.columns(read, height)
     symbols = naive.symbols(pieces)
     edits = naive.distance(symbols[: target.shape[1]], symbols[target.shape[1] :])
-    # With so few edits no run is long enough; so many more columns are a run, or several, of which this cannot tell.
+    # Fewer than five edits cannot be a run of five; five or more extra columns may be one run or several.
     if edits < 5:
         assert scores.image_statistics(target, read)[MATCH] == 1
     if not set(symbols[: target.shape[1]]) & set(symbols[target.shape[1] :]):
@@ -251,16 +251,16 @@ def test_statistics_of_every_score_from_formulas():
     widths = [render(formula, scores.DPI, 0, "builtin").shape[1] for formula in REFERENCES[:4]]
     expected = scores.values(found)
     assert list(expected) == list(scores.SCORES)
-    # Of seven, the first and the fourth look right; the fifth's reference cannot be drawn.
+    # Of the seven pairs, the first and the fourth match when drawn; the fifth's reference cannot be drawn.
     assert expected["image_match"] == expected["image_match_without_blanks"] == 2 / 7
-    # Missing predictions and a missing reference count the width of the other; the last two have none at all.
+    # A missing prediction or reference counts the width of the other image; the last two pairs have no image.
     missed = widths[1] + widths[2] + widths[3]
     assert expected["image_edit_similarity"] == pytest.approx(1 - missed / (widths[0] + missed + widths[3]))
-    # Two empty ones, one without balance, and a letter that is not in the fonts.
+    # Two empty predictions, one with unbalanced braces, and one with a letter that the fonts lack.
     assert expected["unrendered"] == 4
-    # Tokens 5, 7, 3, 1, 1, 0, 1 of the longer: right are 5, 0, 0, 1, 0, 0, 1.
+    # The longer formulas have 5, 7, 3, 1, 1, 0, 1 tokens; 5, 0, 0, 1, 0, 0, 1 are correct.
     assert expected["token_accuracy"] == pytest.approx(7 / 18)
-    # Edits: the whole second, four of `\frac { a` for three, and one.
+    # Edits: all of the second, four of `\frac { a` for three, and one.
     assert expected["edit_similarity"] == pytest.approx(1 - (7 + 3 + 1) / 18)
     assert expected["exact_match"] == 4 / 7
 

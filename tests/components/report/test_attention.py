@@ -35,7 +35,7 @@ def test_attention_maps_do_not_depend_on_the_rest_of_the_batch(material: Materia
         rows, columns = -(-height // 8), -(-width // 8)
         filled = np.full((1, rows * 8, columns * 8, 1), 255, np.uint8)
         filled[0, :height, :width, 0] = pixels
-        before = np.array([[1, *(texts.index(token) for token in read.split())]])  # 1 is the start
+        before = np.array([[1, *(texts.index(token) for token in read.split())]])  # 1 is the start token
         alone = model.attention_maps(filled, np.array([[height, width]]), before)
         assert np.array_equal(found.image, filled[0, :, :, 0])
         assert found.maps["fine"].shape == (len(read.split()) + 1, rows, columns)

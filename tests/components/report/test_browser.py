@@ -24,7 +24,7 @@ def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_logs_nothing_and_makes_no_requests(browser: Browser, file: Path) -> None:
-    browser.driver.get("about:blank")  # the browser's own first page asks for much
+    browser.driver.get("about:blank")  # the browser's start page makes requests
     for log in ("browser", "performance"):
         browser.driver.get_log(log)
     browser.open(file)
@@ -38,7 +38,7 @@ def test_the_page_logs_nothing_and_makes_no_requests(browser: Browser, file: Pat
 
 def test_hostile_names_and_formulas_are_text(browser: Browser, file: Path) -> None:
     browser.open(file)
-    assert browser.driver.title.startswith("Not blessed")  # the attack would have changed it
+    assert browser.driver.title.startswith("Not blessed")  # an attack would change the title
     assert browser.run("return [...document.images].filter((image) => !image.src.startsWith('data:')).length") == 0
     assert browser.run("return document.scripts.length") == 1
     shown = browser.run("return [...document.querySelectorAll('h4')].map((title) => title.textContent)")

@@ -56,13 +56,13 @@ def test_ticks_include_the_values_and_are_few_and_distinct(rate: float) -> None:
 
 
 def test_bars_are_shares_of_the_examples() -> None:
-    # 0 to 3 in bars of one: half of the first split has 1, a quarter each 2 and 3.
+    # Bars for 0 to 3. In the first split, half of the values are 1, a quarter are 2, a quarter are 3.
     chart = histogram("Length", "tokens", {"train": np.array([1, 1, 2, 3]), "evaluated": np.array([3])})
     unit = chart.bars[0][2]
     assert [bar[0] for bar in chart.bars] == pytest.approx([LEFT + unit, LEFT + 2 * unit, LEFT + 3 * unit])
     heights = [bar[3] for bar in chart.bars]
     assert heights[1] == pytest.approx(heights[0] / 2) and heights[2] == pytest.approx(heights[0] / 2)
-    # All of the second split has 3: twice as high as the highest bar.
+    # In the second split all values are 3, so its line is twice as high as the highest bar.
     outline = chart.lines[1].points
     assert FLOOR - min(y for _, y in outline) == pytest.approx(2 * heights[0])
     assert labels(chart.y_ticks)[-1] == "100"

@@ -72,8 +72,8 @@ def test_an_unchanged_report_comes_from_the_cache(material: Material, tmp_path: 
     assert [first, second, third] == ["COMPLETE", "CACHED", "COMPLETE"]
     assert uri == same != other
     page = Path(uri, "report.html").read_text("utf-8")
-    assert "<h1" in page and "Import-evaluation" in page  # what ran
-    assert "Serving check" in page and "612" in page  # properties came along
+    assert "<h1" in page and "Import-evaluation" in page  # the steps
+    assert "Serving check" in page and "612" in page  # the properties
     assert "Where the model looks" in page
     assert "training.epochs" in page
 

@@ -34,7 +34,7 @@ def test_logs_of_keras_are_read_by_epoch(tmp_path: Path) -> None:
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     assert [epoch.loss for epoch in epochs] == pytest.approx(logged["loss"])
     assert [epoch.validation_loss for epoch in epochs] == pytest.approx(logged["val_loss"])
-    # Two steps to an epoch: 0.1, less 0.01 for each of them.
+    # Two steps per epoch: 0.1, minus 0.01 per step.
     assert [epoch.learning_rate for epoch in epochs] == pytest.approx([0.08, 0.06, 0.04])
     assert {epoch.perplexity for epoch in epochs} == {None}
 
@@ -44,7 +44,7 @@ def test_the_best_epoch_is_the_first_with_the_lowest_validation_perplexity() -> 
     found = best(epochs)
     assert found is not None and found.number == 2
     assert best([]) is None
-    assert best(epochs[1:]) is None  # the epochs before were logged elsewhere
+    assert best(epochs[1:]) is None  # earlier epochs are in another log
 
 
 def test_a_folder_without_logs_has_no_epochs(tmp_path: Path) -> None:

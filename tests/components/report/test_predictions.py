@@ -111,7 +111,7 @@ def test_the_matrix_has_the_most_frequent_errors_and_counts_the_rest() -> None:
     assert (table.targets, table.readings) == (["a", "d"], ["b", "c"])
     assert table.counts == [[3, 2], [2, 0]]
     assert table.missing == [1, 0]
-    assert table.others == 1  # e as f
+    assert table.others == 1  # e read as f
 
 
 def test_predictions_have_the_indices_of_the_records(tmp_path: Path) -> None:

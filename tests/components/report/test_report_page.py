@@ -84,7 +84,7 @@ def test_the_report_of_a_failed_run_says_where_and_why(material: Material) -> No
     assert "There is no evaluation: Trainer failed." in page
     assert "There is no log of a training: Trainer failed." in page
     assert "It is not known what is serving." in page
-    assert page.count('class="chart"') == 3  # lengths and sizes of what was to be learned from
+    assert page.count('class="chart"') == 3  # lengths and sizes of the training examples
 
 
 def test_an_unknown_run_has_a_report() -> None:
@@ -108,7 +108,7 @@ def test_damaged_files_are_reported_and_the_rest_is_shown(material: Material, tm
     page = render(with_artifacts(material.run, **changed))
     assert f"{tmp_path}/evaluation/predictions.parquet is damaged" in page
     assert f"{tmp_path}/examples/Split-train cannot be read: No such file or directory." in page
-    assert "By slice" in page and page.count('class="chart"') == 3  # of the training
+    assert "By slice" in page and page.count('class="chart"') == 3  # the curves of the training
 
 
 def test_formulas_are_not_drawn_without_their_renderer(material: Material, evaluated) -> None:

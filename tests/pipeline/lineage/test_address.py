@@ -53,7 +53,7 @@ def test_the_refusal_of_postgresql_gives_the_reason() -> None:
 
 def test_a_server_that_does_not_answer_is_reported() -> None:
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # and does not listen
+        bound.bind(("127.0.0.1", 0))  # bound, but not listening
         port = bound.getsockname()[1]
         with pytest.raises(UserError, match=f"mysql://me@127.0.0.1:{port}/db does not answer"):
             parse(f"mysql://me@127.0.0.1:{port}/db").reach()

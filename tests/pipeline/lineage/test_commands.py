@@ -189,5 +189,5 @@ def test_help_is_fast(workspace: Workspace) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Of the processor's time, which others on the machine do not add to; 0.3 s.
+    # CPU time, which does not depend on the load of the machine; it is 0.3 s.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

@@ -47,7 +47,7 @@ def test_graphviz_accepts_the_drawing(graph: Graph, hostile: Graph) -> None:
 
 def test_names_in_labels_are_escaped(hostile: Graph) -> None:
     for line in dot(hostile):
-        # What is left when quoted strings are taken out is the drawing's own.
+        # Without the quoted strings, only the syntax of the drawing is left.
         assert re.fullmatch(r"[\w\s\[\]{}=;,>-]*", re.sub(r'"(?:[^"\\]|\\.)*"', "", line)), line
     for line in mermaid(hostile):
         assert "<script" not in line and "click x" not in re.sub(r'"[^"]*"', "", line)

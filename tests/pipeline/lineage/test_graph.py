@@ -15,7 +15,7 @@ from tests.components.report.history import History
 from tests.pipeline.lineage import history
 from tests.pipeline.lineage.conftest import FIRST, SECOND, THIRD
 
-# Of the fixture `workspace`: ids of artifacts and executions in the order in which they are made there.
+# Ids of artifacts and executions in the fixture `workspace`, in order of creation.
 EXAMPLES, MODEL, BASELINE, PUSHED, SECOND_MODEL, SECOND_BASELINE, SECOND_PUSHED = 1, 2, 3, 6, 7, 8, 11
 IMPORTED, TRAINED, COMPARED, EVALUATED, PUSHING = 1, 2, 3, 4, 5
 
@@ -70,7 +70,7 @@ def test_unknown_runs_give_an_empty_graph(workspace: Workspace) -> None:
         (PUSHED, 1, {PUSHING}),
         (PUSHED, 2, {PUSHING, TRAINED, EVALUATED}),
         (EXAMPLES, None, {IMPORTED}),
-        # Not through the baseline to the first model.
+        # The path ends at the baseline, and does not reach the first model.
         (SECOND_PUSHED, None, {IMPORTED, 7, 8, 9, 10}),
     ],
 )
@@ -87,7 +87,7 @@ def test_ancestors_of_an_artifact_are_read(
     [
         (MODEL, None, {COMPARED, EVALUATED, PUSHING}),
         (PUSHED, None, set()),
-        # By the training that failed too; not by those that took the examples from the cache.
+        # Includes the failed training, but not the executions that took the examples from the cache.
         (EXAMPLES, 1, {TRAINED, EVALUATED, 7, 9, 12}),
         (EXAMPLES, None, {TRAINED, COMPARED, EVALUATED, PUSHING, 7, 8, 9, 10, 12}),
     ],

@@ -67,7 +67,7 @@ def test_missing_data_is_reported_once(own_workspace: Workspace) -> None:
 def test_killed_executions_are_found_and_can_be_marked(own_workspace: Workspace) -> None:
     past = History(own_workspace.metadata, "im2latex")
     left = past.execution(FOURTH, "Trainer", mlmd.Execution.RUNNING, run_fn="f")
-    with own_workspace.lock():  # it is going on
+    with own_workspace.lock():  # the run is in progress
         assert found(own_workspace) == []
     (finding,) = found(own_workspace)
     assert (finding.kind, finding.run, finding.execution) == (KILLED, FOURTH, left)
@@ -158,7 +158,7 @@ def test_the_first_run_repairs_nothing(tmp_path: Path) -> None:
         ({"model_blessing": 1, "infra_blessing": 0}, "infra blessing"),
         ({"model_blessing": 0, "infra_blessing": 0}, "model blessing and infra blessing"),
         ({"model_blessing": 1, "infra_blessing": 1}, None),
-        ({"model_blessing": 1}, None),  # of a pipeline without ServingCheck
+        ({"model_blessing": 1}, None),  # a pipeline without ServingCheck
     ],
 )
 def test_a_model_pushed_without_blessing_is_found(

@@ -58,7 +58,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     (made.logs / "run-20200101-100000.log").write_text("fine\n", "utf-8")
     (made.logs / "run-20200102-100000.log").write_text(LOG, "utf-8")
     config = load_config("small", settings=["training.epochs=3"])
-    # A knob that this version no longer has.
+    # A knob that was removed.
     (made.logs / "run-20200102-100000.toml").write_text(to_toml(config) + "\n[old]\nknob = 1\n", "utf-8")
     return made
 
@@ -111,7 +111,7 @@ def test_a_run_that_failed_is_read_with_its_log_and_its_configuration(workspace:
     assert found.log == str(workspace.logs / "run-20200102-100000.log")
     states = {step.component: step.state for step in found.steps or ()}
     assert states == {name: ABSENT for name in COMPONENTS} | {"ImportExampleGen": CACHED, "Trainer": FAILED}
-    assert found.data is not None and Path(found.data).name == "data"  # what the cached execution read
+    assert found.data is not None and Path(found.data).name == "data"  # the input of the original execution
     settings = {setting.knob: setting for setting in found.settings or ()}
     assert settings["training.epochs"].value == 3
     assert settings["training.epochs"].help == "passes over the training examples"
@@ -122,7 +122,7 @@ def test_a_successful_run_has_no_log_in_its_report(workspace: Workspace) -> None
     found = run(workspace, FIRST)
     assert (found.log, found.failure, found.failed) == ("", "", "")
     assert [step.state for step in found.steps or ()][:2] == [RAN, RAN]
-    assert found.split == "test" and found.settings is None  # nothing is written beside that log
+    assert found.split == "test" and found.settings is None  # there is no configuration beside that log
 
 
 def test_a_run_of_another_command_does_not_get_the_log_of_an_earlier_run(workspace: Workspace) -> None:

@@ -85,6 +85,6 @@ def test_only_in_a_shared_database_can_a_run_be_in_progress_elsewhere(interrupte
     assert not is_elsewhere(graph, FIRST, interrupted)
     interrupted.keep_connection("mysql://me@host/db")
     assert is_elsewhere(graph, FIRST, interrupted)
-    # Nothing is known of the second: it is taken for one of here.
+    # The second has no host and workspace, so it counts as local.
     assert not is_elsewhere(graph, SECOND, interrupted)
     assert not is_elsewhere(Graph(), FIRST, interrupted)

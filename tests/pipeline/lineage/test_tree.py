@@ -17,7 +17,7 @@ def outline(branches: list[Branch]) -> list:
 
 def test_ancestors_are_listed_once_and_newest_first(workspace: Workspace) -> None:
     graph = read(workspace, read_store)
-    # The model was taken by Evaluator and Baseline too; it stands with Pusher, which is nearest to it.
+    # The model is also an input of Evaluator and Baseline; it is listed below Pusher, which is nearest to it.
     assert outline(made_from(graph, SECOND_PUSHED)) == [
         ("Pusher", [("Evaluator", ["Baseline"]), ("Trainer", ["ImportExampleGen"])])
     ]

@@ -60,7 +60,7 @@ def test_the_default_is_the_model_pushed_last_else_the_reader(
     assert capsys.readouterr().err == "model: im2latex 10 (workspace/serving/im2latex/10)\n"
     assert chosen_model("reader") == reader_folder
     assert capsys.readouterr() == ("", of_reader)
-    # A folder of that name is still a folder.
+    # A path is a folder, even if its name is `reader`.
     for name in ("./reader", "elsewhere/9"):
         assert chosen_model(name) == Path(name)
     assert capsys.readouterr() == ("", "")

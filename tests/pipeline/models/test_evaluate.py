@@ -70,7 +70,7 @@ def test_kinds_of_pictures_have_their_own_table(folder: Path, tmp_path: Path) ->
     start = rows.index(["picture", "count", "BLEU", "exact", "edit", "loss"])
     of = {row[0]: row[1:] for row in rows[start + 1 : start + 21]}
     assert list(of)[:2] == ["native", "size-0.5"] and list(of)[-1] == "photo"
-    count, bleu, exact, _ = of["native"]  # which has no loss
+    count, bleu, exact, _ = of["native"]  # it has no loss
     assert (count, of["blur"][0]) == ("3", "3") and float(exact) > 0.5
     assert of["blur"][1:] == ["0.000", "0.000", of["blur"][3], bleu]
     document = json.loads((tmp_path / "kept" / "summary.json").read_text())

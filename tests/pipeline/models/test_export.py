@@ -19,7 +19,7 @@ from trainer_module.trained import load_weights
 
 
 def export(*arguments: object) -> Result:
-    # As the command sets it, but for this test alone.
+    # As the command does, but for this test only.
     return CliRunner().invoke(app, ["export", *map(str, arguments)], env={"KERAS_BACKEND": "tensorflow"})
 
 

@@ -89,7 +89,7 @@ def test_the_log_in_an_error_message_is_kept(past: Past, tmp_path: Path, monkeyp
 def test_the_run_ends_at_the_last_recorded_component(past: Past, started: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="started"):
         reproduce(FIRST)
-    assert started["last"] == "Pusher"  # the history has no report
+    assert started["last"] == "Pusher"  # the recorded run has no report
     with pytest.raises(UserError, match="started"):
         reproduce(FIRST, last="transform")
     assert started["last"] == "Transform"
@@ -179,7 +179,7 @@ def test_synthetic_formulas_are_drawn_again_or_read_from_the_original_folder(pas
     folder = prepare_examples(config.data, other)
     recorded = module.Recorded(FIRST, describe(config, other), ["ImportExampleGen"], {})
     assert module._with_data(config, recorded, Workspace(tmp_path / "again")) == config
-    # As if the code drew them otherwise now.
+    # Simulates code that draws other formulas.
     (folder / "train" / "more.tfrecord.gz").write_bytes(b"")
     recorded = recorded._replace(properties=describe(config, other))
     again = module._with_data(config, recorded, Workspace(tmp_path / "again"))

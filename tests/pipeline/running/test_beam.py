@@ -70,7 +70,7 @@ def test_flink_gets_its_address_and_parallelism() -> None:
 def test_the_configuration_chooses_the_worker_environment(
     runner: str, setting: str, kind: type, place: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is sent to workers is built from setup.py, which takes seconds; tests/environment builds it.
+    # The package for workers is built from setup.py, which takes seconds; tests/environment builds it.
     monkeypatch.setattr(environments, "python_sdk_dependencies", lambda options: ())
     made = environments.Environment.from_options(
         options(f"runner={runner}", setting).view_as(pipeline_options.PortableOptions)

@@ -19,7 +19,7 @@ def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     with workspace.lock(), pytest.raises(UserError, match="another run is using"), workspace.lock():
         pass
-    with workspace.lock():  # free again
+    with workspace.lock():  # the lock is released
         pass
 
 

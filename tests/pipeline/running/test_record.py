@@ -100,7 +100,7 @@ def test_the_commit_of_the_checkout_is_recorded_with_changed_files(tmp_path: Pat
     assert record._commit(tmp_path) == {"code_commit": git("rev-parse", "HEAD"), "code_changed": 0}
     (tmp_path / "file").write_text("2")
     assert record._commit(tmp_path)["code_changed"] == 1
-    # Code that lies in the checkout of something else has no commit of its own.
+    # Code inside the checkout of another project has no commit.
     assert record._commit(tmp_path / "inner") == {}
 
 

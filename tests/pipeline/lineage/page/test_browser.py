@@ -121,7 +121,7 @@ def details(browser: Browser) -> str:
 
 
 def test_the_page_logs_nothing_and_makes_no_requests(browser: Browser, material: Material) -> None:
-    browser.driver.get("about:blank")  # the browser's own first page asks for much
+    browser.driver.get("about:blank")  # the browser's start page makes requests
     for log in ("browser", "performance"):
         browser.driver.get_log(log)
     show(browser, material, of_run("*"))
@@ -156,7 +156,7 @@ def test_hostile_names_are_shown_as_text(browser: Browser, material: Material) -
         node(browser, key).click()
         settle(browser)
         assert " ".join(shown.split()) in " ".join(details(browser).split())
-    # Its address is no link: a browser would run it.
+    # Its address is not a link, because a browser would run it.
     node(browser, f"a{examples}").click()
     settle(browser)
     assert "javascript:document.title" in details(browser)
@@ -215,7 +215,7 @@ def test_a_selected_run_is_drawn_from_left_to_right(browser: Browser, material: 
         apart = one["right"] <= other["left"] or other["right"] <= one["left"]
         assert apart or one["bottom"] <= other["top"] or other["bottom"] <= one["top"]
     assert ink(browser) > 1000
-    # Artifacts and executions are not drawn alike, and neither are those that came from the cache.
+    # Artifacts, executions and cached executions are drawn differently.
     show(browser, material, of_run(list(material.graph.runs)[4]))
     styles = browser.run(
         "return ['.execution', '.artifact'].map((kind) => { const style = getComputedStyle("
@@ -231,7 +231,7 @@ def test_the_ancestors_of_the_serving_model_are_highlighted_at_first(browser: Br
     assert set(texts(browser, ".node.path .title")) == WAY
     assert len(texts(browser, ".node.path .title")) == len(WAY)
     assert "execution" in str(find(browser, ".node.path").get_attribute("aria-label"))
-    # The list begins with the same way.
+    # The list begins with the same path.
     show(browser, material)
     steps = [step.split() for step in texts(browser, ".way li")]
     assert set(texts(browser, ".way a")) == WAY and len(steps) == 4
@@ -282,7 +282,7 @@ def test_a_click_shows_properties_neighbours_and_files(browser: Browser, materia
     browser.driver.back()
     settle(browser)
     assert find(browser, "#about h2").text == "model"
-    # What is selected is in view, beside the panel.
+    # The selected node is in view, beside the panel.
     chosen, panel = boxes(browser)[f"a{gone.id}"], find(browser, "#details").rect
     assert chosen["right"] <= panel["x"]
 
@@ -416,14 +416,14 @@ def test_the_view_zooms_and_pans_by_wheel_mouse_and_keys(browser: Browser, mater
     )
     larger = place()
     assert larger["width"] > 1.2 * start["width"]
-    # What is under the pointer stays there.
+    # The point under the pointer stays there.
     assert larger["x"] == pytest.approx(start["x"], abs=2) and larger["y"] == pytest.approx(start["y"], abs=2)
     ActionChains(browser.driver).move_to_element_with_offset(stage, -200, 250).click_and_hold().move_by_offset(
         70, -40
     ).release().perform()
     dragged = place()
     assert (dragged["x"] - larger["x"], dragged["y"] - larger["y"]) == pytest.approx((70, -40), abs=2)
-    # A drag that begins on a node moves the view and chooses nothing.
+    # A drag that begins on a node moves the view and does not select the node.
     ActionChains(browser.driver).click_and_hold(node(browser, key)).move_by_offset(-60, 30).release().perform()
     again = place()
     assert again["x"] - dragged["x"] == pytest.approx(-60, abs=2)
@@ -543,7 +543,7 @@ def test_a_thousand_runs_are_loaded_fast(browser: Browser, many: Material) -> No
         started = time.monotonic()
         browser.driver.get(f"{many.file.as_uri()}{'#' * bool(where)}{where}")
         ready(browser)
-        assert time.monotonic() - started < 30, where  # a second, where nothing else runs
+        assert time.monotonic() - started < 30, where  # one second on an idle machine
     assert len(texts(browser, "#runs-table tbody tr")) == MANY
 
 
@@ -567,9 +567,9 @@ def test_panning_over_a_thousand_runs_is_smooth(browser: Browser, many: Material
             """
         )
 
-    assert pan() < 500  # 20, where nothing else runs
+    assert pan() < 500  # 20 on an idle machine
     assert find(browser, ".stage").get_attribute("data-drawn") == "elements"
-    assert 10 < len(boxes(browser)) < 200  # what is in view, and no more
+    assert 10 < len(boxes(browser)) < 200  # only nodes in view
     smaller = find(browser, "[data-zoom=out]")
     for _ in range(12):
         smaller.click()

@@ -74,7 +74,7 @@ def test_a_line_has_space_in_every_layer_that_it_passes(graph: tuple[list[Block]
 
 
 def test_avoidable_crossings_are_avoided() -> None:
-    # Two chains whose middles are begun in the other order.
+    # Two chains whose middle blocks start in reverse order.
     blocks = [Block(1) for _ in range(6)]
     edges = [Edge(0, 0, 3), Edge(1, 0, 2), Edge(2, 0, 4), Edge(3, 0, 5)]
     tops = lay_out(blocks, edges).tops
@@ -84,7 +84,7 @@ def test_avoidable_crossings_are_avoided() -> None:
 def test_a_chain_is_horizontal() -> None:
     layout = lay_out([Block(1)] * 4, [Edge(0, 0, 1), Edge(1, 0, 2), Edge(2, 0, 3)])
     assert layout.layers == [0, 1, 2, 3]
-    # Each execution at the height of the artifact that it takes.
+    # Each execution is at the height of its input artifact.
     down = Block(1).port(0) - EXECUTION_HEIGHT / 2
     assert [after - before for before, after in itertools.pairwise(layout.tops)] == [down] * 3
 

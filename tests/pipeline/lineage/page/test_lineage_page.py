@@ -66,7 +66,7 @@ def test_repeated_values_are_stored_once(page: str) -> None:
     for table in ("values", "layouts", "sections"):
         texts = [json.dumps(value, sort_keys=True) for value in found[table]]
         assert len(texts) == len(set(texts)), table
-    # The first run, those that learned anew, the one from the cache, the one that fails.
+    # Layouts: the first run, runs with a new training, the run from the cache, the failed run.
     assert len(found["layouts"]) <= 4
 
 
@@ -76,7 +76,7 @@ def test_a_run_shows_inputs_that_other_runs_made(page: str) -> None:
     assert again["cached"] == 11
     assert len(again["blocks"]) == 11 and all(block[0] for block in again["blocks"])
     made_here = [run["blocks"] for run in found["runs"] if run["cached"] < 11]
-    # A run that learns compares with a version of another run, which its graph has, too.
+    # A run with a training compares with a version of another run, which is in its graph too.
     foreign = [block for blocks in made_here for block in blocks if not block[0]]
     pushed = {row[0] for row in found["artifacts"] if found["values"][row[1]] == "PushedModel"}
     assert foreign and {artifact for _, artifact in foreign} <= pushed
@@ -92,8 +92,8 @@ def test_the_content_policy_allows_only_the_script_of_the_page(page: str) -> Non
     for name, text in (("style-src", style), ("script-src", script)):
         assert rules[name] == f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
     assert rules["default-src"] == "'none'" and not {"connect-src", "font-src"} & set(rules)
-    written = re.sub(r"[A-Za-z0-9+/=]{100,}", "", page)  # without what is packed
-    assert set(re.findall(r"https?://[\w./]+", written)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
+    written = re.sub(r"[A-Za-z0-9+/=]{100,}", "", page)  # without the packed content
+    assert set(re.findall(r"https?://[\w./]+", written)) == {"http://www.w3.org/2000/svg"}  # a namespace, not a link
     assert not re.findall(r"\b(?:src|href)=\"(?!#|data:)", page)
 
 
@@ -119,7 +119,7 @@ def test_missing_files_and_the_serving_version_are_marked(workspace: Workspace, 
     found = content(page)
     types = {row[0]: found["values"][row[1]] for row in found["artifacts"]}
     gone = {row[0] for row in found["artifacts"] if row[6]}
-    assert {types[i] for i in types if i not in gone} == {"ModelEvaluation"}  # the only files that were made
+    assert {types[i] for i in types if i not in gone} == {"ModelEvaluation"}  # only these files exist
     (run,) = [run for run in found["runs"] if run["serving"]]
     assert types[found["serving"]] == "PushedModel"
     assert workspace.newest_model().name == run["pushed"]
