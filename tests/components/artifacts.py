@@ -10,9 +10,9 @@ from tfx.types import standard_artifacts
 
 
 def artifact(kind: Any, folder: Path) -> Any:
-    made = kind()
-    made.uri = str(folder)
-    return made
+    result = kind()
+    result.uri = str(folder)
+    return result
 
 
 def trained(folder: Path) -> Any:

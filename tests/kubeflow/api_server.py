@@ -283,9 +283,11 @@ class ApiServer:
         return kfp_server_api.V2beta1ListExperimentsResponse(**_page(self.state.experiments, "experiments", request))
 
     def create_experiment(self, request: Request) -> Any:
-        made = kfp_server_api.V2beta1Experiment(**request.body | {"experiment_id": _id(), "created_at": self._clock})
-        self.state.experiments.append(made)
-        return made
+        experiment = kfp_server_api.V2beta1Experiment(
+            **request.body | {"experiment_id": _id(), "created_at": self._clock}
+        )
+        self.state.experiments.append(experiment)
+        return experiment
 
     def create_run(self, request: Request) -> Any:
         reference = request.body["pipeline_version_reference"]
@@ -320,14 +322,14 @@ class ApiServer:
         return kfp_server_api.V2beta1ListRecurringRunsResponse(**page)
 
     def create_recurring_run(self, request: Request) -> Any:
-        made = _deserialised(request.body, "V2beta1RecurringRun")
-        made.recurring_run_id, made.created_at, made.status = _id(), self._clock, "ENABLED"
-        self.state.schedules.append(made)
-        return made
+        schedule = _deserialised(request.body, "V2beta1RecurringRun")
+        schedule.recurring_run_id, schedule.created_at, schedule.status = _id(), self._clock, "ENABLED"
+        self.state.schedules.append(schedule)
+        return schedule
 
     def delete_recurring_run(self, request: Request) -> Any:
-        found = self._find(self.state.schedules, "recurring_run_id", request.parameters["recurring_run_id"])
-        self.state.schedules.remove(found)
+        schedule = self._find(self.state.schedules, "recurring_run_id", request.parameters["recurring_run_id"])
+        self.state.schedules.remove(schedule)
         return {}
 
     def metadata(self, method: str, content: bytes) -> bytes:
@@ -366,7 +368,7 @@ class ApiServer:
             if len(documents) == 1
             else dict(zip(("pipeline_spec", "platform_spec"), documents, strict=True))
         )
-        made = kfp_server_api.V2beta1PipelineVersion(
+        version = kfp_server_api.V2beta1PipelineVersion(
             pipeline_id=pipeline_id,
             pipeline_version_id=_id(),
             display_name=name,
@@ -374,8 +376,8 @@ class ApiServer:
             created_at=self._clock,
             pipeline_spec=spec,
         )
-        self.state.versions.append(made)
-        return made
+        self.state.versions.append(version)
+        return version
 
     @staticmethod
     def _find(entries: Iterable[Any], name: str, value: str) -> Any:
@@ -571,17 +573,17 @@ def _error(message: str) -> Any:
 
 def _page(entries: list[Any], name: str, request: Request) -> dict[str, Any]:
     """Returns a page of a list, sorted and filtered as in the request."""
-    found = list(entries)
+    matching = list(entries)
     for predicate in json.loads(request.query.get("filter", "{}")).get("predicates", []):
         assert predicate["operation"] == "EQUALS"
-        found = [entry for entry in found if getattr(entry, predicate["key"]) == predicate["string_value"]]
+        matching = [entry for entry in matching if getattr(entry, predicate["key"]) == predicate["string_value"]]
     if key := request.query.get("sort_by"):
         key, _, direction = key.partition(" ")
-        found.sort(key=lambda entry: getattr(entry, key), reverse=direction == "desc")
+        matching.sort(key=lambda entry: getattr(entry, key), reverse=direction == "desc")
     begin = int(request.query.get("page_token") or 0)
     end = begin + int(request.query.get("page_size") or 10)
-    return {name: found[begin:end], "total_size": len(found)} | (
-        {"next_page_token": str(end)} if end < len(found) else {}
+    return {name: matching[begin:end], "total_size": len(matching)} | (
+        {"next_page_token": str(end)} if end < len(matching) else {}
     )
 
 

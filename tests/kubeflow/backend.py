@@ -82,8 +82,8 @@ class Backend:
         spec = json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
         assert spec.schema_version == "2.1.0"
         pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        given = {name: p.default_value for name, p in spec.root.input_definitions.parameters.items()}
-        given = {name: json_format.MessageToDict(value) for name, value in given.items()} | (parameters or {})
+        values = {name: p.default_value for name, p in spec.root.input_definitions.parameters.items()}
+        values = {name: json_format.MessageToDict(value) for name, value in values.items()} | (parameters or {})
         run = f"{self.root}/{spec.pipeline_info.name}/{uuid.uuid4()}"
         done: dict[str, Result] = {}
         waiting = dict(spec.root.dag.tasks)
@@ -92,7 +92,7 @@ class Backend:
             while waiting or running:
                 for name in [n for n, task in waiting.items() if set(task.dependent_tasks) <= set(done)]:
                     task = waiting.pop(name)
-                    running[pool.submit(self._task, spec, pods, task, given, dict(done), f"{run}/{name}")] = name
+                    running[pool.submit(self._task, spec, pods, task, values, dict(done), f"{run}/{name}")] = name
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     done[running.pop(future)] = future.result()
@@ -204,16 +204,16 @@ class Backend:
             return self._collect(executor_input["outputs"], outputs.artifacts, pod)
 
     def _collect(self, given: dict[str, Any], declared: Any, pod: Path) -> Result:
-        told = pipeline_spec_pb2.ExecutorOutput()
+        written = pipeline_spec_pb2.ExecutorOutput()
         if (file := Path(given["outputFile"])).exists():
-            json_format.Parse(file.read_text(encoding="utf-8"), told)  # refuses what the schema does not have
+            json_format.Parse(file.read_text(encoding="utf-8"), written)  # refuses what the schema does not have
         made = {}
         for key in declared:
             (artifact,) = given["artifacts"][key]["artifacts"]
             metadata = {}
-            if key in told.artifacts:
-                assert told.artifacts[key].artifacts[0].uri == artifact["uri"]
-                metadata = json_format.MessageToDict(told.artifacts[key].artifacts[0].metadata)
+            if key in written.artifacts:
+                assert written.artifacts[key].artifacts[0].uri == artifact["uri"]
+                metadata = json_format.MessageToDict(written.artifacts[key].artifacts[0].metadata)
             self._upload(artifact["uri"], pod)
             made[key] = self._artifact(key, artifact["uri"], metadata)
         parameters = {

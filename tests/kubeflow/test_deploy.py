@@ -150,8 +150,8 @@ def deployed(command: Command, server: ApiServer) -> Command:
     """Runs `deploy` to the server, with the required options."""
 
     def run(*arguments: str) -> Answer:
-        given = ("--host", server.url, "--pipeline-root", ROOT, "--param", f"data={DATA}", "--every", "0.01")
-        return command("deploy", *given, *arguments)
+        options = ("--host", server.url, "--pipeline-root", ROOT, "--param", f"data={DATA}", "--every", "0.01")
+        return command("deploy", *options, *arguments)
 
     return run
 
@@ -266,8 +266,8 @@ def test_kfps_own_variables_name_the_experiment(
 
 
 def test_pipeline_root_and_parameters_keep_their_types(deployed: Command, server: ApiServer) -> None:
-    given = ("epochs=7", "rate=0.25", "quick=true", 'tags=["a", "b"]', 'extra={"k": 1}')
-    assert deployed(*(part for setting in given for part in ("--param", setting))).status == 0
+    arguments = ("epochs=7", "rate=0.25", "quick=true", 'tags=["a", "b"]', 'extra={"k": 1}')
+    assert deployed(*(part for setting in arguments for part in ("--param", setting))).status == 0
     (run,) = server.state.runs
     assert run.runtime_config.pipeline_root == ROOT
     assert run.runtime_config.parameters == {
@@ -308,8 +308,8 @@ def test_the_default_pipeline_root_is_that_of_the_cluster(command: Command, serv
 
 
 def test_the_pipeline_root_of_the_configuration_is_used(command: Command, server: ApiServer) -> None:
-    given = ("--host", server.url, "--param", f"data={DATA}", "--every", "0.01")
-    assert command("deploy", *given, "--set", f"kubeflow.pipeline_root={ROOT}").status == 0
+    options = ("--host", server.url, "--param", f"data={DATA}", "--every", "0.01")
+    assert command("deploy", *options, "--set", f"kubeflow.pipeline_root={ROOT}").status == 0
     assert server.state.runs[0].runtime_config.pipeline_root == ROOT
 
 
@@ -738,12 +738,12 @@ def test_no_token_is_printed(
     command: Command, guarded: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("KFP_EXISTING_TOKEN", TOKEN)
-    given = ("--host", guarded.url.replace("http://", "http://someone:a-password@"), "--every", "0.01")
-    answers = [command("deploy", *given, "--param", "data=d"), command("status", *given)]
+    options = ("--host", guarded.url.replace("http://", "http://someone:a-password@"), "--every", "0.01")
+    answers = [command("deploy", *options, "--param", "data=d"), command("status", *options)]
     assert [answer.status for answer in answers] == [0, 0]
     assert {request.authorization for request in guarded.requests} == {f"Bearer {TOKEN}"}
     guarded.token = "another"  # this server repeats the token it got
-    answers.append(command("status", *given))
+    answers.append(command("status", *options))
     assert "Unauthenticated: Bearer (the token)" in answers[-1].err
     for answer in answers:
         for secret in (TOKEN, "a-password"):
@@ -813,11 +813,11 @@ def test_the_last_run_is_found_behind_many_of_other_pipelines(
     deployed: Command, command: Command, server: ApiServer
 ) -> None:
     deployed("--no-follow")
-    wanted = started_run(server)
+    expected = started_run(server)
     for _ in range(60):
         other = deployed_elsewhere(server)
-        assert other != wanted
-    assert wanted in command("status", "--host", server.url).out
+        assert other != expected
+    assert expected in command("status", "--host", server.url).out
 
 
 def deployed_elsewhere(server: ApiServer) -> str:
@@ -862,8 +862,8 @@ def scheduled(command: Command, server: ApiServer) -> Command:
     """Runs `schedule --cron` on the server."""
 
     def run(cron: str, *arguments: str) -> Answer:
-        given = ("--host", server.url, "--pipeline-root", ROOT, "--param", "data=d")
-        return command("schedule", "--cron", cron, *given, *arguments)
+        options = ("--host", server.url, "--pipeline-root", ROOT, "--param", "data=d")
+        return command("schedule", "--cron", cron, *options, *arguments)
 
     return run
 
@@ -921,12 +921,12 @@ def test_an_invalid_cron_is_refused_before_the_upload(
 def test_schedules_are_listed_and_deleted(scheduled: Command, command: Command, server: ApiServer) -> None:
     assert command("schedule", "--list", "--host", server.url).out == "the pipeline im2latex is on no schedule\n"
     scheduled("0 0 3 * * 1")
-    made = server.state.schedules[0].recurring_run_id
+    schedule_id = server.state.schedules[0].recurring_run_id
     listed = command("schedule", "--list", "--host", server.url)
-    assert listed.out == f"{made}  0 0 3 * * 1  1 at a time, without those missed\n"
+    assert listed.out == f"{schedule_id}  0 0 3 * * 1  1 at a time, without those missed\n"
     (document,) = json.loads(command("schedule", "--list", "--json", "--host", server.url).out)
-    assert (document["schedule_id"], document["cron"], document["enabled"]) == (made, "0 0 3 * * 1", True)
-    assert command("schedule", "--off", "--host", server.url).out == f"{made}  0 0 3 * * 1  is off\n"
+    assert (document["schedule_id"], document["cron"], document["enabled"]) == (schedule_id, "0 0 3 * * 1", True)
+    assert command("schedule", "--off", "--host", server.url).out == f"{schedule_id}  0 0 3 * * 1  is off\n"
     assert not server.state.schedules
 
 

@@ -68,31 +68,31 @@ def test_artifacts_keep_their_properties_through_the_backend() -> None:
         "display_name": "examples",
         "store_session_info": '{"Provider": "s3"}',
     }
-    made = entrypoint._artifact(
+    artifact = entrypoint._artifact(
         path, {"artifacts": [{"name": "17", "uri": "s3://bucket/examples", "metadata": stored}]}
     )
-    assert (made.id, made.uri) == (17, "/s3/bucket/examples")
-    assert (made.split_names, made.span) == ('["train"]', 3)
-    assert made.get_int_custom_property("count") == 5
-    assert made.get_float_custom_property("seconds") == 0.25
-    assert made.get_json_value_custom_property("listed") == ["a", "b"]
-    assert made.get_json_value_custom_property("described") == {"a": "b"}
-    again = entrypoint._metadata(made)
+    assert (artifact.id, artifact.uri) == (17, "/s3/bucket/examples")
+    assert (artifact.split_names, artifact.span) == ('["train"]', 3)
+    assert artifact.get_int_custom_property("count") == 5
+    assert artifact.get_float_custom_property("seconds") == 0.25
+    assert artifact.get_json_value_custom_property("listed") == ["a", "b"]
+    assert artifact.get_json_value_custom_property("described") == {"a": "b"}
+    again = entrypoint._metadata(artifact)
     assert {name: again[name] for name in properties} == properties
     assert again["yes"] == 1 and not {"display_name", "store_session_info"} & set(again)
 
 
 def test_local_paths_of_the_launcher_become_addresses() -> None:
-    made = entrypoint._artifact(
+    artifact = entrypoint._artifact(
         "tfx.types.standard_artifacts.ModelBlessing", {"artifacts": [{"uri": "minio://store/run/blessing"}]}
     )
-    made.set_string_custom_property("current_model", "/minio/store/run/model")
-    made.set_string_custom_property("pushed_destination", "/mnt/im2latex/serving/im2latex/1")
-    told = entrypoint._metadata(made)
-    assert told["current_model"] == "minio://store/run/model"
-    assert told["pushed_destination"] == "/mnt/im2latex/serving/im2latex/1"
-    assert "/minio/" not in json.dumps(told)
-    assert Output("/minio/store/run/blessing", 1, values(made.mlmd_artifact.custom_properties)).address == (
+    artifact.set_string_custom_property("current_model", "/minio/store/run/model")
+    artifact.set_string_custom_property("pushed_destination", "/mnt/im2latex/serving/im2latex/1")
+    metadata = entrypoint._metadata(artifact)
+    assert metadata["current_model"] == "minio://store/run/model"
+    assert metadata["pushed_destination"] == "/mnt/im2latex/serving/im2latex/1"
+    assert "/minio/" not in json.dumps(metadata)
+    assert Output("/minio/store/run/blessing", 1, values(artifact.mlmd_artifact.custom_properties)).address == (
         "minio://store/run/blessing"
     )
 
@@ -117,11 +117,11 @@ def examples(folder: Path, record: bytes) -> None:
 
 
 def resolve(folder: Path, executor_input: dict[str, Any]) -> dict[str, Any]:
-    found = folder / "found.json"
+    output = folder / "found.json"
     folder.mkdir(parents=True, exist_ok=True)
-    executor_input["outputs"] = {"parameters": {"found": {"outputFile": str(found)}}}
+    executor_input["outputs"] = {"parameters": {"found": {"outputFile": str(output)}}}
     entrypoint.run_driver(node("ImportExampleGen"), executor_input)
-    return json.loads(found.read_text(encoding="utf-8"))
+    return json.loads(output.read_text(encoding="utf-8"))
 
 
 def parameters(data: str) -> dict[str, Any]:
@@ -133,19 +133,19 @@ def parameters(data: str) -> dict[str, Any]:
 def test_changed_files_are_detected_and_repeated_downloads_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    outputs = []
     for pod, record in enumerate((b"one", b"one", b"two")):
         root = tmp_path / str(pod)
         monkeypatch.setenv(LAUNCHER_ROOT, str(root))
         examples(root / "s3" / "bucket" / "data", record)
         data = {"name": "1", "uri": "s3://bucket/data", "metadata": {}}
-        seen.append(resolve(root, given(root, parameters("s3://bucket/data"), data=data)))
-    assert seen[0] == seen[1] != seen[2]
-    assert str(tmp_path) not in json.dumps(seen)  # a path in the pod would prevent cache hits
-    fingerprint = seen[0]["execProperties"]["input_fingerprint"]["stringValue"]
+        outputs.append(resolve(root, given(root, parameters("s3://bucket/data"), data=data)))
+    assert outputs[0] == outputs[1] != outputs[2]
+    assert str(tmp_path) not in json.dumps(outputs)  # a path in the pod would prevent cache hits
+    fingerprint = outputs[0]["execProperties"]["input_fingerprint"]["stringValue"]
     assert "split:train,num_files:1,total_bytes:3" in fingerprint
-    told = seen[0]["outputArtifacts"]["examples"]["artifacts"][0]["customProperties"]
-    assert told["input_fingerprint"]["stringValue"] == fingerprint
+    properties = outputs[0]["outputArtifacts"]["examples"]["artifacts"][0]["customProperties"]
+    assert properties["input_fingerprint"]["stringValue"] == fingerprint
 
 
 @pytest.fixture
@@ -165,17 +165,17 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSto
 def test_records_that_were_not_downloaded_are_listed(scheme: str, tmp_path: Path, store: ObjectStore) -> None:
     records = tmp_path / "buckets" / "formulas" / "records"
     address = f"{scheme}://formulas/records"
-    seen = [resolve(tmp_path / str(pod), given(tmp_path, parameters(address))) for pod in range(2)]
+    outputs = [resolve(tmp_path / str(pod), given(tmp_path, parameters(address))) for pod in range(2)]
     (records / "train" / "part-0").write_bytes(b"three")
-    seen.append(resolve(tmp_path / "2", given(tmp_path, parameters(address))))
+    outputs.append(resolve(tmp_path / "2", given(tmp_path, parameters(address))))
     (records / "eval" / "part-1").write_bytes(b"added")
-    seen.append(resolve(tmp_path / "3", given(tmp_path, parameters(address))))
-    assert seen[0] == seen[1]
-    fingerprints = [one["execProperties"]["input_fingerprint"]["stringValue"] for one in seen]
+    outputs.append(resolve(tmp_path / "3", given(tmp_path, parameters(address))))
+    assert outputs[0] == outputs[1]
+    fingerprints = [one["execProperties"]["input_fingerprint"]["stringValue"] for one in outputs]
     assert "split:train,num_files:1,total_bytes:3," in fingerprints[0]
     assert "split:train,num_files:1,total_bytes:5," in fingerprints[2]
     assert "split:eval,num_files:2,total_bytes:8," in fingerprints[3]
-    assert set(seen[0]["execProperties"]) == {"input_fingerprint", "span"}  # no path in the pod
+    assert set(outputs[0]["execProperties"]) == {"input_fingerprint", "span"}  # no path in the pod
     assert store.read == []
 
 

@@ -171,11 +171,11 @@ def test_the_command_writes_the_manifests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "serve.yaml"
-    given = [part for setting in CLUSTER[:2] for part in ("--set", setting)]
+    options = [part for setting in CLUSTER[:2] for part in ("--set", setting)]
     monkeypatch.setattr(
         sys,
         "argv",
-        ["im2latex", "kubeflow", "serve", "--out", str(file), "--replicas", "3", "--namespace", "ns", *given],
+        ["im2latex", "kubeflow", "serve", "--out", str(file), "--replicas", "3", "--namespace", "ns", *options],
     )
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -173,12 +173,12 @@ def test_records_are_listed_instead_of_downloaded_if_the_pods_can(settings: tupl
     ],
 )
 def test_records_that_the_launcher_cannot_read_are_refused(root: str, settings: tuple[str, ...], refused: bool) -> None:
-    given = (f"kubeflow.pipeline_root={root}", *settings)
+    cluster_settings = (f"kubeflow.pipeline_root={root}", *settings)
     if refused:
         with pytest.raises(UserError, match="is in another bucket than the pipeline root .*AWS_ACCESS_KEY_ID"):
-            compiled(*given)
+            compiled(*cluster_settings)
     else:
-        assert compiled(*given)[0]["defaultPipelineRoot"] == root
+        assert compiled(*cluster_settings)[0]["defaultPipelineRoot"] == root
 
 
 def test_every_container_has_the_environment_variables() -> None:

@@ -116,14 +116,14 @@ def test_programs_started_by_a_component_are_in_its_cache_key(
 
 
 def test_other_files_in_the_folder_of_a_component_are_in_its_cache_key(components: dict[str, BaseComponent]) -> None:
-    found = 0
+    count = 0
     for component in components.values():
         folder = REPOSITORY / component.executor_spec.executor_class.__module__.replace(".", "/")
         if folder.is_relative_to(REPOSITORY / "components"):
             beside = {path for path in folder.parent.iterdir() if path.is_file() and path.suffix != ".py"}
             assert beside <= set(component_files(component)), component.id
-            found += len(beside)
-    assert found >= 4  # the report's: page, charts, style, script
+            count += len(beside)
+    assert count >= 4  # the report's: page, charts, style, script
 
 
 def test_the_cache_key_has_the_fingerprint_of_these_files(components: dict[str, BaseComponent]) -> None:

@@ -102,8 +102,8 @@ def test_scores_equal_those_of_the_gate():
     targets = ["x ^ { 2 } + 1", "a b c d e", "y"]
     read = ["x ^ { 2 } - 1", "a b c d e", ""]
     statistics = sum(reference.bleu_statistics(*pair) for pair in zip(targets, read, strict=True))
-    found = scores(targets, read)
-    assert found["bleu"] == pytest.approx(reference.bleu(statistics)) and found["exact_match"] == 1 / 3
+    text_scores = scores(targets, read)
+    assert text_scores["bleu"] == pytest.approx(reference.bleu(statistics)) and text_scores["exact_match"] == 1 / 3
     # Of 7, 5 and 1 tokens, one is wrong and one is missing; the others are correct.
-    assert found["edit_similarity"] == found["token_accuracy"] == pytest.approx(11 / 13)
-    assert list(found) == ["bleu", "exact_match", "edit_similarity", "token_accuracy"]
+    assert text_scores["edit_similarity"] == text_scores["token_accuracy"] == pytest.approx(11 / 13)
+    assert list(text_scores) == ["bleu", "exact_match", "edit_similarity", "token_accuracy"]

@@ -87,6 +87,6 @@ def test_a_version_that_cannot_be_evaluated_is_skipped(damage: str, tmp_path: Pa
         if damage == "truncated variables":
             (data,) = broken.glob("variables/*.data-*")
             data.write_bytes(data.read_bytes()[:1])
-    found = newest_other(str(tmp_path), str(models["new"]))
-    assert found.version == "1"
-    assert found.passed_over.startswith("version 2 cannot be used: ") and "\n" not in found.passed_over
+    serving = newest_other(str(tmp_path), str(models["new"]))
+    assert serving.version == "1"
+    assert serving.passed_over.startswith("version 2 cannot be used: ") and "\n" not in serving.passed_over

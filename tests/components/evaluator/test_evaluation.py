@@ -70,8 +70,10 @@ RULES = ["exact_match >= 0.75", "bleu >= baseline", "exact_match >= 0.9 where st
 @pytest.fixture(scope="module")
 def evaluated(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     folder = tmp_path_factory.mktemp("evaluation")
-    made = evaluate(RECORDS, models, parse_all(RULES), folder, about={BASELINE: {"version": "7"}}, renderer="builtin")
-    return made, folder
+    evaluation = evaluate(
+        RECORDS, models, parse_all(RULES), folder, about={BASELINE: {"version": "7"}}, renderer="builtin"
+    )
+    return evaluation, folder
 
 
 def test_every_slice_has_its_count_and_the_scores_of_its_examples(evaluated: tuple[Evaluation, Path]) -> None:
@@ -113,8 +115,8 @@ def test_an_evaluation_round_trips_through_its_file(evaluated: tuple[Evaluation,
     assert evaluation.models[BASELINE]["version"] == "7" and evaluation.models[CANDIDATE]["seconds"] > 0
     # TFMA's own reader finds the same.
     result = tfma.load_eval_result(str(folder), model_name=CANDIDATE)
-    found = {key: value for key, value in result.slicing_metrics}
-    assert found[()][""][""]["exact_match"]["doubleValue"] == 0.75
+    metrics = {key: value for key, value in result.slicing_metrics}
+    assert metrics[()][""][""]["exact_match"]["doubleValue"] == 0.75
 
 
 def test_predictions_are_stored_with_their_targets(evaluated: tuple[Evaluation, Path]) -> None:
@@ -190,11 +192,11 @@ def test_an_old_evaluation_without_kinds_of_pictures_can_be_read(evaluated, tmp_
 
 
 def test_images_are_read_once_and_in_order(models: dict[str, Path]) -> None:
-    told: list[int] = []
+    reported: list[int] = []
     images = [record.image for record in RECORDS] * 20
-    reading = read_images(ImageReader(models[CANDIDATE]), images, told.append)
+    reading = read_images(ImageReader(models[CANDIDATE]), images, reported.append)
     assert reading.latex == [READ[record.latex][0] for record in RECORDS] * 20
-    assert sum(told) == len(images) and reading.seconds > 0
+    assert sum(reported) == len(images) and reading.seconds > 0
 
 
 def test_unusable_inputs_are_refused_by_name(models: dict[str, Path], tmp_path: Path) -> None:

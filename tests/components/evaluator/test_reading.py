@@ -52,9 +52,9 @@ def test_hypotheses_equal_the_outputs_of_the_signatures(reader: ImageReader, sig
 @pytest.mark.parametrize("beam", [None, Beam(2)])
 def test_a_damaged_image_does_not_affect_the_rest_of_its_batch(reader: ImageReader, beam: Beam | None) -> None:
     torn = IMAGES[1][:-30]
-    found = reader.read_each([torn, *IMAGES, torn, IMAGES[0]], beam)
-    assert [isinstance(answer, ImageError) for answer in found] == [True, *[False] * 5, True, False]
-    for answer, image in zip(found[1:6], IMAGES, strict=True):
+    answers = reader.read_each([torn, *IMAGES, torn, IMAGES[0]], beam)
+    assert [isinstance(answer, ImageError) for answer in answers] == [True, *[False] * 5, True, False]
+    for answer, image in zip(answers[1:6], IMAGES, strict=True):
         assert not isinstance(answer, ImageError)
         assert [of.latex for of in answer] == [of.latex for of in reader.read([image], beam)[0]]
     with pytest.raises(ImageError, match="the image is damaged"):

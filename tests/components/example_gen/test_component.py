@@ -106,9 +106,9 @@ def run(data: Path, out: Path, spelling: str = "normal") -> Path:
         "output_data_format": example_gen_pb2.FORMAT_TF_EXAMPLE,
         "output_file_format": example_gen_pb2.FORMAT_TFRECORDS_GZIP,
     }
-    made = artifact(standard_artifacts.Examples, out)
+    output = artifact(standard_artifacts.Examples, out)
     context = Executor.Context(beam_pipeline_args=["--runner=FnApiRunner"])
-    Executor(context).Do({}, {"examples": [made]}, properties)
+    Executor(context).Do({}, {"examples": [output]}, properties)
     return out
 
 
@@ -144,8 +144,8 @@ def test_the_spelling_of_formulas_is_configurable(tmp_path: Path) -> None:
 
 
 def test_the_spelling_is_a_property_of_the_component() -> None:
-    made = ImportExampleGen(input_base="data", spelling="im2markup")
-    assert made.exec_properties["spelling"] == "im2markup"
+    component = ImportExampleGen(input_base="data", spelling="im2markup")
+    assert component.exec_properties["spelling"] == "im2markup"
     assert ImportExampleGen(input_base="data").exec_properties["spelling"] == "normal"
     with pytest.raises(UserError, match="there is no spelling latin; the spellings are normal, im2markup"):
         ImportExampleGen(input_base="data", spelling="latin")
@@ -165,7 +165,7 @@ def test_the_component_fails_with_the_message_and_runs_with_repaired_data(tmp_pa
 
 
 def test_the_message_of_a_worker_error_is_extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = """Traceback (most recent call last):
+    message = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1520, in apache_beam.runners.common.DoFnRunner.process
 im2latex.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it out
 
@@ -180,7 +180,7 @@ im2latex.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it o
 
         return do
 
-    monkeypatch.setattr(tfx_executor.Executor, "Do", raising(RuntimeError(told)))
+    monkeypatch.setattr(tfx_executor.Executor, "Do", raising(RuntimeError(message)))
     with pytest.raises(UserError, match="^/data/x.tfrecord, record 3: empty formula; leave it out$"):
         run(tmp_path, tmp_path / "out")
     monkeypatch.setattr(tfx_executor.Executor, "Do", raising(RuntimeError("the cluster is gone")))

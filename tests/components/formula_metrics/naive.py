@@ -28,13 +28,13 @@ def columns(image: np.ndarray, height: int) -> list[str]:
 def symbols(pieces: list[str]) -> list[str]:
     """Returns for each column the first symbol that differs in fewer than 5 pixels; without one, the column itself."""
     known: list[str] = []
-    found = []
+    result = []
     for piece in pieces:
         like = [symbol for symbol in known if sum(a != b for a, b in zip(piece, symbol, strict=True)) < 5]
         if not like:
             known.append(piece)
-        found.append((like or [piece])[0])
-    return found
+        result.append((like or [piece])[0])
+    return result
 
 
 def image_distance(target: np.ndarray | None, read: np.ndarray | None) -> tuple[int, int]:

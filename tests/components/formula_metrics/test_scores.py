@@ -100,9 +100,9 @@ def test_edit_similarity_and_token_accuracy_equal_a_naive_calculation(pairs):
     length = sum(max(map(len, pair)) for pair in split)
     distance = sum(naive.distance(*pair) for pair in split)
     equal = sum(a == b for pair in split for a, b in zip(*pair, strict=False))
-    found = text_values(pairs)
-    assert found["edit_similarity"] == pytest.approx(1 - distance / length if length else 0)
-    assert found["token_accuracy"] == pytest.approx(equal / length if length else 0)
+    text_scores = text_values(pairs)
+    assert text_scores["edit_similarity"] == pytest.approx(1 - distance / length if length else 0)
+    assert text_scores["token_accuracy"] == pytest.approx(equal / length if length else 0)
 
 
 def test_edit_similarity_and_token_accuracy_of_hand_worked_corpora():
@@ -245,11 +245,11 @@ PREDICTIONS = [r"x ^ { 2 }", "", r"\frac { a", "x", "x", "", "ä"]
 
 def test_statistics_of_every_score_from_formulas():
     progress: list[int] = []
-    found = scores.statistics(REFERENCES, PREDICTIONS, "builtin", progress.append)
-    assert found.shape == (7, scores.WIDTH) and found.dtype == np.int64
+    counted = scores.statistics(REFERENCES, PREDICTIONS, "builtin", progress.append)
+    assert counted.shape == (7, scores.WIDTH) and counted.dtype == np.int64
     assert sum(progress) == 7
     widths = [render(formula, scores.DPI, 0, "builtin").shape[1] for formula in REFERENCES[:4]]
-    expected = scores.values(found)
+    expected = scores.values(counted)
     assert list(expected) == list(scores.SCORES)
     # Of the seven pairs, the first and the fourth match when drawn; the fifth's reference cannot be drawn.
     assert expected["image_match"] == expected["image_match_without_blanks"] == 2 / 7
@@ -301,9 +301,9 @@ def test_columns_of_scores_are_contiguous():
 
 
 def test_scores_of_no_examples_are_zero():
-    found = scores.statistics([], [], "builtin")
-    assert found.shape == (0, scores.WIDTH)
-    assert scores.values(found) == dict.fromkeys(scores.SCORES, 0)
+    counted = scores.statistics([], [], "builtin")
+    assert counted.shape == (0, scores.WIDTH)
+    assert scores.values(counted) == dict.fromkeys(scores.SCORES, 0)
 
 
 def test_every_reference_needs_a_prediction():

@@ -30,9 +30,9 @@ def test_the_page_logs_nothing_and_makes_no_requests(browser: Browser, file: Pat
     browser.open(file)
     assert browser.driver.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert asked[0] == file.as_uri()
-    assert all(url.startswith("data:") for url in asked[1:])
+    requested = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert requested[0] == file.as_uri()
+    assert all(url.startswith("data:") for url in requested[1:])
     assert file.stat().st_size < 5_000_000
 
 

@@ -57,12 +57,12 @@ def pipeline(material: Material, folder: Path, setting: int = 1) -> Pipeline:
 def reports(folder: Path) -> list[tuple[str, str]]:
     """Returns the state and address of the report of each run."""
     store = MetadataStore(sqlite_metadata_connection_config(str(folder / "metadata.sqlite")))
-    found = []
+    rows = []
     for execution in store.get_executions_by_type("components.report.component.Reporter"):
         (event,) = [e for e in store.get_events_by_execution_ids([execution.id]) if e.path.steps[0].key == "report"]
         (made,) = store.get_artifacts_by_id([event.artifact_id])
-        found.append((metadata_store_pb2.Execution.State.Name(execution.last_known_state), made.uri))
-    return found
+        rows.append((metadata_store_pb2.Execution.State.Name(execution.last_known_state), made.uri))
+    return rows
 
 
 def test_an_unchanged_report_comes_from_the_cache(material: Material, tmp_path: Path) -> None:

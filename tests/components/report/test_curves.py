@@ -41,8 +41,8 @@ def test_logs_of_keras_are_read_by_epoch(tmp_path: Path) -> None:
 
 def test_the_best_epoch_is_the_first_with_the_lowest_validation_perplexity() -> None:
     epochs = [Epoch(n, None, None, None, value, None) for n, value in enumerate((3.0, 1.5, 1.5, None, 2.0), start=1)]
-    found = best(epochs)
-    assert found is not None and found.number == 2
+    best_epoch = best(epochs)
+    assert best_epoch is not None and best_epoch.number == 2
     assert best([]) is None
     assert best(epochs[1:]) is None  # earlier epochs are in another log
 

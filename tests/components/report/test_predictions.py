@@ -38,7 +38,7 @@ def test_similarity_is_one_minus_edits_over_the_longer_length() -> None:
 
 
 def test_the_gallery_is_ordered_by_similarity_log_probability_and_name() -> None:
-    made = [
+    predictions = [
         prediction("a b", "a b", "d", -2.0),
         prediction("a b", "a b", "b", -0.5),
         prediction("a b", "x y", "f", -3.0),
@@ -46,7 +46,7 @@ def test_the_gallery_is_ordered_by_similarity_log_probability_and_name() -> None
         prediction("a b", "a y", "c", -9.0),
         prediction("a b", "a b", "a", -0.5),
     ]
-    gallery = choose(made, 2)
+    gallery = choose(predictions, 2)
     assert [names(group) for group in gallery] == ["ab", "dc", "ef"]
 
 
@@ -62,8 +62,8 @@ def test_the_gallery_is_ordered_by_similarity_log_probability_and_name() -> None
     ],
 )
 def test_no_prediction_is_shown_twice_however_few_there_are(count: int, expected: tuple[str, str, str]) -> None:
-    made = [prediction("a", "a", name, -float(place)) for place, name in enumerate("abcdefghijklmno"[:count])]
-    assert tuple(names(group) for group in choose(made)) == expected
+    predictions = [prediction("a", "a", name, -float(place)) for place, name in enumerate("abcdefghijklmno"[:count])]
+    assert tuple(names(group) for group in choose(predictions)) == expected
 
 
 def test_formulas_are_split_where_they_begin_to_differ() -> None:
@@ -91,23 +91,25 @@ def test_parts_join_to_the_formulas_and_same_parts_are_equal(target: list, read:
 
 
 def test_confusions_count_each_edit_once() -> None:
-    found = confusions([
+    counts = confusions([
         prediction("7 + x", "\\gamma + x"),
         prediction("7 7", "\\gamma 7"),
         prediction("x + y", "x y"),
         prediction("x", "x !"),
     ])  # fmt: skip
-    assert dict(found.substitutions) == {("7", "\\gamma"): 2}
-    assert dict(found.missing) == {"+": 1}
-    assert dict(found.extra) == {"!": 1}
-    assert found.tokens == {"7": 3, "+": 2, "x": 3, "y": 1}
-    assert ranked(found.tokens, 3) == [("7", 3), ("x", 3), ("+", 2)]
+    assert dict(counts.substitutions) == {("7", "\\gamma"): 2}
+    assert dict(counts.missing) == {"+": 1}
+    assert dict(counts.extra) == {"!": 1}
+    assert counts.tokens == {"7": 3, "+": 2, "x": 3, "y": 1}
+    assert ranked(counts.tokens, 3) == [("7", 3), ("x", 3), ("+", 2)]
 
 
 def test_the_matrix_has_the_most_frequent_errors_and_counts_the_rest() -> None:
-    made = [prediction("a", "b")] * 3 + [prediction("a", "c")] * 2 + [prediction("d", "b")] * 2 + [prediction("e", "f")]
-    made += [prediction("a z", "z")]
-    table = matrix(confusions(made), 2)
+    predictions = (
+        [prediction("a", "b")] * 3 + [prediction("a", "c")] * 2 + [prediction("d", "b")] * 2 + [prediction("e", "f")]
+    )
+    predictions += [prediction("a z", "z")]
+    table = matrix(confusions(predictions), 2)
     assert (table.targets, table.readings) == (["a", "d"], ["b", "c"])
     assert table.counts == [[3, 2], [2, 0]]
     assert table.missing == [1, 0]

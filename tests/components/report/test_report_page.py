@@ -35,11 +35,11 @@ def kept(material: Material):
 
 
 def test_the_report_says_why_a_model_was_refused_and_what_serves(material: Material) -> None:
-    found = judged(material)
-    assert (found.headline, found.good) == ("Not blessed", False)
-    assert found.sentences[0].startswith("BLEU where length=1-9 ")
-    assert found.sentences[-1] == f"Version 1700000000 is serving: {material.run.serving}/1700000000"
-    assert [rule.kept for rule in found.rules] == [True, True, False]
+    outcome = judged(material)
+    assert (outcome.headline, outcome.good) == ("Not blessed", False)
+    assert outcome.sentences[0].startswith("BLEU where length=1-9 ")
+    assert outcome.sentences[-1] == f"Version 1700000000 is serving: {material.run.serving}/1700000000"
+    assert [rule.kept for rule in outcome.rules] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_the_headline_has_the_outcome_of_a_blessed_model(
     material: Material, check: dict | None, pushed: dict, headline: str, good: bool | None
 ) -> None:
     changed = {"serving_check": check and Output("/c", 1, check), "pushed_model": Output("/p", 2, pushed)}
-    found = verdict(with_artifacts(material.run, **changed), kept(material))
-    assert (found.headline, found.good) == (headline, good)
-    text = " ".join(found.sentences)
+    outcome = verdict(with_artifacts(material.run, **changed), kept(material))
+    assert (outcome.headline, outcome.good) == (headline, good)
+    text = " ".join(outcome.sentences)
     assert ("it is slow" in text) == (headline == "Refused by the serving check")
 
 
@@ -131,9 +131,9 @@ def test_differences_from_the_baseline_are_marked_better_or_worse() -> None:
 
 
 def test_slices_are_grouped_with_their_counts_and_small_ones_marked(material: Material) -> None:
-    found = scores(material.evaluation)
-    assert found.examples == 15 and found.baseline
-    groups = dict(found.groups)
+    section_scores = scores(material.evaluation)
+    assert section_scores.examples == 15 and section_scores.baseline
+    groups = dict(section_scores.groups)
     assert set(groups) == {"Length, tokens", "Area of the image, pixels", "Structure"}
     lengths = groups["Length, tokens"]
     assert "1–9" in [row.name for row in lengths]

@@ -29,14 +29,14 @@ def tried(evaluation: Evaluation, baseline: bool = True) -> Evaluation:
 
 
 def test_each_kind_is_compared_with_unchanged_pictures_and_the_baseline(material: Material) -> None:
-    found = robustness(tried(material.evaluation))
-    assert found.titles == ["BLEU", "exact match", "edit similarity"]
-    assert [row.kind for row in found.rows] == ["native", "blur", "size-2", "fax"]
-    assert [row.share for row in found.rows] == [0.8, 0.6, 0.81, 0.2] and found.mark == 0.8
-    assert [row.difference for row in found.rows] == ["", "−0.200", "+0.010", "−0.600"]
-    assert [row.few for row in found.rows] == [True, False, False, False]
-    assert found.rows[1].help == "out of focus, by a standard deviation of 1/32 em" and found.rows[3].help == ""
-    assert found.rows[1].cells == [
+    table = robustness(tried(material.evaluation))
+    assert table.titles == ["BLEU", "exact match", "edit similarity"]
+    assert [row.kind for row in table.rows] == ["native", "blur", "size-2", "fax"]
+    assert [row.share for row in table.rows] == [0.8, 0.6, 0.81, 0.2] and table.mark == 0.8
+    assert [row.difference for row in table.rows] == ["", "−0.200", "+0.010", "−0.600"]
+    assert [row.few for row in table.rows] == [True, False, False, False]
+    assert table.rows[1].help == "out of focus, by a standard deviation of 1/32 em" and table.rows[3].help == ""
+    assert table.rows[1].cells == [
         ("0.600", "0.500", "+0.100", "better"),
         ("0.500", "0.500", "0.000", "same"),
         ("0.900", "0.950", "−0.050", "worse"),

@@ -21,8 +21,8 @@ from tests.components.serving_check import models
 
 def write_examples(folder: Path, shards: list[list[bytes]]) -> Any:
     """Writes an Examples artifact like ImportExampleGen's: images in the split test, in shards; train is empty."""
-    made = artifact(standard_artifacts.Examples, folder)
-    made.split_names = artifact_utils.encode_split_names(["train", "test"])
+    examples = artifact(standard_artifacts.Examples, folder)
+    examples.split_names = artifact_utils.encode_split_names(["train", "test"])
     splits: dict[str, list[list[bytes]]] = {"train": [[]], "test": shards}
     for split, parts in splits.items():
         (folder / f"Split-{split}").mkdir(parents=True)
@@ -31,7 +31,7 @@ def write_examples(folder: Path, shards: list[list[bytes]]) -> Any:
             with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
                 for image in images:
                     writer.write(encode(Record(image, "x", "")))
-    return made
+    return examples
 
 
 @given(st.integers(0, 300), st.integers(1, 40))
@@ -123,8 +123,8 @@ def test_a_slow_model_is_refused_with_the_reason_and_not_pushed(
 ) -> None:
     read = {"latex": ["x"], "log_probability": [-1.0], "seconds": 0.25}
     together = {"latex": 3 * ["x"], "log_probability": 3 * [-1.0], "seconds": 0.75}
-    told = [{"seconds_to_load": 1.5}, *4 * [read], together, {"peak_memory": 4096}]
-    (tmp_path / "told").write_text("".join(json.dumps(event) + "\n" for event in told))
+    events = [{"seconds_to_load": 1.5}, *4 * [read], together, {"peak_memory": 4096}]
+    (tmp_path / "told").write_text("".join(json.dumps(event) + "\n" for event in events))
     models.replace_python(tmp_path, monkeypatch, f"cat {tmp_path}/told")
     checked = Checked(tmp_path / "model", examples, tmp_path, max_seconds=0.2)
     blessing, result = checked.blessing, checked.result

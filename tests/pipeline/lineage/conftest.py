@@ -34,13 +34,13 @@ def own_workspace(three_runs: Workspace, tmp_path: Path, monkeypatch: pytest.Mon
     """A copy of that workspace for one test, which may change it; the addresses in the store are adapted."""
     before, after = str(three_runs.home.parent), str(tmp_path)
     shutil.copytree(before, after, dirs_exist_ok=True)
-    made = Workspace(tmp_path / "home")
-    monkeypatch.setenv("IM2LATEX_HOME", str(made.home))
-    with sqlite3.connect(made.metadata) as file:
+    copy = Workspace(tmp_path / "home")
+    monkeypatch.setenv("IM2LATEX_HOME", str(copy.home))
+    with sqlite3.connect(copy.metadata) as file:
         for table, column in (("Artifact", "uri"), *((f"{kind}Property", "string_value") for kind in KINDS)):
             file.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (before, after))
     file.close()
-    return made
+    return copy
 
 
 def make_three_runs(folder: Path) -> Workspace:
@@ -49,19 +49,19 @@ def make_three_runs(folder: Path) -> Workspace:
     The first executed all components. The second took the examples from the cache, trained a model, and compared it
     with the first's. The third failed in training.
     """
-    made = Workspace(folder / "home")
-    made.home.mkdir()
+    workspace = Workspace(folder / "home")
+    workspace.home.mkdir()
     (folder / "formulas").mkdir()
-    past = History(made.metadata, "im2latex")
-    examples = past.artifact("Examples", _folder(made, "examples"), input_fingerprint="split:train,num_files:1")
+    past = History(workspace.metadata, "im2latex")
+    examples = past.artifact("Examples", _folder(workspace, "examples"), input_fingerprint="split:train,num_files:1")
     data = str(folder / "formulas")
     past.execution(FIRST, "ImportExampleGen", outputs={"examples": examples}, input_base=data)
-    pushed = _trained(past, made, FIRST, examples, 0)
+    pushed = _trained(past, workspace, FIRST, examples, 0)
     past.execution(SECOND, "ImportExampleGen", CACHED, {"examples": examples}, input_base=data)
-    _trained(past, made, SECOND, examples, pushed)
+    _trained(past, workspace, SECOND, examples, pushed)
     past.execution(THIRD, "ImportExampleGen", CACHED, {"examples": examples}, input_base=data)
     past.execution(THIRD, "Trainer", FAILED, inputs=[examples])
-    return made
+    return workspace
 
 
 def _trained(past: History, workspace: Workspace, run: str, examples: int, before: int) -> int:
@@ -71,8 +71,8 @@ def _trained(past: History, workspace: Workspace, run: str, examples: int, befor
     destination.mkdir(parents=True)
     model = past.artifact("Model", _folder(workspace, f"model{version}"))
     past.execution(run, "Trainer", outputs={"model": model}, inputs=[examples])
-    told = {"serving_version": VERSIONS[FIRST] if before else "", **({"pushed_model": before} if before else {})}
-    baseline = past.artifact("Model", _folder(workspace, f"baseline{version}"), **told)
+    properties = {"serving_version": VERSIONS[FIRST] if before else "", **({"pushed_model": before} if before else {})}
+    baseline = past.artifact("Model", _folder(workspace, f"baseline{version}"), **properties)
     serving = str(destination.parent)
     past.execution(run, "Baseline", outputs={"baseline": baseline}, inputs=[model], serving=serving)
     scores = _folder(workspace, f"evaluation{version}")
@@ -90,9 +90,9 @@ def _trained(past: History, workspace: Workspace, run: str, examples: int, befor
 
 
 def _folder(workspace: Workspace, name: str) -> Path:
-    made = workspace.pipeline_root / name
-    made.mkdir(parents=True)
-    return made
+    folder = workspace.pipeline_root / name
+    folder.mkdir(parents=True)
+    return folder
 
 
 def store_properties(workspace: Workspace, run: str, properties: dict[str, str | int]) -> None:

@@ -140,21 +140,23 @@ class Years:
         outcome: dict[tuple[str, str], int] = {}
         for component, kind in COMPONENTS.items():
             inputs = {key: outcome[of] for key, of in kind.inputs.items()}
-            told = self._told(component, number, settings, inputs)
-            key = component, tuple(inputs.items()), json.dumps(told, default=str)
+            properties = self._told(component, number, settings, inputs)
+            key = component, tuple(inputs.items()), json.dumps(properties, default=str)
             if (
                 component == "Trainer"
                 and number % FAILS == FAILS - 1
                 or component == "Evaluator"
                 and number % KILLED == 9
             ):
-                self._execute(name, component, "failed" if component == "Trainer" else "running", told, inputs, {})
+                self._execute(
+                    name, component, "failed" if component == "Trainer" else "running", properties, inputs, {}
+                )
                 return
             known = self.cache.get(key) if self.cached else None
-            made = known or self._make(component, number, inputs, told)
-            self.cache[key] = made
-            self._execute(name, component, "cached" if known else "ran", told, inputs, made)
-            outcome |= {(component, output): artifact for output, artifact in made.items()}
+            outputs = known or self._make(component, number, inputs, properties)
+            self.cache[key] = outputs
+            self._execute(name, component, "cached" if known else "ran", properties, inputs, outputs)
+            outcome |= {(component, output): artifact for output, artifact in outputs.items()}
 
     def _told(
         self, component: str, number: int, settings: Mapping[str, Any], inputs: Mapping[str, int]

@@ -71,27 +71,27 @@ def test_the_conditions_of_the_run_are_above_the_lineage(own_workspace: Workspac
     }  # fmt: skip
     for run in (FIRST, SECOND):
         store_properties(own_workspace, run, stored)
-    told = lineage().stdout
-    assert told.splitlines()[1:4] == [
+    output = lineage().stdout
+    assert output.splitlines()[1:4] == [
         "configuration cccccccccccc; code dddddddddddd, changed; data eeeeeeeeeeee",
         "Python 3.11.7, tfx 1.16.0",
         "2 cores of Pentium, 7.8 GiB, no GPU",
     ]
-    assert f"└── {data}  (fingerprint eeeeeeeeeeee)" in told
+    assert f"└── {data}  (fingerprint eeeeeeeeeeee)" in output
 
 
 def test_missing_files_are_reported(own_workspace: Workspace) -> None:
     (own_workspace.home.parent / "formulas").rmdir()
     (own_workspace.pipeline_root / "examples").rmdir()
-    told = lineage().stdout
-    assert f"{own_workspace.home.parent / 'formulas'}  (gone)" in told and "Examples 1: its files are gone" in told
+    output = lineage().stdout
+    assert f"{own_workspace.home.parent / 'formulas'}  (gone)" in output and "Examples 1: its files are gone" in output
 
 
 def test_descendants_of_data_are_found_by_its_folder(workspace: Workspace) -> None:
-    told = lineage(str(workspace.home.parent / "formulas"), "--down").stdout
+    output = lineage(str(workspace.home.parent / "formulas"), "--down").stdout
     for version in VERSIONS.values():
-        assert told.count(f"pushed to {workspace.serving / 'im2latex' / version}") == 1
-    assert "Examples 1, what was made of it" in told and ", failed" in told
+        assert output.count(f"pushed to {workspace.serving / 'im2latex' / version}") == 1
+    assert "Examples 1, what was made of it" in output and ", failed" in output
     both = lineage("7", "--up", "--down", "--paths").stdout
     assert "Examples 1" in both and "Model 7, what was made of it" in both
     assert str(workspace.pipeline_root / f"model{VERSIONS[SECOND]}") in both
@@ -109,9 +109,9 @@ def test_runs_are_listed_in_order(workspace: Workspace) -> None:
 
 
 def test_two_runs_are_compared(workspace: Workspace) -> None:
-    told = lineage("diff", "2020-01-01", "2020-01-02").stdout.splitlines()
-    assert told[0].split() == [FIRST[:19], SECOND[:19]]
-    assert [line.split() for line in told if line.startswith("  ") and line.strip()][1:] == [
+    output = lineage("diff", "2020-01-01", "2020-01-02").stdout.splitlines()
+    assert output[0].split() == [FIRST[:19], SECOND[:19]]
+    assert [line.split() for line in output if line.startswith("  ") and line.strip()][1:] == [
         ["pushed", *VERSIONS.values()], ["bleu", "0.8", "0.81"]
     ]  # fmt: skip
     assert lineage("diff", FIRST, FIRST).stdout == "nothing differs\n"
@@ -121,9 +121,9 @@ def test_check_has_an_exit_status_and_repairs_on_request(own_workspace: Workspac
     assert lineage("check").stdout == "nothing is broken\n"
     past = History(own_workspace.metadata, "im2latex")
     past.execution("2020-01-04T10:00:05", "Trainer", mlmd.Execution.RUNNING)
-    told = lineage("check", status=4).stdout
-    assert "1 killed" in told and "repair: the same command continues from there" in told
-    assert "Trainer of run 2020-01-04T10:00:05 was left running" in told
+    output = lineage("check", status=4).stdout
+    assert "1 killed" in output and "repair: the same command continues from there" in output
+    assert "Trainer of run 2020-01-04T10:00:05 was left running" in output
     with own_workspace.lock():
         assert "killed" not in lineage("check").stdout
     assert lineage("check", "--repair").stdout == "nothing is broken\n"

@@ -50,8 +50,8 @@ def test_conditions_of_runs_are_compared(own_workspace: Workspace) -> None:
 
     store_properties(own_workspace, FIRST, stored(0, {"old.knob": 1}, {"tfx": "1.16.0"}))
     store_properties(own_workspace, THIRD, stored(1, {"new.knob": "a"}, {"tfx": "1.21.0", "jax": "0.4"}))
-    found = [difference for difference in compared(own_workspace, FIRST, THIRD) if difference.section != "outcome"]
-    assert [difference for difference in found if difference.section != "metrics"] == [
+    differing = [difference for difference in compared(own_workspace, FIRST, THIRD) if difference.section != "outcome"]
+    assert [difference for difference in differing if difference.section != "metrics"] == [
         ("data", "fingerprint", "0" * 64, "1" * 64),
         ("configuration", "training.seed", 0, 1),
         ("configuration", "old.knob", 1, None),

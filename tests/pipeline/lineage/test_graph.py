@@ -136,15 +136,15 @@ def test_properties_are_json_values() -> None:
     wrapped, plainly = mlmd.Value(), mlmd.Value()
     json_format.ParseDict({"__value__": ["train", 1, None]}, wrapped.struct_value)
     json_format.ParseDict({"train": {"ok": True}}, plainly.struct_value)
-    found = plain(
+    properties = plain(
         {"text": mlmd.Value(string_value="a"), "number": mlmd.Value(int_value=2), "share": mlmd.Value(double_value=0.5),
          "yes": mlmd.Value(bool_value=True), "list": wrapped, "object": plainly}
     )  # fmt: skip
-    assert found == {
+    assert properties == {
         "text": "a", "number": 2, "share": 0.5, "yes": True, "list": ["train", 1, None],
         "object": {"train": {"ok": True}},
     }  # fmt: skip
-    assert not any(isinstance(value, struct_pb2.Struct) for value in found.values())
+    assert not any(isinstance(value, struct_pb2.Struct) for value in properties.values())
 
 
 def opened(folder: Path) -> MetadataStore:

@@ -105,30 +105,30 @@ def test_a_workspace_without_runs_says_what_makes_one(tmp_path: Path, monkeypatc
 
 
 def test_a_run_that_failed_is_read_with_its_log_and_its_configuration(workspace: Workspace) -> None:
-    found = run(workspace, SECOND)
-    assert found.pipeline == "formulas" and found.failed == "Trainer"
-    assert found.failure == "the training diverged; lower it"
-    assert found.log == str(workspace.logs / "run-20200102-100000.log")
-    states = {step.component: step.state for step in found.steps or ()}
+    reported = run(workspace, SECOND)
+    assert reported.pipeline == "formulas" and reported.failed == "Trainer"
+    assert reported.failure == "the training diverged; lower it"
+    assert reported.log == str(workspace.logs / "run-20200102-100000.log")
+    states = {step.component: step.state for step in reported.steps or ()}
     assert states == {name: ABSENT for name in COMPONENTS} | {"ImportExampleGen": CACHED, "Trainer": FAILED}
-    assert found.data is not None and Path(found.data).name == "data"  # the input of the original execution
-    settings = {setting.knob: setting for setting in found.settings or ()}
+    assert reported.data is not None and Path(reported.data).name == "data"  # the input of the original execution
+    settings = {setting.knob: setting for setting in reported.settings or ()}
     assert settings["training.epochs"].value == 3
     assert settings["training.epochs"].help == "passes over the training examples"
     assert (settings["old.knob"].value, settings["old.knob"].help) == (1, "")
 
 
 def test_a_successful_run_has_no_log_in_its_report(workspace: Workspace) -> None:
-    found = run(workspace, FIRST)
-    assert (found.log, found.failure, found.failed) == ("", "", "")
-    assert [step.state for step in found.steps or ()][:2] == [RAN, RAN]
-    assert found.split == "test" and found.settings is None  # there is no configuration beside that log
+    reported = run(workspace, FIRST)
+    assert (reported.log, reported.failure, reported.failed) == ("", "", "")
+    assert [step.state for step in reported.steps or ()][:2] == [RAN, RAN]
+    assert reported.split == "test" and reported.settings is None  # there is no configuration beside that log
 
 
 def test_a_run_of_another_command_does_not_get_the_log_of_an_earlier_run(workspace: Workspace) -> None:
-    found = run(workspace, THIRD)
-    assert (found.log, found.failure) == ("", "")
-    assert [(setting.knob, setting.value) for setting in found.settings or ()] == [("training.epochs", 7)]
+    reported = run(workspace, THIRD)
+    assert (reported.log, reported.failure) == ("", "")
+    assert [(setting.knob, setting.value) for setting in reported.settings or ()] == [("training.epochs", 7)]
 
 
 def test_reading_changes_nothing_in_the_store(workspace: Workspace) -> None:

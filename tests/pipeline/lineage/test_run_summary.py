@@ -21,8 +21,8 @@ def summaries(workspace: Workspace) -> dict[str, RunSummary]:
 
 
 def test_a_run_is_summarised(workspace: Workspace) -> None:
-    found = summaries(workspace)
-    first, second, third = found[FIRST], found[SECOND], found[THIRD]
+    by_run = summaries(workspace)
+    first, second, third = by_run[FIRST], by_run[SECOND], by_run[THIRD]
     assert (first.state, first.component, first.ran, first.cached) == ("done", "", 5, 0)
     assert (first.scores, first.blessed, first.pushed) == ({"bleu": 0.8, "exact_match": 0.5}, True, VERSIONS[FIRST])
     assert (second.ran, second.cached, second.scores["bleu"]) == (4, 1, 0.81)
@@ -63,9 +63,9 @@ def interrupted(tmp_path: Path) -> Workspace:
 def test_an_unfinished_run_is_killed_unless_it_is_in_progress(interrupted: Workspace) -> None:
     assert {run: s.state for run, s in summaries(interrupted).items()} == {FIRST: "killed", SECOND: "killed"}
     with interrupted.lock():
-        found = summaries(interrupted)
-    assert {run: s.state for run, s in found.items()} == {FIRST: "killed", SECOND: "running"}
-    assert found[SECOND].component == "Trainer"
+        by_run = summaries(interrupted)
+    assert {run: s.state for run, s in by_run.items()} == {FIRST: "killed", SECOND: "running"}
+    assert by_run[SECOND].component == "Trainer"
 
 
 def test_a_run_without_executions_was_killed(interrupted: Workspace) -> None:

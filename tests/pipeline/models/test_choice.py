@@ -69,19 +69,19 @@ def test_the_default_is_the_model_pushed_last_else_the_reader(
 def test_the_saved_model_is_made_once_per_set_of_weights(
     shipped: Path, tiny: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = saved_model()
-    assert made.parent == tmp_path / "cache" / "im2latex" / "models" == cache()
+    folder = saved_model()
+    assert folder.parent == tmp_path / "cache" / "im2latex" / "models" == cache()
     assert capsys.readouterr().err.startswith("preparing the model (once, about ")
-    read = tf.saved_model.load(str(made)).signatures["predict_images"](images=tf.constant(draw(3)))
+    read = tf.saved_model.load(str(folder)).signatures["predict_images"](images=tf.constant(draw(3)))
     assert all(read["latex"].numpy())
-    changed = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
-    assert saved_model() == made
-    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == changed
+    changed = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert saved_model() == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == changed
     assert capsys.readouterr().err == ""
     save_weights(shipped, tiny._replace(max_tokens=5))
     other = saved_model()
-    assert other != made and other.parent == made.parent
-    assert sorted(path.name for path in made.parent.iterdir()) == sorted([made.name, other.name])
+    assert other != folder and other.parent == folder.parent
+    assert sorted(path.name for path in folder.parent.iterdir()) == sorted([folder.name, other.name])
 
 
 def test_two_processes_can_prepare_the_model_at_once(

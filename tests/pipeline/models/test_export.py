@@ -97,10 +97,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_files(
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_a_pushed_model_and_its_weights_give_the_same_onnx_file(model: Path, tmp_path: Path, precision: str) -> None:
     from_model, weights, from_weights = (tmp_path / name for name in ("a.onnx", "weights.npz", "b.onnx"))
-    given = ("--format", "onnx", "--precision", precision)
-    assert export("--model", model, *given, "--out", from_model).exit_code == 0
+    options = ("--format", "onnx", "--precision", precision)
+    assert export("--model", model, *options, "--out", from_model).exit_code == 0
     assert export("--model", model, "--format", "weights", "--out", weights).exit_code == 0
-    assert export("--weights", weights, *given, "--out", from_weights).exit_code == 0
+    assert export("--weights", weights, *options, "--out", from_weights).exit_code == 0
     images = draw(6)
     first, second = (Reader(file).read_each(images) for file in (from_model, from_weights))
     assert first == second

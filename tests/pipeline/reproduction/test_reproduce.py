@@ -48,14 +48,14 @@ def past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
 @pytest.fixture
 def started(past: Past, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The arguments that the pipeline was started with; it then raises an error."""
-    told: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
 
     def start(config: Any, **options: Any) -> int:
-        told.update(options, config=config, cores=os.sched_getaffinity(0), environment=dict(os.environ))
+        arguments.update(options, config=config, cores=os.sched_getaffinity(0), environment=dict(os.environ))
         raise UserError("started")
 
     monkeypatch.setattr(module, "run_pipeline", start)
-    return told
+    return arguments
 
 
 def test_the_recorded_configuration_and_data_are_used_in_another_workspace(past: Past, started: dict[str, Any]) -> None:
@@ -149,8 +149,8 @@ def test_the_precision_chosen_by_auto_is_reused(past: Past, started: dict[str, A
     knobs = json.loads(str(past.properties["config"])) | {"training.precision": "auto"}
     past.store(config=json.dumps(knobs))
     recorded = read(past.workspace, lambda store: module._recorded(store, FIRST))
-    made = Artifact(99, "ModelRun", str(model_run))
-    recorded = recorded._replace(outputs={**recorded.outputs, ("Trainer", "model_run"): made})
+    artifact = Artifact(99, "ModelRun", str(model_run))
+    recorded = recorded._replace(outputs={**recorded.outputs, ("Trainer", "model_run"): artifact})
     assert module._config(recorded, ()).training.precision == "bfloat16"
 
 
@@ -184,5 +184,5 @@ def test_synthetic_formulas_are_drawn_again_or_read_from_the_original_folder(pas
     recorded = recorded._replace(properties=describe(config, other))
     again = module._with_data(config, recorded, Workspace(tmp_path / "again"))
     assert again.data.source == str(folder)
-    asked = load_config(settings=[*sizes, "data.seed=2"])
-    assert module._with_data(asked, recorded, Workspace(tmp_path / "asked")) == asked
+    changed = load_config(settings=[*sizes, "data.seed=2"])
+    assert module._with_data(changed, recorded, Workspace(tmp_path / "asked")) == changed

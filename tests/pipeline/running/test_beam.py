@@ -72,11 +72,11 @@ def test_the_configuration_chooses_the_worker_environment(
 ) -> None:
     # The package for workers is built from setup.py, which takes seconds; tests/environment builds it.
     monkeypatch.setattr(environments, "python_sdk_dependencies", lambda options: ())
-    made = environments.Environment.from_options(
+    environment = environments.Environment.from_options(
         options(f"runner={runner}", setting).view_as(pipeline_options.PortableOptions)
     )
-    assert isinstance(made, kind)
-    assert getattr(made, "url", getattr(made, "container_image", None)) == place
+    assert isinstance(environment, kind)
+    assert getattr(environment, "url", getattr(environment, "container_image", None)) == place
 
 
 def test_spark_and_dataflow_get_their_arguments() -> None:
@@ -120,12 +120,12 @@ def executors(compiled) -> dict[str, executable_spec_pb2.BeamExecutableSpec]:
 
     deployment = pipeline_pb2.IntermediateDeploymentConfig()
     compiled.deployment_config.Unpack(deployment)
-    found = {}
+    specs = {}
     for name, spec in deployment.executor_specs.items():
         if spec.Is(executable_spec_pb2.BeamExecutableSpec.DESCRIPTOR):
-            found[name] = executable_spec_pb2.BeamExecutableSpec()
-            spec.Unpack(found[name])
-    return found
+            specs[name] = executable_spec_pb2.BeamExecutableSpec()
+            spec.Unpack(specs[name])
+    return specs
 
 
 @pytest.mark.parametrize(

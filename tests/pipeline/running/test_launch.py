@@ -25,8 +25,10 @@ def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
 
 def follow(folder: Path, program: str, terminal: bool = False) -> dict:
     """Runs a Python program as the pipeline's process, in which `report` sends an event. Returns the result."""
-    told = "import json, os, sys\ndef report(event): os.write(int(sys.argv[2]), (json.dumps(event) + '\\n').encode())\n"
-    command, console = [sys.executable, "-c", told + program], Console(file=io.StringIO(), force_terminal=terminal)
+    setup = (
+        "import json, os, sys\ndef report(event): os.write(int(sys.argv[2]), (json.dumps(event) + '\\n').encode())\n"
+    )
+    command, console = [sys.executable, "-c", setup + program], Console(file=io.StringIO(), force_terminal=terminal)
     with open(folder / "lock", "wb") as lock:
         return _follow(command, dict(os.environ), Workspace(folder), folder / "run.log", lock.fileno(), console)
 

@@ -18,10 +18,10 @@ EARLIER, KILLED = "2020-01-01T10:00:00.000000", "2020-01-02T10:00:00.000000"
 
 @pytest.fixture
 def pipeline() -> pipeline_pb2.Pipeline:
-    made = pipeline_pb2.Pipeline()
+    compiled = pipeline_pb2.Pipeline()
     for component in COMPONENTS:
-        made.nodes.add().pipeline_node.node_info.id = component
-    return made
+        compiled.nodes.add().pipeline_node.node_info.id = component
+    return compiled
 
 
 def test_a_partial_run_continues_from_the_newest_run_with_all_its_inputs(

@@ -35,15 +35,15 @@ def config(formulas: Path, *settings: str) -> Config:
 
 def test_the_conditions_of_a_run_are_described(formulas: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "home")
-    found = describe(config(formulas, "training.epochs=3"), workspace)
-    assert all(isinstance(value, str | int) for value in found.values())
-    knobs = json.loads(str(found["config"]))
+    record = describe(config(formulas, "training.epochs=3"), workspace)
+    assert all(isinstance(value, str | int) for value in record.values())
+    knobs = json.loads(str(record["config"]))
     assert knobs["training.epochs"] == 3 and knobs["model.filters"] == [16, 32, 64, 64, 128, 256]
-    assert found["config_sha256"] == hashlib.sha256(str(found["config"]).encode()).hexdigest()
-    assert json.loads(str(found["packages"]))["numpy"] == version("numpy")
-    assert found["python"] == platform.python_version()
-    assert found["data"] == str(formulas) and found["workspace"] == str(workspace.home)
-    hardware = json.loads(str(found["hardware"]))
+    assert record["config_sha256"] == hashlib.sha256(str(record["config"]).encode()).hexdigest()
+    assert json.loads(str(record["packages"]))["numpy"] == version("numpy")
+    assert record["python"] == platform.python_version()
+    assert record["data"] == str(formulas) and record["workspace"] == str(workspace.home)
+    hardware = json.loads(str(record["hardware"]))
     assert hardware["cores"] == len(os.sched_getaffinity(0)) and hardware["memory"] > 0.5 and hardware["processor"]
     assert isinstance(hardware["gpus"], list)
 
@@ -139,10 +139,10 @@ def test_the_start_of_a_training_is_fingerprinted_by_its_bytes(formulas: Path, t
     stored = []
     for content in (b"weights", b"others"):
         (start / "variables.index").write_bytes(content)
-        found = describe(config(formulas, f"training.start_from={start.parent}"), Workspace(tmp_path))
-        stored.append(found["start_fingerprint"])
+        record = describe(config(formulas, f"training.start_from={start.parent}"), Workspace(tmp_path))
+        stored.append(record["start_fingerprint"])
     assert stored[0] != stored[1]
-    found = describe(
+    record = describe(
         load_config("reader", settings=[f"data.source={formulas}", "training.start_from=reader"]), Workspace(tmp_path)
     )
-    assert found["start_fingerprint"] == hashlib.sha256(reader.weights_file().read_bytes()).hexdigest()
+    assert record["start_fingerprint"] == hashlib.sha256(reader.weights_file().read_bytes()).hexdigest()

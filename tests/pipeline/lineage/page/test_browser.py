@@ -130,9 +130,9 @@ def test_the_page_logs_nothing_and_makes_no_requests(browser: Browser, material:
         settle(browser)
     assert browser.driver.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert asked[0] == material.file.as_uri()
-    assert all(url.startswith("data:") for url in asked[1:])
+    requested = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert requested[0] == material.file.as_uri()
+    assert all(url.startswith("data:") for url in requested[1:])
 
 
 def test_only_the_script_of_the_page_can_run(browser: Browser, material: Material) -> None:
@@ -188,8 +188,8 @@ def test_the_list_can_be_sorted_and_filtered(browser: Browser, material: Materia
     button = find(browser, "th[data-column=bleu] button")
     button.send_keys(Keys.ENTER)
     shown = texts(browser, "#runs-table tbody td:nth-child(7)")
-    found = sorted((value for value in shown if value != "–"), reverse=True)
-    assert len(set(found)) > 3 and shown == [*found, *["–"] * (len(shown) - len(found))]
+    known = sorted((value for value in shown if value != "–"), reverse=True)
+    assert len(set(known)) > 3 and shown == [*known, *["–"] * (len(shown) - len(known))]
     button.send_keys(Keys.ENTER)
     assert texts(browser, "#runs-table tbody td:nth-child(7)") == shown[::-1]
     assert find(browser, "th[data-column=bleu]").get_attribute("aria-sort") == "ascending"
@@ -206,8 +206,8 @@ def test_a_selected_run_is_drawn_from_left_to_right(browser: Browser, material: 
     settle(browser)
     executions = material.graph.of_run[first]
     places = boxes(browser)
-    made = {f"a{artifact}" for execution in executions for artifact in execution.given()}
-    assert set(places) == {f"e{execution.id}" for execution in executions} | made and len(places) == 25
+    outputs = {f"a{artifact}" for execution in executions for artifact in execution.given()}
+    assert set(places) == {f"e{execution.id}" for execution in executions} | outputs and len(places) == 25
     for execution in executions:
         for artifact in execution.taken():
             assert places[f"a{artifact}"]["right"] <= places[f"e{execution.id}"]["left"], execution.component
@@ -477,8 +477,8 @@ def test_artifacts_shared_by_runs_are_drawn_once_with_their_producer(browser: Br
         settle(browser)
     graph = material.graph
     assert len(beside) > 0.9 * len(graph.artifacts)
-    wanted = {f"e{i}" for i in graph.executions} | {f"a{i}" for i in graph.artifacts}
-    assert seen == wanted | {f"r{place}" for place in range(len(graph.runs))}
+    expected = {f"e{i}" for i in graph.executions} | {f"a{i}" for i in graph.artifacts}
+    assert seen == expected | {f"r{place}" for place in range(len(graph.runs))}
 
 
 def test_colours_can_be_chosen(browser: Browser, material: Material) -> None:
