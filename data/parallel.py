@@ -1,4 +1,4 @@
-"""Work spread over processes, its results in order."""
+"""A parallel `map` over processes that keeps the order of the results."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """The number of cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 class Pool:
-    """Processes that work beside this one until they are closed; they start when there is work.
+    """A pool of worker processes; they start when the first work is submitted, and end when the pool is closed.
 
     Args:
-      workers: processes, otherwise one for each core.
-      with_main: whether they import this program's main module, which may be all of TFX; then what they do may stand in
-        it, too.
+      workers: number of processes; None for one for each core.
+      with_main: whether workers import the main module of this program, which may import all of TFX. Functions that are
+        defined there need it.
     """
 
     def __init__(self, workers: int | None = None, with_main: bool = True) -> None:
@@ -46,11 +46,11 @@ class Pool:
         self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Like map; a few items ahead of what has been consumed, so memory stays bounded.
+        """Applies a function to items, in order, a few items ahead of the consumer, so that memory stays bounded.
 
         Args:
-          function: importable by other processes, as are its results.
-          items: what to work on, each some milliseconds of work or more.
+          function: a function that other processes can import.
+          items: its arguments, each of which should take some milliseconds or more.
         """
         ahead: collections.deque[Future[Result]] = collections.deque()
         try:
@@ -65,8 +65,8 @@ class Pool:
                 future.cancel()
 
     def _submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result]:
-        """Hands work to the pool, whose new workers get no Ctrl-C of the terminal: it is the parent's to stop them."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
+        """Submits an item to the pool. New workers ignore Ctrl-C: the parent process stops them."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # child processes inherit the mask
         main = sys.modules["__main__"]
         if not self._with_main:
             sys.modules["__main__"] = types.ModuleType("__main__")
@@ -78,7 +78,7 @@ class Pool:
 
 
 def _end_with_parent() -> None:
-    """Lets a worker end when its parent was killed: it would wait for work forever."""
+    """Makes a worker exit when its parent is killed; otherwise it would wait for work forever."""
     threading.Thread(target=_await_parent, daemon=True).start()
 
 
@@ -92,12 +92,15 @@ def _await_parent() -> None:
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
-    """Like map, over processes; a few items ahead of what has been consumed, so memory stays bounded.
+    """Maps a function over items in several processes and yields the results in order.
+
+    The processes work only a few items ahead of the consumer, so memory stays bounded.
 
     Args:
-      function: importable by other processes, as are its results.
-      items: what to work on, each some tens of milliseconds of work or more.
-      workers: processes, otherwise one for each core; with one, or one item, all happens in this process.
+      function: must be picklable, and so must its results.
+      items: the inputs; each should take at least some tens of milliseconds.
+      workers: number of processes; one per core by default. With one worker or a single item, everything runs in this
+        process.
     """
     workers = workers or cores()
     remaining = iter(items)
