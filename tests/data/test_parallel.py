@@ -69,3 +69,25 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     assert not still_there(workers)
+
+
+WITHOUT_MAIN = """
+import math, os
+from data.parallel import Pool
+
+print("imported", flush=True)
+
+if __name__ == "__main__":
+    with Pool(1, with_main=False) as pool:
+        print(list(pool.map(math.factorial, range(9))), flush=True)
+"""
+
+
+def test_workers_need_not_import_the_main_module(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(WITHOUT_MAIN, "utf-8")
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert done.stdout == "imported\n[1, 1, 2, 6, 24, 120, 720, 5040, 40320]\n"

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 
+from data.parallel import Pool
 from trainer_module import batching
 from trainer_module.augmentation import Augmentation
 from trainer_module.batching import Buckets, batches, collate, padding, plan, prefetched
 from trainer_module.config.image import STRIDE
-from trainer_module.examples import Example
+from trainer_module.examples import Example, Examples
 
 
 def example(height: int, width: int, length: int, grey: int = 0) -> Example:
@@ -211,6 +212,25 @@ def test_augmented_images_are_in_the_upper_left_corner_with_their_own_size():
         assert image.shape == (height, width)
         np.testing.assert_array_equal(batch.inputs["image"][i, :height, :width, 0], image)
         assert (batch.inputs["image"][i, height:] == 255).all()
+
+
+def test_worker_processes_make_the_same_batches_in_the_same_order(tmp_path):
+    file = io.BytesIO()
+    formula().save(file, "PNG")
+    given = [Example(file.getvalue(), 24, 60, np.arange(4, 5 + i, dtype=np.int32)) for i in range(12)]
+    planned = [np.array(indices) for indices in ([3, 0, 11], [5], [7, 1, 2, 4], [6, 8], [9, 10])]
+    augmentation = Augmentation(1.0, (3, 1))
+    expected = list(batches(given, planned, augmentation))
+    with Pool(2, with_main=False) as pool:
+        # Two epochs with one pool, of which the first is abandoned.
+        next(batches(Examples.write(given, tmp_path), planned, augmentation, pool))
+        made = list(batches(Examples.write(given, tmp_path), planned, augmentation, pool))
+    assert len(made) == len(expected)
+    for one, other in zip(made, expected, strict=True):
+        for name, array in one.inputs.items():
+            np.testing.assert_array_equal(array, other.inputs[name])
+        np.testing.assert_array_equal(one.targets, other.targets)
+        np.testing.assert_array_equal(one.weights, other.weights)
 
 
 # --- few shapes -------------------------------------------------------------------------------
