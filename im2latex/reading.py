@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +21,8 @@ class Hypothesis(NamedTuple):
     latex: str  # tokens, separated by one space
     log_probability: float  # natural, of the tokens and the end; exactly the model's float32
     score: float  # what hypotheses are ranked by
+    probability: float  # that the whole formula is right, calibrated, 0 to 1; 0 of an image without ink
+    token_probability: tuple[float, ...] = ()  # that each token is right, calibrated; () if the model does not say
 
     @property
     def clean(self) -> str:
@@ -29,18 +30,13 @@ class Hypothesis(NamedTuple):
         return clean(self.latex)
 
     @property
-    def probability(self) -> float:
-        """Of the whole formula, 0 to 1."""
-        return math.exp(self.log_probability)
-
-    @property
     def is_of_blank(self) -> bool:
-        """Whether the image holds no ink; models say so by an empty formula that is certain."""
+        """Whether the image holds no ink; models say so by an empty formula of log-probability 0."""
         return not self.latex and self.log_probability == 0
 
 
 # The only hypothesis of an image without ink.
-BLANK = Hypothesis("", 0.0, 0.0)
+BLANK = Hypothesis("", 0.0, 0.0, 0.0)
 
 
 class Beam(NamedTuple):
@@ -82,7 +78,7 @@ class Reading:
 
     @property
     def probability(self) -> float:
-        """Of the whole formula, 0 to 1."""
+        """That the whole formula is right, calibrated, 0 to 1; 0 of a picture without ink."""
         return self.alternatives[0].probability
 
     @property

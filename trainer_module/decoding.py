@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from keras import ops
 
+from im2latex.graph import LOOPS, MAX_PERIOD
 from trainer_module.features import END, PAD, START
 from trainer_module.model import FormulaModel
 from trainer_module.recurrence import DecoderState, Tensor
@@ -22,6 +23,7 @@ class Decoded(NamedTuple):
     """
 
     tokens: Tensor  # ids, padded behind the end, int32, (batch, width, steps)
+    token_log_probability: Tensor  # natural, of each token, 0 behind the end, float32, (batch, width, steps)
     log_probability: Tensor  # of the tokens and the end, natural, float32, (batch, width)
     score: Tensor  # log_probability with the length penalty, float32, (batch, width)
 
@@ -38,6 +40,9 @@ def search(
 
     A step costs the same wherever it stands: only the decoder's state is carried on. The images'
     cells are not repeated for the hypotheses.
+
+    A hypothesis that repeats a part (`im2latex.graph.LOOPS`) has to end there, and keeps the part once. Its
+    log-probability stays that of all that was written.
 
     Args:
         model: the model.
@@ -58,29 +63,49 @@ def search(
     # Padding and the start are never answers, and behind the last place there is only the end.
     only_end = ops.where(vocabulary == END, 0.0, NEVER)
     answers = ops.where(ops.logical_or(vocabulary == PAD, vocabulary == START), NEVER, 0.0)
+    loops = ops.convert_to_tensor(LOOPS, "int32")
 
     def unfinished(step: Tensor, last: Tensor, ended: Tensor, *_: Tensor) -> Tensor:
         return ops.logical_and(step < max_tokens + 1, ops.logical_not(ops.all(ended)))
 
+    def rows_of(values: Tensor, rows: Tensor) -> Tensor:
+        length = values.shape[-1]
+        return ops.reshape(ops.take(ops.reshape(values, (-1, length)), rows, axis=0), (batch, width, length))
+
     def extend(
-        step: Tensor, last: Tensor, ended: Tensor, state: Tensor, tokens: Tensor, log_probability: Tensor
+        step: Tensor,
+        last: Tensor,
+        ended: Tensor,
+        state: Tensor,
+        tokens: Tensor,
+        gained: Tensor,
+        recent: Tensor,
+        repeated: Tensor,
+        before: Tensor,
     ) -> tuple[Tensor, ...]:
         logits, state, _ = model.step(ops.reshape(last, (-1,)), DecoderState(*state), memories, kernels)
         gains = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
-        gains = gains + ops.where(step < max_tokens, answers, only_end)
-        # A hypothesis that has ended goes on in one way, which costs nothing.
         gains = ops.reshape(gains, (batch, width, model.vocabulary_size))
+        has_to_end = ops.logical_or(step >= max_tokens, ops.any(repeated >= loops, axis=-1, keepdims=True))
+        gains = gains + ops.where(has_to_end, only_end, answers)
+        # A hypothesis that has ended goes on in one way, which costs nothing.
         gains = ops.where(ops.expand_dims(ended, -1), only_end, gains)
-        candidates = ops.expand_dims(log_probability, -1) + gains
+        candidates = ops.expand_dims(before, -1) + gains
         log_probability, kept = ops.top_k(ops.reshape(candidates, (batch, width * model.vocabulary_size)), width)
         kept = ops.cast(kept, "int32")
         chosen, parents = kept % model.vocabulary_size, first + kept // model.vocabulary_size
         rows = ops.reshape(parents, (-1,))
         state = tuple(ops.take(part, rows, axis=0) for part in state)
-        tokens = ops.reshape(ops.take(ops.reshape(tokens, (-1, max_tokens)), rows, axis=0), (batch, width, max_tokens))
-        ended = ops.equal(chosen, END)
-        written = ops.expand_dims(ops.where(ended, PAD, chosen), -1)
-        return step + 1, chosen, ended, state, ops.where(ops.equal(positions, step), written, tokens), log_probability
+        tokens, gained, recent, repeated = (rows_of(values, rows) for values in (tokens, gained, recent, repeated))
+        here, ended = ops.equal(positions, step), ops.expand_dims(ops.equal(chosen, END), -1)
+        gain = log_probability - ops.reshape(ops.take(ops.reshape(before, (-1,)), rows), (batch, width))
+        written = ops.expand_dims(chosen, -1)
+        new = ops.logical_and(here, ops.logical_not(ended))
+        tokens = ops.where(new, written, tokens)
+        gained = ops.where(new, ops.expand_dims(gain, -1), gained)
+        repeated = ops.where(ended, repeated, ops.where(ops.equal(recent, written), repeated + 1, 0))
+        recent = ops.concatenate([recent[..., 1:], written], axis=-1)
+        return step + 1, chosen, ended[..., 0], state, tokens, gained, recent, repeated, log_probability
 
     beams = ops.arange(width, dtype="int32")
     start = (
@@ -89,18 +114,25 @@ def search(
         ops.zeros((batch, width), "bool"),
         tuple(model.decoder.initial_state(batch * width)),
         ops.full((batch, width, max_tokens), PAD, "int32"),
+        ops.zeros((batch, width, max_tokens)),
+        ops.full((batch, width, MAX_PERIOD), PAD, "int32"),
+        ops.zeros((batch, width, MAX_PERIOD), "int32"),
         # All begin alike: one of them alone may go on.
         ops.where(beams == 0, 0.0, NEVER) + ops.zeros((batch, 1)),
     )
-    *_, tokens, log_probability = ops.while_loop(unfinished, extend, start)
-    lengths = ops.cast(ops.sum(ops.cast(tokens != PAD, "int32"), axis=-1), "float32")
-    penalties = ops.power((6.0 + lengths) / 6.0, length_penalty)
+    *_, tokens, gained, _, repeated, log_probability = ops.while_loop(unfinished, extend, start)
+    cut = ops.max(ops.where(repeated >= loops, repeated, 0), axis=-1)
+    lengths = ops.sum(ops.cast(tokens != PAD, "int32"), axis=-1) - cut
+    penalties = ops.power((6.0 + ops.cast(lengths, "float32")) / 6.0, length_penalty)
     score, order = ops.top_k(log_probability / penalties, width)
-    tokens = ops.take_along_axis(tokens, ops.expand_dims(order, -1), axis=1)
+    lengths = ops.take_along_axis(lengths, order, axis=1)
+    tokens, gained = (ops.take_along_axis(of, ops.expand_dims(order, -1), axis=1) for of in (tokens, gained))
     log_probability = ops.take_along_axis(log_probability, order, axis=1)
     sentence = log_probability > NEVER / 2
+    shown = ops.logical_and(ops.expand_dims(sentence, -1), positions < ops.expand_dims(lengths, -1))
     return Decoded(
-        ops.where(ops.expand_dims(sentence, -1), tokens, PAD),
+        ops.where(shown, tokens, PAD),
+        ops.where(shown, gained, 0.0),
         ops.where(sentence, log_probability, -float("inf")),
         ops.where(sentence, score, -float("inf")),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 from pydantic import ValidationError
 
+from im2latex.calibration import CERTAIN
 from im2latex.errors import UserError
 from im2latex.images import WHITE
 from im2latex.models import ONNX
@@ -38,6 +39,7 @@ class FormulaReader:
         described = description(trained) | {"weights": list(named_weights(model))}
         self._description = json.dumps(described, ensure_ascii=False)
         self._onnx = onnx_of(trained)
+        self._calibration = trained.calibration
         self._search = lambda images, sizes, width, length_penalty: search(
             model, images, sizes, trained.max_tokens, width, length_penalty
         )
@@ -67,11 +69,13 @@ class FormulaReader:
         """Reads images: PNG, JPEG, BMP or GIF, of any size and border, (batch,) string.
 
         Returns:
-            `latex`, (batch,) string, tokens separated by one space; `log_probability`, (batch,)
-            float32, natural, of the tokens and the end. A blank image reads "", with log-probability 0.
+            `latex`, (batch,) string, tokens separated by one space; `log_probability`, (batch,) float32, natural, of
+            the tokens and the end; `probability`, (batch,) float32, that the formula is right, and `token_probability`,
+            (batch, tokens) float32, that each token is, 0 behind the last: both are calibrated. A blank image reads "",
+            with log-probability 0 and probability 0.
         """
         read = self._read(images, 1, 0.0)
-        return {name: read[name][:, 0] for name in ("latex", "log_probability")}
+        return {name: value[:, 0] for name, value in read.items() if name != "score"}
 
     @tf.function(
         input_signature=[
@@ -92,8 +96,9 @@ class FormulaReader:
             length_penalty: as in `search`, () float32.
 
         Returns:
-            `latex`, (batch, width) string, the best first; `log_probability` and `score`, (batch, width) float32. The
-            first of a blank image is "", with 0 for both; the others of it are none, as in `search`.
+            `latex`, (batch, width) string, the best first; `log_probability`, `score` and `probability`, (batch, width)
+            float32; `token_probability`, (batch, width, tokens) float32. The first of a blank image is "", with 0 for
+            all; the others of it are none, as in `search`.
         """
         with tf.control_dependencies([tf.debugging.assert_positive(width, "width has to be at least 1")]):
             return self._read(images, tf.identity(width), length_penalty)
@@ -125,12 +130,25 @@ class FormulaReader:
         latex = tf.reshape(tf.strings.reduce_join(tokens, axis=-1, separator=" "), tf.shape(lengths))
         # Nothing is written where there is no ink, whatever the model makes of it.
         blank = tf.reduce_all(pixels == WHITE, axis=(1, 2, 3))[:, tf.newaxis]
+        fit = self._calibration
+        of_formula = _calibrated(read.log_probability, fit.formula_slope, fit.formula_offset)
+        of_token = _calibrated(read.token_log_probability, fit.token_slope, fit.token_offset)
+        is_token = tf.logical_and(read.tokens != features.PAD, tf.logical_not(blank)[:, :, tf.newaxis])
+        of_token = tf.where(is_token, of_token, 0.0)[:, :, : tf.reduce_max(lengths)]
         of_blank = tf.where(tf.range(tf.shape(lengths)[1]) == 0, 0.0, -float("inf"))
         return {
             "latex": tf.where(blank, "", latex)[:count],
             "log_probability": tf.where(blank, of_blank, read.log_probability)[:count],
             "score": tf.where(blank, of_blank, read.score)[:count],
+            "probability": tf.where(blank, 0.0, of_formula)[:count],
+            "token_probability": of_token[:count],
         }
+
+
+def _calibrated(log_probability: tf.Tensor, slope: float, offset: float) -> tf.Tensor:
+    """The probability of being right; of what has none, 0."""
+    below = tf.minimum(log_probability, CERTAIN)
+    return tf.sigmoid(slope * (below - tf.math.log(1.0 - tf.exp(below))) + offset)
 
 
 class NormalisedImages(tf.Module):

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from data.files import atomic_file
+from im2latex.calibration import Calibration
 from im2latex.errors import UserError
 from im2latex.graph import onnx_model
 from im2latex.weights import DESCRIPTION, SCALE, opened_weights
@@ -29,6 +30,7 @@ class Trained(NamedTuple):
     max_tokens: int  # formulas are cut there
     weights: dict[str, np.ndarray]  # as `weights.named_weights` names them
     provenance: Mapping[str, str] = {}  # how it was made, in words: date, data, run, scores
+    calibration: Calibration = Calibration()  # of its probabilities
 
 
 def description(trained: Trained) -> dict[str, Any]:
@@ -39,11 +41,12 @@ def description(trained: Trained) -> dict[str, Any]:
         "vocabulary": trained.vocabulary,
         "max_tokens": trained.max_tokens,
         "provenance": dict(trained.provenance),
+        "calibration": trained.calibration._asdict(),
     }
 
 
 def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray]) -> Trained:
-    """Undoes `description`; models of before there was a provenance have none.
+    """Undoes `description`; older models may have no provenance and no calibration.
 
     Raises:
         KeyError, TypeError, ValidationError: something is missing or not allowed.
@@ -55,6 +58,7 @@ def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray
         int(described["max_tokens"]),
         weights,
         dict(described.get("provenance", {})),
+        Calibration(**described.get("calibration", {})),
     )
 
 
@@ -69,7 +73,8 @@ def onnx_of(trained: Trained, precision: Precision = "float32") -> bytes:
         UserError: as `save_weights`.
     """
     note = json.dumps(description(trained), ensure_ascii=False)
-    return onnx_model(dataclasses.asdict(trained.model), _all_stored(trained, precision), trained.max_tokens, note)
+    stored = _all_stored(trained, precision)
+    return onnx_model(dataclasses.asdict(trained.model), stored, trained.max_tokens, note, trained.calibration)
 
 
 def save_onnx(file: Path, trained: Trained, precision: Precision = "float32") -> None:
