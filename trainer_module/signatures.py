@@ -39,7 +39,7 @@ class FormulaReader:
         described = description(trained) | {"weights": list(named_weights(model))}
         self._description = json.dumps(described, ensure_ascii=False)
         self._onnx = onnx_of(trained)
-        self._calibration = trained.calibration
+        self._decoding, self._calibration = trained.decoding, trained.calibration
         self._search = lambda images, sizes, width, length_penalty: search(
             model, images, sizes, trained.max_tokens, width, length_penalty
         )
@@ -66,7 +66,10 @@ class FormulaReader:
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="images")], autograph=False)
     def predict_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Reads images: PNG, JPEG, BMP or GIF, of any size and border, (batch,) string.
+        """Reads images with the model's own search (`Trained.decoding`).
+
+        Args:
+            images: PNG, JPEG, BMP or GIF, of any size and border, (batch,) string.
 
         Returns:
             `latex`, (batch,) string, tokens separated by one space; `log_probability`, (batch,) float32, natural, of
@@ -74,7 +77,7 @@ class FormulaReader:
             (batch, tokens) float32, that each token is, 0 behind the last: both are calibrated. A blank image reads "",
             with log-probability 0 and probability 0.
         """
-        read = self._read(images, 1, 0.0)
+        read = self._read(images, self._decoding.beam_width, self._decoding.length_penalty)
         return {name: value[:, 0] for name, value in read.items() if name != "score"}
 
     @tf.function(
