@@ -268,6 +268,16 @@ def export(
             help="Number format of the matrices in a file of weights or ONNX.", metavar="float32|float16|int8"
         ),
     ] = "float32",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            help="Data set, folder of TFRecords or TFRecord file that the model has not learned from, to fit its "
+            "probabilities on.",
+            metavar="DIR",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the data set for --calibrate.")] = "eval",
     notes: Annotated[
         list[str] | None,
         typer.Option(
@@ -278,13 +288,16 @@ def export(
     """Export a trained model as a SavedModel, as the pipeline pushes it, as one file of weights, or as ONNX."""
     hush()
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    from pipeline.models.export import export_model, read_model, with_provenance
+    from pipeline.models.export import calibrated, export_model, read_model, with_provenance
 
     for note in notes or ():
         if not all(note.partition("=")):
             raise UserError(f"--note takes NAME=TEXT, such as data=mine, not {note!r}")
     given = dict(note.split("=", 1) for note in notes or ())
     trained = with_provenance(read_model(weights, model), model, given)
+    if calibration is not None:
+        trained, sentence = calibrated(trained, calibration, split)
+        typer.echo(sentence)
     export_model(trained, out, to, precision)
     size = sum(file.stat().st_size for file in (out.rglob("*") if out.is_dir() else (out,)) if file.is_file())
     numbers = sum(array.size for array in trained.weights.values())

@@ -14,8 +14,7 @@ from rich.table import Table
 
 from components.evaluator.gate import parse_all
 from components.formula_metrics.scores import SCORES
-from data.dataset.record import SPLITS
-from data.dataset.tfrecords import read_records
+from data.dataset.tfrecords import examples_of, read_records
 from data.files import atomic_folder
 from data.progress import progress
 from data.spelling import NORMAL, known_spelling
@@ -73,7 +72,7 @@ def evaluate_model(
     known_spelling(spelling)
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
-    records = list(read_records(_examples(data, split)))
+    records = list(read_records(examples_of(data, split)))
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     from components.evaluator.evaluation import evaluate
     from components.evaluator.pictures import Robustness
@@ -99,16 +98,6 @@ def evaluate_model(
         else:
             _print(evaluation, Console(highlight=False))
     return 0 if evaluation.blessed else NOT_GOOD_ENOUGH
-
-
-def _examples(data: Path, split: str) -> Path:
-    if (data / split).is_dir():
-        return data / split
-    if any((data / name).is_dir() for name in SPLITS):
-        raise UserError(f"{data} has no split {split}; name one that it has with --split")
-    if not data.exists():
-        raise UserError(f"{data} does not exist; give a folder that `im2latex data` made, or TFRecords")
-    return data
 
 
 @contextlib.contextmanager
@@ -157,6 +146,9 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     if left_out := evaluation.slices[""][CANDIDATE]["cdm_left_out"]:
         left_out_of = f"{left_out:,.0f} of {evaluation.examples:,} examples"
         console.print(f"CDM leaves out {left_out_of}: the built-in typesetter cannot set the references")
+    for model in evaluation.models:
+        error = evaluation.slices[""][model]["calibration_error"]
+        console.print(f"{model}: probabilities are off by {error:.3f} in the mean (calibration error)")
     for model, known in evaluation.models.items():
         rate = evaluation.examples / max(known["seconds"], 1e-9)
         console.print(f"{model}: read {evaluation.examples:,} images in {known['seconds']:.1f} s, {rate:.0f} a second")
