@@ -176,20 +176,20 @@ class Reader:
             given["token_probability"] = np.zeros((*given["probability"].shape, 0), np.float32)
         readings = []
         for i in range(len(pixels)):
-            found = [self._hypothesis(given["tokens"][i, j], *(given[name][i, j] for name in _OF_HYPOTHESES[1:]))
-                     for j in range(beam.width)]  # fmt: skip
+            found = [self._hypothesis(*(given[name][i, j] for name in _OF_HYPOTHESES)) for j in range(beam.width)]
             # Where there are fewer sentences than were asked for, the others have no probability.
             hypotheses = tuple(one for one in found if one.log_probability > -np.inf)
             looked = _followed(given, i, batch.shape[1:], pixels[i]) if attention else None
             readings.append(Reading(hypotheses, looked))
         return readings
 
-    def _hypothesis(self, tokens: np.ndarray, *numbers: np.ndarray) -> Hypothesis:
+    def _hypothesis(
+        self, tokens: np.ndarray, log_probability: float, score: float, probability: float, of_tokens: np.ndarray
+    ) -> Hypothesis:
         written = tokens[tokens != PAD].tolist()
-        *of_formula, of_tokens = (number.tolist() for number in numbers)
-        return Hypothesis(
-            " ".join(self.vocabulary[token] for token in written), *of_formula, tuple(of_tokens[: len(written)])
-        )
+        latex = " ".join(self.vocabulary[token] for token in written)
+        token_probability = tuple(of_tokens[: len(written)].tolist())
+        return Hypothesis(latex, float(log_probability), float(score), float(probability), token_probability)
 
 
 def _followed(given: Mapping[str, np.ndarray], i: int, sides: Sequence[int], image: np.ndarray) -> Attention:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -89,10 +89,11 @@ class ImageReader:
             return self.read_each(images[:half], beam) + self.read_each(images[half:], beam)
 
 
-def _hypothesis(latex: bytes, *numbers: Any) -> Hypothesis:
-    *of_formula, of_tokens = numbers
+def _hypothesis(
+    latex: bytes, log_probability: float, score: float, probability: float, of_tokens: Sequence[float]
+) -> Hypothesis:
     text = latex.decode()
-    return Hypothesis(text, *of_formula, tuple(of_tokens[: len(text.split())]))
+    return Hypothesis(text, log_probability, score, probability, tuple(of_tokens[: len(text.split())]))
 
 
 class Reading(NamedTuple):

@@ -1,0 +1,58 @@
+"""Probabilities fitted on examples mean what they say on others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from im2latex.calibration import Calibration
+from im2latex.errors import UserError
+from im2latex.reading import Hypothesis
+from trainer_module.calibration import Read, bins_of, calibration_error, fit, right_tokens
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-z))
+
+
+def read(probability: float, is_right: bool) -> Read:
+    """A reading of "c", which is one token."""
+    return Read("c", Hypothesis("c" if is_right else "d", float(np.log(probability)), 0.0, 0.0, (probability,)))
+
+
+def test_an_overconfident_model_is_seen_through() -> None:
+    rng = np.random.default_rng(5)
+    odds = rng.normal(0.5, 2.5, 6000)
+    # The model's log-odds are twice what they should be, and one too high.
+    is_right = rng.random(6000) < sigmoid(0.5 * odds - 0.5)
+    found = fit([read(p, right) for p, right in zip(sigmoid(odds).tolist(), is_right.tolist(), strict=True)])
+    assert found.examples == 6000
+    assert found.calibration == pytest.approx((0.5, -0.5, 0.5, -0.5), abs=0.08)
+    assert found.before > 0.12 and found.after < 0.03
+
+
+def test_few_examples_hardly_change_anything() -> None:
+    (slope, offset) = fit([read(0.7, True)]).calibration[2:]
+    assert slope == pytest.approx(1, abs=0.1) and 0 < offset < 0.3
+    all_wrong = fit([read(0.9, False)] * 50).calibration
+    assert sigmoid(np.array(all_wrong.formula_slope * np.log(9) + all_wrong.formula_offset)) < 0.15
+    with pytest.raises(UserError, match="nothing to calibrate on"):
+        fit([])
+
+
+def test_the_calibration_error_is_the_mean_distance_of_the_bins() -> None:
+    # 0.2 and 0.28 together are right once in two; 0.95 is right; 1.0 is in the last bin too, and wrong.
+    probability, right = np.array([0.2, 0.28, 0.95, 1.0]), np.array([True, False, True, False])
+    assert bins_of(probability).tolist() == [2, 2, 9, 9]
+    assert calibration_error(probability, right) == pytest.approx((abs(0.48 - 1) + abs(1.95 - 1)) / 4)
+    assert calibration_error(np.array([]), np.array([])) == 0
+
+
+def test_tokens_are_right_where_the_alignment_has_them() -> None:
+    assert right_tokens(["x", "+", "y"], ["x", "y"]).tolist() == [True, True]
+    assert right_tokens(["x", "+", "y"], ["z", "+", "+", "y"]).tolist()[::3] == [False, True]
+    assert right_tokens([], ["x"]).tolist() == [False]
+
+
+def test_what_is_not_calibrated_keeps_its_probabilities() -> None:
+    assert Calibration() == (1.0, 0.0, 1.0, 0.0)
