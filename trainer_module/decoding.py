@@ -122,13 +122,24 @@ def search(
     )
     *_, tokens, gained, _, repeated, log_probability = ops.while_loop(unfinished, extend, start)
     cut = ops.max(ops.where(repeated >= loops, repeated, 0), axis=-1)
+    return _ranked(tokens, gained, cut, log_probability, length_penalty)
+
+
+def _ranked(
+    tokens: Tensor, gained: Tensor, cut: Tensor, log_probability: Tensor, length_penalty: float | Tensor
+) -> Decoded:
+    """Orders hypotheses by their scores, best first; arguments as in `Decoded` and `search`.
+
+    `cut` is how many of the last tokens of each are a loop, int32, (batch, width).
+    """
     lengths = ops.sum(ops.cast(tokens != PAD, "int32"), axis=-1) - cut
     penalties = ops.power((6.0 + ops.cast(lengths, "float32")) / 6.0, length_penalty)
-    score, order = ops.top_k(log_probability / penalties, width)
+    score, order = ops.top_k(log_probability / penalties, ops.shape(log_probability)[1])
     lengths = ops.take_along_axis(lengths, order, axis=1)
     tokens, gained = (ops.take_along_axis(of, ops.expand_dims(order, -1), axis=1) for of in (tokens, gained))
     log_probability = ops.take_along_axis(log_probability, order, axis=1)
     sentence = log_probability > NEVER / 2
+    positions = ops.arange(tokens.shape[-1], dtype="int32")
     shown = ops.logical_and(ops.expand_dims(sentence, -1), positions < ops.expand_dims(lengths, -1))
     return Decoded(
         ops.where(shown, tokens, PAD),
