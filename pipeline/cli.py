@@ -19,6 +19,7 @@ import typer
 import data.commands
 import im2latex
 import pipeline.lineage.commands
+import pipeline.running.commands
 import pipeline.serving.commands
 from data.spelling import NORMAL, SPELLINGS
 from im2latex.errors import UserError
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show the configuration.", no_args_is_help=True)
 model_app = typer.Typer(help="Show the model.", no_args_is_help=True)
+app.add_typer(pipeline.running.commands.app)
 app.add_typer(data.commands.app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
@@ -59,35 +61,6 @@ def options(
     ] = False,
 ) -> None:
     """Options of the command itself."""
-
-
-@app.command()
-def run(
-    preset: Preset = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    first: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            help="First component to run; the outputs of earlier components come from the last run.",
-            metavar="COMPONENT",
-        ),
-    ] = None,
-    last: Annotated[str | None, typer.Option("--to", help="Last component to run.", metavar="COMPONENT")] = None,
-    cache: Annotated[
-        bool, typer.Option(help="Reuse outputs that were made from the same inputs, settings and code.")
-    ] = True,
-) -> None:
-    """Run the pipeline: data, training, evaluation, push.
-
-    Exit status: 0 done and pushed, 3 the model was not good enough or was withdrawn, 1 failed.
-    """
-    from pipeline.config import load_config
-    from pipeline.running.launch import run_pipeline
-
-    status = run_pipeline(load_config(preset, config, settings or ()), first=first, last=last, cache=cache)
-    raise typer.Exit(status)
 
 
 @app.command()

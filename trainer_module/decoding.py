@@ -132,6 +132,7 @@ def _ranked(
 
     `cut` is how many of the last tokens of each are a loop, int32, (batch, width).
     """
+    positions = ops.arange(tokens.shape[-1], dtype="int32")
     lengths = ops.sum(ops.cast(tokens != PAD, "int32"), axis=-1) - cut
     penalties = ops.power((6.0 + ops.cast(lengths, "float32")) / 6.0, length_penalty)
     score, order = ops.top_k(log_probability / penalties, ops.shape(log_probability)[1])
@@ -139,7 +140,6 @@ def _ranked(
     tokens, gained = (ops.take_along_axis(of, ops.expand_dims(order, -1), axis=1) for of in (tokens, gained))
     log_probability = ops.take_along_axis(log_probability, order, axis=1)
     sentence = log_probability > NEVER / 2
-    positions = ops.arange(tokens.shape[-1], dtype="int32")
     shown = ops.logical_and(ops.expand_dims(sentence, -1), positions < ops.expand_dims(lengths, -1))
     return Decoded(
         ops.where(shown, tokens, PAD),
