@@ -98,6 +98,10 @@ def evaluate(
             metavar="|".join(SPELLINGS),
         ),
     ] = NORMAL,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Also print published scores on im2latex-100k; with --spelling im2markup."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on any data: all scores, overall and by slice.
@@ -120,6 +124,7 @@ def evaluate(
             as_json=as_json,
             pictures=pictures,
             spelling=spelling,
+            published=published,
         )
     )
 

@@ -20,6 +20,7 @@ from data.progress import progress
 from data.spelling import NORMAL, known_spelling
 from im2latex.errors import UserError
 from pipeline.models.choice import chosen_model
+from pipeline.models.published import published_table
 
 if TYPE_CHECKING:
     from components.evaluator.summary import Evaluation
@@ -40,6 +41,7 @@ def evaluate_model(
     as_json: bool,
     pictures: tuple[int, int] | None = None,
     spelling: str = NORMAL,
+    published: bool = False,
 ) -> int:
     """Evaluates a model, prints what came of it, and keeps it in `out` if that is given.
 
@@ -54,6 +56,7 @@ def evaluate_model(
         as_json: print `summary.json` instead of the table.
         pictures: how many examples the models also read as other kinds of pictures, and the seed; None for none.
         spelling: in which formulas are compared token by token, as `data.spelling.respell` takes it.
+        published: whether to print published scores on im2latex-100k too.
 
     Returns:
         0, or 3 if a rule is broken.
@@ -70,6 +73,9 @@ def evaluate_model(
     if pictures is None and any(rule.of_picture for rule in rules):
         raise UserError("--gate: a rule is about a kind of picture; add --robustness, which makes them")
     known_spelling(spelling)
+    if published and (spelling == NORMAL or as_json):
+        raise UserError("--published compares scores of the source's spelling, in a table: add --spelling im2markup, "
+                        "and leave out --json")  # fmt: skip
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     records = list(read_records(examples_of(data, split)))
@@ -97,6 +103,8 @@ def evaluate_model(
             print((folder / SUMMARY).read_text("utf-8"), end="")
         else:
             _print(evaluation, Console(highlight=False))
+            if published:
+                print(f"\n{published_table(evaluation, str(data), split)}")
     return 0 if evaluation.blessed else NOT_GOOD_ENOUGH
 
 
