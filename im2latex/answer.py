@@ -1,4 +1,4 @@
-"""What is said of the readings of an image, by `im2latex predict --json` and by the service."""
+"""The JSON form of an image's hypotheses, for `im2latex predict --json` and the HTTP service."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ READ, BLANK, DOUBTFUL = "read", "blank", "doubtful"
 
 
 def status(hypotheses: Sequence[Hypothesis], min_confidence: float = 0.0) -> str:
-    """What came of an image: `READ`, `BLANK` where it holds no ink and there was nothing to read, or `DOUBTFUL` where
-    the probability of the best reading is below the least that is wanted."""
+    """Returns the status of an image: `READ`, `BLANK` if it has no ink, or `DOUBTFUL` if the probability of its best
+    hypothesis is below `min_confidence`."""
     if hypotheses[0].is_of_blank:
         return BLANK
     return DOUBTFUL if hypotheses[0].probability < min_confidence else READ
 
 
 def describe(hypotheses: Iterable[Hypothesis], as_typed: bool) -> list[dict[str, Any]]:
-    """Hypotheses as JSON has them, the best first; without those that fill up a beam.
+    """Returns hypotheses as objects for JSON, in the same order, without the empty ones that fill up a beam.
 
     Args:
-        hypotheses: of one image.
-        as_typed: LaTeX as a person would type it, instead of tokens separated by spaces.
+        hypotheses: hypotheses of one image, best first.
+        as_typed: return LaTeX as a person would type it, instead of tokens separated by spaces.
     """
     return [
         {
