@@ -143,7 +143,7 @@ def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
     return float(np.abs(sums).sum() / max(len(bins), 1))
 
 
-def bins_of(probability: np.ndarray) -> np.ndarray:
+def bins_of(probability: np.ndarray | float) -> np.ndarray:
     """The bin of each probability, int64."""
     return np.minimum((np.asarray(probability) * BINS).astype(np.int64), BINS - 1)
 
