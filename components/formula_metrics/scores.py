@@ -107,7 +107,7 @@ def statistics(
         if progress is not None:
             progress(formulas_drawn // 2 - before // 2)
 
-    rows = []
+    rows: list[np.ndarray] = []
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         chunk = pairs[start : start + PAIRS_AT_ONCE]
         pictures = render_all(list(itertools.chain(*chunk)), DPI, 0, renderer, progress=report_pairs)
