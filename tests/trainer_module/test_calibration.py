@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import io
+
+import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from im2latex.calibration import Calibration
 from im2latex.errors import UserError
 from im2latex.reading import Hypothesis
-from trainer_module.calibration import Read, bins_of, calibration_error, fit, right_tokens
+from trainer_module.calibration import (
+    Read,
+    bins_of,
+    calibrate,
+    calibration_error,
+    fit,
+    read_examples,
+    right_tokens,
+)
+from trainer_module.config.image import ImageConfig
+from trainer_module.config.model import ModelConfig
+from trainer_module.features import SPECIAL_TEXTS
+from trainer_module.trained import Trained
+from trainer_module.weights import new_model, weights_of
 
 
 def sigmoid(z: np.ndarray) -> np.ndarray:
@@ -56,3 +73,34 @@ def test_tokens_are_right_where_the_alignment_has_them() -> None:
 
 def test_what_is_not_calibrated_keeps_its_probabilities() -> None:
     assert Calibration() == (1.0, 0.0, 1.0, 0.0)
+
+
+def test_a_model_is_read_with_what_it_is_given_and_calibrated_on_it() -> None:
+    """Pictures as Transform leaves them; one without ink is left out."""
+    config = ModelConfig(filters=(4, 4, 6, 6, 8, 8), decoder_units=16, embedding_units=8)
+    image, vocabulary = ImageConfig(max_height=32, max_width=96, border=2), [*SPECIAL_TEXTS, *"abcdefgh"]
+    keras.utils.set_random_seed(2)
+    model = new_model(config, image, vocabulary)
+    rng = np.random.default_rng(4)
+    for weight in model.trainable_weights:
+        weight.assign(rng.normal(0, 0.8, weight.shape))
+    trained = Trained(config, image, vocabulary, 9, weights_of(model), calibration=Calibration(7, 7, 7, 7))
+
+    def png(height: int, width: int, level: int = 0) -> bytes:
+        file = io.BytesIO()
+        pixels = np.maximum(rng.integers(0, 256, (height, width)), level).astype(np.uint8)
+        Image.fromarray(pixels).save(file, "PNG")
+        return file.getvalue()
+
+    images = [png(24, 8 * width) for width in range(2, 12)]
+    read = read_examples(trained._replace(calibration=Calibration()), [(one, "") for one in images], normalised=True)
+    assert [one.read.probability for one in read] == pytest.approx(
+        [np.exp(one.read.log_probability) for one in read], abs=2e-5
+    )
+    # Every other one is right, by what stands there.
+    examples = [
+        (one, r.read.latex if i % 2 else "h h h h") for i, (one, r) in enumerate(zip(images, read, strict=True))
+    ]
+    found = calibrate(trained, [*examples, (png(24, 40, 255), "")], normalised=True)
+    assert found == fit([Read(target, one.read) for (_, target), one in zip(examples, read, strict=True)])
+    assert found.examples == 10
