@@ -48,7 +48,7 @@ def published_table(evaluation: Evaluation, data: str, split: str) -> str:
         "Data: published scores are of the test split of im2latex-100k; here, "
         f"{evaluation.examples:,} examples of {data}, split {split}, as they are spelled there.",
         "BLEU compares spellings: a model that learned the normal form writes other ones than the data.",
-        f"Edit and match: both formulas are drawn by {evaluation.renderer} at 240 dpi, the paper's at 200 dpi. "
+        f"Edit and match: both formulas are drawn by {evaluation.renderer}, in the paper by LaTeX at the same scale. "
         "Here a run of differing columns counts on either side; in the paper's script, on the target's side "
         "alone, so that anything extra in a prediction passes.",
     )
