@@ -9,9 +9,14 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 import im2latex
-from data.repository import REPOSITORY
 
-WORDS = re.findall(r"[A-Za-z]+", (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8"))
+WORDS = re.findall(
+    r"\w+",
+    "the of and to in is that for it was on are as with his they at be this from have or by one had not but what all "
+    "were when we there can an your which their said if do will each about how up out them then she many some so these "
+    "would other into has more her two like him see time could no make than first been its who now people my made over "
+    "Invoice Chapter Figure Monday London Please contact support order number page window password settings account",
+)
 
 
 def blank(rng: np.random.Generator) -> Image.Image:
