@@ -15,7 +15,8 @@ component's own task gets that as a parameter, see `kubeflow.runner`. If the lau
 driver lists them in their bucket.
 
 Arguments after its own are passed to Beam. For errors that a person can fix, it prints one sentence and exits with 1;
-other errors end in a traceback.
+other errors end in a traceback. If a task fails, or a model is not blessed, the command or webhook in the pod's
+environment is notified, see `pipeline.running.notify`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from typing import Any
 from components.metadata import ADDRESS, values
 from im2latex.errors import UserError
 from kubeflow.addresses import is_address, local_path, with_addresses
+from pipeline.running.notify import FAILED, REFUSED, notify
 
 # DATA: name of the parameter and of the artifact for the records. FOUND: name of the parameter for a driver's output.
 DATA = "data"
@@ -89,6 +91,9 @@ def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -
             about["beam_pipeline_args"] = beam_arguments
         executor_class(executor_class.Context(**about)).Do(inputs, outputs, properties)
     outputs_utils.tag_output_artifacts_with_version(outputs)
+    for blessing in outputs.get("blessing", ()):
+        if blessing.get_int_custom_property("blessed") != 1:
+            _tell(node, REFUSED, blessing.get_string_custom_property("reason") or "the model was not blessed")
     addresses = {key: told["artifacts"][0]["uri"] for key, told in given["outputs"].get("artifacts", {}).items()}
     made = {
         key: {"artifacts": [{"uri": addresses[key], "metadata": _metadata(artifact)}]}
@@ -129,8 +134,18 @@ def main(arguments: list[str]) -> None:
         else:
             run_executor(own.node, given, beam_arguments)
     except UserError as error:
-        print(f"im2latex: {own.node.id}: {with_addresses(str(error))}", file=sys.stderr)
+        sentence = with_addresses(str(error))
+        print(f"im2latex: {own.node.id}: {sentence}", file=sys.stderr)
+        _tell(own.node, FAILED, sentence)
         sys.exit(1)
+    except Exception as error:
+        _tell(own.node, FAILED, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _tell(node: Node, outcome: str, sentence: str) -> None:
+    for problem in notify(node.id, outcome, sentence):
+        print(f"im2latex: {problem}", file=sys.stderr)
 
 
 def _path(kind: type) -> str:

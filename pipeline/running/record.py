@@ -56,7 +56,7 @@ def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
         "packages": json.dumps(_packages()),
         "data": str(folder),
         "data_fingerprint": fingerprint_of(folder),
-        **_start(config.training.start_from),
+        **start_of(config.training.start_from),
         "hardware": json.dumps(_hardware()),
         "environment": json.dumps({name: os.environ[name] for name in VARIABLES if name in os.environ}),
         "host": socket.gethostname(),
@@ -69,7 +69,8 @@ def fingerprint_of(data: Path) -> str:
     return fingerprint(data, sorted(data.glob("*/*")))
 
 
-def _start(folder: str) -> dict[str, str | int]:
+def start_of(folder: str) -> dict[str, str | int]:
+    """The fingerprint of the model that a training starts from, if there is one."""
     if folder == reader.NAME:
         return {"start_fingerprint": reader.fingerprint()}
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
