@@ -18,12 +18,8 @@ from data.parallel import Pool
 from im2latex.errors import UserError
 from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
-<<<<<<< HEAD
 from trainer_module.batching import Batch, feeders, padding, plan
-=======
-from trainer_module.batching import Batch, Example, padding, plan
 from trainer_module.calibration import calibrate
->>>>>>> main
 from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
