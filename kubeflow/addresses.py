@@ -11,11 +11,6 @@ MOUNTS = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
 LAUNCHER_ROOT = "IM2LATEX_LAUNCHER_ROOT"
 
 
-def is_address(text: str) -> bool:
-    """Whether a text is the address of something in a bucket."""
-    return text.startswith(tuple(MOUNTS))
-
-
 def bucket(address: str) -> str:
     """Scheme and bucket of an address: s3://formulas of s3://formulas/records."""
     scheme, _, path = address.partition("://")

@@ -12,7 +12,6 @@ import typer
 
 from data.duration import duration
 from im2latex.errors import UserError
-from kubeflow.addresses import is_address
 from kubeflow.checks import check_records, moved_root
 from kubeflow.options import (
     CaCert,
@@ -26,6 +25,7 @@ from kubeflow.options import (
     RunId,
     TokenFile,
 )
+from pipeline.buckets import is_address
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hush
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def deploy(
         say(f"im2latex: {warning}")
     started = start_run(cluster, ready.version, ready.experiment, chosen.name, root, ready.values, say)
     if follow:
-        raise typer.Exit(_follow(cluster, started.run_id, ready.tasks, pause, as_json))
+        raise typer.Exit(_follow(cluster, started.run_id, ready.tasks, pause, as_json, chosen.metadata.connection))
     if as_json:
         _print_json(dataclasses.asdict(started))
     else:
@@ -118,13 +118,14 @@ def status(
     from kubeflow.deploy import last_run
     from kubeflow.following import read_tasks, tasks_of, was_pushed
 
-    run_id = run_id or last_run(cluster, _config(preset, config, settings).name)
+    chosen = _config(preset, config, settings)
+    run_id = run_id or last_run(cluster, chosen.name)
     run = cluster.run(run_id)
     names = tasks_of(cluster, run)
     if follow:
-        raise typer.Exit(_follow(cluster, run_id, names, pause, as_json))
+        raise typer.Exit(_follow(cluster, run_id, names, pause, as_json, chosen.metadata.connection))
     tasks = read_tasks(run, names)
-    pushed = was_pushed(cluster, run, tasks, _sayer(True))
+    pushed = was_pushed(cluster, run, tasks, _sayer(True), connection=chosen.metadata.connection)
     if as_json:
         _print_json(_document(cluster, run, tasks, pushed))
     else:
@@ -297,7 +298,7 @@ def _sayer(as_json: bool) -> Callable[[str], None]:
     return lambda line: typer.echo(line, err=as_json)
 
 
-def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_json: bool) -> int:
+def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_json: bool, connection: str) -> int:
     """Follows a run to its end and sums it up; the exit status."""
     from kubeflow.following import SHORT_PATIENCE, follow, raise_if_failed, seconds_of, was_pushed
     from pipeline.running.launch import NOT_BLESSED
@@ -307,7 +308,7 @@ def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_js
         run, tasks = follow(cluster, run_id, names, lambda task: say(task.line()), say, pause)
     except KeyboardInterrupt:
         raise _left(cluster, run_id) from None
-    pushed = was_pushed(cluster, run, tasks, say, SHORT_PATIENCE)
+    pushed = was_pushed(cluster, run, tasks, say, SHORT_PATIENCE, connection)
     if as_json:
         _print_json(_document(cluster, run, tasks, pushed))
     raise_if_failed(cluster, run, tasks)

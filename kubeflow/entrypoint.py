@@ -1,6 +1,6 @@
 """The command of every container: what lies between the backend's launcher and a TFX executor or driver.
 
-    python -m kubeflow.entrypoint --node NODE --executor-input '{{$}}' [BEAM ARGUMENT…]
+    python -m kubeflow.entrypoint --node NODE --executor-input '{{$}}' [--metadata ADDRESS] [BEAM ARGUMENT…]
 
 The launcher downloads the input artifacts before, replaces {{$}} by the task's ExecutorInput, and uploads the output
 artifacts and reads ExecutorOutput after. What it does not do is done here: an artifact's class comes from NODE, since
@@ -11,6 +11,9 @@ the numbers of JSON become whole again where they were, and lists and dicts leav
 With --resolve the driver is run instead, and its findings are written into the output parameter `found`; the
 component's own task has them among its parameters, see `kubeflow.runner`. Records that the launcher did not download
 are listed in their bucket.
+
+With --metadata the task is recorded in a database of ML Metadata, see `kubeflow.recording`; with --record-lineage
+nothing else is done.
 
 Takes the executor's own arguments for Beam behind its own. Exits with 1 and one sentence when a person can put it
 right, and with a traceback else.
@@ -27,17 +30,25 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.metadata import ADDRESS, values
 from im2latex.errors import UserError
-from kubeflow.addresses import is_address, local_path, with_addresses
+from kubeflow.addresses import local_path, with_addresses
+from pipeline.buckets import is_address
+
+if TYPE_CHECKING:
+    from kubeflow.recording import Recorder
 
 # The parameter and the artifact that say where the records are, and the parameter for what a driver found.
 DATA = "data"
 FOUND = "found"
 # Where ImportExampleGen reads.
 INPUT_BASE = "input_base"
+# Environment variable with the id of the run, which the backend gives every pod as a label.
+RUN = "IM2LATEX_RUN"
+# The component whose driver reads from ML Metadata what ran, and what it sets.
+REPORTER, STEPS = "Reporter", "steps"
 # Properties of artifacts that are the launcher's and not TFX's.
 _OF_THE_LAUNCHER = {"display_name", "store_session_info"}
 
@@ -47,31 +58,52 @@ class Node:
     """What a container is told of the component it runs; classes by their dotted paths."""
 
     id: str
-    executor: str
-    driver: str
     inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-    whole: Sequence[str]  # parameters that are whole numbers, of which JSON has none
+    pipeline: str = ""
+    executor: str = ""
+    driver: str = ""
+    outputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # Inputs that are recorded and nothing else: what no component takes.
+    further: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    whole: Sequence[str] = ()  # parameters that are whole numbers, of which JSON has none
+    # Of ML Metadata's type for its executions.
+    type: str = ""
+    base_type: int = 0
 
     @classmethod
-    def of(cls, component: Any) -> Node:
-        """Of a TFX component."""
+    def of(cls, component: Any, pipeline: str) -> Node:
+        """Of a TFX component in a pipeline of this name."""
+        base = component.type_annotation
         return cls(
             id=component.id,
-            executor=_path(component.executor_spec.executor_class),
-            driver=_path(component.driver_class),
-            inputs={key: _path(channel.type) for key, channel in component.inputs.items()},
-            outputs={key: _path(channel.type) for key, channel in component.outputs.items()},
+            pipeline=pipeline,
+            type=component.type,
+            base_type=base.MLMD_SYSTEM_BASE_TYPE if base else 0,
+            executor=path_of(component.executor_spec.executor_class),
+            driver=path_of(component.driver_class),
+            inputs={key: path_of(channel.type) for key, channel in component.inputs.items()},
+            outputs={key: path_of(channel.type) for key, channel in component.outputs.items()},
             whole=[name for name, value in component.exec_properties.items() if isinstance(value, int)],
         )
+
+    def execution_type(self) -> Any:
+        """ML Metadata's type of its executions, as TFX's compiler has it."""
+        from ml_metadata.proto import metadata_store_pb2
+
+        made = metadata_store_pb2.ExecutionType(name=self.type)
+        if self.base_type:
+            made.base_type = self.base_type
+        return made
 
     def to_json(self) -> str:
         """For `--node`."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
-def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -> None:
-    """Runs the executor on an ExecutorInput and writes the ExecutorOutput."""
+def run_executor(
+    node: Node, given: dict[str, Any], beam_arguments: list[str], recorder: Recorder | None = None
+) -> None:
+    """Runs the executor on an ExecutorInput, records it, and writes the ExecutorOutput."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.orchestration.portable import outputs_utils
     from tfx.utils import import_utils
@@ -85,8 +117,15 @@ def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -
         about: dict[str, Any] = {"tmp_dir": folder, "unique_id": "0"}
         if issubclass(executor_class, BaseBeamExecutor):
             about["beam_pipeline_args"] = beam_arguments
-        executor_class(executor_class.Context(**about)).Do(inputs, outputs, properties)
-    outputs_utils.tag_output_artifacts_with_version(outputs)
+        if recorder:
+            about["pipeline_run_id"] = recorder.run
+            recorder.record_cached(_artifacts(node.further, given["inputs"]))
+            if node.id == REPORTER:
+                recorder.record_cached(inputs)
+                properties[STEPS] = recorder.steps()
+        with recorder.recorded(inputs, outputs, properties) if recorder else contextlib.nullcontext():
+            executor_class(executor_class.Context(**about)).Do(inputs, outputs, properties)
+            outputs_utils.tag_output_artifacts_with_version(outputs)
     addresses = {key: told["artifacts"][0]["uri"] for key, told in given["outputs"].get("artifacts", {}).items()}
     made = {
         key: {"artifacts": [{"uri": addresses[key], "metadata": _metadata(artifact)}]}
@@ -95,17 +134,31 @@ def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -
     _write(given["outputs"]["outputFile"], json.dumps({"artifacts": made}, sort_keys=True))
 
 
-def run_driver(node: Node, given: dict[str, Any]) -> None:
-    """Runs the driver on an ExecutorInput and writes its DriverOutput, as JSON, into the parameter `found`."""
+def run_driver(
+    node: Node, given: dict[str, Any], recorder: Recorder | None = None, run: dict[str, Any] | None = None
+) -> None:
+    """Runs the driver on an ExecutorInput and writes its DriverOutput, as JSON, into the parameter `found`.
+
+    Args:
+        node: the component.
+        given: ExecutorInput.
+        recorder: gives the driver the database of ML Metadata, and records what the inputs are made from.
+        run: what the run is run with, to be recorded.
+    """
     from google.protobuf import json_format
     from tfx.orchestration.portable.data_types import ExecutionInfo
     from tfx.utils import import_utils
 
     outputs = {key: [import_utils.import_class_by_path(path)()] for key, path in node.outputs.items()}
     inputs = _artifacts(node.inputs, given["inputs"])
+    if recorder:
+        recorder.record_cached(inputs)
+        if run:
+            recorder.describe_run(run, given["inputs"]["parameterValues"][INPUT_BASE])
     with _records(_parameters(node, given), given) as properties:
         execution = ExecutionInfo(input_dict=inputs, output_dict=outputs, exec_properties=dict(properties))
-        found = import_utils.import_class_by_path(node.driver)(None).run(execution)
+        database = recorder.metadata() if recorder else None
+        found = import_utils.import_class_by_path(node.driver)(database).run(execution)
     for name, value in values(found.exec_properties).items():  # a driver may repeat what it was told
         if properties.get(name) == value:
             del found.exec_properties[name]
@@ -119,19 +172,33 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--node", required=True, type=lambda text: Node(**json.loads(text)))
     parser.add_argument("--executor-input", required=True, type=json.loads)
     parser.add_argument("--resolve", action="store_true", help="run the driver instead of the executor")
+    parser.add_argument("--metadata", default="", help="record the task in this database of ML Metadata")
+    parser.add_argument("--run", type=json.loads, help="record what the run is run with")
+    parser.add_argument("--record-lineage", action="store_true", help="record what the inputs are made from, and end")
     own, beam_arguments = parser.parse_known_args(arguments)
     given = {"inputs": {}, "outputs": {}, **own.executor_input}
     try:
-        if own.resolve:
-            run_driver(own.node, given)
+        recorder = _recorder(own.metadata, own.node) if own.metadata else None
+        if own.record_lineage:
+            assert recorder
+            recorder.record_cached(_artifacts(own.node.inputs, given["inputs"]))
+        elif own.resolve:
+            run_driver(own.node, given, recorder, own.run)
         else:
-            run_executor(own.node, given, beam_arguments)
+            run_executor(own.node, given, beam_arguments, recorder)
     except UserError as error:
         print(f"im2latex: {own.node.id}: {with_addresses(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 
-def _path(kind: type) -> str:
+def _recorder(address: str, node: Node) -> Recorder:
+    from kubeflow.recording import Recorder
+
+    return Recorder(address, node)
+
+
+def path_of(kind: type) -> str:
+    """The dotted path of a class."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

@@ -260,7 +260,9 @@ def seconds_of(run: Any) -> float:
     return max(0.0, (end - run.created_at).total_seconds())
 
 
-def was_pushed(cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, patience: float = 0.0) -> bool | None:
+def was_pushed(
+    cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, patience: float = 0.0, connection: str = ""
+) -> bool | None:
     """Whether the model of a run was pushed; None as long as the run has not succeeded, and where it cannot be known.
 
     A Pusher that pushes nothing succeeds, and the API shows no property of what it made: ML Metadata has it.
@@ -270,8 +272,12 @@ def was_pushed(cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, pati
         run: V2beta1Run.
         tasks: of the run.
         say: takes a line about why it cannot be known.
-        patience: seconds that ML Metadata may need to answer.
+        patience: seconds that the backend's ML Metadata may need to answer.
+        connection: of the database that the run was recorded in; "" asks the backend's.
     """
+    if connection and run.state in ENDED:
+        pushed = _recorded_push(connection, run.run_id, say)
+        return pushed if run.state == "SUCCEEDED" else None
     states = {task.name: task.state for task in tasks}
     if run.state != "SUCCEEDED" or PUSHER not in states:
         return None
@@ -288,6 +294,19 @@ def was_pushed(cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, pati
         return None
     (value, *_) = found
     return bool(getattr(value, value.WhichOneof("value")))
+
+
+def _recorded_push(connection: str, run_id: str, say: Say) -> bool | None:
+    """Whether a run that has ended pushed its model, from the database; what it left running is marked as cancelled."""
+    from kubeflow.closing import close_run
+    from pipeline.lineage.store import write
+    from pipeline.workspace import Workspace
+
+    try:
+        return write(Workspace.from_environment(), lambda store: close_run(store, run_id), connection)
+    except UserError as error:
+        say(f"whether the model was pushed is not known: {error}")
+        return None
 
 
 def _made(cluster: Cluster, run_id: str, task: str) -> list[Any]:

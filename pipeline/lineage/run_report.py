@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 
 from ml_metadata import MetadataStore
 
-from components.metadata import ABSENT, FAILED, Step, context_name, properties, read_steps
+from components.metadata import ABSENT, ADDRESS, FAILED, Output, Step, context_name, properties, read_steps
 from components.report.report_page import write_page
 from components.report.reported_run import ReportedRun, Setting
 from data import toml
 from im2latex.errors import UserError
+from pipeline.buckets import is_address
 from pipeline.config import Config, flatten
 from pipeline.config.sections import COMPONENTS
+from pipeline.lineage.files import local_copy
 from pipeline.lineage.store import choose_run, read, run_ids
 from pipeline.workspace import Workspace
 
@@ -32,15 +35,18 @@ _ARTIFACTS = {
     ("ServingCheck", "blessing"): "serving_check",
     ("Pusher", "pushed_model"): "pushed_model",
 }
+# The id of a run of `im2latex run`: its time.
+_LOCAL = re.compile(r"\d{4}-\d\d-\d\dT")
 
 
-def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
-    """Writes the report of a run in the workspace.
+def write_report(run_id: str | None, out: Path | None, show: bool, connection: str | None = None) -> Path:
+    """Writes the report of a run.
 
     Args:
         run_id: the run, by the beginning of its id; None takes the last one.
         out: the file to write; None takes one in the workspace's folder `reports`.
         show: open it in the browser.
+        connection: as for `pipeline.lineage.store.read`.
 
     Returns:
         The file.
@@ -49,7 +55,11 @@ def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
         UserError: there is no such run, or the file cannot be written.
     """
     workspace = Workspace.from_environment()
-    run = read(workspace, lambda store: read_run(store, choose_run(run_ids(store), run_id, workspace), workspace))
+
+    def ask(store: MetadataStore) -> ReportedRun:
+        return read_run(store, choose_run(run_ids(store), run_id, workspace), workspace)
+
+    run = read(workspace, ask, connection)
     file = out or workspace.home / "reports" / f"{run.id.replace(':', '-')}.html"
     write_page(run, file)
     if show:
@@ -64,20 +74,30 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Reporte
     names = [step.component for step in steps]
     absent = [Step(component, ABSENT) for component in COMPONENTS if component not in names]
     log = _log(workspace, run_id, run_ids(store))
+    split = _text(by_component, "Evaluator", "split")
     failed = any(step.state == FAILED for step in steps)
     pipeline = context_name(store, steps[0].execution, "pipeline") if steps else Config().name
     return ReportedRun(
         pipeline=pipeline,
         id=run_id,
         steps=[*steps, *absent],
-        artifacts={name: outputs[key] for key, name in _ARTIFACTS.items() if key in outputs},
+        artifacts={name: _here(outputs[key], name, split) for key, name in _ARTIFACTS.items() if key in outputs},
         settings=_settings(by_component.get("Reporter", {}), log),
         data=_text(by_component, "ImportExampleGen", "input_base"),
-        split=_text(by_component, "Evaluator", "split"),
-        serving=str(workspace.serving / pipeline),
+        split=split,
+        serving=_text(by_component, "Reporter", "serving") or str(workspace.serving / pipeline),
         log=str(log) if log and failed else "",
         failure=_failure(log) if log and failed else "",
     )
+
+
+def _here(output: Output, name: str, split: str | None) -> Output:
+    """An artifact, or its copy if it lies in a bucket; of examples, the split that judges the model."""
+    if not is_address(output.uri):
+        return output
+    part = local_copy(output.uri, f"Split-{split}") if name == "examples" and split else None
+    copy = part.parent if part else local_copy(output.uri)
+    return output._replace(uri=str(copy), properties={**output.properties, ADDRESS: output.uri})
 
 
 def _text(told: dict[str, dict[str, Any]], component: str, name: str) -> str | None:
@@ -87,8 +107,11 @@ def _text(told: dict[str, dict[str, Any]], component: str, name: str) -> str | N
 def _log(workspace: Workspace, run_id: str, runs: list[str]) -> Path | None:
     """The log of a run, if `im2latex run` started it: a log has a name like run-20170806-114827, a run an id like
     2017-08-06T11:48:31.123456, both of local time, and the log was begun between the run before and the run."""
-    place = runs.index(run_id)
-    begun, before = _stamp(run_id), _stamp(runs[place - 1]) if place else ""
+    local = [run for run in runs if _LOCAL.match(run)]
+    if run_id not in local:
+        return None
+    place = local.index(run_id)
+    begun, before = _stamp(run_id), _stamp(local[place - 1]) if place else ""
     logs = {path.stem.removeprefix("run-"): path for path in workspace.logs.glob("run-*.log")}
     fitting = [stamp for stamp in logs if before < stamp <= begun]
     return logs[max(fitting)] if fitting else None

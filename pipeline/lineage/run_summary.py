@@ -6,14 +6,16 @@ import json
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.evaluator.summary import CANDIDATE, SUMMARY
 from components.metadata import CACHED, FAILED, RAN, RUNNING
+from pipeline.lineage.files import look
 from pipeline.lineage.graph import VERSION, Artifact, Execution, Graph
 from pipeline.workspace import Workspace
 
 DONE, KILLED = "done", "killed"
+# The host of runs on a cluster; their steps ran on many.
+CLUSTER = "kubeflow"
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,15 @@ def is_elsewhere(graph: Graph, run: str, workspace: Workspace) -> bool:
     from here whether it is still going on, and whether its files are there."""
     here = {"host": socket.gethostname(), "workspace": str(workspace.home)}
     there = graph.runs[run].properties if run in graph.runs else {}
+    if there.get("host") == CLUSTER:
+        return True
     return bool(workspace.connection) and any(there.get(name, value) != value for name, value in here.items())
 
 
 def read_scores(evaluation: Artifact | None) -> dict[str, float]:
     """The scores that an evaluation gave the new model; none where its files are gone."""
-    file = Path(evaluation.uri, SUMMARY) if evaluation else None
-    if file is None or not file.is_file():
+    file = look(evaluation.uri, SUMMARY) if evaluation else None
+    if file is None:
         return {}
     return json.loads(file.read_text("utf-8"))["slices"][""][CANDIDATE]
 

@@ -80,7 +80,7 @@ def _ask(workspace: Workspace, ask: Callable[[MetadataStore], Answer], address: 
     try:
         return ask(MetadataStore(config))
     except (RuntimeError, errors.StatusError) as error:
-        raise UserError(f"{place} {_problem(str(error))}") from error
+        raise UserError(f"{place} {problem(str(error))}") from error
 
 
 def make_ready(address: str, workspace: Workspace) -> None:
@@ -100,7 +100,7 @@ def make_ready(address: str, workspace: Workspace) -> None:
         file.execute("BEGIN IMMEDIATE")
         file.rollback()
     except sqlite3.Error as error:
-        raise UserError(f"{workspace.metadata} {_problem(str(error))}") from None
+        raise UserError(f"{workspace.metadata} {problem(str(error))}") from None
     finally:
         file.close()
 
@@ -144,7 +144,7 @@ def _look(workspace: Workspace) -> None:
         started = file.execute("SELECT 1 FROM Type LIMIT 1").fetchone()
     except sqlite3.Error as error:
         if "readonly database" not in str(error):
-            raise UserError(f"{workspace.metadata} {_problem(str(error))}") from None
+            raise UserError(f"{workspace.metadata} {problem(str(error))}") from None
         make_ready("", workspace)
     else:
         # Killed between its tables and its own types, ML Metadata would write the types even when it is only read.
@@ -154,7 +154,7 @@ def _look(workspace: Workspace) -> None:
         file.close()
 
 
-def _problem(error: str) -> str:
+def problem(error: str) -> str:
     """What is wrong with a store and what to do, in the words that follow its name."""
     if "Unknown database" in error:
         return "does not exist; a run that names it in metadata.connection makes it"

@@ -7,6 +7,7 @@ leaves is uploaded, and gone with its folder. As the real backend (2.17) does it
 - an input artifact has an id for a name and a type that says nothing; its properties have been through ML Metadata:
   all numbers and booleans are JSON's numbers, lists and dicts lie in wrappers, and the launcher has added two;
 - each task has an output `executor-logs` that its component does not name;
+- each pod has the id of its run as the label `pipeline/runid`, which its environment may show;
 - a task is taken from the cache when its image, its command, its parameters and the ids of its inputs were there
   before, and it allows that;
 - a task that failed is retried for the longest time of its policy, counted from its first start: without one, never;
@@ -24,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -67,6 +69,8 @@ class Backend:
         """
         self.root = root
         self.downloaded: dict[str, list[str]] = {}  # addresses by task
+        # Tasks whose first attempt is killed, each as soon as its condition holds.
+        self.killed: dict[str, Callable[[], bool]] = {}
         self.seconds_of_an_attempt = 0.0
         self.buckets = folder / "buckets"
         self.pods = folder / "pods"
@@ -75,15 +79,16 @@ class Backend:
         self._cache: dict[str, Result] = {}
         self._artifacts = 0
 
-    def run(self, text: str, parameters: dict[str, Any] | None = None) -> dict[str, Result]:
+    def run(self, text: str, parameters: dict[str, Any] | None = None, run_id: str = "") -> dict[str, Result]:
         """Runs a compiled pipeline; two tasks at a time."""
+        run_id = run_id or str(uuid.uuid4())
         pipeline, platform = yaml.safe_load_all(text)
         spec = json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
         assert spec.schema_version == "2.1.0"
         pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         given = {name: p.default_value for name, p in spec.root.input_definitions.parameters.items()}
         given = {name: json_format.MessageToDict(value) for name, value in given.items()} | (parameters or {})
-        run = f"{self.root}/{spec.pipeline_info.name}/{uuid.uuid4()}"
+        run = f"{self.root}/{spec.pipeline_info.name}/{run_id}"
         done: dict[str, Result] = {}
         waiting = dict(spec.root.dag.tasks)
         running: dict[Future[Result], str] = {}
@@ -117,7 +122,8 @@ class Backend:
         key = hashlib.sha256(json.dumps([container["image"], command, parameters, names]).encode()).hexdigest()
         if task.caching_options.enable_cache and key in self._cache:
             return dataclasses.replace(self._cache[key], state="cached")
-        environment = self._environment(container, pods.get(component.executor_label, {}))
+        labels = {"pipeline/runid": place.split("/")[-2]}
+        environment = self._environment(container, pods.get(component.executor_label, {}), labels)
         result = self._attempts(
             task.retry_policy,
             lambda: self._launch(component, command, environment, parameters, artifacts, place),
@@ -125,12 +131,14 @@ class Backend:
         self._cache[key] = result
         return result
 
-    def _environment(self, container: dict[str, Any], pod: dict[str, Any]) -> dict[str, str]:
+    def _environment(self, container: dict[str, Any], pod: dict[str, Any], labels: dict[str, str]) -> dict[str, str]:
         config = json_format.ParseDict(pod, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
         environment = {variable["name"]: variable["value"] for variable in container.get("env", [])}
         for secret in config.secret_as_env:
             for entry in secret.key_to_env:
                 environment[entry.env_var] = self._secrets[f"{secret.secret_name}/{entry.secret_key}"]
+        for field in config.field_path_as_env:
+            environment[field.name] = labels[field.field_path.removeprefix("metadata.labels['").removesuffix("']")]
         return environment
 
     def _attempts(self, policy: Any, launch: Callable[[], Result]) -> Result:
@@ -159,8 +167,8 @@ class Backend:
         artifacts: dict[str, dict[str, Any]],
         place: str,
     ) -> Result:
-        with tempfile.TemporaryDirectory(dir=self.pods) as name:
-            pod = Path(name)
+        with tempfile.TemporaryDirectory(dir=self.pods) as folder:
+            pod = Path(folder)
             outputs = component.output_definitions
             executor_input = {
                 "inputs": {
@@ -184,7 +192,8 @@ class Backend:
             for key in outputs.artifacts:
                 _local(f"{place}/{key}", pod).parent.mkdir(parents=True, exist_ok=True)
             (pod / "outputs").mkdir()
-            ended = subprocess.run(
+            name = place.rpartition("/")[2]
+            process = subprocess.Popen(
                 [argument.replace("{{$}}", text) for argument in command],
                 cwd=REPOSITORY,
                 env={
@@ -194,12 +203,21 @@ class Backend:
                     "IM2LATEX_LAUNCHER_ROOT": str(pod),
                     **environment,
                 },
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 text=True,
-                timeout=600,
+                errors="replace",
             )
-            if ended.returncode:
-                raise TaskFailed(f"{place.rpartition('/')[2]}: {ended.stdout[-2000:]}\n{ended.stderr[-6000:]}")
+            if condition := self.killed.pop(name, None):
+                while process.poll() is None and not condition():
+                    time.sleep(0.05)
+                process.kill()
+            try:
+                said, _ = process.communicate(timeout=600)
+            finally:
+                process.kill()
+            if process.returncode:
+                raise TaskFailed(f"{name}: status {process.returncode}\n{said[-8000:]}")
             return self._collect(executor_input["outputs"], outputs.artifacts, pod)
 
     def _collect(self, given: dict[str, Any], declared: Any, pod: Path) -> Result:

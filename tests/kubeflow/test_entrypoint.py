@@ -23,7 +23,7 @@ PAGE = "components.report.component"
 
 def node(component: str) -> Node:
     pipeline = create_pipeline(load_config(), data="/data", pipeline_root="/root", serving="/serving")
-    return next(Node.of(built) for built in pipeline.components if built.id == component)
+    return next(Node.of(built, "im2latex") for built in pipeline.components if built.id == component)
 
 
 def given(folder: Path, parameters: dict[str, Any], **artifacts: dict[str, Any]) -> dict[str, Any]:

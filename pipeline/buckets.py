@@ -1,0 +1,70 @@
+"""Buckets (gs://, s3://, minio://), opened with the credentials of the environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from im2latex.errors import UserError
+
+SCHEMES = ("gs://", "s3://", "minio://")
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the address of something in a bucket."""
+    return text.startswith(SCHEMES)
+
+
+def file_system(address: str) -> Any:
+    """The pyarrow.fs.FileSystem of an address. AWS_ENDPOINT_URL names an S3 store that is not Amazon's."""
+    from pyarrow.fs import GcsFileSystem, S3FileSystem
+
+    if address.startswith("gs://"):
+        return GcsFileSystem()
+    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
+    return S3FileSystem(
+        region=os.environ.get("AWS_REGION"),
+        scheme=endpoint.scheme or "https",
+        endpoint_override=endpoint.netloc or None,
+    )
+
+
+def place(address: str) -> str:
+    """An address as its file system names it: bucket and key."""
+    return address.partition("://")[2].rstrip("/")
+
+
+def download(address: str, target: Path) -> None:
+    """Copies a file, or a folder with all that is in it, from a bucket; it appears complete or not at all.
+
+    Of what is not there, nothing appears.
+
+    Args:
+        address: of the file or folder.
+        target: where to put it; does nothing if there is something.
+
+    Raises:
+        UserError: the bucket cannot be read.
+    """
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        copy = Path(folder, target.name)
+        try:
+            copy_files(place(address), str(copy), file_system(address), LocalFileSystem())
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UserError(
+                f"cannot read {address}: {' '.join(str(error).split())}; check your credentials, AWS_REGION and, for a "
+                "store that is not Amazon's, AWS_ENDPOINT_URL"
+            ) from None
+        if copy.exists():
+            shutil.move(copy, target)
