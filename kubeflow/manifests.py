@@ -14,7 +14,6 @@ import yaml
 from im2latex.errors import UserError
 from kubeflow.checks import check_place
 from pipeline.config import Config
-from pipeline.lineage.address import PASSWORD
 
 PORT = 8501
 USER = 1000  # of the image
@@ -107,9 +106,11 @@ def _rollback(config: Config) -> dict[str, Any]:
     """`kubectl create job --from=cronjob/NAME-rollback` makes a job of it."""
     database = ["--connection", config.metadata.connection] if config.metadata.connection else []
     container = _container(config, "rollback", ["rollback", "--name", config.name, *database], read_only=False)
-    if database and (place := config.kubeflow.secrets.get(PASSWORD)):
-        secret, key = place.split("/")
-        container["env"] += [{"name": PASSWORD, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}]
+    if database:  # its password and, for the scores of other versions, what opens the bucket
+        container["env"] += [{"name": name, "value": value} for name, value in config.kubeflow.environment.items()]
+        for name, place in config.kubeflow.secrets.items():
+            secret, key = place.split("/")
+            container["env"] += [{"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}]
     pod = _pod(config, container, read_only=False) | {"restartPolicy": "Never"}
     return {
         "apiVersion": "batch/v1",

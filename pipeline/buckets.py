@@ -50,7 +50,7 @@ def download(address: str, target: Path) -> None:
     Raises:
         UserError: the bucket cannot be read.
     """
-    from pyarrow.fs import LocalFileSystem, copy_files
+    from pyarrow.fs import FileSelector, FileType, LocalFileSystem, copy_files
 
     if target.exists():
         return
@@ -58,9 +58,15 @@ def download(address: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         copy = Path(folder, target.name)
         try:
-            copy_files(place(address), str(copy), file_system(address), LocalFileSystem())
-        except FileNotFoundError:
-            return
+            system, root = file_system(address), place(address)
+            found = [system.get_file_info(root)]
+            if found[0].type != FileType.File:
+                found = system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
+            for file in found:
+                if file.type == FileType.File:
+                    part = Path(os.path.normpath(copy / os.path.relpath(file.path, root)))
+                    part.parent.mkdir(parents=True, exist_ok=True)
+                    copy_files(file.path, str(part), system, LocalFileSystem())
         except OSError as error:
             raise UserError(
                 f"cannot read {address}: {' '.join(str(error).split())}; check your credentials, AWS_REGION and, for a "

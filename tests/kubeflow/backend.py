@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -69,7 +70,7 @@ class Backend:
         """
         self.root = root
         self.downloaded: dict[str, list[str]] = {}  # addresses by task
-        # Tasks whose first attempt is killed, each as soon as its condition holds.
+        # Tasks (RUN/TASK) whose first attempt is killed, each as soon as its condition holds.
         self.killed: dict[str, Callable[[], bool]] = {}
         self.seconds_of_an_attempt = 0.0
         self.buckets = folder / "buckets"
@@ -77,7 +78,7 @@ class Backend:
         self.pods.mkdir(parents=True)
         self._secrets = secrets or {}
         self._cache: dict[str, Result] = {}
-        self._artifacts = 0
+        self._artifacts = itertools.count(1)
 
     def run(self, text: str, parameters: dict[str, Any] | None = None, run_id: str = "") -> dict[str, Result]:
         """Runs a compiled pipeline; two tasks at a time."""
@@ -208,7 +209,7 @@ class Backend:
                 text=True,
                 errors="replace",
             )
-            if condition := self.killed.pop(name, None):
+            if condition := self.killed.pop("/".join(place.split("/")[-2:]), None):
                 while process.poll() is None and not condition():
                     time.sleep(0.05)
                 process.kill()
@@ -239,11 +240,10 @@ class Backend:
         return Result(made, parameters)
 
     def _artifact(self, key: str, address: str, metadata: dict[str, Any]) -> dict[str, Any]:
-        self._artifacts += 1
         session = {"Provider": "s3", "Params": {"fromEnv": "false", "secretName": "mlpipeline-minio-artifact"}}
         added = {"display_name": key, "store_session_info": json.dumps(session)}
         stored = {name: _stored(value) for name, value in metadata.items()} | added
-        return {"name": str(self._artifacts), "uri": address, "type": {}, "metadata": stored}
+        return {"name": str(next(self._artifacts)), "uri": address, "type": {}, "metadata": stored}
 
     def object(self, address: str) -> Path:
         """What is at an address in a bucket."""

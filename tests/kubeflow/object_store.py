@@ -1,4 +1,4 @@
-"""An object store that answers to what lists buckets, as S3 does: a folder of buckets behind HTTP.
+"""An object store that answers to what lists buckets and reads objects, as S3 does: a folder of buckets behind HTTP.
 
 It takes signed requests of one key alone (the signature itself is not checked), and gives three objects a page.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -54,7 +55,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
     def do_HEAD(self) -> None:
-        self._answer(404, "")
+        file = self.objects.folder / unquote(urlsplit(self.path).path).strip("/")
+        if file.is_file():
+            self._send(200, b"", file.stat().st_size)
+        else:
+            self._answer(404, "")
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -64,11 +69,21 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(403, "InvalidAccessKeyId")
         elif not (self.objects.folder / bucket).is_dir():
             self._refuse(404, "NoSuchBucket")
-        elif key or query.get("list-type") != "2":
+        elif key:
             self.objects.read.append(key)
-            self._refuse(404, "NoSuchKey")
+            self._read(self.objects.folder / bucket / key)
         else:
             self._list(bucket, query.get("prefix", ""), int(query.get("continuation-token", 0)))
+
+    def _read(self, file: Path) -> None:
+        """All of an object, or the range of it that was asked for."""
+        if not file.is_file():
+            self._refuse(404, "NoSuchKey")
+            return
+        content = file.read_bytes()
+        first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
+        part = content[int(first or 0) : int(last or len(content)) + 1]
+        self._send(206 if first else 200, part, len(part))
 
     def _list(self, bucket: str, prefix: str, begin: int) -> None:
         folder = self.objects.folder / bucket
@@ -94,8 +109,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, document: str) -> None:
         content = f'<?xml version="1.0" encoding="UTF-8"?>{document}'.encode() if document else b""
+        self._send(status, content, len(content))
+
+    def _send(self, status: int, content: bytes, length: int) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/xml")
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(length))
+        self.send_header("Last-Modified", formatdate(usegmt=True))
         self.end_headers()
         self.wfile.write(content)
