@@ -52,7 +52,8 @@ def notes(artifact: Artifact, about: Graph) -> Iterator[str]:
 def sources(execution: Execution) -> list[tuple[str, bool]]:
     """What an execution brought in from outside, and whether it is still there."""
     paths = [str(execution.properties[name]) for name in SOURCES if execution.properties.get(name)]
-    return [(path, "://" in path or os.path.exists(path)) for path in paths]
+    # Relative ones are in the image of a cluster.
+    return [(path, "://" in path or not os.path.isabs(path) or os.path.exists(path)) for path in paths]
 
 
 def is_there(artifact: Artifact) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from pipeline.buckets import is_address
 from pipeline.config import Config, flatten
 from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.files import local_copy
+from pipeline.lineage.run_summary import is_local
 from pipeline.lineage.store import choose_run, read, run_ids
 from pipeline.workspace import Workspace
 
@@ -35,8 +35,6 @@ _ARTIFACTS = {
     ("ServingCheck", "blessing"): "serving_check",
     ("Pusher", "pushed_model"): "pushed_model",
 }
-# The id of a run of `im2latex run`: its time.
-_LOCAL = re.compile(r"\d{4}-\d\d-\d\dT")
 
 
 def write_report(run_id: str | None, out: Path | None, show: bool, connection: str | None = None) -> Path:
@@ -107,7 +105,7 @@ def _text(told: dict[str, dict[str, Any]], component: str, name: str) -> str | N
 def _log(workspace: Workspace, run_id: str, runs: list[str]) -> Path | None:
     """The log of a run, if `im2latex run` started it: a log has a name like run-20170806-114827, a run an id like
     2017-08-06T11:48:31.123456, both of local time, and the log was begun between the run before and the run."""
-    local = [run for run in runs if _LOCAL.match(run)]
+    local = [run for run in runs if is_local(run)]
     if run_id not in local:
         return None
     place = local.index(run_id)

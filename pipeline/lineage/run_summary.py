@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pipeline.workspace import Workspace
 DONE, KILLED = "done", "killed"
 # The host of runs on a cluster; their steps ran on many.
 CLUSTER = "kubeflow"
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,14 @@ def summarise(graph: Graph, run: str, current: str, workspace: Workspace) -> Run
 
 
 def current_run(runs: Sequence[str], workspace: Workspace) -> str:
-    """The run that is going on: the last one while the workspace is held, else ""."""
-    return runs[-1] if runs and workspace.is_locked() else ""
+    """The run that is going on: the last one of `im2latex run` while the workspace is held, else ""."""
+    local = [run for run in runs if is_local(run)]
+    return local[-1] if local and workspace.is_locked() else ""
+
+
+def is_local(run: str) -> bool:
+    """Whether a run is one of `im2latex run`, whose id is its time, and not of a cluster."""
+    return _TIME.match(run) is not None
 
 
 def is_elsewhere(graph: Graph, run: str, workspace: Workspace) -> bool:

@@ -20,7 +20,7 @@ from pipeline.lineage.diff import Difference
 from pipeline.lineage.graph import ROLLBACK, VERSION, Artifact, Execution, Graph, Run
 from pipeline.lineage.notes import GONE, notes, sources
 from pipeline.lineage.problems import REPAIR, Finding
-from pipeline.lineage.run_summary import DONE, KILLED, RunSummary
+from pipeline.lineage.run_summary import DONE, KILLED, RunSummary, is_local
 from pipeline.lineage.tree import Branch, made_from, made_of
 
 # Of the digests and ids that are shown; their beginnings are enough to tell them apart.
@@ -90,7 +90,7 @@ def runs(summaries: Sequence[RunSummary], left_out: int) -> Iterator[Any]:
 
 def _run(summary: RunSummary) -> str:
     """The beginning of a run's id, and its time if the id is none."""
-    if summary.run[:4].isdecimal() and summary.run[10:11] == "T":
+    if is_local(summary.run):
         return summary.run[:STAMP]
     began = datetime.datetime.fromtimestamp(summary.began / 1000)
     return f"{summary.run[:8]}  {began:%Y-%m-%d %H:%M}"
