@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import tempfile
@@ -12,6 +13,8 @@ from urllib.parse import urlsplit
 from im2latex.errors import UserError
 
 SCHEMES = ("gs://", "s3://", "minio://")
+# Without credentials, Google's client would look for them for a quarter of an hour.
+GOOGLE_PATIENCE = datetime.timedelta(seconds=60)
 
 
 def is_address(text: str) -> bool:
@@ -24,7 +27,7 @@ def file_system(address: str) -> Any:
     from pyarrow.fs import GcsFileSystem, S3FileSystem
 
     if address.startswith("gs://"):
-        return GcsFileSystem()
+        return GcsFileSystem(retry_time_limit=GOOGLE_PATIENCE)
     endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
     return S3FileSystem(
         region=os.environ.get("AWS_REGION"),

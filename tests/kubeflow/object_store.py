@@ -1,10 +1,13 @@
 """An object store that answers to what lists buckets and reads objects, as S3 does: a folder of buckets behind HTTP.
 
-It takes signed requests of one key alone (the signature itself is not checked), and gives three objects a page.
+It takes signed requests of one key alone (the signature itself is not checked), and gives three objects a page. It also
+lists buckets as Google Cloud Storage does, for those that have a token of its own.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
 from email.utils import formatdate
@@ -14,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 PAGE = 3
+GOOGLE = "/storage/v1/b/"
 
 
 class ObjectStore:
@@ -64,6 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+        if parts.path.startswith(GOOGLE):
+            self._list_as_google(parts.path.removeprefix(GOOGLE).split("/")[0], query)
+            return
         bucket, _, key = unquote(parts.path).strip("/").partition("/")
         if f"Credential={self.objects.key}/" not in self.headers.get("Authorization", ""):
             self._refuse(403, "InvalidAccessKeyId")
@@ -74,6 +81,39 @@ class _Handler(BaseHTTPRequestHandler):
             self._read(self.objects.folder / bucket / key)
         else:
             self._list(bucket, query.get("prefix", ""), int(query.get("continuation-token", 0)))
+
+    def do_POST(self) -> None:
+        """A token of Google's, for a refresh token that is the secret."""
+        form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        if form["refresh_token"] == [self.objects.secret]:
+            token = {"access_token": "token", "token_type": "Bearer", "expires_in": 3600, "scope": "", "id_token": "id"}
+            self._answer_json(200, token)
+        else:
+            self._answer_json(401, {"error": "invalid_grant"})
+
+    def _list_as_google(self, bucket: str, query: dict[str, str]) -> None:
+        if self.headers.get("Authorization") != "Bearer token":
+            self._answer_json(401, {"error": {"code": 401, "message": "no token"}})
+            return
+        keys, files = self._keys(bucket, query.get("prefix", ""))
+        begin = int(query.get("pageToken") or 0)
+        items = [
+            {
+                "kind": "storage#object",
+                "name": key,
+                "bucket": bucket,
+                "size": str(files[key].st_size),
+                "updated": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(files[key].st_mtime)),
+            }
+            for key in keys[begin : begin + PAGE]
+        ]
+        more = {"nextPageToken": str(begin + PAGE)} if begin + PAGE < len(keys) else {}
+        self._answer_json(200, {"kind": "storage#objects", "items": items, **more})
+
+    def _keys(self, bucket: str, prefix: str) -> tuple[list[str], dict[str, os.stat_result]]:
+        folder = self.objects.folder / bucket
+        files = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
+        return sorted(key for key in files if key.startswith(prefix)), files
 
     def _read(self, file: Path) -> None:
         """All of an object, or the range of it that was asked for."""
@@ -86,9 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(206 if first else 200, part, len(part))
 
     def _list(self, bucket: str, prefix: str, begin: int) -> None:
-        folder = self.objects.folder / bucket
-        files = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if path.is_file()}
-        keys = sorted(key for key in files if key.startswith(prefix))
+        keys, files = self._keys(bucket, prefix)
         page = keys[begin : begin + PAGE]
         more = f"<NextContinuationToken>{begin + PAGE}</NextContinuationToken>" if begin + PAGE < len(keys) else ""
         contents = "".join(
@@ -109,6 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, document: str) -> None:
         content = f'<?xml version="1.0" encoding="UTF-8"?>{document}'.encode() if document else b""
+        self._send(status, content, len(content))
+
+    def _answer_json(self, status: int, document: object) -> None:
+        content = json.dumps(document).encode()
         self._send(status, content, len(content))
 
     def _send(self, status: int, content: bytes, length: int) -> None:
