@@ -119,7 +119,10 @@ class Recorder:
         def put(handle: Metadata) -> None:
             taken = self._taken(handle, inputs)
             name, kind = f"{self.run}.{self._node.id}", self._node.execution_type()
-            execution = execution_lib.prepare_execution(handle, kind, _Execution.RUNNING, properties, name)
+            told = {
+                key: with_addresses(value) if isinstance(value, str) else value for key, value in properties.items()
+            }
+            execution = execution_lib.prepare_execution(handle, kind, _Execution.RUNNING, told, name)
             if before := handle.store.get_execution_by_type_and_name(kind.name, name):
                 execution.id = before.id
                 handle.store.put_executions([execution])

@@ -94,7 +94,7 @@ class Runs:
         if name == "ImportExampleGen":
             knobs = {"knobs": knobs_of(load_config()), "code": code()}
             recorder.describe_run(knobs, "s3://formulas/records")
-        with recorder.recorded(inputs, self.outputs(run, name), properties | {"input_base": "/data"}):
+        with recorder.recorded(inputs, self.outputs(run, name), properties | {"input_base": "/s3/formulas/records"}):
             assert all(artifact.id < 1_000_000 for artifacts in inputs.values() for artifact in artifacts)
 
     def end(self, run: str) -> None:
@@ -137,6 +137,8 @@ def test_a_run_is_a_run_of_the_local_runners_kind(runs: Runs, store: MetadataSto
     assert not any(ADDRESS in artifact.properties for artifact in made.values())
     assert made["Evaluator", "blessing"].properties["current_model"] == "s3://runs/model"
     told = graph.runs["one"].properties
+    (examples,) = (execution for execution in graph.executions.values() if execution.component == "ImportExampleGen")
+    assert examples.properties["input_base"] == told["data"]
     assert (told["data"], told["host"], told["workspace"]) == ("s3://formulas/records", "kubeflow", "/mnt/im2latex")
     assert told["data_fingerprint"] == "f" * 64 and told["hardware"] and told["code_sha256"] == code()["code_sha256"]
     assert (summarise(graph, "one", "", workspace).state, run_ids(store)) == ("done", ["one"])
