@@ -158,7 +158,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSto
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         monkeypatch.setenv("AWS_REGION", "eu-central-1")
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
-        login = {"type": "authorized_user", "client_id": "id", "client_secret": "", "refresh_token": "secret"}
+        login = {"type": "authorized_user", "client_id": "id", "client_secret": "id", "refresh_token": "secret"}
         (tmp_path / "google.json").write_text(json.dumps(login | {"token_uri": f"{running.url}/token"}), "utf-8")
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "google.json"))
         monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", running.url)

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ml_metadata import MetadataStore
-from tfx.types.artifact import Artifact
 
-from components.metadata import ADDRESS, read_steps
+from components.metadata import ADDRESS
 from im2latex.errors import UserError
 from kubeflow import recording
 from kubeflow.closing import close_run
 from kubeflow.entrypoint import RUN, Node
 from kubeflow.recording import Recorder
-from pipeline.config import load_config
 from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.graph import read_runs, read_store
 from pipeline.lineage.problems import check
 from pipeline.lineage.run_summary import summarise
 from pipeline.lineage.store import connection, run_ids
-from pipeline.pipeline import create_pipeline
-from pipeline.running.record import code, knobs_of
+from pipeline.running.record import code
 from pipeline.workspace import Workspace
+from tests.kubeflow.recorded_runs import LEAVES, Runs, states
 
-LEAVES = (("ExampleValidator", "anomalies"), ("Reporter", "report"))
 TRAINED = ("Trainer", "Baseline", "Evaluator", "ServingCheck", "Pusher", "Reporter")
 
 
@@ -42,85 +38,10 @@ def store(workspace: Workspace) -> MetadataStore:
     return MetadataStore(connection("", workspace))
 
 
-class Runs:
-    """The runs of a cluster, of which a cache knows the artifacts."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.components = create_pipeline(
-            load_config(), data="/data", pipeline_root="", serving="/mnt/im2latex/serving/im2latex"
-        ).components
-        self.made: dict[tuple[str, str], Artifact] = {}
-        self._monkeypatch = monkeypatch
-
-    def recorder(self, run: str, node: Node) -> Recorder:
-        self._monkeypatch.setenv(RUN, run)
-        return Recorder("", node)
-
-    def component(self, name: str) -> Any:
-        return next(component for component in self.components if component.id == name)
-
-    def inputs(self, name: str) -> dict[str, list[Artifact]]:
-        """As the entry point makes them: a path of the launcher, the address, the id of another store."""
-        channels = self.component(name).inputs
-        return {key: [self.given((c.producer_component_id, c.output_key))] for key, c in channels.items()}
-
-    def given(self, key: tuple[str, str]) -> Artifact:
-        artifact = type(self.made[key])()
-        address = self.made[key].uri
-        artifact.uri = address.replace("s3://", "/s3/")
-        artifact.set_string_custom_property(ADDRESS, address)
-        artifact.id = 1_000_000
-        return artifact
-
-    def outputs(self, run: str, name: str) -> dict[str, list[Artifact]]:
-        made = {}
-        for key, channel in self.component(name).outputs.items():
-            artifact = channel.type()
-            artifact.uri = f"s3://runs/im2latex/{run}/{name}/{key}"
-            self.made[name, key] = artifact
-            made[key] = [self.given((name, key))]
-            if name == "Pusher":
-                made[key][0].set_int_custom_property("pushed", 1)
-            if name == "Evaluator" and key == "blessing":
-                made[key][0].set_string_custom_property("current_model", "/s3/runs/model")
-        return made
-
-    def do(self, run: str, name: str) -> None:
-        """A task that does its work."""
-        node = Node.of(self.component(name), "im2latex")
-        properties = {key: value for key, value in self.component(name).exec_properties.items() if value is not None}
-        inputs = self.inputs(name)
-        recorder = self.recorder(run, node)
-        if name == "ImportExampleGen":
-            knobs = {"knobs": knobs_of(load_config()), "code": code()}
-            recorder.describe_run(knobs, "s3://formulas/records")
-        with recorder.recorded(inputs, self.outputs(run, name), properties | {"input_base": "/s3/formulas/records"}):
-            assert all(artifact.id < 1_000_000 for artifacts in inputs.values() for artifact in artifacts)
-
-    def end(self, run: str) -> None:
-        """The task at the end."""
-        self.finisher(run).record_cached({key: [self.given((name, key))] for name, key in LEAVES})
-
-    def finisher(self, run: str) -> Recorder:
-        return self.recorder(run, Node("record-lineage", {}, "im2latex"))
-
-    def whole(self, run: str, worked: Collection[str] = COMPONENTS) -> None:
-        for name in COMPONENTS:
-            if name in worked:
-                self.do(run, name)
-        self.end(run)
-
-
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runs]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     monkeypatch.setattr(recording, "fingerprint_of", lambda folder: "f" * 64)
-    yield Runs(monkeypatch)
-
-
-def states(store: MetadataStore, run: str) -> dict[str, str]:
-    steps, _ = read_steps(store, run)
-    assert len(steps) == len({step.component for step in steps})
-    return {step.component: step.state for step in steps}
+    return Runs()
 
 
 def test_a_run_is_a_run_of_the_local_runners_kind(runs: Runs, store: MetadataStore, workspace: Workspace) -> None:
