@@ -81,9 +81,10 @@ class Runs:
         inputs = self.inputs(name)
         recorder = self.recorder(run, node)
         if name == "ImportExampleGen":
+            properties["input_base"] = "/s3/formulas/records"
             knobs = {"knobs": knobs_of(load_config()), "code": code()}
             recorder.describe_run(knobs, "s3://formulas/records")
-        with recorder.recorded(inputs, self.outputs(run, name), properties | {"input_base": "/s3/formulas/records"}):
+        with recorder.recorded(inputs, self.outputs(run, name), properties):
             assert all(artifact.id < 1_000_000 for artifacts in inputs.values() for artifact in artifacts)
 
     def end(self, run: str) -> None:

@@ -50,7 +50,7 @@ def test_a_run_is_a_run_of_the_local_runners_kind(runs: Runs, store: MetadataSto
     graph = read_store(store)
     (pusher,) = (execution for execution in graph.executions.values() if execution.component == "Pusher")
     assert (pusher.type, pusher.pipeline) == ("components.pusher.component.Pusher", "im2latex")
-    taken = {key: graph.maker(i).component for key, (i,) in pusher.inputs.items()}
+    taken = {key: graph.executions[graph.artifacts[i].made_by].component for key, (i,) in pusher.inputs.items()}
     assert taken == {"model": "Trainer", "model_blessing": "Evaluator", "infra_blessing": "ServingCheck"}
     made = graph.outputs("one")
     assert made["Trainer", "model"].uri == "s3://runs/im2latex/one/Trainer/model"
@@ -131,7 +131,7 @@ def test_what_a_run_that_has_ended_left_running_is_cancelled(runs: Runs, store: 
 def test_a_database_that_is_away_is_waited_for(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, store: MetadataStore
 ) -> None:
-    real, answers = recording.connection, iter([UserError("mysql://database does not answer")] * 2)
+    real, answers = connection, iter([UserError("mysql://database does not answer")] * 2)
 
     def away(*arguments: Any) -> Any:
         for error in answers:
