@@ -1,7 +1,7 @@
-"""An object store that answers to what lists buckets and reads objects, as S3 does: a folder of buckets behind HTTP.
+"""An object store with the part of S3's HTTP API that lists and reads buckets; the buckets are folders.
 
-It takes signed requests of one key alone (the signature itself is not checked), and gives three objects a page. It also
-lists buckets as Google Cloud Storage does, for those that have a token of its own.
+It accepts requests signed with one key (without checking the signature), and returns three objects per page. It
+also lists buckets as Google Cloud Storage does, for requests with a token that it issued.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ObjectStore:
         self.folder = folder
         self.key = key
         self.secret = secret
-        self.read: list[str] = []  # objects whose content was asked for
+        self.read: list[str] = []  # objects whose content was requested
         store = self
 
         class Handler(_Handler):
@@ -38,7 +38,7 @@ class ObjectStore:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The address of the store."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self) -> ObjectStore:
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1
 
     def log_message(self, *message: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
     def do_HEAD(self) -> None:
         file = self.objects.folder / unquote(urlsplit(self.path).path).strip("/")
