@@ -13,6 +13,7 @@ import yaml
 from im2latex.errors import UserError
 from kubeflow.checks import check_place
 from pipeline.config import Config
+from pipeline.lineage.address import PASSWORD
 
 PORT = 8501
 USER = 1000  # user id of the image
@@ -105,11 +106,9 @@ def _rollback(config: Config) -> dict[str, Any]:
     """Returns the CronJob for rollbacks; `kubectl create job --from=cronjob/NAME-rollback` starts one."""
     database = ["--connection", config.metadata.connection] if config.metadata.connection else []
     container = _container(config, "rollback", ["rollback", "--name", config.name, *database], read_only=False)
-    if database:  # its password, and the credentials for the bucket with the scores of other versions
-        container["env"] += [{"name": name, "value": value} for name, value in config.kubeflow.environment.items()]
-        for name, source in config.kubeflow.secrets.items():
-            secret, key = source.split("/")
-            container["env"] += [{"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}]
+    if database and (source := config.kubeflow.secrets.get(PASSWORD)):
+        secret, key = source.split("/")
+        container["env"] += [{"name": PASSWORD, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}]
     pod = _pod(config, container, read_only=False) | {"restartPolicy": "Never"}
     return {
         "apiVersion": "batch/v1",
