@@ -8,12 +8,15 @@ from typing import Any
 
 from im2latex.reading import Hypothesis
 
-READ, BLANK = "read", "blank"
+READ, BLANK, DOUBTFUL = "read", "blank", "doubtful"
 
 
-def status(hypotheses: Sequence[Hypothesis]) -> str:
-    """Returns the status of an image: `READ`, or `BLANK` if it has no ink."""
-    return BLANK if hypotheses[0].is_of_blank else READ
+def status(hypotheses: Sequence[Hypothesis], min_confidence: float = 0.0) -> str:
+    """Returns the status of an image: `READ`, `BLANK` if it has no ink, or `DOUBTFUL` if the probability of its best
+    hypothesis is below `min_confidence`."""
+    if hypotheses[0].is_of_blank:
+        return BLANK
+    return DOUBTFUL if hypotheses[0].probability < min_confidence else READ
 
 
 def describe(hypotheses: Iterable[Hypothesis], as_typed: bool) -> list[dict[str, Any]]:
@@ -28,6 +31,7 @@ def describe(hypotheses: Iterable[Hypothesis], as_typed: bool) -> list[dict[str,
             "latex": hypothesis.clean if as_typed else hypothesis.latex,
             "log_probability": hypothesis.log_probability,
             "probability": hypothesis.probability,
+            "tokens": list(zip(hypothesis.latex.split(), hypothesis.token_probability, strict=False)),
         }
         for hypothesis in hypotheses
         if math.isfinite(hypothesis.log_probability)

@@ -53,7 +53,9 @@ def run(arguments: Sequence[str]) -> int:
                 print(choice.sentence, file=sys.stderr)
             reader = Reader(choice.path)
             try:
-                status = predict_images(given.images, reader, given.alternatives, given.clean, given.json)
+                status = predict_images(
+                    given.images, reader, given.alternatives, given.clean, given.json, given.min_confidence
+                )
                 sys.stdout.flush()
             except OSError as error:
                 # Otherwise Python would flush standard output again at exit, and fail again.
@@ -106,8 +108,19 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--model", metavar="DIR", help=help.MODEL)
     predict.add_argument("--clean", action="store_true", help=help.CLEAN)
     predict.add_argument("--alternatives", type=_count, metavar="COUNT", help=help.ALTERNATIVES)
+    predict.add_argument("--min-confidence", type=_share, default=0.0, metavar="P", help=help.MIN_CONFIDENCE)
     predict.add_argument("--json", action="store_true", help=help.JSON)
     return parser
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text[:20]} is no number from 0 to 1")
+    return share
 
 
 def _count(text: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from im2latex.answer import BLANK, describe, status
+from im2latex.answer import BLANK, DOUBTFUL, describe, status
 from im2latex.errors import ImageError, UserError
 from im2latex.reading import Beam, Hypothesis
 
@@ -32,7 +32,12 @@ class Source(NamedTuple):
 
 
 def predict_images(
-    images: Sequence[str], reader: ReadsImages, alternatives: int | None, as_typed: bool, as_json: bool
+    images: Sequence[str],
+    reader: ReadsImages,
+    alternatives: int | None,
+    as_typed: bool,
+    as_json: bool,
+    min_confidence: float = 0.0,
 ) -> int:
     """Reads images and prints a line for each: its LaTeX, after its name if there are several images, or JSON.
 
@@ -45,9 +50,11 @@ def predict_images(
         alternatives: number of hypotheses per image, by beam search; None prints the best one of the model's search.
         as_typed: print LaTeX as a person would type it.
         as_json: print a JSON object per line.
+        min_confidence: a hypothesis with a lower probability gives a message on stderr instead of a line; with
+            `as_json` it is printed with the status `doubtful`.
 
     Returns:
-        The exit status: 0, or 1 if an image could not be read.
+        The exit status: 0, or 1 if an image could not be read, or only with less confidence.
     """
     failed = False
     sources: list[Source] = []
@@ -63,7 +70,13 @@ def predict_images(
             if isinstance(answer, UserError):
                 failed = _complain(answer, source.name)
                 continue
-            found, came = describe(answer, as_typed), status(answer)
+            found, came = describe(answer, as_typed), status(answer, min_confidence)
+            if came == DOUBTFUL:
+                failed = True
+                if not as_json:
+                    probability = found[0]["probability"]
+                    say(f"the reading is doubtful: its probability is {probability:.3f}", source.name)
+                    continue
             if came == BLANK and not as_json:
                 say("the picture is blank", source.name)
             _print(source.name, came, found, bool(beam), named=len(sources) > 1, as_json=as_json)

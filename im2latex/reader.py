@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 import numpy as np
 from PIL import Image
 
+from im2latex.calibration import Calibration
 from im2latex.errors import ImageError, UserError
 from im2latex.images import WHITE, normalise
 from im2latex.models import readable_file
@@ -28,6 +29,8 @@ Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 # Fine cells along each side of a coarse cell.
 BLOCK = 4
 PAD = 0
+# The outputs of the graph that make a hypothesis, in the order of its fields.
+_OF_HYPOTHESES = ("tokens", "log_probability", "score", "probability", "token_probability")
 
 
 class Form(NamedTuple):
@@ -62,7 +65,7 @@ class Reader:
             raise UserError(
                 f"{file} is no model of im2latex: it does not say how pictures become what it reads"
             ) from None
-        self._traced = [output.name for output in self._session.get_outputs()]
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts too
@@ -146,10 +149,14 @@ class Reader:
                 answers[i] = Reading((BLANK,))
             else:
                 pixels[i] = normalised
-        places = list(pixels)
-        for chosen in of_like_size([(pixels[i].shape[1], pixels[i].shape[0]) for i in places], READ_AT_ONCE):
-            batch = [places[place] for place in chosen]
-            answers |= zip(batch, self._read_batch([pixels[i] for i in batch], beam, attention), strict=True)
+        answers |= zip(pixels, self.read_normalised(list(pixels.values()), beam, attention), strict=True)
+        return [answers[i] for i in range(len(images))]
+
+    def read_normalised(self, images: Sequence[np.ndarray], beam: Beam, attention: bool = False) -> list[Reading]:
+        """Reads images that are normalised as the model wants them and hold ink, uint8 (height, width)."""
+        answers: dict[int, Reading] = {}
+        for chosen in of_like_size([(image.shape[1], image.shape[0]) for image in images], READ_AT_ONCE):
+            answers |= zip(chosen, self._read_batch([images[i] for i in chosen], beam, attention), strict=True)
         return [answers[i] for i in range(len(images))]
 
     def _read_batch(self, pixels: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[Reading]:
@@ -165,21 +172,27 @@ class Reader:
             "width": np.array(width, np.int64),
             "length_penalty": np.array(length_penalty, np.float32),
         }
-        names = self._traced if attention else ["tokens", "log_probability", "score"]
+        names = self._outputs if attention else [name for name in self._outputs if name in _OF_HYPOTHESES]
         given = dict(zip(names, self._session.run(names, inputs), strict=True))
+        if "probability" not in given:  # a file of before there was a calibration
+            given["probability"] = np.exp(given["log_probability"])
+            given["token_probability"] = np.zeros((*given["probability"].shape, 0), np.float32)
         readings = []
-        for i, (tokens, *numbers) in enumerate(
-            zip(given["tokens"], given["log_probability"], given["score"], strict=True)
-        ):
-            found = zip(map(self._text, tokens), *(of.tolist() for of in numbers), strict=True)
+        for i in range(len(pixels)):
+            found = [self._hypothesis(*(given[name][i, j] for name in _OF_HYPOTHESES)) for j in range(beam.width)]
             # If the search finds fewer hypotheses than its width, the others have log-probability -inf.
-            hypotheses = tuple(Hypothesis(*one) for one in found if one[1] > -np.inf)[: beam.width]
+            hypotheses = tuple(one for one in found if one.log_probability > -np.inf)
             looked = _followed(given, i, batch.shape[1:], pixels[i]) if attention else None
             readings.append(Reading(hypotheses, looked))
         return readings
 
-    def _text(self, tokens: np.ndarray) -> str:
-        return " ".join(self.vocabulary[token] for token in tokens.tolist() if token != PAD)
+    def _hypothesis(
+        self, tokens: np.ndarray, log_probability: float, score: float, probability: float, of_tokens: np.ndarray
+    ) -> Hypothesis:
+        written = tokens[tokens != PAD].tolist()
+        latex = " ".join(self.vocabulary[token] for token in written)
+        token_probability = tuple(of_tokens[: len(written)].tolist())
+        return Hypothesis(latex, float(log_probability), float(score), float(probability), token_probability)
 
 
 def _followed(given: Mapping[str, np.ndarray], i: int, sides: Sequence[int], image: np.ndarray) -> Attention:
@@ -233,7 +246,8 @@ def _opened(file: Path, threads: int) -> tuple[dict[str, Any], onnxruntime.Infer
             text = str(saved[DESCRIPTION])
             weights = {name: saved[name] for name in saved if name != DESCRIPTION}
             described = json.loads(text)
-            content = onnx_model(described["model"], weights, described["max_tokens"], text)
+            calibration = Calibration(**described.get("calibration", {}))
+            content = onnx_model(described["model"], weights, described["max_tokens"], text, calibration)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common base class

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,21 +22,20 @@ class Hypothesis(NamedTuple):
         latex: tokens, separated by one space.
         log_probability: natural log-probability of the tokens and the end token; exactly the model's float32 value.
         score: the value by which hypotheses are ranked.
+        probability: calibrated probability that the whole formula is right, 0 to 1; 0 for an image without ink.
+        token_probability: calibrated probability that each token is right; () if the model does not give it.
     """
 
     latex: str
     log_probability: float
     score: float
+    probability: float
+    token_probability: tuple[float, ...] = ()
 
     @property
     def clean(self) -> str:
         r"""The LaTeX as a person would type it: `x_i^2`, `\sin`."""
         return clean(self.latex)
-
-    @property
-    def probability(self) -> float:
-        """Probability of the whole formula, 0 to 1."""
-        return math.exp(self.log_probability)
 
     @property
     def is_of_blank(self) -> bool:
@@ -46,7 +44,7 @@ class Hypothesis(NamedTuple):
 
 
 # The only hypothesis of an image without ink.
-BLANK = Hypothesis("", 0.0, 0.0)
+BLANK = Hypothesis("", 0.0, 0.0, 0.0)
 
 
 class Beam(NamedTuple):
@@ -113,7 +111,7 @@ class Reading:
 
     @property
     def probability(self) -> float:
-        """Probability of the whole formula, 0 to 1."""
+        """Calibrated probability that the whole formula is right, 0 to 1; 0 for a picture without ink."""
         return self.alternatives[0].probability
 
     @property

@@ -18,7 +18,8 @@ With --metadata it records the task in a database of ML Metadata, see `kubeflow.
 does nothing else.
 
 Arguments after its own are passed to Beam. For errors that a person can fix, it prints one sentence and exits with 1;
-other errors end in a traceback.
+other errors end in a traceback. If a task fails, or a model is not blessed, the command or webhook in the pod's
+environment is notified, see `pipeline.running.notify`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from components.metadata import ADDRESS, values
 from im2latex.errors import UserError
 from kubeflow.addresses import local_path, with_addresses
 from pipeline.buckets import is_address
+from pipeline.running.notify import FAILED, REFUSED, notify
 
 if TYPE_CHECKING:
     from kubeflow.recording import Recorder
@@ -128,6 +130,9 @@ def run_executor(
         with recorder.recorded(inputs, outputs, properties) if recorder else contextlib.nullcontext():
             executor_class(executor_class.Context(**about)).Do(inputs, outputs, properties)
             outputs_utils.tag_output_artifacts_with_version(outputs)
+    for blessing in outputs.get("blessing", ()):
+        if blessing.get_int_custom_property("blessed") != 1:
+            _tell(node, REFUSED, blessing.get_string_custom_property("reason") or "the model was not blessed")
     addresses = {key: told["artifacts"][0]["uri"] for key, told in given["outputs"].get("artifacts", {}).items()}
     made = {
         key: {"artifacts": [{"uri": addresses[key], "metadata": _metadata(artifact)}]}
@@ -189,8 +194,18 @@ def main(arguments: list[str]) -> None:
         else:
             run_executor(own.node, given, beam_arguments, recorder)
     except UserError as error:
-        print(f"im2latex: {own.node.id}: {with_addresses(str(error))}", file=sys.stderr)
+        sentence = with_addresses(str(error))
+        print(f"im2latex: {own.node.id}: {sentence}", file=sys.stderr)
+        _tell(own.node, FAILED, sentence)
         sys.exit(1)
+    except Exception as error:
+        _tell(own.node, FAILED, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _tell(node: Node, outcome: str, sentence: str) -> None:
+    for problem in notify(node.id, outcome, sentence):
+        print(f"im2latex: {problem}", file=sys.stderr)
 
 
 def _recorder(address: str, node: Node) -> Recorder:

@@ -35,7 +35,7 @@ from kubeflow.entrypoint import INPUT_BASE, RUN, Node
 from pipeline.lineage.graph import INPUTS, NODE, PIPELINE_RUN
 from pipeline.lineage.run_summary import CLUSTER
 from pipeline.lineage.store import connection, problem
-from pipeline.running.record import code, configuration, fingerprint_of, machine, packages, start
+from pipeline.running.record import code, configuration, fingerprint_of, machine, packages, start_of
 from pipeline.workspace import Workspace
 
 EXAMPLES, TRAINER = "ImportExampleGen", "Trainer"
@@ -86,7 +86,7 @@ class Recorder:
             **(told["code"] if same else here),
             **packages(),
             **machine(),
-            **start(knobs["training.start_from"]),
+            **start_of(knobs["training.start_from"]),
             "data": data,
             "host": CLUSTER,
             "workspace": knobs["kubeflow.mount"],

@@ -19,6 +19,7 @@ import typer
 import data.commands
 import im2latex
 import pipeline.lineage.commands
+import pipeline.running.commands
 import pipeline.serving.commands
 from data.spelling import NORMAL, SPELLINGS
 from im2latex.errors import UserError
@@ -36,6 +37,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Show the configuration.", no_args_is_help=True)
 model_app = typer.Typer(help="Show the model.", no_args_is_help=True)
+app.add_typer(pipeline.running.commands.app)
 app.add_typer(data.commands.app, name="data")
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
@@ -59,35 +61,6 @@ def options(
     ] = False,
 ) -> None:
     """Options of the command itself."""
-
-
-@app.command()
-def run(
-    preset: Preset = None,
-    config: ConfigFile = None,
-    settings: Settings = None,
-    first: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            help="First component to run; the outputs of earlier components come from the last run.",
-            metavar="COMPONENT",
-        ),
-    ] = None,
-    last: Annotated[str | None, typer.Option("--to", help="Last component to run.", metavar="COMPONENT")] = None,
-    cache: Annotated[
-        bool, typer.Option(help="Reuse outputs that were made from the same inputs, settings and code.")
-    ] = True,
-) -> None:
-    """Run the pipeline: data, training, evaluation, push.
-
-    Exit status: 0 done and pushed, 3 the model was not good enough or was withdrawn, 1 failed.
-    """
-    from pipeline.config import load_config
-    from pipeline.running.launch import run_pipeline
-
-    status = run_pipeline(load_config(preset, config, settings or ()), first=first, last=last, cache=cache)
-    raise typer.Exit(status)
 
 
 @app.command()
@@ -125,6 +98,10 @@ def evaluate(
             metavar="|".join(SPELLINGS),
         ),
     ] = NORMAL,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Also print published scores on im2latex-100k; with --spelling im2markup."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on any data: all scores, overall and by slice.
@@ -147,6 +124,7 @@ def evaluate(
             as_json=as_json,
             pictures=pictures,
             spelling=spelling,
+            published=published,
         )
     )
 
@@ -274,6 +252,16 @@ def export(
             help="Number format of the matrices in a file of weights or ONNX.", metavar="float32|float16|int8"
         ),
     ] = "float32",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibrate",
+            help="Data set, folder of TFRecords or TFRecord file that the model has not learned from, to fit its "
+            "probabilities on.",
+            metavar="DIR",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the data set for --calibrate.")] = "eval",
     notes: Annotated[
         list[str] | None,
         typer.Option(
@@ -284,13 +272,16 @@ def export(
     """Export a trained model as a SavedModel, as the pipeline pushes it, as one file of weights, or as ONNX."""
     hush()
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    from pipeline.models.export import export_model, read_model, with_provenance
+    from pipeline.models.export import calibrated, export_model, read_model, with_provenance
 
     for note in notes or ():
         if not all(note.partition("=")):
             raise UserError(f"--note takes NAME=TEXT, such as data=mine, not {note!r}")
     notes_by_name = dict(note.split("=", 1) for note in notes or ())
     trained = with_provenance(read_model(weights, model), model, notes_by_name)
+    if calibration is not None:
+        trained, sentence = calibrated(trained, calibration, split)
+        typer.echo(sentence)
     export_model(trained, out, to, precision)
     size = sum(file.stat().st_size for file in (out.rglob("*") if out.is_dir() else (out,)) if file.is_file())
     numbers = sum(array.size for array in trained.weights.values())

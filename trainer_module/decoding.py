@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from keras import ops
 
+from im2latex.graph import LOOPS, MAX_PERIOD
 from trainer_module.features import END, PAD, START
 from trainer_module.model import FormulaModel
 from trainer_module.recurrence import DecoderState, Tensor
@@ -21,11 +22,13 @@ class Decoded(NamedTuple):
 
     Attributes:
         tokens: token ids without the end token, followed by padding, int32, (batch, width, steps).
+        token_log_probability: natural log-probability of each token, 0 after the last, float32, (batch, width, steps).
         log_probability: natural log-probability of the tokens and the end token, float32, (batch, width).
         score: log_probability with the length penalty applied, float32, (batch, width).
     """
 
     tokens: Tensor
+    token_log_probability: Tensor
     log_probability: Tensor
     score: Tensor
 
@@ -42,6 +45,9 @@ def search(
 
     Each step keeps the most probable hypotheses; the search stops when all of them have ended. All steps cost the same,
     because only the decoder's state is passed on. The cells of the images are not repeated for the hypotheses.
+
+    A hypothesis that is in a loop (`im2latex.graph.LOOPS`) has to end, and the repetitions are cut off. Its
+    log-probability is still that of all tokens.
 
     Args:
         model: the model.
@@ -62,29 +68,49 @@ def search(
     # Padding and start tokens are never allowed, and after the last position only the end token is.
     only_end = ops.where(vocabulary == END, 0.0, NEVER)
     allowed = ops.where(ops.logical_or(vocabulary == PAD, vocabulary == START), NEVER, 0.0)
+    loops = ops.convert_to_tensor(LOOPS, "int32")
 
     def unfinished(step: Tensor, last: Tensor, ended: Tensor, *_: Tensor) -> Tensor:
         return ops.logical_and(step < max_tokens + 1, ops.logical_not(ops.all(ended)))
 
+    def rows_of(values: Tensor, rows: Tensor) -> Tensor:
+        length = values.shape[-1]
+        return ops.reshape(ops.take(ops.reshape(values, (-1, length)), rows, axis=0), (batch, width, length))
+
     def extend(
-        step: Tensor, last: Tensor, ended: Tensor, state: Tensor, tokens: Tensor, log_probability: Tensor
+        step: Tensor,
+        last: Tensor,
+        ended: Tensor,
+        state: Tensor,
+        tokens: Tensor,
+        gained: Tensor,
+        recent: Tensor,
+        repeated: Tensor,
+        before: Tensor,
     ) -> tuple[Tensor, ...]:
         logits, state, _ = model.step(ops.reshape(last, (-1,)), DecoderState(*state), memories, kernels)
         gains = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
-        gains = gains + ops.where(step < max_tokens, allowed, only_end)
-        # A finished hypothesis has a single continuation, at no cost.
         gains = ops.reshape(gains, (batch, width, model.vocabulary_size))
+        has_to_end = ops.logical_or(step >= max_tokens, ops.any(repeated >= loops, axis=-1, keepdims=True))
+        gains = gains + ops.where(has_to_end, only_end, allowed)
+        # A finished hypothesis has a single continuation, at no cost.
         gains = ops.where(ops.expand_dims(ended, -1), only_end, gains)
-        candidates = ops.expand_dims(log_probability, -1) + gains
+        candidates = ops.expand_dims(before, -1) + gains
         log_probability, best = ops.top_k(ops.reshape(candidates, (batch, width * model.vocabulary_size)), width)
         best = ops.cast(best, "int32")
         chosen, parents = best % model.vocabulary_size, first + best // model.vocabulary_size
         rows = ops.reshape(parents, (-1,))
         state = tuple(ops.take(part, rows, axis=0) for part in state)
-        tokens = ops.reshape(ops.take(ops.reshape(tokens, (-1, max_tokens)), rows, axis=0), (batch, width, max_tokens))
-        ended = ops.equal(chosen, END)
-        written = ops.expand_dims(ops.where(ended, PAD, chosen), -1)
-        return step + 1, chosen, ended, state, ops.where(ops.equal(positions, step), written, tokens), log_probability
+        tokens, gained, recent, repeated = (rows_of(values, rows) for values in (tokens, gained, recent, repeated))
+        here, ended = ops.equal(positions, step), ops.expand_dims(ops.equal(chosen, END), -1)
+        gain = log_probability - ops.reshape(ops.take(ops.reshape(before, (-1,)), rows), (batch, width))
+        written = ops.expand_dims(chosen, -1)
+        new = ops.logical_and(here, ops.logical_not(ended))
+        tokens = ops.where(new, written, tokens)
+        gained = ops.where(new, ops.expand_dims(gain, -1), gained)
+        repeated = ops.where(ended, repeated, ops.where(ops.equal(recent, written), repeated + 1, 0))
+        recent = ops.concatenate([recent[..., 1:], written], axis=-1)
+        return step + 1, chosen, ended[..., 0], state, tokens, gained, recent, repeated, log_probability
 
     beams = ops.arange(width, dtype="int32")
     start = (
@@ -93,23 +119,36 @@ def search(
         ops.zeros((batch, width), "bool"),
         tuple(model.decoder.initial_state(batch * width)),
         ops.full((batch, width, max_tokens), PAD, "int32"),
+        ops.zeros((batch, width, max_tokens)),
+        ops.full((batch, width, MAX_PERIOD), PAD, "int32"),
+        ops.zeros((batch, width, MAX_PERIOD), "int32"),
         # All hypotheses start equal, so only one of them may continue.
         ops.where(beams == 0, 0.0, NEVER) + ops.zeros((batch, 1)),
     )
-    *_, tokens, log_probability = ops.while_loop(unfinished, extend, start)
-    return _ranked(tokens, log_probability, length_penalty)
+    *_, tokens, gained, _, repeated, log_probability = ops.while_loop(unfinished, extend, start)
+    cut = ops.max(ops.where(repeated >= loops, repeated, 0), axis=-1)
+    return _ranked(tokens, gained, cut, log_probability, length_penalty)
 
 
-def _ranked(tokens: Tensor, log_probability: Tensor, length_penalty: float | Tensor) -> Decoded:
-    """Orders hypotheses by their scores, best first; arguments as in `Decoded` and `search`."""
-    lengths = ops.cast(ops.sum(ops.cast(tokens != PAD, "int32"), axis=-1), "float32")
-    penalties = ops.power((6.0 + lengths) / 6.0, length_penalty)
+def _ranked(
+    tokens: Tensor, gained: Tensor, cut: Tensor, log_probability: Tensor, length_penalty: float | Tensor
+) -> Decoded:
+    """Orders hypotheses by their scores, best first; arguments as in `Decoded` and `search`.
+
+    `cut` is how many of the last tokens of each are a loop, int32, (batch, width).
+    """
+    positions = ops.arange(tokens.shape[-1], dtype="int32")
+    lengths = ops.sum(ops.cast(tokens != PAD, "int32"), axis=-1) - cut
+    penalties = ops.power((6.0 + ops.cast(lengths, "float32")) / 6.0, length_penalty)
     score, order = ops.top_k(log_probability / penalties, ops.shape(log_probability)[1])
-    tokens = ops.take_along_axis(tokens, ops.expand_dims(order, -1), axis=1)
+    lengths = ops.take_along_axis(lengths, order, axis=1)
+    tokens, gained = (ops.take_along_axis(of, ops.expand_dims(order, -1), axis=1) for of in (tokens, gained))
     log_probability = ops.take_along_axis(log_probability, order, axis=1)
     is_complete = log_probability > NEVER / 2
+    shown = ops.logical_and(ops.expand_dims(is_complete, -1), positions < ops.expand_dims(lengths, -1))
     return Decoded(
-        ops.where(ops.expand_dims(is_complete, -1), tokens, PAD),
+        ops.where(shown, tokens, PAD),
+        ops.where(shown, gained, 0.0),
         ops.where(is_complete, log_probability, -float("inf")),
         ops.where(is_complete, score, -float("inf")),
     )

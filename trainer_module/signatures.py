@@ -9,6 +9,7 @@ from pathlib import Path
 import tensorflow as tf
 from pydantic import ValidationError
 
+from im2latex.calibration import CERTAIN
 from im2latex.errors import UserError
 from im2latex.images import WHITE
 from im2latex.models import ONNX
@@ -38,7 +39,7 @@ class FormulaReader:
         described = description(trained) | {"weights": list(named_weights(model))}
         self._description = json.dumps(described, ensure_ascii=False)
         self._onnx = onnx_of(trained)
-        self._decoding = trained.decoding
+        self._decoding, self._calibration = trained.decoding, trained.calibration
         self._search = lambda images, sizes, width, length_penalty: search(
             model, images, sizes, trained.max_tokens, width, length_penalty
         )
@@ -73,10 +74,12 @@ class FormulaReader:
 
         Returns:
             `latex`, (batch,) string, tokens separated by one space; `log_probability`, (batch,) float32, natural
-            log-probability of the tokens and the end token. A blank image gives "" with log-probability 0.
+            log-probability of the tokens and the end token; `probability`, (batch,) float32, and `token_probability`,
+            (batch, tokens) float32, 0 after the last token: calibrated probabilities that the formula and each token
+            are right. A blank image gives "" with log-probability 0 and probability 0.
         """
         read = self._read(images, self._decoding.beam_width, self._decoding.length_penalty)
-        return {name: read[name][:, 0] for name in ("latex", "log_probability")}
+        return {name: value[:, 0] for name, value in read.items() if name != "score"}
 
     @tf.function(
         input_signature=[
@@ -97,8 +100,9 @@ class FormulaReader:
             length_penalty: as in `search`, () float32.
 
         Returns:
-            `latex`, (batch, width) string, best first; `log_probability` and `score`, (batch, width) float32. For a
-            blank image, the first hypothesis is "" with 0 for both, and the others are empty with minus infinity.
+            `latex`, (batch, width) string, best first; `log_probability`, `score` and `probability`, (batch, width)
+            float32; `token_probability`, (batch, width, tokens) float32. For a blank image, the first hypothesis is ""
+            with 0 for all, and the others are empty with minus infinity.
         """
         with tf.control_dependencies([tf.debugging.assert_positive(width, "width has to be at least 1")]):
             return self._read(images, tf.identity(width), length_penalty)
@@ -130,12 +134,25 @@ class FormulaReader:
         latex = tf.reshape(tf.strings.reduce_join(tokens, axis=-1, separator=" "), tf.shape(lengths))
         # A blank image always gives "", whatever the model predicts.
         blank = tf.reduce_all(pixels == WHITE, axis=(1, 2, 3))[:, tf.newaxis]
+        fit = self._calibration
+        of_formula = _calibrated(read.log_probability, fit.formula_slope, fit.formula_offset)
+        of_token = _calibrated(read.token_log_probability, fit.token_slope, fit.token_offset)
+        is_token = tf.logical_and(read.tokens != features.PAD, tf.logical_not(blank)[:, :, tf.newaxis])
+        of_token = tf.where(is_token, of_token, 0.0)[:, :, : tf.reduce_max(lengths)]
         of_blank = tf.where(tf.range(tf.shape(lengths)[1]) == 0, 0.0, -float("inf"))
         return {
             "latex": tf.where(blank, "", latex)[:count],
             "log_probability": tf.where(blank, of_blank, read.log_probability)[:count],
             "score": tf.where(blank, of_blank, read.score)[:count],
+            "probability": tf.where(blank, 0.0, of_formula)[:count],
+            "token_probability": of_token[:count],
         }
+
+
+def _calibrated(log_probability: tf.Tensor, slope: float, offset: float) -> tf.Tensor:
+    """The probability of being right; of what has none, 0."""
+    below = tf.minimum(log_probability, CERTAIN)
+    return tf.sigmoid(slope * (below - tf.math.log(1.0 - tf.exp(below))) + offset)
 
 
 class NormalisedImages(tf.Module):

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from data.files import atomic_file
+from im2latex.calibration import Calibration
 from im2latex.errors import UserError
 from im2latex.graph import onnx_model
 from im2latex.weights import DESCRIPTION, SCALE, opened_weights
@@ -32,6 +33,7 @@ class Trained(NamedTuple):
         weights: weights by name, see `weights.named_weights`.
         decoding: default settings of the search.
         provenance: how the model was made, as text: date, data, run, scores.
+        calibration: how log-probabilities become probabilities.
     """
 
     model: ModelConfig
@@ -41,6 +43,7 @@ class Trained(NamedTuple):
     weights: dict[str, np.ndarray]
     decoding: DecodingConfig = DecodingConfig()
     provenance: Mapping[str, str] = {}
+    calibration: Calibration = Calibration()
 
 
 def description(trained: Trained) -> dict[str, Any]:
@@ -52,11 +55,12 @@ def description(trained: Trained) -> dict[str, Any]:
         "max_tokens": trained.max_tokens,
         "decoding": dataclasses.asdict(trained.decoding),
         "provenance": dict(trained.provenance),
+        "calibration": trained.calibration._asdict(),
     }
 
 
 def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray]) -> Trained:
-    """Makes a model from its `description` and weights. Older models without decoding and provenance get the defaults.
+    """Makes a model from its `description` and weights. Entries that older models do not have get the defaults.
 
     Raises:
         KeyError, TypeError, ValidationError: an entry is missing or invalid.
@@ -69,6 +73,7 @@ def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray
         weights,
         DecodingConfig(**described.get("decoding", {})),
         dict(described.get("provenance", {})),
+        Calibration(**described.get("calibration", {})),
     )
 
 
@@ -83,7 +88,8 @@ def onnx_of(trained: Trained, precision: Precision = "float32") -> bytes:
         UserError: as `save_weights`.
     """
     note = json.dumps(description(trained), ensure_ascii=False)
-    return onnx_model(dataclasses.asdict(trained.model), _all_stored(trained, precision), trained.max_tokens, note)
+    stored = _all_stored(trained, precision)
+    return onnx_model(dataclasses.asdict(trained.model), stored, trained.max_tokens, note, trained.calibration)
 
 
 def save_onnx(file: Path, trained: Trained, precision: Precision = "float32") -> None:

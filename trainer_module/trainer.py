@@ -18,6 +18,7 @@ from im2latex.errors import UserError
 from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
 from trainer_module.batching import Batch, Example, padding, plan
+from trainer_module.calibration import calibrate
 from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
@@ -95,6 +96,9 @@ def run_fn(fn_args: FnArgs) -> None:
         )
     log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
     trained = Trained(model_config, image, vocabulary, training_config.max_tokens, weights_of(model), decoding)
+    fit = calibrate(trained, [(one.image, _text(one.tokens, vocabulary)) for one in validation], normalised=True)
+    log.info("calibration error %.3f, %.3f before, on %d validation examples", fit.after, fit.before, fit.examples)
+    trained = trained._replace(calibration=fit.calibration)
     FormulaReader(trained, TransformedImages(transform)).save(fn_args.serving_model_dir)
     if checkpoints is not None:  # the training has finished; the next one starts from the beginning
         shutil.rmtree(checkpoints)
@@ -195,6 +199,10 @@ def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max
             "raise training.max_tokens or check the data"
         )
     return examples
+
+
+def _text(tokens: np.ndarray, vocabulary: Sequence[str]) -> str:
+    return " ".join(vocabulary[token] for token in tokens.tolist())
 
 
 def _rows(tokens: tf.SparseTensor) -> list[np.ndarray]:

@@ -97,6 +97,7 @@ def evaluate(
         columns |= {
             name: reading.latex,
             f"{name}_log_probability": pa.array(reading.log_probability),
+            f"{name}_probability": pa.array(reading.probability),
             f"{name}_statistics": pa.array(list(counted[name]), pa.list_(pa.int64())),
         }
     table = pa.table(columns)
@@ -166,7 +167,8 @@ def _statistics(
     # The models' predictions for one example follow each other, so that equal formulas are drawn once.
     repeated = [target for target in targets for _ in readings]
     read = list(itertools.chain(*zip(*(reading.latex for reading in readings.values()), strict=True)))
-    counted = statistics(repeated, read, renderer, progress, spelling)
+    probabilities = np.stack([reading.probability for reading in readings.values()], axis=1).reshape(-1)
+    counted = statistics(repeated, read, renderer, progress, spelling, probabilities.tolist())
     return {name: counted[place :: len(readings)] for place, name in enumerate(readings)}
 
 

@@ -67,7 +67,7 @@ def parse(text: str) -> Rule:
     if not SCORES[score].is_count and bound > 1:
         raise ValueError(f"{text!r}: {score} is from 0 to 1")
     at_least = match["comparison"] == ">="
-    if at_least == SCORES[score].is_count:
+    if at_least == SCORES[score].is_better_low:
         better, comparison = ("lower", "<=") if at_least else ("higher", ">=")
         raise ValueError(f"{text!r}: for {score}, {better} is better; use {comparison}")
     key, value = match["key"], match["value"]

@@ -62,7 +62,7 @@ class ImageReader:
         try:
             if beam is None:
                 given = self._signatures["predict_images"](images=batch)
-                given = {name: given[name][:, tf.newaxis] for name in ("latex", "log_probability")}
+                given = {name: value[:, tf.newaxis] for name, value in given.items()}
                 given["score"] = given["log_probability"]
             else:
                 width, length_penalty = self._decoding.search(beam)
@@ -73,9 +73,11 @@ class ImageReader:
                 given = {name: of[:, : beam.width] for name, of in given.items()}
         except tf.errors.InvalidArgumentError:
             raise ImageError("the image is damaged: it cannot be decoded") from None
+        if "probability" not in given:  # a model of before there was a calibration, or of another project
+            given["probability"] = tf.exp(given["log_probability"])
+            given["token_probability"] = tf.zeros((*given["latex"].shape, 0))
         columns = [given[name].numpy().tolist() for name in Hypothesis._fields]
-        return [[Hypothesis(latex.decode(), *of) for latex, *of in zip(*row, strict=True)]
-                for row in zip(*columns, strict=True)]  # fmt: skip
+        return [[_hypothesis(*one) for one in zip(*row, strict=True)] for row in zip(*columns, strict=True)]
 
     def read_each(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis] | ImageError]:
         """Reads images as `read` does, but returns an ImageError for each image that cannot be decoded."""
@@ -89,11 +91,19 @@ class ImageReader:
             return self.read_each(images[:half], beam) + self.read_each(images[half:], beam)
 
 
+def _hypothesis(
+    latex: bytes, log_probability: float, score: float, probability: float, of_tokens: Sequence[float]
+) -> Hypothesis:
+    text = latex.decode()
+    return Hypothesis(text, log_probability, score, probability, tuple(of_tokens[: len(text.split())]))
+
+
 class Reading(NamedTuple):
     """A model's predictions for a list of images."""
 
     latex: list[str]
     log_probability: np.ndarray  # float32, (examples,)
+    probability: np.ndarray  # calibrated, float32, (examples,)
     seconds: float  # for all images
 
 
@@ -109,10 +119,10 @@ def read_images(reader: ImageReader, images: Sequence[bytes], progress: Callable
         ImageError: an image cannot be decoded.
     """
     started = time.perf_counter()
-    latex, log_probability = [""] * len(images), np.zeros(len(images), np.float32)
+    latex, log_probability, probability = [""] * len(images), *np.zeros((2, len(images)), np.float32)
     for chosen in of_like_size([Image.open(io.BytesIO(image)).size for image in images]):
         for i, (reading,) in zip(chosen, reader.read([images[i] for i in chosen]), strict=True):
-            latex[i], log_probability[i], _ = reading
+            latex[i], log_probability[i], probability[i] = reading.latex, reading.log_probability, reading.probability
         if progress is not None:
             progress(len(chosen))
-    return Reading(latex, log_probability, time.perf_counter() - started)
+    return Reading(latex, log_probability, probability, time.perf_counter() - started)

@@ -25,6 +25,7 @@ from sacrebleu.metrics.helpers import extract_all_word_ngrams
 from components.formula_metrics.cdm import cdm_statistics
 from data.latex.rendering import render_all
 from data.spelling import NORMAL, respell
+from trainer_module.calibration import BINS, bins_of
 
 # im2markup draws at 12 pt and 200 dpi, which is 240 dpi at the 10 pt used here. The tolerances below are in pixels. Of
 # the formulas with one wrong symbol, one of five still counts as a match; at 100 dpi it would be four of five.
@@ -34,6 +35,8 @@ INK = 128
 SAME_COLUMN = 5
 # Images with this many differing columns in a row do not match.
 MISMATCH = 5
+# Probabilities are counted in these units.
+MILLIONTH = 1_000_000
 # Pairs of formulas drawn at once. A real formula's picture has 35 KB on average, so they need about 150 MB.
 PAIRS_AT_ONCE = 2048
 
@@ -50,8 +53,13 @@ class Score(NamedTuple):
 
     @property
     def is_count(self) -> bool:
-        """Whether the score is a number of examples (lower is better) rather than a value from 0 to 1 (higher is)."""
+        """Whether the score is a number of examples rather than a value from 0 to 1."""
         return self.value is first_count
+
+    @property
+    def is_better_low(self) -> bool:
+        """Whether it is better the lower; else better the higher."""
+        return self.is_count or self.value is calibration_error
 
     def shown(self, value: float) -> str:
         """Formats a value for people."""
@@ -64,6 +72,7 @@ def statistics(
     renderer: str | None = None,
     progress: Callable[[int], None] | None = None,
     spelling: str = NORMAL,
+    probabilities: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Computes the statistics of all scores for pairs of formulas.
 
@@ -77,15 +86,17 @@ def statistics(
         progress: called with the number of pairs drawn since the last call.
         spelling: spelling in which both sides are compared token by token, as in `data.spelling.respell`. It does not
             affect how they are drawn.
+        probabilities: the model's probability of each prediction, 0 to 1; None if it gives none.
 
     Returns:
         int64 (pairs, WIDTH).
 
     Raises:
-        ValueError: the numbers of references and predictions differ.
+        ValueError: the numbers of references, predictions and probabilities differ.
         UserError: the renderer is unknown or not installed, or the spelling is unknown.
     """
     pairs = list(zip(references, predictions, strict=True))
+    given = [None] * len(pairs) if probabilities is None else probabilities
     # Cached, because each reference is repeated for every model, and predictions are often equal to it.
     respelled = functools.lru_cache(PAIRS_AT_ONCE)(functools.partial(respell, spelling=spelling))
     formulas_drawn = 0
@@ -96,14 +107,15 @@ def statistics(
         if progress is not None:
             progress(formulas_drawn // 2 - before // 2)
 
-    rows = []
+    rows: list[np.ndarray] = []
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         chunk = pairs[start : start + PAIRS_AT_ONCE]
         pictures = render_all(list(itertools.chain(*chunk)), DPI, 0, renderer, progress=report_pairs)
-        rows += [
-            np.concatenate([text_statistics(*map(respelled, pair)), image_statistics(*images), cdm_statistics(*pair)])
-            for pair, *images in zip(chunk, pictures[::2], pictures[1::2], strict=True)
-        ]
+        for pair, *images in zip(chunk, pictures[::2], pictures[1::2], strict=True):
+            of_text = text_statistics(*map(respelled, pair))
+            is_right = bool(SCORES["exact_match"].value(of_text[SCORES["exact_match"].part]))
+            of_probability = calibration_statistics(given[len(rows)], is_right)
+            rows.append(np.concatenate([of_text, image_statistics(*images), cdm_statistics(*pair), of_probability]))
     return np.array(rows, np.int64).reshape(len(pairs), WIDTH)
 
 
@@ -157,6 +169,19 @@ def bleu_statistics(reference: str, prediction: str) -> np.ndarray:
 def exact_match_statistics(reference: str, prediction: str) -> np.ndarray:
     """Returns int64 (2,): 1 if both have the same tokens, else 0; and 1, the number of pairs."""
     return np.array([reference.split() == prediction.split(), 1], np.int64)
+
+
+def calibration_statistics(probability: float | None, is_right: bool) -> np.ndarray:
+    """Counts what the calibration error needs of one prediction.
+
+    Returns:
+        (3 * BINS,) int64: for each bin of probability, 1 if the prediction is in it, whether it is right as well, and
+        its probability in millionths; only 0 without a probability.
+    """
+    statistics = np.zeros((3, BINS), np.int64)
+    if probability is not None:
+        statistics[:, bins_of(probability)] = 1, is_right, round(MILLIONTH * float(probability))
+    return statistics.reshape(-1)
 
 
 # --- images -----------------------------------------------------------------------------------
@@ -264,6 +289,12 @@ def first_count(statistics: np.ndarray) -> float:
     return float(statistics[0])
 
 
+def calibration_error(statistics: np.ndarray) -> float:
+    """Of summed `calibration_statistics`: the expected calibration error (Naeini et al. 2015), 0 to 1; 0 of nothing."""
+    counts, right, millionths = statistics.reshape(3, BINS)
+    return float(np.abs(right - millionths / MILLIONTH).sum() / max(counts.sum(), 1))
+
+
 def _table(*rows: tuple[str, str, str, int, Callable[[np.ndarray], float], str]) -> dict[str, Score]:
     ends = list(itertools.accumulate(width for _, _, _, width, _, _ in rows))
     return {
@@ -306,5 +337,13 @@ SCORES = _table(
     ("cdm", "CDM", "CDM", 2, share, "mean F1 of the symbols that are right and where they should be"),
     ("cdm_exp_rate", "ExpRate@CDM", "exp rate", 2, share, "share of formulas of which CDM is 1"),
     ("cdm_left_out", "left out of CDM", "", 1, first_count, "references that CDM cannot set; lower is better"),
+    (
+        "calibration_error",
+        "calibration error",
+        "",
+        3 * BINS,
+        calibration_error,
+        "how far probabilities lie from the share that is right; lower is better",
+    ),
 )
 WIDTH = max(score.part.stop for score in SCORES.values())

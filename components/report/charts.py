@@ -144,6 +144,27 @@ def histogram(title: str, unit: str, splits: Mapping[str, np.ndarray]) -> Chart:
     )
 
 
+def reliability(points: Sequence[tuple[float, float]]) -> Chart:
+    """Shares that are right over probabilities, each 0 to 1, beside those of a model that is calibrated perfectly."""
+
+    def place(probability: float, share: float) -> tuple[float, float]:
+        x = LEFT + probability * (WIDTH - LEFT - RIGHT)
+        return x, TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
+
+    ticks = _round_numbers(0, 1)
+    return Chart(
+        "confidence",
+        "probability",
+        "share that is right",
+        [Tick(place(value, 0)[0], _label(value)) for value in ticks],
+        [Tick(place(0, value)[1], _label(value)) for value in ticks],
+        [
+            Line("calibrated perfectly", "dashed", [place(0, 0), place(1, 1)]),
+            Line("this model", "solid", [place(*point) for point in points]),
+        ],
+    )
+
+
 def _round_numbers(low: float, high: float, count: int = 5) -> list[float]:
     """Returns at most `count` + 1 ticks that include low and high; their distance is 1, 2 or 5 times a power of ten."""
     span = (high - low) or abs(high) or 1.0

@@ -40,6 +40,7 @@ class Evaluated(NamedTuple):
     predictions: list[Prediction]
     widths: np.ndarray  # of the images, pixels, (examples,)
     heights: np.ndarray
+    statistics: np.ndarray  # as `components.formula_metrics.scores.statistics` counts them, (examples, columns) int64
 
 
 def read_predictions(file: Path, model: str) -> Evaluated:
@@ -49,11 +50,11 @@ def read_predictions(file: Path, model: str) -> Evaluated:
         file: `predictions.parquet`, see `components.evaluator.evaluation`.
         model: name of the model in that file.
     """
-    needed = ["name", "target", model, f"{model}_log_probability", "width", "height"]
+    needed = ["name", "target", model, f"{model}_log_probability", "width", "height", f"{model}_statistics"]
     columns = pyarrow.parquet.read_table(str(file), columns=needed).to_pydict()
     rows = zip(*(columns[name] for name in needed[:4]), strict=True)
     predictions = [Prediction(record, *row) for record, row in enumerate(rows)]
-    return Evaluated(predictions, np.array(columns["width"]), np.array(columns["height"]))
+    return Evaluated(predictions, *(np.array(columns[name]) for name in needed[4:]))
 
 
 class Gallery(NamedTuple):

@@ -11,6 +11,7 @@ import jinja2
 from components.metadata import CACHED
 from components.report import lineage, sections, wording
 from components.report.charts import HEIGHT, WIDTH
+from components.report.confidence import confidence
 from components.report.content_policy import content_policy
 from components.report.gallery import ENLARGED, gallery
 from components.report.reported_run import ReportedRun
@@ -58,6 +59,7 @@ def render(run: ReportedRun) -> str:
         "verdict": sections.verdict(run, evaluation.content),
         "scores": then(evaluation, sections.scores),
         "robustness": then(evaluation, robustness),
+        "confidence": then(evaluated, confidence),
         "gallery": then(evaluated, gallery, run, renderer),
         "training": section(sections.training, run),
         "measured": section(sections.measured, run, evaluated.content),

@@ -140,7 +140,7 @@ def cell(score: Score, scores: dict[str, Any], name: str) -> Cell:
     if difference[0] not in f"+{MINUS}" or not any(digit in difference for digit in "123456789"):
         kind = "same"
     else:
-        kind = "better" if (value > baseline) != score.is_count else "worse"
+        kind = "better" if (value > baseline) != score.is_better_low else "worse"
     return Cell(number(value, decimals), number(baseline, decimals), difference, kind)
 
 

@@ -11,7 +11,7 @@ from typing import IO
 
 import google_crc32c
 
-from data.dataset.record import BadRecord, Record, decode
+from data.dataset.record import SPLITS, BadRecord, Record, decode
 from im2latex.errors import UserError
 
 # Limit on the length field, so that a damaged file cannot make us allocate too much; protobuf's limit is 2 GiB.
@@ -86,6 +86,21 @@ def parse_tfrecords(raw: IO[bytes], path: str) -> Iterator[bytes]:
 def shards(folder: Path) -> list[Path]:
     """Returns the TFRecord files of a split's folder, in order."""
     return sorted(path for path in folder.iterdir() if path.name.endswith((".tfrecord.gz", ".tfrecord")))
+
+
+def examples_of(data: Path, split: str) -> Path:
+    """What `read_records` reads of a data set: the folder of its split, or what is no data set with splits itself.
+
+    Raises:
+      UserError: it has no such split, or is not there.
+    """
+    if (data / split).is_dir():
+        return data / split
+    if any((data / name).is_dir() for name in SPLITS):
+        raise UserError(f"{data} has no split {split}; name one that it has with --split")
+    if not data.exists():
+        raise UserError(f"{data} does not exist; give a folder that `im2latex data` made, or TFRecords")
+    return data
 
 
 def read_records(path: Path | str) -> Iterator[Record]:

@@ -14,13 +14,13 @@ from rich.table import Table
 
 from components.evaluator.gate import parse_all
 from components.formula_metrics.scores import SCORES
-from data.dataset.record import SPLITS
-from data.dataset.tfrecords import read_records
+from data.dataset.tfrecords import examples_of, read_records
 from data.files import atomic_folder
 from data.progress import progress
 from data.spelling import NORMAL, known_spelling
 from im2latex.errors import UserError
 from pipeline.models.choice import chosen_model
+from pipeline.models.published import published_table
 
 if TYPE_CHECKING:
     from components.evaluator.summary import Evaluation
@@ -41,6 +41,7 @@ def evaluate_model(
     as_json: bool,
     pictures: tuple[int, int] | None = None,
     spelling: str = NORMAL,
+    published: bool = False,
 ) -> int:
     """Evaluates a model, prints the result, and writes it to `out` if that is given.
 
@@ -55,6 +56,7 @@ def evaluate_model(
         as_json: print `summary.json` instead of the table.
         pictures: number of examples to change to other kinds of pictures, and the seed; None skips them.
         spelling: spelling in which formulas are compared token by token, as in `data.spelling.respell`.
+        published: also print published scores on im2latex-100k.
 
     Returns:
         The exit status: 0, or 3 if the model fails a rule.
@@ -71,9 +73,12 @@ def evaluate_model(
     if pictures is None and any(rule.of_picture for rule in rules):
         raise UserError("--gate: a rule is about a kind of picture; add --robustness, which makes them")
     known_spelling(spelling)
+    if published and (spelling == NORMAL or as_json):
+        raise UserError("--published compares scores of the source's spelling, in a table: add --spelling im2markup, "
+                        "and leave out --json")  # fmt: skip
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
-    records = list(read_records(_examples(data, split)))
+    records = list(read_records(examples_of(data, split)))
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     from components.evaluator.evaluation import evaluate
     from components.evaluator.pictures import Robustness
@@ -98,17 +103,9 @@ def evaluate_model(
             print((folder / SUMMARY).read_text("utf-8"), end="")
         else:
             _print(evaluation, Console(highlight=False))
+            if published:
+                print(f"\n{published_table(evaluation, str(data), split)}")
     return 0 if evaluation.blessed else NOT_GOOD_ENOUGH
-
-
-def _examples(data: Path, split: str) -> Path:
-    if (data / split).is_dir():
-        return data / split
-    if any((data / name).is_dir() for name in SPLITS):
-        raise UserError(f"{data} has no split {split}; name one that it has with --split")
-    if not data.exists():
-        raise UserError(f"{data} does not exist; give a folder that `im2latex data` made, or TFRecords")
-    return data
 
 
 @contextlib.contextmanager
@@ -157,6 +154,9 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     if left_out := evaluation.slices[""][CANDIDATE]["cdm_left_out"]:
         left_out_of = f"{left_out:,.0f} of {evaluation.examples:,} examples"
         console.print(f"CDM leaves out {left_out_of}: the built-in typesetter cannot set the references")
+    for model in evaluation.models:
+        error = evaluation.slices[""][model]["calibration_error"]
+        console.print(f"{model}: probabilities are off by {error:.3f} in the mean (calibration error)")
     for model, facts in evaluation.models.items():
         rate = evaluation.examples / max(facts["seconds"], 1e-9)
         console.print(f"{model}: read {evaluation.examples:,} images in {facts['seconds']:.1f} s, {rate:.0f} a second")

@@ -59,6 +59,26 @@ def read_model(weights: Path | None, model: Path | None) -> Trained:
     return read_exported(model)
 
 
+def calibrated(trained: Trained, data: Path, split: str) -> tuple[Trained, str]:
+    """The model with its probabilities fitted on examples that it has not learned from, and what came of it.
+
+    Args:
+        trained: the model.
+        data: a data set with splits, a folder of TFRecords, or one file of them.
+        split: of a data set.
+
+    Raises:
+        UserError: there are no such examples.
+    """
+    from data.dataset.tfrecords import examples_of, read_records
+    from trainer_module.calibration import calibrate
+
+    records = read_records(examples_of(data, split))
+    fit = calibrate(trained, [(record.image, record.latex) for record in records])
+    error = f"calibration error {fit.after:.3f}, {fit.before:.3f} before"
+    return trained._replace(calibration=fit.calibration), f"calibrated on {fit.examples:,} examples: {error}"
+
+
 def with_provenance(trained: Trained, model: Path | None, notes: Mapping[str, str]) -> Trained:
     """Returns the model with more provenance: the date, im2latex's version, the run with its BLEU, and the notes.
 

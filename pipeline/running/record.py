@@ -56,7 +56,7 @@ def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
         **packages(),
         "data": str(folder),
         "data_fingerprint": fingerprint_of(folder),
-        **start(config.training.start_from),
+        **start_of(config.training.start_from),
         **machine(),
         "host": socket.gethostname(),
         "workspace": str(workspace.home),
@@ -95,8 +95,8 @@ def fingerprint_of(data: Path) -> str:
     return fingerprint(data, sorted(data.glob("*/*")))
 
 
-def start(folder: str) -> dict[str, str | int]:
-    """`start_fingerprint` of the model in a folder, or of the reader."""
+def start_of(folder: str) -> dict[str, str | int]:
+    """The fingerprint of the model that a training starts from, if there is one."""
     if folder == reader.NAME:
         return {"start_fingerprint": reader.fingerprint()}
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []

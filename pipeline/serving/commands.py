@@ -21,6 +21,7 @@ def predict(
     alternatives: Annotated[
         int | None, typer.Option(min=1, max=MOST_ALTERNATIVES, help=help.ALTERNATIVES, metavar="COUNT")
     ] = None,
+    min_confidence: Annotated[float, typer.Option(min=0, max=1, help=help.MIN_CONFIDENCE, metavar="P")] = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help=help.JSON)] = False,
 ) -> None:
     hush()
@@ -38,7 +39,7 @@ def predict(
         reader = SavedModelReader(choice.path, searches=alternatives is not None)
     else:
         reader = Reader(choice.path)
-    raise typer.Exit(predict_images(images, reader, alternatives, clean, as_json))
+    raise typer.Exit(predict_images(images, reader, alternatives, clean, as_json, min_confidence))
 
 
 @app.command()

@@ -111,7 +111,7 @@ def _image_of_example(serialised: bytes, place: str) -> bytes:
 
 def answer(request: Request, read: Sequence[Sequence[Hypothesis]]) -> dict[str, Any]:
     """The body of the answer, from the hypotheses of each image."""
-    names = Hypothesis._fields if request.beam else ("latex", "log_probability")
+    names = ("latex", "log_probability", "score") if request.beam else ("latex", "log_probability")
 
     def value(hypotheses: Sequence[Hypothesis], name: str) -> Any:
         values = [getattr(hypothesis, name) for hypothesis in hypotheses]

@@ -77,7 +77,10 @@ def test_json_has_probabilities_and_the_alternatives_of_the_beam(
     assert [one["latex"].encode() for one in document["alternatives"]] == own["latex"][0].numpy().tolist()
     for one, log_probability in zip(document["alternatives"], own["log_probability"][0].numpy().tolist(), strict=True):
         assert one["log_probability"] == pytest.approx(log_probability, rel=0, abs=1e-3)
-        assert one["probability"] == math.exp(one["log_probability"])
+        assert one["probability"] == pytest.approx(math.exp(one["log_probability"]), abs=2e-5)
+        assert [token for token, _ in one["tokens"]] == one["latex"].split()
+        total = math.prod(probability for _, probability in one["tokens"])
+        assert 1.001 * total >= one["probability"] > 0  # the end is no token
     assert document["latex"] == document["alternatives"][0]["latex"]
     greedy = json.loads(predict(pushed, "--json", files[0]).stdout)
     assert "alternatives" not in greedy and greedy["log_probability"] < 0
@@ -128,7 +131,7 @@ def test_a_blank_picture_gives_an_empty_line_and_a_message(pushed: Path, files: 
     assert (alone.exit_code, alone.stdout) == (0, "\n")
     assert alone.stderr == f"im2latex: {blank}: the picture is blank\n"
     assert predict(pushed, "--model", pushed, files[0], blank).stdout.splitlines()[1] == f"{blank}\t"
-    assert predict(pushed, "--alternatives", 3, blank).stdout == "1.000\t\n"
+    assert predict(pushed, "--alternatives", 3, blank).stdout == "0.000\t\n"
 
 
 def test_json_tells_whether_a_picture_is_blank(pushed: Path, files: list[Path], tmp_path: Path) -> None:
@@ -136,7 +139,7 @@ def test_json_tells_whether_a_picture_is_blank(pushed: Path, files: list[Path], 
     answer = predict(pushed, "--model", pushed, "--json", files[0], tmp_path / "blank.png")
     read, blank = map(json.loads, answer.stdout.splitlines())
     assert read["status"] == "read" and read["latex"]
-    assert (blank["status"], blank["latex"], blank["probability"]) == ("blank", "", 1.0)
+    assert (blank["status"], blank["latex"], blank["probability"]) == ("blank", "", 0.0)
     assert answer.stderr == ""
 
 
@@ -146,6 +149,30 @@ def test_more_images_than_fit_into_memory_at_once_are_all_read(
     monkeypatch.setattr("im2latex.command.HELD", 4)
     answer = predict(pushed, *files, *files)
     assert [line.split("\t")[1] for line in answer.stdout.splitlines()] == expected * 2
+
+
+def test_what_is_read_with_too_little_confidence_is_a_sentence(pushed: Path, files: list[Path]) -> None:
+    sure = {
+        path: json.loads(line)["probability"]
+        for path, line in zip(files, predict(pushed, "--json", *files).stdout.splitlines(), strict=True)
+    }
+    bound = sorted(sure.values())[len(sure) // 2]
+    answer = predict(pushed, "--min-confidence", bound, *files)
+    good = [str(path) for path in files if sure[path] >= bound]
+    assert 0 < len(good) < len(files)
+    assert (answer.exit_code, [line.split("\t")[0] for line in answer.stdout.splitlines()]) == (1, good)
+    assert answer.stderr.splitlines()[1:] == [
+        f"im2latex: {path}: the reading is doubtful: its probability is {sure[path]:.3f}"
+        for path in files
+        if sure[path] < bound
+    ]
+    documents = [
+        json.loads(line) for line in predict(pushed, "--min-confidence", bound, "--json", *files).stdout.splitlines()
+    ]
+    assert [document["status"] for document in documents] == [
+        "read" if sure[path] >= bound else "doubtful" for path in files
+    ]
+    assert predict(pushed, "--min-confidence", 1.5, files[0]).exit_code == 2
 
 
 def test_inverted_and_transparent_pictures_are_read_as_the_plain_one(

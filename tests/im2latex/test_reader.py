@@ -19,6 +19,7 @@ from PIL import Image
 import im2latex
 from components.evaluator.reading import ImageReader
 from data.pictures.synthetic import draw_png, formulas
+from im2latex.calibration import Calibration
 from im2latex.reading import Beam
 from pipeline.models.export import save_model
 from trainer_module import reader as shipped
@@ -46,9 +47,50 @@ def test_the_reader_gives_the_same_results_as_the_saved_model(
     assert [[one.latex.encode() for one in reading.alternatives] for reading in several] == given[
         "latex"
     ].numpy().tolist()
-    for name in ("log_probability", "score"):
+    for name in ("log_probability", "score", "probability"):
         found = [[getattr(one, name) for one in reading.alternatives] for reading in several]
         np.testing.assert_allclose(found, given[name], rtol=0, atol=1e-3)
+
+
+def test_both_give_the_probabilities_of_the_model_s_calibration(
+    model: Path, images: list[bytes], tmp_path: Path
+) -> None:
+    plain, fit = read_exported(model), Calibration(0.5, 1.25, 0.75, -0.5)
+    save_model(plain._replace(calibration=fit), tmp_path / "model")
+    save_weights(tmp_path / "weights.npz", plain._replace(calibration=fit))
+
+    def calibrated(probability: float, slope: float, offset: float) -> float:
+        odds = (probability / (1 - probability)) ** slope * np.exp(offset)
+        return odds / (1 + odds)
+
+    before = im2latex.Reader(model).predict(images, alternatives=2)
+    assert [one.probability for one in before] == pytest.approx(
+        [np.exp(one.alternatives[0].log_probability) for one in before], abs=2e-5
+    )
+    for found in (
+        [list(one.alternatives) for one in im2latex.Reader(tmp_path / "model").predict(images, alternatives=2)],
+        [list(one.alternatives) for one in im2latex.Reader(tmp_path / "weights.npz").predict(images, alternatives=2)],
+        ImageReader(tmp_path / "model").read(images, Beam(2)),
+    ):
+        for reading, hypotheses in zip(before, found, strict=True):
+            assert [one.latex for one in hypotheses] == [one.latex for one in reading.alternatives]
+            for old, new in zip(reading.alternatives, hypotheses, strict=True):
+                assert new.probability == pytest.approx(calibrated(old.probability, 0.75, -0.5), abs=1e-3)
+                expected = [calibrated(probability, 0.5, 1.25) for probability in old.token_probability]
+                assert new.token_probability == pytest.approx(expected, abs=1e-3)
+                assert len(expected) == len(new.latex.split()) > 0
+    (one,) = ImageReader(tmp_path / "model").read(images[:1])[0]
+    assert one.probability == pytest.approx(found[0][0].probability, abs=0.2) and one.token_probability
+
+
+def test_a_model_of_before_there_was_a_calibration_is_read(model: Path, images: list[bytes], tmp_path: Path) -> None:
+    graph = (model / "assets.extra" / "model.onnx").read_bytes()
+    # Other names for outputs of the same length: as if they were not there.
+    old = graph.replace(b"\x0bprobability", b"\x0bprobabilitz").replace(b"token_probability", b"token_probabilitz")
+    (tmp_path / "old.onnx").write_bytes(old)
+    reading = im2latex.Reader(tmp_path / "old.onnx").predict(images[0])
+    assert reading.probability == pytest.approx(np.exp(reading.alternatives[0].log_probability))
+    assert reading.alternatives[0].token_probability == ()
 
 
 def test_a_model_searches_with_the_settings_of_its_description(
@@ -129,7 +171,7 @@ def test_an_invalid_picture_is_a_user_error(reader: im2latex.Reader, images: lis
 
 def test_a_blank_picture_has_no_formula(reader: im2latex.Reader) -> None:
     blank = reader.predict(np.full((20, 60), 250, np.uint8), alternatives=3, attention=True)
-    assert (blank.latex, blank.clean, blank.probability, blank.is_blank) == ("", "", 1.0, True)
+    assert (blank.latex, blank.clean, blank.probability, blank.is_blank) == ("", "", 0.0, True)
     assert len(blank.alternatives) == 1 and blank.attention is None
 
 

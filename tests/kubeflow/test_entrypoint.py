@@ -16,6 +16,7 @@ from kubeflow.addresses import LAUNCHER_ROOT
 from kubeflow.entrypoint import Node
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
+from pipeline.running.notify import COMMAND
 from tests.kubeflow.object_store import ObjectStore
 
 PAGE = "components.report.component"
@@ -216,7 +217,10 @@ def test_a_bucket_that_cannot_be_listed_is_one_sentence(
     assert "kubeflow.secrets" in sentence
 
 
-def test_a_user_error_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_is_one_sentence_and_notifies_the_operator(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(COMMAND, f"cat > {tmp_path / 'told'}")
     task = given(tmp_path, {"split": "test", "images": 2.0, "max_seconds": 1.0})
     task["inputs"]["artifacts"] = {
         key: {"artifacts": [{"name": "1", "uri": str(tmp_path), "metadata": metadata}]}
@@ -229,3 +233,6 @@ def test_a_user_error_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
     assert end.value.code == 1
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence.startswith("im2latex: ServingCheck: the split test has no example")
+    told = json.loads((tmp_path / "told").read_text())
+    assert (told["source"], told["outcome"]) == ("ServingCheck", "failed")
+    assert f"im2latex: ServingCheck: {told['text']}" == sentence

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
+import onnxruntime
 import pytest
 import tensorflow as tf
 
+from im2latex.graph import onnx_model
 from tests.trainer_module.test_model import TINY, VARIANTS, VOCABULARY, drawing, made, padded, teacher_forced
 from trainer_module.decoding import search
 from trainer_module.features import END, PAD, START
 from trainer_module.model import FormulaModel
+from trainer_module.weights import weights_of
 
 MAX_TOKENS = 12
 # Images that the model below reads as formulas of different lengths, some of them cut.
@@ -201,3 +205,64 @@ def test_width_and_length_penalty_may_be_tensors():
         expected = search(model, *inputs.values(), 5, width, penalty)
         for part, other in zip(graph(tf.constant(width), tf.constant(penalty)), expected, strict=True):
             np.testing.assert_allclose(part, other, atol=1e-5)
+
+
+# --- loops ------------------------------------------------------------------------------------
+
+
+def repeating(period: int) -> FormulaModel:
+    """A model that writes the same `period` tokens again and again, whatever it sees: each leads to the next."""
+    units = 12
+    model = made({**TINY, "decoder_units": units, "embedding_units": units})
+    for weight in model.decoder.weights:
+        weight.assign(weight * 0)
+    model.embedding.embeddings.assign(np.eye(VOCABULARY, units))
+    gates = np.zeros((units, 4 * units))
+    gates[:, :units] = gates[:, 3 * units :] = 50  # open
+    gates[:, units : 2 * units] = -50  # forgets
+    first = max(PAD, START, END) + 1
+    for token in range(VOCABULARY):
+        following = first if token < first else first + (token - first + 1) % period
+        gates[token, 2 * units + following] = 50
+    model.decoder.embedding_kernel.assign(gates)
+    combine = np.zeros(model.decoder.combine_kernel.shape)
+    combine[-units:] = 5 * np.eye(units)
+    model.decoder.combine_kernel.assign(combine)
+    model.decoder.logits_kernel.assign(9 * np.eye(units, VOCABULARY))
+    return model
+
+
+@pytest.mark.parametrize("period", [1, 2, 5])
+def test_a_loop_ends_and_is_cut_to_one_repetition_in_both_decoders(period: int) -> None:
+    model, most = repeating(period), 200
+    first = max(PAD, START, END) + 1
+    steps = []
+    step = model.step
+    model.step = lambda *arguments: steps.append(1) or step(*arguments)
+    decoded = search(model, *padded(IMAGES[:2], 0, 0).values(), most)
+    # The part, 40 tokens that only repeat it, and the end.
+    assert len(steps) == period + 40 + 1
+    expected = list(range(first, first + period))
+    for row, gains in zip(np.array(decoded.tokens)[:, 0], np.array(decoded.token_log_probability)[:, 0], strict=True):
+        assert row.tolist() == expected + [PAD] * (most - period)
+        assert (gains[:period] < 0).all() and not gains[period:].any()
+    # The end had to come, and costs the more for it.
+    assert (np.array(decoded.log_probability) < -5).all()
+    graph = onnx_model(dataclasses.asdict(model.config), weights_of(model), most, "{}")
+    images, sizes = padded(IMAGES[:2], 0, 0).values()
+    inputs = {
+        "image": images[..., 0], "size": sizes.astype(np.int64), "width": np.array(1),
+        "length_penalty": np.array(0, np.float32),
+    }  # fmt: skip
+    names = ["tokens", "token_log_probability", "log_probability"]
+    found = dict(zip(names, onnxruntime.InferenceSession(graph).run(names, inputs), strict=True))
+    length = found["tokens"].shape[2]
+    np.testing.assert_array_equal(found["tokens"], np.array(decoded.tokens)[:, :, :length])
+    for name in names[1:]:
+        value = np.array(getattr(decoded, name))
+        np.testing.assert_allclose(found[name], value[:, :, :length] if value.ndim == 3 else value, rtol=0, atol=1e-3)
+
+
+def test_what_repeats_less_is_left_as_it_is() -> None:
+    decoded = search(repeating(3), *padded(IMAGES[:1], 0, 0).values(), 42)
+    assert (np.array(decoded.tokens)[0, 0] != PAD).all()  # as long as it may be, and 39 tokens repeat

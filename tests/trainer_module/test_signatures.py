@@ -199,6 +199,7 @@ def test_a_blank_image_gives_an_empty_formula_with_probability_1(exported, image
             assert got["latex"][place].numpy().tolist() == [b"", b"", b""]
             for name in ("log_probability", "score"):
                 assert got[name][place].numpy().tolist() == [0.0, -math.inf, -math.inf]
+            assert not got["probability"][place].numpy().any() and not got["token_probability"][place].numpy().any()
     assert exported.read([images[0], *blank])[0][0] == exported.read(images[:1])[0][0]
 
 
@@ -222,7 +223,10 @@ def test_signatures_have_named_and_typed_inputs_and_outputs(exported):
         signature = exported.signatures[name]
         assert signature.structured_input_signature == ((), {argument: tf.TensorSpec((None,), tf.string, argument)})
         outputs = {key: (spec.dtype, spec.shape.rank) for key, spec in signature.structured_outputs.items()}
-        assert outputs == {"latex": (tf.string, 1), "log_probability": (tf.float32, 1)}
+        assert outputs == {
+            "latex": (tf.string, 1), "log_probability": (tf.float32, 1), "probability": (tf.float32, 1),
+            "token_probability": (tf.float32, 2),
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no image"])

@@ -38,7 +38,7 @@ TRAINING = {
 
 
 def arguments(transformed, folder: Path, **training) -> FnArgs:
-    config = transformed.config | {"model": MODEL, "training": TRAINING | training}
+    config = transformed.config | {"model": MODEL, "training": TRAINING | training, "decoding": {}}
     return FnArgs(
         train_files=[transformed.examples],
         eval_files=[transformed.examples],

@@ -34,6 +34,7 @@ NAMES = [
     "cdm",
     "cdm_exp_rate",
     "cdm_left_out",
+    "calibration_error",
 ]
 
 
@@ -144,7 +145,22 @@ def expected(kind: str | None, model: str) -> dict[str, float]:
         "cdm": sum(float(one == other) or CDM.get((one, other), 0.0) for one, other in pairs) / len(pairs),
         "cdm_exp_rate": right,
         "cdm_left_out": 0,
+        "calibration_error": calibration_error(pairs),
     }
+
+
+def calibration_error(pairs: list[tuple[str, str]]) -> float:
+    """By bins of a tenth, formula by formula."""
+    bins: dict[int, list[float]] = {}
+    for reference, prediction in pairs:
+        probability = PROBABILITIES[prediction]
+        bins.setdefault(int(probability * 10), []).append(probability - (reference == prediction))
+    return sum(abs(sum(differences)) for differences in bins.values()) / len(pairs)
+
+
+# What either model believes of each of its readings.
+PROBABILITIES = {prediction: 0.43 + 0.0625 * i for i, prediction in enumerate(dict.fromkeys(
+    prediction for row in ROWS for prediction in (row.candidate, row.baseline)))}  # fmt: skip
 
 
 # CDM of the wrong predictions: \frac a b - c has five symbols.
@@ -183,7 +199,9 @@ def batch() -> pa.RecordBatch:
     columns = {"kind": pa.array([row.kinds for row in ROWS], pa.list_(pa.binary()))}
     for model in MODELS:
         read = [getattr(row, model) for row in ROWS]
-        counted = scores.statistics([row.formula for row in ROWS], read, "builtin", spelling=AS_THE_SOURCE)
+        sure = [PROBABILITIES[prediction] for prediction in read]
+        targets = [row.formula for row in ROWS]
+        counted = scores.statistics(targets, read, "builtin", spelling=AS_THE_SOURCE, probabilities=sure)
         columns[f"{model}_statistics"] = pa.array(list(counted), pa.list_(pa.int64()))
     return pa.RecordBatch.from_arrays(list(columns.values()), list(columns))
 

@@ -119,7 +119,11 @@ def write_evaluation(
     targets = [record.latex for record in examples]
     columns: dict[str, object] = {"name": [record.name for record in examples], "target": targets}
     columns |= {"width": pa.array([50] * len(targets), pa.int32()), "height": pa.array([20] * len(targets), pa.int32())}
-    counted = {model: statistics(targets, read, "builtin", spelling=AS_THE_SOURCE) for model, read in reads.items()}
+    sure = np.exp(-0.1 * np.arange(1, len(targets) + 1))
+    counted = {
+        model: statistics(targets, read, "builtin", spelling=AS_THE_SOURCE, probabilities=sure)
+        for model, read in reads.items()
+    }
     for model, read in reads.items():
         columns[model] = read
         columns[f"{model}_log_probability"] = pa.array(-0.1 * np.arange(1, len(read) + 1), pa.float32())

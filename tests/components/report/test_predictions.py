@@ -119,9 +119,10 @@ def test_the_matrix_has_the_most_frequent_errors_and_counts_the_rest() -> None:
 def test_predictions_have_the_indices_of_the_records(tmp_path: Path) -> None:
     table = pa.table({
         "name": ["n0", "n1"], "target": ["a", "b"], "width": [40, 50], "height": [20, 30], "new": ["a", "c"],
-        "new_log_probability": [-0.5, -1.5], "length": [["1-9"], ["1-9"]],
+        "new_log_probability": [-0.5, -1.5], "length": [["1-9"], ["1-9"]], "new_statistics": [[1, 2], [3, 4]],
     })  # fmt: skip
     pyarrow.parquet.write_table(table, str(tmp_path / "p.parquet"))
     evaluated = read_predictions(tmp_path / "p.parquet", "new")
     assert evaluated.predictions == [Prediction(0, "n0", "a", "a", -0.5), Prediction(1, "n1", "b", "c", -1.5)]
     assert evaluated.widths.tolist() == [40, 50] and evaluated.heights.tolist() == [20, 30]
+    assert evaluated.statistics.tolist() == [[1, 2], [3, 4]]

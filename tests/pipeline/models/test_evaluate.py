@@ -61,6 +61,21 @@ def test_json_output_has_nothing_else(folder: Path) -> None:
     assert json.loads(answer.stdout)["spelling"] == "im2markup"
 
 
+def test_published_scores_stand_below_the_model_s_own_and_what_differs(folder: Path) -> None:
+    arguments = ("--data", folder / "data", "--spelling", "im2markup")
+    answer = evaluate(folder, *arguments, "--published")
+    assert answer.exit_code == 0, answer.output
+    scores = json.loads(evaluate(folder, *arguments, "--json").stdout)["slices"][""]["candidate"]
+    names = ("bleu", "image_edit_similarity", "image_match", "image_match_without_blanks")
+    own = next(line for line in answer.stdout.splitlines() if line.startswith("this model"))
+    assert own.split()[2:] == [f"{100 * scores[name]:.2f}" for name in names]
+    paper = next(line for line in answer.stdout.splitlines() if line.startswith("Im2Markup (Deng"))
+    assert paper.split()[-3:] == ["87.73", "87.60", "77.46"]
+    assert "here, 4 examples of" in answer.stdout and "are drawn by builtin, in" in answer.stdout
+    with pytest.raises(UserError, match="add --spelling im2markup"):
+        raise evaluate(folder, "--data", folder / "data", "--published").exception or AssertionError
+
+
 def test_kinds_of_pictures_have_their_own_table(folder: Path, tmp_path: Path) -> None:
     arguments = ("--data", folder / "data", "--robustness", "--robustness-examples", 3, "--robustness-seed", 4)
     answer = evaluate(folder, *arguments, "--gate", "bleu >= 0.2 where picture=jpeg-30", "--out", tmp_path / "kept")

@@ -1,0 +1,52 @@
+"""How well a model knows what it knows: its probabilities beside the share that is right."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from components.formula_metrics.scores import MILLIONTH, SCORES
+from components.report import charts
+from components.report.predictions import Evaluated
+from components.report.sections import Missing
+from components.report.wording import number
+from trainer_module.calibration import BINS
+
+
+class Bin(NamedTuple):
+    """Formulas with about the same probability."""
+
+    range: str
+    formulas: int
+    probability: str  # in the mean
+    right: str  # their share
+
+
+class Confidence(NamedTuple):
+    """A reliability diagram (Guo et al. 2017, section 2), and its figures."""
+
+    chart: charts.Chart
+    bins: list[Bin]
+    error: str
+
+
+def confidence(evaluated: Evaluated) -> Confidence:
+    """Of the evaluated formulas.
+
+    Raises:
+        Missing: the evaluation knows no probabilities.
+    """
+    score = SCORES["calibration_error"]
+    total = evaluated.statistics.sum(axis=0)[score.part] if len(evaluated.statistics) else np.zeros(0)
+    if len(total) != 3 * BINS or not total.any():
+        raise Missing("The evaluation has no probabilities: another version of the pipeline wrote it.")
+    counts, right, millionths = total.reshape(3, BINS)
+    filled = np.flatnonzero(counts)
+    probabilities, shares = millionths[filled] / MILLIONTH / counts[filled], right[filled] / counts[filled]
+    bins = [
+        Bin(f"{i / BINS:.1f}\N{EN DASH}{(i + 1) / BINS:.1f}", int(counts[i]), number(probability, 3), number(share, 3))
+        for i, probability, share in zip(filled, probabilities, shares, strict=True)
+    ]
+    points = list(zip(probabilities.tolist(), shares.tolist(), strict=True))
+    return Confidence(charts.reliability(points), bins, score.shown(score.value(total)))

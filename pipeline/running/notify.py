@@ -1,0 +1,81 @@
+"""Tells the operator of a run that failed or was refused: by a command, a webhook, or both.
+
+Both come from the environment: IM2LATEX_NOTIFY_COMMAND is run by the shell, with the message as JSON on its standard
+input; IM2LATEX_NOTIFY_WEBHOOK is an address that the JSON is posted to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+
+from im2latex.errors import UserError
+
+COMMAND, WEBHOOK = "IM2LATEX_NOTIFY_COMMAND", "IM2LATEX_NOTIFY_WEBHOOK"
+FAILED, REFUSED = "failed", "refused"
+# What either may take.
+SECONDS = 30
+
+
+def check_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuses a webhook that is no address, before there is something to tell.
+
+    Raises:
+        UserError: it is none.
+    """
+    address = environment.get(WEBHOOK, "")
+    if address and not address.startswith(("http://", "https://")):
+        raise UserError(f"{WEBHOOK} is {address!r}, and has to be an address that starts with http:// or https://")
+
+
+def notify(source: str, outcome: str, sentence: str, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Tells the operator; does nothing where no one is to be told.
+
+    Args:
+        source: what failed or was refused: the name of a pipeline, or a component.
+        outcome: `FAILED` or `REFUSED`.
+        sentence: why.
+        environment: with the variables above.
+
+    Returns:
+        A sentence for each way that did not work.
+    """
+    message = json.dumps({
+        "source": source,
+        "outcome": outcome,
+        "text": sentence,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": socket.gethostname(),
+    }, ensure_ascii=False)  # fmt: skip
+    problems = []
+    if command := environment.get(COMMAND, ""):
+        problems.append(_run(command, message))
+    if address := environment.get(WEBHOOK, ""):
+        problems.append(_post(address, message))
+    return [problem for problem in problems if problem]
+
+
+def _run(command: str, message: str) -> str:
+    try:
+        done = subprocess.run(command, shell=True, input=message, text=True, timeout=SECONDS, stdout=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return f"{COMMAND} did not end within {SECONDS} s"
+    return f"{COMMAND} ended with status {done.returncode}" if done.returncode else ""
+
+
+def _post(address: str, message: str) -> str:
+    request = urllib.request.Request(address, message.encode(), {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=SECONDS):
+            return ""
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(error, urllib.error.HTTPError):
+            return f"{WEBHOOK} answered with {error.code} {reason}"
+        return f"{WEBHOOK} was not reached ({reason})"

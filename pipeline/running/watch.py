@@ -1,0 +1,133 @@
+"""`im2latex watch`: runs the pipeline whenever data, configuration or code have changed, and tells what goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from data.files import write_atomically
+from data.repository import REPOSITORY
+from im2latex.errors import UserError
+from pipeline.config import Config, flatten
+from pipeline.running.examples import examples_folder
+from pipeline.running.launch import run_pipeline
+from pipeline.running.notify import FAILED, REFUSED, check_environment, notify
+from pipeline.running.record import fingerprint_of, start_of
+from pipeline.sources import all_files, fingerprint
+from pipeline.workspace import Workspace
+
+# What decides on a run, as it is named to people.
+PARTS = ("configuration", "code", "data", "model to start from")
+
+
+class Watch:
+    """Looks for changes since the last run that it brought to an end, in this process or before.
+
+    Args:
+        load: reads the configuration anew.
+        say: takes what happens, in sentences.
+        settled: whether a change counts as soon as it is seen, and not only if the next look finds nothing newer.
+        run: runs the pipeline, as `run_pipeline`.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Config],
+        say: Callable[[str], None],
+        settled: bool = False,
+        run: Callable[..., int] = run_pipeline,
+    ) -> None:
+        check_environment()
+        self._load, self._say, self._settled, self._run = load, say, settled, run
+        self._workspace = Workspace.from_environment()
+        # Of the files seen last: their names, sizes and times, and the fingerprint of their bytes.
+        self._data: tuple[list[tuple[str, int, int]], str] | None = None
+        self._complaint = ""
+        self._seen: dict[str, str] = {}
+
+    def look(self) -> int | None:
+        """Runs the pipeline if there is something new, and it is whole.
+
+        Returns:
+            The exit status of the run, 1 of one that failed; None if there was nothing to do.
+        """
+        try:
+            config = self._load()
+            found = self._state(config)
+        except UserError as error:  # a file that is being edited, say
+            if str(error) != self._complaint:
+                self._say(str(error))
+            self._complaint = str(error)
+            return None
+        self._complaint = ""
+        file = self._workspace.home / "watch" / f"{config.name}.json"
+        before = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        changed = [part for part in PARTS if found[part] != before.get(part)]
+        is_whole, self._seen = self._settled or found == self._seen, found
+        if not changed or not is_whole:
+            return None
+        self._say(f"{' and '.join(changed)} changed: running" if before else "the first run")
+        try:
+            status = self._run(config)
+        except UserError as error:
+            self._tell(config, FAILED, str(error))
+            status = error.exit_status
+        else:
+            if status:
+                why = "the model was not good enough or was withdrawn; `im2latex report` says more"
+                self._tell(config, REFUSED, why)
+        # What was interrupted runs again; what failed does so when something has changed.
+        write_atomically(file, json.dumps(found, indent=1) + "\n")
+        return status
+
+    def _tell(self, config: Config, outcome: str, sentence: str) -> None:
+        self._say(f"{outcome}: {sentence}")
+        for problem in notify(config.name, outcome, sentence):
+            self._say(problem)
+
+    def _state(self, config: Config) -> dict[str, str]:
+        """The fingerprint of each of `PARTS`."""
+        knobs = json.dumps({knob: value for knob, value, _ in flatten(config)}, sort_keys=True)
+        return {
+            "configuration": hashlib.sha256(knobs.encode()).hexdigest(),
+            "code": fingerprint(REPOSITORY, all_files()),
+            "data": self._fingerprint(examples_folder(config.data, self._workspace)),
+            "model to start from": str(start_of(config.training.start_from).get("start_fingerprint", "")),
+        }
+
+    def _fingerprint(self, folder: Path) -> str:
+        """Of the records' bytes, which are read again only if a name, size or time has changed; synthetic ones that are
+        not drawn yet are named by all that decides on them.
+
+        Raises:
+            UserError: files change while they are read.
+        """
+        if folder.is_relative_to(self._workspace.data):
+            return folder.name
+        seen = _names(folder)
+        if self._data is None or self._data[0] != seen:
+            content = fingerprint_of(folder)
+            if _names(folder) != seen:
+                raise UserError(f"{folder} is being changed; it is looked at again")
+            self._data = seen, content
+        return self._data[1]
+
+
+def _names(folder: Path) -> list[tuple[str, int, int]]:
+    try:
+        stats = [(path, path.stat()) for path in sorted(folder.glob("*/*"))]
+    except FileNotFoundError:
+        raise UserError(f"{folder} is being changed; it is looked at again") from None
+    return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
+
+
+def watch(load: Callable[[], Config], every: float, say: Callable[[str], None]) -> None:
+    """Looks for changes every so many seconds, until Ctrl-C."""
+    watching = Watch(load, say)
+    say(f"looking every {every:g} s at the configuration, the code and the data; Ctrl-C ends it")
+    while True:
+        watching.look()
+        time.sleep(every)

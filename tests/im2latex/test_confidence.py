@@ -1,0 +1,73 @@
+"""The model that comes with im2latex is not sure of itself where there is no formula."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+import im2latex
+
+WORDS = re.findall(
+    r"\w+",
+    "the of and to in is that for it was on are as with his they at be this from have or by one had not but what all "
+    "were when we there can an your which their said if do will each about how up out them then she many some so these "
+    "would other into has more her two like him see time could no make than first been its who now people my made over "
+    "Invoice Chapter Figure Monday London Please contact support order number page window password settings account",
+)
+
+
+def blank(rng: np.random.Generator) -> Image.Image:
+    """Paper: one level, or grain and uneven light."""
+    height, width = rng.integers(20, 200, 2)
+    level = rng.uniform(150, 255)
+    light = np.linspace(0, rng.uniform(-20, 0), width)
+    return Image.fromarray(
+        np.clip(level + light + rng.normal(0, rng.choice([0, 2]), (height, width)), 0, 255).astype(np.uint8)
+    )
+
+
+def photo(rng: np.random.Generator) -> Image.Image:
+    """Shapes and lines in colours, and noise."""
+    height, width = rng.integers(60, 400, 2)
+    small = rng.integers(rng.choice([0, 230]), 256, (rng.integers(3, 9), rng.integers(3, 9), 3)).astype(np.uint8)
+    image = Image.fromarray(small).resize((int(width), int(height)), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(image)
+    for _ in range(rng.integers(4, 25)):
+        corners = (rng.uniform(-0.1, 1, 2) + [[0, 0], rng.uniform(0.02, 0.3, 2)]) * (width, height)
+        draw.ellipse([*map(tuple, corners)], fill=tuple(rng.integers(0, 256, 3).tolist()))
+    for _ in range(rng.integers(3, 20)):  # twigs, wires, edges
+        course = np.cumsum(rng.normal(0, 15, (6, 2)), axis=0) + rng.uniform(0, 1, 2) * (width, height)
+        draw.line([*map(tuple, course)], fill=tuple(rng.integers(0, 256, 3).tolist()), width=int(rng.integers(1, 5)))
+    image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1)))
+    noisy = np.asarray(image) + rng.normal(0, rng.uniform(2, 15), (height, width, 3))
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def text(rng: np.random.Generator) -> Image.Image:
+    """One to six lines of words."""
+    size = int(rng.integers(12, 32))
+    lines = [" ".join(rng.choice(WORDS, rng.integers(4, 9))) for _ in range(rng.integers(1, 7))]
+    font = ImageFont.load_default(size)
+    image = Image.new("L", (20 + int(max(font.getlength(line) for line in lines)), 20 + 2 * size * len(lines)), 255)
+    ImageDraw.Draw(image).multiline_text((10, 10), "\n".join(lines), fill=0, font=font)
+    return image
+
+
+@pytest.fixture(scope="module")
+def probabilities() -> dict[str, np.ndarray]:
+    """Of 200 pictures without a formula, by kind."""
+    found = {}
+    for place, (make, count) in enumerate({blank: 60, photo: 70, text: 70}.items()):
+        pictures = [make(np.random.default_rng((place, number))) for number in range(count)]
+        found[make.__name__] = np.array([reading.probability for reading in im2latex.predict(pictures)])
+    return found
+
+
+@pytest.mark.parametrize("kind", ["blank", "photo", "text"])
+def test_a_picture_without_a_formula_has_a_low_probability(probabilities: dict[str, np.ndarray], kind: str) -> None:
+    # Of real formulas, half have one above 0.5.
+    assert (probabilities[kind] < 0.5).mean() >= 0.98
+    assert np.median(probabilities[kind]) < 0.05

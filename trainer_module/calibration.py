@@ -1,0 +1,168 @@
+"""Fits what a model's probabilities mean: how often formulas and tokens with such a probability are right.
+
+NumPy, scipy and ONNX Runtime, so that any trained model can be calibrated anywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from rapidfuzz.distance import Levenshtein
+from scipy.optimize import minimize
+
+from data.spelling import NORMAL, respell
+from im2latex.calibration import CERTAIN, Calibration
+from im2latex.errors import ImageError, UserError
+from im2latex.images import WHITE
+from im2latex.reader import Reader
+from im2latex.reading import Beam, Hypothesis
+from trainer_module.trained import Trained, save_onnx
+
+# Bins of probability, of equal width, in which what a model is sure of is compared with what is right.
+BINS = 10
+# Examples that are read at most, evenly from all: two numbers need no more.
+EXAMPLES = 2000
+# How many examples the belief counts for that the model's own probabilities are right.
+PRIOR = 4.0
+
+
+class Read(NamedTuple):
+    """What a model read, and what stands there."""
+
+    target: str
+    read: Hypothesis
+
+
+class Fit(NamedTuple):
+    """A calibration, and the expected calibration error of formulas on the half of the examples that another one, fit
+    on the other half, has not seen: with the model's own probabilities, and with those."""
+
+    calibration: Calibration
+    examples: int
+    before: float
+    after: float
+
+
+def calibrate(trained: Trained, examples: Sequence[tuple[bytes, str]], normalised: bool = False) -> Fit:
+    """Fits the probabilities of a model on examples that it has not learned from, read as it is searched by default.
+
+    Args:
+        trained: the model; its calibration is left aside.
+        examples: encoded pictures and their formulas; of more than `EXAMPLES`, so many are read.
+        normalised: whether the pictures are PNG as the model takes them.
+
+    Raises:
+        UserError: no picture can be read.
+    """
+    step = -(-len(examples) // EXAMPLES)
+    return fit(read_examples(trained._replace(calibration=Calibration()), examples[::step], normalised))
+
+
+def read_examples(trained: Trained, examples: Sequence[tuple[bytes, str]], normalised: bool) -> list[Read]:
+    """Reads examples with ONNX Runtime; pictures without ink, and what cannot be read, are left out."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        save_onnx(file, trained)
+        reader = Reader(file)
+    found: list[list[Hypothesis] | ImageError]
+    if normalised:
+        pixels = [np.asarray(Image.open(io.BytesIO(image))) for image, _ in examples]
+        examples = [one for one, image in zip(examples, pixels, strict=True) if (image != WHITE).any()]
+        readings = reader.read_normalised([image for image in pixels if (image != WHITE).any()], Beam(1))
+        found = [list(reading.alternatives) for reading in readings]
+    else:
+        found = reader.read_each([image for image, _ in examples])
+    return [
+        Read(target, hypotheses[0])
+        for (_, target), hypotheses in zip(examples, found, strict=True)
+        if not isinstance(hypotheses, ImageError) and not hypotheses[0].is_of_blank
+    ]
+
+
+def fit(examples: Sequence[Read]) -> Fit:
+    """Fits the probabilities of formulas and of tokens.
+
+    Args:
+        examples: read with the model's own probabilities.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not examples:
+        raise UserError("there are no examples with a picture that can be read: nothing to calibrate on")
+    targets = [respell(one.target, NORMAL).split() for one in examples]
+    read = [respell(one.read.latex, NORMAL).split() for one in examples]
+    right = np.array(list(map(list.__eq__, targets, read)))
+    odds = log_odds(np.array([one.read.log_probability for one in examples]))
+    of_tokens = np.concatenate([one.read.token_probability for one in examples])
+    tokens_right = np.concatenate(
+        [right_tokens(target, one.read.latex.split()) for target, one in zip(targets, examples, strict=True)]
+    )
+    calibration = Calibration(
+        *_logistic(log_odds(np.log(np.maximum(of_tokens, 1e-30))), tokens_right), *_logistic(odds, right)
+    )
+    half = np.arange(len(right)) % 2 == 0
+    held_out = np.zeros(len(right))
+    for learned in (half, ~half):
+        if learned.any() and not learned.all():
+            slope, offset = _logistic(odds[learned], right[learned])
+            held_out[~learned] = _sigmoid(slope * odds[~learned] + offset)
+    return Fit(
+        calibration,
+        len(right),
+        calibration_error(_sigmoid(odds), right),
+        calibration_error(held_out, right),
+    )
+
+
+def right_tokens(target: Sequence[str], read: Sequence[str]) -> np.ndarray:
+    """bool (len(read),): which tokens stand in the target too, in the alignment with the fewest edits."""
+    right = np.zeros(len(read), bool)
+    for block in Levenshtein.opcodes(target, read).as_matching_blocks():
+        right[block.b : block.b + block.size] = True
+    return right
+
+
+def log_odds(log_probability: np.ndarray) -> np.ndarray:
+    """The log-odds of log-probabilities, as decoding has them."""
+    below = np.minimum(log_probability, CERTAIN)
+    return below - np.log1p(-np.exp(below))
+
+
+def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
+    """The expected calibration error (Naeini et al. 2015), 0 to 1: over `BINS`, how far the mean probability lies from
+    the share that is right, in the mean over the examples."""
+    bins = bins_of(probability)
+    sums = np.bincount(bins, np.asarray(probability) - np.asarray(right, float), BINS)
+    return float(np.abs(sums).sum() / max(len(bins), 1))
+
+
+def bins_of(probability: np.ndarray | float) -> np.ndarray:
+    """The bin of each probability, int64."""
+    return np.minimum((np.asarray(probability) * BINS).astype(np.int64), BINS - 1)
+
+
+def _logistic(odds: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    """Slope, above 0, and offset, of the most likely logistic regression, held near 1 and 0 by `PRIOR` examples."""
+    right = right.astype(np.float64)
+
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        slope, offset = parameters
+        z = slope * odds + offset
+        wrong_by = _sigmoid(z) - right
+        value = np.sum(np.logaddexp(0, z) - right * z) + PRIOR / 2 * ((slope - 1) ** 2 + offset**2)
+        return value, np.array([np.sum(wrong_by * odds) + PRIOR * (slope - 1), np.sum(wrong_by) + PRIOR * offset])
+
+    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0.05, 20.0), (-20.0, 20.0)])
+    slope, offset = found.x.tolist()
+    return round(slope, 6), round(offset, 6)
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return 0.5 * (1 + np.tanh(0.5 * z))
