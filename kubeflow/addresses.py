@@ -11,11 +11,6 @@ MOUNTS = {"gs://": "gcs", "s3://": "s3", "minio://": "minio"}
 LAUNCHER_ROOT = "IM2LATEX_LAUNCHER_ROOT"
 
 
-def is_address(text: str) -> bool:
-    """Returns whether a text is an address in a bucket."""
-    return text.startswith(tuple(MOUNTS))
-
-
 def bucket(address: str) -> str:
     """Returns the scheme and bucket of an address: s3://formulas for s3://formulas/records."""
     scheme, _, path = address.partition("://")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from im2latex.errors import UserError
-from kubeflow.addresses import bucket, is_address, names_folder
+from kubeflow.addresses import bucket, names_folder
+from pipeline.buckets import is_address
+from pipeline.lineage.address import PASSWORD
 
 if TYPE_CHECKING:
+    from pipeline.config import Config
     from pipeline.config.sections import KubeflowConfig
 
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -79,6 +82,16 @@ def check_records(config: KubeflowConfig, data: str) -> None:
             "kubeflow.secrets, AWS_REGION and, for a store that is not Amazon's, AWS_ENDPOINT_URL in "
             "kubeflow.environment (AWS_REGION alone if the pods have a role)"
         )
+
+
+def check_metadata(config: Config) -> None:
+    """Holds that the password of the database is in no file.
+
+    Raises:
+        UserError: it is.
+    """
+    if config.metadata.connection and PASSWORD in config.kubeflow.environment:
+        raise UserError(f"kubeflow.environment holds {PASSWORD}; put it in a secret and name that in kubeflow.secrets")
 
 
 def moved_root(config: KubeflowConfig, before: str) -> str:

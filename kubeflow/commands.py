@@ -12,7 +12,6 @@ import typer
 
 from data.duration import duration
 from im2latex.errors import UserError
-from kubeflow.addresses import is_address
 from kubeflow.checks import check_records, moved_root
 from kubeflow.options import (
     CaCert,
@@ -26,6 +25,7 @@ from kubeflow.options import (
     RunId,
     TokenFile,
 )
+from pipeline.buckets import is_address
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hush
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _VERDICTS = {True: "pushed", False: "not pushed: the model was not good enough o
 
 app = typer.Typer(
     name="kubeflow",
-    help="The same pipeline on Kubeflow Pipelines 2: compile, deploy, follow, serve.",
+    help="Run the pipeline on Kubeflow Pipelines 2: compile, deploy, follow, serve.",
     no_args_is_help=True,
 )
 
@@ -50,7 +50,7 @@ def compile_(
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
-    """Write the pipeline as the YAML that Kubeflow Pipelines takes."""
+    """Compile the pipeline to YAML for Kubeflow Pipelines."""
     specification = _compile(_config(preset, config, settings))
     from data.files import write_atomically
 
@@ -67,7 +67,7 @@ def deploy(
     experiment: Experiment = None,
     parameters: Parameters = None,
     cache: Cache = True,
-    follow: Annotated[bool, typer.Option(help="Wait for the end, a line for each task.")] = True,
+    follow: Annotated[bool, typer.Option(help="Wait for the end of the run, and print a line for each task.")] = True,
     pause: Pause = 5.0,
     host: Host = None,
     namespace: Namespace = None,
@@ -75,10 +75,10 @@ def deploy(
     ca_cert: CaCert = None,
     as_json: Json = False,
 ) -> None:
-    """Compile, upload what has changed, start a run, and follow it.
+    """Compile the pipeline, upload it if it has changed, start a run, and follow it.
 
     Exit status: 0 done and pushed, 3 the model was not good enough or was withdrawn, 1 failed, 130 Ctrl-C (the run
-    goes on).
+    continues).
     """
     say = _printer(as_json)
     chosen = _config(preset, config, settings, pipeline_root)
@@ -92,7 +92,7 @@ def deploy(
         say(f"im2latex: {warning}")
     started = start_run(cluster, ready.version, ready.experiment, chosen.name, root, ready.values, say)
     if follow:
-        raise typer.Exit(_follow(cluster, started.run_id, ready.tasks, pause, as_json))
+        raise typer.Exit(_follow(cluster, started.run_id, ready.tasks, pause, as_json, chosen.metadata.connection))
     if as_json:
         _print_json(dataclasses.asdict(started))
     else:
@@ -102,7 +102,9 @@ def deploy(
 @app.command()
 def status(
     run_id: RunId = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Wait for the end, a line for each task.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Wait for the end of the run, and print a line for each task.")
+    ] = False,
     pause: Pause = 5.0,
     preset: Preset = None,
     config: ConfigFile = None,
@@ -113,18 +115,19 @@ def status(
     ca_cert: CaCert = None,
     as_json: Json = False,
 ) -> None:
-    """Show a run and its tasks; with --follow, the exit status is that of deploy."""
+    """Show a run and its tasks. With --follow, the exit statuses are those of deploy."""
     cluster = _cluster(host, namespace, token_file, ca_cert)
     from kubeflow.deploy import last_run
     from kubeflow.following import read_tasks, tasks_of, was_pushed
 
-    run_id = run_id or last_run(cluster, _config(preset, config, settings).name)
+    chosen = _config(preset, config, settings)
+    run_id = run_id or last_run(cluster, chosen.name)
     run = cluster.run(run_id)
     names = tasks_of(cluster, run)
     if follow:
-        raise typer.Exit(_follow(cluster, run_id, names, pause, as_json))
+        raise typer.Exit(_follow(cluster, run_id, names, pause, as_json, chosen.metadata.connection))
     tasks = read_tasks(run, names)
-    pushed = was_pushed(cluster, run, tasks, _printer(True))
+    pushed = was_pushed(cluster, run, tasks, _printer(True), connection=chosen.metadata.connection)
     if as_json:
         _print_json(_document(cluster, run, tasks, pushed))
     else:
@@ -133,13 +136,13 @@ def status(
 
 @app.command()
 def cancel(
-    run_id: Annotated[str, typer.Argument(help="Id of the run.", metavar="RUN")],
+    run_id: Annotated[str, typer.Argument(help="Run id.", metavar="RUN")],
     host: Host = None,
     namespace: Namespace = None,
     token_file: TokenFile = None,
     ca_cert: CaCert = None,
 ) -> None:
-    """Stop a run; what is done stays in the cache."""
+    """Stop a run. Finished tasks stay in the cache."""
     cluster = _cluster(host, namespace, token_file, ca_cert)
     from kubeflow.deploy import cancel
 
@@ -153,14 +156,12 @@ def cancel(
 def schedule(
     cron: Annotated[
         str | None,
-        typer.Option(
-            help="When: second, minute, hour, day of the month, month, day of the week.", metavar="'0 0 3 * * 1'"
-        ),
+        typer.Option(help="Time: second, minute, hour, day of month, month, day of week.", metavar="'0 0 3 * * 1'"),
     ] = None,
-    show: Annotated[bool, typer.Option("--list", help="Show the schedules of this pipeline.")] = False,
-    off: Annotated[bool, typer.Option("--off", help="Take this pipeline off its schedule.")] = False,
-    max_concurrency: Annotated[int, typer.Option(help="Runs at a time.", min=1, max=10)] = 1,
-    catchup: Annotated[bool, typer.Option(help="Make up for the runs that were missed.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="List the schedules of this pipeline.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Delete the schedule of this pipeline.")] = False,
+    max_concurrency: Annotated[int, typer.Option(help="Maximum number of runs at the same time.", min=1, max=10)] = 1,
+    catchup: Annotated[bool, typer.Option(help="Also start the runs that were missed.")] = False,
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -174,7 +175,7 @@ def schedule(
     ca_cert: CaCert = None,
     as_json: Json = False,
 ) -> None:
-    """Run this pipeline on a schedule, instead of an earlier schedule; or show or end it."""
+    """Run the pipeline on a schedule, which replaces the previous one; or list or delete schedules."""
     if [cron is not None, show, off].count(True) != 1:
         raise UserError("schedule takes one of --cron EXPRESSION, --list and --off")
     say = _printer(as_json)
@@ -212,17 +213,17 @@ def schedule(
 @app.command()
 def serve(
     out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")],
-    replicas: Annotated[int, typer.Option(help="Pods that serve.", min=1)] = 2,
+    replicas: Annotated[int, typer.Option(help="Number of pods.", min=1)] = 2,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(help="Further name by which requests may call the service; repeatable.", metavar="NAME"),
+        typer.Option(help="Additional host name to accept; repeatable.", metavar="NAME"),
     ] = None,
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
     namespace: Namespace = None,
 ) -> None:
-    """Write the manifests of Kubernetes that serve the pushed models: `kubectl apply --filename FILE`."""
+    """Write Kubernetes manifests for a service with the pushed models, for `kubectl apply --filename FILE`."""
     from data.files import write_atomically
     from kubeflow.manifests import serving_manifests
 
@@ -297,7 +298,7 @@ def _printer(as_json: bool) -> Callable[[str], None]:
     return lambda line: typer.echo(line, err=as_json)
 
 
-def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_json: bool) -> int:
+def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_json: bool, connection: str) -> int:
     """Follows a run to its end and prints the result. Returns the exit status."""
     from kubeflow.following import SHORT_PATIENCE, follow, raise_if_failed, seconds_of, was_pushed
     from pipeline.running.launch import NOT_BLESSED
@@ -307,7 +308,7 @@ def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_js
         run, tasks = follow(cluster, run_id, names, lambda task: say(task.line()), say, pause)
     except KeyboardInterrupt:
         raise _interrupted(cluster, run_id) from None
-    pushed = was_pushed(cluster, run, tasks, say, SHORT_PATIENCE)
+    pushed = was_pushed(cluster, run, tasks, say, SHORT_PATIENCE, connection)
     if as_json:
         _print_json(_document(cluster, run, tasks, pushed))
     raise_if_failed(cluster, run, tasks)

@@ -1,6 +1,6 @@
 """The command of every container: runs a TFX executor or driver on the input of the backend's launcher.
 
-    python -m kubeflow.entrypoint --node NODE --executor-input '{{$}}' [BEAM ARGUMENT…]
+    python -m kubeflow.entrypoint --node NODE --executor-input '{{$}}' [--metadata ADDRESS] [BEAM ARGUMENT…]
 
 Before this command, the launcher downloads the input artifacts and replaces {{$}} by the task's ExecutorInput. After
 it, the launcher uploads the output artifacts and reads the ExecutorOutput. This module does the rest:
@@ -13,6 +13,9 @@ it, the launcher uploads the output artifacts and reads the ExecutorOutput. This
 With --resolve it runs the driver instead, and writes the driver's output to the output parameter `found`. The
 component's own task gets that as a parameter, see `kubeflow.runner`. If the launcher did not download the records, the
 driver lists them in their bucket.
+
+With --metadata it records the task in a database of ML Metadata, see `kubeflow.recording`; with --record-lineage it
+does nothing else.
 
 Arguments after its own are passed to Beam. For errors that a person can fix, it prints one sentence and exits with 1;
 other errors end in a traceback. If a task fails, or a model is not blessed, the command or webhook in the pod's
@@ -30,18 +33,26 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.metadata import ADDRESS, values
 from im2latex.errors import UserError
-from kubeflow.addresses import is_address, local_path, with_addresses
+from kubeflow.addresses import local_path, with_addresses
+from pipeline.buckets import is_address
 from pipeline.running.notify import FAILED, REFUSED, notify
+
+if TYPE_CHECKING:
+    from kubeflow.recording import Recorder
 
 # DATA: name of the parameter and of the artifact for the records. FOUND: name of the parameter for a driver's output.
 DATA = "data"
 FOUND = "found"
 # ImportExampleGen's execution property for the folder of the records.
 INPUT_BASE = "input_base"
+# Environment variable with the id of the run, which the backend gives every pod as a label.
+RUN = "IM2LATEX_RUN"
+# The component whose driver reads the steps of a run from ML Metadata, and the property that it sets.
+REPORTER, STEPS = "Reporter", "steps"
 # Properties of artifacts that the launcher sets; TFX does not know them.
 _OF_THE_LAUNCHER = {"display_name", "store_session_info"}
 
@@ -51,31 +62,52 @@ class Node:
     """The component that a container runs; classes are dotted paths."""
 
     id: str
-    executor: str
-    driver: str
     inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-    whole: Sequence[str]  # names of integer parameters, which arrive as floats
+    pipeline: str = ""
+    executor: str = ""
+    driver: str = ""
+    outputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # Inputs that are only recorded; no component takes them.
+    further: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    whole: Sequence[str] = ()  # names of integer parameters, which arrive as floats
+    # Type of its executions in ML Metadata.
+    type: str = ""
+    base_type: int = 0
 
     @classmethod
-    def of(cls, component: Any) -> Node:
-        """Describes a TFX component."""
+    def of(cls, component: Any, pipeline: str) -> Node:
+        """Describes a TFX component in the pipeline of this name."""
+        base = component.type_annotation
         return cls(
             id=component.id,
-            executor=_path(component.executor_spec.executor_class),
-            driver=_path(component.driver_class),
-            inputs={key: _path(channel.type) for key, channel in component.inputs.items()},
-            outputs={key: _path(channel.type) for key, channel in component.outputs.items()},
+            pipeline=pipeline,
+            type=component.type,
+            base_type=base.MLMD_SYSTEM_BASE_TYPE if base else 0,
+            executor=path_of(component.executor_spec.executor_class),
+            driver=path_of(component.driver_class),
+            inputs={key: path_of(channel.type) for key, channel in component.inputs.items()},
+            outputs={key: path_of(channel.type) for key, channel in component.outputs.items()},
             whole=[name for name, value in component.exec_properties.items() if isinstance(value, int)],
         )
+
+    def execution_type(self) -> Any:
+        """ML Metadata's type of its executions, as TFX's compiler has it."""
+        from ml_metadata.proto import metadata_store_pb2
+
+        made = metadata_store_pb2.ExecutionType(name=self.type)
+        if self.base_type:
+            made.base_type = self.base_type
+        return made
 
     def to_json(self) -> str:
         """Returns the argument for `--node`."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
-def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -> None:
-    """Runs the executor on an ExecutorInput and writes the ExecutorOutput."""
+def run_executor(
+    node: Node, given: dict[str, Any], beam_arguments: list[str], recorder: Recorder | None = None
+) -> None:
+    """Runs the executor on an ExecutorInput, records it, and writes the ExecutorOutput."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.orchestration.portable import outputs_utils
     from tfx.utils import import_utils
@@ -89,8 +121,15 @@ def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -
         about: dict[str, Any] = {"tmp_dir": folder, "unique_id": "0"}
         if issubclass(executor_class, BaseBeamExecutor):
             about["beam_pipeline_args"] = beam_arguments
-        executor_class(executor_class.Context(**about)).Do(inputs, outputs, properties)
-    outputs_utils.tag_output_artifacts_with_version(outputs)
+        if recorder:
+            about["pipeline_run_id"] = recorder.run
+            recorder.record_cached(_artifacts(node.further, given["inputs"]))
+            if node.id == REPORTER:
+                recorder.record_cached(inputs)
+                properties[STEPS] = recorder.steps()
+        with recorder.recorded(inputs, outputs, properties) if recorder else contextlib.nullcontext():
+            executor_class(executor_class.Context(**about)).Do(inputs, outputs, properties)
+            outputs_utils.tag_output_artifacts_with_version(outputs)
     for blessing in outputs.get("blessing", ()):
         if blessing.get_int_custom_property("blessed") != 1:
             _tell(node, REFUSED, blessing.get_string_custom_property("reason") or "the model was not blessed")
@@ -102,17 +141,31 @@ def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -
     _write(given["outputs"]["outputFile"], json.dumps({"artifacts": made}, sort_keys=True))
 
 
-def run_driver(node: Node, given: dict[str, Any]) -> None:
-    """Runs the driver on an ExecutorInput and writes its DriverOutput, as JSON, to the output parameter `found`."""
+def run_driver(
+    node: Node, given: dict[str, Any], recorder: Recorder | None = None, run: dict[str, Any] | None = None
+) -> None:
+    """Runs the driver on an ExecutorInput and writes its DriverOutput, as JSON, to the output parameter `found`.
+
+    Args:
+        node: the component.
+        given: ExecutorInput.
+        recorder: gives the driver access to ML Metadata, and records which inputs come from the cache.
+        run: configuration and code of the run, to be recorded.
+    """
     from google.protobuf import json_format
     from tfx.orchestration.portable.data_types import ExecutionInfo
     from tfx.utils import import_utils
 
     outputs = {key: [import_utils.import_class_by_path(path)()] for key, path in node.outputs.items()}
     inputs = _artifacts(node.inputs, given["inputs"])
+    if recorder:
+        recorder.record_cached(inputs)
+        if run:
+            recorder.describe_run(run, given["inputs"]["parameterValues"][INPUT_BASE])
     with _records(_parameters(node, given), given) as properties:
         execution = ExecutionInfo(input_dict=inputs, output_dict=outputs, exec_properties=dict(properties))
-        found = import_utils.import_class_by_path(node.driver)(None).run(execution)
+        database = recorder.metadata() if recorder else None
+        found = import_utils.import_class_by_path(node.driver)(database).run(execution)
     for name, value in values(found.exec_properties).items():  # a driver may repeat its input
         if properties.get(name) == value:
             del found.exec_properties[name]
@@ -126,13 +179,20 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--node", required=True, type=lambda text: Node(**json.loads(text)))
     parser.add_argument("--executor-input", required=True, type=json.loads)
     parser.add_argument("--resolve", action="store_true", help="run the driver instead of the executor")
+    parser.add_argument("--metadata", default="", help="record the task in this database of ML Metadata")
+    parser.add_argument("--run", type=json.loads, help="record what the run is run with")
+    parser.add_argument("--record-lineage", action="store_true", help="record what the inputs are made from, and end")
     own, beam_arguments = parser.parse_known_args(arguments)
     given = {"inputs": {}, "outputs": {}, **own.executor_input}
     try:
-        if own.resolve:
-            run_driver(own.node, given)
+        recorder = _recorder(own.metadata, own.node) if own.metadata else None
+        if own.record_lineage:
+            assert recorder
+            recorder.record_cached(_artifacts(own.node.inputs, given["inputs"]))
+        elif own.resolve:
+            run_driver(own.node, given, recorder, own.run)
         else:
-            run_executor(own.node, given, beam_arguments)
+            run_executor(own.node, given, beam_arguments, recorder)
     except UserError as error:
         sentence = with_addresses(str(error))
         print(f"im2latex: {own.node.id}: {sentence}", file=sys.stderr)
@@ -148,7 +208,14 @@ def _tell(node: Node, outcome: str, sentence: str) -> None:
         print(f"im2latex: {problem}", file=sys.stderr)
 
 
-def _path(kind: type) -> str:
+def _recorder(address: str, node: Node) -> Recorder:
+    from kubeflow.recording import Recorder
+
+    return Recorder(address, node)
+
+
+def path_of(kind: type) -> str:
+    """The dotted path of a class."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

@@ -259,7 +259,9 @@ def seconds_of(run: Any) -> float:
     return max(0.0, (end - run.created_at).total_seconds())
 
 
-def was_pushed(cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, patience: float = 0.0) -> bool | None:
+def was_pushed(
+    cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, patience: float = 0.0, connection: str = ""
+) -> bool | None:
     """Returns whether the model of a run was pushed; None if the run has not succeeded, or if it is unknown.
 
     A Pusher that pushes nothing succeeds too, and the API does not show properties of artifacts. So this function reads
@@ -271,7 +273,11 @@ def was_pushed(cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, pati
         tasks: tasks of the run.
         say: called with a line that says why the answer is unknown.
         patience: seconds to retry while ML Metadata does not answer.
+        connection: database that the run was recorded in; "" for the ML Metadata of the backend.
     """
+    if connection and run.state in ENDED:
+        pushed = _recorded_push(connection, run.run_id, say)
+        return pushed if run.state == "SUCCEEDED" else None
     states = {task.name: task.state for task in tasks}
     if run.state != "SUCCEEDED" or PUSHER not in states:
         return None
@@ -288,6 +294,19 @@ def was_pushed(cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, pati
         return None
     (value, *_) = found
     return bool(getattr(value, value.WhichOneof("value")))
+
+
+def _recorded_push(connection: str, run_id: str, say: Say) -> bool | None:
+    """Whether a run that has ended pushed its model, from the database; what it left running is marked as cancelled."""
+    from kubeflow.closing import close_run
+    from pipeline.lineage.store import write
+    from pipeline.workspace import Workspace
+
+    try:
+        return write(Workspace.from_environment(), lambda store: close_run(store, run_id), connection)
+    except UserError as error:
+        say(f"whether the model was pushed is not known: {error}")
+        return None
 
 
 def _made(cluster: Cluster, run_id: str, task: str) -> list[Any]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from im2latex.errors import UserError
+from pipeline.buckets import file_system, place
 
 
 def mirror(address: str, folder: Path) -> None:
@@ -24,9 +23,9 @@ def mirror(address: str, folder: Path) -> None:
     """
     from pyarrow.fs import FileSelector, FileType
 
-    place = address.partition("://")[2].rstrip("/")
+    root = place(address)
     try:
-        found = _file_system(address).get_file_info(FileSelector(place, allow_not_found=True, recursive=True))
+        found = file_system(address).get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
     except OSError as error:
         raise UserError(
             f"cannot list {address}: {' '.join(str(error).split())}; check the address, and the credentials that "
@@ -34,22 +33,8 @@ def mirror(address: str, folder: Path) -> None:
         ) from None
     for info in found:
         if info.type == FileType.File:
-            file = folder / os.path.relpath(info.path, place)
+            file = folder / os.path.relpath(info.path, root)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
             os.truncate(file, info.size)
             os.utime(file, (info.mtime.timestamp(),) * 2)
-
-
-def _file_system(address: str) -> Any:
-    """Returns the bucket's file system, with the credentials and the endpoint from the environment."""
-    from pyarrow.fs import GcsFileSystem, S3FileSystem
-
-    if address.startswith("gs://"):
-        return GcsFileSystem()
-    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
-    return S3FileSystem(
-        region=os.environ.get("AWS_REGION"),
-        scheme=endpoint.scheme or "https",
-        endpoint_override=endpoint.netloc or None,
-    )

@@ -11,19 +11,19 @@ Host = Annotated[
     str | None,
     typer.Option(
         envvar=["KF_PIPELINES_ENDPOINT", "KFP_ENDPOINT"],
-        help="Address of Kubeflow Pipelines; if not given, that of the pod's cluster or of the kubeconfig.",
+        help="Address of Kubeflow Pipelines. Default: the pod's cluster, or the kubeconfig.",
         metavar="URL",
     ),
 ]
 Namespace = Annotated[
     str | None,
-    typer.Option(envvar="KFP_NAMESPACE", help="Namespace, on a cluster with several users.", metavar="NAME"),
+    typer.Option(envvar="KFP_NAMESPACE", help="Namespace, for clusters with several users.", metavar="NAME"),
 ]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
         envvar="KF_PIPELINES_SA_TOKEN_PATH",
-        help="File with the token, read again for each request; a token alone goes into KFP_EXISTING_TOKEN.",
+        help="File with the token, read again for each request. KFP_EXISTING_TOKEN takes the token itself.",
         metavar="FILE",
     ),
 ]
@@ -31,14 +31,14 @@ CaCert = Annotated[
     Path | None,
     typer.Option(
         envvar=["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"],
-        help="Certificates of the authority that signed the server's.",
+        help="CA certificates to trust, in PEM format.",
         metavar="FILE",
     ),
 ]
 PipelineRoot = Annotated[
     str | None,
     typer.Option(
-        help="Where the artifacts go: gs://, s3:// or minio://; if not given, kubeflow.pipeline_root says it.",
+        help="Folder for artifacts: gs://, s3:// or minio://. Default: kubeflow.pipeline_root.",
         metavar="ADDRESS",
     ),
 ]
@@ -46,16 +46,16 @@ Experiment = Annotated[
     str | None,
     typer.Option(
         envvar="KF_PIPELINES_DEFAULT_EXPERIMENT_NAME",
-        help="Experiment of the run, made if there is none; if not given, named as the pipeline.",
+        help="Experiment for the run, created if missing. Default: the name of the pipeline.",
         metavar="NAME",
     ),
 ]
 Parameters = Annotated[
     list[str] | None,
-    typer.Option("--param", help="A parameter of the pipeline; repeatable.", metavar="NAME=VALUE"),
+    typer.Option("--param", help="Pipeline parameter; repeatable.", metavar="NAME=VALUE"),
 ]
-Cache = Annotated[bool, typer.Option(help="Reuse what was made from the same inputs, settings and code.")]
-Pause = Annotated[float, typer.Option("--every", help="Seconds between two looks at the run.", min=0.01)]
-RunId = Annotated[
-    str | None, typer.Argument(help="Id of a run; if not given, the last of this pipeline.", metavar="RUN")
+Cache = Annotated[bool, typer.Option(help="Reuse outputs that were made from the same inputs, settings and code.")]
+Pause = Annotated[
+    float, typer.Option("--every", help="Seconds between two requests for the state of the run.", min=0.01)
 ]
+RunId = Annotated[str | None, typer.Argument(help="Run id. Default: the last run of this pipeline.", metavar="RUN")]

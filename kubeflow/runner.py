@@ -9,12 +9,16 @@ artifacts. Three components also depend on external state (the records, the mode
 TFX's local runner has drivers for that, which run before the cache lookup. Here each of the three has a task before it,
 `resolve-…`, which is never cached. It runs the driver and passes the output on as a parameter. So the external state is
 part of the key, and the component runs again only if that state changed.
+
+Lineage: with metadata.connection, each container records its task there; see `kubeflow.recording`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import yaml
@@ -27,20 +31,24 @@ from tfx.version import __version__ as tfx_version
 
 from data.repository import REPOSITORY
 from im2latex.errors import UserError
-from kubeflow.addresses import is_address
-from kubeflow.checks import check_place, check_records, lists_records
-from kubeflow.entrypoint import DATA, FOUND, INPUT_BASE, Node
+from kubeflow.checks import check_metadata, check_place, check_records, lists_records
+from kubeflow.entrypoint import DATA, FOUND, INPUT_BASE, REPORTER, RUN, Node, path_of
+from pipeline.buckets import is_address
 from pipeline.config import Config, tensorflow_environment
 from pipeline.config.sections import EVERY, KubeflowConfig, Pod
 from pipeline.pipeline import create_pipeline
+from pipeline.running.record import code, knobs_of
 
 SCHEMA_VERSION = "2.1.0"
 COMMAND = ("python", "-m", "kubeflow.entrypoint")
 # Components whose drivers read external state. Reporter's is not one: it reads the local runner's ML Metadata.
 RESOLVED = ("ImportExampleGen", "Baseline", "Pusher")
+# The pod label with the id of the run, which the backend sets.
+RUN_LABEL = "metadata.labels['pipeline/runid']"
 # The execution properties that take the value of the run's parameter `data`.
 READS_DATA = {"ImportExampleGen": INPUT_BASE, "Reporter": "data"}
 IMPORTER = "import-data"
+RECORD = "record-lineage"
 _DATASET = {"artifactType": {"schemaTitle": "system.Dataset", "schemaVersion": "0.0.1"}}
 _PAUSE = 30  # seconds before the second attempt; doubles before each further attempt
 _WAIT = 3600  # seconds that an attempt may wait for a node and the image
@@ -68,6 +76,7 @@ def compile_pipeline(config: Config) -> str:
     """
     check_place(config.kubeflow, "data")
     check_records(config.kubeflow, config.kubeflow.data)
+    check_metadata(config)
     place = config.kubeflow
     pipeline = create_pipeline(
         config,
@@ -77,8 +86,11 @@ def compile_pipeline(config: Config) -> str:
         checkpoints=f"{place.mount}/checkpoints",
     )
     tasks = [_importer()] if is_address(place.data) else []
+    leaves = _leaves(pipeline.components) if config.metadata.connection else {}
     for component in pipeline.components:
-        tasks += _tasks(component, config)
+        tasks += _tasks(component, config, leaves)
+    if leaves:
+        tasks.append(_record_lineage(config, leaves))
     root = {"defaultPipelineRoot": place.pipeline_root} if place.pipeline_root else {}
     spec = {
         "pipelineInfo": {"name": config.name, "description": "Images of formulas to LaTeX"},
@@ -108,7 +120,18 @@ def task_name(component: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", component).lower()
 
 
-def _tasks(component: BaseComponent, config: Config) -> Iterator[Task]:
+def _leaves(components: Iterable[BaseComponent]) -> dict[str, tuple[str, Any]]:
+    """Returns the outputs of components that no other component reads, by name, with their tasks and channels."""
+    taken = {channel.producer_component_id for component in components for channel in component.inputs.values()}
+    return {
+        key: (task_name(component.id), channel)
+        for component in components
+        if component.id not in taken
+        for key, channel in component.outputs.items()
+    }
+
+
+def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str, Any]]) -> Iterator[Task]:
     """Yields a component's task and, before it, the task of its driver, if the driver reads external state."""
     name = task_name(component.id)
     properties = {key: _in_image(value) for key, value in component.exec_properties.items() if value is not None}
@@ -123,7 +146,13 @@ def _tasks(component: BaseComponent, config: Config) -> Iterator[Task]:
     if component.id == "ImportExampleGen" and is_address(config.kubeflow.data):
         artifacts[DATA], types[DATA] = _produced(IMPORTER, "artifact"), _DATASET
     upstream = {task_name(other.id) for other in component.upstream_nodes}
-    arguments = ["--node", Node.of(component).to_json(), "--executor-input", "{{$}}", *_beam(component)]
+    node = Node.of(component, config.name)
+    if component.id == REPORTER:  # its report lists all steps
+        further = {key: leaf for key, leaf in leaves.items() if leaf[0] != name}
+        node = dataclasses.replace(node, further={key: path_of(channel.type) for key, (_, channel) in further.items()})
+        artifacts |= {key: _produced(task, key) for key, (task, _) in further.items()}
+        types |= {key: _type(channel.type) for key, (_, channel) in further.items()}
+    arguments = ["--node", node.to_json(), "--executor-input", "{{$}}", *_metadata(config), *_beam(component)]
 
     if component.id in RESOLVED:
         resolver = f"resolve-{name}"
@@ -132,7 +161,7 @@ def _tasks(component: BaseComponent, config: Config) -> Iterator[Task]:
             resolver,
             config,
             config.kubeflow.pod(EVERY),
-            ["--resolve", *arguments],
+            ["--resolve", *arguments, *_run(component, config)],
             {"dependentTasks": sorted(upstream | _producers(seen)), "cachingOptions": {}},
             inputs={"parameters": given, "artifacts": seen},
             takes={"parameters": definitions, "artifacts": {key: types[key] for key in seen}},
@@ -152,6 +181,33 @@ def _tasks(component: BaseComponent, config: Config) -> Iterator[Task]:
         takes={"parameters": definitions, "artifacts": types},
         gives={"artifacts": {key: _type(channel.type) for key, channel in component.outputs.items()}},
     )
+
+
+def _record_lineage(config: Config, leaves: dict[str, tuple[str, Any]]) -> Task:
+    """The task that records what a run took from the cache; it takes what nothing else takes, which is small."""
+    node = Node(RECORD, {key: path_of(channel.type) for key, (_, channel) in leaves.items()}, config.name)
+    artifacts = {key: _produced(task, key) for key, (task, _) in leaves.items()}
+    return _container_task(
+        RECORD,
+        config,
+        config.kubeflow.pod(EVERY),
+        ["--record-lineage", "--node", node.to_json(), "--executor-input", "{{$}}", *_metadata(config)],
+        {"dependentTasks": sorted(_producers(artifacts)), "cachingOptions": {}},
+        inputs={"artifacts": artifacts},
+        takes={"artifacts": {key: _type(channel.type) for key, (_, channel) in leaves.items()}},
+        gives={},
+    )
+
+
+def _metadata(config: Config) -> list[str]:
+    return ["--metadata", config.metadata.connection] if config.metadata.connection else []
+
+
+def _run(component: BaseComponent, config: Config) -> list[str]:
+    """What the run is run with, for the first task that runs in every run."""
+    if not config.metadata.connection or component.id != "ImportExampleGen":
+        return []
+    return ["--run", json.dumps({"knobs": knobs_of(config), "code": code()}, sort_keys=True)]
 
 
 def _container_task(
@@ -265,6 +321,8 @@ def _platform(config: Config, pod: Pod) -> dict[str, Any]:
         platform["tolerations"] = list(pod.tolerations)
     if pod.timeout:
         platform["activeDeadlineSeconds"] = str(pod.timeout)
+    if config.metadata.connection:
+        platform["fieldPathAsEnv"] = [{"name": RUN, "fieldPath": RUN_LABEL}]
     return platform
 
 

@@ -136,12 +136,16 @@ def report(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file to write.", metavar="FILE")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the file in the browser.")] = False,
+    connection: Annotated[
+        str | None,
+        typer.Option(help="Database that holds the run. Default: that of the last run.", metavar="ADDRESS"),
+    ] = None,
 ) -> None:
     """Write a run's HTML report, including failed runs."""
     hush()
     from pipeline.lineage.run_report import write_report
 
-    typer.echo(write_report(run_id, out, show))
+    typer.echo(write_report(run_id, out, show, connection))
 
 
 @app.command()

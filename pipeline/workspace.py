@@ -81,6 +81,11 @@ class Workspace:
         return pushed(self.serving)
 
     @property
+    def buckets(self) -> Path:
+        """Copies of what lies in buckets."""
+        return self.home / "buckets"
+
+    @property
     def temporary(self) -> Path:
         """Temporary files of TFX and Beam during a run."""
         return self.home / "tmp"

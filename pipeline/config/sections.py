@@ -200,47 +200,47 @@ class Pod:
     cpu: float = Field(default=0, ge=0, description="cores")
     memory: float = Field(default=0, ge=0, description="memory, GB (10^9 bytes)")
     gpus: int = Field(default=0, ge=0, description="GPUs")
-    gpu_type: str = Field(default="nvidia.com/gpu", description="what the cluster calls its GPUs")
-    retries: int = Field(default=0, ge=0, le=10, description="further attempts of a failed task")
-    timeout: int = Field(default=0, ge=0, description="longest time of an attempt, seconds")
-    node_selector: dict[str, str] = Field(default_factory=dict, description="labels that a node must have")
+    gpu_type: str = Field(default="nvidia.com/gpu", description="resource name of the GPUs")
+    retries: int = Field(default=0, ge=0, le=10, description="retries of a failed task")
+    timeout: int = Field(default=0, ge=0, description="maximum time of an attempt, seconds")
+    node_selector: dict[str, str] = Field(default_factory=dict, description="required node labels")
     tolerations: tuple[dict[Literal["key", "operator", "value", "effect"], str], ...] = Field(
-        default=(), description="taints to tolerate, as Kubernetes writes them"
+        default=(), description="tolerations, as Kubernetes writes them"
     )
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class KubeflowConfig:
-    """The cluster that `im2latex kubeflow` compiles for."""
+    """The cluster for `im2latex kubeflow`."""
 
-    image: str = Field(default="", description="image of every container, by tag or, surer, by digest")
-    data: str = Field(default="", description="TFRecords: a folder on the volume, or gs://, s3://, minio://")
+    image: str = Field(default="", description="container image, by tag or digest")
+    data: str = Field(default="", description="folder of TFRecords: on the volume, or gs://, s3://, minio://")
     pipeline_root: str = Field(
-        default="", description="where the artifacts go: gs://, s3:// or minio://; empty: where the cluster puts them"
+        default="", description="folder for artifacts: gs://, s3:// or minio://; empty: the cluster's default"
     )
-    volume: str = Field(default="", description="claim of the volume that all pods share")
-    mount: str = Field(default="/mnt/im2latex", pattern=r"^/[^:]*[^/:]$", description="where the pods find the volume")
+    volume: str = Field(default="", description="persistent volume claim that all pods share")
+    mount: str = Field(default="/mnt/im2latex", pattern=r"^/[^:]*[^/:]$", description="mount path of the volume")
     secrets: dict[str, str] = Field(
         default_factory=dict, description='environment variables from secrets, such as {HF_TOKEN = "secret/key"}'
     )
     environment: dict[str, str] = Field(
-        default_factory=dict, description='further environment variables, such as {AWS_REGION = "eu-central-1"}'
+        default_factory=dict, description='environment variables, such as {AWS_REGION = "eu-central-1"}'
     )
     detect_changes: Literal["auto", "list", "download"] = Field(
         default="auto",
-        description="how a run notices changed records in a bucket: list it with the pods' own credentials, download "
-        "them, or auto: list where secrets or environment hold AWS credentials",
+        description="how a run finds changed records in a bucket: list it with the pods' own credentials, download "
+        "them, or auto: list if secrets or environment hold AWS credentials",
     )
-    timeout: int = Field(default=0, ge=0, lt=2**31, description="longest time of a run, seconds; 0: any")
+    timeout: int = Field(default=0, ge=0, lt=2**31, description="maximum time of a run, seconds; 0: no limit")
     keep: int = Field(
         default=0,
         ge=0,
         lt=2**31,
-        description="time after its end that a run's pods stay, seconds; 0: left to the cluster",
+        description="seconds until the pods of a finished run are deleted; 0: the cluster's default",
     )
     pods: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="cpu, memory, gpus, retries, timeout, ... of a component, such as Trainer, or of all",
+        description="resources by component, such as Trainer, or for all: cpu, memory, gpus, retries, timeout, ...",
     )
 
     @field_validator("secrets")

@@ -10,6 +10,7 @@ from components.evaluator.summary import CANDIDATE, SUMMARY, Evaluation, read_ev
 from components.formula_metrics.scores import SCORES
 from components.serving_folder import SERVING_VERSION, WITHDRAWN, not_pushed, version_status
 from data.dataset.record import SPLITS
+from pipeline.lineage.files import look
 from pipeline.lineage.graph import DESTINATION, Artifact, Execution, Graph
 from trainer_module.features import SPECIALS, VOCABULARY, read_vocabulary
 
@@ -37,7 +38,7 @@ def notes(artifact: Artifact, about: Graph) -> Iterator[str]:
             yield "blessed" if artifact.blessed else "not blessed"
         case "InfraBlessing":
             yield _served(artifact)
-        case "ModelEvaluation" if (file := Path(artifact.uri, SUMMARY)).is_file():
+        case "ModelEvaluation" if file := look(artifact.uri, SUMMARY):
             yield from _evaluated(read_evaluation(file.parent))
         case "TransformGraph":
             if (size := vocabulary_size(artifact.uri)) is not None:
@@ -51,7 +52,8 @@ def notes(artifact: Artifact, about: Graph) -> Iterator[str]:
 def sources(execution: Execution) -> list[tuple[str, bool]]:
     """Returns the paths of an execution's external inputs, and whether each still exists."""
     paths = [str(execution.properties[name]) for name in SOURCES if execution.properties.get(name)]
-    return [(path, "://" in path or os.path.exists(path)) for path in paths]
+    # Relative ones are in the image of a cluster.
+    return [(path, "://" in path or not os.path.isabs(path) or os.path.exists(path)) for path in paths]
 
 
 def is_there(artifact: Artifact) -> bool:
@@ -90,8 +92,8 @@ def _evaluated(evaluation: Evaluation) -> Iterator[str]:
 
 def vocabulary_size(graph: str) -> int | None:
     """Returns the size of Transform's vocabulary, without the four special tokens; None if the file is gone."""
-    file = Path(graph, "transform_fn", "assets", VOCABULARY)
-    return len(read_vocabulary(file)) - SPECIALS if file.is_file() else None
+    file = look(graph, f"transform_fn/assets/{VOCABULARY}")
+    return len(read_vocabulary(file)) - SPECIALS if file else None
 
 
 def _baseline(artifact: Artifact) -> str:
@@ -107,8 +109,9 @@ def count_examples(statistics: str | Path) -> dict[str, int]:
     from tensorflow_metadata.proto.v0 import statistics_pb2
 
     counts = {}
+    folder = look(str(statistics)) or Path(statistics)
     for split in SPLITS:
-        for file in Path(statistics, f"Split-{split}").glob("*"):
+        for file in (folder / f"Split-{split}").glob("*"):
             (dataset,) = statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read_bytes()).datasets
             counts[split] = int(dataset.num_examples)
     return counts

@@ -10,13 +10,16 @@ from typing import Any
 
 from ml_metadata import MetadataStore
 
-from components.metadata import ABSENT, FAILED, Step, context_name, properties, read_steps
+from components.metadata import ABSENT, ADDRESS, FAILED, Output, Step, context_name, properties, read_steps
 from components.report.report_page import write_page
 from components.report.reported_run import ReportedRun, Setting
 from data import toml
 from im2latex.errors import UserError
+from pipeline.buckets import is_address
 from pipeline.config import Config, flatten
 from pipeline.config.sections import COMPONENTS
+from pipeline.lineage.files import local_copy
+from pipeline.lineage.run_summary import is_local
 from pipeline.lineage.store import choose_run, read, run_ids
 from pipeline.workspace import Workspace
 
@@ -34,13 +37,14 @@ _ARTIFACTS = {
 }
 
 
-def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
-    """Writes the report of a run in the workspace.
+def write_report(run_id: str | None, out: Path | None, show: bool, connection: str | None = None) -> Path:
+    """Writes the report of a run.
 
     Args:
         run_id: id of the run, or the beginning of it; None for the last run.
         out: file to write; None for a file in the workspace's folder `reports`.
         show: whether to open the file in the browser.
+        connection: as for `pipeline.lineage.store.read`.
 
     Returns:
         The written file.
@@ -49,7 +53,11 @@ def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
         UserError: the run does not exist, or the file cannot be written.
     """
     workspace = Workspace.from_environment()
-    run = read(workspace, lambda store: read_run(store, choose_run(run_ids(store), run_id, workspace), workspace))
+
+    def ask(store: MetadataStore) -> ReportedRun:
+        return read_run(store, choose_run(run_ids(store), run_id, workspace), workspace)
+
+    run = read(workspace, ask, connection)
     file = out or workspace.home / "reports" / f"{run.id.replace(':', '-')}.html"
     write_page(run, file)
     if show:
@@ -64,20 +72,30 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Reporte
     names = [step.component for step in steps]
     absent = [Step(component, ABSENT) for component in COMPONENTS if component not in names]
     log = _log(workspace, run_id, run_ids(store))
+    split = _text(by_component, "Evaluator", "split")
     failed = any(step.state == FAILED for step in steps)
     pipeline = context_name(store, steps[0].execution, "pipeline") if steps else Config().name
     return ReportedRun(
         pipeline=pipeline,
         id=run_id,
         steps=[*steps, *absent],
-        artifacts={name: outputs[key] for key, name in _ARTIFACTS.items() if key in outputs},
+        artifacts={name: _here(outputs[key], name, split) for key, name in _ARTIFACTS.items() if key in outputs},
         settings=_settings(by_component.get("Reporter", {}), log),
         data=_text(by_component, "ImportExampleGen", "input_base"),
-        split=_text(by_component, "Evaluator", "split"),
-        serving=str(workspace.serving / pipeline),
+        split=split,
+        serving=_text(by_component, "Reporter", "serving") or str(workspace.serving / pipeline),
         log=str(log) if log and failed else "",
         failure=_failure(log) if log and failed else "",
     )
+
+
+def _here(output: Output, name: str, split: str | None) -> Output:
+    """Returns an artifact, as a local copy if it is in a bucket; of examples, the split for the evaluation."""
+    if not is_address(output.uri):
+        return output
+    part = local_copy(output.uri, f"Split-{split}") if name == "examples" and split else None
+    copy = part.parent if part else local_copy(output.uri)
+    return output._replace(uri=str(copy), properties={**output.properties, ADDRESS: output.uri})
 
 
 def _text(properties_of: dict[str, dict[str, Any]], component: str, name: str) -> str | None:
@@ -90,8 +108,11 @@ def _log(workspace: Workspace, run_id: str, runs: list[str]) -> Path | None:
     The name of a log, such as run-20170806-114827, and the id of a run, such as 2017-08-06T11:48:31.123456, are local
     times. The log of a run is the last one that was created after the previous run and not after the run itself.
     """
-    index = runs.index(run_id)
-    started, previous = _stamp(run_id), _stamp(runs[index - 1]) if index else ""
+    local = [run for run in runs if is_local(run)]
+    if run_id not in local:
+        return None
+    index = local.index(run_id)
+    started, previous = _stamp(run_id), _stamp(local[index - 1]) if index else ""
     logs = {path.stem.removeprefix("run-"): path for path in workspace.logs.glob("run-*.log")}
     fitting = [stamp for stamp in logs if previous < stamp <= started]
     return logs[max(fitting)] if fitting else None

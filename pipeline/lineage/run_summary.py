@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from components.evaluator.summary import CANDIDATE, SUMMARY
 from components.metadata import CACHED, FAILED, RAN, RUNNING
+from pipeline.lineage.files import look
 from pipeline.lineage.graph import VERSION, Artifact, Execution, Graph
 from pipeline.workspace import Workspace
 
 DONE, KILLED = "done", "killed"
+# The host of runs on a cluster; their steps ran on many.
+CLUSTER = "kubeflow"
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT")
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,14 @@ def summarise(graph: Graph, run: str, current: str, workspace: Workspace) -> Run
 
 
 def current_run(runs: Sequence[str], workspace: Workspace) -> str:
-    """Returns the run that is in progress: the last one while the workspace is locked, else ""."""
-    return runs[-1] if runs and workspace.is_locked() else ""
+    """Returns the run in progress here: the last one of `im2latex run` while the workspace is locked, else ""."""
+    local = [run for run in runs if is_local(run)]
+    return local[-1] if local and workspace.is_locked() else ""
+
+
+def is_local(run: str) -> bool:
+    """Returns whether a run is one of `im2latex run`, whose id is its time, and not of a cluster."""
+    return _TIME.match(run) is not None
 
 
 def is_elsewhere(graph: Graph, run: str, workspace: Workspace) -> bool:
@@ -74,13 +84,15 @@ def is_elsewhere(graph: Graph, run: str, workspace: Workspace) -> bool:
     """
     here = {"host": socket.gethostname(), "workspace": str(workspace.home)}
     recorded = graph.runs[run].properties if run in graph.runs else {}
+    if recorded.get("host") == CLUSTER:
+        return True
     return bool(workspace.connection) and any(recorded.get(name, value) != value for name, value in here.items())
 
 
 def read_scores(evaluation: Artifact | None) -> dict[str, float]:
     """Reads the new model's scores on all examples from an evaluation; {} if its files are gone."""
-    file = Path(evaluation.uri, SUMMARY) if evaluation else None
-    if file is None or not file.is_file():
+    file = look(evaluation.uri, SUMMARY) if evaluation else None
+    if file is None:
         return {}
     return json.loads(file.read_text("utf-8"))["slices"][""][CANDIDATE]
 

@@ -82,7 +82,7 @@ def _ask(workspace: Workspace, ask: Callable[[MetadataStore], Answer], address: 
     try:
         return ask(MetadataStore(config))
     except (RuntimeError, errors.StatusError) as error:
-        raise UserError(f"{name} {_problem(str(error))}") from error
+        raise UserError(f"{name} {problem(str(error))}") from error
 
 
 def make_ready(address: str, workspace: Workspace) -> None:
@@ -102,7 +102,7 @@ def make_ready(address: str, workspace: Workspace) -> None:
         file.execute("BEGIN IMMEDIATE")
         file.rollback()
     except sqlite3.Error as error:
-        raise UserError(f"{workspace.metadata} {_problem(str(error))}") from None
+        raise UserError(f"{workspace.metadata} {problem(str(error))}") from None
     finally:
         file.close()
 
@@ -148,7 +148,7 @@ def _check_file(workspace: Workspace) -> None:
         started = file.execute("SELECT 1 FROM Type LIMIT 1").fetchone()
     except sqlite3.Error as error:
         if "readonly database" not in str(error):
-            raise UserError(f"{workspace.metadata} {_problem(str(error))}") from None
+            raise UserError(f"{workspace.metadata} {problem(str(error))}") from None
         make_ready("", workspace)
     else:
         # If the first run was killed after it created the tables, ML Metadata would write its types when it opens them.
@@ -158,7 +158,7 @@ def _check_file(workspace: Workspace) -> None:
         file.close()
 
 
-def _problem(error: str) -> str:
+def problem(error: str) -> str:
     """Describes an error of a store and what to do; the text follows the name of the store."""
     if "Unknown database" in error:
         return "does not exist; a run that names it in metadata.connection makes it"

@@ -20,7 +20,7 @@ from pipeline.lineage.diff import Difference
 from pipeline.lineage.graph import ROLLBACK, VERSION, Artifact, Execution, Graph, Run
 from pipeline.lineage.notes import GONE, notes, sources
 from pipeline.lineage.problems import REPAIR, Finding
-from pipeline.lineage.run_summary import DONE, KILLED, RunSummary
+from pipeline.lineage.run_summary import DONE, KILLED, RunSummary, is_local
 from pipeline.lineage.tree import Branch, made_from, made_of
 
 # Lengths to which digests and run ids are shortened.
@@ -76,7 +76,7 @@ def runs(summaries: Sequence[RunSummary], left_out: int) -> Iterator[Any]:
         state = f"{summary.state}: {summary.component}" if summary.component else summary.state
         bleu = summary.scores.get("bleu")
         table.add_row(
-            Text(summary.run[:STAMP]),
+            Text(_run(summary)),
             Text(state, STYLES[summary.state]),
             "" if summary.state == KILLED else duration(summary.seconds),
             str(summary.ran),
@@ -86,6 +86,14 @@ def runs(summaries: Sequence[RunSummary], left_out: int) -> Iterator[Any]:
             Text(summary.pushed),
         )
     yield table
+
+
+def _run(summary: RunSummary) -> str:
+    """Returns the beginning of a run's id, with its time if the id is not a time."""
+    if is_local(summary.run):
+        return summary.run[:STAMP]
+    began = datetime.datetime.fromtimestamp(summary.began / 1000)
+    return f"{summary.run[:8]}  {began:%Y-%m-%d %H:%M}"
 
 
 def differences(first: str, second: str, changes: Iterable[Difference]) -> Iterator[Any]:
@@ -197,7 +205,7 @@ def _run_with(properties: Mapping[str, Any]) -> Iterator[str]:
     changed = ", changed" if properties.get("code_changed") else ""
     yield (
         f"configuration {properties['config_sha256'][:DIGITS]}; code {commit}{changed}; "
-        f"data {properties['data_fingerprint'][:DIGITS]}"
+        f"data {properties.get('data_fingerprint', 'not read yet')[:DIGITS]}"
     )
     if "packages" in properties:
         packages = json.loads(properties["packages"])

@@ -42,7 +42,7 @@ def compare(first: Folders, second: Folders) -> Iterator[Compared]:
     Args:
         first, second: folders of the artifacts; artifacts that the first run lacks are left out.
     """
-    for (component, output), comparisons in _COMPARISONS.items():
+    for (component, output), comparisons in COMPARISONS.items():
         for what, comparison in comparisons.items():
             if (component, output) not in first:
                 continue
@@ -180,7 +180,7 @@ def _bytes(first: Path, second: Path) -> tuple[bool, str]:
 
 
 _Comparison = Callable[[Path, Path], tuple[bool, str]]
-_COMPARISONS: Mapping[tuple[str, str], Mapping[str, _Comparison]] = {
+COMPARISONS: Mapping[tuple[str, str], Mapping[str, _Comparison]] = {
     ("ImportExampleGen", "examples"): {"examples": records},
     ("ImportSchemaGen", "schema"): {"schema": _bytes},
     ("StatisticsGen", "statistics"): {"statistics": _statistics},

@@ -20,9 +20,10 @@ from components.serving_folder import SERVING_VERSION
 from im2latex.errors import UserError
 from pipeline.config import Config, config_of
 from pipeline.config.sections import COMPONENTS, SYNTHETIC
+from pipeline.lineage.files import local_copy, look
 from pipeline.lineage.graph import Artifact, Graph, read_runs
 from pipeline.lineage.store import choose_run, read, run_ids
-from pipeline.reproduction.comparison import OTHER, SAME, Compared, Folders, compare
+from pipeline.reproduction.comparison import COMPARISONS, OTHER, SAME, Compared, Folders, compare
 from pipeline.running.examples import prepare_examples
 from pipeline.running.launch import named_component, run_pipeline
 from pipeline.running.record import VARIABLES, describe, fingerprint_of, gpus
@@ -139,8 +140,9 @@ def _config(recorded: Recorded, settings: Sequence[str]) -> Config:
     if not recorded.components:
         raise UserError(f"run {recorded.id} made nothing that could be compared; `im2latex lineage runs` lists runs")
     knobs = json.loads(recorded.properties["config"])
-    if knobs["data.source"] != SYNTHETIC:  # the knob may be a relative path; the recorded one is absolute
-        knobs["data.source"] = recorded.properties["data"]
+    if knobs["data.source"] != SYNTHETIC:
+        # The knob may be a relative path; the recorded one is absolute or in a bucket
+        knobs["data.source"] = str(local_copy(recorded.properties["data"]))
     if chosen := _precision(recorded, knobs):
         knobs["training.precision"] = chosen
     try:
@@ -156,8 +158,8 @@ def _precision(recorded: Recorded, knobs: Mapping[str, Any]) -> str:
     model_run = recorded.outputs.get(("Trainer", "model_run"))
     if knobs.get("training.precision") != "auto" or model_run is None:
         return ""
-    file = Path(model_run.uri, PRECISION)
-    return file.read_text("utf-8").strip() if file.is_file() else ""
+    file = look(model_run.uri, PRECISION)
+    return file.read_text("utf-8").strip() if file else ""
 
 
 def _last(recorded: Recorded, last: str | None) -> str | None:
@@ -169,7 +171,11 @@ def _last(recorded: Recorded, last: str | None) -> str | None:
 
 def _folders(run: Recorded, last: str | None) -> Folders:
     components = COMPONENTS[: COMPONENTS.index(last) + 1] if last else COMPONENTS
-    return {key: Path(artifact.uri) for key, artifact in run.outputs.items() if key[0] in components}
+    return {
+        key: local_copy(artifact.uri)
+        for key, artifact in run.outputs.items()
+        if key in COMPARISONS and key[0] in components
+    }
 
 
 # --- The same conditions ----------------------------------------------------------------------------------------------
@@ -264,8 +270,8 @@ def _let_serve(recorded: Recorded, workspace: Workspace, name: str) -> None:
     """Copies the recorded run's baseline to the serving folder, where Baseline finds it."""
     baseline = recorded.outputs.get(("Baseline", "baseline"))
     version = baseline.properties.get(SERVING_VERSION) if baseline else ""
-    if baseline and version and Path(baseline.uri, SERVING).is_dir():
-        shutil.copytree(Path(baseline.uri, SERVING), workspace.serving / name / str(version))
+    if baseline and version and (model := look(baseline.uri, SERVING)):
+        shutil.copytree(model, workspace.serving / name / str(version))
 
 
 def _circumstances(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Circumstance]:

@@ -37,6 +37,7 @@ from components.metadata import CACHED, RAN, read_steps
 from im2latex.errors import UserError
 from pipeline.config import load_config
 from pipeline.lineage.problems import repair_killed
+from pipeline.lineage.run_summary import is_local
 from pipeline.lineage.store import run_ids
 from pipeline.running.record import describe
 from pipeline.running.results import Result, detail, read_result
@@ -122,7 +123,7 @@ class ReportingRunner(RecordingRunner):
         names = [node.pipeline_node.node_info.id for node in pipeline.nodes]
         needed = set(names[: names.index(first)])
         store = MetadataStore(self._connection)
-        for run in reversed(run_ids(store)):
+        for run in filter(is_local, reversed(run_ids(store))):
             steps, _ = read_steps(store, run)
             if needed <= {step.component for step in steps if step.state in (RAN, CACHED)}:
                 return run

@@ -14,6 +14,9 @@ These are properties of the run's context in ML Metadata:
     hardware          processor, cores, memory in GiB, GPUs, as JSON
     environment       environment variables that affect computations, as JSON
     host, workspace   machine and workspace of the run
+
+A run on Kubeflow stores the same, put together by its containers (kubeflow/recording.py): hardware and environment are
+the Trainer's, `data` may be an address in a bucket, and `host` is "kubeflow".
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ import os
 import platform
 import socket
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from data.repository import REPOSITORY
 from pipeline.config import Config, flatten
@@ -44,24 +49,45 @@ VARIABLES = (
 
 def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
     """Returns the properties of a run that starts now; its examples must exist."""
-    knobs = {knob: value for knob, value, _ in flatten(config) if not knob.startswith("metadata.")}
-    text = json.dumps(knobs, sort_keys=True)
     folder = examples_folder(config.data, workspace)
     return {
-        "config": text,
-        "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        **_commit(REPOSITORY),
-        "code_sha256": fingerprint(REPOSITORY, all_files()),
-        "python": platform.python_version(),
-        "packages": json.dumps(_packages()),
+        **configuration(knobs_of(config)),
+        **code(),
+        **packages(),
         "data": str(folder),
         "data_fingerprint": fingerprint_of(folder),
         **start_of(config.training.start_from),
-        "hardware": json.dumps(_hardware()),
-        "environment": json.dumps({name: os.environ[name] for name in VARIABLES if name in os.environ}),
+        **machine(),
         "host": socket.gethostname(),
         "workspace": str(workspace.home),
     }
+
+
+def knobs_of(config: Config) -> dict[str, Any]:
+    """Every knob that is stored, and its value."""
+    return {knob: value for knob, value, _ in flatten(config) if not knob.startswith("metadata.")}
+
+
+def configuration(knobs: Mapping[str, Any]) -> dict[str, str | int]:
+    """`config` and `config_sha256`."""
+    text = json.dumps(knobs, sort_keys=True)
+    return {"config": text, "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def code() -> dict[str, str | int]:
+    """`code_sha256` and, in a checkout, `code_commit` and `code_changed`."""
+    return {**_commit(REPOSITORY), "code_sha256": fingerprint(REPOSITORY, all_files())}
+
+
+def packages() -> dict[str, str | int]:
+    """`python` and `packages`."""
+    return {"python": platform.python_version(), "packages": json.dumps(_packages())}
+
+
+def machine() -> dict[str, str | int]:
+    """`hardware` and `environment`."""
+    variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    return {"hardware": json.dumps(_hardware()), "environment": json.dumps(variables)}
 
 
 def fingerprint_of(data: Path) -> str:

@@ -7,6 +7,7 @@ uploaded, and its folder is deleted. As in the real backend (2.17):
 - The name of an input artifact is its id, and its type is generic. Its properties have passed through ML Metadata: all
   numbers and booleans are JSON numbers, lists and dicts have wrappers, and the launcher has added two properties.
 - Each task has an output `executor-logs` that its component does not declare.
+- Each pod has the id of its run as the label `pipeline/runid`, which an environment variable may show.
 - A task is taken from the cache if its cache is enabled, and if its image, command, parameters and the ids of its
   inputs are those of an earlier task.
 - A failed task is retried until the time limit of its retry policy, counted from its first start; without a limit it
@@ -19,12 +20,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -68,23 +71,26 @@ class Backend:
         """
         self.root = root
         self.downloaded: dict[str, list[str]] = {}  # addresses by task
+        # Tasks (RUN/TASK) whose first attempt is killed, each as soon as its condition holds.
+        self.killed: dict[str, Callable[[], bool]] = {}
         self.seconds_of_an_attempt = 0.0
         self.buckets = folder / "buckets"
         self.pods = folder / "pods"
         self.pods.mkdir(parents=True)
         self._secrets = secrets or {}
         self._cache: dict[str, Result] = {}
-        self._artifacts = 0
+        self._artifacts = itertools.count(1)
 
-    def run(self, text: str, parameters: dict[str, Any] | None = None) -> dict[str, Result]:
+    def run(self, text: str, parameters: dict[str, Any] | None = None, run_id: str = "") -> dict[str, Result]:
         """Runs a compiled pipeline; two tasks at a time."""
+        run_id = run_id or str(uuid.uuid4())
         pipeline, platform = yaml.safe_load_all(text)
         spec = json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
         assert spec.schema_version == "2.1.0"
         pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
         values = {name: p.default_value for name, p in spec.root.input_definitions.parameters.items()}
         values = {name: json_format.MessageToDict(value) for name, value in values.items()} | (parameters or {})
-        run = f"{self.root}/{spec.pipeline_info.name}/{uuid.uuid4()}"
+        run = f"{self.root}/{spec.pipeline_info.name}/{run_id}"
         done: dict[str, Result] = {}
         waiting = dict(spec.root.dag.tasks)
         running: dict[Future[Result], str] = {}
@@ -118,7 +124,8 @@ class Backend:
         key = hashlib.sha256(json.dumps([container["image"], command, parameters, names]).encode()).hexdigest()
         if task.caching_options.enable_cache and key in self._cache:
             return dataclasses.replace(self._cache[key], state="cached")
-        environment = self._environment(container, pods.get(component.executor_label, {}))
+        labels = {"pipeline/runid": place.split("/")[-2]}
+        environment = self._environment(container, pods.get(component.executor_label, {}), labels)
         result = self._attempts(
             task.retry_policy,
             lambda: self._launch(component, command, environment, parameters, artifacts, place),
@@ -126,12 +133,14 @@ class Backend:
         self._cache[key] = result
         return result
 
-    def _environment(self, container: dict[str, Any], pod: dict[str, Any]) -> dict[str, str]:
+    def _environment(self, container: dict[str, Any], pod: dict[str, Any], labels: dict[str, str]) -> dict[str, str]:
         config = json_format.ParseDict(pod, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
         environment = {variable["name"]: variable["value"] for variable in container.get("env", [])}
         for secret in config.secret_as_env:
             for entry in secret.key_to_env:
                 environment[entry.env_var] = self._secrets[f"{secret.secret_name}/{entry.secret_key}"]
+        for field in config.field_path_as_env:
+            environment[field.name] = labels[field.field_path.removeprefix("metadata.labels['").removesuffix("']")]
         return environment
 
     def _attempts(self, policy: Any, launch: Callable[[], Result]) -> Result:
@@ -160,8 +169,8 @@ class Backend:
         artifacts: dict[str, dict[str, Any]],
         place: str,
     ) -> Result:
-        with tempfile.TemporaryDirectory(dir=self.pods) as name:
-            pod = Path(name)
+        with tempfile.TemporaryDirectory(dir=self.pods) as folder:
+            pod = Path(folder)
             outputs = component.output_definitions
             executor_input = {
                 "inputs": {
@@ -185,7 +194,8 @@ class Backend:
             for key in outputs.artifacts:
                 _local(f"{place}/{key}", pod).parent.mkdir(parents=True, exist_ok=True)
             (pod / "outputs").mkdir()
-            ended = subprocess.run(
+            name = place.rpartition("/")[2]
+            process = subprocess.Popen(
                 [argument.replace("{{$}}", text) for argument in command],
                 cwd=REPOSITORY,
                 env={
@@ -195,12 +205,21 @@ class Backend:
                     "IM2LATEX_LAUNCHER_ROOT": str(pod),
                     **environment,
                 },
-                capture_output=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 text=True,
-                timeout=600,
+                errors="replace",
             )
-            if ended.returncode:
-                raise TaskFailed(f"{place.rpartition('/')[2]}: {ended.stdout[-2000:]}\n{ended.stderr[-6000:]}")
+            if condition := self.killed.pop("/".join(place.split("/")[-2:]), None):
+                while process.poll() is None and not condition():
+                    time.sleep(0.05)
+                process.kill()
+            try:
+                said, _ = process.communicate(timeout=600)
+            finally:
+                process.kill()
+            if process.returncode:
+                raise TaskFailed(f"{name}: status {process.returncode}\n{said[-8000:]}")
             return self._collect(executor_input["outputs"], outputs.artifacts, pod)
 
     def _collect(self, given: dict[str, Any], declared: Any, pod: Path) -> Result:
@@ -222,11 +241,10 @@ class Backend:
         return Result(made, parameters)
 
     def _artifact(self, key: str, address: str, metadata: dict[str, Any]) -> dict[str, Any]:
-        self._artifacts += 1
         session = {"Provider": "s3", "Params": {"fromEnv": "false", "secretName": "mlpipeline-minio-artifact"}}
         added = {"display_name": key, "store_session_info": json.dumps(session)}
         stored = {name: _stored(value) for name, value in metadata.items()} | added
-        return {"name": str(self._artifacts), "uri": address, "type": {}, "metadata": stored}
+        return {"name": str(next(self._artifacts)), "uri": address, "type": {}, "metadata": stored}
 
     def object(self, address: str) -> Path:
         """Returns the path of an object by its address."""

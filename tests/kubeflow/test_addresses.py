@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kubeflow.addresses import LAUNCHER_ROOT, bucket, is_address, local_path, names_folder, with_addresses
+from kubeflow.addresses import LAUNCHER_ROOT, bucket, local_path, names_folder, with_addresses
+from pipeline.buckets import is_address
 
 
 @pytest.mark.parametrize(

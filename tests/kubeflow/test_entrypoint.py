@@ -24,7 +24,7 @@ PAGE = "components.report.component"
 
 def node(component: str) -> Node:
     pipeline = create_pipeline(load_config(), data="/data", pipeline_root="/root", serving="/serving")
-    return next(Node.of(built) for built in pipeline.components if built.id == component)
+    return next(Node.of(built, "im2latex") for built in pipeline.components if built.id == component)
 
 
 def given(folder: Path, parameters: dict[str, Any], **artifacts: dict[str, Any]) -> dict[str, Any]:
@@ -159,10 +159,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSto
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         monkeypatch.setenv("AWS_REGION", "eu-central-1")
         monkeypatch.setenv("AWS_ENDPOINT_URL", running.url)
+        login = {"type": "authorized_user", "client_id": "id", "client_secret": "id", "refresh_token": "secret"}
+        (tmp_path / "google.json").write_text(json.dumps(login | {"token_uri": f"{running.url}/token"}), "utf-8")
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "google.json"))
+        monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", running.url)
         yield running
 
 
-@pytest.mark.parametrize("scheme", ["s3", "minio"])
+@pytest.mark.parametrize("scheme", ["s3", "minio", "gs"])
 def test_records_that_were_not_downloaded_are_listed(scheme: str, tmp_path: Path, store: ObjectStore) -> None:
     records = tmp_path / "buckets" / "formulas" / "records"
     address = f"{scheme}://formulas/records"

@@ -262,6 +262,46 @@ def test_a_field_that_the_installed_kfp_lacks_is_one_sentence(monkeypatch: pytes
     assert "\n" not in str(no.value)
 
 
+@pytest.mark.skipif(
+    not hasattr(kubernetes_executor_config_pb2, "FieldPathAsEnv"), reason="kfp-kubernetes 1.0 cannot say it"
+)
+def test_with_a_database_every_task_records_itself_and_the_last_one_what_was_cached() -> None:
+    address = "mysql://writer@database/lineage"
+    spec, pods = compiled(f"metadata.connection={address}")
+    tasks = spec["root"]["dag"]["tasks"]
+    for name, executor in spec["deploymentSpec"]["executors"].items():
+        if "container" not in executor:
+            continue
+        arguments = executor["container"]["args"]
+        assert arguments[arguments.index("--metadata") + 1] == address
+        assert pods[name]["fieldPathAsEnv"] == [
+            {"name": "IM2LATEX_RUN", "fieldPath": "metadata.labels['pipeline/runid']"}
+        ]
+        # What the run is run with would keep other tasks from the cache.
+        assert ("--run" in arguments) == (name == "exec-resolve-import-example-gen")
+    last = tasks["record-lineage"]
+    assert "enableCache" not in last["cachingOptions"]
+    # All others come before it, and what it takes, which is downloaded, is small.
+    before = set(last["dependentTasks"])
+    while further := {name for task in before for name in tasks[task].get("dependentTasks", ())} - before:
+        before |= further
+    assert before == set(tasks) - {"record-lineage"}
+    assert set(last["inputs"]["artifacts"]) == {"anomalies", "report"}
+
+
+def test_without_a_database_nothing_is_recorded(documents: Any) -> None:
+    spec, pods = documents
+    assert "record-lineage" not in spec["root"]["dag"]["tasks"]
+    assert "--metadata" not in str(spec) and "fieldPathAsEnv" not in str(pods)
+
+
+def test_a_password_in_the_configuration_is_refused() -> None:
+    environment = 'kubeflow.environment={IM2LATEX_METADATA_PASSWORD = "secret"}'
+    with pytest.raises(UserError, match="kubeflow.secrets") as refused:
+        compiled("metadata.connection=mysql://writer@database/lineage", environment)
+    assert '"secret"' not in str(refused.value)
+
+
 def test_both_documents_match_their_schemas(documents: Any) -> None:
     spec, platform = documents
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())

@@ -3,69 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from pipeline.config.sections import COMPONENTS
+from tests.platforms import mariadb
+from tests.platforms.mariadb import PASSWORD, Server
 from tests.project import SETTINGS, Project
 
-# Of a path, a URL and a shell nothing in it is safe.
-PASSWORD = "p@ss/w:rd '#1%41"
-START_SECONDS = 60
-# Debian keeps the server where only root's path leads.
-PLACES = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
-
-pytestmark = pytest.mark.skipif(
-    not shutil.which("mariadbd", path=PLACES), reason="not installed: mariadbd (Debian's mariadb-server)"
-)
-
-
-class Server(NamedTuple):
-    """A MariaDB that lets the user `writer` with PASSWORD into the database `lineage`."""
-
-    port: int
-
-    def address(self, database: str = "lineage") -> str:
-        return f"mysql://writer@127.0.0.1:{self.port}/{database}"
+pytestmark = pytest.mark.skipif(not mariadb.INSTALLED, reason=mariadb.MISSING)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("mariadb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    quoted = PASSWORD.replace("'", "''")
-    users = [f"'writer'@'{host}'" for host in ("localhost", "127.0.0.1")]
-    statements = [f"CREATE USER {user} IDENTIFIED BY '{quoted}';" for user in users]
-    statements += [f"GRANT ALL ON lineage.* TO {user};" for user in users]
-    (folder / "users.sql").write_text("\n".join(statements) + "\n", "utf-8")
-    common = ["--no-defaults", f"--datadir={folder / 'data'}", *(["--user=root"] if os.getuid() == 0 else [])]
-    install = str(shutil.which("mariadb-install-db", path=PLACES))
-    subprocess.run([install, *common, "--auth-root-authentication-method=normal"], check=True, capture_output=True)
-    command = [
-        str(shutil.which("mariadbd", path=PLACES)), *common, f"--port={port}", "--bind-address=127.0.0.1",
-        # In the data folder; a whole path may be longer than a socket's may be.
-        "--socket=socket", f"--pid-file={folder / 'pid'}",
-        f"--init-file={folder / 'users.sql'}", "--skip-log-bin",
-    ]  # fmt: skip
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    try:
-        _wait(process, folder / "server.log")
-        yield Server(port)
-    finally:
-        process.terminate()
-        process.wait(60)
+    with mariadb.running(tmp_path_factory.mktemp("mariadb")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +105,3 @@ def test_reading_makes_no_database(project: Project, server: Server) -> None:
     for _ in range(2):
         told = lineage(project, "--connection", server.address("elsewhere"))
         assert told.returncode == 1 and "elsewhere" in told.stderr and len(told.stderr.splitlines()) == 1
-
-
-def _wait(process: subprocess.Popen, log: Path) -> None:
-    """Until the server says that it is ready, which is after its users were made."""
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        if b"ready for connections" in log.read_bytes():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"MariaDB did not start: {log.read_text('utf-8', errors='replace')[-2000:]}")

@@ -142,3 +142,13 @@ def test_open_shows_the_report_in_the_browser(workspace: Workspace, monkeypatch:
     monkeypatch.setattr(webbrowser, "open", opened.append)
     file = write_report("2020-01-02", None, show=True)
     assert opened == [file.as_uri()]
+
+
+def test_logs_are_those_of_local_runs(workspace: Workspace) -> None:
+    clustered = "e1f763f1-2d48-4c4d-8c36-d42ae5234680"
+    past = History(workspace.metadata, "formulas")
+    past.execution(clustered, "Trainer", history.FAILED)
+    past.execution("2020-01-05T10:00:05.123456", "Trainer", history.FAILED)
+    (workspace.logs / "run-20200105-100000.log").write_text(LOG, "utf-8")
+    assert run(workspace, clustered).log == ""
+    assert run(workspace, "2020-01-05T10:00:05.123456").log.endswith("run-20200105-100000.log")

@@ -7,7 +7,8 @@ import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from pipeline.lineage.graph import Graph, read_store
-from pipeline.lineage.run_summary import RunSummary, current_run, is_elsewhere, summarise
+from pipeline.lineage.problems import check
+from pipeline.lineage.run_summary import CLUSTER, RunSummary, current_run, is_elsewhere, summarise
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
 from tests.components.report.history import FAILED, History
@@ -88,3 +89,14 @@ def test_only_in_a_shared_database_can_a_run_be_in_progress_elsewhere(interrupte
     # The second has no host and workspace, so it counts as local.
     assert not is_elsewhere(graph, SECOND, interrupted)
     assert not is_elsewhere(Graph(), FIRST, interrupted)
+
+
+def test_a_run_of_a_cluster_is_elsewhere_and_never_the_one_that_goes_on_here(interrupted: Workspace) -> None:
+    clustered = "e1f763f1-2d48-4c4d-8c36-d42ae5234680"
+    History(interrupted.metadata).execution(clustered, "Trainer", mlmd.Execution.RUNNING)
+    store_properties(interrupted, clustered, {"host": CLUSTER, "workspace": "/mnt/im2latex"})
+    with interrupted.lock():
+        states = {run: summary.state for run, summary in summaries(interrupted).items()}
+    assert states == {FIRST: "killed", SECOND: "running", clustered: "running"}
+    assert is_elsewhere(read(interrupted, read_store), clustered, interrupted)
+    assert [finding.run for finding in check(read(interrupted, read_store), interrupted)] == [FIRST, SECOND]

@@ -1,0 +1,29 @@
+"""The end of a run on Kubeflow, in the database that it was recorded in."""
+
+from __future__ import annotations
+
+from ml_metadata import MetadataStore
+from ml_metadata.proto import metadata_store_pb2
+
+from components.metadata import read_steps
+from pipeline.lineage.graph import PIPELINE_RUN, PUSHED
+
+
+def close_run(store: MetadataStore, run: str) -> bool | None:
+    """Marks what a run that has ended left running as cancelled.
+
+    Returns:
+        Whether the run pushed its model; None if it did not get to it, or is not recorded.
+    """
+    context = store.get_context_by_type_and_name(PIPELINE_RUN, run)
+    if context is None:
+        return None
+    executions = store.get_executions_by_context(context.id)
+    left = [one for one in executions if one.last_known_state == metadata_store_pb2.Execution.RUNNING]
+    for execution in left:
+        execution.last_known_state = metadata_store_pb2.Execution.CANCELED
+    if left:
+        store.put_executions(left)
+    _, outputs = read_steps(store, run)
+    pushed = outputs.get(("Pusher", "pushed_model"))
+    return bool(pushed.properties.get(PUSHED)) if pushed else None

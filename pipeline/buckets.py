@@ -1,0 +1,79 @@
+"""Buckets (gs://, s3://, minio://), opened with the credentials of the environment."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from im2latex.errors import UserError
+
+SCHEMES = ("gs://", "s3://", "minio://")
+# Without credentials, Google's client would look for them for a quarter of an hour.
+GOOGLE_PATIENCE = datetime.timedelta(seconds=60)
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is the address of something in a bucket."""
+    return text.startswith(SCHEMES)
+
+
+def file_system(address: str) -> Any:
+    """The pyarrow.fs.FileSystem of an address. AWS_ENDPOINT_URL names an S3 store that is not Amazon's."""
+    from pyarrow.fs import GcsFileSystem, S3FileSystem
+
+    if address.startswith("gs://"):
+        return GcsFileSystem(retry_time_limit=GOOGLE_PATIENCE)
+    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "")
+    return S3FileSystem(
+        region=os.environ.get("AWS_REGION"),
+        scheme=endpoint.scheme or "https",
+        endpoint_override=endpoint.netloc or None,
+    )
+
+
+def place(address: str) -> str:
+    """An address as its file system names it: bucket and key."""
+    return address.partition("://")[2].rstrip("/")
+
+
+def download(address: str, target: Path) -> None:
+    """Copies a file, or a folder with all that is in it, from a bucket; it appears complete or not at all.
+
+    Of what is not there, nothing appears.
+
+    Args:
+        address: of the file or folder.
+        target: where to put it; does nothing if there is something.
+
+    Raises:
+        UserError: the bucket cannot be read.
+    """
+    from pyarrow.fs import FileSelector, FileType, LocalFileSystem, copy_files
+
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        copy = Path(folder, target.name)
+        try:
+            system, root = file_system(address), place(address)
+            found = [system.get_file_info(root)]
+            if found[0].type != FileType.File:
+                found = system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
+            for file in found:
+                if file.type == FileType.File:
+                    part = Path(os.path.normpath(copy / os.path.relpath(file.path, root)))
+                    part.parent.mkdir(parents=True, exist_ok=True)
+                    copy_files(file.path, str(part), system, LocalFileSystem())
+        except OSError as error:
+            raise UserError(
+                f"cannot read {address}: {' '.join(str(error).split())}; check your credentials, AWS_REGION and, for a "
+                "store that is not Amazon's, AWS_ENDPOINT_URL"
+            ) from None
+        if copy.exists():
+            shutil.move(copy, target)
