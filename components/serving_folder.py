@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from im2latex.models import is_version
+
 # Custom properties of the model that Baseline takes from it.
 SERVING_VERSION = "serving_version"  # the version that serves, "" when there is none
 PASSED_OVER = "passed_over"  # the newer versions that cannot be used, with reasons
@@ -44,8 +46,7 @@ def versions(folder: str | Path) -> list[int]:
         names = [os.fspath(name).rstrip("/") for name in fileio.listdir(folder)] if fileio.isdir(folder) else []
     else:
         names = os.listdir(folder) if os.path.isdir(folder) else []
-    # A server would take 007 as well; nothing here makes it.
-    return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name)}")
+    return sorted(int(name) for name in names if is_version(name))
 
 
 def digest(model: str) -> str:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from im2latex.errors import UserError
 from pipeline.cli import app
 from tests.components.serving_check.models import save, sure
-from tests.pipeline.serving.conftest import encoded
+from tests.im2latex.serving.conftest import encoded
 
 
 def predict(model: Path, *arguments: object, given: bytes = b"") -> Result:

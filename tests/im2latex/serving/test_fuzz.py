@@ -16,8 +16,8 @@ from im2latex import pictures
 from im2latex.clean import clean
 from im2latex.errors import ImageError, UserError
 from im2latex.pictures import prepare
-from pipeline.serving import rest
-from tests.pipeline.serving.conftest import FUZZ, Running, encoded
+from im2latex.serving import rest
+from tests.im2latex.serving.conftest import FUZZ, Running, encoded
 
 FUZZED = settings(max_examples=FUZZ, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
@@ -87,4 +87,4 @@ def test_the_service_answers_whatever_is_uploaded(service: Running, content: byt
 
 def test_the_service_is_alive_after_all_that(service: Running, images: list[Any]) -> None:
     assert service.is_alive(images[0])
-    assert service.service._batcher.places_taken == 0
+    assert service.service.images.taken == 0
