@@ -19,9 +19,9 @@ from pipeline.lineage.address import PASSWORD
 PORT = 8501
 USER = 1000  # of the image
 CHECK = "ServingCheck"
-# A pod that ends is asked no more when its address is gone everywhere; what it has begun may take half a minute.
 # A CronJob's may have 52 characters.
 _LONGEST_NAME = 52 - len("-rollback")
+# A pod that ends is asked no more when its address is gone everywhere; what it has begun may take half a minute.
 _SECONDS_TO_BE_FORGOTTEN, _SECONDS_TO_END = 5, 45
 
 
@@ -58,7 +58,8 @@ def _labels(name: str) -> dict[str, str]:
 
 
 def _deployment(config: Config, name: str, replicas: int, names: Iterable[str]) -> dict[str, Any]:
-    arguments = ["serve", "--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104
+    arguments = ["serve", "--host", "0.0.0.0", "--port", str(PORT), "--log-format", "json"]  # noqa: S104
+    arguments += ["--drain-delay", str(_SECONDS_TO_BE_FORGOTTEN)]
     arguments += [part for one in names for part in ("--allow-host", one)]
     container = _container(config, "serve", arguments, read_only=True) | {
         "ports": [{"name": "http", "containerPort": PORT}],
@@ -66,7 +67,6 @@ def _deployment(config: Config, name: str, replicas: int, names: Iterable[str]) 
         "startupProbe": _probe("/readyz", period=2, failures=150),
         "readinessProbe": _probe("/readyz", period=5, failures=2),
         "livenessProbe": _probe("/healthz", period=10, failures=6),
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_SECONDS_TO_BE_FORGOTTEN)]}}},
     }
     pod = _pod(config, container, read_only=True)
     # Replicas on several nodes, where there are some.
