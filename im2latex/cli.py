@@ -6,7 +6,6 @@ Heavy imports stand inside functions: nothing is imported that a command does no
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -52,15 +51,7 @@ def run(arguments: Sequence[str]) -> int:
 
             if choice.sentence:
                 print(choice.sentence, file=sys.stderr)
-            reader = Reader(choice.path)
-            try:
-                status = predict_images(given.images, reader, given.alternatives, given.clean, given.json)
-                sys.stdout.flush()
-            except OSError as error:
-                # Python would try to write it once more when it ends.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise UserError(f"the answer cannot be written to standard output ({error.strerror})") from None
-            return status
+            return predict_images(given.images, Reader(choice.path), given.alternatives, given.clean, given.json)
     if arguments[:1] == ["serve"]:
         serve(**vars(_parser().parse_args(arguments)))
         return 0
