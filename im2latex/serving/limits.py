@@ -19,15 +19,15 @@ class Limits:
     max_bytes: int = _limit(256 * 2**20, "Bytes of request bodies held at once.", "BYTES")
     max_body: int = _limit(16 * 2**20, "Bytes of one request body, also after decompression.", "BYTES")
     max_connections: int = _limit(512, "Open connections.", "N")
-    head_timeout: float = _limit(15.0, "For the head of a request to arrive.", "SECONDS")
-    body_timeout: float = _limit(20.0, "For the body of a request to arrive.", "SECONDS")
-    answer_timeout: float = _limit(120.0, "For the model to answer.", "SECONDS")
-    write_timeout: float = _limit(30.0, "For a client to take an answer.", "SECONDS")
+    head_timeout: float = _limit(15.0, "Time for the head of a request to arrive.", "SECONDS")
+    body_timeout: float = _limit(20.0, "Time for the body of a request to arrive.", "SECONDS")
+    answer_timeout: float = _limit(120.0, "Time for the model to answer.", "SECONDS")
+    write_timeout: float = _limit(30.0, "Time for a client to take an answer.", "SECONDS")
     drain_delay: float = _limit(
-        0.0, "After the signal to stop, go on taking requests for so long, while /readyz says 503.", "SECONDS"
+        0.0, "Time to go on taking requests after the signal to stop, while /readyz answers 503.", "SECONDS"
     )
-    drain_timeout: float = _limit(30.0, "For requests in progress after that.", "SECONDS")
-    refresh: float = _limit(2.0, "Between looks for a new version.", "SECONDS")
+    drain_timeout: float = _limit(30.0, "Time for the requests in progress after that.", "SECONDS")
+    refresh: float = _limit(2.0, "Time between looks for a new version.", "SECONDS")
 
 
 class Option(NamedTuple):
