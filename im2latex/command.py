@@ -79,11 +79,11 @@ def _predict(
     sources: list[Source] = []
     for image in images:
         try:
-            found, wrong = find(image)
+            there, wrong = find(image)
         except UserError as error:
             failed = _complain(error, image)
             continue
-        sources += found
+        sources += there
         for folder, problem in wrong:
             failed = _complain(problem, folder)
     beam = Beam(alternatives) if alternatives else None

@@ -183,7 +183,8 @@ def test_a_model_without_a_beam_is_a_sentence(tmp_path: Path, pushed: Path, file
 def run(*arguments: object, **streams: Any) -> subprocess.CompletedProcess[bytes]:
     """The command as a process, on the model that comes with im2latex."""
     command = [sys.executable, "-m", "im2latex", "predict", "--model", "reader", *map(os.fsencode, map(str, arguments))]
-    return subprocess.run(command, stderr=subprocess.PIPE, timeout=300, **{"stdout": subprocess.PIPE, **streams})
+    settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 300, **streams}
+    return subprocess.run(command, **settings)
 
 
 @pytest.mark.integration
