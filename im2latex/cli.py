@@ -1,6 +1,6 @@
-"""The `im2latex` command: `predict` and `serve` are done here, everything else by the pipeline if it is installed.
+"""The `im2latex` command. It runs `predict` and `serve` itself and passes other commands to the pipeline, if installed.
 
-Heavy imports stand inside functions: nothing is imported that a command does not need.
+Heavy imports are inside functions, so that a command imports only what it needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from im2latex.models import choose, is_saved_model_alone, pushed, workspace
 from im2latex.serving.limits import options
 from im2latex.serving.logs import FORMATS as LOG_FORMATS
 
-# Where the pipeline names its own command.
+# Entry point group under which the pipeline registers its command.
 PLUGINS = "im2latex.commands"
 # Exit status after Ctrl-C.
 INTERRUPTED = 130
@@ -25,7 +25,7 @@ HOST, PORT = "127.0.0.1", 8501
 
 
 def main() -> None:
-    """Entry point: what a person can put right becomes one sentence on stderr."""
+    """Runs the command and exits. Prints user errors as one sentence on stderr."""
     try:
         sys.exit(run(sys.argv[1:]))
     except UserError as error:
@@ -37,10 +37,13 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Does what the arguments say and gives the exit status.
+    """Runs a command and returns the exit status.
+
+    Args:
+        arguments: the command line, without the program's name.
 
     Raises:
-        UserError: it cannot be done.
+        UserError: the command failed for a reason that the user can correct.
     """
     if arguments[:1] == ["predict"]:
         given = _parser().parse_args(arguments)
@@ -92,7 +95,7 @@ def serve(
 
 
 def _pipeline() -> Callable[[], None] | None:
-    """The whole command, where the pipeline is installed."""
+    """Returns the pipeline's command, or None if the pipeline is not installed."""
     from importlib.metadata import entry_points
 
     for entry in entry_points(group=PLUGINS):
@@ -102,7 +105,7 @@ def _pipeline() -> Callable[[], None] | None:
 
 
 def _alone(arguments: Sequence[str]) -> int:
-    """What the command does without the pipeline, when it is not to predict."""
+    """Handles arguments that need the pipeline, which is not installed: --version, help, or an error."""
     from importlib.metadata import version
     from platform import python_version
 

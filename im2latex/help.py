@@ -1,4 +1,4 @@
-"""The words of `predict --help` and `serve --help`, which the commands without and with the pipeline share."""
+"""Help texts of `im2latex predict` and `serve`, shared by the commands with and without the pipeline."""
 
 IM2LATEX = "Pictures of formulas to LaTeX."
 PREDICT = "Print the LaTeX of images, one line each; the file name comes first if there are several."

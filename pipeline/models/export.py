@@ -1,4 +1,4 @@
-"""`im2latex export`: a trained model in another form: weights as a SavedModel, or either as one compact file."""
+"""The command `im2latex export`: converts a trained model to a SavedModel, a file of weights, or an ONNX file."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ FORMATS = (SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE)
 
 
 def export_model(trained: Trained, out: Path, to: str, precision: Precision) -> None:
-    """Writes a model.
+    """Writes a model in one of `FORMATS`.
 
     Args:
         trained: the model.
-        out: the folder of a SavedModel, or the file of weights or of ONNX; must not be there yet.
+        out: folder of the SavedModel, or file of the weights or ONNX; it must not exist yet.
         to: one of `FORMATS`.
-        precision: of such a file.
+        precision: number format of the matrices in a file of weights or ONNX.
 
     Raises:
-        UserError: `out` is there, or cannot be written, or the weights do not fit the precision.
+        UserError: `out` exists or cannot be written, or the weights do not fit the precision.
     """
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
@@ -44,10 +44,10 @@ def export_model(trained: Trained, out: Path, to: str, precision: Precision) -> 
 
 
 def read_model(weights: Path | None, model: Path | None) -> Trained:
-    """The model of weights, or of a SavedModel; one of the two is given.
+    """Reads a model from weights or from a SavedModel.
 
     Raises:
-        UserError: there is none.
+        UserError: not exactly one of the two is given, or the model cannot be read.
     """
     if (weights is None) == (model is None):
         raise UserError("give either --weights or --model")
@@ -60,12 +60,12 @@ def read_model(weights: Path | None, model: Path | None) -> Trained:
 
 
 def with_provenance(trained: Trained, model: Path | None, notes: Mapping[str, str]) -> Trained:
-    """The model with its provenance: what stands there, the date, this version, the run and the notes.
+    """Returns the model with more provenance: the date, im2latex's version, the run with its BLEU, and the notes.
 
     Args:
         trained: the model.
-        model: the SavedModel that it is of; of a version that was pushed here, the run and its BLEU are recorded.
-        notes: names and texts.
+        model: the SavedModel that it was read from; the run is known if the workspace has pushed it.
+        notes: texts by name.
     """
     made = {"date": datetime.date.today().isoformat(), "im2latex": im2latex.__version__}
     pushed = _pushed(model) if model else {}
@@ -84,11 +84,11 @@ def _pushed(model: Path) -> dict[str, str]:
 
 
 def save_model(trained: Trained, folder: Path) -> None:
-    """Writes a SavedModel that takes images of any size, all of it at once: nobody loads half a model.
+    """Writes a SavedModel for images of any size, atomically.
 
     Raises:
-        OSError: the folder cannot be written, or is there and not empty.
-        UserError: the weights are not those of the model's configuration.
+        OSError: the folder cannot be written, or exists and is not empty.
+        UserError: the weights do not fit the model's configuration.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import tensorflow as tf
@@ -98,5 +98,5 @@ def save_model(trained: Trained, folder: Path) -> None:
     with atomic_folder(folder) as new:
         try:
             FormulaReader(trained, NormalisedImages(trained.image)).save(str(new))
-        except tf.errors.OpError as error:  # TensorFlow's words for a full disk
+        except tf.errors.OpError as error:  # such as a full disk
             raise OSError(errno.EIO, error.message) from error
