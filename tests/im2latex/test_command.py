@@ -180,7 +180,7 @@ def test_a_model_without_a_beam_is_a_user_error(tmp_path: Path, pushed: Path, fi
         raise predict(pushed, "--model", tmp_path / "nowhere", files[0]).exception or AssertionError
 
 
-def run(*arguments: object, **streams: Any) -> subprocess.CompletedProcess[bytes]:
+def run(*arguments: object, **streams: Any) -> Any:
     """The command as a process, on the model that comes with im2latex."""
     command = [sys.executable, "-m", "im2latex", "predict", "--model", "reader", *map(os.fsencode, map(str, arguments))]
     settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 300, **streams}
