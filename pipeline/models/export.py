@@ -1,4 +1,4 @@
-"""`im2latex export`: a trained model in another form: weights as a SavedModel, or either as one compact file."""
+"""`im2latex export`: a trained model in another form: a SavedModel, one compact file, or a page that reads pictures."""
 
 from __future__ import annotations
 
@@ -11,40 +11,54 @@ from pathlib import Path
 import im2latex
 from data.files import atomic_folder
 from im2latex.errors import UserError
+from im2latex.weights import NAME, weights_file
+from pipeline.web.folder import save_web
 from pipeline.workspace import Workspace
 from trainer_module.trained import Precision, Trained, load_weights, save_onnx, save_weights
 
-SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE = "savedmodel", "weights", "onnx"
-FORMATS = (SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE)
+SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE, WEB = "savedmodel", "weights", "onnx", "web"
+FORMATS = (SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE, WEB)
 
 
-def export_model(trained: Trained, out: Path, to: str, precision: Precision) -> None:
+def export_model(
+    trained: Trained, out: Path, to: str, precision: Precision | None = None, npm: Path | None = None
+) -> None:
     """Writes a model.
 
     Args:
         trained: the model.
-        out: the folder of a SavedModel, or the file of weights or of ONNX; must not be there yet.
+        out: the folder of a SavedModel or a page, or the file of weights or of ONNX; must not be there yet.
         to: one of `FORMATS`.
-        precision: of such a file.
+        precision: of the file or the page; None is float32, for a page float16.
+        npm: a folder with the packages that a page needs, instead of the registry.
 
     Raises:
-        UserError: `out` is there, or cannot be written, or the weights do not fit the precision.
+        UserError: `out` is there, or cannot be written, or the weights do not fit the precision; a package cannot be
+            had.
     """
+    if npm and to != WEB:
+        raise UserError("--npm is for --format web; leave it out")
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     try:
         if to == WEIGHTS_FILE:
-            save_weights(out, trained, precision)
+            save_weights(out, trained, precision or "float32")
         elif to == ONNX_FILE:
-            save_onnx(out, trained, precision)
+            save_onnx(out, trained, precision or "float32")
+        elif to == WEB:
+            save_web(out, trained, precision or "float16", npm)
         else:
             save_model(trained, out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from None
 
 
-def read_model(weights: Path | None, model: Path | None) -> Trained:
+def read_model(weights: Path | None, model: str | None) -> Trained:
     """The model of weights, or of a SavedModel; one of the two is given.
+
+    Args:
+        weights: a file, or a folder with `weights.npz`.
+        model: a folder, or `reader` for the model that comes with im2latex.
 
     Raises:
         UserError: there is none.
@@ -54,12 +68,14 @@ def read_model(weights: Path | None, model: Path | None) -> Trained:
     if weights is not None:
         return load_weights(weights)
     assert model is not None
+    if model == NAME:
+        return load_weights(weights_file())
     from trainer_module.signatures import read_exported
 
-    return read_exported(model)
+    return read_exported(Path(model))
 
 
-def with_provenance(trained: Trained, model: Path | None, notes: Mapping[str, str]) -> Trained:
+def with_provenance(trained: Trained, model: str | None, notes: Mapping[str, str]) -> Trained:
     """The model with its provenance: what stands there, the date, this version, the run and the notes.
 
     Args:
@@ -68,7 +84,7 @@ def with_provenance(trained: Trained, model: Path | None, notes: Mapping[str, st
         notes: names and texts.
     """
     made = {"date": datetime.date.today().isoformat(), "im2latex": im2latex.__version__}
-    pushed = _pushed(model) if model else {}
+    pushed = _pushed(Path(model)) if model else {}
     return trained._replace(provenance={**trained.provenance, **made, **pushed, **notes})
 
 

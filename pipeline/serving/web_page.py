@@ -36,6 +36,7 @@ def files() -> dict[str, File]:
         "/": FOLDER / "page.html",
         "/page.css": FOLDER / "page.css",
         "/page.js": FOLDER / "page.js",
+        "/read.js": FOLDER / "read.js",
         # The page looks like the report of a run.
         "/report.css": Path(str(components.report.__file__)).with_name("report.css"),
         "/katex/katex.min.css": katex / "katex.min.css",

@@ -1,0 +1,101 @@
+"""Packages of npm: fetched once, checked against a digest that is pinned here, and kept in the cache."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import io
+import os
+import tarfile
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data.files import atomic_file
+from im2latex.errors import UserError
+from pipeline.cache import cache_folder
+
+REGISTRY = "https://registry.npmjs.org"
+SECONDS_TO_ANSWER = 60.0
+
+
+class Package(NamedTuple):
+    """A version of a package, and the SHA-512 of its archive, in base64, as npm's lock files have it."""
+
+    name: str
+    version: str
+    sha512: str
+
+    @property
+    def archive(self) -> str:
+        """The name that npm gives the archive."""
+        return f"{self.name}-{self.version}.tgz"
+
+
+def unpack(package: Package, names: Sequence[str], given: Path | None = None) -> dict[str, bytes]:
+    """Files of a package, by their names in it.
+
+    Args:
+        package: the package; its archive comes from `given`, from the cache, or from the registry
+            (NPM_CONFIG_REGISTRY, as npm has it).
+        names: of files, such as dist/index.js.
+        given: a folder with archives as `npm pack` writes them, for machines without a network.
+
+    Raises:
+        UserError: the archive cannot be had, or is another one.
+    """
+    content = _given(package, given) if given else _kept(package) or _fetched(package)
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+        files = ((name, archive.extractfile(f"package/{name}")) for name in names)
+        return {name: file.read() for name, file in files if file}
+
+
+def _given(package: Package, folder: Path) -> bytes:
+    file = folder / package.archive
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {file} ({error.strerror}); where there is a network, "
+            f"`npm pack {package.name}@{package.version}` makes it"
+        ) from None
+    _check(package, content, str(file))
+    return content
+
+
+def _kept(package: Package) -> bytes | None:
+    """The archive in the cache, if it is there and whole."""
+    with contextlib.suppress(OSError, UserError):
+        content = (cache_folder("npm") / package.archive).read_bytes()
+        _check(package, content, "the cache")
+        return content
+    return None
+
+
+def _fetched(package: Package) -> bytes:
+    registry = os.environ.get("NPM_CONFIG_REGISTRY") or REGISTRY
+    address = f"{registry.rstrip('/')}/{package.name}/-/{package.archive}"
+    try:
+        with urllib.request.urlopen(address, timeout=SECONDS_TO_ANSWER) as answer:
+            content: bytes = answer.read()
+    except (OSError, ValueError) as error:  # also what urllib raises
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"cannot fetch {address} ({reason}); give a folder with {package.archive} by --npm, "
+            f"as `npm pack {package.name}@{package.version}` makes it"
+        ) from None
+    _check(package, content, address)
+    with contextlib.suppress(OSError), atomic_file(cache_folder("npm") / package.archive) as file:
+        file.write(content)
+    return content
+
+
+def _check(package: Package, content: bytes, source: str) -> None:
+    if base64.b64encode(hashlib.sha512(content).digest()).decode() != package.sha512:
+        raise UserError(
+            f"{source} is not {package.name} {package.version}: its SHA-512 is another; fetch it again, from another "
+            "registry if need be"
+        )
