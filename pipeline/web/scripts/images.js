@@ -54,8 +54,8 @@ function darkness({ height, width, data }) {
   const grey = new Uint8Array(count);
   const histogram = new Int32Array(256);
   for (let i = 0; i < count; i++) {
-    const [r, g, b] = [colours[4 * i], colours[4 * i + 1], colours[4 * i + 2]];
-    grey[i] = (LUMA[0] * r + LUMA[1] * g + LUMA[2] * b + 32768) >> 16;
+    const luma = LUMA[0] * colours[4 * i] + LUMA[1] * colours[4 * i + 1] + LUMA[2] * colours[4 * i + 2];
+    grey[i] = (luma + 32768) >> 16;
     histogram[grey[i]]++;
   }
   const frame = new Int32Array(256);
@@ -82,25 +82,20 @@ function darkness({ height, width, data }) {
   const sign = isDark ? 1 : -1;
   const found = image(height, width);
   for (let i = 0; i < count; i++) {
-    found.values[i] = max(
-      sign * (colours[4 * i] - red),
-      sign * (colours[4 * i + 1] - green),
-      sign * (colours[4 * i + 2] - blue),
-    );
+    const ofRedAndGreen = max(sign * (colours[4 * i] - red), sign * (colours[4 * i + 1] - green));
+    found.values[i] = max(ofRedAndGreen, sign * (colours[4 * i + 2] - blue));
   }
   return found;
 }
 
 /* The picture on white or on black, whichever shows more of it. */
 function opaque(data) {
-  let some = false;
-  let all = true;
+  const alphas = new Int32Array(256);
   for (let i = 3; i < data.length; i += 4) {
-    some ||= data[i] > 0;
-    all &&= data[i] === 255;
+    alphas[data[i]]++;
   }
   // All zero is no transparency.
-  if (all || !some) {
+  if (alphas[255] === data.length / 4 || alphas[0] === data.length / 4) {
     return data;
   }
   const onBlack = new Uint8Array(data.length);
@@ -133,13 +128,20 @@ function quantile(histogram, share) {
 
 function reframe(dark) {
   const { values } = dark;
-  const least = fround(fround(FAINT_SHARE) * max(values.reduce((a, b) => max(a, b)), LEAST_CONTRAST));
-  let [paper, ink, both] = [0, 0, 0];
-  for (const value of values) {
-    const [isPaper, isInk] = [abs(value) <= CLEAN_LEVELS, value > least];
-    paper += isPaper;
-    ink += isInk;
-    both += isPaper || isInk;
+  let darkest = LEAST_CONTRAST;
+  for (let i = 0; i < values.length; i++) {
+    darkest = max(darkest, values[i]);
+  }
+  const least = fround(fround(FAINT_SHARE) * darkest);
+  let paper = 0;
+  let ink = 0;
+  let both = 0;
+  for (let i = 0; i < values.length; i++) {
+    const isPaper = abs(values[i]) <= CLEAN_LEVELS;
+    const isInk = values[i] > least;
+    paper += isPaper ? 1 : 0;
+    ink += isInk ? 1 : 0;
+    both += isPaper || isInk ? 1 : 0;
   }
   if (fround(paper / values.length) < fround(CLEAN_SHARE) || values.length - both > ink) {
     return dark;
@@ -158,17 +160,17 @@ function flatten(dark) {
   const block = BLOCK * max(ceil(height / EVEN_HEIGHT), ceil(width / EVEN_WIDTH), 1);
   const tile = block * TILE;
   const paper = opened(lightestOf(blocks(dark, block, tile)));
-  // Across first within each row of tiles, then down.
-  const down = between(height, paper.height, tile);
-  const across = between(width, paper.width, tile);
+  const [down, across] = [between(height, paper.height, tile), between(width, paper.width, tile)];
   const flat = image(height, width);
   const row = new Float32Array(paper.width);
   for (let y = 0; y < height; y++) {
+    const [above, below] = [down.before[y] * paper.width, down.after[y] * paper.width];
     for (let x = 0; x < paper.width; x++) {
-      row[x] = mixed(down, y, (tileRow) => paper.values[tileRow * paper.width + x]);
+      row[x] = down.share[y] * paper.values[above + x] + down.rest[y] * paper.values[below + x];
     }
-    for (let x = 0; x < width; x++) {
-      flat.values[y * width + x] = dark.values[y * width + x] - mixed(across, x, (tileColumn) => row[tileColumn]);
+    for (let x = 0, i = y * width; x < width; x++, i++) {
+      const level = across.share[x] * row[across.before[x]] + across.rest[x] * row[across.after[x]];
+      flat.values[i] = dark.values[i] - fround(level);
     }
   }
   return flat;
@@ -226,26 +228,25 @@ function overNeighbours(grid, pick) {
   return all;
 }
 
-/* Linear interpolation between the middles of tiles: of each place the tile before it, and the weights of that one and
-   of the next. */
+/* Linear interpolation between the middles of tiles: of each place the tiles before and after it, and their shares. */
 function between(length, tiles, tile) {
-  return Array.from({ length }, (_, i) => {
+  const [before, after] = [new Int32Array(length), new Int32Array(length)];
+  const [share, rest] = [new Float32Array(length), new Float32Array(length)];
+  for (let i = 0; i < length; i++) {
     const place = min(max(fround(fround(fround(i + 0.5) / tile) - 0.5), 0), tiles - 1);
-    const before = min(floor(place), max(tiles - 2, 0));
-    return { before, weights: [0, 1].map((step) => max(fround(1 - abs(fround(place - (before + step)))), 0)) };
-  });
-}
-
-function mixed(places, at, valueOf) {
-  const { before, weights } = places[at];
-  return fround(weights[0] * valueOf(before) + (weights[1] ? weights[1] * valueOf(before + 1) : 0));
+    before[i] = floor(place);
+    after[i] = min(before[i] + 1, tiles - 1);
+    share[i] = 1 - fround(place - before[i]);
+    rest[i] = after[i] > before[i] ? 1 - fround(after[i] - place) : 0;
+  }
+  return { before, after, share, rest };
 }
 
 function stretch(dark) {
   const { height, width, values } = dark;
   const histogram = new Int32Array(LEVELS);
-  for (const value of values) {
-    histogram[min(max(rint(value), -BELOW), WHITE) + BELOW]++;
+  for (let i = 0; i < values.length; i++) {
+    histogram[min(max(rint(values[i]), -BELOW), WHITE) + BELOW]++;
   }
   const count = values.length;
   const rank = min(max(trunc(DARKEST_SHARE * count), min(LEAST_DARKEST, count)), MOST_DARKEST);
@@ -278,7 +279,10 @@ function crop({ height, width, values }, least) {
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
       if (values[y * width + x] > limit) {
-        [top, bottom, left, right] = [min(top, y), y, min(left, x), max(right, x)];
+        top = min(top, y);
+        bottom = y;
+        left = min(left, x);
+        right = max(right, x);
       }
     }
   }

@@ -67,11 +67,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Page:
+class Scripts:
+    """A browser with an address of the folder open, which its scripts can be loaded from."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.driver, self.run = browser.driver, browser.run
+        self.driver.set_script_timeout(300)
+
+    def call(self, script: str, *arguments: Any) -> Any:
+        """What the body of an async function gives; `bytes` decodes base64."""
+        body = f"""
+            const done = arguments[arguments.length - 1];
+            const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+            const load = (name) => import(new URL(name, document.baseURI));
+            (async (...given) => {{ {script} }})(...arguments).then(done, (error) => done({{ thrown: `${{error}}` }}));
+        """
+        answer = self.driver.execute_async_script(body, *arguments)
+        assert not (isinstance(answer, dict) and "thrown" in answer), answer
+        return answer
+
+
+class Page(Scripts):
     """The page, open in a browser, and from then on offline."""
 
     def __init__(self, browser: Browser, folder: Path) -> None:
-        self.driver, self.run = browser.driver, browser.run
+        super().__init__(browser)
         for log in ("browser", "performance"):
             self.driver.get_log(log)
         self._resize(1280, "light")
@@ -97,19 +117,6 @@ class Page:
 
     def text(self, name: str) -> str:
         return self.run("return document.getElementById(arguments[0]).textContent", name)
-
-    def call(self, script: str, *arguments: Any) -> Any:
-        """What the body of an async function gives; `bytes` decodes base64."""
-        self.driver.set_script_timeout(300)
-        body = f"""
-            const done = arguments[arguments.length - 1];
-            const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-            const load = (name) => import(new URL(name, document.baseURI));
-            (async (...given) => {{ {script} }})(...arguments).then(done, (error) => done({{ thrown: `${{error}}` }}));
-        """
-        answer = self.driver.execute_async_script(body, *arguments)
-        assert not (isinstance(answer, dict) and "thrown" in answer), answer
-        return answer
 
     def read(self, pictures: Sequence[bytes], alternatives: int = 5) -> list[dict[str, Any]]:
         """What the page's worker reads in pictures, with the seconds that each took."""
