@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,11 @@ from data.dataset.record import SPLITS
 from data.defaults import DRAW_REJECTED_SHARE, EVAL_SHARE, HELD_OUT_FONT, MAX_TOKENS, TEST_SHARE
 from data.progress import progress
 from im2latex.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from data.pictures.looks import Looks
 
 app = typer.Typer()
 _SPLITS = "|".join(SPLITS)
@@ -71,20 +76,12 @@ def draw(
 
     from data.formulas.lists import read_formulas
     from data.pictures.drawing import draw_dataset, make_plan
-    from data.pictures.looks import read_looks, with_installed_fonts
 
     if split is not None and split not in SPLITS:
         raise UserError(f"there is no split {split}; the splits are {', '.join(SPLITS)}")
     start = time.monotonic()
-    wanted = read_looks(looks)
-    given = {"katex": katex_share, "degraded": degraded}
-    wanted = wanted.model_copy(update={name: share for name, share in given.items() if share is not None})
-    if held_out_font:
-        wanted = wanted.model_copy(update={"fonts": {HELD_OUT_FONT: 1.0}, "katex": 0.0})
-    chosen = with_installed_fonts(wanted)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    if missing := sorted(wanted.fonts.keys() - chosen.fonts.keys()):
-        console.print(f"fonts that are not installed and not drawn: {', '.join(missing)}")
+    chosen = _installed_looks(looks, katex_share, degraded, held_out_font, console)
     details = {"seed": seed, "copies": copies, "max_tokens": max_tokens, "looks": chosen.model_dump()}
     with progress() as advance:
         found = read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done))
@@ -105,6 +102,22 @@ def draw(
     if plan.duplicates:
         console.print(f"{plan.duplicates:,} formulas came more than once and were taken once")
     print_summary(summary, time.monotonic() - start)
+
+
+def _installed_looks(
+    file: Path | None, katex: float | None, degraded: float | None, held_out_font: bool, console: Console
+) -> Looks:
+    """The looks that the options ask for, in the fonts that are installed; prints which are not."""
+    from data.pictures.looks import read_looks, with_installed_fonts
+
+    shares = {name: share for name, share in (("katex", katex), ("degraded", degraded)) if share is not None}
+    looks = read_looks(file).model_copy(update=shares)
+    if held_out_font:
+        looks = looks.model_copy(update={"fonts": {HELD_OUT_FONT: 1.0}, "katex": 0.0})
+    installed = with_installed_fonts(looks)
+    if missing := sorted(looks.fonts.keys() - installed.fonts.keys()):
+        console.print(f"fonts that are not installed and not drawn: {', '.join(missing)}")
+    return installed
 
 
 @app.command()

@@ -42,7 +42,7 @@ def predict_images(
     Args:
         images: files, folders of them, or - for standard input.
         reader: the model.
-        alternatives: hypotheses of each, by beam search; None reads the likeliest token at each step.
+        alternatives: hypotheses of each, by beam search; None takes one of the model's own search.
         as_typed: LaTeX as a person would type it.
         as_json: a JSON object on each line.
 

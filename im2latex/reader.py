@@ -15,7 +15,7 @@ from im2latex.errors import ImageError, UserError
 from im2latex.images import WHITE, normalise
 from im2latex.models import readable_file
 from im2latex.pictures import encode, prepare
-from im2latex.reading import BLANK, READ_AT_ONCE, STRIDE, Attention, Beam, Hypothesis, Reading, of_like_size
+from im2latex.reading import BLANK, READ_AT_ONCE, STRIDE, Attention, Beam, Decoding, Hypothesis, Reading, of_like_size
 from im2latex.weights import DESCRIPTION, opened_weights, weights_file
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Reader:
         try:
             self.vocabulary: list[str] = described["vocabulary"]
             self._form = Form(**described["image"])
+            self._decoding = Decoding(**described.get("decoding", {}))
         except (KeyError, TypeError):
             raise UserError(
                 f"{file} is no model of im2latex: it does not say how pictures become what it reads"
@@ -65,7 +66,7 @@ class Reader:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts too
-        self, pictures: Picture, *, alternatives: int = ..., length_penalty: float = ..., attention: bool = ...
+        self, pictures: Picture, *, alternatives: int = ..., length_penalty: float | None = ..., attention: bool = ...
     ) -> Reading: ...
     @overload
     def predict(
@@ -73,7 +74,7 @@ class Reader:
         pictures: Sequence[Picture],
         *,
         alternatives: int = ...,
-        length_penalty: float = ...,
+        length_penalty: float | None = ...,
         attention: bool = ...,
     ) -> list[Reading]: ...
     def predict(
@@ -81,7 +82,7 @@ class Reader:
         pictures: Picture | Sequence[Picture],
         *,
         alternatives: int = 1,
-        length_penalty: float = 0.0,
+        length_penalty: float | None = None,
         attention: bool = False,
     ) -> Reading | list[Reading]:
         r"""Reads a picture, or several.
@@ -91,9 +92,10 @@ class Reader:
 
         Args:
             pictures: one, as `Picture` says, or a sequence of them.
-            alternatives: readings of each, by a beam search of this width; 1 takes the likeliest token at each step.
+            alternatives: number of readings of each; the beam is at least as wide.
             length_penalty: alternatives of n tokens are ranked by log-probability over ((6 + n) / 6) to this power (Wu
-                et al. 2016, section 7).
+                et al. 2016, section 7), in a beam exactly as wide; None searches as the model's description says, or
+                wider for more alternatives.
             attention: whether to tell where the model looked.
 
         Returns:
@@ -120,8 +122,7 @@ class Reader:
 
         Args:
             images: the bytes of files.
-            beam: as many hypotheses of each as its width, the best first; without one, the likeliest token at each step
-                makes one.
+            beam: as many hypotheses of each as its width, the best first; without one, one of the model's own search.
         """
         readings = self._read(images, beam or Beam(1), attention=False)
         return [one if isinstance(one, ImageError) else list(one.alternatives) for one in readings]
@@ -150,6 +151,7 @@ class Reader:
 
     def _read_batch(self, pixels: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[Reading]:
         """Normalised images, uint8 (height, width), at least one."""
+        width, length_penalty = self._decoding.search(beam)
         sizes = np.array([image.shape for image in pixels], np.int64)
         batch = np.full((len(pixels), *(-(-sizes.max(axis=0) // STRIDE) * STRIDE)), WHITE, np.uint8)
         for image, into in zip(pixels, batch, strict=True):
@@ -157,8 +159,8 @@ class Reader:
         inputs = {
             "image": batch,
             "size": sizes,
-            "width": np.array(beam.width, np.int64),
-            "length_penalty": np.array(beam.length_penalty, np.float32),
+            "width": np.array(width, np.int64),
+            "length_penalty": np.array(length_penalty, np.float32),
         }
         names = self._traced if attention else ["tokens", "log_probability", "score"]
         given = dict(zip(names, self._session.run(names, inputs), strict=True))
@@ -168,7 +170,7 @@ class Reader:
         ):
             found = zip(map(self._text, tokens), *(of.tolist() for of in numbers), strict=True)
             # Where there are fewer sentences than were asked for, the others have no probability.
-            hypotheses = tuple(Hypothesis(*one) for one in found if one[1] > -np.inf)
+            hypotheses = tuple(Hypothesis(*one) for one in found if one[1] > -np.inf)[: beam.width]
             looked = _followed(given, i, batch.shape[1:], pixels[i]) if attention else None
             readings.append(Reading(hypotheses, looked))
         return readings

@@ -44,10 +44,26 @@ BLANK = Hypothesis("", 0.0, 0.0)
 
 
 class Beam(NamedTuple):
-    """A beam search."""
+    """A beam search.
+
+    Without a length penalty of its own it goes by the model's, and is no narrower than the model's.
+    """
 
     width: int  # hypotheses, at least 1
+    length_penalty: float | None = None
+
+
+class Decoding(NamedTuple):
+    """How a model searches where a call does not say otherwise, `trainer_module.config.decoding`."""
+
+    beam_width: int = 1
     length_penalty: float = 0.0
+
+    def search(self, beam: Beam) -> tuple[int, float]:
+        """Width and length penalty to search with; of what comes back, `beam.width` hypotheses are wanted."""
+        if beam.length_penalty is None:
+            return max(beam.width, self.beam_width), self.length_penalty
+        return beam.width, beam.length_penalty
 
 
 class Attention(NamedTuple):

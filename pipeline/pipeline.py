@@ -94,7 +94,7 @@ def create_pipeline(
     transform.add_upstream_node(example_validator)
 
     # Trains the model and exports it with the transformation inside.
-    trainer_config = {"config": config.section("image", "vocabulary", "model", "training")}
+    trainer_config = {"config": config.section("image", "vocabulary", "model", "training", "decoding")}
     if checkpoints is not None:
         trainer_config["checkpoints"] = checkpoints
     if config.training.start_from == reader.NAME:  # another reader makes another training

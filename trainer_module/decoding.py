@@ -93,9 +93,14 @@ def search(
         ops.where(beams == 0, 0.0, NEVER) + ops.zeros((batch, 1)),
     )
     *_, tokens, log_probability = ops.while_loop(unfinished, extend, start)
+    return _ranked(tokens, log_probability, length_penalty)
+
+
+def _ranked(tokens: Tensor, log_probability: Tensor, length_penalty: float | Tensor) -> Decoded:
+    """Orders hypotheses by their scores, best first; arguments as in `Decoded` and `search`."""
     lengths = ops.cast(ops.sum(ops.cast(tokens != PAD, "int32"), axis=-1), "float32")
     penalties = ops.power((6.0 + lengths) / 6.0, length_penalty)
-    score, order = ops.top_k(log_probability / penalties, width)
+    score, order = ops.top_k(log_probability / penalties, ops.shape(log_probability)[1])
     tokens = ops.take_along_axis(tokens, ops.expand_dims(order, -1), axis=1)
     log_probability = ops.take_along_axis(log_probability, order, axis=1)
     sentence = log_probability > NEVER / 2

@@ -38,6 +38,7 @@ class FormulaReader:
         described = description(trained) | {"weights": list(named_weights(model))}
         self._description = json.dumps(described, ensure_ascii=False)
         self._onnx = onnx_of(trained)
+        self._decoding = trained.decoding
         self._search = lambda images, sizes, width, length_penalty: search(
             model, images, sizes, trained.max_tokens, width, length_penalty
         )
@@ -64,13 +65,16 @@ class FormulaReader:
 
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="images")], autograph=False)
     def predict_images(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Reads images: PNG, JPEG, BMP or GIF, of any size and border, (batch,) string.
+        """Reads images with the model's own search (`Trained.decoding`).
+
+        Args:
+            images: PNG, JPEG, BMP or GIF, of any size and border, (batch,) string.
 
         Returns:
             `latex`, (batch,) string, tokens separated by one space; `log_probability`, (batch,)
             float32, natural, of the tokens and the end. A blank image reads "", with log-probability 0.
         """
-        read = self._read(images, 1, 0.0)
+        read = self._read(images, self._decoding.beam_width, self._decoding.length_penalty)
         return {name: read[name][:, 0] for name in ("latex", "log_probability")}
 
     @tf.function(

@@ -14,6 +14,7 @@ from data.files import atomic_file
 from im2latex.errors import UserError
 from im2latex.graph import onnx_model
 from im2latex.weights import DESCRIPTION, SCALE, opened_weights
+from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 
@@ -28,6 +29,7 @@ class Trained(NamedTuple):
     vocabulary: list[str]  # the text of each token id
     max_tokens: int  # formulas are cut there
     weights: dict[str, np.ndarray]  # as `weights.named_weights` names them
+    decoding: DecodingConfig = DecodingConfig()
     provenance: Mapping[str, str] = {}  # how it was made, in words: date, data, run, scores
 
 
@@ -38,12 +40,13 @@ def description(trained: Trained) -> dict[str, Any]:
         "image": dataclasses.asdict(trained.image),
         "vocabulary": trained.vocabulary,
         "max_tokens": trained.max_tokens,
+        "decoding": dataclasses.asdict(trained.decoding),
         "provenance": dict(trained.provenance),
     }
 
 
 def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray]) -> Trained:
-    """Undoes `description`; models of before there was a provenance have none.
+    """Undoes `description`; models of before there were decoding and provenance have the defaults.
 
     Raises:
         KeyError, TypeError, ValidationError: something is missing or not allowed.
@@ -54,6 +57,7 @@ def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray
         list(described["vocabulary"]),
         int(described["max_tokens"]),
         weights,
+        DecodingConfig(**described.get("decoding", {})),
         dict(described.get("provenance", {})),
     )
 

@@ -18,6 +18,7 @@ from im2latex.errors import UserError
 from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
 from trainer_module.batching import Batch, Example, padding, plan
+from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import PRECISION, TrainingConfig
@@ -45,12 +46,13 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: TFX's; `custom_config["config"]` is JSON with the sections `image`, `vocabulary`,
-            `model` and `training`, `custom_config["checkpoints"]`, if there, the folder in which a
+            `model`, `training` and `decoding`, `custom_config["checkpoints"]`, if there, the folder in which a
             killed training finds its state again.
     """
     config = json.loads(fn_args.custom_config["config"])
     image, model_config = ImageConfig(**config["image"]), ModelConfig(**config["model"])
     training_config = TrainingConfig(**config["training"])
+    decoding = DecodingConfig(**config.pop("decoding"))
     transform = tft.TFTransformOutput(fn_args.transform_output)
     vocabulary = features.read_vocabulary(transform)
     start = load_start(training_config.start_from) if training_config.start_from else None
@@ -92,7 +94,7 @@ def run_fn(fn_args: FnArgs) -> None:
             feed=as_dataset,
         )
     log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
-    trained = Trained(model_config, image, vocabulary, training_config.max_tokens, weights_of(model))
+    trained = Trained(model_config, image, vocabulary, training_config.max_tokens, weights_of(model), decoding)
     FormulaReader(trained, TransformedImages(transform)).save(fn_args.serving_model_dir)
     if checkpoints is not None:  # the training is finished: another one starts anew
         shutil.rmtree(checkpoints)

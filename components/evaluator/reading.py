@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ import tensorflow as tf
 from PIL import Image
 
 from im2latex.errors import ImageError, UserError
-from im2latex.reading import Beam, Hypothesis, of_like_size
+from im2latex.reading import Beam, Decoding, Hypothesis, of_like_size
+from trainer_module import features
 
 
 class ImageReader:
@@ -32,7 +34,10 @@ class ImageReader:
             self._loaded = tf.saved_model.load(str(folder))
             self._signatures = dict(self._loaded.signatures)
             self._signatures["predict_images"]
-        except (OSError, KeyError, ValueError, tf.errors.OpError) as error:
+            description = Path(folder) / features.DESCRIPTION
+            described = json.loads(description.read_text("utf-8")) if description.is_file() else {}
+            self._decoding = Decoding(**described.get("decoding", {}))
+        except (OSError, KeyError, TypeError, ValueError, tf.errors.OpError) as error:
             raise UserError(f"{folder} is not a model that reads images ({type(error).__name__}: {error})") from None
 
     @property
@@ -45,8 +50,8 @@ class ImageReader:
 
         Args:
             images: PNG, JPEG, BMP or GIF bytes.
-            beam: as many hypotheses of each as its width, the best first; without one, the likeliest token at each
-                step makes one.
+            beam: as many hypotheses of each as its width, the best first; without one, one of the model's own
+                search.
 
         Raises:
             ImageError: one of them cannot be decoded.
@@ -58,9 +63,12 @@ class ImageReader:
                 given = {name: given[name][:, tf.newaxis] for name in ("latex", "log_probability")}
                 given["score"] = given["log_probability"]
             else:
-                width, length_penalty = tf.constant(beam.width), tf.constant(beam.length_penalty, tf.float32)
+                width, length_penalty = self._decoding.search(beam)
                 search = self._signatures["predict_alternatives"]
-                given = search(images=batch, width=width, length_penalty=length_penalty)
+                given = search(
+                    images=batch, width=tf.constant(width), length_penalty=tf.constant(length_penalty, tf.float32)
+                )
+                given = {name: of[:, : beam.width] for name, of in given.items()}
         except tf.errors.InvalidArgumentError:
             raise ImageError("the image is damaged: it cannot be decoded") from None
         columns = [given[name].numpy().tolist() for name in Hypothesis._fields]

@@ -116,7 +116,7 @@ def train_model(
         ],
     )
     say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
-    trained = Trained(config.model, config.image, vocabulary, knobs.max_tokens, weights_of(model))
+    trained = Trained(config.model, config.image, vocabulary, knobs.max_tokens, weights_of(model), config.decoding)
     save_weights(out / WEIGHTS, trained)
     # Batches are not always full.
     images_per_batch = len(learnt) / len(buckets.cut(learnt, knobs.batch_size, 0, 0))

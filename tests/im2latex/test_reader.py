@@ -17,10 +17,12 @@ import tensorflow as tf
 from PIL import Image
 
 import im2latex
+from components.evaluator.reading import ImageReader
 from data.pictures.synthetic import draw_png, formulas
 from im2latex.reading import Beam
 from pipeline.models.export import save_model
 from trainer_module import reader as shipped
+from trainer_module.config.decoding import DecodingConfig
 from trainer_module.signatures import read_exported
 from trainer_module.trained import save_weights
 
@@ -45,6 +47,27 @@ def test_it_reads_as_the_saved_model_beside_it(reader: im2latex.Reader, signatur
     for name in ("log_probability", "score"):
         found = [[getattr(one, name) for one in reading.alternatives] for reading in several]
         np.testing.assert_allclose(found, given[name], rtol=0, atol=1e-3)
+
+
+def test_a_model_searches_as_its_description_says(
+    model: Path, reader: im2latex.Reader, images: list[bytes], tmp_path: Path
+) -> None:
+    decoding = DecodingConfig(beam_width=3, length_penalty=2.0)
+    save_model(read_exported(model)._replace(decoding=decoding), tmp_path / "model")
+    signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
+    given = signatures["predict_alternatives"](
+        images=tf.constant(images), width=tf.constant(3), length_penalty=tf.constant(2.0)
+    )
+    expected = [[text.decode() for text in row] for row in given["latex"].numpy()]
+    assert [row[0] for row in expected] != [one.latex for one in reader.predict(images)]
+    one = signatures["predict_images"](images=tf.constant(images))["latex"].numpy()
+    assert [text.decode() for text in one] == [row[0] for row in expected]
+    for wide in (im2latex.Reader(tmp_path / "model"), ImageReader(tmp_path / "model")):
+        for beam, count in [(None, 1), (Beam(2), 2), (Beam(3), 3), (Beam(3, 2.0), 3)]:
+            found = [[one.latex for one in answer] for answer in wide.read_each(images, beam)]  # type: ignore[union-attr]
+            assert found == [row[:count] for row in expected]
+        greedy = [answer[0].latex for answer in wide.read_each(images, Beam(1, 0.0))]  # type: ignore[union-attr]
+        assert greedy == [one.latex for one in reader.predict(images)]
 
 
 def test_the_model_that_comes_with_it_reads_as_its_saved_model(tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""What can be set about reading with a trained model."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from trainer_module.config import STRICT
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DecodingConfig:
+    """How the trained model searches for the best formula, where a call does not say otherwise."""
+
+    beam_width: int = Field(default=1, ge=1, le=32, description="hypotheses kept at each step; 1: greedy decoding")
+    length_penalty: float = Field(
+        default=0.0,
+        ge=-9.0,
+        le=9.0,
+        description="hypotheses of n tokens are ranked by log-probability over ((6 + n) / 6) to this power",
+    )
