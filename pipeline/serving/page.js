@@ -183,12 +183,16 @@ function asMathML(formula) {
   return drawn.slice(drawn.indexOf("<math"), drawn.lastIndexOf("</math>") + "</math>".length);
 }
 
-of("copy").addEventListener("click", () => copy(of("copy"), (formula) => formula));
-of("copy-dollars").addEventListener("click", () => copy(of("copy-dollars"), (formula) => `$${formula}$`));
-of("copy-mathml").addEventListener("click", () => copy(of("copy-mathml"), asMathML));
-if (window.tex2typst) {
-  of("copy-typst").hidden = false;
-  of("copy-typst").addEventListener("click", () => copy(of("copy-typst"), (formula) => tex2typst(formula)));
+const FORMS = {
+  copy: (formula) => formula,
+  "copy-dollars": (formula) => `$${formula}$`,
+  "copy-mathml": asMathML,
+  // Where the page has no converter to Typst, it has no button for it.
+  ...(window.tex2typst && { "copy-typst": (formula) => tex2typst(formula) }),
+};
+for (const [id, convert] of Object.entries(FORMS)) {
+  of(id).hidden = false;
+  of(id).addEventListener("click", () => copy(of(id), convert));
 }
 
 /* --- Drawing --- */

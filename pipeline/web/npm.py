@@ -48,9 +48,14 @@ def unpack(package: Package, names: Sequence[str], given: Path | None = None) ->
         UserError: the archive cannot be had, or is another one.
     """
     content = _given(package, given) if given else _kept(package) or _fetched(package)
-    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-        files = ((name, archive.extractfile(f"package/{name}")) for name in names)
-        return {name: file.read() for name, file in files if file}
+    wanted = {f"package/{name}": name for name in names}
+    found = {}
+    # From the first to the last: going back would decompress all of it again.
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as archive:
+        for member in archive:
+            if member.name in wanted and (file := archive.extractfile(member)):
+                found[wanted[member.name]] = file.read()
+    return found
 
 
 def _given(package: Package, folder: Path) -> bytes:

@@ -4,23 +4,30 @@
 
 const worker = new Worker("worker.js", { type: "module" });
 const waiting = new Map();
+let asked = 0;
 let failed = "";
 
 of("where").textContent = "Read in this browser: no picture leaves this device.";
 say("Loading the model…");
 
 function fail(reason) {
-  failed = `the model could not be loaded: ${reason}; load the page again`;
-  say(`No picture can be read: ${failed}.`, true);
+  failed = `the model could not be loaded (${reason}). Load the page again.`;
+  say(`Nothing can be read: ${failed}`, true);
   for (const { reject } of waiting.values()) {
     reject(new Error(failed));
   }
   waiting.clear();
 }
 
-worker.addEventListener("message", ({ data }) => {
+/* KaTeX's fonts, which are otherwise fetched when they are needed: too late for a page that is offline. */
+const fonts = new Promise((done) => window.addEventListener("load", done)).then(() =>
+  Promise.allSettled([...document.fonts].map((font) => font.load())),
+);
+
+worker.addEventListener("message", async ({ data }) => {
   if (data.loaded) {
-    if (!waiting.size) {
+    await fonts;
+    if (!asked) {
       say(NOTHING_YET);
     }
   } else if (data.failed) {
@@ -29,7 +36,7 @@ worker.addEventListener("message", ({ data }) => {
     const { resolve, reject } = waiting.get(data.id);
     waiting.delete(data.id);
     if (data.error) {
-      reject(new Error(data.error));
+      reject(new Error(`${data.error}.`));
     } else {
       resolve(data.answer);
     }
@@ -38,7 +45,6 @@ worker.addEventListener("message", ({ data }) => {
 worker.addEventListener("error", (event) => fail(event.message ?? "a script is missing"));
 
 /* What stands in a picture: { status, alternatives }. */
-let asked = 0;
 function read(picture, alternatives) {
   return new Promise((resolve, reject) => {
     if (failed) {

@@ -33,7 +33,10 @@ export class Reader {
       download("model.onnx").then((response) => response.arrayBuffer()),
       download("model.json").then((response) => response.json()),
     ]);
-    return new Reader(await ort.InferenceSession.create(new Uint8Array(model)), described);
+    const session = await ort.InferenceSession.create(new Uint8Array(model));
+    // What runs first is compiled first: here, so that no picture has to wait for it.
+    await session.run(inputs({ height: 1, width: 1, pixels: Uint8Array.of(0) }, 1), ["tokens"]);
+    return new Reader(session, described);
   }
 
   /* Reads the file of a picture, a Blob, by a beam search of this width.
@@ -41,13 +44,8 @@ export class Reader {
      Gives { status, alternatives }, as the service does: the best first, each { latex, log_probability, probability },
      LaTeX as a person would type it. */
   async read(picture, width) {
-    return this.readPixels(await decode(picture), width);
-  }
-
-  /* The same of { height, width, data }, with red, green, blue and alpha of each pixel. */
-  async readPixels(picture, width) {
     const { image, estimator, vocabulary } = this.described;
-    const normalised = normalise(picture, image, estimator);
+    const normalised = normalise(await decode(picture), image, estimator);
     if (normalised.pixels.every((level) => level === WHITE)) {
       return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 1 }] };
     }

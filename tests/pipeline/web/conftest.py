@@ -10,7 +10,7 @@ import json
 import os
 import tarfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,7 @@ def hosted(folder: Path) -> Iterator[http.server.ThreadingHTTPServer]:
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None: ...
 
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
-    ) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))) as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.05])
         thread.start()
         try:
@@ -99,8 +97,9 @@ class Page(Scripts):
             self.address = f"http://127.0.0.1:{server.server_port}/"
             self.driver.get(self.address)
             self.wait(lambda: self.text("status") != "Loading the model…")
-            self.run("return document.fonts.ready.then(() => 1)")
         assert self.text("status") == "Nothing to read yet."
+        # Later there is nobody to fetch one from.
+        assert self.run("return [...document.fonts].map((font) => font.status)") == ["loaded"] * 20
 
     def _resize(self, width: int, scheme: str) -> None:
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
@@ -112,7 +111,7 @@ class Page(Scripts):
         """The same page in a window of another width and a light or dark scheme."""
         self._resize(width, scheme)
 
-    def wait(self, condition: Any) -> None:
+    def wait(self, condition: Callable[[], bool]) -> None:
         WebDriverWait(self.driver, 60).until(lambda _: condition())
 
     def text(self, name: str) -> str:
