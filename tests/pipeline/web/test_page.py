@@ -58,8 +58,11 @@ def test_the_formula_is_copied_as_latex_mathml_and_typst(page: Page, button: str
     if expected:
         assert copied == expected
         return
-    shown = "const m = new DOMParser().parseFromString(given[0], 'application/xml').documentElement;" \
-            "return [m.tagName, m.namespaceURI, m.querySelector('msqrt').textContent, m.querySelectorAll('msup').length]"  # fmt: skip
+    shown = """
+        const math = new DOMParser().parseFromString(given[0], "application/xml").documentElement;
+        const root = math.querySelector("msqrt").textContent;
+        return [math.tagName, math.namespaceURI, root, math.querySelectorAll("msup").length];
+    """
     assert page.call(shown, copied) == ["math", "http://www.w3.org/1998/Math/MathML", "π", 2]
 
 

@@ -120,7 +120,7 @@ def written_by_hand() -> list[str]:
     operators = [f"\\operatorname{star} {{ {name} }} _ {{ x }} y" for name in names for star in ("", "*")]
     pairs = ["\\\\", "\\alpha", "*", "[", "a", "1", "\\mbox", "\\left(", "\\right)", "\\", "~", "\\hspace", "\\tag"]
     return [*operators, *map(" ".join, itertools.permutations(pairs, 2)), "", "é \\é", "\\mathrm { a \\ b }",
-            "\\begin{array} [ t ] { l @ { x } r } a & b \\\\ [ 4 m m ] c & d \\end{array}", "x ^ { \\prime \\prime 2 } ^ a",
+            "\\begin{array} [ t ] { l @ { x } r } a & b \\\\ [ 4 m m ] c & d \\end{array}", "x ^ { \\prime 2 } ^ a",
             "a \\rm b \\over c", "\\label { a b } x _ { 1 0 } 2", "% a"]  # fmt: skip
 
 
