@@ -1,1 +1,1 @@
-"""What TFX lacks, each part in a folder of its own."""
+"""The pipeline's own TFX components, one package each, and what they share."""

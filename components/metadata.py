@@ -1,6 +1,6 @@
-"""What a run consisted of: its steps and its artifacts, as ML Metadata keeps them.
+"""Reads the steps and artifacts of a run from ML Metadata.
 
-Nothing of TFX is imported: the `im2latex report` command answers sooner without it.
+It does not import TFX, so that the `im2latex report` command starts faster.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
 RAN, CACHED, FAILED, RUNNING, ABSENT = "ran", "cached", "failed", "running", "did not run"
-# Where TFX keeps the SavedModel in the artifact of a training.
+# Folder of the SavedModel in the Trainer's artifact.
 SERVING = "Format-Serving"
-# Property of an artifact: where it lies for others, if `uri` is a copy that this container alone has.
+# Property of an artifact: its permanent location, if `uri` is a copy that exists in this container only.
 ADDRESS = "address"
 OUTPUTS = {metadata_store_pb2.Event.OUTPUT, metadata_store_pb2.Event.DECLARED_OUTPUT}
-# Of an execution; whatever else there is has failed.
+# States of an execution; all other states mean that it failed.
 STATES = {
     metadata_store_pb2.Execution.COMPLETE: RAN,
     metadata_store_pb2.Execution.CACHED: CACHED,
@@ -30,21 +30,21 @@ class Output(NamedTuple):
     """An artifact."""
 
     uri: str
-    id: int = 0  # in ML Metadata; 0 where the orchestrator does not say
+    id: int = 0  # in ML Metadata; 0 if unknown
     properties: Mapping[str, str | int | float] = {}
 
     @property
     def address(self) -> str:
-        """Where a person finds it."""
+        """The location to show to a person."""
         return str(self.properties.get(ADDRESS, self.uri))
 
 
 class Step(NamedTuple):
-    """A component's part in a run."""
+    """One component in a run."""
 
     component: str
     state: str  # RAN, CACHED, FAILED, RUNNING or ABSENT
-    execution: int = 0  # of the execution that did the work, which a cached step only points to
+    execution: int = 0  # id of the execution that did the work; a cached step refers to an earlier one
     run: str = ""  # the run of that execution
     started: int = 0  # of that execution, milliseconds since 1970
     ended: int = 0
@@ -58,58 +58,58 @@ def read_steps(store: MetadataStore, run: str) -> tuple[list[Step], dict[tuple[s
         run: id of the run.
 
     Returns:
-        The steps, in the order in which they were begun, and the artifacts by component and name of the output.
+        The steps in the order in which they started, and the artifacts by component and output name.
     """
     context = store.get_context_by_type_and_name("pipeline_run", run)
     executions = sorted(store.get_executions_by_context(context.id), key=lambda e: e.id) if context else []
     outputs = _outputs(store, [execution.id for execution in executions])
     artifacts = {a.id: a for a in store.get_artifacts_by_id([i for keys in outputs.values() for i in keys])}
     steps: list[Step] = []
-    outcome: dict[tuple[str, str], Output] = {}
+    artifacts_by_output: dict[tuple[str, str], Output] = {}
     for execution in executions:
         state = STATES.get(execution.last_known_state, FAILED)
         keys = outputs.get(execution.id, {})
-        worked, of = execution, run
+        execution_done, run_done = execution, run
         if state == CACHED:
-            worked, of = _origin(store, keys) or (execution, run)
+            execution_done, run_done = _origin(store, keys) or (execution, run)
         component = context_name(store, execution.id, "node").rpartition(".")[2]
-        times = worked.create_time_since_epoch, worked.last_update_time_since_epoch
-        steps.append(Step(component, state, worked.id, of, *times))
+        times = execution_done.create_time_since_epoch, execution_done.last_update_time_since_epoch
+        steps.append(Step(component, state, execution_done.id, run_done, *times))
         if state in (RAN, CACHED):
-            outcome |= {(component, key): output_of(artifacts[i]) for i, key in keys.items()}
-    return steps, outcome
+            artifacts_by_output |= {(component, key): output_of(artifacts[i]) for i, key in keys.items()}
+    return steps, artifacts_by_output
 
 
 def properties(store: MetadataStore, step: Step) -> dict[str, str | int | float]:
-    """What the component of a step was told."""
+    """Returns the execution properties of a step."""
     (execution,) = store.get_executions_by_id([step.execution])
     return _plain(execution.custom_properties)
 
 
 def origins(steps: Sequence[Step]) -> list[Step]:
-    """The finished steps as they were when their work was done: the same for a run that takes them from the cache."""
+    """Returns the finished steps in state RAN, so that a run that takes them from the cache gets the same list."""
     return [step._replace(state=RAN) for step in steps if step.state in (RAN, CACHED)]
 
 
 def seen_from(steps: Sequence[Step], run: str) -> list[Step]:
-    """What `origins` left, as a run sees it: cached is what another run did."""
+    """Reverses `origins` for one run: steps that another run executed are CACHED."""
     return [step if step.run == run else step._replace(state=CACHED) for step in steps]
 
 
 def _outputs(store: MetadataStore, executions: Sequence[int]) -> dict[int, dict[int, str]]:
-    """The artifacts that executions gave, with the names of the outputs, by execution."""
-    found: dict[int, dict[int, str]] = {}
+    """Returns the output artifacts of executions: {execution id: {artifact id: output name}}."""
+    outputs: dict[int, dict[int, str]] = {}
     for event in store.get_events_by_execution_ids(list(executions)) if executions else []:
         if event.type in OUTPUTS:
-            found.setdefault(event.execution_id, {})[event.artifact_id] = event.path.steps[0].key
-    return found
+            outputs.setdefault(event.execution_id, {})[event.artifact_id] = event.path.steps[0].key
+    return outputs
 
 
 def _origin(store: MetadataStore, artifacts: Mapping[int, str]) -> tuple[metadata_store_pb2.Execution, str] | None:
-    """The execution that made artifacts, and its run."""
+    """Returns the execution that produced artifacts, and its run; None if no execution completed."""
     events = store.get_events_by_artifact_ids(list(artifacts)) if artifacts else []
-    makers = store.get_executions_by_id({event.execution_id for event in events if event.type in OUTPUTS})
-    done = [maker for maker in makers if maker.last_known_state == metadata_store_pb2.Execution.COMPLETE]
+    producers = store.get_executions_by_id({event.execution_id for event in events if event.type in OUTPUTS})
+    done = [producer for producer in producers if producer.last_known_state == metadata_store_pb2.Execution.COMPLETE]
     if not done:
         return None
     first = min(done, key=lambda execution: execution.id)
@@ -117,18 +117,18 @@ def _origin(store: MetadataStore, artifacts: Mapping[int, str]) -> tuple[metadat
 
 
 def context_name(store: MetadataStore, execution: int, kind: str) -> str:
-    """The name of an execution's context of a kind (pipeline, pipeline_run or node), "" where there is none."""
-    found = store.get_context_type(kind).id
-    return next((c.name for c in store.get_contexts_by_execution(execution) if c.type_id == found), "")
+    """Returns the name of an execution's context of a kind (pipeline, pipeline_run or node); "" if it has none."""
+    type_id = store.get_context_type(kind).id
+    return next((c.name for c in store.get_contexts_by_execution(execution) if c.type_id == type_id), "")
 
 
 def output_of(artifact: metadata_store_pb2.Artifact) -> Output:
-    """An artifact with its custom properties, as ML Metadata has it."""
+    """Converts an artifact of ML Metadata, with its custom properties."""
     return Output(artifact.uri, artifact.id, _plain(artifact.custom_properties))
 
 
 def values(properties: Mapping[str, metadata_store_pb2.Value]) -> dict[str, Any]:
-    """Properties as ML Metadata has them: numbers, strings, booleans and messages, by name."""
+    """Converts properties of ML Metadata to Python values: numbers, strings, booleans and messages, by name."""
     return {name: getattr(value, value.WhichOneof("value")) for name, value in properties.items()}
 
 

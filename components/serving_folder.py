@@ -1,11 +1,11 @@
-"""The serving folder: the versions of a model, as SavedModels, and how they are listed, compared, moved and deleted.
+"""The serving folder, which holds the versions of a model: lists, compares, moves and deletes them.
 
-    1795463587/            a version; a server takes the highest number
-    1795464242.partial/    one that is not whole: it is being pushed or deleted, or a killed process left it
-    withdrawn/1795464001/  one that was withdrawn; a server sees a name that is not a number, and ignores it
+    1795463587/            a version, which is a SavedModel; a server loads the highest number
+    1795464242.partial/    an incomplete version: it is being pushed or deleted, or a killed process left it
+    withdrawn/1795464001/  a withdrawn version; a server ignores `withdrawn`, because it is not a number
 
-A version is moved by one rename, so it is served whole or not at all. Versions can be listed and compared on any
-file system that TFX knows (gs://, s3://); TFX is imported only for that.
+A version is moved with one rename, so a server never sees part of it. Versions can be listed and compared on every
+file system that TFX supports (gs://, s3://); TFX is imported only for that.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# Custom properties of the model that Baseline takes from it.
-SERVING_VERSION = "serving_version"  # the version that serves, "" when there is none
-PASSED_OVER = "passed_over"  # the newer versions that cannot be used, with reasons
-# The id of the artifact that Pusher made of that version, where an orchestrator with drivers knows it.
+# Custom properties of Baseline's output.
+SERVING_VERSION = "serving_version"  # the version that serves; "" if there is none
+PASSED_OVER = "passed_over"  # newer versions that cannot be used, with reasons
+# Id of Pusher's artifact for that version; known only to orchestrators that run drivers.
 COPY_OF = "pushed_model"
 
 PARTIAL = ".partial"
-# The folder of withdrawn versions, and the property of a model that is a copy of one.
+# Name of the folder of withdrawn versions, and of the property of a model that is a copy of one.
 WITHDRAWN = "withdrawn"
-# How long a version stays after the next one was pushed: a server may still be loading it, or be without the newer one.
+# Time that a version stays after the next was pushed: a server may be loading it, or may not know the newer one yet.
 GRACE_SECONDS = 600.0
 
 log = logging.getLogger(__name__)
 
 
 def versions(folder: str | Path) -> list[int]:
-    """The versions in a folder, the oldest first; none if there is no folder."""
+    """Lists the versions in a folder, oldest first; [] if the folder does not exist."""
     if "://" in str(folder):
         from tfx.dsl.io import fileio
 
@@ -44,12 +44,12 @@ def versions(folder: str | Path) -> list[int]:
         names = [os.fspath(name).rstrip("/") for name in fileio.listdir(folder)] if fileio.isdir(folder) else []
     else:
         names = os.listdir(folder) if os.path.isdir(folder) else []
-    # A server would take 007 as well; nothing here makes it.
+    # A server would load 007 too, but this project never creates such a name.
     return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name)}")
 
 
 def digest(model: str) -> str:
-    """SHA-256 over the relative names and bytes of a SavedModel's files; equal for equal copies only."""
+    """Returns the SHA-256 of a SavedModel's relative file names and contents; copies have equal digests."""
     from tfx.dsl.io import fileio
 
     sha = hashlib.sha256()
@@ -64,19 +64,19 @@ def digest(model: str) -> str:
 
 
 def serves(folder: str, version: int, model: str) -> bool:
-    """Whether a version in the serving folder is a copy of the model."""
+    """Returns whether a version in the serving folder is a copy of the model."""
     return digest(os.path.join(folder, str(version))) == digest(model)
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Keeps others who push, withdraw or delete versions of a local folder waiting."""
+    """Locks a local serving folder: other processes that push, withdraw or delete versions wait."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
-            # Every change is a rename, which is whole without a lock too.
+            # Not fatal: every change is a rename, which is atomic without a lock too.
             log.warning("%s cannot be locked (%s): let no other run push to it.", folder, error.strerror)
         yield
     finally:
@@ -84,50 +84,52 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def activate(folder: Path, version: int) -> tuple[list[int], bool]:
-    """Lets a version serve: withdraws all newer ones, and brings it back where it was withdrawn itself.
+    """Makes a version the one that serves: restores it if it was withdrawn, and withdraws all newer versions.
 
-    What serves changes once, with the last rename: until then it is the version that served before.
+    The version that serves changes with the last rename; until then the previous one serves.
 
     Args:
-        folder: of the versions; local, and locked.
-        version: one of them, or a withdrawn one.
+        folder: serving folder; local, and locked by the caller.
+        version: a version in the folder, or a withdrawn one.
 
     Returns:
-        The versions that were withdrawn, the oldest first, and whether `version` was brought back.
+        The versions that were withdrawn, oldest first, and whether `version` was restored.
     """
     withdrawn = folder / WITHDRAWN
     newer = [number for number in versions(folder) if number > version]
-    back = version in versions(withdrawn)
-    if back:
+    restored = version in versions(withdrawn)
+    if restored:
         (withdrawn / str(version)).rename(folder / str(version))
     for number in newer:
         withdrawn.mkdir(exist_ok=True)
         (folder / str(number)).rename(withdrawn / str(number))
-    if back and not any(withdrawn.iterdir()):
+    if restored and not any(withdrawn.iterdir()):
         withdrawn.rmdir()
-    return newer, back
+    return newer, restored
 
 
 def delete_old(folder: Path, keep: int) -> list[int]:
-    """Deletes all but the newest versions, and all but the newest withdrawn ones.
+    """Deletes all but the newest versions, and all but the newest withdrawn versions.
+
+    A version stays for `GRACE_SECONDS` after it stopped serving.
 
     Args:
-        folder: of the versions; local, and locked.
-        keep: how many stay of either; 0 for all.
+        folder: serving folder; local, and locked by the caller.
+        keep: number of versions, and of withdrawn versions, to keep; 0 keeps all.
 
     Returns:
-        The versions that were deleted.
+        The deleted versions.
     """
     if not keep:
         return []
-    over = time.time() - GRACE_SECONDS
+    cutoff = time.time() - GRACE_SECONDS
     deleted = []
     for parent in (folder, folder / WITHDRAWN):
         numbers = versions(parent)
         for number, following in zip(numbers[:-keep], numbers[1:], strict=False):
-            # A rename sets this time: since then the following version serves, or this one is withdrawn.
+            # A rename sets st_ctime: the time since which the following version serves, or this one is withdrawn.
             since = number if parent != folder else following
-            if (parent / str(since)).stat().st_ctime < over:
+            if (parent / str(since)).stat().st_ctime < cutoff:
                 partial = folder / f"{number}{PARTIAL}"
                 (parent / str(number)).rename(partial)
                 shutil.rmtree(partial)
@@ -136,7 +138,7 @@ def delete_old(folder: Path, keep: int) -> list[int]:
 
 
 def version_status(version: Path) -> str:
-    """What became of a version that was pushed to a local folder; "" where the folder is not here."""
+    """Describes the present state of a version in a local serving folder; "" if the folder does not exist."""
     folder = version.parent
     if not folder.is_dir() or not version.name.isdecimal():
         return ""
@@ -147,7 +149,11 @@ def version_status(version: Path) -> str:
 
 
 def not_pushed(withdrawn: str) -> str:
-    """That a model was not pushed; with why, where it is a copy of a version that was withdrawn."""
+    """Returns the text for a model that was not pushed.
+
+    Args:
+        withdrawn: the withdrawn version that it is a copy of; "" if it was not pushed for another reason.
+    """
     if not withdrawn:
         return "not pushed"
     return f"not pushed: it is version {withdrawn}, which was withdrawn; `im2latex rollback --to {withdrawn}` serves it"

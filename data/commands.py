@@ -1,4 +1,4 @@
-"""im2latex data: make, import and check data sets."""
+"""The `im2latex data` commands: make, import and check data sets."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def degradations(
 
 
 def print_report(report: DatasetReport, sheet: Path) -> None:
-    """The report of a check as tables, each at most 80 columns wide."""
+    """Prints the report of a check as tables, each at most 80 columns wide."""
     from rich.columns import Columns
     from rich.console import Console
     from rich.table import Table

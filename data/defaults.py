@@ -1,4 +1,4 @@
-"""Defaults of the commands that make data sets; the command line shows them before it needs those modules."""
+"""Defaults of the commands that make data sets, kept apart so that --help need not import those modules."""
 
 from __future__ import annotations
 

@@ -1,10 +1,15 @@
-"""Times for people."""
+"""Durations as readable text."""
 
 from __future__ import annotations
 
 
 def duration(seconds: float, decimals: int = 1) -> str:
-    """Seconds as 4.2 s, 1 m 05 s, 2 h 03 m; `decimals` are those of times below a minute."""
+    """Formats seconds as 4.2 s, 1 m 05 s or 2 h 03 m.
+
+    Args:
+        seconds: the duration.
+        decimals: digits after the point, for durations below a minute.
+    """
     if round(seconds, decimals) < 60:
         return f"{seconds:.{decimals}f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Atomic writing of files and folders: readers see the complete new content or the old one."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from im2latex.errors import UserError
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Writes a text file in UTF-8, and the folders that it lies in.
+    """Writes a UTF-8 text file atomically and creates its parent folders.
 
     Raises:
-        UserError: it cannot be written; an older file of that name is unchanged.
+        UserError: the file cannot be written; an existing file keeps its content.
     """
     try:
         with atomic_file(file) as opened:
@@ -27,12 +27,12 @@ def write_atomically(file: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def atomic_file(file: Path) -> Iterator[IO[bytes]]:
-    """Opens a file for writing that gets its name when the block ends, and that no longer exists if it raises.
+    """Opens a temporary file for writing, renamed to `file` when the block ends and removed if the block raises.
 
-    A killed process leaves NAME.writing, which the next one overwrites.
+    A killed process leaves a file NAME.writing, which the next one overwrites.
 
     Raises:
-        OSError: it cannot be written; an older file of that name is unchanged.
+        OSError: the file cannot be written; an existing file keeps its content.
     """
     file = file.absolute()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -50,10 +50,10 @@ def atomic_file(file: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A path at which to make a folder, which is renamed when the block ends, and removed if it raises.
+    """Yields a temporary path for a new folder, renamed to `folder` when the block ends, removed if the block raises.
 
     Raises:
-        OSError: it cannot be written, or `folder` exists and is not empty.
+        OSError: the folder cannot be written, or `folder` exists and is not empty.
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""im2latex data draw, mine and recombine: lists of formulas, and data sets drawn from them."""
+"""The commands `im2latex data draw`, `mine` and `recombine`: lists of formulas, and data sets drawn from them."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def draw(
         raise UserError(f"there is no split {split}; the splits are {', '.join(SPLITS)}")
     start = time.monotonic()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    chosen = _installed_looks(looks, katex_share, degraded, held_out_font, console)
-    details = {"seed": seed, "copies": copies, "max_tokens": max_tokens, "looks": chosen.model_dump()}
+    installed = _installed_looks(looks, katex_share, degraded, held_out_font, console)
+    details = {"seed": seed, "copies": copies, "max_tokens": max_tokens, "looks": installed.model_dump()}
     with progress() as advance:
-        found = read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done))
+        read = read_formulas(formulas, max_tokens, workers, lambda done: advance("reading", done))
         plan = make_plan(
-            found, looks=chosen, seed=seed, copies=copies, split=split, eval_share=eval_share, test_share=test_share
+            read, looks=installed, seed=seed, copies=copies, split=split, eval_share=eval_share, test_share=test_share
         )
         total = len(plan.pictures)
         summary = draw_dataset(
@@ -107,7 +107,7 @@ def draw(
 def _installed_looks(
     file: Path | None, katex: float | None, degraded: float | None, held_out_font: bool, console: Console
 ) -> Looks:
-    """The looks that the options ask for, in the fonts that are installed; prints which are not."""
+    """Returns the looks for the options, restricted to installed fonts; prints the fonts that are missing."""
     from data.pictures.looks import read_looks, with_installed_fonts
 
     shares = {name: share for name, share in (("katex", katex), ("degraded", degraded)) if share is not None}
@@ -215,8 +215,8 @@ def recombine(
                 held_out.add(formula.key)
             else:
                 known.append(formula)
-        made = recombine_formulas(
+        new_formulas = recombine_formulas(
             known, count, seed, max_tokens, held_out, lambda done: advance("recombining", done, count)
         )
-        write_list(out, ((SOURCE, tokens) for tokens in made))
+        write_list(out, ((SOURCE, tokens) for tokens in new_formulas))
     Console().print(f"{count:,} formulas in {out}", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Work spread over processes, its results in order."""
+"""A parallel `map` over processes that keeps the order of the results."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """The number of cores this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Item], Result], item: Item) -> Future[Result]:
-    """Hands work to a pool, whose new workers get no Ctrl-C of the terminal: it is the parent's to stop them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
+    """Submits an item to a pool. New workers ignore Ctrl-C: the parent process stops them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # child processes inherit the mask
     try:
         return pool.submit(function, item)
     finally:
@@ -31,7 +31,7 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[[Item], Result], item:
 
 
 def _end_with_parent() -> None:
-    """Lets a worker end when its parent was killed: it would wait for work forever."""
+    """Makes a worker exit when its parent is killed; otherwise it would wait for work forever."""
     threading.Thread(target=_await_parent, daemon=True).start()
 
 
@@ -45,12 +45,15 @@ def _await_parent() -> None:
 def ordered_map(
     function: Callable[[Item], Result], items: Iterable[Item], workers: int | None = None
 ) -> Iterator[Result]:
-    """Like map, over processes; a few items ahead of what has been consumed, so memory stays bounded.
+    """Maps a function over items in several processes and yields the results in order.
+
+    The processes work only a few items ahead of the consumer, so memory stays bounded.
 
     Args:
-      function: importable by other processes, as are its results.
-      items: what to work on, each some tens of milliseconds of work or more.
-      workers: processes, otherwise one for each core; with one, or one item, all happens in this process.
+      function: must be picklable, and so must its results.
+      items: the inputs; each should take at least some tens of milliseconds.
+      workers: number of processes; one per core by default. With one worker or a single item, everything runs in this
+        process.
     """
     workers = workers or cores()
     remaining = iter(items)

@@ -1,4 +1,4 @@
-"""How far long work is: a bar where a person looks on, a line now and then where the output goes to a file."""
+"""Progress of long work: a bar on a terminal, a line from time to time in other output."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-# Between two lines.
+# Default interval between two lines.
 SECONDS = 30.0
 
 
 class Advance(Protocol):
-    """Takes what is being done, how many of it were done since the last call, and how many there are, if known."""
+    """Reports progress: the name of the work, the items done since the last call, and the total number if known."""
 
     def __call__(self, what: str, done: int, total: int | None = None, /) -> None: ...
 
 
 @contextlib.contextmanager
 def progress(console: Console | None = None, seconds: float = SECONDS) -> Iterator[Advance]:
-    """Shows how far work is, of one kind or several in turn, while the context is open.
+    """Shows the progress of one or more kinds of work while the context is open.
 
     Args:
-        console: where; None takes standard error. On a terminal there is a bar for each kind of work, which disappears
-            at the end; elsewhere a line is printed every so often.
-        seconds: between two lines.
+        console: the output; None means standard error. A terminal shows one bar per kind of work, which disappears
+            at the end; any other output gets a line every `seconds`.
+        seconds: interval between two lines.
     """
     from rich.console import Console
 
@@ -43,12 +43,12 @@ def progress(console: Console | None = None, seconds: float = SECONDS) -> Iterat
 
 
 class Lines:
-    """A line each `seconds`: how many are done, how fast that goes, and how long the rest will take at that speed.
+    """Writes a line every `seconds` with the number of items done, the speed, and the estimated time left.
 
     Args:
-        write: takes each line.
-        seconds: between two lines, and before the first.
-        clock: the time, seconds.
+        write: called with each line.
+        seconds: interval between two lines, and before the first line.
+        clock: returns the current time in seconds.
     """
 
     def __init__(
@@ -56,20 +56,20 @@ class Lines:
     ) -> None:
         self._write, self._seconds, self._clock = write, seconds, clock
         self._what = ""
-        self._done = self._counted = 0  # until now, and until the last line
-        self._since = self._told = self._latest = clock()
+        self._done = self._counted = 0  # items done by now, and by the last line
+        self._since = self._printed = self._latest = clock()
 
     def advance(self, what: str, done: int, total: int | None = None, /) -> None:
-        """Takes what `Advance` takes."""
+        """Reports progress; see `Advance`."""
         if what != self._what:
             self._what, self._done, self._counted, self._since = what, 0, 0, self._latest
         self._done, self._latest = self._done + done, self._clock()
-        if self._latest - self._told >= self._seconds:
+        if self._latest - self._printed >= self._seconds:
             self._write(self._line(total))
-            self._counted, self._since, self._told = self._done, self._latest, self._latest
+            self._counted, self._since, self._printed = self._done, self._latest, self._latest
 
     def _line(self, total: int | None) -> str:
-        # Since the last line: what an earlier command had done comes all at once.
+        # The speed counts from the last line, because work done by an interrupted earlier command is reported at once.
         rate = (self._done - self._counted) / max(self._latest - self._since, 1e-9)
         speed = f"{rate:,.{0 if rate >= 10 else 1}f}"
         if total is None:

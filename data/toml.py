@@ -1,4 +1,4 @@
-"""Python's reader of TOML, which Python 3.10 has under another name."""
+"""The TOML parser of the standard library, or its backport `tomli` on Python 3.10."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Pictures of formulas to LaTeX.
+"""Converts pictures of formulas to LaTeX.
 
     >>> import im2latex
     >>> im2latex.predict("formula.png").latex
     '\\\\int _ { - \\\\infty } ^ { \\\\infty } e ^ { - x ^ { 2 } } d x = \\\\sqrt { \\\\pi }'
 
-NumPy, Pillow and ONNX Runtime are all that this package needs; they are imported when the first picture is read.
+This package needs only NumPy, Pillow and ONNX Runtime, and imports them when it reads the first picture.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HOMES = {"Picture": ".reader", "Reader": ".reader"} | dict.fromkeys(("Attention
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for first (PEP 562)."""
+    """Imports a public name on first access (PEP 562)."""
     if name == "predict":
         return _reader().predict
     if name not in _HOMES:

@@ -1,4 +1,4 @@
-"""What is said of the readings of an image, by `im2latex predict --json` and by the service."""
+"""The JSON form of an image's hypotheses, for `im2latex predict --json` and the HTTP service."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ READ, BLANK = "read", "blank"
 
 
 def status(hypotheses: Sequence[Hypothesis]) -> str:
-    """What came of an image: `READ`, or `BLANK` where it holds no ink and there was nothing to read."""
+    """Returns the status of an image: `READ`, or `BLANK` if it has no ink."""
     return BLANK if hypotheses[0].is_of_blank else READ
 
 
 def describe(hypotheses: Iterable[Hypothesis], as_typed: bool) -> list[dict[str, Any]]:
-    """Hypotheses as JSON has them, the best first; without those that fill up a beam.
+    """Returns hypotheses as objects for JSON, in the same order, without the empty ones that fill up a beam.
 
     Args:
-        hypotheses: of one image.
-        as_typed: LaTeX as a person would type it, instead of tokens separated by spaces.
+        hypotheses: hypotheses of one image, best first.
+        as_typed: return LaTeX as a person would type it, instead of tokens separated by spaces.
     """
     return [
         {

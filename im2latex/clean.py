@@ -1,7 +1,7 @@
-r"""LaTeX as a person would type it, from the tokens that a model writes.
+r"""Rewrites the tokens of a model as LaTeX that a person would type.
 
-`x _ { i } ^ { 2 }` becomes `x_i^2`, `f ^ { \prime }` becomes `f'`, `\operatorname { s i n }` becomes `\sin`, and blanks
-stay only where TeX needs them. The picture stays the same, and so do the tokens of `im2latex.tokenizer`.
+`x _ { i } ^ { 2 }` becomes `x_i^2`, `f ^ { \prime }` becomes `f'`, `\operatorname { s i n }` becomes `\sin`, and spaces
+remain only where TeX needs them. The formula looks the same, and `im2latex.tokenizer` gives the same tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WORD = re.compile(r"\\[a-zA-Z]+|\\(?:left|right|middle)\\[a-zA-Z]+")
 
 
 def clean(latex: str) -> str:
-    """Rewrites a formula of tokens; what is no formula, or would become another one, is given back as it is.
+    """Rewrites a tokenised formula; returns it unchanged if it is invalid or would get other tokens.
 
     Args:
         latex: tokens, separated by one space.
@@ -36,51 +36,51 @@ def clean(latex: str) -> str:
 
 
 def _functions(tokens: list[str]) -> list[str]:
-    r"""`\operatorname { s i n }` as `\sin`, where both look alike."""
-    kept: list[str] = []
-    at = 0
-    while at < len(tokens):
-        token = tokens[at]
-        end = _group_end(tokens, at + 1) if token in ("\\operatorname", "\\operatorname*") else 0
-        function = "\\" + "".join(tokens[at + 2 : end])
+    r"""Replaces `\operatorname { s i n }` by `\sin` where both look the same."""
+    result: list[str] = []
+    index = 0
+    while index < len(tokens):
+        token = tokens[index]
+        end = _group_end(tokens, index + 1) if token in ("\\operatorname", "\\operatorname*") else 0
+        function = "\\" + "".join(tokens[index + 2 : end])
         limits = token.endswith("*")
         if end and function in FUNCTIONS - SPACED_FUNCTIONS and (function in FUNCTIONS_WITH_LIMITS) == limits:
-            kept.append(function)
-            at = end + 1
+            result.append(function)
+            index = end + 1
         else:
-            kept.append(token)
-            at += 1
-    return kept
+            result.append(token)
+            index += 1
+    return result
 
 
 def _scripts(tokens: list[str]) -> list[str]:
-    r"""Scripts of one character without braces, and primes as primes."""
-    kept: list[str] = []
-    at = 0
-    while at < len(tokens):
-        token = tokens[at]
-        end = _group_end(tokens, at + 1) if token in ("_", "^") else 0
+    r"""Removes the braces of scripts with one character, and writes primes as '."""
+    result: list[str] = []
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        end = _group_end(tokens, position + 1) if token in ("_", "^") else 0
         if not end:
-            kept.append(token)
-            at += 1
+            result.append(token)
+            position += 1
             continue
-        inner = _scripts(tokens[at + 2 : end])
+        inner = _scripts(tokens[position + 2 : end])
         if token == "^":
             primes = next((i for i, part in enumerate(inner) if part != "\\prime"), len(inner))
-            kept += ["'"] * primes
+            result += ["'"] * primes
             inner = inner[primes:]
             if primes and not inner:
-                at = end + 1
+                position = end + 1
                 continue
         following = tokens[end + 1] if end + 1 < len(tokens) else ""
         bare = len(inner) == 1 and _stands_alone(inner[0], following)
-        kept += [token, *inner] if bare else [token, "{", *inner, "}"]
-        at = end + 1
-    return kept
+        result += [token, *inner] if bare else [token, "{", *inner, "}"]
+        position = end + 1
+    return result
 
 
 def _stands_alone(token: str, following: str) -> bool:
-    """Whether a script needs no braces; a digit before a digit has some, for the eye."""
+    """Returns whether a script needs no braces. A digit before a digit keeps them for readability."""
     if token.isascii() and token.isdigit() and following[:1].isdigit():
         return False
     return token in SCRIPTS_WITHOUT_BRACES or (
@@ -106,14 +106,14 @@ def _joined(tokens: list[str]) -> str:
 
 
 def _runs_into(token: str, following: str) -> bool:
-    r"""Whether TeX would read two tokens as one: \alpha b, and \\ [ as the beginning of a space between rows."""
+    r"""Returns whether TeX would join two tokens without a space, as in \alpha b, or in \\ [, an option of \\."""
     if token in STARRED and following[:1] == "*" or token == "\\\\" and following[:1] == "[":
         return True
     return bool(_WORD.fullmatch(token)) and following[:1].isascii() and following[:1].isalpha()
 
 
 def _arguments_end(tokens: list[str], at: int) -> int:
-    """Behind all groups in brackets and braces that follow."""
+    """Returns the index after all groups in brackets and braces that start at `at`."""
     while at < len(tokens) and tokens[at] in ("[", "{"):
         end = _closing(tokens, at)
         if not end:
@@ -123,12 +123,12 @@ def _arguments_end(tokens: list[str], at: int) -> int:
 
 
 def _group_end(tokens: list[str], at: int) -> int:
-    """The index of the brace that closes the one at `at`; 0 where none opens there."""
+    """Returns the index of the brace that closes the one at `at`; 0 if there is none at `at`."""
     return _closing(tokens, at) if tokens[at : at + 1] == ["{"] else 0
 
 
 def _closing(tokens: list[str], at: int) -> int:
-    """The index of what closes the brace or bracket at `at`; 0 where none opens there or none closes."""
+    """Returns the index of the token that closes the brace or bracket at `at`; 0 if there is none or it is unclosed."""
     opening = tokens[at] if at < len(tokens) else ""
     closing = {"{": "}", "[": "]"}.get(opening)
     depth = 0

@@ -1,6 +1,6 @@
-"""The `im2latex` command: `predict` is done here, and everything else by the pipeline, where that is installed.
+"""The `im2latex` command. It runs `predict` itself and passes other commands to the pipeline, if that is installed.
 
-Heavy imports stand inside functions: nothing is imported that a command does not need.
+Heavy imports are inside functions, so that a command imports only what it needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from im2latex import __version__, help
 from im2latex.errors import UserError
 from im2latex.models import choose, is_saved_model_alone
 
-# Where the pipeline names its own command.
+# Entry point group under which the pipeline registers its command.
 PLUGINS = "im2latex.commands"
 # Exit status after Ctrl-C.
 INTERRUPTED = 130
@@ -22,7 +22,7 @@ MOST_ALTERNATIVES = 32
 
 
 def main() -> None:
-    """Entry point: what a person can put right becomes one sentence on stderr."""
+    """Runs the command and exits. Prints user errors as one sentence on stderr."""
     try:
         sys.exit(run(sys.argv[1:]))
     except UserError as error:
@@ -34,10 +34,13 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Does what the arguments say and gives the exit status.
+    """Runs a command and returns the exit status.
+
+    Args:
+        arguments: the command line, without the program's name.
 
     Raises:
-        UserError: it cannot be done.
+        UserError: the command failed for a reason that the user can correct.
     """
     if arguments[:1] == ["predict"]:
         given = _parser().parse_args(arguments)
@@ -53,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
                 status = predict_images(given.images, reader, given.alternatives, given.clean, given.json)
                 sys.stdout.flush()
             except OSError as error:
-                # Python would try to write it once more when it ends.
+                # Otherwise Python would flush standard output again at exit, and fail again.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise UserError(f"the answer cannot be written to standard output ({error.strerror})") from None
             return status
@@ -65,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _pipeline() -> Callable[[], None] | None:
-    """The whole command, where the pipeline is installed."""
+    """Returns the pipeline's command, or None if the pipeline is not installed."""
     from importlib.metadata import entry_points
 
     for entry in entry_points(group=PLUGINS):
@@ -75,7 +78,7 @@ def _pipeline() -> Callable[[], None] | None:
 
 
 def _alone(arguments: Sequence[str]) -> int:
-    """What the command does without the pipeline, when it is not to predict."""
+    """Handles arguments that need the pipeline, which is not installed: --version, help, or an error."""
     from importlib.metadata import version
     from platform import python_version
 

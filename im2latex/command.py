@@ -1,4 +1,4 @@
-"""`im2latex predict`: the LaTeX of pictures, on the command line."""
+"""The command `im2latex predict`: prints the LaTeX of images."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from im2latex.reading import Beam, Hypothesis
 
 STANDARD_INPUT = "-"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-# Images that are held at once: enough to make batches of like size from.
+# Number of images in memory at once, enough to form batches of similar size.
 HELD = 1024
 
 
 class ReadsImages(Protocol):
-    """A model that reads encoded images, as `im2latex.Reader` does."""
+    """A model that reads encoded images, such as `im2latex.Reader`."""
 
     def read_each(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis] | ImageError]: ...
 
 
 class Source(NamedTuple):
-    """Where an image comes from."""
+    """The source of an image."""
 
     name: str
-    path: Path | None  # None is standard input
+    path: Path | None  # None means standard input
 
 
 def predict_images(
     images: Sequence[str], reader: ReadsImages, alternatives: int | None, as_typed: bool, as_json: bool
 ) -> int:
-    """Reads images and prints a line for each: its LaTeX, behind its name where there are several, or JSON.
+    """Reads images and prints a line for each: its LaTeX, after its name if there are several images, or JSON.
 
-    What cannot be read is one sentence on stderr, and the others are read. A blank picture is one too, and an empty
-    line.
+    An image that cannot be read gives a message on stderr, and the command continues with the others. A blank image
+    gives a message on stderr and an empty line.
 
     Args:
-        images: files, folders of them, or - for standard input.
+        images: files, folders, or - for standard input.
         reader: the model.
-        alternatives: hypotheses of each, by beam search; None takes one of the model's own search.
-        as_typed: LaTeX as a person would type it.
-        as_json: a JSON object on each line.
+        alternatives: number of hypotheses per image, by beam search; None prints the best one of the model's search.
+        as_typed: print LaTeX as a person would type it.
+        as_json: print a JSON object per line.
 
     Returns:
-        0, or 1 if an image could not be read.
+        The exit status: 0, or 1 if an image could not be read.
     """
     failed = False
     sources: list[Source] = []
@@ -71,10 +71,10 @@ def predict_images(
 
 
 def find(image: str) -> list[Source]:
-    """The images that an argument names: a file, all in a folder and below it, or standard input.
+    """Returns the images that an argument names: a file, all images in a folder and its subfolders, or standard input.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder contains no images.
     """
     if image == STANDARD_INPUT:
         return [Source(STANDARD_INPUT, None)]
@@ -88,7 +88,7 @@ def find(image: str) -> list[Source]:
 
 
 def _read(reader: ReadsImages, sources: Sequence[Source], beam: Beam | None) -> list[list[Hypothesis] | UserError]:
-    """Reads images; what cannot be read has the reason in its place."""
+    """Reads images; returns for each its hypotheses, or the error."""
     answers: dict[int, list[Hypothesis] | UserError] = {}
     contents: dict[int, bytes] = {}
     for i, source in enumerate(sources):
@@ -124,5 +124,5 @@ def _complain(error: UserError, name: str = "") -> bool:
 
 
 def say(sentence: str, name: str = "") -> None:
-    """Says something on stderr, of a picture with its name."""
+    """Prints a message on stderr, with the name of the image if given."""
     print(f"im2latex: {name + ': ' if name else ''}{sentence}", file=sys.stderr)

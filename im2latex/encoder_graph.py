@@ -1,6 +1,6 @@
-"""The encoder as a part of an ONNX graph: convolutions and row encoders, as `trainer_module.encoder` has them.
+"""The encoder as part of an ONNX graph: convolutions and row encoders, as in `trainer_module.encoder`.
 
-Images are (batch, channels, height, width) here, as ONNX wants them.
+Images are (batch, channels, height, width), as ONNX requires.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 from im2latex.protobuf import Graph
 from im2latex.weights import SCALE
 
-# The convolutional encoder halves both sides three times, and a coarse cell covers BLOCK x BLOCK of the cells.
+# The convolutional encoder halves both sides three times, and a coarse cell covers BLOCK x BLOCK fine cells.
 STRIDE, BLOCK = 8, 4
 POOLS = ((2, 2), (2, 2), None, (1, 2), (2, 1), None)
 NORMALISED = (False, False, True, False, True, True)
 EPSILON = 1e-5
-# The score of what lies outside an image.
+# Score of cells outside the image.
 OUTSIDE = -1e9
 
 
 class Memory(NamedTuple):
-    """Cells that can be attended to, as `trainer_module.attention.Memory`."""
+    """Names of the tensors with the cells to attend to, as in `trainer_module.attention.Memory`."""
 
     values: str  # (batch, cells, units)
     keys: str  # (batch, units, cells)
@@ -31,7 +31,7 @@ class Memory(NamedTuple):
 
 
 class EncoderGraph:
-    """Builds the encoder, in `graph`."""
+    """Builds the encoder in `graph`. All methods take and return names of values."""
 
     def __init__(self, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:
         self.config, self.weights = config, weights
@@ -40,10 +40,10 @@ class EncoderGraph:
         self.vocabulary_size = len(weights["embedding/embeddings"])
         self.graph = Graph()
 
-    # Small pieces.
+    # Helpers.
 
     def weight(self, name: str, arrange: Callable[[np.ndarray], np.ndarray] = lambda value: value) -> str:
-        """A weight in float32, its axes as wanted; the runtime converts it once, when it loads the file."""
+        """Adds a weight as float32, rearranged by `arrange`. The runtime converts it once, when it loads the file."""
         value = self.weights[name]
         stored = self.graph.constant(np.ascontiguousarray(arrange(value)))
         full = stored if value.dtype == np.float32 else self.graph.add("Cast", stored, to=1)
@@ -53,30 +53,30 @@ class EncoderGraph:
         return self.graph.add("Mul", full, self.graph.constant(np.ascontiguousarray(arrange(scale))))
 
     def shape(self, value: str, start: int, end: int) -> str:
-        """Sides of a tensor, int64 (end - start,)."""
+        """Returns the sizes of the axes from `start` to `end`, int64 (end - start,)."""
         return self.graph.add("Shape", value, start=start, end=end)
 
     def ints(self, *numbers: int) -> str:
         return self.graph.constant(np.array(numbers, np.int64))
 
     def joined(self, *parts: str | int) -> str:
-        """A shape, of sides that are numbers and of shapes."""
+        """Concatenates numbers and shapes to a shape."""
         return self.graph.add("Concat", *(self.ints(p) if isinstance(p, int) else p for p in parts), axis=0)
 
     def reshape(self, value: str, *parts: str | int) -> str:
         return self.graph.add("Reshape", value, self.joined(*parts))
 
     def count(self, length: str) -> str:
-        """0, 1, ... below a length, int64; the length is (1,)."""
+        """Returns 0, 1, ... up to a length, exclusive, int64; the length has the shape (1,)."""
         scalar = self.graph.add("Squeeze", length, self.ints(0))
         return self.graph.add("Range", self.graph.constant(0), scalar, self.graph.constant(1))
 
     def divided_up(self, value: str, by: int) -> str:
-        """Rounded up, of positive int64."""
+        """Divides positive int64 values and rounds up."""
         return self.graph.add("Div", self.graph.add("Add", value, self.ints(by - 1)), self.ints(by))
 
     def inside(self, extents: str, grid: str) -> str:
-        """Which cells of a grid lie inside their image, bool (batch, 1, rows, columns); the grid has its sides last."""
+        """Returns which cells of a grid, (..., rows, columns), are inside the image, bool (batch, 1, rows, columns)."""
         add = self.graph.add
         of_image = self.graph.add_many("Split", 2, extents, axis=1)
         rows = add("Less", self.count(self.shape(grid, 2, 3)), of_image[0])
@@ -89,7 +89,7 @@ class EncoderGraph:
     # Encoder.
 
     def encode(self, image: str, size: str) -> tuple[Memory | None, Memory | None]:
-        """The coarse and the fine cells, as far as the attention looks at them."""
+        """Adds the encoder. Returns the coarse and fine cells; None for a grid that the attention does not use."""
         add = self.graph.add
         extents = self.divided_up(size, STRIDE)
         pixels = add("Mul", extents, self.ints(STRIDE))
@@ -132,9 +132,9 @@ class EncoderGraph:
             if norm and not normalise_first:
                 x = add("Relu", x)
             if norm:
-                of_norm = ("gamma", "beta", "moving_mean", "moving_variance")
-                given = (self.weight(f"{part}/norm{number}/{name}") for name in of_norm)
-                x = add("BatchNormalization", x, *given, epsilon=EPSILON)
+                names = ("gamma", "beta", "moving_mean", "moving_variance")
+                norm_weights = (self.weight(f"{part}/norm{number}/{name}") for name in names)
+                x = add("BatchNormalization", x, *norm_weights, epsilon=EPSILON)
             if pool is not None:
                 x = add("MaxPool", x, kernel_shape=pool, strides=pool)
                 extents = add("Div", extents, self.ints(*pool))
@@ -144,14 +144,14 @@ class EncoderGraph:
         return x
 
     def read_rows(self, part: str, features: str, extents: str) -> str:
-        """The row encoder's outputs, (batch, channels, rows, columns) -> the same with twice its units as channels."""
+        """Adds a row encoder: (batch, channels, rows, columns) -> (batch, 2 * units, rows, columns)."""
         add, units = self.graph.add, self.units // 2
         batch, rows, columns = (self.shape(features, axis, axis + 1) for axis in (0, 2, 3))
         channels = self.weights[f"{part}/forward_kernel"].shape[0]
         x = self.reshape(add("Transpose", features, perm=[3, 0, 2, 1]), columns, -1, channels)
 
         def gates(value: np.ndarray) -> np.ndarray:
-            """Input, forget, candidate and output gate, as ONNX has them: input, output, forget, candidate."""
+            """Reorders the gates from input, forget, candidate, output to ONNX's input, output, forget, candidate."""
             update, forget, candidate, output = np.split(value, 4, axis=-1)
             return np.concatenate([update, output, forget, candidate], axis=-1).T
 
@@ -164,33 +164,33 @@ class EncoderGraph:
         lengths = self.reshape(add("Expand", of_columns, self.joined(1, rows)), -1)
         states: list[str] = []
         if self.config["row_embedding"]:
-            # (2, 2, most rows, units): hidden and cell state of each direction.
+            # row_embedding is (2, 2, rows, units): hidden and cell state of each direction.
             learned = add("Slice", self.weight(f"{part}/row_embedding"), self.ints(0), rows, self.ints(2))
             for state in self.graph.add_many("Split", 2, learned, axis=0):
                 tiled = add("Expand", add("Unsqueeze", self.reshape(state, 2, -1, units), self.ints(1)),
                             self.joined(1, batch, 1, 1))  # fmt: skip
                 states.append(self.reshape(tiled, 2, -1, units))
-        read = self.graph.add_many(
+        encoded = self.graph.add_many(
             "LSTM", 1, x, both("kernel"), both("recurrent_kernel"), biases, add("Cast", lengths, to=6), *states,
             hidden_size=units, direction="bidirectional",
         )[0]  # (columns, 2, batch * rows, units)  # fmt: skip
-        read = self.reshape(add("Transpose", read, perm=[2, 1, 3, 0]), batch, rows, 2 * units, columns)
-        read = add("Transpose", read, perm=[0, 2, 1, 3])
+        encoded = self.reshape(add("Transpose", encoded, perm=[2, 1, 3, 0]), batch, rows, 2 * units, columns)
+        encoded = add("Transpose", encoded, perm=[0, 2, 1, 3])
         if self.config["position_encoding"]:
             gain = self.weight(f"{part}/position_gain", lambda value: value[:, np.newaxis, np.newaxis])
-            read = add("Add", read, add("Mul", gain, self.positions(rows, columns)))
-        return read
+            encoded = add("Add", encoded, add("Mul", gain, self.positions(rows, columns)))
+        return encoded
 
     def positions(self, rows: str, columns: str) -> str:
-        """The places of cells as waves, (units, rows, columns)."""
+        """Returns the position encoding of cells, (units, rows, columns), see `trainer_module.encoder`."""
         add, half = self.graph.add, self.units // 2
 
         def waves(length: str, channels: int) -> str:
-            """(channels, length)"""
+            """Returns sines and cosines, (channels, length)."""
             channel = np.arange(channels)
             frequency = np.power(np.float32(10000), -(channel // 2 * 2).astype(np.float32) / np.float32(channels))
-            place = add("Cast", self.count(length), to=1)
-            angle = add("Mul", self.graph.constant(frequency.astype(np.float32)[:, np.newaxis]), place)
+            position = add("Cast", self.count(length), to=1)
+            angle = add("Mul", self.graph.constant(frequency.astype(np.float32)[:, np.newaxis]), position)
             is_even = self.graph.constant((channel % 2 == 0)[:, np.newaxis])
             return add("Where", is_even, add("Sin", angle), add("Cos", angle))
 
@@ -201,22 +201,22 @@ class EncoderGraph:
         return add("Concat", of_columns, of_rows, axis=0)
 
     def to_blocks(self, grid: str, fill: float | bool) -> str:
-        """Fills both sides of a grid, the last two axes, up to multiples of `BLOCK`."""
+        """Pads rows and columns of a grid, the last two axes, to multiples of `BLOCK`."""
         add = self.graph.add
         sides = self.shape(grid, 2, 4)
         missing = add("Sub", add("Mul", self.divided_up(sides, BLOCK), self.ints(BLOCK)), sides)
         pads = self.joined(self.ints(0, 0, 0, 0, 0, 0), missing)
-        if isinstance(fill, bool):  # there is no Pad of bool in every runtime
+        if isinstance(fill, bool):  # not every runtime can pad bool
             grid = add("Cast", grid, to=6)
             padded = add("Pad", grid, pads, self.graph.constant(np.array(fill, np.int32)))
             return add("Cast", padded, to=9)
         return add("Pad", grid, pads, self.graph.constant(fill))
 
     def memory(self, cells: str, mask: str, in_blocks: bool) -> Memory:
-        """Of (batch, units, rows, columns); in blocks, the cells of a block follow each other."""
+        """Makes the memory of a grid, (batch, units, rows, columns); `in_blocks` orders the cells by block."""
 
         def flat(grid: str, channels: int) -> str:
-            """(batch, channels, cells)"""
+            """Flattens a grid to (batch, channels, cells)."""
             if in_blocks:
                 sides = self.graph.add("Div", self.shape(grid, 2, 4), self.ints(BLOCK))
                 rows, columns = self.graph.add_many("Split", 2, sides, axis=0)

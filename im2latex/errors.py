@@ -1,16 +1,16 @@
-"""The exceptions for what a person can put right."""
+"""Exceptions for errors that users can correct."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something a person can put right: one sentence that says what is wrong, where, and what to do.
+    """An error that the user can correct. The message is one sentence: what is wrong, where, and what to do.
 
-    The `im2latex` command prints the sentence without a traceback and exits with `exit_status`.
+    The `im2latex` command prints the message without a traceback and exits with `exit_status`.
     """
 
     exit_status = 1
 
 
 class ImageError(UserError):
-    """An image that cannot be read; the sentence begins with "the image" and does not know its name."""
+    """An image cannot be read. The message begins with "the image" and does not contain its name."""

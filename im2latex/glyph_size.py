@@ -1,8 +1,8 @@
-"""The size of the glyphs in an image, estimated from how its ink is spread over scales.
+"""Estimates the size of the glyphs in an image from the distribution of its ink over scales.
 
-`GLYPH_SIZE` holds a small network that was fitted to formulas drawn in many fonts at known sizes
-(`python -m trainer_module.fit_glyph_size`). It takes the sums over the levels of a pyramid of the image, and answers
-with the natural logarithm of the size of an em over the width of a stroke.
+The file `GLYPH_SIZE` contains a small network that was trained on formulas drawn in many fonts at known sizes
+(`python -m trainer_module.fit_glyph_size`). Its inputs are sums over the levels of an image pyramid; its output is the
+natural logarithm of em size / stroke width.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 
 GLYPH_SIZE = Path(__file__).with_name("glyph_size.npz")
 PYRAMID_LEVELS = 7
-# Scales are powers of 2 with this many steps to the next: implementations that round otherwise agree on the step.
+# Scales are powers of 2 ** (1 / STEPS), so that implementations with different rounding choose the same scale.
 STEPS = 8
 LEAST_SCALE, MOST_SCALE = 1 / 16, 4.0
 
 
 class Estimator(NamedTuple):
-    """A perceptron with one hidden layer of rectified units, all float32."""
+    """A perceptron with two hidden layers of ReLU units, all float32."""
 
-    mean: np.ndarray  # of the features, (3 * PYRAMID_LEVELS,)
-    deviation: np.ndarray
+    mean: np.ndarray  # mean of the inputs, (3 * PYRAMID_LEVELS,)
+    deviation: np.ndarray  # standard deviation of the inputs, (3 * PYRAMID_LEVELS,)
     hidden: np.ndarray  # (3 * PYRAMID_LEVELS, units)
     hidden_bias: np.ndarray
     second: np.ndarray  # (units, units)
@@ -35,40 +35,40 @@ class Estimator(NamedTuple):
 
 @cache
 def estimator() -> Estimator:
-    """The fitted network."""
+    """Loads the trained network."""
     with np.load(GLYPH_SIZE) as saved:
         return Estimator(*(saved[name] for name in Estimator._fields))
 
 
 def measures(ink: np.ndarray) -> tuple[np.ndarray, np.float32]:
-    """How the ink of an image is spread over scales.
+    """Measures the distribution of an image's ink over scales.
 
     Args:
         ink: 1 is ink and 0 is paper, float32, (height, width).
 
     Returns:
-        Of each level of a pyramid, halved from one to the next, the sums over the image of the steps between neighbours
-        across and down, and of the squares, in pixels of the first level, float32, (3 * PYRAMID_LEVELS,); and the area
-        of the ink, pixels.
+        Three sums for each level of an image pyramid, float32, (3 * PYRAMID_LEVELS,): the absolute differences of
+        horizontal neighbours and of vertical neighbours, and the squares, all in pixels of the first level. And the
+        area of the ink in pixels.
     """
-    found, area = [], ink.sum(dtype=np.float32)
+    sums, area = [], ink.sum(dtype=np.float32)
     for level in range(PYRAMID_LEVELS):
         padded = np.pad(ink, 1)
         across = np.abs(np.diff(padded, axis=1)).sum(dtype=np.float32)
         down = np.abs(np.diff(padded, axis=0)).sum(dtype=np.float32)
-        found += [across * 2**level, down * 2**level, np.square(ink).sum(dtype=np.float32) * 4**level]
+        sums += [across * 2**level, down * 2**level, np.square(ink).sum(dtype=np.float32) * 4**level]
         ink = np.pad(ink, [(0, side % 2) for side in ink.shape])
         height, width = ink.shape
         ink = ink.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3), dtype=np.float32)
-    return np.array(found, np.float32), area
+    return np.array(sums, np.float32), area
 
 
 def glyph_scale(found: np.ndarray, area: np.float32, size: int) -> float:
-    """The factor that brings the glyphs of an image to a size, in steps of 2 to the 1 / STEPS.
+    """Returns the factor that scales the glyphs of an image to a size, rounded to a power of 2 ** (1 / STEPS).
 
     Args:
-        found, area: what `measures` found.
-        size: of an em, pixels.
+        found, area: the results of `measures`.
+        size: target size of an em, in pixels.
     """
     if area <= 0:
         return 1.0
@@ -78,14 +78,14 @@ def glyph_scale(found: np.ndarray, area: np.float32, size: int) -> float:
 
 
 def relative(found: np.ndarray, area: np.float32) -> tuple[np.ndarray, np.float32]:
-    """What the network takes, float32, (3 * PYRAMID_LEVELS,), and the logarithm of a stroke's width in pixels."""
-    given = np.log(np.maximum(found / area, np.float32(1e-6)))
-    # A stroke of length l and width w has the area l * w and an outline of 2 * l.
-    return given, np.float32(np.log(2)) - np.log(np.hypot(found[0], found[1]) / area)
+    """Returns the network's inputs, float32, (3 * PYRAMID_LEVELS,), and the logarithm of the stroke width in pixels."""
+    inputs = np.log(np.maximum(found / area, np.float32(1e-6)))
+    # A stroke of length l and width w has the area l * w and an outline of about 2 * l.
+    return inputs, np.float32(np.log(2)) - np.log(np.hypot(found[0], found[1]) / area)
 
 
 def predict(network: Estimator, given: np.ndarray, stroke: float | np.floating) -> float:
-    """The logarithm of the size of an em, pixels, from what `relative` makes of an image."""
+    """Returns the logarithm of the em size in pixels, from the results of `relative`."""
     hidden = np.maximum((given - network.mean) / network.deviation @ network.hidden + network.hidden_bias, 0)
     hidden = np.maximum(hidden @ network.second + network.second_bias, 0)
     return float(stroke + hidden @ network.output + network.output_bias)

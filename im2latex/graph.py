@@ -1,7 +1,7 @@
-"""The network as an ONNX graph: normalised images in, the tokens of their formulas out, by beam search in the graph.
+"""The network and the beam search as an ONNX graph, from normalised images to the tokens of their formulas.
 
-The same computation as `trainer_module.model`, of every attention, and as `trainer_module.decoding.search`; these say
-what it is and where it comes from.
+The computation is the same as in `trainer_module.model`, for all kinds of attention, and `trainer_module.decoding`,
+where it is explained, with sources.
 """
 
 from __future__ import annotations
@@ -15,25 +15,32 @@ from im2latex.encoder_graph import BLOCK, OUTSIDE, EncoderGraph, Memory
 from im2latex.protobuf import Graph, Message, model
 
 PAD, START, END = 0, 1, 2
-# The log-probability of what is no answer.
+# Log-probability of impossible continuations.
 NEVER = -1e9
 
 
 def onnx_model(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], max_tokens: int, note: str) -> Message:
-    """The ONNX file of a model.
+    """Returns the ONNX file of a model.
 
-    Its inputs are `image`, uint8 (batch, height, width), sides multiples of `STRIDE` and filled with white; `size`,
-    int64 (batch, 2), height and width of each before filling; `width`, int64 (), hypotheses; `length_penalty`, float32
-    (). Its outputs are those of `search`: `tokens`, int64 (batch, width, steps), padded behind the end, and
-    `log_probability` and `score`, float32 (batch, width). What tells where it looked is followed back by
-    `im2latex.reader`: `order`, int64 (batch, width), `parents`, int64 (steps, batch, width), and the weights of each
-    step's attention, `coarse` and `fine`, float32 (steps, batch, width, cells).
+    Inputs:
+        `image`: uint8 (batch, height, width), padded with white to multiples of `STRIDE`.
+        `size`: height and width of each image before padding, int64 (batch, 2).
+        `width`: beam width, int64 ().
+        `length_penalty`: float32 ().
+
+    Outputs:
+        `tokens`, `log_probability`, `score`: as in `trainer_module.decoding.Decoded`, with int64 tokens.
+        `order`: position of each final hypothesis in the last beam, int64 (batch, width).
+        `parents`: position of each hypothesis's parent in the beam before, int64 (steps, batch, width).
+        `coarse`, `fine`: attention weights of each step, float32 (steps, batch, width, cells), for the grids that the
+            model has. `im2latex.reader` follows `order` and `parents` back to the weights of a hypothesis.
 
     Args:
         config: the network, with the names of `trainer_module.config.model.ModelConfig`.
-        weights: by their names, as a file of weights stores them: float32, float16, or int8 with a scale. They stay so.
-        max_tokens: formulas are cut there.
-        note: JSON that describes the model, kept in the file's metadata as `im2latex`.
+        weights: weights by name as in a file of weights: float32, float16, or int8 with a scale. The ONNX file stores
+            them with the same dtypes.
+        max_tokens: maximum number of tokens in a formula.
+        note: JSON that describes the model, stored in the file's metadata as `im2latex`.
     """
     network = _Network(config, weights)
     network.search(max_tokens)
@@ -41,12 +48,12 @@ def onnx_model(config: Mapping[str, Any], weights: Mapping[str, np.ndarray], max
 
 
 class _Network(EncoderGraph):
-    """Builds the graph, from its inputs to its outputs."""
+    """Builds the graph of the decoder and the search on top of the encoder."""
 
     # Decoder.
 
     def attend(self, query: str, coarse: Memory | None, fine: Memory | None) -> tuple[str, str | None, str | None]:
-        """The context, (batch, queries, units), and the weights of the coarse and fine cells."""
+        """Adds the attention. Returns the context, (batch, queries, units), and the coarse and fine weights."""
         add = self.graph.add
 
         def scores(memory: Memory) -> str:
@@ -90,7 +97,7 @@ class _Network(EncoderGraph):
         return add("Relu", add("Sub", x, threshold))
 
     def search(self, max_tokens: int) -> None:
-        """All of it, with a loop over the steps of the beam search."""
+        """Adds the whole graph: encoder, beam search as a loop over steps, and the outputs."""
         graph, vocabulary = self.graph, self.vocabulary_size
         add, sides = graph.add, ("batch", "width")
         image = graph.input("image", "uint8", ("batch", "height", "width_of_image"))
@@ -107,19 +114,19 @@ class _Network(EncoderGraph):
         if self.config["hidden_recurrence"]:
             recurrent.append(self.weight("decoder/hidden_kernel"))
         kernel = add("Concat", *recurrent, axis=0)
-        combine, of_logits = self.weight("decoder/combine_kernel"), self.weight("decoder/logits_kernel")
+        combine, logits_kernel = self.weight("decoder/combine_kernel"), self.weight("decoder/logits_kernel")
         ids = np.arange(vocabulary)
         only_end = graph.constant(np.where(ids == END, 0, NEVER).astype(np.float32))
-        answers = graph.constant(np.where((ids == PAD) | (ids == START), NEVER, 0).astype(np.float32))
+        allowed = graph.constant(np.where((ids == PAD) | (ids == START), NEVER, 0).astype(np.float32))
         first = add("Unsqueeze", add("Mul", self.count(batch), width), self.ints(1))
         by_token, in_all = self.joined(batch, width, vocabulary), self.joined(batch, -1)
-        never, of_vocabulary = graph.constant(NEVER), self.ints(vocabulary)
+        never, vocabulary_shape = graph.constant(NEVER), self.ints(vocabulary)
 
         def filled(shape: str, value: int | float | bool) -> str:
             return add("Expand", graph.constant(value), shape)
 
         zeros = filled(self.joined(queries, self.units), 0.0)
-        # All begin alike: one of them alone may go on.
+        # All hypotheses start equal, so only one of them may continue.
         is_first = add("Equal", self.count(width), graph.constant(0))
         log_probability = add("Expand", add("Where", is_first, graph.constant(0.0), never), beams)
         start = {
@@ -140,43 +147,45 @@ class _Network(EncoderGraph):
             body.input(body.new_name(), dtype) for _, dtype in start.values()
         )
         before = add("Concat", output, hidden, axis=1) if self.config["hidden_recurrence"] else output
-        of_token = add("Gather", table, add("Reshape", last, self.ints(-1)))
-        gates = add("Add", of_token, add("MatMul", before, kernel))
-        update, forget, candidate, shown = body.add_many("Split", 4, gates, axis=1)
-        kept = add("Mul", add("Sigmoid", forget), cell)
-        cell = add("Add", kept, add("Mul", add("Sigmoid", update), add("Tanh", candidate)))
-        hidden = add("Mul", add("Sigmoid", shown), add("Tanh", cell))
-        context, *looked = self.attend(self.reshape(hidden, beams, self.units), coarse, fine)
+        token_gates = add("Gather", table, add("Reshape", last, self.ints(-1)))
+        gates = add("Add", token_gates, add("MatMul", before, kernel))
+        update, forget, candidate, output_gate = body.add_many("Split", 4, gates, axis=1)
+        remembered = add("Mul", add("Sigmoid", forget), cell)
+        cell = add("Add", remembered, add("Mul", add("Sigmoid", update), add("Tanh", candidate)))
+        hidden = add("Mul", add("Sigmoid", output_gate), add("Tanh", cell))
+        context, *attention_weights = self.attend(self.reshape(hidden, beams, self.units), coarse, fine)
         combined = add("Concat", self.reshape(context, -1, self.units), hidden, axis=1)
         output = add("Tanh", add("MatMul", combined, combine))
-        gains = add("LogSoftmax", add("MatMul", output, of_logits), axis=-1)
-        goes_on = add("Less", step, body.constant(max_tokens))
-        gains = add("Add", gains, add("Where", goes_on, answers, only_end))
+        gains = add("LogSoftmax", add("MatMul", output, logits_kernel), axis=-1)
+        may_continue = add("Less", step, body.constant(max_tokens))
+        gains = add("Add", gains, add("Where", may_continue, allowed, only_end))
         gains = add("Where", add("Unsqueeze", ended, self.ints(-1)), only_end, add("Reshape", gains, by_token))
         candidates = add("Add", add("Unsqueeze", log_probability, self.ints(-1)), gains)
         log_probability, best = body.add_many("TopK", 2, add("Reshape", candidates, in_all), width)
-        last, parents = add("Mod", best, of_vocabulary), add("Div", best, of_vocabulary)
+        last, parents = add("Mod", best, vocabulary_shape), add("Div", best, vocabulary_shape)
         rows = add("Reshape", add("Add", first, parents), self.ints(-1))
         hidden, cell, output = (add("Gather", part, rows) for part in (hidden, cell, output))
         ended = add("Equal", last, body.constant(END))
         written = self.reshape(add("Where", ended, body.constant(PAD), last), -1, 1)
         tokens = add("Concat", add("Gather", tokens, rows), written, axis=1)
-        going = add("ReduceMax", add("Cast", add("Not", ended), to=6), keepdims=0)
-        body.output(add("Cast", going, to=9), body.new_name(), "bool", ())
+        is_running = add("ReduceMax", add("Cast", add("Not", ended), to=6), keepdims=0)
+        body.output(add("Cast", is_running, to=9), body.new_name(), "bool", ())
         states = (last, ended, hidden, cell, output, tokens, log_probability)
         for value, (_, dtype) in zip(states, start.values(), strict=True):
             body.output(value, body.new_name(), dtype)
-        seen = {name: value for name, value in zip(("coarse", "fine"), looked, strict=True) if value is not None}
-        for value, dtype in ((parents, "int64"), *((value, "float32") for value in seen.values())):
+        grid_weights = {
+            name: value for name, value in zip(("coarse", "fine"), attention_weights, strict=True) if value is not None
+        }
+        for value, dtype in ((parents, "int64"), *((value, "float32") for value in grid_weights.values())):
             body.output(value, body.new_name(), dtype)
 
         self.graph, add = graph, graph.add
         ends = graph.add_many(
-            "Loop", len(start) + 1 + len(seen), graph.constant(max_tokens + 1), graph.constant(True),
+            "Loop", len(start) + 1 + len(grid_weights), graph.constant(max_tokens + 1), graph.constant(True),
             *(value for value, _ in start.values()), body=body,
         )  # fmt: skip
-        tokens, log_probability, parents, *looked_at = ends[5:]
-        # The last step writes nothing but the end of those that are cut.
+        tokens, log_probability, parents, *all_weights = ends[5:]
+        # The last step only ends hypotheses that have reached max_tokens.
         tokens = add("Slice", tokens, self.ints(0), self.ints(max_tokens), self.ints(1))
         lengths = add("Cast", add("Not", add("Equal", tokens, graph.constant(PAD))), to=1)
         lengths = self.reshape(add("ReduceSum", lengths, self.ints(1), keepdims=0), beams)
@@ -194,5 +203,5 @@ class _Network(EncoderGraph):
             graph.output(add("Where", is_sentence, value, none), name, "float32", sides)
         graph.output(order, "order", "int64", sides)
         graph.output(parents, "parents", "int64", ("steps", *sides))
-        for name, value in zip(seen, looked_at, strict=True):
+        for name, value in zip(grid_weights, all_weights, strict=True):
             graph.output(value, name, "float32", ("steps", *sides, f"{name}_cells"))

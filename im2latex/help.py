@@ -1,4 +1,4 @@
-"""The words of `im2latex predict --help`, which the command without the pipeline and the one with it share."""
+"""Help texts of `im2latex predict`, shared by the commands with and without the pipeline."""
 
 IM2LATEX = "Pictures of formulas to LaTeX."
 PREDICT = "Print the LaTeX of images, one line each; the file name comes first if there are several."

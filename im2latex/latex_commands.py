@@ -1,8 +1,8 @@
-r"""The tables of LaTeX's commands.
+r"""Tables of LaTeX's commands.
 
-What each command is: how `im2latex.tokenizer` reads it, whether `data.latex.program` may draw it beside others, how
-`data.spelling` spells it, and how `im2latex.clean` writes it for people. The symbols that the built-in
-typesetter draws are in `data.latex.computer_modern`, with their glyphs.
+They say how `im2latex.tokenizer` parses each command, whether `data.latex.program` may draw it in one document with
+other formulas, how `data.spelling` spells it, and how `im2latex.clean` writes it. The symbols of the built-in
+typesetter are in `data.latex.computer_modern`, with their glyphs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def _pairs(text: str) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-# How the tokenizer reads commands.
+# Tables of the tokenizer.
 
 FORMULA_ENVIRONMENTS = (
     "equation", "equation*", "displaymath", "math", "align", "align*", "eqnarray", "eqnarray*", "gather", "gather*",
@@ -34,7 +34,7 @@ ONE_ARGUMENT = _names(
     \mathbb \mathfrak \mathscr \boldsymbol \bm \pmb \phantom \hphantom \vphantom \smash \mathop \mathbin \mathrel
     \mathord \mathopen \mathclose \mathpunct \hspace \substack \pmod \fbox \boxed"""
 )
-# Text: \mbox and its like become \mathrm, and the others keep their names.
+# Text commands: some, such as \mbox, become \mathrm; the others keep their names.
 TEXT_AS_MATHRM = {"\\mbox", "\\hbox", "\\text"}
 TEXT_ARGUMENT = TEXT_AS_MATHRM | _names(
     r"\textrm \textbf \textit \textsf \texttt \textsc \textup \textnormal \emph \ensuremath"
@@ -48,10 +48,10 @@ FUNCTIONS = _names(
 
 SCRIPT_MARKS = {"\\sp": "^", "\\sb": "_"}
 
-# What LaTeX may draw together in one document.
+# Commands that are allowed in a document with several formulas.
 
-# A formula's commands of these names change nothing but its own picture. Everything is here that LaTeX's math fonts,
-# amssymb and amsmath define as a symbol, an accent, an alphabet or a form; not what writes files or moves counters.
+# These commands have no effect outside their formula: the symbols, accents, alphabets and forms of LaTeX, amssymb and
+# amsmath, but no commands that write files or change counters.
 LOCAL_NAMES = r"""
     alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega
     varepsilon vartheta varpi varrho varsigma varphi varkappa digamma Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi
@@ -113,9 +113,9 @@ LOCAL_ENVIRONMENTS = (
     "array matrix pmatrix bmatrix Bmatrix vmatrix Vmatrix smallmatrix cases aligned gathered split subarray"
 )
 
-# How the normal form spells commands.
+# Tables of the normal form.
 
-# The same look, or the same but for the space around.
+# Pairs of commands that look the same, except perhaps for the space around them.
 SYNONYMS = _pairs(
     r"""\rightarrow \to  \le \leq  \ge \geq  \ne \neq  \land \wedge  \lor \vee  \ast *  \Vert \|  \vert |  \mid |
     \parallel \|  \lvert |  \rvert |  \lVert \|  \rVert \|  \colon :  \lbrace \{  \rbrace \}  \lbrack [  \rbrack ]
@@ -129,7 +129,7 @@ SYNONYMS = _pairs(
     \lt <  \gt >"""
 )
 
-# In em.
+# Widths of space commands in em.
 SPACES = {
     "\\": 0.333, "~": 0.333, "\\ ": 0.333, "\\space": 0.333, "\\,": 0.167, "\\thinspace": 0.167, "\\:": 0.222,
     "\\>": 0.222, "\\medspace": 0.222, "\\;": 0.278, "\\thickspace": 0.278, "\\!": -0.167, "\\negthinspace": -0.167,
@@ -144,14 +144,14 @@ FONTS = _pairs(
     \hbox \mathrm  \textbf \mathbf  \textit \mathit  \emph \mathit  \textsl \mathit  \textsf \mathsf
     \texttt \mathtt  \Bbb \mathbb  \frak \mathfrak"""
 )
-FONTS["\\mathnormal"] = "\\mathnormal"  # of which only the Greek capitals are other letters
-# What \boldsymbol makes of a font: another, or "" where the bold letters have no command of their own.
+FONTS["\\mathnormal"] = "\\mathnormal"  # changes only the Greek capitals
+# The font of \boldsymbol within a font; "" if the bold letters have no command of their own.
 BOLD = dict.fromkeys(_names(r"\mathrm \mathbf"), "\\mathbf") | dict.fromkeys(_names(r"\mathcal \mathsf \mathit"), "")
 TEXT_COMMANDS = frozenset(name for name in FONTS if name.startswith("\\text")) | {"\\emph"}
 TEXT_ACCENTS = frozenset(f"\\{mark}" for mark in "'`\"^~=.")
-# Fonts in which words are written.
+# Fonts for words.
 TEXT_FONTS = _names(r"\mathrm \mathbf \mathit \mathsf \mathtt")
-# From here to the end of the group; "" where math has no such font, so that LaTeX draws the same without.
+# Font declarations, which apply up to the end of the group; "" if they have no effect in math mode.
 DECLARATIONS = _pairs(
     r"""\cal \mathcal  \bf \mathbf  \rm \mathrm  \it \mathit  \mit \mathnormal  \sf \mathsf  \tt \mathtt"""
 ) | dict.fromkeys(
@@ -168,12 +168,12 @@ DROPPED = _names(
     r"""\protect \allowbreak \nobreak \hfill \hfil \hss \smallskip \medskip \bigskip \/ \- \mathstrut \strut \null
     \nolinebreak \nulldelimiterspace \noindent \par"""
 )
-# Whether they leave a space as wide as their argument.
+# Dropped commands with an argument, and whether they leave a space of its width.
 DROPPED_WITH_ARGUMENT = {"\\phantom": True, "\\hphantom": True, "\\vphantom": False}
-# Commands that change no more than the space around their argument.
+# Commands that change only the space around their argument.
 GROUPS = _names(r"\ensuremath \mathbin \mathrel \mathord \mathopen \mathclose \mathpunct \mathinner")
 
-# The sizes of delimiters, em.
+# Sizes of delimiters in em.
 BIG_SIZES = {r"\big": 1.2, r"\Big": 1.8, r"\bigg": 2.4, r"\Bigg": 3.0}
 BIG_DELIMITERS = {name + side: name for name in BIG_SIZES for side in ("", "l", "r", "m")}
 DELIMITER_PAIRS = _pairs(r"( )  [ ]  \{ \}  \langle \rangle  \lfloor \rfloor  \lceil \rceil")
@@ -183,15 +183,15 @@ BIG_OPERATORS = _names(
     r"""\sum \prod \coprod \int \iint \iiint \iiiint \oint \idotsint \bigcap \bigcup \bigsqcup \bigvee \bigwedge
     \bigodot \bigotimes \bigoplus \biguplus"""
 )
-# In display style their scripts stand below and above.
+# Commands whose scripts are below and above them in display style.
 WITH_LIMITS = frozenset(name for name in BIG_OPERATORS if "int" not in name) | _names(
     r"\det \gcd \inf \lim \liminf \limsup \max \min \Pr \sup"
 )
 
 ACCENTS = _names(r"\hat \tilde \bar \vec \dot \ddot \dddot \check \breve \acute \grave \mathring")
-# Letters by name.
+# Commands that are letters.
 LETTERS = _names(r"\AA \AE \ae \OE \oe \O \o \L \l \ss \i \j")
-# Commands with arguments that are formulas: the spelling, and the style of each argument.
+# Commands whose arguments are formulas: the spelling, and the style of each argument.
 _SPELLED_WITH_ONE_ARGUMENT = ACCENTS | _names(
     r"""\widehat \widetilde \overline \underline \overrightarrow \overleftarrow \overleftrightarrow \underrightarrow
     \underleftarrow \fbox \boxed \textsc \smash"""
@@ -207,15 +207,15 @@ ARGUMENTS |= {
     "\\substack": ("\\substack", ("script",)),
     "\\pmod": ("\\pmod", ("same",)),
 }
-# Commands with an argument in brackets before the other.
+# Commands with an optional argument in brackets.
 WITH_OPTION = _names(r"\sqrt \xrightarrow \xleftarrow")
 INFIX = _names(r"\atop \brace \brack")
 
-# What upright letters are the name of.
+# Function names that may be written in upright letters.
 UPRIGHT_NAMES = {name[1:]: name for name in FUNCTIONS - {"\\liminf", "\\limsup"}} | {"mod": "\\bmod"}
 
 NEGATED = _pairs(r"= \neq  \in \notin")
-# \dots before one of these is \cdots in amsmath.
+# Tokens before which amsmath sets \dots as \cdots.
 OPERATORS_AND_RELATIONS = _names(
     r"""+ - = < > * : \not \pm \mp \times \div \star \circ \bullet \cdot \cap \cup \uplus \sqcap \sqcup \vee \wedge
     \setminus \wr \diamond \oplus \ominus \otimes \oslash \odot \amalg \leq \geq \neq \prec \succ \preceq \succeq
@@ -226,7 +226,7 @@ OPERATORS_AND_RELATIONS = _names(
     \bigcup \bigsqcup \bigvee \bigwedge \bigodot \bigotimes \bigoplus \biguplus"""
 )
 
-# What they are written as: the environment, the columns, the delimiters around.
+# The spelling of environments: the environment, its columns, and the delimiters around it.
 ENVIRONMENTS: dict[str, tuple[str, str, str, str]] = {
     "matrix": ("array", "c", ".", "."),
     "pmatrix": ("array", "c", "(", ")"),
@@ -238,31 +238,30 @@ ENVIRONMENTS: dict[str, tuple[str, str, str, str]] = {
     "tabular": ("array", "", ".", "."),
     "split": ("aligned", "", ".", "."),
 }
-# Those that are written as they are, without arguments.
+# Environments without arguments that keep their spelling.
 OTHER_ENVIRONMENTS = _names("array aligned gathered smallmatrix")
-# Commands with arguments that are no formulas, or that are seldom: they stay as they are, as do commands that are not
-# known at all.
+# Commands whose arguments are not formulas, and rare commands. They are kept verbatim, like unknown commands.
 WITH_OTHER_ARGUMENTS = _names(
     r"""\rlap \llap \lefteqn \raisebox \makebox \framebox \multicolumn \cline \rule \textsubscript \textsuperscript
     \skew \root \above \buildrel \vcenter \hspace \hskip \kern \mkern \mskip \substack \b \c \d"""
 )
 
-# How a formula is written for people.
+# Tables of `im2latex.clean`.
 
-# Functions that LaTeX sets below and above with their scripts in display style; \operatorname alone does not.
+# Functions whose scripts are below and above them in display style, unlike those of \operatorname.
 FUNCTIONS_WITH_LIMITS = {"\\det", "\\gcd", "\\inf", "\\lim", "\\max", "\\min", "\\Pr", "\\sup"}
-# LaTeX sets these two with a thin space inside, which \operatorname has not.
+# Functions that contain a thin space, unlike \operatorname.
 SPACED_FUNCTIONS = {"\\liminf", "\\limsup"}
-# Symbols that TeX takes as a script without braces: each is one character, whereas others are macros of several.
+# Symbols that TeX accepts as a script without braces, because they are single characters instead of macros.
 SCRIPTS_WITHOUT_BRACES = _names(
     r"""\alpha \beta \gamma \delta \epsilon \varepsilon \zeta \eta \theta \vartheta \iota \kappa \lambda \mu \nu \xi \pi
     \varpi \rho \varrho \sigma \varsigma \tau \upsilon \phi \varphi \chi \psi \omega \Gamma \Delta \Theta \Lambda \Xi
     \Pi \Sigma \Upsilon \Phi \Psi \Omega \infty \circ \ast \star \dagger \ddagger \pm \mp \perp \ell \partial \prime"""
 )
-# In the arguments of these a blank is drawn.
+# Commands in whose arguments a space is visible.
 BLANKS_ARE_DRAWN = _names(
     r"""\mbox \hbox \text \textrm \textbf \textit \textsf \texttt \textsc \textup \textnormal \textsl
     \textsubscript \textsuperscript \emph \fbox \framebox \makebox \raisebox \parbox"""
 )
-# With a star behind the name these are other commands.
+# Commands that have a variant with a star.
 STARRED = {"\\\\", "\\operatorname", "\\hspace", "\\vspace", "\\tag"}

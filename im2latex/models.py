@@ -1,4 +1,4 @@
-"""Which model reads: the one that comes with im2latex, one that was pushed to the workspace, or one that is named."""
+"""Chooses the model to read with: a named one, the last one pushed to the workspace, or the one in the package."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from im2latex import __version__
 from im2latex.errors import UserError
 from im2latex.weights import NAME, WEIGHTS, weights_file
 
-# Where a SavedModel keeps the same model for ONNX Runtime: loaders of SavedModels leave this folder alone.
+# The same model for ONNX Runtime within a SavedModel; loaders of SavedModels ignore this folder.
 ONNX = "assets.extra/model.onnx"
-# What `Reader` looks for in a folder.
+# Files that `Reader` looks for in a folder, in this order.
 _FILES = (ONNX, "model.onnx", WEIGHTS)
 
 
 class Choice(NamedTuple):
-    """A model, and what is said of the choice where it was not named by its path."""
+    """A model, and a message about the choice, which is empty if the model was named by its path."""
 
     path: Path
     sentence: str
 
 
 def choose(named: str | Path | None) -> Choice:
-    """The model that is meant.
+    """Chooses a model.
 
     Args:
-        named: a file or folder, or `reader` for the model that comes with im2latex; None takes the one that was pushed
-            last to the workspace, or the reader where there is none.
+        named: a file or folder, or `reader` for the model that comes with im2latex. None takes the last one pushed to
+            the workspace, or the reader if there is none.
     """
     if named is not None and named != NAME:
         return Choice(Path(named), "")
     versions = pushed(workspace() / "serving") if named is None else []
     if not versions:
         return Choice(weights_file(), f"model: the reader that comes with im2latex {__version__}")
-    newest, here = versions[-1], Path.cwd()
-    shown = newest.relative_to(here) if newest.is_relative_to(here) else newest
+    newest, current = versions[-1], Path.cwd()
+    shown = newest.relative_to(current) if newest.is_relative_to(current) else newest
     return Choice(newest, f"model: {newest.parent.name} {newest.name} ({shown})")
 
 
 def workspace() -> Path:
-    """The folder that everything a run writes lies under: IM2LATEX_HOME, or ./workspace."""
+    """Returns the folder for all output of runs: IM2LATEX_HOME, or ./workspace."""
     return Path(os.environ.get("IM2LATEX_HOME") or "workspace").expanduser().absolute()
 
 
 def pushed(serving: Path) -> list[Path]:
-    """Folders of all models in a serving folder, NAME/VERSION, the oldest first."""
-    # A server would take 007 as well; nothing here makes it.
-    found = (path for path in serving.glob("*/*") if path.name.isdecimal() and path.name == f"{int(path.name)}")
-    return sorted(found, key=lambda path: int(path.name))
+    """Returns the folders of all models in a serving folder, NAME/VERSION, oldest first."""
+    # Ignores names such as 007, which a server would accept but this project never writes.
+    folders = (path for path in serving.glob("*/*") if path.name.isdecimal() and path.name == f"{int(path.name)}")
+    return sorted(folders, key=lambda path: int(path.name))
 
 
 def is_saved_model_alone(model: Path) -> bool:
-    """Whether a folder holds a SavedModel and nothing that `Reader` reads: TensorFlow has to read it."""
+    """Returns whether a folder has a SavedModel but no file that `Reader` reads, so that it needs TensorFlow."""
     return (model / "saved_model.pb").is_file() and not any((model / name).is_file() for name in _FILES)
 
 
 def readable_file(model: Path) -> Path:
-    """The file of a model that `Reader` reads: an ONNX file or one of weights, or either in a folder.
+    """Returns the file of a model for `Reader`: an ONNX file or a file of weights, or the one in a folder.
 
     Raises:
-        UserError: there is none.
+        UserError: the model does not exist, or the folder has no such file.
     """
     if not model.exists():
         raise UserError(f"there is no model {model}; name a folder or a file, or leave --model out")

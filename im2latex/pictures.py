@@ -1,7 +1,7 @@
-"""Takes images as people send them: what is none, or too large, is refused before any of it is decoded.
+"""Checks and converts untrusted image files; files that are too large or not images are refused before decoding.
 
-Only Pillow's readers of the formats below are ever asked, first for the header alone. PNG, JPEG and plain BMP go on to
-the model as they are: it decodes and normalises them itself. Pillow decodes the others, and hands on a PNG.
+Only Pillow's decoders for the formats below are used, first on the header only. PNG, JPEG and plain BMP are passed on
+unchanged, because the model decodes and normalises them itself. Other formats are converted to PNG.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from im2latex.errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
-# A JPEG of several pictures, as some cameras write, is called MPO.
+# MPO is a JPEG with several images, which some cameras write.
 _MODEL_DECODES = ("PNG", "JPEG", "MPO")
-# The BMPs that the model decodes: bytes of the header, bits of a pixel, compression.
+# The BMP variants that the model decodes: header size in bytes, bits per pixel, compression.
 _PLAIN_BMPS = ((40, 24, 0), (40, 32, 0))
 MAX_PIXELS = 16_000_000
 MAX_SIDE = 16_000
-# A dot; less is no sign at all.
+# Minimum number of pixels, enough for a dot.
 LEAST_PIXELS = 9
-# Encoders write about ten, and a decoder goes through the whole picture for each.
+# Maximum number of scans in a JPEG. Encoders write about ten, and a decoder processes the whole image for each.
 MAX_SCANS = 100
-# Of PNGs that live for milliseconds.
+# PNG compression level; low, because these PNGs are kept for milliseconds only.
 COMPRESSION = 1
 
-# Registers the readers of all formats, so that FORMATS can name them.
+# Register all of Pillow's decoders, so that FORMATS can select some.
 Image.init()
 
 
 class Picture(NamedTuple):
-    """An image that can be given to a model."""
+    """An image in a format that the model decodes."""
 
     encoded: bytes  # PNG, JPEG or BMP
     width: int  # pixels
@@ -44,14 +44,14 @@ class Picture(NamedTuple):
 
 
 def encode(picture: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -> bytes:
-    """The bytes of a picture's file: read, taken as they are, or made.
+    """Returns the encoded bytes of a picture: reads a file, passes bytes through, or encodes pixels as PNG.
 
     Args:
-        picture: the path of a file, the bytes of one, an image of Pillow, or an array, uint8 (height, width) or
+        picture: the path of a file, the bytes of a file, a Pillow image, or an array, uint8 (height, width) or
             (height, width, 1 to 4 channels).
 
     Raises:
-        ImageError: it is an array or image of another kind.
+        ImageError: the array has another shape or dtype, or the Pillow image has an unsupported mode.
         OSError: the file cannot be opened.
     """
     if isinstance(picture, bytes):
@@ -71,14 +71,14 @@ def encode(picture: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -
 
 
 def prepare(encoded: bytes, turn: bool = True) -> Picture:
-    """Looks at an image's header, and makes a PNG of what the model does not decode; of films the first picture.
+    """Checks an image, and converts it to PNG if the model cannot decode its format; of an animation, the first frame.
 
     Args:
-        encoded: the bytes of a file.
-        turn: whether to turn a photograph as its camera was held.
+        encoded: the bytes of an image file.
+        turn: whether to rotate a photo by its EXIF orientation.
 
     Raises:
-        ImageError: it is no image of a known format, too large, too small or damaged.
+        ImageError: the file is not an image in one of FORMATS, or the image is too large, too small or damaged.
     """
     if not encoded:
         raise ImageError("the image is empty: it has no bytes")
@@ -98,7 +98,7 @@ def _opened(encoded: bytes) -> Image.Image:
         raise ImageError(f"the image is damaged, or of another format than {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"the image has far more than {MAX_PIXELS:,} pixels; make it smaller") from None
-    except Exception as error:  # noqa: BLE001  Pillow's readers raise nearly anything for damaged headers
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise many different exceptions for damaged files
         raise _damaged(error) from None
 
 
@@ -135,12 +135,12 @@ def _is_decoded_by_the_model(image: Image.Image, encoded: bytes) -> bool:
 def _is_turned(image: Image.Image) -> bool:
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except Exception:  # noqa: BLE001  as above; a picture without readable notes stands as it is
+    except Exception:  # noqa: BLE001  as above; without readable EXIF data, the image is not rotated
         return False
 
 
 def _as_png(image: Image.Image) -> Picture:
-    """8-bit grey or colours, with alpha where something is transparent, or 16-bit grey."""
+    """Encodes an image as PNG: 8-bit grey or RGB, RGBA if it has transparency, or 16-bit grey."""
     if image.mode == "F":
         raise ImageError("the image has floating-point pixels; save it with 8 or 16 bits")
     if image.mode.startswith("I"):

@@ -1,7 +1,7 @@
-"""Writes ONNX files: the few messages of their format that are needed, and a graph put together node by node.
+"""Writes ONNX files: a graph builder, and the few protocol buffer messages that it needs.
 
-The format is onnx.proto3 of github.com/onnx/onnx, in the wire format of protocol buffers. That it is written here, and
-not with the package `onnx`, keeps this package and protobuf's out of every installation and out of every start.
+The format is onnx.proto3 of github.com/onnx/onnx, in the wire format of protocol buffers. This small implementation
+avoids a dependency on the packages `onnx` and `protobuf`, and the time to import them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-# Versions of the format and of the operators: those of ONNX 1.12, which every runtime of today reads.
+# Versions of the format and of the operators: those of ONNX 1.12, which all current runtimes support.
 FORMAT, OPERATORS = 8, 17
 # TensorProto.DataType.
 TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10}
@@ -23,10 +23,10 @@ Attribute: TypeAlias = "int | float | str | Sequence[int] | Graph"
 
 
 class Graph:
-    """A graph, or the body of a loop in one; the methods append to it and give the names of what comes out.
+    """An ONNX graph, or the body of a loop. The methods append nodes and return the names of their outputs.
 
     Args:
-        outer: of the body of a loop, the graph around it, whose values it may use.
+        outer: for the body of a loop, the surrounding graph, whose values the body may use.
     """
 
     def __init__(self, outer: Graph | None = None) -> None:
@@ -37,17 +37,17 @@ class Graph:
         self._outputs: list[Message] = []
 
     def input(self, name: str, dtype: str, shape: Sequence[str | int] | None = None) -> str:
-        """Adds an input; without a shape it may have any."""
+        """Adds an input; None allows any shape."""
         self._inputs.append(_value(name, dtype, shape))
         return name
 
     def output(self, value: str, name: str, dtype: str, shape: Sequence[str | int] | None = None) -> None:
-        """Makes a value an output of this name."""
+        """Adds an output with this name for a value."""
         self._nodes.append(_node("Identity", [value], [name], {}))
         self._outputs.append(_value(name, dtype, shape))
 
     def constant(self, value: np.ndarray | int | float | bool | Sequence[int], name: str = "") -> str:
-        """A tensor that the file holds: arrays as they are, numbers as int64, float32 or bool."""
+        """Stores a constant: arrays keep their dtype, Python numbers become int64, float32 or bool."""
         if not isinstance(value, np.ndarray):
             value = np.asarray(value)
             value = value.astype(np.float32) if value.dtype == np.float64 else value
@@ -56,28 +56,28 @@ class Graph:
         return name
 
     def add(self, operator: str, *inputs: str, **attributes: Attribute) -> str:
-        """Applies an operator with one output; an input "" is left out."""
+        """Applies an operator with one output; "" omits an optional input."""
         (output,) = self.add_many(operator, 1, *inputs, **attributes)
         return output
 
     def add_many(self, operator: str, outputs: int, *inputs: str, **attributes: Attribute) -> list[str]:
-        """Applies an operator with so many outputs."""
+        """Applies an operator with several outputs."""
         names = [self.new_name() for _ in range(outputs)]
         self._nodes.append(_node(operator, inputs, names, attributes))
         return names
 
     def new_name(self) -> str:
-        """A name that nothing in this graph and those around it has."""
+        """Returns a name that is unused in this graph and the surrounding ones."""
         return f"v{next(self._count)}"
 
     def message(self) -> Message:
-        """The GraphProto."""
+        """Returns the serialised GraphProto."""
         parts = ((1, self._nodes), (5, self._initializers), (11, self._inputs), (12, self._outputs))
         return _text(2, "im2latex") + b"".join(_bytes(field, part) for field, all_of in parts for part in all_of)
 
 
 def model(graph: Graph, metadata: Mapping[str, str]) -> Message:
-    """The ModelProto, all that an ONNX file holds."""
+    """Returns the serialised ModelProto, which is the content of an ONNX file."""
     head = _integer(1, FORMAT) + _text(2, "im2latex")
     entries = (_bytes(14, _text(1, name) + _text(2, text)) for name, text in metadata.items())
     return b"".join([head, _bytes(7, graph.message()), _bytes(8, _integer(2, OPERATORS)), *entries])
@@ -85,8 +85,8 @@ def model(graph: Graph, metadata: Mapping[str, str]) -> Message:
 
 def _node(operator: str, inputs: Iterable[str], outputs: Iterable[str], attributes: Mapping[str, Attribute]) -> Message:
     names = [*(_text(1, name) for name in inputs), *(_text(2, name) for name in outputs)]
-    given = (_bytes(5, _attribute(name, value)) for name, value in attributes.items())
-    return b"".join([*names, _text(4, operator), *given])
+    attribute_messages = (_bytes(5, _attribute(name, value)) for name, value in attributes.items())
+    return b"".join([*names, _text(4, operator), *attribute_messages])
 
 
 def _attribute(name: str, value: Attribute) -> Message:

@@ -1,4 +1,4 @@
-"""Pictures of formulas to LaTeX, with ONNX Runtime."""
+"""Reads formulas from pictures, with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from im2latex.weights import DESCRIPTION, opened_weights, weights_file
 if TYPE_CHECKING:
     import onnxruntime
 
-# A picture: the path of a file, the bytes of one, an image of Pillow, or an array, uint8 (height, width) or (height,
-# width, 1 to 4 channels: grey or red, green and blue, with or without alpha).
+# A picture: the path of a file, the bytes of a file, a Pillow image, or an array, uint8 (height, width) or (height,
+# width, 1 to 4 channels: grey or RGB, with or without alpha).
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
-# Cells along each side of a coarse one.
+# Fine cells along each side of a coarse cell.
 BLOCK = 4
 PAD = 0
 
 
 class Form(NamedTuple):
-    """What images are brought to, `im2latex.images.ImageForm`."""
+    """Settings of the image normalisation, see `im2latex.images.ImageForm`."""
 
     max_height: int
     max_width: int
@@ -40,15 +40,15 @@ class Form(NamedTuple):
 
 
 class Reader:
-    """A model that reads pictures. One reader may be used by several threads at once.
+    """A model that reads formulas from pictures. Several threads can use one reader at the same time.
 
     Args:
-        model: an ONNX file or a file of weights, as `im2latex export` writes them, or a folder with one, such as that
-            of a pushed model. None is the model that comes with im2latex.
-        threads: that share the work on one batch; 0 for one on each core.
+        model: an ONNX file or a file of weights from `im2latex export`, or a folder that contains one, such as the
+            folder of a pushed model. None uses the model that comes with im2latex.
+        threads: number of threads per batch; 0 for one per core.
 
     Raises:
-        UserError: there is no such model, or it is damaged.
+        UserError: the model is missing or damaged.
     """
 
     def __init__(self, model: str | os.PathLike[str] | None = None, threads: int = 0) -> None:
@@ -85,24 +85,24 @@ class Reader:
         length_penalty: float | None = None,
         attention: bool = False,
     ) -> Reading | list[Reading]:
-        r"""Reads a picture, or several.
+        r"""Reads one picture or several.
 
             >>> Reader().predict("formula.png").clean
             '\\int_{-\\infty}^\\infty e^{-x^2}dx=\\sqrt{\\pi}'
 
         Args:
-            pictures: one, as `Picture` says, or a sequence of them.
-            alternatives: number of readings of each; the beam is at least as wide.
-            length_penalty: alternatives of n tokens are ranked by log-probability over ((6 + n) / 6) to this power (Wu
-                et al. 2016, section 7), in a beam exactly as wide; None searches as the model's description says, or
-                wider for more alternatives.
-            attention: whether to tell where the model looked.
+            pictures: a picture (see `Picture`), or a sequence of them.
+            alternatives: number of hypotheses for each picture.
+            length_penalty: rank hypotheses of n tokens by log-probability / ((6 + n) / 6) to this power (Wu et al.
+                2016, section 7), with a beam width of `alternatives`. None uses the model's own length penalty, and a
+                beam at least as wide as the model's own.
+            attention: whether to return the attention.
 
         Returns:
-            What was read, of a sequence a list.
+            The reading of the picture, or a list of readings for a sequence.
 
         Raises:
-            ImageError: a picture cannot be read; `read_each` goes on with the others.
+            ImageError: a picture cannot be read. Use `read_each` to continue with the others.
             OSError: a file cannot be opened.
         """
         if alternatives < 1:
@@ -118,11 +118,14 @@ class Reader:
         return readings if one is None else readings[0]
 
     def read_each(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis] | ImageError]:
-        """Reads encoded images; one that cannot be decoded has its error as its answer, the others are read.
+        """Reads encoded images. An image that cannot be decoded does not prevent reading the others.
 
         Args:
-            images: the bytes of files.
-            beam: as many hypotheses of each as its width, the best first; without one, one of the model's own search.
+            images: the bytes of image files.
+            beam: the beam search; None uses the model's own search and returns one hypothesis per image.
+
+        Returns:
+            For each image its hypotheses, best first, or the error.
         """
         readings = self._read(images, beam or Beam(1), attention=False)
         return [one if isinstance(one, ImageError) else list(one.alternatives) for one in readings]
@@ -136,7 +139,7 @@ class Reader:
             except ImageError as error:
                 answers[i] = error
                 continue
-            except Exception as error:  # noqa: BLE001  Pillow's decoders raise nearly anything for damaged files
+            except Exception as error:  # noqa: BLE001  Pillow's decoders raise many different exceptions
                 answers[i] = ImageError(f"the image is damaged: it cannot be decoded ({type(error).__name__})")
                 continue
             if (normalised == WHITE).all():
@@ -150,7 +153,7 @@ class Reader:
         return [answers[i] for i in range(len(images))]
 
     def _read_batch(self, pixels: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[Reading]:
-        """Normalised images, uint8 (height, width), at least one."""
+        """Reads a batch of at least one normalised image, uint8 (height, width)."""
         width, length_penalty = self._decoding.search(beam)
         sizes = np.array([image.shape for image in pixels], np.int64)
         batch = np.full((len(pixels), *(-(-sizes.max(axis=0) // STRIDE) * STRIDE)), WHITE, np.uint8)
@@ -169,7 +172,7 @@ class Reader:
             zip(given["tokens"], given["log_probability"], given["score"], strict=True)
         ):
             found = zip(map(self._text, tokens), *(of.tolist() for of in numbers), strict=True)
-            # Where there are fewer sentences than were asked for, the others have no probability.
+            # If the search finds fewer hypotheses than its width, the others have log-probability -inf.
             hypotheses = tuple(Hypothesis(*one) for one in found if one[1] > -np.inf)[: beam.width]
             looked = _followed(given, i, batch.shape[1:], pixels[i]) if attention else None
             readings.append(Reading(hypotheses, looked))
@@ -180,13 +183,13 @@ class Reader:
 
 
 def _followed(given: Mapping[str, np.ndarray], i: int, sides: Sequence[int], image: np.ndarray) -> Attention:
-    """Follows the best reading of an image back through the beam, to where each step looked.
+    """Collects the attention of an image's best hypothesis by following it back through the beam.
 
     Args:
         given: the outputs of `im2latex.graph.onnx_model`.
-        i: the image's place in the batch.
-        sides: height and width of the batch's images.
-        image: this one, without its filling.
+        i: the image's index in the batch.
+        sides: height and width of the padded images of the batch.
+        image: the image without padding.
     """
     fine = "fine" in given
     steps = int((given["tokens"][i, 0] != PAD).sum())
@@ -199,7 +202,7 @@ def _followed(given: Mapping[str, np.ndarray], i: int, sides: Sequence[int], ima
     cell = STRIDE if fine else STRIDE * BLOCK
     if "coarse" in given:
         rows, columns = -(-rows // BLOCK), -(-columns // BLOCK)
-        if fine:  # its cells follow each other block by block
+        if fine:  # the fine cells are ordered by block
             blocks = weights.reshape(steps, rows, columns, BLOCK, BLOCK).transpose(0, 1, 3, 2, 4)
             rows, columns = rows * BLOCK, columns * BLOCK
             weights = blocks.reshape(steps, rows, columns)
@@ -214,14 +217,14 @@ def _is_npz(file: Path) -> bool:
 
 
 def _opened(file: Path, threads: int) -> tuple[dict[str, Any], onnxruntime.InferenceSession]:
-    """What a model's file says of it, and a session."""
+    """Opens a model's file; returns the model's description and an ONNX Runtime session."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads that wait without sleeping take half of the processor time, and a picture is read no sooner.
+    # Spinning threads take half of the processor time without reading pictures any faster.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what goes wrong is raised, and said once
+    options.log_severity_level = 4  # errors are raised anyway, so do not log them too
     content: str | bytes = str(file)
     if _is_npz(file):
         from im2latex.graph import onnx_model
@@ -233,6 +236,6 @@ def _opened(file: Path, threads: int) -> tuple[dict[str, Any], onnxruntime.Infer
             content = onnx_model(described["model"], weights, described["max_tokens"], text)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  ONNX Runtime's own classes have no base but this
+    except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common base class
         raise UserError(f"{file} is no model that can be read with ({type(error).__name__})") from None
     return json.loads(session.get_modelmeta().custom_metadata_map.get("im2latex", "{}")), session

@@ -1,4 +1,4 @@
-"""What comes of reading a picture, whatever has read it."""
+"""The results of reading a picture, independent of the model that reads it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ import numpy as np
 
 from im2latex.clean import clean
 
-# The convolutional encoder halves both sides three times.
+# Pixels along each side of a cell: the convolutional encoder halves both sides three times.
 STRIDE = 8
 READ_AT_ONCE = 32
 
 
 class Hypothesis(NamedTuple):
-    """One reading of an image."""
+    """A hypothesis: one possible formula for an image.
 
-    latex: str  # tokens, separated by one space
-    log_probability: float  # natural, of the tokens and the end; exactly the model's float32
-    score: float  # what hypotheses are ranked by
+    Attributes:
+        latex: tokens, separated by one space.
+        log_probability: natural log-probability of the tokens and the end token; exactly the model's float32 value.
+        score: the value by which hypotheses are ranked.
+    """
+
+    latex: str
+    log_probability: float
+    score: float
 
     @property
     def clean(self) -> str:
@@ -30,12 +36,12 @@ class Hypothesis(NamedTuple):
 
     @property
     def probability(self) -> float:
-        """Of the whole formula, 0 to 1."""
+        """Probability of the whole formula, 0 to 1."""
         return math.exp(self.log_probability)
 
     @property
     def is_of_blank(self) -> bool:
-        """Whether the image holds no ink; models say so by an empty formula that is certain."""
+        """Whether the image has no ink; models return an empty formula with log-probability 0 then."""
         return not self.latex and self.log_probability == 0
 
 
@@ -44,43 +50,52 @@ BLANK = Hypothesis("", 0.0, 0.0)
 
 
 class Beam(NamedTuple):
-    """A beam search.
+    """Settings of a beam search.
 
-    Without a length penalty of its own it goes by the model's, and is no narrower than the model's.
+    Attributes:
+        width: number of hypotheses to return, at least 1.
+        length_penalty: length penalty, with a beam of exactly `width`. None uses the model's own length penalty, with a
+            beam at least as wide as the model's own.
     """
 
-    width: int  # hypotheses, at least 1
+    width: int
     length_penalty: float | None = None
 
 
 class Decoding(NamedTuple):
-    """How a model searches where a call does not say otherwise, `trainer_module.config.decoding`."""
+    """A model's default search settings, see `trainer_module.config.decoding`."""
 
     beam_width: int = 1
     length_penalty: float = 0.0
 
     def search(self, beam: Beam) -> tuple[int, float]:
-        """Width and length penalty to search with; of what comes back, `beam.width` hypotheses are wanted."""
+        """Returns the width and length penalty to search with; the width can be larger than `beam.width`."""
         if beam.length_penalty is None:
             return max(beam.width, self.beam_width), self.length_penalty
         return beam.width, beam.length_penalty
 
 
 class Attention(NamedTuple):
-    """Where the model looked before it wrote each token of its best reading."""
+    """The model's attention for each token of its best hypothesis.
 
-    weights: np.ndarray  # float32, (tokens, rows, columns), each map with sum 1
-    cell: int  # a cell covers so many pixels of `image` each way
-    image: np.ndarray  # the picture as the model saw it, cut out and scaled, uint8, (height, width)
+    Attributes:
+        weights: float32, (tokens, rows, columns); the weights of each token sum to 1.
+        cell: height and width of a cell in pixels of `image`.
+        image: the normalised picture that the model received, uint8, (height, width).
+    """
+
+    weights: np.ndarray
+    cell: int
+    image: np.ndarray
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read in a picture.
+    """The result of reading a picture.
 
     Attributes:
-        alternatives: the readings, the best first; one, if no more were asked for. A picture without ink has one, "".
-        attention: where the model looked; None if it was not asked for, or there is no ink.
+        alternatives: the hypotheses, best first. A blank picture has a single one, "".
+        attention: the model's attention; None if it was not requested or the picture is blank.
     """
 
     alternatives: tuple[Hypothesis, ...]
@@ -98,26 +113,26 @@ class Reading:
 
     @property
     def probability(self) -> float:
-        """Of the whole formula, 0 to 1."""
+        """Probability of the whole formula, 0 to 1."""
         return self.alternatives[0].probability
 
     @property
     def is_blank(self) -> bool:
-        """Whether the picture holds no ink."""
+        """Whether the picture has no ink."""
         return self.alternatives[0].is_of_blank
 
 
 def of_like_size(sizes: Sequence[tuple[int, int]], at_once: int = READ_AT_ONCE) -> Iterator[np.ndarray]:
-    """Cuts images into batches with little padding.
+    """Groups images of similar size into batches.
 
     Args:
-        sizes: width and height of each, pixels.
-        at_once: images in a batch at most.
+        sizes: width and height of each image in pixels.
+        at_once: maximum number of images in a batch.
 
     Yields:
-        The indices of the images of a batch.
+        The indices of the images of each batch.
     """
     widths, heights = np.array(sizes).reshape(-1, 2).T
-    # Rows of cells first: what is padded below is lost for every column.
+    # Sort by rows of cells first, because padding a row wastes computation in every column.
     order = np.lexsort((widths, -(-heights // STRIDE)))
     yield from (order[start : start + at_once] for start in range(0, len(order), at_once))

@@ -1,13 +1,13 @@
-r"""Raw LaTeX to tokens in the normalised style of im2latex-100k.
+r"""Tokenises raw LaTeX in the normalised style of im2latex-100k.
 
-im2markup normalised its formulas by a patched KaTeX; this reads TeX's structure itself and writes the same style:
-every argument of a command and of a script in braces, the subscript before the superscript, `\left(` one token, a
-letter or digit a token, environments `\begin{array} { c c } a & b \\ c & d \end{array}`. Beyond im2markup, functions
-stay or become commands (`\sin`, not `\operatorname { s i n }`). What draws nothing (comments, labels, numbers of
-equations) is dropped; spaces the author asked for (`\,`, `\quad`, `~`) are kept. `\rm` and `\over` become `\mathrm` and
-`\frac`, dollars and equation environments around the whole are taken off.
+im2markup normalised its formulas with a patched KaTeX. This module parses TeX itself and writes the same style:
+arguments of commands and scripts are in braces, the subscript comes before the superscript, `\left(` is one token, each
+letter or digit is one token, and environments look like `\begin{array} { c c } a & b \\ c & d \end{array}`. Unlike in
+im2markup, functions are commands (`\sin`, not `\operatorname { s i n }`). Invisible parts (comments, labels, equation
+numbers) are dropped, and explicit spaces (`\,`, `\quad`, `~`) are kept. `\rm` and `\over` become `\mathrm` and `\frac`.
+Dollars and equation environments around the whole formula are removed.
 
-A token list joined by spaces is tokenised to itself.
+Tokenising is idempotent: tokens joined by spaces give the same tokens again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from im2latex.latex_commands import (
 
 
 class FormulaError(ValueError):
-    """A formula that TeX would not read: braces, scripts or environments do not fit together."""
+    """An invalid formula, for example with unbalanced braces, double scripts or unclosed environments."""
 
 
 _LEXEME = re.compile(
@@ -64,7 +64,7 @@ def _lex(latex: str) -> list[_Lexeme]:
         text = match[0]
         if text.startswith("%"):
             continue
-        if match.lastgroup is None and text[0] != "\\":  # most of them
+        if match.lastgroup is None and text[0] != "\\":  # the most frequent case
             pass
         elif match["side"]:
             if not match["delimiter"]:
@@ -73,19 +73,19 @@ def _lex(latex: str) -> list[_Lexeme]:
         elif match["edge"]:
             text = f"\\{match['edge']}{{{match['environment']}}}"
         elif text[0] == "\\" and text[1:].isspace():
-            text = "\\"  # a control space: in the normalised style a lone backslash
+            text = "\\"  # a control space, which is a lone backslash in the normalised style
         text = SCRIPT_MARKS.get(text, text)
         lexemes.append(_Lexeme(text, match.start(), match.end()))
     return lexemes
 
 
 class _Reader:
-    """Recursive descent over the lexemes; every method returns tokens."""
+    """A recursive descent parser of the lexemes; its methods return tokens."""
 
     def __init__(self, latex: str) -> None:
         self.lexemes = _lex(latex)
         self.at = 0
-        self.no_mark_before = 0  # up to here nothing draws, and no script follows it
+        self.no_mark_before = 0  # there is no script mark before this index, so `script_mark` need not search again
 
     def peek(self) -> str:
         return self.lexemes[self.at].text if self.at < len(self.lexemes) else ""
@@ -95,7 +95,7 @@ class _Reader:
         return self.lexemes[self.at - 1].text
 
     def sequence(self, *stops: str) -> list[str]:
-        """Everything up to one of the stops, which is not taken, or to the end; the stop \\right is any delimiter's."""
+        """Parses up to a stop token, which it does not consume, or to the end; \\right stands for any \\right(."""
         tokens: list[str] = []
         while (token := self.peek()) and token not in stops and side_of(token) not in stops:
             if token in FRACTIONS:
@@ -109,7 +109,7 @@ class _Reader:
         return tokens
 
     def scripted(self) -> list[str]:
-        """An atom, then its subscript, then its superscript with the primes first."""
+        """Parses an atom with its scripts; returns the subscript first, then the superscript with primes first."""
         tokens = [] if self.peek() in ("_", "^", "'") else self.atom()
         below: list[str] | None = None
         above: list[str] | None = None
@@ -132,7 +132,7 @@ class _Reader:
         return tokens
 
     def script_mark(self) -> str:
-        """Takes a mark of a script, and what draws nothing before it; nothing where there is no mark."""
+        """Consumes a script mark with the invisible tokens before it and returns it; "" if no mark follows."""
         if self.at < self.no_mark_before:
             return ""
         start = self.at
@@ -144,13 +144,13 @@ class _Reader:
         return ""
 
     def skip_inkless(self, token: str) -> bool:
-        """Whether a token that was taken draws nothing; if so takes its argument too."""
+        """Returns whether a consumed token is invisible; if so, also consumes its argument."""
         if token in WITHOUT_INK_ARGUMENT and self.peek() == "{":
-            self.at = self.take_brace_end() + 1  # names of labels are no formulas, so they are not read as such
+            self.at = self.take_brace_end() + 1  # names of labels are not formulas, so skip them without parsing
         return is_inkless(token)
 
     def argument(self, owner: str) -> list[str]:
-        """What a command or a script applies to, without its braces."""
+        """Parses the argument of a command or a script; returns it without braces."""
         token = self.peek()
         if (
             not token
@@ -218,8 +218,8 @@ class _Reader:
         return [token]
 
     def text(self, token: str) -> list[str]:
-        """The argument of \\mbox and its like, blanks as ~ unless the text is tokenised already."""
-        # Looked at before it is read: read twice, text in text in text would take twice as long at each level.
+        """Parses the argument of \\mbox and similar commands; spaces become ~ unless the text is tokenised already."""
+        # Decide before parsing; parsing twice would double the time at each level of nested text.
         inside = self.lexemes[self.at : self.brace_end()] if self.peek() == "{" else []
         is_raw = any(a.end == b.start and a.text.isalnum() and b.text.isalnum() for a, b in itertools.pairwise(inside))
         tokens = self.spaced_text() if is_raw else self.argument(token)
@@ -234,7 +234,7 @@ class _Reader:
             tokens += ["~"] if gap else []
             if self.peek() in FRACTIONS:
                 raise FormulaError(f"{self.peek()} in text")
-            if self.peek() == "\\rm":  # text is upright anyway
+            if self.peek() == "\\rm":  # has no effect, because text is upright
                 self.take()
             else:
                 tokens += self.scripted()
@@ -244,13 +244,13 @@ class _Reader:
         return tokens
 
     def take_brace_end(self) -> int:
-        """Takes the opening brace; the index of the one that closes it."""
+        """Consumes the opening brace and returns the index of its closing brace."""
         end = self.brace_end()
         self.take()
         return end
 
     def brace_end(self) -> int:
-        """The index of the brace that closes the one which is next."""
+        """Returns the index of the brace that closes the next one."""
         depth = 0
         for index in range(self.at, len(self.lexemes)):
             depth += {"{": 1, "}": -1}.get(self.lexemes[index].text, 0)
@@ -283,8 +283,8 @@ class _Reader:
                 pass
 
     def columns(self) -> list[str]:
-        """The columns of an array: c, l, r and |; what LaTeX puts between columns is dropped."""
-        if self.peek() == "[":  # [t]: the array's own position
+        """Parses the columns of an array: c, l, r and |; material between columns, such as @{}, is dropped."""
+        if self.peek() == "[":  # [t], the vertical position of the array
             self.sequence("]")
             if self.peek() != "]":
                 raise FormulaError("[ without ]")
@@ -307,7 +307,7 @@ _SIDE = re.compile(r"\\(?:left|right|middle)(?=[^a-zA-Z])")
 
 @functools.lru_cache(4096)
 def side_of(token: str) -> str | None:
-    r"""`\left`, `\right` or `\middle` for a token such as `\left(`."""
+    r"""Returns `\left`, `\right` or `\middle` for a token such as `\left(`; otherwise None."""
     match = _SIDE.match(token)
     return match[0] if match else None
 
@@ -324,13 +324,13 @@ _WRAPPED = re.compile(r"\s*(?:\$\$(.*)\$\$|\$(.*)\$|\\\[(.*)\\\]|\\\((.*)\\\))\s
 
 
 def tokenize(latex: str) -> list[str]:
-    """Tokens of a formula in the normalised style.
+    """Tokenises a formula in the normalised style.
 
     Args:
-      latex: a formula, raw or tokenised, with or without the dollars around it.
+      latex: a formula, raw or tokenised, with or without surrounding dollars.
 
     Raises:
-      FormulaError: braces, scripts, \\left or environments do not fit together, or an argument is missing.
+      FormulaError: braces, scripts, \\left or environments do not match, or an argument is missing.
     """
     if wrapped := _WRAPPED.fullmatch(latex):
         latex = next(group for group in wrapped.groups() if group is not None)

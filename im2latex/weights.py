@@ -1,7 +1,7 @@
-"""A trained model as plain arrays in one file, and where the one is that comes with im2latex.
+"""Files of model weights, and the file of the model that comes with im2latex.
 
-The file is a .npz of arrays under the names of the weights, and of JSON that describes the model. Matrices are float32,
-float16, or int8 with the float32 factors of their output channels beside them; vectors are float32.
+A file of weights is a .npz with the arrays by name, and JSON that describes the model. Matrices are float32, float16,
+or int8 with a float32 scale for each output channel; vectors are float32.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ import numpy as np
 
 from im2latex.errors import UserError
 
-# The model that comes with im2latex, as --model names it; its file lies beside this one.
+# Name of the model that comes with im2latex, for --model and for its file beside this module.
 NAME = "reader"
-# The file's name, where a folder is given.
+# Name of the file of weights in a folder.
 WEIGHTS = "weights.npz"
+# Name of the entry with the JSON.
 DESCRIPTION = "description"
-# Behind the name of an int8 array: the factors of its output channels, its last axis.
+# Suffix of the entry with the scales of an int8 array, one for each output channel (the last axis).
 SCALE = ":scale"
 
 
 def weights_file() -> Path:
-    """The weights of the model that comes with im2latex.
+    """Returns the file of weights of the model that comes with im2latex.
 
     Raises:
-        UserError: they are missing: the installation is not whole.
+        UserError: the file is missing, because the installation is incomplete.
     """
     file = Path(__file__).with_name(f"{NAME}.npz")
     if not file.is_file():
@@ -39,10 +40,11 @@ def weights_file() -> Path:
 
 @contextmanager
 def opened_weights(source: Path) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of a file, or of `WEIGHTS` in a folder, as they are stored, with the JSON under `DESCRIPTION`.
+    """Opens a file of weights, or the file `WEIGHTS` in a folder, and yields its entries, including `DESCRIPTION`.
 
     Raises:
-        UserError: there is nothing, or it is damaged; also where the block finds that something is missing in it.
+        UserError: the file is missing or damaged. Errors of the block, such as a KeyError for a missing entry, count as
+            damage too.
     """
     is_folder = source.is_dir()
     path = source / WEIGHTS if is_folder else source

@@ -1,1 +1,1 @@
-"""The same pipeline on Kubeflow Pipelines 2."""
+"""Compiles the pipeline for Kubeflow Pipelines 2, deploys it and follows its runs."""

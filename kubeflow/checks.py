@@ -1,4 +1,4 @@
-"""What the section `kubeflow` must say, and who can open the records: Kubeflow's launcher, or the pods themselves."""
+"""Checks the section `kubeflow`: whether required knobs are set, and whether the pods can read the records."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _NEEDED = {
 
 
 def check_place(config: KubeflowConfig, *further: str) -> None:
-    """Holds that the image, by its version, and the volume are named, and `further` knobs are set.
+    """Checks that the image (with a version), the volume and the `further` knobs are set.
 
     Raises:
-        UserError: one is missing.
+        UserError: a knob is not set, or the image has no version.
     """
     for knob in ("image", "volume", *further):
         if not getattr(config, knob):
@@ -36,7 +36,7 @@ def check_place(config: KubeflowConfig, *further: str) -> None:
 
 
 def lists_records(config: KubeflowConfig) -> bool:
-    """Whether the pods list the bucket of the records, instead of the launcher downloading all of it to look at it."""
+    """Returns whether the pods list the bucket to detect changed records, so that the launcher need not download it."""
     if not is_address(config.data):
         return False
     return config.detect_changes == "list" or (
@@ -45,14 +45,14 @@ def lists_records(config: KubeflowConfig) -> bool:
 
 
 def check_records(config: KubeflowConfig, data: str) -> None:
-    """Holds that the pods can come by the records.
+    """Checks that the pods can read the records.
 
     Args:
-        config: of the cluster.
-        data: where the records are: kubeflow.data, or the run's parameter of that name.
+        config: the section `kubeflow`.
+        data: folder of the records: kubeflow.data, or the run's parameter `data`.
 
     Raises:
-        UserError: they cannot.
+        UserError: the address is not valid, or credentials are missing.
     """
     if not is_address(data):
         if not data.startswith(f"{config.mount}/"):
@@ -69,8 +69,8 @@ def check_records(config: KubeflowConfig, data: str) -> None:
     keys = [key for key in _KEYS if key in variables]
     if keys and (len(keys) < len(_KEYS) or _REGION not in variables):
         missing = next(name for name in (*_KEYS, _REGION) if name not in variables)
-        place = "secrets" if missing in _KEYS else "environment"
-        raise UserError(f"the pods have {keys[0]} but no {missing}; set it in kubeflow.{place}")
+        knob = "secrets" if missing in _KEYS else "environment"
+        raise UserError(f"the pods have {keys[0]} but no {missing}; set it in kubeflow.{knob}")
     root = config.pipeline_root
     if root and bucket(root) != bucket(data) and _REGION not in variables:
         raise UserError(
@@ -82,14 +82,14 @@ def check_records(config: KubeflowConfig, data: str) -> None:
 
 
 def moved_root(config: KubeflowConfig, before: str) -> str:
-    """What to know about the cache if the last run's pipeline root was in another bucket; "" if that makes no trouble.
+    """Returns a warning if cached outputs are in another bucket, which the launcher cannot read; "" if all is well.
 
     Args:
-        config: of the cluster; `pipeline_root` is that of the next run.
+        config: the section `kubeflow`; its `pipeline_root` is that of the next run.
         before: pipeline root of the last run.
     """
-    opened = before.startswith("gs://") or _REGION in _variables(config)
-    if not before or not config.pipeline_root or opened or bucket(before) == bucket(config.pipeline_root):
+    readable = before.startswith("gs://") or _REGION in _variables(config)
+    if not before or not config.pipeline_root or readable or bucket(before) == bucket(config.pipeline_root):
         return ""
     return (
         f"the pipeline root was {before}, and outputs in the cache still lie there: the launcher has credentials for "

@@ -1,7 +1,7 @@
-"""The API of Kubeflow Pipelines, with time-outs, and with what can go wrong as sentences.
+"""A client of the Kubeflow Pipelines API, with timeouts and with one-sentence errors.
 
-kfp's client finds the cluster and logs in; its own waiting and its printed links are not used, because it has no
-time-outs, and stops at the first answer that is not a good one.
+kfp's client finds the cluster and logs in. Its functions that wait for a run and print links are not used, because they
+have no timeouts and stop at the first error.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from kfp.client import ServiceAccountTokenVolumeCredentials
 
 from im2latex.errors import UserError
 
-TOKEN_VARIABLE = "KFP_EXISTING_TOKEN"  # what the kfp command reads --existing-token from
+TOKEN_VARIABLE = "KFP_EXISTING_TOKEN"  # the variable of the kfp command's option --existing-token
 HOST_VARIABLE = "KF_PIPELINES_ENDPOINT"
 UI_VARIABLE = "KF_PIPELINES_UI_ENDPOINT"
-# Seconds to connect, and to wait for the next bytes; the client's own default is for ever.
+# Seconds to connect, and to wait for the next bytes; by default the client waits forever.
 TIMEOUT = (10, 60)
-# Statuses of a server that is starting, overloaded or behind a gateway that lost it.
+# Statuses worth a retry: the server is starting or overloaded, or its gateway has lost it.
 TRANSIENT = {408, 429, 500, 502, 503, 504}
 PAGE = 50
 LONGEST_MESSAGE = 400
 
 
 class Refused(UserError):
-    """The server answered, and said no; `status` is HTTP's."""
+    """The server refused a request; `status` is the HTTP status."""
 
     def __init__(self, sentence: str, status: int) -> None:
         super().__init__(sentence)
@@ -47,7 +47,7 @@ class Refused(UserError):
 
 
 class Unreachable(UserError):
-    """No answer, or one that says that there may be one later; `what` is the sentence without what to do."""
+    """The server did not answer, or is unavailable for now; `what` is the message without the advice."""
 
     def __init__(self, what: str, to_do: str) -> None:
         super().__init__(f"{what}; {to_do}")
@@ -56,7 +56,7 @@ class Unreachable(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """Where the cluster is and how to log in; what is None is left to the conventions of kfp's client."""
+    """Address and credentials of a cluster; for None, kfp's client uses its own defaults."""
 
     host: str | None = None
     namespace: str | None = None
@@ -65,44 +65,44 @@ class Access:
 
 
 class _Client(kfp.Client):
-    """kfp's client; asks once whether the server is there, not five times with a traceback each."""
+    """kfp's client, which checks the server's health once, and not five times with a traceback each."""
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
         return _call(self, "say whether it is there", "healthzs", "get_healthz")
 
 
 class Cluster:
-    """The API of one cluster, each call with time-outs and with refusals as sentences."""
+    """The API of one cluster; every call has timeouts and raises one-sentence errors."""
 
     def __init__(self, access: Access) -> None:
         """
         Raises:
-            UserError: no address is known, or nothing that can be talked with is there.
+            UserError: no address is known, the server cannot be reached, or it refuses the login.
         """
         self._access = access
         self._client = _connect(access)
 
     @property
     def namespace(self) -> str:
-        """Whose pipelines and runs they are, on a cluster with several users; else empty."""
+        """The user's namespace on a cluster with several users; "" on others."""
         return self._access.namespace or self._client.get_user_namespace() or ""
 
     def command(self, what: str) -> str:
-        """The `im2latex kubeflow` command that does something here, for sentences."""
-        given = self._access.host
-        host = f" --host {_shown(given)}" if given and given != os.environ.get(HOST_VARIABLE) else ""
+        """Returns an `im2latex kubeflow` command for this cluster, for messages."""
+        address = self._access.host
+        host = f" --host {_shown(address)}" if address and address != os.environ.get(HOST_VARIABLE) else ""
         return f"`im2latex kubeflow {what}{host}`"
 
     def reconnect(self) -> None:
-        """Logs in again, with what the token's place holds by now."""
+        """Logs in again, with a token that is read anew."""
         self._client = _connect(self._access)
 
     def call(self, doing: str, service: str, operation: str, *arguments: Any, **query: Any) -> Any:
-        """The answer of an operation of the API; see `_call`."""
+        """Calls an operation of the API; see `_call`."""
         return _call(self._client, doing, service, operation, *arguments, **query)
 
     def every(self, doing: str, service: str, operation: str, field: str, *arguments: Any, **query: Any) -> Iterator:
-        """The entries of all pages of a list, of which `field` holds each page's."""
+        """Yields the entries of all pages of a list; `field` names the entries of a page."""
         token = ""
         while True:
             page = self.call(doing, service, operation, *arguments, page_size=PAGE, page_token=token, **query)
@@ -112,18 +112,18 @@ class Cluster:
                 return
 
     def metadata(self, method: str, **fields: Any) -> Any:
-        """The answer of ML Metadata, which the browser's page of a run asks under the same address, by gRPC-Web.
+        """Calls a method of ML Metadata by gRPC-Web, at the address that the web page of a run uses too.
 
         Raises:
-            UserError: this address has none, or it does not answer.
+            UserError: ML Metadata is not available at this address, or does not answer.
         """
         from ml_metadata.proto import metadata_store_service_pb2 as messages
 
         api_client = _method(self._client, "runs", "get_run").__self__.api_client
         parts = urlsplit(os.environ.get(UI_VARIABLE) or api_client.configuration.host)
-        # Through Kubernetes it is behind the pages' service; else, behind a gateway too, not under the pages' path.
-        place, proxied, _ = parts.path.partition("/ml-pipeline:http/proxy")
-        path = f"{place}/ml-pipeline-ui:http/proxy" if proxied else ""
+        # Through the Kubernetes proxy it is behind the web page's service; otherwise it is at the root of the address.
+        prefix, proxied, _ = parts.path.partition("/ml-pipeline:http/proxy")
+        path = f"{prefix}/ml-pipeline-ui:http/proxy" if proxied else ""
         path = f"{path}/ml_metadata.MetadataStoreService/{method}"
         address = urlunsplit((parts.scheme, parts.netloc, path, "", ""))
         headers = {**api_client.default_headers, "Content-Type": "application/grpc-web+proto", "X-Grpc-Web": "1"}
@@ -134,27 +134,28 @@ class Cluster:
         with _request(api_client.configuration, "answer for ML Metadata"):
             api_client.update_params_for_auth(headers, [], ["Bearer"])
             answer = api_client.rest_client.POST(address, headers=headers, body=frame, _request_timeout=TIMEOUT)
-        # A frame of the message and one of trailers; after an error the second alone, or none and a header.
+        # An answer is a frame with the message and a frame with trailers. After an error there is only the second
+        # frame, or no frame but a header.
         if answer.data[:1] != b"\0" or answer.getheader("grpc-status") not in (None, "0"):
             raise UserError(f"ML Metadata does not answer {method}: {answer.getheader('grpc-message') or 'no message'}")
         length = int.from_bytes(answer.data[1:5], "big")
         return getattr(messages, f"{method}Response").FromString(answer.data[5 : 5 + length])
 
     def address(self, run_id: str) -> str:
-        """The page of a run in the browser; empty when only the API's address is known."""
+        """Returns the address of a run's web page; "" if only the API's address is known."""
         base = os.environ.get(UI_VARIABLE) or self._access.host
         if not base:
             return ""
         return f"{_shown(base if '://' in base else f'https://{base}').rstrip('/')}/#/runs/details/{run_id}"
 
     def named(self, doing: str, service: str, operation: str, field: str, name: str) -> Any:
-        """The entry of a list with this display name, or None."""
+        """Returns the entry of a list with this display name; None if there is none."""
         page = self.call(doing, service, operation, filter=display_name_is(name), namespace=self.namespace)
         entries = getattr(page, field) or []
         return entries[0] if entries else None
 
     def run(self, run_id: str) -> Any:
-        """A run with its tasks."""
+        """Returns a run with its tasks."""
         return self.call(f"show the run {run_id}", "runs", "get_run", run_id)
 
 
@@ -164,11 +165,11 @@ def _connect(access: Access) -> _Client:
     if access.token_file and not access.token_file.is_file():
         raise UserError(f"there is no token file {access.token_file}; --token-file takes a file with the token alone")
     host = (access.host or "").rstrip("/")
-    # The client takes the address with no port for that of nowhere, and so must not be given it.
+    # The client takes its default host for "not set", so the port is added to tell the two apart.
     host = f"{host}:80" if host == kfp_server_api.Configuration().host else host
-    # What is tried again is said here, once, and not by urllib3 for each try.
+    # This module reports retries itself, once; urllib3 would log each one.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    # The client prints what concerns a person, such as where to log in, between the lines of an answer.
+    # The client prints messages, such as where to log in, to stdout, which is for answers.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -184,20 +185,20 @@ def _connect(access: Access) -> _Client:
 
 
 def _call(client: kfp.Client, doing: str, service: str, operation: str, *arguments: Any, **query: Any) -> Any:
-    """The answer of an operation of the API.
+    """Calls an operation of the API and returns its answer.
 
     Args:
         client: kfp's client.
-        doing: what the operation is to do, for sentences: "the server does not DOING".
-        service: name of the client's attribute for it, such as runs.
-        operation: name of its method without the service's, which only newer clients put before it.
-        arguments: what the operation must have.
-        query: what it may have; what is empty is left out.
+        doing: what the operation does, for messages: "the server does not DOING".
+        service: name of the client's attribute for the service, such as runs.
+        operation: name of the method, without the name of the service that newer clients put before it.
+        arguments: required arguments of the operation.
+        query: optional arguments; empty ones are left out.
 
     Raises:
-        Refused: the server says no.
-        Unreachable: the server does not answer, or says that it cannot for now.
-        UserError: what answers is not the API.
+        Refused: the server refuses the request.
+        Unreachable: the server does not answer, or is unavailable for now.
+        UserError: the answer is not from the API.
     """
     method = _method(client, service, operation)
     api_client = method.__self__.api_client
@@ -207,10 +208,10 @@ def _call(client: kfp.Client, doing: str, service: str, operation: str, *argumen
             "no address of Kubeflow Pipelines is known: give --host or set KF_PIPELINES_ENDPOINT "
             "(`kubectl port-forward --namespace kubeflow service/ml-pipeline-ui 8080:80` makes it http://localhost:8080)"
         )
-    given = {name: value for name, value in query.items() if value not in (None, "")}
+    given_query = {name: value for name, value in query.items() if value not in (None, "")}
     with _request(configuration, doing):
-        answer = method(*arguments, _request_timeout=TIMEOUT, **given)
-    # A gateway that wants a log-in sends its page, which the client would take for an answer with nothing in it.
+        answer = method(*arguments, _request_timeout=TIMEOUT, **given_query)
+    # A gateway that requires a login answers with a web page, which the client would parse as an empty answer.
     if "json" not in (api_client.last_response.getheader("content-type") or ""):
         raise UserError(
             f"{_shown(configuration.host)} answers with a web page and not as the API: it may be a log-in or another "
@@ -220,17 +221,17 @@ def _call(client: kfp.Client, doing: str, service: str, operation: str, *argumen
 
 
 def _method(client: kfp.Client, service: str, operation: str) -> Any:
-    """The method of an operation, which newer clients name with the service before it."""
+    """Returns the method of an operation; newer clients put the name of the service before it."""
     api = getattr(client, service)
     return getattr(api, f"{service[:-1]}_service_{operation}", None) or getattr(api, operation)
 
 
 @contextlib.contextmanager
 def _request(configuration: kfp_server_api.Configuration, doing: str) -> Iterator[None]:
-    """Around a request: makes sentences of what it can come to, see `_call`, and keeps the address.
+    """Converts the errors of a request to one-sentence errors, see `_call`, and keeps the address of the API.
 
-    Kubernetes' client refreshes a token of the kubeconfig by setting up all that is in the kubeconfig again, and so the
-    address of the cluster instead of that of Kubeflow Pipelines in it.
+    When the Kubernetes client refreshes a token, it reloads all of the kubeconfig. That replaces the address of
+    Kubeflow Pipelines by the address of the cluster.
     """
     address, refresh = configuration.host, configuration.refresh_api_key_hook
 
@@ -254,19 +255,19 @@ def _request(configuration: kfp_server_api.Configuration, doing: str) -> Iterato
 
 
 def _shown(address: str) -> str:
-    """An address without the name and password that may stand in it."""
+    """Removes the user name and password from an address."""
     parts = urlsplit(address)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _refusal(error: kfp_server_api.ApiException, host: str, doing: str, token: str | None) -> UserError:
-    """What a status other than 200 means, and what to do."""
-    told = message_in(error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body)
+    """Converts an error status to an error that says what to do."""
+    message = message_in(error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body)
     if token:
-        told = told.replace(token.removeprefix("Bearer "), "(the token)")
-    because = f": {told}" if told else ""
+        message = message.replace(token.removeprefix("Bearer "), "(the token)")
+    reason = f": {message}" if message else ""
     if error.status in TRANSIENT:
-        return Unreachable(f"{host} cannot {doing} for now ({error.status}){because}", "give the same command again")
+        return Unreachable(f"{host} cannot {doing} for now ({error.status}){reason}", "give the same command again")
     match error.status:
         case 401:
             what = "does not take the token, which may have expired" if token else "wants a token"
@@ -274,7 +275,7 @@ def _refusal(error: kfp_server_api.ApiException, host: str, doing: str, token: s
                 f"get one, such as `kubectl create token default-editor --namespace NAMESPACE "
                 f"--audience pipelines.kubeflow.org`, and set {TOKEN_VARIABLE} or give --token-file"
             )
-            return Refused(f"{host} {what} (401){because}; {hint}", 401)
+            return Refused(f"{host} {what} (401){reason}; {hint}", 401)
         case 403:
             hint = "use the token of someone who may, ask for the right, or give another --namespace"
         case 404:
@@ -283,11 +284,11 @@ def _refusal(error: kfp_server_api.ApiException, host: str, doing: str, token: s
             hint = "someone else was doing the same; look at what is there, then give the same command again"
         case _:
             hint = "put right what it names and give the same command again"
-    return Refused(f"{host} does not {doing} ({error.status}){because}; {hint}", error.status)
+    return Refused(f"{host} does not {doing} ({error.status}){reason}; {hint}", error.status)
 
 
 def message_in(body: str | None) -> str:
-    """What the server said, in one line: the API's own message, or another text that is no page."""
+    """Returns the server's message in one line: the API's message, or another text that is not a web page."""
     text = body or ""
     with contextlib.suppress(ValueError):
         document = json.loads(text)
@@ -298,7 +299,7 @@ def message_in(body: str | None) -> str:
 
 
 def _no_answer(error: urllib3.exceptions.HTTPError, host: str) -> UserError:
-    """Why there was no answer."""
+    """Converts a connection error to an error that says why there was no answer."""
     reason = getattr(error, "reason", None) or error
     if isinstance(reason, urllib3.exceptions.SSLError):
         return UserError(
@@ -307,7 +308,7 @@ def _no_answer(error: urllib3.exceptions.HTTPError, host: str) -> UserError:
         )
     if isinstance(reason, urllib3.exceptions.LocationValueError):
         return UserError(f"{host} is not an address ({reason}); --host takes one such as http://localhost:8080")
-    # A refused connection is one of urllib3's time-outs.
+    # In urllib3, a refused connection is a subclass of its timeouts.
     late = isinstance(reason, urllib3.exceptions.TimeoutError)
     late = late and not isinstance(reason, urllib3.exceptions.NewConnectionError)
     what = "does not answer in time" if late else "cannot be reached"
@@ -315,13 +316,13 @@ def _no_answer(error: urllib3.exceptions.HTTPError, host: str) -> UserError:
 
 
 def _cause(reason: BaseException) -> str:
-    """What urllib3 says, without the object that it says it of."""
-    said = str(reason.args[-1]) if reason.args else ""
-    return re.sub(r"^\S+\(.*?\): |^<.*?>: ", "", said) or type(reason).__name__
+    """Returns urllib3's message without the representation of the object at its beginning."""
+    message = str(reason.args[-1]) if reason.args else ""
+    return re.sub(r"^\S+\(.*?\): |^<.*?>: ", "", message) or type(reason).__name__
 
 
 def display_name_is(name: str) -> str:
-    """A filter of lists."""
+    """Returns a filter for lists: the entries with this display name."""
     predicate = kfp_server_api.V2beta1Predicate(operation="EQUALS", key="display_name", string_value=name)
     document = kfp_server_api.V2beta1Filter(predicates=[predicate])
     return json.dumps(kfp_server_api.ApiClient().sanitize_for_serialization(document))

@@ -1,4 +1,4 @@
-"""im2latex kubeflow: the same pipeline on Kubeflow Pipelines 2."""
+"""The command `im2latex kubeflow`: the same pipeline on Kubeflow Pipelines 2."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def deploy(
     Exit status: 0 done and pushed, 3 the model was not good enough or was withdrawn, 1 failed, 130 Ctrl-C (the run
     goes on).
     """
-    say = _sayer(as_json)
+    say = _printer(as_json)
     chosen = _config(preset, config, settings, pipeline_root)
-    # Before the compiler, which takes its time: is anybody there?
+    # Connect first: compiling takes seconds, which are lost if the server cannot be reached.
     cluster = _cluster(host, namespace, token_file, ca_cert)
     ready = _upload(cluster, chosen, cache, parameters, experiment, say)
     from kubeflow.deploy import last_root, start_run
@@ -124,7 +124,7 @@ def status(
     if follow:
         raise typer.Exit(_follow(cluster, run_id, names, pause, as_json))
     tasks = read_tasks(run, names)
-    pushed = was_pushed(cluster, run, tasks, _sayer(True))
+    pushed = was_pushed(cluster, run, tasks, _printer(True))
     if as_json:
         _print_json(_document(cluster, run, tasks, pushed))
     else:
@@ -177,7 +177,7 @@ def schedule(
     """Run this pipeline on a schedule, instead of an earlier schedule; or show or end it."""
     if [cron is not None, show, off].count(True) != 1:
         raise UserError("schedule takes one of --cron EXPRESSION, --list and --off")
-    say = _sayer(as_json)
+    say = _printer(as_json)
     chosen = _config(preset, config, settings, pipeline_root)
     from kubeflow.deploy import check_cron, delete_schedules, schedules, set_schedule
 
@@ -185,13 +185,13 @@ def schedule(
         check_cron(cron)
     cluster = _cluster(host, namespace, token_file, ca_cert)
     if cron is None:
-        found = schedules(cluster, chosen.name)
+        existing = schedules(cluster, chosen.name)
         if off:
-            delete_schedules(cluster, found)
-        _print_schedules(found, "is off" if off else "", chosen.name, as_json)
+            delete_schedules(cluster, existing)
+        _print_schedules(existing, "is off" if off else "", chosen.name, as_json)
         return
     ready = _upload(cluster, chosen, cache, parameters, experiment, say)
-    made, replaced = set_schedule(
+    created, replaced = set_schedule(
         cluster,
         ready.version,
         ready.experiment,
@@ -203,10 +203,10 @@ def schedule(
         ready.values,
     )
     if as_json:
-        _print_json(_schedule(made))
+        _print_json(_schedule(created))
     else:
         instead = f", instead of {replaced} earlier" if replaced else ""
-        say(f"{'schedule':<12} {made.recurring_run_id}, {cron}{instead}")
+        say(f"{'schedule':<12} {created.recurring_run_id}, {cron}{instead}")
 
 
 @app.command()
@@ -234,7 +234,7 @@ def serve(
 def _config(
     preset: str | None, config: Path | None, settings: list[str] | None, pipeline_root: str | None = None
 ) -> Config:
-    """The configuration, with another pipeline root if one is given."""
+    """Loads the configuration; `pipeline_root` replaces its knob of that name."""
     from pipeline.config import load_config
 
     chosen = load_config(preset, config, settings or ())
@@ -252,7 +252,7 @@ def _compile(config: Config) -> Specification:
 
 
 class _Ready(NamedTuple):
-    """A pipeline that is uploaded, and what its runs are given."""
+    """An uploaded version of the pipeline, and what is needed to run it."""
 
     version: Any
     experiment: Any
@@ -268,7 +268,7 @@ def _upload(
     experiment: str | None,
     say: Callable[[str], None],
 ) -> _Ready:
-    """Compiles and uploads what has changed; the experiment is made if there is none."""
+    """Compiles the pipeline, uploads it if it has changed, and creates the experiment if it does not exist."""
     specification = _compile(config)
     specification = specification if cache else specification.without_cache()
     values = specification.read_parameters(parameters or ())
@@ -278,8 +278,8 @@ def _upload(
     from kubeflow.deploy import upload, use_experiment
 
     version = upload(cluster, config.name, specification, say)
-    where = use_experiment(cluster, experiment or config.name, say)
-    return _Ready(version, where, values, specification.tasks)
+    experiment_in_use = use_experiment(cluster, experiment or config.name, say)
+    return _Ready(version, experiment_in_use, values, specification.tasks)
 
 
 def _summary(specification: Specification) -> str:
@@ -292,21 +292,21 @@ def _cluster(host: str | None, namespace: str | None, token_file: Path | None, c
     return Cluster(Access(host, namespace, token_file, ca_cert))
 
 
-def _sayer(as_json: bool) -> Callable[[str], None]:
-    """Prints a line: on standard error where the answer is JSON."""
+def _printer(as_json: bool) -> Callable[[str], None]:
+    """Returns a function that prints a line: to stderr if the answer is JSON, else to stdout."""
     return lambda line: typer.echo(line, err=as_json)
 
 
 def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_json: bool) -> int:
-    """Follows a run to its end and sums it up; the exit status."""
+    """Follows a run to its end and prints the result. Returns the exit status."""
     from kubeflow.following import SHORT_PATIENCE, follow, raise_if_failed, seconds_of, was_pushed
     from pipeline.running.launch import NOT_BLESSED
 
-    say = _sayer(as_json)
+    say = _printer(as_json)
     try:
         run, tasks = follow(cluster, run_id, names, lambda task: say(task.line()), say, pause)
     except KeyboardInterrupt:
-        raise _left(cluster, run_id) from None
+        raise _interrupted(cluster, run_id) from None
     pushed = was_pushed(cluster, run, tasks, say, SHORT_PATIENCE)
     if as_json:
         _print_json(_document(cluster, run, tasks, pushed))
@@ -316,14 +316,14 @@ def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_js
     return NOT_BLESSED if pushed is False else 0
 
 
-def _left(cluster: Cluster, run_id: str) -> UserError:
-    """After Ctrl-C: what can be done about the run that goes on."""
-    left = UserError(
+def _interrupted(cluster: Cluster, run_id: str) -> UserError:
+    """Returns the error for Ctrl-C, which says how to follow or stop the run."""
+    error = UserError(
         f"the run goes on in the cluster; {cluster.command(f'status {run_id} --follow')} follows it, "
         f"{cluster.command(f'cancel {run_id}')} stops it"
     )
-    left.exit_status = INTERRUPTED
-    return left
+    error.exit_status = INTERRUPTED
+    return error
 
 
 def _print_json(document: Any) -> None:
@@ -343,7 +343,7 @@ def _document(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | None
 
 
 def _print_run(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | None) -> None:
-    """A run as a table."""
+    """Prints a run as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -377,13 +377,13 @@ def _schedule(recurring: Any) -> dict[str, Any]:
     }
 
 
-def _print_schedules(found: list[Any], state: str, name: str, as_json: bool) -> None:
-    """The schedules that there are, or those that were ended."""
+def _print_schedules(recurring_runs: list[Any], state: str, name: str, as_json: bool) -> None:
+    """Prints the schedules of a pipeline, or those that were just ended."""
     if as_json:
-        _print_json([_schedule(recurring) for recurring in found])
-    elif not found:
+        _print_json([_schedule(recurring) for recurring in recurring_runs])
+    elif not recurring_runs:
         typer.echo(f"the pipeline {name} is on no schedule")
-    for recurring in [] if as_json else found:
-        told = _schedule(recurring)
-        runs = f"{told['max_concurrency']} at a time, {'with' if told['catchup'] else 'without'} those missed"
-        typer.echo(f"{told['schedule_id']}  {told['cron']}  {state or runs}")
+    for recurring in [] if as_json else recurring_runs:
+        row = _schedule(recurring)
+        runs = f"{row['max_concurrency']} at a time, {'with' if row['catchup'] else 'without'} those missed"
+        typer.echo(f"{row['schedule_id']}  {row['cron']}  {state or runs}")

@@ -1,4 +1,4 @@
-"""Uploads the compiled pipeline to Kubeflow Pipelines, starts runs of it, and puts it on a schedule."""
+"""Uploads the compiled pipeline to Kubeflow Pipelines, starts runs, and sets schedules."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from kubeflow.following import ENDED, Say
 from kubeflow.specification import Specification
 
 EXPERIMENT_VARIABLE = "KF_PIPELINES_OVERRIDE_EXPERIMENT_NAME"
-# Uploaded versions that are looked at for one that is the same.
+# Number of uploaded versions that are compared with the new one.
 RECENT_VERSIONS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """A run, and what it was started from."""
+    """A run that was started, and the pipeline, version and experiment that it belongs to."""
 
     run_id: str
     name: str
-    address: str  # of its page; empty when the client knows the API alone
+    address: str  # of its web page; "" if only the API's address is known
     pipeline_id: str
     version_id: str
     experiment_id: str
 
 
 def upload(cluster: Cluster, name: str, specification: Specification, say: Say) -> Any:
-    """The version of the pipeline that is this YAML: one that is there, or uploaded now.
+    """Uploads a pipeline, unless a recent version of it is the same.
 
     Args:
-        cluster: where.
-        name: the pipeline's; it is made when there is none.
-        specification: what to upload.
-        say: takes a line about what was done.
+        cluster: the cluster.
+        name: name of the pipeline; it is created if it does not exist.
+        specification: the compiled pipeline.
+        say: called with a line about what was done.
 
     Returns:
-        The V2beta1PipelineVersion.
+        The uploaded or existing V2beta1PipelineVersion.
 
     Raises:
         UserError: the server refuses it or does not answer.
@@ -81,12 +81,12 @@ def upload(cluster: Cluster, name: str, specification: Specification, say: Say) 
 
 
 def find_pipeline(cluster: Cluster, name: str) -> Any:
-    """The pipeline of this name, or None."""
+    """Returns the pipeline of this name; None if there is none."""
     return cluster.named("list pipelines", "pipelines", "list_pipelines", "pipelines", name)
 
 
 def _versions(cluster: Cluster, pipeline: Any) -> list[Any]:
-    """The newest versions, the newest first."""
+    """Returns the newest versions of a pipeline, newest first."""
     page = cluster.call(
         f"list versions of the pipeline {pipeline.display_name}",
         "pipelines",
@@ -99,7 +99,7 @@ def _versions(cluster: Cluster, pipeline: Any) -> list[Any]:
 
 
 def use_experiment(cluster: Cluster, name: str, say: Say) -> Any:
-    """The V2beta1Experiment of this name, made if there is none.
+    """Returns the V2beta1Experiment of this name; creates it if it does not exist.
 
     Raises:
         UserError: the server refuses it or does not answer.
@@ -127,7 +127,7 @@ def start_run(
     """Starts a run of a version.
 
     Raises:
-        UserError: it was not started, or may not have been; the sentence says what is there.
+        UserError: the run was not started, or it is unknown whether it was; the message says which.
     """
     display_name = f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
     wanted = kfp_server_api.V2beta1Run(
@@ -161,7 +161,7 @@ def start_run(
 
 
 def last_root(cluster: Cluster, pipeline_id: str) -> str:
-    """The pipeline root that the last of the newest runs of a pipeline was given; "" if none was."""
+    """Returns the pipeline root of a pipeline's last run; "" if it has none, or if the run is not among the newest."""
     page = cluster.call(
         "list runs", "runs", "list_runs", namespace=cluster.namespace, sort_by="created_at desc", page_size=PAGE
     )
@@ -182,10 +182,10 @@ def _runtime(pipeline_root: str, parameters: Mapping[str, Any]) -> kfp_server_ap
 
 
 def last_run(cluster: Cluster, name: str) -> str:
-    """The id of the run of this pipeline that was started last, on a schedule or not.
+    """Returns the id of the last run of a pipeline, including scheduled runs.
 
     Raises:
-        UserError: there is no such pipeline, or it has no run.
+        UserError: the pipeline does not exist, or has no runs.
     """
     pipeline = find_pipeline(cluster, name)
     if pipeline is None:
@@ -202,10 +202,10 @@ def last_run(cluster: Cluster, name: str) -> str:
 
 
 def cancel(cluster: Cluster, run_id: str) -> bool:
-    """Stops a run; False when it has ended already.
+    """Stops a run. Returns False if it had already ended.
 
     Raises:
-        UserError: there is no such run, or the server refuses it.
+        UserError: the run does not exist, or the server refuses to stop it.
     """
     if cluster.run(run_id).state in ENDED:
         return False
@@ -214,12 +214,12 @@ def cancel(cluster: Cluster, run_id: str) -> bool:
 
 
 def schedule_name(name: str) -> str:
-    """Of the recurring run that `schedule` makes of a pipeline; others are left alone."""
+    """Returns the name of a pipeline's recurring run; `schedule` does not touch recurring runs with other names."""
     return f"{name} on schedule"
 
 
 def schedules(cluster: Cluster, name: str) -> list[Any]:
-    """The V2beta1RecurringRuns that `schedule` made of a pipeline."""
+    """Returns the V2beta1RecurringRuns that `schedule` created for a pipeline."""
     found = cluster.every(
         "list recurring runs",
         "recurring_runs",
@@ -232,10 +232,10 @@ def schedules(cluster: Cluster, name: str) -> list[Any]:
 
 
 def check_cron(cron: str) -> None:
-    """Looks whether an expression is one of Kubeflow's, which begins with the second.
+    """Checks the number of fields of a cron expression; Kubeflow's begins with the second.
 
     Raises:
-        UserError: it is not.
+        UserError: the expression is not valid.
     """
     fields = len(cron.split())
     if fields == 5:
@@ -258,24 +258,24 @@ def set_schedule(
     pipeline_root: str,
     parameters: Mapping[str, Any],
 ) -> tuple[Any, int]:
-    """Runs a version on a schedule, instead of what ran on the earlier schedules of this pipeline.
+    """Creates a schedule for a version, and deletes the earlier schedules of the pipeline.
 
     Args:
-        cluster: where.
+        cluster: the cluster.
         version: V2beta1PipelineVersion to run.
-        experiment: V2beta1Experiment to run it in.
-        name: the pipeline's.
+        experiment: V2beta1Experiment of the runs.
+        name: name of the pipeline.
         cron: second, minute, hour, day of the month, month, day of the week.
-        max_concurrency: runs at a time.
-        catchup: make up for runs that were missed.
-        pipeline_root: address for artifacts; "" leaves it to the cluster.
+        max_concurrency: maximum number of runs at a time.
+        catchup: whether to make up for missed runs.
+        pipeline_root: address for artifacts; "" for the cluster's default.
         parameters: values of the pipeline's parameters.
 
     Returns:
-        The V2beta1RecurringRun, and how many it took the place of.
+        The V2beta1RecurringRun, and the number of schedules that it replaces.
 
     Raises:
-        UserError: the server refuses it.
+        UserError: the server refuses the schedule.
     """
     earlier = schedules(cluster, name)
     wanted = kfp_server_api.V2beta1RecurringRun(
@@ -290,16 +290,16 @@ def set_schedule(
         no_catchup=not catchup,
     )
     made = cluster.call("make the schedule", "recurring_runs", "create_recurring_run", wanted)
-    # The earlier ones last: were the new one refused, they would still be there.
+    # Deleted last, so that they stay if the server refuses the new one.
     delete_schedules(cluster, earlier)
     return made, len(earlier)
 
 
 def delete_schedules(cluster: Cluster, found: Sequence[Any]) -> None:
-    """Ends schedules; runs that they started go on.
+    """Deletes schedules; runs that they started continue.
 
     Raises:
-        UserError: the server refuses it.
+        UserError: the server refuses to delete one.
     """
     for schedule in found:
         cluster.call(

@@ -1,19 +1,21 @@
-"""The command of every container: what lies between the backend's launcher and a TFX executor or driver.
+"""The command of every container: runs a TFX executor or driver on the input of the backend's launcher.
 
     python -m kubeflow.entrypoint --node NODE --executor-input '{{$}}' [BEAM ARGUMENT…]
 
-The launcher downloads the input artifacts before, replaces {{$}} by the task's ExecutorInput, and uploads the output
-artifacts and reads ExecutorOutput after. What it does not do is done here: an artifact's class comes from NODE, since
-the ExecutorInput names no type for an input; an address (gs://, s3://, minio://) becomes the local path that the
-launcher uses for it, since TFX cannot open all of them, and is an address again in the ExecutorOutput and in sentences;
-the numbers of JSON become whole again where they were, and lists and dicts leave the wrappers of ML Metadata.
+Before this command, the launcher downloads the input artifacts and replaces {{$}} by the task's ExecutorInput. After
+it, the launcher uploads the output artifacts and reads the ExecutorOutput. This module does the rest:
 
-With --resolve the driver is run instead, and its findings are written into the output parameter `found`; the
-component's own task has them among its parameters, see `kubeflow.runner`. Records that the launcher did not download
-are listed in their bucket.
+- It takes the class of each artifact from NODE, because the ExecutorInput has no types for inputs.
+- It converts addresses (gs://, s3://, minio://) to the launcher's local paths, because TFX cannot open all of them. In
+  the ExecutorOutput and in messages it converts them back.
+- It restores integers, which JSON does not have, and unwraps the lists and dicts of ML Metadata.
 
-Takes the executor's own arguments for Beam behind its own. Exits with 1 and one sentence when a person can put it
-right, and with a traceback else.
+With --resolve it runs the driver instead, and writes the driver's output to the output parameter `found`. The
+component's own task gets that as a parameter, see `kubeflow.runner`. If the launcher did not download the records, the
+driver lists them in their bucket.
+
+Arguments after its own are passed to Beam. For errors that a person can fix, it prints one sentence and exits with 1;
+other errors end in a traceback.
 """
 
 from __future__ import annotations
@@ -33,29 +35,29 @@ from components.metadata import ADDRESS, values
 from im2latex.errors import UserError
 from kubeflow.addresses import is_address, local_path, with_addresses
 
-# The parameter and the artifact that say where the records are, and the parameter for what a driver found.
+# DATA: name of the parameter and of the artifact for the records. FOUND: name of the parameter for a driver's output.
 DATA = "data"
 FOUND = "found"
-# Where ImportExampleGen reads.
+# ImportExampleGen's execution property for the folder of the records.
 INPUT_BASE = "input_base"
-# Properties of artifacts that are the launcher's and not TFX's.
+# Properties of artifacts that the launcher sets; TFX does not know them.
 _OF_THE_LAUNCHER = {"display_name", "store_session_info"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """What a container is told of the component it runs; classes by their dotted paths."""
+    """The component that a container runs; classes are dotted paths."""
 
     id: str
     executor: str
     driver: str
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    whole: Sequence[str]  # parameters that are whole numbers, of which JSON has none
+    whole: Sequence[str]  # names of integer parameters, which arrive as floats
 
     @classmethod
     def of(cls, component: Any) -> Node:
-        """Of a TFX component."""
+        """Describes a TFX component."""
         return cls(
             id=component.id,
             executor=_path(component.executor_spec.executor_class),
@@ -66,7 +68,7 @@ class Node:
         )
 
     def to_json(self) -> str:
-        """For `--node`."""
+        """Returns the argument for `--node`."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
@@ -96,7 +98,7 @@ def run_executor(node: Node, given: dict[str, Any], beam_arguments: list[str]) -
 
 
 def run_driver(node: Node, given: dict[str, Any]) -> None:
-    """Runs the driver on an ExecutorInput and writes its DriverOutput, as JSON, into the parameter `found`."""
+    """Runs the driver on an ExecutorInput and writes its DriverOutput, as JSON, to the output parameter `found`."""
     from google.protobuf import json_format
     from tfx.orchestration.portable.data_types import ExecutionInfo
     from tfx.utils import import_utils
@@ -106,7 +108,7 @@ def run_driver(node: Node, given: dict[str, Any]) -> None:
     with _records(_parameters(node, given), given) as properties:
         execution = ExecutionInfo(input_dict=inputs, output_dict=outputs, exec_properties=dict(properties))
         found = import_utils.import_class_by_path(node.driver)(None).run(execution)
-    for name, value in values(found.exec_properties).items():  # a driver may repeat what it was told
+    for name, value in values(found.exec_properties).items():  # a driver may repeat its input
         if properties.get(name) == value:
             del found.exec_properties[name]
     text = json.dumps(json_format.MessageToDict(found), sort_keys=True)
@@ -114,7 +116,7 @@ def run_driver(node: Node, given: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Entry point."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m kubeflow.entrypoint", allow_abbrev=False)
     parser.add_argument("--node", required=True, type=lambda text: Node(**json.loads(text)))
     parser.add_argument("--executor-input", required=True, type=json.loads)
@@ -136,7 +138,7 @@ def _path(kind: type) -> str:
 
 
 def _artifacts(classes: Mapping[str, str], given: dict[str, Any]) -> dict[str, list[Any]]:
-    """The TFX artifacts of an ExecutorInput's inputs or outputs; an optional input may be missing."""
+    """Creates the TFX artifacts of an ExecutorInput's inputs or outputs; an optional input may be missing."""
     told = given.get("artifacts", {})
     return {key: [_artifact(path, told[key])] for key, path in classes.items() if key in told}
 
@@ -144,17 +146,17 @@ def _artifacts(classes: Mapping[str, str], given: dict[str, Any]) -> dict[str, l
 def _parameters(node: Node, given: dict[str, Any]) -> dict[str, Any]:
     told = given["inputs"].get("parameterValues", {})
     read: dict[str, Any] = {name: int(value) if name in node.whole else value for name, value in told.items()}
-    if DATA in given["inputs"].get("artifacts", {}):  # the launcher has downloaded it
+    if DATA in given["inputs"].get("artifacts", {}):  # the launcher has downloaded the records
         read[INPUT_BASE] = local_path(read[INPUT_BASE])
     return read
 
 
 @contextlib.contextmanager
 def _records(properties: dict[str, Any], given: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The properties of a driver with a local folder for the records, if it looks at any.
+    """Yields a driver's properties. If it reads records, their folder is replaced by a local one.
 
     Raises:
-        UserError: there are none, or their bucket cannot be listed.
+        UserError: there are no records, or their bucket cannot be listed.
     """
     if INPUT_BASE not in properties:
         yield properties
@@ -177,7 +179,7 @@ def _records(properties: dict[str, Any], given: dict[str, Any]) -> Iterator[dict
 
 
 def _artifact(path: str, told: dict[str, Any]) -> Any:
-    """A TFX artifact of a class, from an ArtifactList with one RuntimeArtifact."""
+    """Creates a TFX artifact of a class from an ArtifactList with one RuntimeArtifact."""
     from tfx.utils import import_utils
 
     (told,) = told["artifacts"]
@@ -203,7 +205,7 @@ def _artifact(path: str, told: dict[str, Any]) -> Any:
 
 
 def _metadata(artifact: Any) -> dict[str, Any]:
-    """Its properties and custom properties, as JSON."""
+    """Returns an artifact's properties and custom properties as JSON."""
     known = {name: getattr(artifact, name) for name in artifact.mlmd_artifact.properties}
     custom = artifact.mlmd_artifact.custom_properties
     structured = {
@@ -215,7 +217,7 @@ def _metadata(artifact: Any) -> dict[str, Any]:
 
 
 def _found(text: str | None, outputs: dict[str, list[Any]]) -> dict[str, Any]:
-    """The properties that a driver set for the executor; those it set on output artifacts are put there."""
+    """Applies a driver's output: sets its properties of artifacts on `outputs`, returns its execution properties."""
     from google.protobuf import json_format
     from tfx.proto.orchestration import driver_output_pb2
 
@@ -228,9 +230,9 @@ def _found(text: str | None, outputs: dict[str, list[Any]]) -> dict[str, Any]:
 
 
 def _date_by_content(folder: Path) -> None:
-    """Dates downloaded files by the checksum of their bytes.
+    """Sets the modification time of each file to the checksum of its content.
 
-    ExampleGen tells changed files by name, size and time, and the launcher writes them anew for each task.
+    ExampleGen detects changed files by name, size and time, and the launcher downloads them anew for each task.
     """
     import google_crc32c
 
@@ -241,7 +243,7 @@ def _date_by_content(folder: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A property as it was before the backend stored it: whole numbers whole, lists and dicts without a wrapper."""
+    """Restores a property from the backend's form: whole floats become int, and lists and dicts lose their wrapper."""
     if isinstance(value, dict) and set(value) in ({"list"}, {"struct"}):
         (value,) = value.values()
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -255,7 +257,7 @@ def _write(path: str, text: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
-    # All is written. gRPC aborts at times when Python ends below its threads, and the task would have failed.
+    # Exit without cleanup: gRPC sometimes aborts at Python's exit while its threads run, and would fail the task.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

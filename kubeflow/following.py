@@ -1,8 +1,7 @@
-"""What became of a run: its tasks, followed to the end, and whether the model was pushed.
+"""Follows a run to its end: the states of its tasks, and whether the model was pushed.
 
-What a task is to the API: on Argo, below the API, a task is several nodes, and the API shows each of them as a task of
-its own: NAME-driver, which looks into the cache; NAME, the task; and in it `executor`, its container, which is skipped
-when the cache had the outputs.
+Argo runs a task as several nodes, and the API returns each node as a task of its own: NAME-driver, which does the cache
+lookup; NAME, the task; and inside it `executor`, its container, which is skipped if the outputs came from the cache.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from kubeflow.cluster import Cluster, Refused, Unreachable, message_in
 from kubeflow.specification import task_names
 from pipeline.lineage.graph import PUSHED
 
-# How long a run is followed while the server does not answer, and how long to wait between two tries, seconds.
+# How long to retry while the server does not answer, and the pauses between two tries, seconds.
 PATIENCE = 300.0
-SHORT_PATIENCE = 30.0  # for what can be done without
+SHORT_PATIENCE = 30.0  # for optional information
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
@@ -32,24 +31,24 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task of a run, put together from its nodes."""
+    """A task of a run, combined from its nodes."""
 
     name: str
     state: str  # waiting, running, succeeded, cached, failed, stopped or skipped
     started: datetime.datetime | None = None
     ended: datetime.datetime | None = None
-    message: str = ""  # why it failed, where the server says so
+    message: str = ""  # why it failed, if the server says so
 
     @property
     def seconds(self) -> float | None:
-        """From its start to its end, or to now; None for one that was not started."""
+        """Duration from its start to its end, or to now; None if it has not started."""
         if self.started is None:
             return None
         end = self.ended or datetime.datetime.now(datetime.timezone.utc)
         return max(0.0, (end - self.started).total_seconds())
 
     def line(self) -> str:
-        """What happened to it last, for people."""
+        """Returns a line about its state, for people."""
         if self.state == "running":
             return f"{self.name:<26} {'':>9}  started"
         taken = "" if self.seconds is None else duration(self.seconds)
@@ -58,9 +57,9 @@ class Task:
 
 
 def tasks_of(cluster: Cluster, run: Any) -> list[str]:
-    """Names of a run's tasks, also of those that it has not come to.
+    """Returns the names of a run's tasks, including those that have not started.
 
-    When its version of the pipeline was deleted, of those it has come to alone.
+    If its version of the pipeline was deleted, only tasks that have started are known.
     """
     content = run.pipeline_spec
     if content is None and run.pipeline_version_reference:
@@ -84,11 +83,11 @@ def tasks_of(cluster: Cluster, run: Any) -> list[str]:
 
 
 def read_tasks(run: Any, names: Sequence[str]) -> list[Task]:
-    """The tasks of a run as it is now.
+    """Returns the tasks of a run in their present states.
 
     Args:
         run: V2beta1Run.
-        names: of the tasks, in the order wanted.
+        names: names of the tasks, in the order of the result.
     """
     nodes = _nodes(run)
     skipped = [_moment(node.start_time) for node in _details(run) if _is_skipped_container(node)]
@@ -96,7 +95,7 @@ def read_tasks(run: Any, names: Sequence[str]) -> list[Task]:
 
 
 def _details(run: Any) -> list[Any]:
-    """The nodes of a run; without what the launcher recorded for the cache, which has no name."""
+    """Returns the nodes of a run, without the launcher's unnamed records for the cache."""
     details = (run.run_details.task_details if run.run_details else None) or []
     return [node for node in details if node.display_name]
 
@@ -110,19 +109,19 @@ def _is_skipped_container(node: Any) -> bool:
 
 
 def _moment(value: datetime.datetime | None) -> datetime.datetime | None:
-    """A time of the API; what has not happened yet is in the year 1 there."""
+    """Converts a time of the API to None if it is unset, which the API writes as the year 1."""
     return value if value and value.year > 1970 else None
 
 
 def _task(name: str, driver: Any, node: Any, skipped: Sequence[datetime.datetime | None], run: Any) -> Task:
-    """A task from its nodes; `skipped` are the starts of all containers that were skipped."""
+    """Combines the nodes of a task; `skipped` are the start times of all skipped containers of the run."""
     present = [part for part in (driver, node) if part is not None]
     started = min((moment for part in present if (moment := _moment(part.start_time))), default=None)
     last = present[-1] if present else None
     ended = _moment(last.end_time) if last is not None else None
     state = _state(driver, node, skipped)
     if run.state in ENDED and state in ("waiting", "running"):
-        # The run has ended without it: a failure elsewhere or a person stopped it.
+        # The run ended before the task did: another task failed, or a person cancelled the run.
         state = "stopped" if state == "running" else "skipped"
         ended = ended or _moment(run.finished_at)
     if run.state == "CANCELED" and state == "failed":
@@ -155,15 +154,15 @@ def _state(driver: Any, node: Any, skipped: Sequence[datetime.datetime | None]) 
 
 
 def _is_omitted(node: Any) -> bool:
-    """Whether it was never started because what it waits for failed: Argo's Omitted, for which the API has no state."""
+    """Returns whether a node never started because a dependency failed (Argo's Omitted, which the API lacks)."""
     return node.state in (None, "RUNTIME_STATE_UNSPECIFIED") and _moment(node.end_time) is not None
 
 
 def _took_no_container(node: Any, skipped: Sequence[datetime.datetime | None]) -> bool:
-    """Whether the cache had the outputs.
+    """Returns whether a task's outputs came from the cache, so that its container was skipped.
 
-    The API does not say in which task a container is. One that was skipped begins and ends with its task, in one step
-    of Argo; one that ran takes seconds to be there at all.
+    The API does not say which task a container belongs to, so times decide: a skipped container starts and ends with
+    its task within one second, while one that runs takes seconds to start.
     """
     start, end = _moment(node.start_time), _moment(node.end_time)
     if start is None or end is None or (end - start).total_seconds() > 1:
@@ -172,7 +171,7 @@ def _took_no_container(node: Any, skipped: Sequence[datetime.datetime | None]) -
 
 
 def _why(nodes: Sequence[Any]) -> str:
-    """The message of the last error among a task's nodes."""
+    """Returns the message of the last error among a task's nodes."""
     for node in reversed(nodes):
         errors = [node.error, *(status.error for status in reversed(node.state_history or []))]
         for error in errors:
@@ -187,18 +186,18 @@ def follow(
     """Follows a run to its end.
 
     Args:
-        cluster: where.
-        run_id: which.
-        names: of its tasks.
-        report: is given each task when it starts and when it ends.
-        say: takes a line about a server that does not answer, and about one that does again.
-        pause: seconds between two looks.
+        cluster: the cluster.
+        run_id: id of the run.
+        names: names of its tasks.
+        report: called with each task when it starts and when it ends.
+        say: called with a line when the server stops answering and when it answers again.
+        pause: seconds between two requests.
 
     Returns:
         The run and its tasks at the end.
 
     Raises:
-        UserError: the server refuses to show it, or has not answered for `PATIENCE` seconds; the run goes on.
+        UserError: the server refuses the request, or has not answered for `PATIENCE` seconds; the run continues.
     """
     shown: dict[str, str] = {}
     while True:
@@ -223,10 +222,10 @@ def _last_moment(task: Task) -> float:
 
 
 def _retry(cluster: Cluster, look: Callable[[], Any], say: Say, patience: float) -> Any:
-    """Asks the server until it answers; logs in once more when it rejects the token.
+    """Retries a request until the server answers; logs in once more if the server rejects the token.
 
     Raises:
-        UserError: the server refuses it, or has not answered for `patience` seconds.
+        UserError: the server refuses the request, or has not answered for `patience` seconds.
     """
     lost = 0.0
     pause = FIRST_PAUSE
@@ -245,7 +244,7 @@ def _retry(cluster: Cluster, look: Callable[[], Any], say: Say, patience: float)
             if refusal.status != 401 or logged_in:
                 raise
             logged_in = True
-            # Whether it helped, the next look says, and that with what to do.
+            # If that does not help, the next request raises an error that says what to do.
             with contextlib.suppress(Refused, Unreachable):
                 cluster.reconnect()
         else:
@@ -255,22 +254,23 @@ def _retry(cluster: Cluster, look: Callable[[], Any], say: Say, patience: float)
 
 
 def seconds_of(run: Any) -> float:
-    """From the making of a run to its end, or to now."""
+    """Returns the duration of a run from its creation to its end, or to now."""
     end = _moment(run.finished_at) or datetime.datetime.now(datetime.timezone.utc)
     return max(0.0, (end - run.created_at).total_seconds())
 
 
 def was_pushed(cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, patience: float = 0.0) -> bool | None:
-    """Whether the model of a run was pushed; None as long as the run has not succeeded, and where it cannot be known.
+    """Returns whether the model of a run was pushed; None if the run has not succeeded, or if it is unknown.
 
-    A Pusher that pushes nothing succeeds, and the API shows no property of what it made: ML Metadata has it.
+    A Pusher that pushes nothing succeeds too, and the API does not show properties of artifacts. So this function reads
+    ML Metadata.
 
     Args:
-        cluster: where.
+        cluster: the cluster.
         run: V2beta1Run.
-        tasks: of the run.
-        say: takes a line about why it cannot be known.
-        patience: seconds that ML Metadata may need to answer.
+        tasks: tasks of the run.
+        say: called with a line that says why the answer is unknown.
+        patience: seconds to retry while ML Metadata does not answer.
     """
     states = {task.name: task.state for task in tasks}
     if run.state != "SUCCEEDED" or PUSHER not in states:
@@ -291,7 +291,7 @@ def was_pushed(cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, pati
 
 
 def _made(cluster: Cluster, run_id: str, task: str) -> list[Any]:
-    """The artifacts that a task of a run has put out, of this run or out of the cache."""
+    """Returns the output artifacts of a task, which this run produced or took from the cache."""
     context = cluster.metadata("GetContextByTypeAndName", type_name="system.PipelineRun", context_name=run_id).context
     executions = cluster.metadata("GetExecutionsByContext", context_id=context.id).executions
     tried = [e.id for e in executions if e.custom_properties["task_name"].string_value == task]
@@ -301,10 +301,10 @@ def _made(cluster: Cluster, run_id: str, task: str) -> list[Any]:
 
 
 def raise_if_failed(cluster: Cluster, run: Any, tasks: Sequence[Task]) -> None:
-    """Raises an error if a run that has ended failed.
+    """Raises an error if a finished run did not succeed.
 
     Raises:
-        UserError: it failed or was cancelled; the sentence says where and how to see why.
+        UserError: the run failed or was cancelled; the message names the task and says how to see its log.
     """
     if run.state == "CANCELED":
         raise UserError(f"the run {run.run_id} was cancelled")
@@ -317,7 +317,7 @@ def raise_if_failed(cluster: Cluster, run: Any, tasks: Sequence[Task]) -> None:
 
 
 def _log_hint(cluster: Cluster, run_id: str) -> str:
-    """How to see the log of a run's containers."""
+    """Says how to see the logs of a run's containers."""
     command = (
         f"kubectl logs --namespace {cluster.namespace or 'kubeflow'} --selector pipeline/runid={run_id} "
         "--container main --prefix --tail 50"

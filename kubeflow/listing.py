@@ -1,4 +1,4 @@
-"""What lies in a bucket, seen with the pod's own credentials and without a download."""
+"""Lists the files in a bucket with the pod's credentials, without downloading them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from im2latex.errors import UserError
 
 
 def mirror(address: str, folder: Path) -> None:
-    """Makes files with the names, sizes and times of those in a bucket; they are holes and take no space.
+    """Creates sparse files with the names, sizes and times of the files in a bucket.
 
-    TFX's ExampleGen tells changed records by names, sizes and times alone.
+    TFX's ExampleGen detects changed records by file name, size and time alone, so it need not read the content.
 
     Args:
-        address: of a folder in a bucket: gs://, s3:// or minio://.
-        folder: where to make them; made if it is missing.
+        address: address of a folder in a bucket: gs://, s3:// or minio://.
+        folder: folder to create the files in; it is created if it is missing.
 
     Raises:
         UserError: the bucket cannot be listed.
@@ -42,7 +42,7 @@ def mirror(address: str, folder: Path) -> None:
 
 
 def _file_system(address: str) -> Any:
-    """The bucket's file system, with the credentials and the endpoint of the environment."""
+    """Returns the bucket's file system, with the credentials and the endpoint from the environment."""
     from pyarrow.fs import GcsFileSystem, S3FileSystem
 
     if address.startswith("gs://"):

@@ -1,7 +1,6 @@
-"""What Kubernetes needs to serve the pushed models: `im2latex serve` on the volume that the pipeline pushes to.
+"""Writes the Kubernetes manifests that serve the pushed models: `im2latex serve` on the volume with the serving folder.
 
-The image is that of the pipeline: ServingCheck has tried each pushed model in it, with the resources that are asked for
-here.
+The pods use the image and the resources of ServingCheck, which has tested each pushed model with them.
 """
 
 from __future__ import annotations
@@ -17,33 +16,33 @@ from pipeline.config import Config
 from pipeline.lineage.address import PASSWORD
 
 PORT = 8501
-USER = 1000  # of the image
+USER = 1000  # user id of the image
 CHECK = "ServingCheck"
-# A pod that ends is asked no more when its address is gone everywhere; what it has begun may take half a minute.
-# A CronJob's may have 52 characters.
+# The name of a CronJob may have 52 characters.
 _LONGEST_NAME = 52 - len("-rollback")
+# Before a pod stops, it waits until no node sends it requests any more. Requests in progress may take half a minute.
 _SECONDS_TO_BE_FORGOTTEN, _SECONDS_TO_END = 5, 45
 
 
 def serving_manifests(config: Config, replicas: int, namespace: str | None, names: Iterable[str]) -> str:
-    """Deployment, Service, PodDisruptionBudget, and a CronJob that never runs by itself, for rollbacks, as YAML.
+    """Returns the manifests as YAML: Deployment, Service, PodDisruptionBudget, and a suspended CronJob for rollbacks.
 
     Args:
-        config: section `kubeflow` says image and volume; its pod of ServingCheck what a replica asks for.
-        replicas: how many pods serve.
-        namespace: where; None leaves it to kubectl.
-        names: further names by which requests may call the service, such as that of an ingress.
+        config: the configuration; its section `kubeflow` names the image, the volume and ServingCheck's resources.
+        replicas: number of pods that serve.
+        namespace: namespace of the objects; None leaves it to kubectl.
+        names: more host names of the service, such as that of an ingress.
 
     Raises:
-        UserError: a knob of the section `kubeflow` is missing.
+        UserError: a knob of the section `kubeflow` is not set, or the pipeline's name is too long.
     """
     check_place(config.kubeflow)
     if len(config.name) > _LONGEST_NAME:
         raise UserError(f"name = {config.name!r} is too long for Kubernetes: {_LONGEST_NAME} characters at most")
     name = f"{config.name}-serve"
-    within = [name, *(f"{name}.{namespace}{domain}" for domain in ("", ".svc", ".svc.cluster.local") if namespace)]
+    hosts = [name, *(f"{name}.{namespace}{domain}" for domain in ("", ".svc", ".svc.cluster.local") if namespace)]
     documents = [
-        _deployment(config, name, replicas, [*within, *names]),
+        _deployment(config, name, replicas, [*hosts, *names]),
         _service(name),
         _disruption_budget(name),
         _rollback(config),
@@ -59,17 +58,17 @@ def _labels(name: str) -> dict[str, str]:
 
 def _deployment(config: Config, name: str, replicas: int, names: Iterable[str]) -> dict[str, Any]:
     arguments = ["serve", "--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104
-    arguments += [part for one in names for part in ("--allow-host", one)]
+    arguments += [part for host in names for part in ("--allow-host", host)]
     container = _container(config, "serve", arguments, read_only=True) | {
         "ports": [{"name": "http", "containerPort": PORT}],
-        # Loading a model takes seconds, on a busy node a minute.
+        # Loading a model takes seconds; on a busy node it takes a minute.
         "startupProbe": _probe("/readyz", period=2, failures=150),
         "readinessProbe": _probe("/readyz", period=5, failures=2),
         "livenessProbe": _probe("/healthz", period=10, failures=6),
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_SECONDS_TO_BE_FORGOTTEN)]}}},
     }
     pod = _pod(config, container, read_only=True)
-    # Replicas on several nodes, where there are some.
+    # Spread replicas over nodes, if possible.
     pod["topologySpreadConstraints"] = [
         {
             "maxSkew": 1,
@@ -98,17 +97,17 @@ def _service(name: str) -> dict[str, Any]:
 
 
 def _disruption_budget(name: str) -> dict[str, Any]:
-    # With one replica, a minimum of one would keep its node from ever being drained.
+    # Not minAvailable: with one replica, a minimum of one would block every drain of its node.
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": _labels(name)}}
     return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": name}, "spec": spec}
 
 
 def _rollback(config: Config) -> dict[str, Any]:
-    """`kubectl create job --from=cronjob/NAME-rollback` makes a job of it."""
+    """Returns the CronJob for rollbacks; `kubectl create job --from=cronjob/NAME-rollback` starts one."""
     database = ["--connection", config.metadata.connection] if config.metadata.connection else []
     container = _container(config, "rollback", ["rollback", "--name", config.name, *database], read_only=False)
-    if database and (place := config.kubeflow.secrets.get(PASSWORD)):
-        secret, key = place.split("/")
+    if database and (source := config.kubeflow.secrets.get(PASSWORD)):
+        secret, key = source.split("/")
         container["env"] += [{"name": PASSWORD, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}]
     pod = _pod(config, container, read_only=False) | {"restartPolicy": "Never"}
     return {
@@ -124,7 +123,7 @@ def _rollback(config: Config) -> dict[str, Any]:
 
 
 def _pod(config: Config, container: dict[str, Any], *, read_only: bool) -> dict[str, Any]:
-    asked = config.kubeflow.pod(CHECK)
+    requested = config.kubeflow.pod(CHECK)
     claim = {"claimName": config.kubeflow.volume, "readOnly": read_only}
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
@@ -141,18 +140,18 @@ def _pod(config: Config, container: dict[str, Any], *, read_only: bool) -> dict[
             {"name": "temporary", "emptyDir": {}},
         ],
     }
-    if asked.node_selector:
-        pod["nodeSelector"] = asked.node_selector
-    if asked.tolerations:
-        pod["tolerations"] = list(asked.tolerations)
+    if requested.node_selector:
+        pod["nodeSelector"] = requested.node_selector
+    if requested.tolerations:
+        pod["tolerations"] = list(requested.tolerations)
     return pod
 
 
 def _container(config: Config, name: str, arguments: list[str], *, read_only: bool) -> dict[str, Any]:
-    asked = config.kubeflow.pod(CHECK)
-    limits = {"cpu": f"{asked.cpu:g}"} if asked.cpu else {}
-    limits |= {"memory": f"{asked.memory:g}G"} if asked.memory else {}
-    limits |= {asked.gpu_type: str(asked.gpus)} if asked.gpus else {}
+    requested = config.kubeflow.pod(CHECK)
+    limits = {"cpu": f"{requested.cpu:g}"} if requested.cpu else {}
+    limits |= {"memory": f"{requested.memory:g}G"} if requested.memory else {}
+    limits |= {requested.gpu_type: str(requested.gpus)} if requested.gpus else {}
     return {
         "name": name,
         "image": config.kubeflow.image,

@@ -1,14 +1,14 @@
-"""Compiles the pipeline to what Kubeflow Pipelines 2 runs: a PipelineSpec of schema 2.1.0 and a platform spec.
+"""Compiles the pipeline for Kubeflow Pipelines 2: to a PipelineSpec of schema 2.1.0 and a platform spec.
 
-TFX's own compiler is for Vertex AI. The open-source backend does not run what that compiles resolvers and driver hooks
-to, and leaves the types of artifacts out of what it hands to a container. So every container of this pipeline is told
-by its own arguments what it is (`Node`), and starts `kubeflow.entrypoint`.
+TFX's own compiler is for Vertex AI. The open-source backend does not run the resolvers and driver hooks that it
+compiles, and does not pass the types of artifacts to containers. So every container of this pipeline runs
+`kubeflow.entrypoint`, with a description of its component (`Node`) in the arguments.
 
-The cache: the backend keys it by the image, the arguments, the parameters and the ids of the input artifacts. Three
-components look at the world outside (which records are there? which model serves?), which none of these describes.
-TFX's local runner has drivers for that, which run before the cache is asked. Here each of the three gets a task of
-its own before it, `resolve-…`, which is never cached, runs the driver, and hands what it found on as a parameter:
-so that is part of the key, and nothing changed means nothing is done again.
+Caching: the backend's cache key consists of the image, the arguments, the parameters and the ids of the input
+artifacts. Three components also depend on external state (the records, the model that serves), which is not in the key.
+TFX's local runner has drivers for that, which run before the cache lookup. Here each of the three has a task before it,
+`resolve-…`, which is never cached. It runs the driver and passes the output on as a parameter. So the external state is
+part of the key, and the component runs again only if that state changed.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from pipeline.pipeline import create_pipeline
 
 SCHEMA_VERSION = "2.1.0"
 COMMAND = ("python", "-m", "kubeflow.entrypoint")
-# Their drivers look at the world outside. Reporter's reads the local runner's ML Metadata: not here.
+# Components whose drivers read external state. Reporter's is not one: it reads the local runner's ML Metadata.
 RESOLVED = ("ImportExampleGen", "Baseline", "Pusher")
-# The execution properties that are the run's parameter `data`.
+# The execution properties that take the value of the run's parameter `data`.
 READS_DATA = {"ImportExampleGen": INPUT_BASE, "Reporter": "data"}
 IMPORTER = "import-data"
 _DATASET = {"artifactType": {"schemaTitle": "system.Dataset", "schemaVersion": "0.0.1"}}
-_PAUSE = 30  # seconds before the second attempt; before each further one twice as long
+_PAUSE = 30  # seconds before the second attempt; doubles before each further attempt
 _WAIT = 3600  # seconds that an attempt may wait for a node and the image
-_DAYS = 30  # of a task whose attempts may take any time
+_DAYS = 30  # time limit for all attempts of a task without a timeout
 _TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE"}
 
 
 class Task(NamedTuple):
-    """A task with its component and its executor, as the JSON of PipelineSpec."""
+    """A task with its component, executor and platform settings, as JSON of PipelineSpec and PlatformSpec."""
 
     name: str
     task: dict[str, Any]
@@ -59,12 +59,12 @@ class Task(NamedTuple):
 
 
 def compile_pipeline(config: Config) -> str:
-    """The pipeline as YAML of two documents: PipelineSpec and, for what Kubernetes alone knows, PlatformSpec.
+    """Compiles the pipeline to YAML with two documents: a PipelineSpec and, for Kubernetes settings, a PlatformSpec.
 
-    The run's parameter `data` is where the TFRecords are.
+    The pipeline has one parameter, `data`: the folder of the TFRecords.
 
     Raises:
-        UserError: a knob of the section `kubeflow` is missing, or this version of kfp cannot say it.
+        UserError: a knob of the section `kubeflow` is not set, or the installed kfp does not support one.
     """
     check_place(config.kubeflow, "data")
     check_records(config.kubeflow, config.kubeflow.data)
@@ -104,12 +104,12 @@ def compile_pipeline(config: Config) -> str:
 
 
 def task_name(component: str) -> str:
-    """ImportExampleGen is import-example-gen: names of Kubernetes are lower case."""
+    """Converts a component's name to a task's: ImportExampleGen to import-example-gen, since tasks are lower case."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", component).lower()
 
 
 def _tasks(component: BaseComponent, config: Config) -> Iterator[Task]:
-    """A component's task; before it, where its driver looks at the world outside, the task that runs the driver."""
+    """Yields a component's task and, before it, the task of its driver, if the driver reads external state."""
     name = task_name(component.id)
     properties = {key: _in_image(value) for key, value in component.exec_properties.items() if value is not None}
     given: dict[str, Any] = {key: {"runtimeValue": {"constant": value}} for key, value in properties.items()}
@@ -187,7 +187,7 @@ def _container_task(
 
 
 def _retry_policy(pod: Pod) -> dict[str, Any]:
-    """The attempts of a task, with a longest time for all of them: without one, the backend never makes the second."""
+    """Returns a task's retry policy, with a time limit for all attempts: without one, the backend never retries."""
     pauses = sum(_PAUSE * 2**attempt for attempt in range(pod.retries))
     longest = (pod.retries + 1) * (pod.timeout + _WAIT) + pauses if pod.timeout else _DAYS * 24 * 3600
     return {
@@ -199,7 +199,7 @@ def _retry_policy(pod: Pod) -> dict[str, Any]:
 
 
 def _importer() -> Task:
-    """The task that makes an artifact of a folder in a bucket, which the launcher then downloads."""
+    """Returns the task that imports a folder in a bucket as an artifact, so that the launcher downloads it."""
     task = {
         "taskInfo": {"name": IMPORTER},
         "componentRef": {"name": f"comp-{IMPORTER}"},
@@ -224,7 +224,7 @@ def _producers(artifacts: dict[str, Any]) -> set[str]:
 
 
 def _type(artifact_type: Any) -> dict[str, Any]:
-    # What ML Metadata files the artifact under; the classes themselves are named in the arguments.
+    # The type's name in ML Metadata; the containers get the classes through their arguments.
     return {"artifactType": {"schemaTitle": f"tfx.{artifact_type.TYPE_NAME}", "schemaVersion": "0.0.1"}}
 
 
@@ -235,7 +235,7 @@ def _beam(component: BaseComponent) -> list[str]:
 
 
 def _in_image(value: Any) -> Any:
-    """What names a file of this checkout names that of the image's working directory; other values stay as they are."""
+    """Makes paths in this checkout relative to the image's working directory; returns other values unchanged."""
     return value.replace(f"{REPOSITORY}/", "") if isinstance(value, str) else value
 
 
@@ -251,7 +251,7 @@ def _resources(pod: Pod) -> dict[str, Any]:
 
 
 def _platform(config: Config, pod: Pod) -> dict[str, Any]:
-    # The fields that backends of all versions read; newer ones have others beside them for what is only known later.
+    # Only fields that all versions of the backend read; newer versions have others, for values known at run time.
     platform: dict[str, Any] = {
         "pvcMount": [{"constant": config.kubeflow.volume, "mountPath": config.kubeflow.mount}],
         "secretAsEnv": [
@@ -269,7 +269,7 @@ def _platform(config: Config, pod: Pod) -> dict[str, Any]:
 
 
 def _whole_run(config: KubeflowConfig) -> dict[str, Any]:
-    """What holds for a run and not for a task."""
+    """Returns the settings that apply to a whole run."""
     asked = {"activeDeadlineSeconds": config.timeout, "resourceTtlOnCompletion": config.keep}
     asked = {field: seconds for field, seconds in asked.items() if seconds}
     if not asked:
@@ -278,10 +278,10 @@ def _whole_run(config: KubeflowConfig) -> dict[str, Any]:
 
 
 def _valid(document: dict[str, Any], message: Any, python: str = "3.11") -> dict[str, Any]:
-    """The document as its schema writes it.
+    """Validates a document against its schema, and returns it in the schema's normal form.
 
     Raises:
-        UserError: the schema of the installed kfp lacks a field; that of a newer `python` has it.
+        UserError: the schema of the installed kfp lacks a field; the kfp for Python `python` has it.
     """
     try:
         return json_format.MessageToDict(json_format.ParseDict(document, message))

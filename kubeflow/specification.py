@@ -1,4 +1,4 @@
-"""A compiled pipeline: what is asked of its YAML before it is sent."""
+"""Reads a compiled pipeline before it is uploaded: its tasks, images and parameters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from im2latex.errors import UserError
 
 
 class Specification:
-    """A compiled pipeline: the YAML as it was written, and what is asked of it here."""
+    """A compiled pipeline."""
 
     def __init__(self, text: str) -> None:
         """
         Args:
-            text: a PipelineSpec as YAML, and a platform spec as a second document if there is one.
+            text: YAML of a PipelineSpec and, optionally, of a PlatformSpec as a second document.
         """
         self.text = text
         self._documents = list(yaml.safe_load_all(text))
@@ -27,39 +27,39 @@ class Specification:
 
     @property
     def content(self) -> Any:
-        """The form in which the server gives it back."""
+        """The pipeline in the form in which the server returns it."""
         if len(self._documents) == 1:
             return self._pipeline
         return {"pipeline_spec": self._pipeline, "platform_spec": self._documents[1]}
 
     @property
     def tasks(self) -> list[str]:
-        """Names of the tasks, each after those that it waits for."""
+        """Names of the tasks in topological order."""
         return task_names(self.content)
 
     @property
     def images(self) -> list[str]:
-        """Images of the containers, each once."""
+        """Images of the containers, without duplicates."""
         executors = self._pipeline["deploymentSpec"]["executors"].values()
         return list(dict.fromkeys(executor["container"]["image"] for executor in executors if "container" in executor))
 
     @property
     def parameters(self) -> dict[str, dict[str, Any]]:
-        """Definitions of the parameters by name."""
+        """Definitions of the parameters, by name."""
         return self._pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
 
     def without_cache(self) -> Specification:
-        """The same with every task executed, whatever the cache has."""
+        """Returns a copy in which no task uses the cache."""
         documents = list(yaml.safe_load_all(self.text))
         for task in documents[0]["root"]["dag"]["tasks"].values():
             task["cachingOptions"] = {}
         return Specification(yaml.safe_dump_all(documents, sort_keys=False))
 
     def read_parameters(self, settings: Sequence[str]) -> dict[str, Any]:
-        """Values by name, from NAME=VALUE, of the types that the pipeline asks for.
+        """Parses NAME=VALUE arguments to values of the types that the pipeline declares.
 
         Raises:
-            UserError: a name that the pipeline does not have, a value of another type, or a missing one.
+            UserError: a parameter is unknown or missing, or its value has the wrong type.
         """
         values: dict[str, Any] = {}
         for setting in settings:
@@ -82,7 +82,7 @@ class Specification:
 
 
 def task_names(content: Any) -> list[str]:
-    """Names of a pipeline's tasks, each after those that it waits for, from the form in which the server gives it."""
+    """Returns the names of a pipeline's tasks in topological order, from the form that the server returns."""
     tasks = content.get("pipeline_spec", content)["root"]["dag"]["tasks"]
     return list(graphlib.TopologicalSorter({name: task.get("dependentTasks", []) for name, task in tasks.items()})
                 .static_order())  # fmt: skip
@@ -105,5 +105,5 @@ def _parameter(name: str, kind: str, text: str) -> Any:
             case _:
                 return text
     except (ValueError, KeyError):
-        wanted = {"LIST": "a JSON list", "STRUCT": "a JSON object", "BOOLEAN": "true or false"}.get(kind, "a number")
-        raise UserError(f"--param {name}={text} is refused: it takes {wanted}") from None
+        expected = {"LIST": "a JSON list", "STRUCT": "a JSON object", "BOOLEAN": "true or false"}.get(kind, "a number")
+        raise UserError(f"--param {name}={text} is refused: it takes {expected}") from None

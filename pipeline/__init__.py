@@ -1,1 +1,1 @@
-"""Joins data, model and gate into one pipeline, and the command that runs it."""
+"""The pipeline, and the `im2latex` command that runs it."""

@@ -1,6 +1,6 @@
 """The `im2latex` command.
 
-Heavy imports stand inside functions: the command answers `--help` at once.
+Heavy imports are inside functions, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from data.spelling import NORMAL, SPELLINGS
 from im2latex.errors import UserError
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Model, Preset, Settings, hush
 
-# Where else than here the pipeline runs: a sub-command each. They import the pipeline, which imports none of them.
+# Other platforms that run the pipeline, each with a sub-command. They import the pipeline; it does not import them.
 PLATFORMS = {"kubeflow": "kubeflow.commands"}
 
 app = typer.Typer(
@@ -45,10 +45,10 @@ for name, module in PLATFORMS.items():
 app.add_typer(pipeline.serving.commands.app)
 
 
-def _print_versions(asked: bool) -> None:
-    if asked:
-        named = [f"{name} {version(name)}" for name in ("tfx", "tensorflow", "keras")]
-        typer.echo(", ".join([f"im2latex {im2latex.__version__}", *named, f"Python {python_version()}"]))
+def _print_versions(show: bool) -> None:
+    if show:
+        packages = [f"{name} {version(name)}" for name in ("tfx", "tensorflow", "keras")]
+        typer.echo(", ".join([f"im2latex {im2latex.__version__}", *packages, f"Python {python_version()}"]))
         raise typer.Exit
 
 
@@ -240,8 +240,10 @@ def rollback(
 
     workspace = Workspace.from_environment()
     if show_all:
-        found = versions(workspace, name, connection)
-        typer.echo(json.dumps([version._asdict() for version in found], indent=1) if as_json else table(found))
+        all_versions = versions(workspace, name, connection)
+        typer.echo(
+            json.dumps([version._asdict() for version in all_versions], indent=1) if as_json else table(all_versions)
+        )
         return
     rolled = roll(workspace, name, to, lambda sentence: typer.echo(f"im2latex: {sentence}", err=True), connection)
     typer.echo(json.dumps(rolled.document()) if as_json else rolled.sentence())
@@ -298,8 +300,8 @@ def export(
     for note in notes or ():
         if not all(note.partition("=")):
             raise UserError(f"--note takes NAME=TEXT, such as data=mine, not {note!r}")
-    given = dict(note.split("=", 1) for note in notes or ())
-    trained = with_provenance(read_model(weights, model), model, given)
+    notes_by_name = dict(note.split("=", 1) for note in notes or ())
+    trained = with_provenance(read_model(weights, model), model, notes_by_name)
     export_model(trained, out, to, precision, npm)
     size = sum(file.stat().st_size for file in (out.rglob("*") if out.is_dir() else (out,)) if file.is_file())
     numbers = sum(array.size for array in trained.weights.values())
@@ -320,7 +322,7 @@ def summary(
     from pipeline.config import load_config
 
     chosen = load_config(preset, config, settings or ())
-    # The backend that starts fastest: nothing is computed but shapes.
+    # The backend that starts fastest; only shapes are computed.
     os.environ["KERAS_BACKEND"] = "numpy"
     from trainer_module.config.image import STRIDE
     from trainer_module.summary import summarise
@@ -376,13 +378,13 @@ def show(
 
 
 def main() -> None:
-    """Entry point: what a person can put right becomes one sentence on stderr."""
+    """Runs the command; an error that a person can fix is printed as one sentence on stderr."""
     try:
         app()
     except UserError as error:
         typer.echo(f"im2latex: {error}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:  # before typer heeds it
+    except KeyboardInterrupt:  # before typer handles it
         typer.echo("im2latex: stopped", err=True)
         sys.exit(INTERRUPTED)
     except SystemExit as end:

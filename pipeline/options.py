@@ -1,4 +1,4 @@
-"""What the parts of the `im2latex` command share: options, exit statuses, and quiet imports."""
+"""Options, exit statuses and helpers that the sub-commands of `im2latex` share."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def hush() -> None:
-    """Keeps what TensorFlow and its company say when they are imported from between the lines of an answer."""
+    """Suppresses the warnings and log lines of TensorFlow and other packages, so that they do not mix with output."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Not for tests, which call this in their own process.
+    # Not in tests, which set warning options and call this in their own process.
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     logging.getLogger().setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The pipeline: from TFRecords to a model that is trained, judged and pushed."""
+"""The pipeline: from TFRecords to a model that is trained, evaluated and pushed."""
 
 from __future__ import annotations
 
@@ -44,42 +44,42 @@ def create_pipeline(
     schema: str = str(SCHEMA),
     enable_cache: bool = True,
 ) -> Pipeline:
-    """The pipeline of a configuration, the same for every orchestrator.
+    """Creates the pipeline of a configuration; it is the same for every orchestrator.
 
     Args:
-        config: every knob.
+        config: the configuration.
         data: folder of TFRecords in train/, eval/ and test/.
         pipeline_root: folder for artifacts.
-        serving: folder of versions that blessed models are pushed to.
-        checkpoints: folder where a killed training finds its state again; None keeps none.
-        metadata: the metadata store, for orchestrators that do not bring one.
-        schema: the curated schema, a text proto.
-        enable_cache: reuse what was made from the same inputs, settings and code.
+        serving: serving folder that blessed models are pushed to.
+        checkpoints: folder for checkpoints, from which a killed training continues; None for no checkpoints.
+        metadata: the ML Metadata store, for orchestrators that do not have their own.
+        schema: file of the curated schema, a text proto.
+        enable_cache: whether to reuse outputs that were made from the same inputs, settings and code.
 
     Raises:
-        UserError: the schema cannot be read, or has not what a record has.
+        UserError: the schema cannot be read, or does not fit the records.
     """
     _check_schema(Path(schema))
 
-    # Brings the records in, one split for each folder, in one spelling; stops the run at one that cannot be used.
+    # Imports the records, one split per folder, in one spelling; fails at a record that cannot be used.
     splits = [example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS]
     example_gen = ImportExampleGen(
         input_base=data, input_config=example_gen_pb2.Input(splits=splits), spelling=config.data.spelling
     )
 
-    # Brings in what a record must be like, curated by hand; its cache goes by what the file says.
+    # Imports the curated schema. Its cache key has the file's content, because TFX's has the path only.
     schema_gen = ImportSchemaGen(schema_file=schema)
     schema_gen.exec_properties["code"] = fingerprint(Path(schema).parent, [Path(schema)])
 
-    # Counts and measures the features; the schema keeps it from counting images by their bytes.
+    # Computes statistics of the features; with the schema, it does not count the bytes of images as values.
     statistics_gen = StatisticsGen(examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"])
 
-    # Stops the run when the examples do not match the schema.
+    # Fails if the examples do not match the schema.
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
     )
 
-    # Normalises the images, learns the vocabulary and turns formulas into ids.
+    # Normalises the images, builds the vocabulary and converts formulas to token ids.
     transform = Transform(
         examples=example_gen.outputs["examples"],
         schema=schema_gen.outputs["schema"],
@@ -90,14 +90,14 @@ def create_pipeline(
         disable_analyzer_cache=True,
         custom_config={"config": config.section("image", "vocabulary")},
     )
-    # Examples that were found wanting must not be learned from.
+    # Do not train on examples with anomalies.
     transform.add_upstream_node(example_validator)
 
-    # Trains the model and exports it with the transformation inside.
+    # Trains the model and exports it, with the transformation in its graph.
     trainer_config = {"config": config.section("image", "vocabulary", "model", "training", "decoding")}
     if checkpoints is not None:
         trainer_config["checkpoints"] = checkpoints
-    if config.training.start_from == reader.NAME:  # another reader makes another training
+    if config.training.start_from == reader.NAME:  # makes the reader part of the cache key
         trainer_config["start_from"] = reader.fingerprint()
     trainer = Trainer(
         run_fn="trainer_module.trainer.run_fn",
@@ -110,7 +110,7 @@ def create_pipeline(
     # Finds the model that is serving now.
     baseline = Baseline(model=trainer.outputs["model"], serving=serving)
 
-    # Lets the model read unseen formulas, and blesses it if it keeps the rules of the gate.
+    # Evaluates the model on unseen formulas, and blesses it if it passes the gate.
     evaluator = Evaluator(
         examples=example_gen.outputs["examples"],
         model=trainer.outputs["model"],
@@ -121,7 +121,7 @@ def create_pipeline(
         spelling=config.data.spelling,
     )
 
-    # Lets the model answer real images in a fresh process, as a server would.
+    # Reads real images with the model in a fresh process, as a server would.
     serving_check = ServingCheck(
         model=trainer.outputs["model"],
         examples=example_gen.outputs["examples"],
@@ -129,10 +129,10 @@ def create_pipeline(
         images=config.serving.check_images,
         max_seconds=config.serving.max_seconds,
     )
-    # Side by side each would slow the other, and be timed with that.
+    # Not in parallel with the Evaluator, which would distort the measured times.
     serving_check.add_upstream_node(evaluator)
 
-    # Puts a model that both bless into the serving folder, and deletes the oldest versions there.
+    # Pushes a model with both blessings to the serving folder, and deletes the oldest versions there.
     pusher = Pusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
@@ -141,7 +141,7 @@ def create_pipeline(
         keep=config.serving.keep,
     )
 
-    # Writes what the run came to as one page.
+    # Writes the HTML report.
     reporter = Reporter(
         pipeline=config.name,
         settings=flatten(config),
@@ -173,7 +173,7 @@ def create_pipeline(
         reporter,
     ]
     for component in components:
-        if files := component_files(component):  # so that the cache follows the code
+        if files := component_files(component):  # makes the code part of the cache key
             component.exec_properties["code"] = fingerprint(REPOSITORY, files)
     for component in (example_gen, statistics_gen, transform, evaluator):
         component.with_beam_pipeline_args(config.beam.by_component.get(component.id, ()))
@@ -189,7 +189,7 @@ def create_pipeline(
 
 
 def _check_schema(path: Path) -> None:
-    """Refuses a schema that the components would fail on, before any of them runs."""
+    """Raises an error for a schema that components would fail on later."""
     try:
         schema = text_format.Parse(path.read_text(encoding="utf-8"), schema_pb2.Schema())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:

@@ -1,8 +1,9 @@
-"""Which files of ours a piece of code runs, read from its source; the cache goes by their digest.
+"""Finds the first-party files that a piece of code depends on, from its source; their digest is part of cache keys.
 
-Followed are imports, wherever they stand (packages' `__init__` too; not those for type checkers alone), and what a file
-names in quotation marks: a module of ours, as in `python -m components.serving_check.probe`, and a file beside it or
-under the repository, as in `{% import "charts.html" %}`. So whatever is needed has to be named whole, in one literal.
+It follows imports at any level of a file, except those for type checkers, and includes packages' `__init__`. It also
+follows quoted names: a first-party module, as in `python -m components.serving_check.probe`, and a file in the same
+folder or relative to the repository, as in `{% import "charts.html" %}`. So a dependency must be written in full, in
+one string literal.
 """
 
 from __future__ import annotations
@@ -23,43 +24,43 @@ if TYPE_CHECKING:
 
 PACKAGES = ("im2latex", "data", "trainer_module", "components", "pipeline", "kubeflow")
 CHUNK = 1 << 20
-# Files that may name others, and all that code may need.
+# Suffixes of files that can refer to others, and of all files that can be dependencies.
 _READ = (".py", ".html", ".css", ".js")
 _NAMED = (*_READ, ".json", ".npz", ".pbtxt", ".toml")
 _QUOTED = re.compile(r"""["']([\w./-]+)["']""")
-# The parts of a statement that hold others.
+# Fields of a statement that contain other statements.
 _BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 
 def component_files(component: BaseComponent, repository: Path = REPOSITORY) -> list[Path]:
-    """The files of ours that a component's executor, its driver and the functions it is given by name need."""
+    """Returns the first-party files that a component's executor, driver and functions (properties `*_fn`) depend on."""
     functions = [value for name, value in component.exec_properties.items() if name.endswith("_fn") and value]
     classes = [component.executor_spec.executor_class, component.driver_class]
-    return files_of([*(found.__module__ for found in classes), *functions], repository)
+    return files_of([*(cls.__module__ for cls in classes), *functions], repository)
 
 
 def files_of(names: Iterable[str], repository: Path = REPOSITORY) -> list[Path]:
-    """The files that modules, or functions in them, need, their own among them, sorted; of modules not ours none."""
-    found: set[Path] = set()
+    """Returns the first-party files that modules, or functions in modules, depend on, including their own; sorted."""
+    visited: set[Path] = set()
     waiting = [path for name in names for path in _of_import(name, repository)]
     while waiting:
         path = waiting.pop()
-        if path not in found:
-            found.add(path)
+        if path not in visited:
+            visited.add(path)
             if path.suffix in _READ:
                 waiting += _needed(path, path.read_text(encoding="utf-8"), repository)
-    return sorted(found)
+    return sorted(visited)
 
 
 def all_files(repository: Path = REPOSITORY) -> list[Path]:
-    """Every file of ours, sorted within each package."""
-    found = (path for package in PACKAGES for path in sorted((repository / package).rglob("*")))
-    made = re.compile(r"__pycache__|build|.*\.egg-info")
-    return [path for path in found if path.is_file() and not any(map(made.fullmatch, path.parts))]
+    """Returns all first-party files, package by package, sorted within each."""
+    paths = (path for package in PACKAGES for path in sorted((repository / package).rglob("*")))
+    generated = re.compile(r"__pycache__|build|.*\.egg-info")
+    return [path for path in paths if path.is_file() and not any(map(generated.fullmatch, path.parts))]
 
 
 def fingerprint(folder: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over files in their order: name in the folder, and bytes."""
+    """Returns the SHA-256 of files, in the given order: of their paths relative to the folder, and their bytes."""
     sha = hashlib.sha256()
     for path in files:
         content = hashlib.sha256()
@@ -72,11 +73,11 @@ def fingerprint(folder: Path, files: Iterable[Path]) -> str:
 
 @functools.cache
 def _needed(path: Path, text: str, repository: Path) -> list[Path]:
-    """The files that a file of this text names."""
+    """Returns the files that a file with this text refers to."""
     quoted = _QUOTED.findall(text)
     named = [name for name in quoted if name.endswith(_NAMED)]
-    found = [(folder / name).resolve() for name in named for folder in (path.parent, repository)]
-    files = [file for file in found if file.is_relative_to(repository) and file.is_file()]
+    candidates = [(folder / name).resolve() for name in named for folder in (path.parent, repository)]
+    files = [file for file in candidates if file.is_relative_to(repository) and file.is_file()]
     if path.suffix == ".py":
         package = ".".join(path.parent.relative_to(repository).parts)
         names = [*_imports(ast.parse(text).body, package), *(name for name in quoted if "." in name)]
@@ -85,7 +86,7 @@ def _needed(path: Path, text: str, repository: Path) -> list[Path]:
 
 
 def _imports(statements: Iterable[ast.AST], package: str) -> Iterator[str]:
-    """The dotted names that statements of a module in a package import."""
+    """Yields the dotted names that statements import; `package` resolves relative imports."""
     for statement in statements:
         if isinstance(statement, ast.Import):
             yield from (alias.name for alias in statement.names)
@@ -100,13 +101,13 @@ def _imports(statements: Iterable[ast.AST], package: str) -> Iterator[str]:
 
 
 def _of_import(name: str, repository: Path) -> list[Path]:
-    """The files that the import of a dotted name runs: its packages' and its module's; [] for what is not ours."""
+    """Returns the files that an import executes: those of the packages and of the module; [] if not first-party."""
     files: list[Path] = []
-    place = repository
+    folder = repository
     for part in name.split(".") if name.partition(".")[0] in PACKAGES else ():
-        package, module = place / part / "__init__.py", place / f"{part}.py"
+        package, module = folder / part / "__init__.py", folder / f"{part}.py"
         if not package.is_file():
             return [*files, module] if module.is_file() else files
         files.append(package)
-        place = place / part
+        folder = folder / part
     return files

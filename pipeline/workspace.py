@@ -1,4 +1,4 @@
-"""The one folder that everything a run writes lies under: ./workspace, or where IM2LATEX_HOME says."""
+"""The workspace: the folder for everything that a run writes, ./workspace or the value of IM2LATEX_HOME."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from im2latex.models import pushed, workspace
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where things are; nothing is made by asking."""
+    """The paths in a workspace; the properties do not create folders."""
 
     home: Path
 
     @classmethod
     def from_environment(cls) -> Workspace:
-        """IM2LATEX_HOME, or ./workspace; always absolute, because TFX records addresses."""
+        """Returns the workspace at IM2LATEX_HOME, or at ./workspace; the path is absolute, because TFX records it."""
         return cls(workspace())
 
     @property
     def data(self) -> Path:
-        """Synthetic data sets, a folder each."""
+        """Synthetic data sets, one folder each."""
         return self.home / "data"
 
     @property
     def pipeline_root(self) -> Path:
-        """Artifacts, a folder for each component."""
+        """Artifacts, one folder per component."""
         return self.home / "pipeline_root"
 
     @property
@@ -41,11 +41,11 @@ class Workspace:
 
     @property
     def connection(self) -> str:
-        """Address of the database in which the last run left its metadata; "" is the SQLite file."""
+        """Address of the last run's database for ML Metadata; "" for the SQLite file."""
         return self._connection.read_text("utf-8").strip() if self._connection.exists() else ""
 
     def keep_connection(self, address: str) -> None:
-        """Keeps where a run leaves its metadata, so that who reads it need not be told."""
+        """Stores the address of a run's database, as the default for commands that read it."""
         if address != self.connection:
             self._connection.write_text(f"{address}\n", "utf-8")
 
@@ -55,19 +55,19 @@ class Workspace:
 
     @property
     def checkpoints(self) -> Path:
-        """States of unfinished trainings."""
+        """Checkpoints of unfinished trainings."""
         return self.home / "checkpoints"
 
     @property
     def serving(self) -> Path:
-        """Pushed models: NAME/VERSION/, as TensorFlow Serving reads them."""
+        """Pushed models: NAME/VERSION/, the layout of TensorFlow Serving."""
         return self.home / "serving"
 
     def newest_model(self) -> Path:
-        """The model pushed last, of all names.
+        """Returns the folder of the model pushed last, under any name.
 
         Raises:
-            UserError: there is none.
+            UserError: no model was pushed.
         """
         pushed = self.versions()
         if not pushed:
@@ -77,12 +77,12 @@ class Workspace:
         return pushed[-1]
 
     def versions(self) -> list[Path]:
-        """Folders of all pushed models, of all names, the oldest first."""
+        """Returns the folders of all pushed models, under any name, oldest first."""
         return pushed(self.serving)
 
     @property
     def temporary(self) -> Path:
-        """What TFX and Beam write for the time of a run."""
+        """Temporary files of TFX and Beam during a run."""
         return self.home / "tmp"
 
     @property
@@ -92,10 +92,12 @@ class Workspace:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[int]:
-        """Keeps other runs out; a process that inherits the descriptor keeps them out as long as it lives.
+        """Locks the workspace for a run, and yields the lock's file descriptor.
+
+        A child process that inherits the descriptor holds the lock too, until it ends.
 
         Raises:
-            UserError: another run is going on.
+            UserError: another run holds the lock.
         """
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -108,7 +110,7 @@ class Workspace:
             os.close(descriptor)
 
     def is_locked(self) -> bool:
-        """Whether a run is going on."""
+        """Returns whether a run is in progress."""
         if not self._lock.exists():
             return False
         with self._lock.open() as file:

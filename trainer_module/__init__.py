@@ -1,1 +1,1 @@
-"""What Transform, Trainer and a server run: features, model, training, decoding, signatures."""
+"""The code that Transform, Trainer and the served model run: features, model, training, decoding, signatures."""

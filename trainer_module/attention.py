@@ -1,8 +1,7 @@
-"""Attention over the encoded cells of an image, plain and coarse-to-fine (Deng et al. 2017, section 4).
+"""Attention over the encoded cells of an image, standard and coarse-to-fine (Deng et al. 2017, section 4).
 
-The coarse-to-fine variants lay a coarse grid over the fine one, each of its cells over a block of
-`BLOCK` x `BLOCK` fine cells, and factor the attention as p(z) = sum over z' of p(z') p(z | z'):
-which block, and where in it (equation 4).
+The coarse-to-fine variants use a coarse grid, in which each cell covers a block of `BLOCK` x `BLOCK` fine cells. They
+factor the attention as p(z) = sum over z' of p(z') p(z | z'): first the block, then the cell within it (equation 4).
 """
 
 from __future__ import annotations
@@ -14,21 +13,28 @@ from keras import ops
 # Fine cells along each side of a coarse cell.
 BLOCK = 4
 
+# Score of cells outside the image.
 OUTSIDE = -1e9
 
 
 class Memory(NamedTuple):
-    """Cells that can be attended to."""
+    """Cells to attend to.
 
-    values: Any  # V, (batch, cells, units)
-    keys: Any  # (V Wa)^T, (batch, units, cells): a product with one row reads it twice as fast as its transpose
-    mask: Any  # True inside the image, (batch, cells)
+    Attributes:
+        values: V, (batch, cells, units).
+        keys: (V Wa)^T, (batch, units, cells). In this layout, the product with a single query is twice as fast.
+        mask: True inside the image, (batch, cells).
+    """
+
+    values: Any
+    keys: Any
+    mask: Any
 
 
 class Memories(NamedTuple):
-    """The grids of an image, as far as the attention looks at them.
+    """The grids of an image; None for a grid that the attention does not use.
 
-    Below a coarse grid, the fine cells stand block by block, as `in_blocks` lays them out.
+    If there is a coarse grid, the fine cells are ordered by block, see `in_blocks`.
     """
 
     coarse: Memory | None
@@ -36,30 +42,37 @@ class Memories(NamedTuple):
 
     @property
     def read(self) -> Memory:
-        """The grid from which the context is taken."""
+        """The grid whose values make up the context."""
         memory = self.fine or self.coarse
         assert memory is not None
         return memory
 
 
 class Attended(NamedTuple):
-    """What a query found. Weights outside an image are zero."""
+    """The result of attention. Weights outside an image are zero.
 
-    context: Any  # (batch, queries, units)
-    coarse: Any  # p(z'), float32, (batch, queries, coarse cells); None without a coarse grid
-    fine: Any  # p(z), float32, (batch, queries, fine cells); None with a coarse grid alone
-    chosen: Any  # log p(z') of the cell that hard attention chose, (batch, queries); None otherwise
+    Attributes:
+        context: (batch, queries, units).
+        coarse: p(z'), float32, (batch, queries, coarse cells); None without a coarse grid.
+        fine: p(z), float32, (batch, queries, fine cells); None without a fine grid.
+        chosen: log p(z') of the cell that hard attention chose, (batch, queries); None for other kinds.
+    """
+
+    context: Any
+    coarse: Any
+    fine: Any
+    chosen: Any
 
 
 def attend(kind: str, query: Any, memories: Memories, noise: Any = None) -> Attended:
-    """Looks into the memory with a bilinear score (Luong et al. 2015, "general").
+    """Attends to the memory with a bilinear score (Luong et al. 2015, "general").
 
     Args:
         kind: `standard`, `coarse_only`, `hierarchical`, `sparsemax` or `hard`.
         query: decoder states h_t, (batch, queries, units).
-        memories: the fine grid with `standard`, the coarse one with `coarse_only`, else both.
-        noise: of a Gumbel distribution, (batch, queries, coarse cells): `hard` then samples a coarse
-            cell instead of taking the likeliest (Maddison et al. 2014).
+        memories: the fine grid for `standard`, the coarse grid for `coarse_only`, otherwise both.
+        noise: Gumbel noise, (batch, queries, coarse cells). With it, `hard` samples a coarse cell instead of taking the
+            most probable one (Maddison et al. 2014).
     """
     coarse = fine = chosen = None
     if memories.coarse is not None:
@@ -77,37 +90,37 @@ def attend(kind: str, query: Any, memories: Memories, noise: Any = None) -> Atte
         if coarse is None:
             fine = ops.softmax(scores, axis=-1)
         else:
-            # In a block that lies outside its image all scores are equal, and its weight is zero.
-            fine = _shared_out(coarse, ops.softmax(_by_block(scores), axis=-1))
-    return Attended(_sum(coarse if fine is None else fine, memories.read.values), coarse, fine, chosen)
+            # In a block outside the image, all scores are equal, and the block's weight is zero.
+            fine = _joint(coarse, ops.softmax(_by_block(scores), axis=-1))
+    return Attended(_weighted_sum(coarse if fine is None else fine, memories.read.values), coarse, fine, chosen)
 
 
 def transposed(memories: Memories) -> Memories:
-    """Values as (batch, units, cells) and keys as (batch, cells, units): what `attend_gradient` multiplies with."""
+    """Transposes values to (batch, units, cells) and keys to (batch, cells, units), for `attend_gradient`."""
 
-    def turned(memory: Memory | None) -> Memory | None:
+    def transpose(memory: Memory | None) -> Memory | None:
         if memory is None:
             return None
         return Memory(ops.transpose(memory.values, (0, 2, 1)), ops.transpose(memory.keys, (0, 2, 1)), memory.mask)
 
-    return Memories(turned(memories.coarse), turned(memories.fine))
+    return Memories(transpose(memories.coarse), transpose(memories.fine))
 
 
 def attend_gradient(
     kind: str, attended: Attended, memories: Memories, d_context: Any, d_coarse: Any = None
 ) -> tuple[Any, Any, Any]:
-    """The gradients of a query and of its scores.
+    """Computes the gradients of a query and of its scores.
 
     Args:
-        kind: as `attend` took it.
-        memories: what it took, `transposed`.
-        attended: the weights that `attend` returned.
+        kind: as in `attend`.
+        attended: the result of `attend`.
+        memories: the memories of `attend`, `transposed`.
         d_context: gradient of the context, (batch, queries, units).
-        d_coarse: what else reaches the coarse scores, (batch, queries, coarse cells); None for nothing.
+        d_coarse: additional gradient of the coarse scores, (batch, queries, coarse cells), or None.
 
     Returns:
-        Gradients of the query, (batch, queries, units), of the coarse scores, (batch, queries, coarse
-        cells), and of the fine ones; None where there is no such grid.
+        Gradients of the query, (batch, queries, units), of the coarse scores, (batch, queries, coarse cells), and of
+        the fine scores, (batch, queries, fine cells); None for a grid that does not exist.
     """
     d_weights = ops.cast(ops.matmul(d_context, memories.read.values), "float32")
     coarse, fine = (None if part is None else ops.cast(part, "float32") for part in attended[1:3])
@@ -115,15 +128,15 @@ def attend_gradient(
     if fine is not None and coarse is None:
         d_fine = _softmax_gradient(fine, d_weights)
     elif fine is not None:
-        of_cells = _by_block(fine)
-        # What a coarse weight is worth: the mean of what its cells are worth, by their weights in the block.
-        worth = ops.sum(of_cells * _by_block(d_weights), axis=-1) / ops.maximum(coarse, 1e-20)
-        d_fine = fine * (d_weights - ops.repeat(worth, BLOCK * BLOCK, axis=-1))
-        d_weights = worth
+        cell_weights = _by_block(fine)
+        # Gradient of a coarse weight: the mean of its cells' gradients, weighted by their weights within the block.
+        d_block = ops.sum(cell_weights * _by_block(d_weights), axis=-1) / ops.maximum(coarse, 1e-20)
+        d_fine = fine * (d_weights - ops.repeat(d_block, BLOCK * BLOCK, axis=-1))
+        d_weights = d_block
     d_scores = None
     if coarse is not None:
         if kind == "hard":
-            d_scores = ops.zeros_like(coarse)  # which cell is a choice, and has no slope
+            d_scores = ops.zeros_like(coarse)  # choosing a cell is not differentiable
         elif kind == "sparsemax":
             support = ops.cast(coarse > 0, "float32")
             mean = ops.sum(support * d_weights, axis=-1, keepdims=True) / ops.sum(support, axis=-1, keepdims=True)
@@ -142,20 +155,20 @@ def attend_gradient(
 
 
 def soft_coarse(query: Any, memory: Memory) -> Any:
-    """The coarse weights from which hard attention chooses, float32, (batch, queries, coarse cells)."""
+    """Returns the probabilities from which hard attention chooses, float32, (batch, queries, coarse cells)."""
     return ops.softmax(_scores(query, memory), axis=-1)
 
 
 def sparsemax(scores: Any) -> Any:
-    """The Euclidean projection onto the probability simplex (Martins and Astudillo 2016, equation 2).
+    """Projects scores onto the probability simplex (Martins and Astudillo 2016, equation 2).
 
     Args:
         scores: (..., size).
 
     Returns:
-        (..., size), at least zero, with sum 1, and exactly zero for all scores but the highest.
+        (..., size), non-negative with sum 1, and exactly zero for low scores.
     """
-    # Only differences count.
+    # Subtracting the maximum does not change the result.
     x = scores - ops.max(scores, axis=-1, keepdims=True)
     ordered = ops.flip(ops.sort(x, axis=-1), axis=-1)
     ranks = ops.arange(1, ops.shape(x)[-1] + 1, dtype=x.dtype)
@@ -167,47 +180,47 @@ def sparsemax(scores: Any) -> Any:
 
 
 def lookups(attended: Attended, memories: Memories) -> tuple[Any, Any]:
-    """How many coarse and fine cells each query has to look at (Deng et al. 2017, table 2).
+    """Counts the coarse and fine cells that each query has to score (Deng et al. 2017, table 2).
 
-    Every coarse cell of the image is scored; of the fine ones those below a coarse cell of some weight.
+    These are all coarse cells of the image, and the fine cells in coarse cells whose weight is not zero.
 
     Returns:
         Numbers of coarse and of fine cells, int32, (batch, queries).
     """
     weights = attended.coarse if attended.fine is None else attended.fine
-    none = ops.zeros(ops.shape(weights)[:2], "int32")
-    coarse = fine = none
+    zeros = ops.zeros(ops.shape(weights)[:2], "int32")
+    coarse = fine = zeros
     if memories.coarse is not None:
-        coarse = none + ops.sum(ops.cast(memories.coarse.mask, "int32"), axis=-1, keepdims=True)
+        coarse = zeros + ops.sum(ops.cast(memories.coarse.mask, "int32"), axis=-1, keepdims=True)
     if memories.fine is not None:
         cells = ops.expand_dims(ops.cast(memories.fine.mask, "int32"), 1)
         if attended.coarse is not None:
             cells = cells * ops.cast(ops.repeat(attended.coarse, BLOCK * BLOCK, axis=-1) > 0, "int32")
-        fine = none + ops.sum(cells, axis=-1)
+        fine = zeros + ops.sum(cells, axis=-1)
     return coarse, fine
 
 
 def flat(grid: Any) -> Any:
-    """(batch, rows, columns, ...) -> (batch, rows * columns, ...)"""
+    """Reshapes (batch, rows, columns, ...) to (batch, rows * columns, ...)."""
     batch, rows, columns, *rest = ops.shape(grid)
     return ops.reshape(grid, (batch, rows * columns, *rest))
 
 
 def fill_blocks(grid: Any, fill: float | bool = 0) -> Any:
-    """Fills both sides of (batch, rows, columns, ...) up to multiples of `BLOCK`."""
+    """Pads rows and columns of (batch, rows, columns, ...) to multiples of `BLOCK`."""
     _, rows, columns, *rest = ops.shape(grid)
     amounts = [[0, 0], [0, -rows % BLOCK], [0, -columns % BLOCK], *([0, 0] for _ in rest)]
     return ops.pad(grid, amounts, constant_values=fill)
 
 
 def in_blocks(grid: Any) -> Any:
-    """Lays a grid out in the blocks below a coarse one.
+    """Orders the fine cells of a grid by block, that is, by coarse cell.
 
     Args:
         grid: (batch, rows, columns, ...), both sides multiples of `BLOCK`.
 
     Returns:
-        (batch, rows * columns, ...): blocks in reading order, `BLOCK`^2 cells each, these in reading order too.
+        (batch, rows * columns, ...): blocks in reading order, and the `BLOCK`^2 cells of each in reading order.
     """
     batch, rows, columns, *rest = ops.shape(grid)
     parted = ops.reshape(grid, (batch, rows // BLOCK, BLOCK, columns // BLOCK, BLOCK, *rest))
@@ -222,25 +235,30 @@ def out_of_blocks(cells: Any, rows: int, columns: int) -> Any:
 
 
 def _scores(query: Any, memory: Memory) -> Any:
-    """float32, (batch, queries, cells)"""
+    """Returns the scores, float32, (batch, queries, cells)."""
     scores = ops.cast(ops.matmul(query, memory.keys), "float32")
     return ops.where(ops.expand_dims(memory.mask, 1), scores, OUTSIDE)
 
 
 def _by_block(cells: Any) -> Any:
-    """(batch, queries, cells) as (batch, queries, blocks, cells of a block)"""
+    """Reshapes (batch, queries, cells) to (batch, queries, blocks, cells of a block)."""
     batch, queries, count = ops.shape(cells)
     return ops.reshape(cells, (batch, queries, count // (BLOCK * BLOCK), BLOCK * BLOCK))
 
 
-def _shared_out(coarse: Any, within: Any) -> Any:
-    """p(z') p(z | z'), (batch, queries, cells), of (batch, queries, blocks) and (batch, queries, blocks, cells)."""
+def _joint(coarse: Any, within: Any) -> Any:
+    """Computes p(z') p(z | z'), (batch, queries, cells).
+
+    Args:
+        coarse: p(z'), (batch, queries, blocks).
+        within: p(z | z'), (batch, queries, blocks, cells of a block).
+    """
     batch, queries, blocks, cells = ops.shape(within)
     return ops.reshape(ops.expand_dims(coarse, -1) * within, (batch, queries, blocks * cells))
 
 
-def _sum(weights: Any, values: Any) -> Any:
-    """(batch, queries, units): values (batch, cells, units) by weights (batch, queries, cells)"""
+def _weighted_sum(weights: Any, values: Any) -> Any:
+    """Sums values (batch, cells, units) with weights (batch, queries, cells). Returns (batch, queries, units)."""
     return ops.matmul(ops.cast(weights, values.dtype), values)
 
 

@@ -1,7 +1,7 @@
-"""Changes training images as pens, printers, cameras and files do. NumPy and Pillow alone.
+"""Augments training images as pens, printers, cameras and image files change them, with NumPy and Pillow only.
 
-The images are normalised already: dark on white, cropped, of one size of glyphs. So colours and large changes of size
-have no place here; what normalisation leaves of the others does.
+The images are normalised already: dark on white, cropped, with a fixed glyph size. Normalisation removes colours and
+large differences in size, so there is no augmentation for these.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from data.pictures.degradation import degrade
 from data.pictures.geometry import corners_of, resample, warp
 from im2latex.images import WHITE
 
-# Kinds of `data.pictures.degradation` and how often each comes, in the order of what they come from: the pen or
-# printer, the paper, the light, the lens, the sensor, the file.
+# Kinds of `data.pictures.degradation` with their probabilities, in physical order: the pen or printer, the paper, the
+# light, the lens, the sensor, the file.
 KINDS = (
     ("dilation", 0.15),
     ("erosion", 0.1),
@@ -31,9 +31,9 @@ KINDS = (
     ("noise", 0.2),
     ("jpeg", 0.2),
 )
-# How often the whole ink is fainter, and the least of it that is left.
+# Probability of fainter ink, and the minimum share of ink that remains.
 FAINT, FAINTEST = 0.3, 0.35
-# The least size, as a share; and how often an image is scaled, turned, slanted, seen from the side; how far at most.
+# Minimum scale; probabilities of scaling, rotation, slant and perspective; their maximum strengths.
 SMALLEST = 0.85
 SCALED, TURNED, SLANTED, ASIDE = 0.5, 0.4, 0.2, 0.2
 MOST_DEGREES, MOST_SLANT, MOST_ASIDE = 2.0, 0.12, 0.06
@@ -41,20 +41,20 @@ METHODS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 
 class Augmentation:
-    """Changes images, most of them a little and few of them a lot.
+    """Changes images at random, mostly a little and rarely a lot.
 
-    An image never grows, so it fits into the batch that was planned for it.
+    Images never grow, so they fit into the batches that were planned for them.
 
     Args:
-        share: of the images that are changed, 0 to 1.
-        seed: with an example's index, decides what happens to its image.
+        share: share of the images to change, 0 to 1.
+        seed: random seed, used together with the index of the example.
     """
 
     def __init__(self, share: float, seed: tuple[int, ...]) -> None:
         self.share, self.seed = share, seed
 
     def __call__(self, index: int, image: Image.Image) -> Image.Image:
-        """The image, grey, or a changed one."""
+        """Returns the grey image of example `index`, changed or not."""
         random = np.random.default_rng((*self.seed, index))
         if random.random() >= self.share:
             return image
@@ -69,12 +69,12 @@ class Augmentation:
 
 
 def _strength(random: np.random.Generator) -> float:
-    """From 0 to 1: a quarter in the mean, over a half in one image of eight."""
+    """Draws a strength from 0 to 1: 0.25 on average, over 0.5 in one of eight images."""
     return random.beta(1, 3)
 
 
 def _moved(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The image (H, W), smaller, turned, slanted, seen from the side: resampled once."""
+    """Applies scale, rotation, slant and perspective to an image (H, W), with a single resampling."""
     scale = 1 - (1 - SMALLEST) * random.random() if random.random() < SCALED else 1.0
     turned, slanted, aside = random.random(3) < (TURNED, SLANTED, ASIDE)
     method = METHODS[random.integers(len(METHODS))]
@@ -87,7 +87,7 @@ def _moved(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     cosine, sine = math.cos(angle), math.sin(angle)
     moved = corners @ np.array([(cosine, sine), (slant * cosine - sine, slant * sine + cosine)])
     moved += MOST_ASIDE * aside * _strength(random) * len(pixels) * random.uniform(-1, 1, (4, 2))
-    # What grew is scaled into the old size, and a wide image, which grows more, is moved less.
+    # Scale the result to fit the old size. Reduce the movement if that would shrink the image too much.
     while (fitting := (corners[2] / np.ptp(moved, axis=0)).min()) < SMALLEST:
         moved = (moved + corners) / 2
     return warp(pixels, moved * min(scale, fitting), method)

@@ -1,9 +1,8 @@
-"""Batches of formulas of like size, so that little of what is computed is padding.
+"""Groups examples of similar size into batches, so that little computation is spent on padding.
 
-NumPy and Pillow alone: the same batches feed every Keras backend. The examples stay in
-memory as the compact PNG that Transform wrote (about 1 KB each) and are decoded as they are
-needed; which examples form which batch follows from the seed and the epoch alone, so a
-training that was killed goes on with the very batch it would have had.
+This module uses NumPy and Pillow only, so the same batches feed every Keras backend. Examples stay in memory as the
+compact PNG files that Transform wrote (about 1 KB each) and are decoded on demand. The composition of the batches
+depends on the seed and the epoch only, so an interrupted training continues with exactly the same batches.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from trainer_module.features import END, PAD, START
 
 Item = TypeVar("Item")
 
-# What an example's cells cost in training where its steps cost 1: convolutions and row encoder together take 5 to 6
-# times the seconds of the decoder (docs/development/benchmarks.md, "Speed").
+# Cost of an example's cells in training relative to that of its decoder steps: convolutions and row encoder together
+# take 5 to 6 times as long as the decoder (docs/development/benchmarks.md, "Speed").
 COST_OF_CELLS = 5
-# Rows and columns of cells, and decoder steps, that an example counts for at most more than it has when `plan` orders
-# the examples, drawn anew in each epoch: so its batches differ. Rows stay as they are: one more costs the most.
+# Maximum random amounts by which `plan` enlarges the rows, columns and decoder steps of an example when it orders the
+# examples, so that each epoch has different batches. Rows are not changed, because an additional row costs the most.
 JITTER = np.array((0, 2, 6))
 
 
@@ -42,26 +41,26 @@ class Example(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a training step takes: inputs, targets, and the targets' weights, as Keras orders them."""
+    """A batch in the order that Keras expects: inputs, targets, and the weights of the targets."""
 
     inputs: dict[str, np.ndarray]  # as `FormulaModel.call` takes them
     targets: np.ndarray  # the token at each step, int32, (batch, steps)
-    weights: np.ndarray  # 1 where there is a token and 0 where there is padding, float32, (batch, steps)
+    weights: np.ndarray  # 1 for tokens, 0 for padding, float32, (batch, steps)
 
 
 def plan(
     examples: Sequence[Example], batch_size: int, seed: int, epoch: int, short_first: bool = False
 ) -> list[np.ndarray]:
-    """Cuts an epoch into batches of examples of like size and length.
+    """Divides the examples of an epoch into batches of similar size and length, using 200 bytes per example.
 
     Args:
-        examples: what to cut.
-        batch_size: examples in a batch; the last one may have fewer.
-        seed, epoch: decide the order.
+        examples: the examples of the epoch.
+        batch_size: number of examples in a batch; one batch may have fewer.
+        seed, epoch: random seed of the batches and their order.
         short_first: in the first epoch, go from short formulas to long ones ("SortaGrad", Amodei et al. 2016).
 
     Returns:
-        The indices of each batch's examples. Each example is in one batch. To find them takes 200 bytes an example.
+        For each batch, the indices of its examples. Each example is in exactly one batch.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(examples))
@@ -73,16 +72,16 @@ def plan(
 
 
 def _extents(examples: Sequence[Example]) -> np.ndarray:
-    """Rows and columns of cells, and decoder steps, of each example, float64, (examples, 3)."""
+    """Returns rows and columns of cells, and decoder steps, of each example, float64, (examples, 3)."""
     return np.array([(-(-e.height // STRIDE), -(-e.width // STRIDE), len(e.tokens) + 1) for e in examples], np.float64)
 
 
 class _Work:
-    """What examples cost beside the mean one.
+    """Estimates the cost of examples, relative to the cost of the average example's decoder steps.
 
     Args:
-        extents: of all examples, (examples, 3).
-        cells: what the mean example's cells cost where its steps cost 1.
+        extents: extents of all examples, (examples, 3), see `_extents`.
+        cells: cost of the average example's cells, relative to that of its decoder steps.
     """
 
     def __init__(self, extents: np.ndarray, cells: float = 1) -> None:
@@ -90,19 +89,22 @@ class _Work:
         self.of_step = 1 / extents[:, 2].mean()
 
     def __call__(self, extents: np.ndarray) -> np.ndarray:
-        """What an example of such extents, (n, 3), costs, (n,)."""
+        """Returns the cost of examples, (n,), from their extents, (n, 3)."""
         return extents[:, 0] * extents[:, 1] * self.of_cell + extents[:, 2] * self.of_step
 
     def cut(self, extents: np.ndarray, keys: np.ndarray, multiple: int = 1) -> tuple[float, np.ndarray, int]:
-        """Cuts examples in two along the axis, and at the place, where that saves most of the work.
+        """Finds the division of examples into two parts that saves the most work.
+
+        All examples of a part are padded to its largest extents. The examples are ordered along one of the axes and
+        divided at one position.
 
         Args:
-            extents: of the examples, (n, 3), more than `multiple`; each of a half costs what its largest extents do.
-            keys: what they are ordered by along each axis, (n, 3).
-            multiple: the first half has such a multiple of examples.
+            extents: extents of more than `multiple` examples, (n, 3).
+            keys: sort keys for each axis, (n, 3).
+            multiple: the number of examples in the first part is a multiple of this.
 
         Returns:
-            The work that is saved, the order of the examples, and the length of the first half of it.
+            The work saved, the order of the examples, and the number of examples in the first part.
         """
         count = np.arange(multiple, len(extents), multiple)
         whole = len(extents) * self(extents.max(axis=0, keepdims=True))[0]
@@ -114,14 +116,14 @@ class _Work:
             second = np.maximum.accumulate(ordered[::-1])[::-1][count]
             saved = whole - count * self(first) - (len(extents) - count) * self(second)
             best = int(saved.argmax())
-            if saved[best] < 1e-9 * whole:  # nothing, but for rounding: even halves are soonest cut to the end
+            if saved[best] < 1e-9 * whole:  # nothing but rounding; even halves need the fewest further divisions
                 best = len(count) // 2
             cuts.append((float(saved[best]), order, int(count[best])))
         return max(cuts, key=lambda cut: cut[0])
 
 
 def _cut(part: np.ndarray, extents: np.ndarray, keys: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Cuts a part in two where that saves most padding, and the halves again, until they are batches."""
+    """Divides a part in two where that saves the most padding, and continues with both parts down to single batches."""
     work, parts, planned = _Work(extents, COST_OF_CELLS), [part], []
     while parts:
         part = parts.pop()
@@ -134,11 +136,11 @@ def _cut(part: np.ndarray, extents: np.ndarray, keys: np.ndarray, batch_size: in
 
 
 class Buckets:
-    """Few shapes for many batches: what is compiled for fixed shapes, as JAX does, is compiled once for each.
+    """Pads batches to one of a few shapes, for backends such as JAX that compile once per shape.
 
     Args:
-        examples: all that batches will be of, training and validation together.
-        count: shapes, at most.
+        examples: all examples that batches will contain, of training and validation together.
+        count: maximum number of shapes.
     """
 
     def __init__(self, examples: Sequence[Example], count: int) -> None:
@@ -152,13 +154,13 @@ class Buckets:
             _, *halves = splits.pop()
             splits += [self._split(half) for half in halves]
         shapes = np.unique([np.concatenate(halves).max(axis=0) for _, *halves in splits], axis=0)
-        # Rows and columns of cells, and decoder steps, of each shape, float64, (shapes, 3); the least work first.
+        # Rows and columns of cells, and decoder steps, of each shape, float64, (shapes, 3), cheapest first.
         self.shapes = shapes[np.argsort(self._work(shapes), kind="stable")]
 
     def cut(
         self, examples: Sequence[Example], batch_size: int, seed: int, epoch: int, short_first: bool = False
     ) -> list[np.ndarray]:
-        """Cuts an epoch into batches of examples of one shape; arguments and result as those of `plan`."""
+        """Divides an epoch into batches of examples with the same shape; arguments and result as in `plan`."""
         random = np.random.default_rng((seed, epoch))
         extents = _extents(examples)
         of = self._least(extents)
@@ -171,10 +173,9 @@ class Buckets:
         return [planned[i] for i in random.permutation(len(planned))]
 
     def fill(self, batch: Batch, batch_size: int) -> Batch:
-        """The batch in the least shape that holds it, filled up with its own examples, at no weight.
+        """Pads a batch to the cheapest shape that fits, and to `batch_size` with its own examples, at zero weight.
 
-        Of a batch that `cut` planned that is the shape of its examples: what holds all of them
-        with less work would hold each of them.
+        For a batch from `cut`, this is the shape of its examples.
         """
         image, weights = batch.inputs["image"], batch.weights
         extents = [[image.shape[1] // STRIDE, image.shape[2] // STRIDE, weights.shape[1]]]
@@ -196,13 +197,17 @@ class Buckets:
         return Batch(inputs, filled(batch.targets, PAD, steps), weights)
 
     def _least(self, extents: np.ndarray) -> np.ndarray:
-        """The index of the first shape that holds such extents, (n, 3), int, (n,)."""
+        """Returns the indices of the cheapest shapes that fit, int, (n,), for extents, (n, 3)."""
         holds = (extents[:, np.newaxis] <= self.shapes).all(axis=2)
         assert holds.any(axis=1).all(), "there is an example that the buckets were not made for"
         return holds.argmax(axis=1)
 
     def _split(self, part: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        """Cuts extents in two where that saves most work: how much, and the two; a half is empty if it saves none."""
+        """Divides extents in two where that saves the most work.
+
+        Returns:
+            The work saved, and both parts; the second part is empty if no division saves work.
+        """
         if len(part) > 1:
             saved, order, place = self._work.cut(part, part)
             if saved > 0:
@@ -216,12 +221,12 @@ def collate(
     """Pads examples into one batch: images with white on the right and below, tokens at the end.
 
     Args:
-        examples: what to put together.
-        images: in place of the examples' own images, grey, none larger than its example's.
-        extents: rows and columns of cells, and decoder steps, that the batch has at least.
+        examples: the examples of the batch.
+        images: grey images to use instead of the examples' own ones, at most as large.
+        extents: minimum rows and columns of cells, and decoder steps, of the batch.
 
     Raises:
-        PIL.UnidentifiedImageError: an image is none.
+        PIL.UnidentifiedImageError: an image cannot be decoded.
     """
     rows = max(extents[0], -(-max(example.height for example in examples) // STRIDE))
     columns = max(extents[1], -(-max(example.width for example in examples) // STRIDE))
@@ -243,7 +248,7 @@ def collate(
 
 
 def decoded(example: Example) -> Image.Image:
-    """The example's image, grey."""
+    """Decodes an example's image, grey."""
     with Image.open(io.BytesIO(example.image)) as image:
         return image.convert("L")
 
@@ -251,7 +256,7 @@ def decoded(example: Example) -> Image.Image:
 def batches(
     examples: Sequence[Example], planned: Sequence[np.ndarray], augmentation: Augmentation | None = None
 ) -> Iterator[Batch]:
-    """The planned batches, one after another."""
+    """Yields the planned batches, with augmented images if `augmentation` is given."""
     for indices in planned:
         chosen = [examples[i] for i in indices]
         images = None
@@ -261,9 +266,9 @@ def batches(
 
 
 def prefetched(iterator: Iterator[Item], size: int) -> Generator[Item]:
-    """The same items, made by a thread before they are asked for, at most `size` waiting.
+    """Yields the items of an iterator, which a thread prepares in advance, at most `size` of them.
 
-    An error comes out where its item would have; closing the generator stops the thread.
+    An exception of the iterator is raised in the place of its item. Closing the generator stops the thread.
     """
     waiting: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(size)
     left = threading.Event()
@@ -289,19 +294,19 @@ def prefetched(iterator: Iterator[Item], size: int) -> Generator[Item]:
             yield item  # type: ignore[misc]
     finally:
         left.set()
-        while not waiting.empty():  # a thread that waits for room goes on, and sees that it is not needed
+        while not waiting.empty():  # lets a thread that waits for room continue, so that it sees that it must stop
             waiting.get()
 
 
 class Padding(NamedTuple):
-    """The share of a plan that is padding, 0 to 1."""
+    """Shares of padding in planned batches, 0 to 1, of pixels and of decoder steps."""
 
     pixels: float
     steps: float
 
 
 def padding(examples: Sequence[Example], planned: Sequence[np.ndarray]) -> Padding:
-    """How much of the planned batches is padding, in pixels and in decoder steps."""
+    """Computes the share of padding in the planned batches, of pixels and of decoder steps."""
     heights = np.array([example.height for example in examples])
     widths = np.array([example.width for example in examples])
     steps = np.array([len(example.tokens) + 1 for example in examples])

@@ -1,4 +1,4 @@
-"""The decoder: an LSTM with attention that writes a formula one token after the other, in Keras alone."""
+"""The decoder: an LSTM with attention that writes a formula token by token. It uses Keras only."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class AttentionDecoder(keras.layers.Layer):
 
     h_t = LSTM([y_{t-1}; o_{t-1}]), a_t = softmax(V Wa h_t), o_t = tanh(Wc [a_t V; h_t]),
     p(y_t) = softmax(W o_t) (Deng et al. 2017, equations 1 and 2), or with the coarse-to-fine
-    attention of `config.attention`; the coarse and the fine grid share Wa. Without the
-    hidden-to-hidden term the recurrence runs through o and c alone.
+    attention of `config.attention`; the coarse and the fine grid share Wa. Without
+    `config.hidden_recurrence`, the gates depend on o_{t-1} but not on h_{t-1}.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int, **kwargs: Any) -> None:
@@ -43,15 +43,15 @@ class AttentionDecoder(keras.layers.Layer):
         self.logits_kernel = self.add_weight(shape=(units, self.vocabulary_size), name="logits_kernel")
 
     def call(self, encoded: Encoded, embedded: Tensor, training: bool = False) -> Tensor | dict[str, Tensor]:
-        """Logits of every step, given the right tokens before it.
+        """Computes the logits of every step with teacher forcing.
 
         Args:
-            encoded: what to look at.
-            embedded: embeddings of the tokens before each step, (batch, steps, embedding units).
-            training: whether dropout is active, and hard attention samples.
+            encoded: the encoded images.
+            embedded: embeddings of the correct token before each step, (batch, steps, embedding units).
+            training: whether dropout is active and hard attention samples.
 
         Returns:
-            float32 logits, (batch, steps, vocabulary); of hard attention in training, `logits` and
+            float32 logits, (batch, steps, vocabulary). Hard attention in training returns a dictionary of `logits` and
             `chosen`, the log-probability of each step's coarse cell, float32 (batch, steps).
         """
         memories = self.remember(encoded)
@@ -66,11 +66,11 @@ class AttentionDecoder(keras.layers.Layer):
         return {"logits": logits, "chosen": ops.cast(chosen, "float32")} if samples else logits
 
     def gates(self, embedded: Tensor) -> Tensor:
-        """The tokens' share of the LSTM's gates, (..., 4 * units), of their embeddings."""
+        """Computes the tokens' contribution to the LSTM's gates, (..., 4 * units), from their embeddings."""
         return ops.matmul(embedded, self.embedding_kernel) + self.bias
 
     def kernels(self, dtype: str = "float32") -> DecoderKernels:
-        """The weights of a step, put together: before a loop, not in it."""
+        """Combines the weights of a step; call it once before a loop over steps."""
         recurrent = [self.output_kernel, self.hidden_kernel] if self.hidden_recurrence else [self.output_kernel]
         return DecoderKernels(
             ops.concatenate([ops.cast(kernel, dtype) for kernel in recurrent], axis=0),
@@ -78,7 +78,7 @@ class AttentionDecoder(keras.layers.Layer):
         )
 
     def remember(self, encoded: Encoded) -> Memories:
-        """What does not depend on the step: the cells, and they times Wa."""
+        """Computes what does not depend on the step: the cells, and their products with Wa."""
 
         def memory(values: Tensor, mask: Tensor) -> Memory:
             return Memory(values, ops.transpose(ops.matmul(values, self.attention_kernel), (0, 2, 1)), mask)
@@ -92,10 +92,10 @@ class AttentionDecoder(keras.layers.Layer):
         return Memories(coarse, fine)
 
     def initial_state(self, count: Tensor, dtype: str = "float32") -> DecoderState:
-        """Zeros: the state of so many queries before the first token."""
+        """Returns the state before the first token, zeros, for `count` queries."""
         zeros = ops.zeros((count, self.units), dtype)
         return DecoderState(zeros, zeros, zeros)
 
     def logits(self, outputs: Tensor) -> Tensor:
-        """float32 logits, (..., vocabulary), of attended outputs, (..., units)."""
+        """Computes float32 logits, (..., vocabulary), from attended outputs, (..., units)."""
         return ops.cast(ops.matmul(outputs, self.logits_kernel), "float32")

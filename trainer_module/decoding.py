@@ -1,4 +1,4 @@
-"""From an image to the tokens of its formula, one step after another, inside the graph."""
+"""Beam search from images to the tokens of their formulas, inside the graph."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from trainer_module.features import END, PAD, START
 from trainer_module.model import FormulaModel
 from trainer_module.recurrence import DecoderState, Tensor
 
-# So unlikely that nothing with it is an answer.
+# Log-probability of impossible continuations.
 NEVER = -1e9
 
 
 class Decoded(NamedTuple):
-    """What was read from a batch of images: hypotheses, the best first.
+    """The hypotheses for each image of a batch, best first.
 
-    Where there are fewer sentences than hypotheses were asked for, the rest is empty, with a
-    log-probability of minus infinity.
+    If the search finds fewer hypotheses than `width`, the others are empty, with a log-probability of minus infinity.
+
+    Attributes:
+        tokens: token ids without the end token, followed by padding, int32, (batch, width, steps).
+        log_probability: natural log-probability of the tokens and the end token, float32, (batch, width).
+        score: log_probability with the length penalty applied, float32, (batch, width).
     """
 
-    tokens: Tensor  # ids, padded behind the end, int32, (batch, width, steps)
-    log_probability: Tensor  # of the tokens and the end, natural, float32, (batch, width)
-    score: Tensor  # log_probability with the length penalty, float32, (batch, width)
+    tokens: Tensor
+    log_probability: Tensor
+    score: Tensor
 
 
 def search(
@@ -34,30 +38,30 @@ def search(
     width: int | Tensor = 1,
     length_penalty: float | Tensor = 0.0,
 ) -> Decoded:
-    """Beam search: goes on with the likeliest beginnings at each step until all of them have ended.
+    """Reads formulas from images with beam search.
 
-    A step costs the same wherever it stands: only the decoder's state is carried on. The images'
-    cells are not repeated for the hypotheses.
+    Each step keeps the most probable hypotheses; the search stops when all of them have ended. All steps cost the same,
+    because only the decoder's state is passed on. The cells of the images are not repeated for the hypotheses.
 
     Args:
         model: the model.
-        images: uint8, (batch, height, width, 1), as `FormulaModel.encode` takes them.
-        sizes: int32, (batch, 2).
-        max_tokens: formulas are cut here.
-        width: hypotheses kept, at least 1; 1 takes the likeliest token at each step (greedy decoding).
-        length_penalty: in the end, hypotheses of n tokens are ranked by log-probability over
-            ((6 + n) / 6) to this power (Wu et al. 2016, section 7, the end counted as a token).
+        images: uint8, (batch, height, width, 1), as in `FormulaModel.encode`.
+        sizes: height and width of each image, int32, (batch, 2).
+        max_tokens: maximum number of tokens in a formula.
+        width: beam width, at least 1; 1 is greedy decoding.
+        length_penalty: after the search, hypotheses of n tokens are ranked by log-probability / ((6 + n) / 6) to this
+            power (Wu et al. 2016, section 7, with the end counted as a token).
     """
     memories = model.decoder.remember(model.encode(images, sizes))
     kernels = model.decoder.kernels()
     batch = ops.shape(images)[0]
     positions = ops.reshape(ops.arange(max_tokens, dtype="int32"), (1, 1, -1))
-    # The first row of each image's hypotheses, among those of all.
+    # Index of each image's first hypothesis among the hypotheses of all images.
     first = ops.expand_dims(ops.arange(batch, dtype="int32") * width, 1)
     vocabulary = ops.arange(model.vocabulary_size, dtype="int32")
-    # Padding and the start are never answers, and behind the last place there is only the end.
+    # Padding and start tokens are never allowed, and after the last position only the end token is.
     only_end = ops.where(vocabulary == END, 0.0, NEVER)
-    answers = ops.where(ops.logical_or(vocabulary == PAD, vocabulary == START), NEVER, 0.0)
+    allowed = ops.where(ops.logical_or(vocabulary == PAD, vocabulary == START), NEVER, 0.0)
 
     def unfinished(step: Tensor, last: Tensor, ended: Tensor, *_: Tensor) -> Tensor:
         return ops.logical_and(step < max_tokens + 1, ops.logical_not(ops.all(ended)))
@@ -67,14 +71,14 @@ def search(
     ) -> tuple[Tensor, ...]:
         logits, state, _ = model.step(ops.reshape(last, (-1,)), DecoderState(*state), memories, kernels)
         gains = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
-        gains = gains + ops.where(step < max_tokens, answers, only_end)
-        # A hypothesis that has ended goes on in one way, which costs nothing.
+        gains = gains + ops.where(step < max_tokens, allowed, only_end)
+        # A finished hypothesis has a single continuation, at no cost.
         gains = ops.reshape(gains, (batch, width, model.vocabulary_size))
         gains = ops.where(ops.expand_dims(ended, -1), only_end, gains)
         candidates = ops.expand_dims(log_probability, -1) + gains
-        log_probability, kept = ops.top_k(ops.reshape(candidates, (batch, width * model.vocabulary_size)), width)
-        kept = ops.cast(kept, "int32")
-        chosen, parents = kept % model.vocabulary_size, first + kept // model.vocabulary_size
+        log_probability, best = ops.top_k(ops.reshape(candidates, (batch, width * model.vocabulary_size)), width)
+        best = ops.cast(best, "int32")
+        chosen, parents = best % model.vocabulary_size, first + best // model.vocabulary_size
         rows = ops.reshape(parents, (-1,))
         state = tuple(ops.take(part, rows, axis=0) for part in state)
         tokens = ops.reshape(ops.take(ops.reshape(tokens, (-1, max_tokens)), rows, axis=0), (batch, width, max_tokens))
@@ -89,7 +93,7 @@ def search(
         ops.zeros((batch, width), "bool"),
         tuple(model.decoder.initial_state(batch * width)),
         ops.full((batch, width, max_tokens), PAD, "int32"),
-        # All begin alike: one of them alone may go on.
+        # All hypotheses start equal, so only one of them may continue.
         ops.where(beams == 0, 0.0, NEVER) + ops.zeros((batch, 1)),
     )
     *_, tokens, log_probability = ops.while_loop(unfinished, extend, start)
@@ -103,9 +107,9 @@ def _ranked(tokens: Tensor, log_probability: Tensor, length_penalty: float | Ten
     score, order = ops.top_k(log_probability / penalties, ops.shape(log_probability)[1])
     tokens = ops.take_along_axis(tokens, ops.expand_dims(order, -1), axis=1)
     log_probability = ops.take_along_axis(log_probability, order, axis=1)
-    sentence = log_probability > NEVER / 2
+    is_complete = log_probability > NEVER / 2
     return Decoded(
-        ops.where(ops.expand_dims(sentence, -1), tokens, PAD),
-        ops.where(sentence, log_probability, -float("inf")),
-        ops.where(sentence, score, -float("inf")),
+        ops.where(ops.expand_dims(is_complete, -1), tokens, PAD),
+        ops.where(is_complete, log_probability, -float("inf")),
+        ops.where(is_complete, score, -float("inf")),
     )

@@ -1,4 +1,4 @@
-"""How a training shows where it stands: Keras's bar on a terminal, elsewhere a line a minute."""
+"""Progress of a training: Keras's progress bar on a terminal, a line per minute in other output."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from trainer_module.config.training import TERMINAL
 
 log = logging.getLogger(__name__)
 
-SECONDS = 60.0  # between two lines
+SECONDS = 60.0  # interval between two lines
 
 
 def places() -> tuple[bool, Callable[[str], None]]:
-    """Whether standard output has the bar, and what takes the lines."""
+    """Returns whether to show the progress bar on standard output, and the function that writes progress lines."""
     if sys.stdout.isatty():
         return True, log.debug
-    if os.environ.get(TERMINAL):  # another process shows the bar, and has the log
+    if os.environ.get(TERMINAL):  # the parent process shows our standard output on a terminal and keeps the log
         return True, log.info
     return False, functools.partial(print, flush=True)
 
 
 class EpochBar(keras.callbacks.ProgbarLogger):
-    """Keras's progress bar, with the epochs of the whole training where `fit` knows of one."""
+    """Keras's progress bar, with the epochs of the whole training, although `fit` is called for each epoch."""
 
     def __init__(self, epochs: int) -> None:
         super().__init__()
@@ -42,13 +42,13 @@ class EpochBar(keras.callbacks.ProgbarLogger):
 
 
 class EpochLines(keras.callbacks.Callback):
-    """A line a minute and one at each epoch's end: how far, how well, how fast, and how long it will still take.
+    """Writes a line per minute and one at the end of each epoch: progress, scores, speed, and time left.
 
     Args:
-        epochs: of the whole training, which may end sooner.
-        write: takes each line.
-        deadline: the training ends there at the latest, on `clock`.
-        clock: the time, seconds.
+        epochs: maximum number of epochs of the training.
+        write: called with each line.
+        deadline: latest end of the training, in the time of `clock`.
+        clock: returns the current time in seconds.
     """
 
     def __init__(
@@ -60,55 +60,60 @@ class EpochLines(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         self.epochs, self.write, self.deadline, self.clock = epochs, write, deadline, clock
-        self.told = clock()
-        self.validation = 0.0  # seconds that the last one took, behind its first batch
+        self.last_line = clock()
+        self.validation = 0.0  # seconds of the last validation, without its first batch
 
     def plan(self, sizes: Sequence[int], done: int) -> None:
-        """Takes the number of images in each batch of the epoch that begins, and how many batches are done already."""
+        """Sets the plan of the next epoch.
+
+        Args:
+            sizes: number of images in each batch.
+            done: number of batches that an interrupted training has done already.
+        """
         self.sizes, self.step = sizes, done
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self.epoch, self.begun = epoch, self.clock()
+        self.epoch, self.started = epoch, self.clock()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.step, self.now = self.step + 1, self.clock()
-        if batch == 0:  # what starts an epoch, compilation in the first, says nothing of those that follow
+        if batch == 0:  # the first batch is slower, because it includes compilation, and does not count for the speed
             self.first_step, self.first = self.step, self.now
-        if self.now - self.told >= SECONDS:
-            self.told = self.now
+        if self.now - self.last_line >= SECONDS:
+            self.last_line = self.now
             self.write(self._line(logs or {}))
 
     def on_test_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        if batch == 0:  # as above
+        if batch == 0:  # does not count either
             self.first_validated = self.clock()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.told = self.clock()
-        self.validation = self.told - self.first_validated
+        self.last_line = self.clock()
+        self.validation = self.last_line - self.first_validated
         self.write(self._line(logs or {}, ended=True))
 
     def _line(self, logs: dict[str, float], ended: bool = False) -> str:
-        said = [
+        parts = [
             f"Epoch {self.epoch + 1}/{self.epochs}, step {self.step:,}/{len(self.sizes):,}: loss {logs['loss']:.4f}"
         ]
-        said.append(f"perplexity {logs['perplexity']:.4f}")
+        parts.append(f"perplexity {logs['perplexity']:.4f}")
         if ended:
-            said.append(f"on validation {logs['val_perplexity']:.4f}")
+            parts.append(f"on validation {logs['val_perplexity']:.4f}")
         seconds = self.now - self.first
         images = sum(self.sizes[self.first_step : self.step])
         if not images or not seconds:
-            return ", ".join(said)
+            return ", ".join(parts)
         rate = images / seconds
         of_epoch = sum(self.sizes[self.step :]) / rate
         following = (self.epochs - self.epoch - 1) * (sum(self.sizes) / rate + self.validation)
-        said.append(f"{rate:,.{0 if rate >= 10 else 1}f} images/s")
+        parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} images/s")
         if ended:
-            said.append(f"{duration(self.told - self.begun, 0)}; {self._left(following)} left of the training")
+            parts.append(f"{duration(self.last_line - self.started, 0)}; {self._left(following)} left of the training")
         else:
             of_training = of_epoch + self.validation + following
-            said.append(f"{self._left(of_epoch)} left of the epoch")
-            said.append(f"{self._left(of_training)} of the training")
-        return ", ".join(said)
+            parts.append(f"{self._left(of_epoch)} left of the epoch")
+            parts.append(f"{self._left(of_training)} of the training")
+        return ", ".join(parts)
 
     def _left(self, seconds: float) -> str:
         return duration(max(0.0, min(seconds, self.deadline - self.clock())), 0)

@@ -1,4 +1,4 @@
-"""The encoder: convolutions, and a row encoder over the cells that they make, in Keras alone.
+"""The encoder: convolutions, followed by a row encoder over the resulting cells. It uses Keras only.
 
 Deng et al. 2017, "Image-to-Markup Generation with Coarse-to-Fine Attention", section 4.
 """
@@ -22,14 +22,14 @@ class Cells(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What the encoder makes of images; None where the attention does not look."""
+    """The encoded grids of images; None for a grid that the attention does not use."""
 
     coarse: Cells | None
     fine: Cells | None
 
 
 def inside(extents: Tensor, rows: int, columns: int) -> Tensor:
-    """Which cells of a padded grid lie inside their image.
+    """Returns which cells of a padded grid lie inside their image.
 
     Args:
         extents: valid rows and columns of each image, int, (batch, 2).
@@ -44,15 +44,15 @@ def inside(extents: Tensor, rows: int, columns: int) -> Tensor:
 
 
 class MaskedBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalisation whose statistics count only what lies inside the images."""
+    """Batch normalisation whose statistics ignore the padding around images."""
 
     def call(self, inputs: Tensor, training: bool = False, inside: Tensor | None = None) -> Tensor:
         """Normalises over all axes but the last.
 
         Args:
             inputs: (batch, height, width, channels).
-            training: whether to use, and to learn from, this batch's statistics.
-            inside: 1 inside the images and 0 outside, (batch, height, width, 1); needed in training.
+            training: whether to use this batch's statistics and update the moving ones.
+            inside: 1 inside the images and 0 outside, (batch, height, width, 1); required in training.
         """
         if not training:
             return super().call(inputs, training=False)
@@ -61,7 +61,7 @@ class MaskedBatchNormalization(keras.layers.BatchNormalization):
         count = ops.maximum(ops.sum(weight), 1.0)
         within = x * weight
         mean = ops.sum(within, axis=(0, 1, 2)) / count
-        # The variance as E[x^2] - E[x]^2: one pass less over the largest tensors of the model.
+        # E[x^2] - E[x]^2 needs one pass less over the largest tensors of the model.
         variance = ops.maximum(ops.sum(within * x, axis=(0, 1, 2)) / count - ops.square(mean), 0.0)
         self.moving_mean.assign(self.moving_mean * self.momentum + ops.stop_gradient(mean) * (1.0 - self.momentum))
         self.moving_variance.assign(
@@ -72,14 +72,14 @@ class MaskedBatchNormalization(keras.layers.BatchNormalization):
 
 
 class Convolutions(keras.layers.Layer):
-    """Convolutions, each with batch normalisation, ReLU and max-pooling behind it where there is one.
+    """A stack of convolutions, each followed by ReLU and, optionally, batch normalisation and max-pooling.
 
     Args:
         filters: channels of each convolution.
-        pools: pooling window behind each; None where there is none.
-        normalised: whether batch normalisation follows each.
-        normalise_first: whether it stands before the ReLU (the paper) or behind it (Image2Latex-TF2).
-        first: number of the first convolution.
+        pools: pooling window after each convolution, or None.
+        normalised: whether each convolution has batch normalisation.
+        normalise_first: whether batch normalisation comes before the ReLU (the paper) or after it (Image2Latex-TF2).
+        first: number of the first convolution, for its name.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class Convolutions(keras.layers.Layer):
         ]
 
     def call(self, x: Tensor, extents: Tensor, training: bool = False) -> Tensor:
-        """Features of grids.
+        """Applies the convolutions to a batch of padded grids.
 
         Args:
             x: (batch, height, width, channels), zero outside the grids; both sides are multiples of
-                what the windows pool together.
-            extents: rows and columns of each grid, int, (batch, 2), multiples of the same, so that no
-                window crosses an edge.
-            training: whether batch normalisation learns.
+                the product of all pooling windows.
+            extents: rows and columns of each grid, int, (batch, 2), multiples of the same products, so that no
+                pooling window crosses an edge.
+            training: whether batch normalisation uses and updates statistics.
 
         Returns:
             (batch, rows, columns, channels), zero outside the grids.
@@ -142,12 +142,12 @@ class Convolutions(keras.layers.Layer):
 class RowEncoder(keras.layers.Layer):
     """A bidirectional LSTM along every row of cells (Deng et al. 2017, section 4, "Row Encoder").
 
-    All rows of all images, and both directions, go through one loop.
+    A single loop processes all rows of all images in both directions.
 
     Args:
         units: units of each direction.
-        rows: rows that get a learned initial state (the paper's position embedding); 0 for none.
-        positions: whether a cell's place is added to its output, each channel with a learned gain.
+        rows: maximum number of rows, each with a learned initial state (the paper's position embedding); 0 disables it.
+        positions: whether to add an encoding of a cell's position to its output, each channel with a learned gain.
     """
 
     def __init__(self, units: int, rows: int = 0, positions: bool = False, **kwargs: Any) -> None:
@@ -173,26 +173,26 @@ class RowEncoder(keras.layers.Layer):
             self.position_gain = self.add_weight(shape=(2 * units,), name="position_gain", initializer="zeros")
 
     def call(self, features: Tensor, extents: Tensor) -> Tensor:
-        """Reads every row both ways.
+        """Encodes every row in both directions.
 
         Args:
             features: (batch, rows, columns, channels).
             extents: rows and columns of each image's grid, int, (batch, 2).
 
         Returns:
-            (batch, rows, columns, 2 * units): forward and backward output, side by side.
+            (batch, rows, columns, 2 * units): forward and backward output, concatenated.
         """
         batch, rows, columns, channels = ops.shape(features)
         count, units = batch * rows, self.units
-        # Where each direction's step finds its cell, among those of all rows: backward, a row is read
-        # from its image's last column, and what is padding last of all.
+        # Column that each direction reads at each step: the backward direction starts at the last column
+        # inside the image, and reads padding at the end.
         lengths = ops.repeat(extents[:, 1], rows)  # (count,)
         forward = ops.expand_dims(ops.arange(columns, dtype=lengths.dtype), 1) + ops.zeros_like(lengths)
         backward = ops.where(forward < lengths, lengths - 1 - forward, forward)
         cells = ops.stack([forward, backward])  # (2, columns, count)
         row = ops.arange(count, dtype=lengths.dtype)
         x = ops.take(ops.reshape(features, (count * columns, channels)), row * columns + cells, axis=0)
-        # The gates' inputs of all steps at once.
+        # Compute the gates' inputs of all steps at once.
         x = ops.reshape(x, (2, columns * count, channels))
         kernels, recurrent_kernels, biases = (
             ops.stack([ops.cast(weight, x.dtype) for weight in weights])
@@ -210,23 +210,23 @@ class RowEncoder(keras.layers.Layer):
             return hidden, [hidden, cell]
 
         outputs, _ = recur(step, gates, [hidden, cell])  # (2, columns, count, units)
-        # Reading backward twice leads back: the same places, now of the outputs' steps.
+        # The backward order is its own inverse, so the same indices put the outputs into column order.
         direction = ops.expand_dims(ops.expand_dims(ops.arange(2, dtype=lengths.dtype), 1), 1)
-        places = ops.transpose((direction * columns + cells) * count + row, (2, 1, 0))  # (count, columns, 2)
-        read = ops.take(ops.reshape(outputs, (2 * columns * count, units)), places, axis=0)
-        read = ops.reshape(read, (batch, rows, columns, 2 * units))
+        indices = ops.transpose((direction * columns + cells) * count + row, (2, 1, 0))  # (count, columns, 2)
+        encoded = ops.take(ops.reshape(outputs, (2 * columns * count, units)), indices, axis=0)
+        encoded = ops.reshape(encoded, (batch, rows, columns, 2 * units))
         if self.positions:
-            places = self.position_gain * encode_positions(rows, columns, 2 * units)
-            read = read + ops.cast(places, read.dtype)
-        return read
+            positions = self.position_gain * encode_positions(rows, columns, 2 * units)
+            encoded = encoded + ops.cast(positions, encoded.dtype)
+        return encoded
 
 
 def encode_positions(rows: int, columns: int, units: int) -> Tensor:
-    """The places of cells as waves (Wang and Liu 2019, "Translating Math Formula Images to LaTeX Sequences", 3.1).
+    """Encodes positions of cells (Wang and Liu 2019, "Translating Math Formula Images to LaTeX Sequences", 3.1).
 
     Returns:
-        float32, (rows, columns, units): sine and cosine by turns, of the column in the first half of the channels, of
-        the row in the second, with wavelengths from 2 pi cells to 10,000 times as many.
+        float32, (rows, columns, units): alternating sines and cosines, of the column in the first half of the channels
+        and of the row in the second half, with wavelengths from 2 pi cells to 10,000 times that.
     """
 
     def waves(count: int, channels: int) -> Tensor:
@@ -235,6 +235,6 @@ def encode_positions(rows: int, columns: int, units: int) -> Tensor:
         angle = ops.expand_dims(ops.arange(count, dtype="float32"), 1) * frequency
         return ops.where(channel % 2 == 0, ops.sin(angle), ops.cos(angle))  # (count, channels)
 
-    of_columns, of_rows = waves(columns, units // 2), waves(rows, units - units // 2)
+    column_waves, row_waves = waves(columns, units // 2), waves(rows, units - units // 2)
     zeros = ops.zeros((rows, columns, 1), "float32")
-    return ops.concatenate([zeros + of_columns, zeros + ops.expand_dims(of_rows, 1)], axis=-1)
+    return ops.concatenate([zeros + column_waves, zeros + ops.expand_dims(row_waves, 1)], axis=-1)

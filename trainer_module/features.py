@@ -1,4 +1,4 @@
-"""Names of the features and the numbering of tokens, the same in every part of the pipeline."""
+"""Feature names, special tokens and token ids, shared by all parts of the pipeline."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import tensorflow_transform as tft
 
-# Of the record: Transform's inputs.
+# Features of a record, the inputs of Transform.
 IMAGE = "image"
 LATEX = "latex"
 NAME = "name"
 
-# Added by Transform; it also replaces IMAGE by the normalised image.
+# Features that Transform adds; it also replaces IMAGE by the normalised image.
 TOKENS = "tokens"
 HEIGHT = "height"
 WIDTH = "width"
 
-# The file in Transform's output with one token a line; line i has the id SPECIALS + i.
+# Name of the vocabulary file in Transform's output, with one token per line; line i (from 0) has the id SPECIALS + i.
 VOCABULARY = "tokens"
 
-# In an exported model, beside the SavedModel's own files, where loaders leave it alone: what its model is.
+# File with the model's description in an exported SavedModel, in the folder that loaders ignore.
 DESCRIPTION = "assets.extra/im2latex.json"
 
 PAD, START, END, UNKNOWN = range(4)
@@ -30,17 +30,17 @@ SPECIALS = len(SPECIAL_TEXTS)
 
 
 def read_vocabulary(source: tft.TFTransformOutput | str | Path) -> list[str]:
-    """Reads the text of every token id: the four specials, then the vocabulary's lines.
+    """Reads the text of every token id.
 
     Args:
-        source: Transform's output, or the path of the vocabulary's text file.
+        source: Transform's output, or the path of the vocabulary file.
 
     Returns:
-        The text of id i at index i.
+        The texts by id: the four special tokens, then the lines of the vocabulary.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file is missing.
     """
     path = Path(source if isinstance(source, str | Path) else source.vocabulary_file_by_name(VOCABULARY))
-    # Not splitlines(): it also cuts at characters such as U+2028 that a token may hold.
+    # splitlines() would also split at characters such as U+2028, which a token may contain.
     return [*SPECIAL_TEXTS, *path.read_text(encoding="utf-8").removesuffix("\n").split("\n")]

@@ -1,6 +1,7 @@
-"""What `images.normalise` does, as a TensorFlow graph: Transform runs it, and so does the served model.
+"""Image normalisation as a TensorFlow graph, for Transform and the served model.
 
-Ordinary ops only: version 1 loaders read it. `images` says why each step is as it is; the functions have its names.
+It does the same as `im2latex.images.normalise`, which explains each step; the functions have the same names. The graph
+uses only ordinary ops, so that loaders of TensorFlow 1 can read it.
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ from trainer_module.config.image import ImageConfig
 
 
 def normalise_image(encoded: tf.Tensor, config: ImageConfig) -> tf.Tensor:
-    """Decodes one image and brings it into the form the model reads: black ink on white, tightly framed.
+    """Decodes and normalises one image: black ink on white, cropped, in the size that the model reads.
 
-    Alpha is composited on white or black, whichever shows more (unless it is 0 everywhere: then the image is opaque).
-    Ink of any colour on paper of any colour becomes black on white; uneven light and the paper's noise are taken off.
-    The ink is cut out, brought to the size that `config` asks for (cubic), smaller where it and its border would
-    exceed the limits, and given a white border. A blank image becomes one white pixel with its border.
+    A transparent image is composited on white or black, whichever gives more contrast; if alpha is 0 everywhere, it is
+    ignored. Ink of any colour on paper of any colour becomes black on white, and uneven light and noise of the paper
+    are removed. The image is cropped to the ink, scaled to the glyph size of `config` (cubic interpolation), scaled
+    down if it would exceed the limits with its border, and gets a white border. A blank image becomes a single white
+    pixel with a border.
 
     Args:
-        encoded: () string, a PNG, JPEG or BMP, or a GIF of which the first frame is read.
-        config: the limits, the border and the size of glyphs.
+        encoded: () string, a PNG, JPEG, BMP or GIF; of a GIF, the first frame is used.
+        config: the limits, the border and the glyph size.
 
     Returns:
         (height, width, 1) uint8.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no such image.
+        tf.errors.InvalidArgumentError: the bytes are not an image in one of these formats.
     """
     ink, least = _stretch(_flatten(_reframe(_darkness(tf.io.decode_image(encoded, expand_animations=False)))))
     ink = _resize(_crop(ink, least), config)
@@ -43,7 +45,11 @@ def normalise_image(encoded: tf.Tensor, config: ImageConfig) -> tf.Tensor:
 
 
 def _darkness(image: tf.Tensor) -> tf.Tensor:
-    """(height, width, 1 to 4) uint8, the last of 2 or 4 channels alpha -> (height, width) float32."""
+    """Returns the darkness of ink against paper, (height, width) float32.
+
+    Args:
+        image: uint8 (height, width, 1 to 4); the last of 2 or 4 channels is alpha.
+    """
     image = tf.cast(tf.ensure_shape(image, [None, None, None]), tf.int32)
     channels = tf.shape(image)[2]
 
@@ -59,7 +65,7 @@ def _darkness(image: tf.Tensor) -> tf.Tensor:
     def grey_of(colours: tf.Tensor) -> tf.Tensor:
         return (tf.reduce_sum(colours * images.LUMA, axis=2) + 32768) // 65536
 
-    # Nearly every image of a data set is plain grey: that way costs half the time of the whole.
+    # A separate branch for grey images, which are nearly all of a data set, saves half of the total time.
     colours = tf.cond(tf.equal(channels, 1), lambda: image, opaque)
     count = tf.shape(colours)[2]
     grey = tf.cond(tf.equal(count, 1), lambda: colours[:, :, 0], lambda: grey_of(colours))
@@ -83,7 +89,7 @@ def _median(levels: tf.Tensor) -> tf.Tensor:
 
 
 def _quantile(histogram: tf.Tensor, share: float) -> tf.Tensor:
-    """Of the histograms in the last axis."""
+    """Returns the level at which the histogram in the last axis reaches a share of its total."""
     counts = tf.cast(tf.cumsum(histogram, axis=-1), tf.float32)
     return tf.reduce_sum(tf.cast(counts < share * counts[..., -1:], tf.int32), axis=-1)
 
@@ -123,9 +129,9 @@ def _over_neighbours(grid: tf.Tensor, pick: Callable[[tf.Tensor, tf.Tensor], tf.
 
 
 def _between(length: tf.Tensor, tiles: tf.Tensor, tile: tf.Tensor) -> tf.Tensor:
-    place = (tf.cast(tf.range(length), tf.float32) + 0.5) / tf.cast(tile, tf.float32) - 0.5
-    place = tf.clip_by_value(place, 0.0, tf.cast(tiles - 1, tf.float32))
-    return tf.maximum(1 - tf.abs(place[:, tf.newaxis] - tf.cast(tf.range(tiles), tf.float32)), 0)
+    position = (tf.cast(tf.range(length), tf.float32) + 0.5) / tf.cast(tile, tf.float32) - 0.5
+    position = tf.clip_by_value(position, 0.0, tf.cast(tiles - 1, tf.float32))
+    return tf.maximum(1 - tf.abs(position[:, tf.newaxis] - tf.cast(tf.range(tiles), tf.float32)), 0)
 
 
 def _stretch(darkness: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -165,9 +171,9 @@ def _crop_to(image: tf.Tensor, is_ink: tf.Tensor) -> tf.Tensor:
 
 
 def _span(has_ink: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(length,) bool -> the first true index and the one after the last true index; 0 and 1 if none is true."""
-    places = tf.concat([tf.where(has_ink)[:, 0], tf.zeros([tf.cast(~tf.reduce_any(has_ink), tf.int32)], tf.int64)], 0)
-    return places[0], places[-1] + 1
+    """Returns the first true index of a bool (length,) and the index after the last one; 0 and 1 if all are false."""
+    indices = tf.concat([tf.where(has_ink)[:, 0], tf.zeros([tf.cast(~tf.reduce_any(has_ink), tf.int32)], tf.int64)], 0)
+    return indices[0], indices[-1] + 1
 
 
 def _resize(ink: tf.Tensor, config: ImageConfig) -> tf.Tensor:
@@ -195,22 +201,22 @@ def _cubic(source: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 
 def _glyph_scale(ink: tf.Tensor, size: int) -> tf.Tensor:
-    """`glyph_size.glyph_scale` of `glyph_size.measures`, () float64."""
+    """Computes `glyph_size.glyph_scale` of `glyph_size.measures`, () float64."""
     network = estimator()
-    found, area = [], tf.reduce_sum(ink)
+    sums, area = [], tf.reduce_sum(ink)
     for level in range(PYRAMID_LEVELS):
         padded = tf.pad(ink, [[1, 1], [1, 1]])
         across = tf.reduce_sum(tf.abs(padded[:, 1:] - padded[:, :-1]))
         down = tf.reduce_sum(tf.abs(padded[1:] - padded[:-1]))
-        found += [across * 2**level, down * 2**level, tf.reduce_sum(tf.square(ink)) * 4**level]
+        sums += [across * 2**level, down * 2**level, tf.reduce_sum(tf.square(ink)) * 4**level]
         sides = tf.shape(ink)
         ink = tf.pad(ink, [[0, sides[0] % 2], [0, sides[1] % 2]])
         halves = tf.shape(ink) // 2
         ink = tf.reduce_mean(tf.reshape(ink, (halves[0], 2, halves[1], 2)), axis=(1, 3))
-    share = tf.stack(found) / tf.maximum(area, 1e-6)
+    share = tf.stack(sums) / tf.maximum(area, 1e-6)
     stroke = math.log(2) - tf.math.log(tf.sqrt(share[0] * share[0] + share[1] * share[1]))
-    given = (tf.math.log(tf.maximum(share, 1e-6)) - network.mean) / network.deviation
-    hidden = tf.nn.relu(tf.linalg.matvec(network.hidden, given, transpose_a=True) + network.hidden_bias)
+    inputs = (tf.math.log(tf.maximum(share, 1e-6)) - network.mean) / network.deviation
+    hidden = tf.nn.relu(tf.linalg.matvec(network.hidden, inputs, transpose_a=True) + network.hidden_bias)
     hidden = tf.nn.relu(tf.linalg.matvec(network.second, hidden, transpose_a=True) + network.second_bias)
     em = stroke + tf.reduce_sum(hidden * network.output) + network.output_bias
     step = tf.cast(tf.round(STEPS * (math.log(size) - em) / math.log(2)), tf.float64)

@@ -1,12 +1,12 @@
-"""Im2Markup: convolutions, a row encoder and an attention decoder, in Keras alone.
+"""The Im2Markup model: convolutions, a row encoder and an attention decoder, in Keras only.
 
-The model of Deng et al., "Image-to-Markup Generation with Coarse-to-Fine Attention"
-(ICML 2017), section 4, as the Image2Latex-TF2 project dimensions it. Nothing of
-TensorFlow is imported: the file runs on every Keras backend.
+This is the model of Deng et al., "Image-to-Markup Generation with Coarse-to-Fine Attention"
+(ICML 2017), section 4, with the dimensions of the Image2Latex-TF2 project. It does not import
+TensorFlow, so it runs on every Keras backend.
 
-An image is padded with white to a multiple of `STRIDE` and from there on with nothing:
-activations outside that area are zero at every layer, exactly as a convolution's own zero
-padding would have them. So an image has the same logits alone or in any batch.
+An image is padded with white to a multiple of `STRIDE`. Beyond that, activations are zero at
+every layer, exactly like the zero padding of a convolution. Therefore an image has the same
+logits alone and in any batch.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from trainer_module.decoder import AttentionDecoder
 from trainer_module.encoder import Cells, Convolutions, Encoded, RowEncoder, inside
 from trainer_module.recurrence import DecoderKernels, DecoderState, Tensor, decode_all, decoder_step
 
-# Of hard attention: discount of later rewards, and the rate of their moving average (Deng et al. 2017, section 5).
+# Hard attention: discount of later rewards, and update rate of their moving average (Deng et al. 2017, section 5).
 HARD_DISCOUNT = 0.5
 HARD_BASELINE_RATE = 0.01
 
 
 class FormulaModel(keras.Model):
-    """Images of formulas to LaTeX tokens.
+    """A model from images of formulas to LaTeX tokens.
 
     Args:
         config: the network's dimensions.
-        vocabulary_size: tokens, the four specials included.
-        max_rows: rows of cells in the tallest image; counts only with `config.row_embedding`.
-        dtype: Keras's name of a dtype policy: `float32`, or `mixed_bfloat16` to compute with fewer bits.
+        vocabulary_size: number of tokens, including the four special tokens.
+        max_rows: rows of cells in the tallest image; used only with `config.row_embedding`.
+        dtype: Keras dtype policy: `float32`, or `mixed_bfloat16` to compute in lower precision.
     """
 
-    # Poolings behind the six convolutions, and which of them are normalised (Deng et al. 2017, table 1).
+    # Pooling after each of the six convolutions, and whether it has batch normalisation (Deng et al. 2017, table 1).
     POOLS = ((2, 2), (2, 2), None, (1, 2), (2, 1), None)
     NORMALISED = (False, False, True, False, True, True)
 
@@ -69,33 +69,33 @@ class FormulaModel(keras.Model):
             self.baseline = self.add_weight(shape=(), initializer="zeros", trainable=False, name="baseline")
         self.encode(ops.zeros((1, STRIDE, STRIDE, 1), "uint8"), ops.convert_to_tensor([[STRIDE, STRIDE]], "int32"))
         embedded = self.embedding(ops.zeros((1, 1), "int32"))
-        # Not by calling it: Keras 3.12, on Python 3.10, asks for the shape of the grid that there is not.
+        # Calling the decoder to build it fails: Keras 3.12, on Python 3.10, needs the shape of a grid that is None.
         self.decoder.build(None, embedded.shape)
         self.built = True
 
     def call(self, inputs: dict[str, Tensor], training: bool = False) -> Tensor | dict[str, Tensor]:
-        """Teacher-forced logits.
+        """Computes logits with teacher forcing.
 
         Args:
             inputs: `image`, uint8 (batch, height, width, 1), and `size`, int32 (batch, 2), as in
                 `encode`; `tokens`, int32 (batch, steps), the token before each step.
-            training: whether batch normalisation and dropout are active, and hard attention samples.
+            training: whether batch statistics and dropout are used and hard attention samples.
 
         Returns:
-            As `AttentionDecoder.call`.
+            The result of `AttentionDecoder.call`.
         """
         encoded = self.encode(inputs["image"], inputs["size"], training=training)
         return self.decoder(encoded, self.embedding(inputs["tokens"]), training=training)
 
     def encode(self, images: Tensor, sizes: Tensor, training: bool = False) -> Encoded:
-        """Cells of each image.
+        """Encodes images into grids of cells.
 
         Args:
-            images: grey levels, uint8, (batch, height, width, 1); sides are multiples of `STRIDE`, filled
-                with white.
-            sizes: height and width of each image before filling, int32, (batch, 2).
+            images: grey levels, uint8, (batch, height, width, 1), padded with white to multiples of `STRIDE`.
+            sizes: height and width of each image before padding, int32, (batch, 2).
+            training: whether batch normalisation uses and updates statistics.
         """
-        # Keras tries models out with floats, whatever they take.
+        # Keras tries models with float inputs.
         extents = -(-ops.cast(sizes, "int32") // STRIDE)
         x = (ops.cast(images, self.compute_dtype) - 128.0) / 128.0
         x = x * ops.cast(ops.expand_dims(inside(extents * STRIDE, *ops.shape(x)[1:3]), -1), x.dtype)
@@ -110,7 +110,7 @@ class FormulaModel(keras.Model):
         return Encoded(coarse, fine)
 
     def _pool(self, features: Tensor, extents: Tensor) -> Tensor:
-        """The highest value in each block, of the cells inside; zero where none is."""
+        """Returns the maximum over the cells of each block that are inside the image; zero if there are none."""
         within = ops.expand_dims(inside(extents, *ops.shape(features)[1:3]), -1)
         features = fill_blocks(ops.where(within, features, ops.cast(OUTSIDE, features.dtype)), OUTSIDE)
         batch, rows, columns, channels = ops.shape(features)
@@ -121,30 +121,30 @@ class FormulaModel(keras.Model):
     def step(
         self, tokens: Tensor, state: DecoderState, memories: Memories, kernels: DecoderKernels
     ) -> tuple[Tensor, DecoderState, Attended]:
-        """One step of decoding from the tokens chosen last.
+        """Decodes one step.
 
         Args:
-            tokens: int32, (batch * queries,).
+            tokens: the tokens chosen last, int32, (batch * queries,).
             state, memories, kernels: as in `decoder_step`.
 
         Returns:
-            float32 logits, (batch * queries, vocabulary), the new state, and what was looked at.
+            float32 logits, (batch * queries, vocabulary), the new state, and the attention.
         """
         gates = self.decoder.gates(self.embedding(tokens))
         state, attended = decoder_step(self.config.attention, kernels, gates, state, memories)
         return self.decoder.logits(state.output), state, attended
 
     def attention_maps(self, images: Tensor, sizes: Tensor, tokens: Tensor) -> dict[str, Tensor]:
-        """Where the model looks before it writes each token.
+        """Returns the attention weights of each step.
 
         Args:
             images, sizes: as in `encode`.
             tokens: the token before each step, int32, (batch, steps).
 
         Returns:
-            `coarse` and `fine`, as far as the model has them: weights over the cells, float32,
-            (batch, steps, rows, columns); a fine cell covers `STRIDE` x `STRIDE` pixels, a coarse one
-            `BLOCK` x `BLOCK` fine ones.
+            `coarse` and `fine`, for the grids that the model has: weights of the cells, float32,
+            (batch, steps, rows, columns). A fine cell covers `STRIDE` x `STRIDE` pixels, a coarse one
+            `BLOCK` x `BLOCK` fine cells.
         """
         encoded, _, attended = self._look(images, sizes, tokens)
         maps, (batch, steps) = {}, ops.shape(tokens)
@@ -160,10 +160,13 @@ class FormulaModel(keras.Model):
         return {name: ops.cast(values, "float32") for name, values in maps.items()}
 
     def lookups(self, images: Tensor, sizes: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """How many coarse and fine cells the model looks at in each step, int32, (batch, steps), as `lookups` counts.
+        """Counts the coarse and fine cells that the model scores in each step, see `attention.lookups`.
 
         Args:
             images, sizes, tokens: as in `attention_maps`.
+
+        Returns:
+            Numbers of coarse and of fine cells, int32, (batch, steps).
         """
         _, memories, attended = self._look(images, sizes, tokens)
         return lookups(attended, memories)
@@ -183,10 +186,11 @@ class FormulaModel(keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        """The loss; for hard attention with REINFORCE's term, whose value is zero (Williams 1992).
+        """Computes the loss, with the REINFORCE term for hard attention (Williams 1992).
 
-        The reward of a step is the log-likelihood of its token; each choice is credited with the
-        rewards that follow, discounted, above a moving average (Deng et al. 2017, section 4).
+        The term adds a gradient but has the value zero. The reward of a step is the log-likelihood of its
+        token; each choice of a cell is credited with its own and the discounted later rewards, minus a moving
+        average (Deng et al. 2017, section 4).
         """
         if not isinstance(y_pred, dict):
             return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
@@ -195,7 +199,7 @@ class FormulaModel(keras.Model):
         count = ops.maximum(ops.sum(weights), 1.0)
         rewards = -ops.stop_gradient(self.loss.call(y, y_pred["logits"])) * weights
         steps = ops.arange(ops.shape(rewards)[1], dtype="float32")
-        ahead = ops.expand_dims(steps, 1) - steps  # (steps, steps): how far the first is ahead of the second
+        ahead = ops.expand_dims(steps, 1) - steps  # distance from the step in the second axis to the first
         credit = ops.matmul(rewards, ops.where(ahead >= 0, ops.power(HARD_DISCOUNT, ops.maximum(ahead, 0.0)), 0.0))
         term = -ops.sum((credit - self.baseline) * y_pred["chosen"] * weights) / count
         mean = ops.sum(credit * weights) / count

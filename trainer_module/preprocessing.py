@@ -1,7 +1,7 @@
-"""What Transform does to a record: the image normalised, the formula as token ids.
+"""Preprocessing in Transform: normalises images and converts formulas to token ids.
 
-The same TensorFlow graph runs in the served model, so an image of any format, size, border,
-colour and background can be sent as it is.
+The served model contains the same TensorFlow graph, so clients can send images of any format, size,
+border, colour and background unchanged.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from trainer_module.image_graph import normalise_image
 
 
 def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict[str, Any]) -> dict[str, Any]:
-    """Transforms a batch of records; given to TFX's Transform by its dotted path.
+    """Transforms a batch of records. TFX's Transform loads this function by its dotted path.
 
     Args:
         inputs: `image` (batch,) string, an encoded image; `latex` (batch,) string, tokens
-            separated by spaces; what else there is stays unused.
+            separated by spaces; other features are ignored.
         custom_config: `config` is JSON with the sections `image` (ImageConfig) and
             `vocabulary` (VocabularyConfig).
 
     Returns:
         `image` (batch,) string, the normalised image as 8-bit grey PNG; `height` and `width`
         (batch,) int64, its size in pixels; `tokens` sparse (batch, longest) int64, ids without
-        start and end. Ids follow the vocabulary: most frequent token first, of equally frequent
-        ones the last in the order of their bytes first.
+        start and end. Ids are in the order of the vocabulary: most frequent token first, equally
+        frequent tokens in descending order of their bytes.
 
     Raises:
-        tf.errors.InvalidArgumentError: when the graph meets bytes that are no image.
+        tf.errors.InvalidArgumentError: an image cannot be decoded; raised when the graph runs.
     """
     config = json.loads(custom_config["config"])
     image = ImageConfig(**config["image"])

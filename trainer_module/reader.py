@@ -1,6 +1,7 @@
-"""The model that comes with im2latex: its weights lie in `im2latex`, docs/model-card.md says what it reads.
+"""The model that comes with im2latex, as a starting point for training. docs/model-card.md describes it.
 
-NumPy alone: who only asks whether the model fits needs no Keras.
+The weights are part of the package `im2latex`. This module uses NumPy only, so that checking a configuration does not
+import Keras.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.trained import Trained, load_description, load_weights
 
-# What acts in training alone, and may differ.
+# Fields that matter only in training, so they may differ.
 _FREE = ("dropout",)
 
 
 def load() -> Trained:
-    """The model.
+    """Loads the model.
 
     Raises:
         UserError: its file is missing or damaged.
@@ -29,22 +30,22 @@ def load() -> Trained:
 
 
 def fingerprint() -> str:
-    """SHA-256 of its file."""
+    """Returns the SHA-256 of the model's file."""
     return hashlib.sha256(weights_file().read_bytes()).hexdigest()
 
 
 def check_fits(model: ModelConfig, image: ImageConfig) -> None:
-    """Refuses a configuration that cannot start from this model.
+    """Checks that a training with this configuration can start from the model.
 
     Raises:
-        UserError: a dimension is another one.
+        UserError: a dimension differs.
     """
-    own = load_description(weights_file())
-    for section, here, there in (("model", model, own.model), ("image", image, own.image)):
-        for name in (field.name for field in dataclasses.fields(there) if field.name not in _FREE):
-            if getattr(here, name) != getattr(there, name):
+    reader = load_description(weights_file())
+    for section, actual, required in (("model", model, reader.model), ("image", image, reader.image)):
+        for name in (field.name for field in dataclasses.fields(required) if field.name not in _FREE):
+            if getattr(actual, name) != getattr(required, name):
                 raise UserError(
                     f'training.start_from = "{NAME}" needs the dimensions of that model, but {section}.{name} is '
-                    f'{getattr(here, name)} and not {getattr(there, name)}; take preset = "{NAME}" (--preset {NAME}), '
-                    f"and set nothing in the sections model and image"
+                    f'{getattr(actual, name)} and not {getattr(required, name)}; take preset = "{NAME}" '
+                    f"(--preset {NAME}), and set nothing in the sections model and image"
                 )

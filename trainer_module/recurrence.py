@@ -1,9 +1,9 @@
-"""Loops over columns and over tokens; that of the decoder with a gradient that leaves to the loop what needs it.
+"""Recurrent loops over columns and tokens, with a custom gradient for the decoder.
 
-Backward, a step of the decoder hands on to the step before it nothing but the gradients of the states. The gradients of
-weights and of the memory are sums over all steps, and what the activations were follows from the states:
-both are computed for all steps at once, behind the loop and before it. Automatic differentiation adds them up
-step by step instead, and so moves the memory and every weight through the caches again at each of them.
+In the backward pass, each decoder step passes only the gradients of the states to the step before it. Everything else
+needs no loop: the activations are recomputed from the states for all steps at once before the loop, and the gradients
+of the weights and the memory, which are sums over all steps, are computed after it. Automatic differentiation would
+accumulate these sums in each step, and so move the memory and every weight through the CPU caches each time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keras import ops
 
 from trainer_module.attention import Attended, Memories, Memory, attend, attend_gradient, soft_coarse, transposed
 
-# Whatever the backend computes with.
+# A tensor of the current backend.
 Tensor: TypeAlias = Any
 Shape: TypeAlias = tuple[int, ...]
 # A step of a recurrence: takes its inputs and the states before it, returns its output and the states after it.
@@ -24,7 +24,7 @@ Step: TypeAlias = Callable[[Tensor, Sequence[Tensor]], tuple[Tensor, list[Tensor
 
 
 class DecoderState(NamedTuple):
-    """What the decoder carries from step to step; each (batch * queries, units)."""
+    """The state that the decoder passes from step to step; each tensor is (batch * queries, units)."""
 
     hidden: Tensor  # h, the LSTM's output
     cell: Tensor  # c, the LSTM's memory
@@ -32,9 +32,9 @@ class DecoderState(NamedTuple):
 
 
 class DecoderKernels(NamedTuple):
-    """The weights of a step of the decoder."""
+    """The weights of a decoder step."""
 
-    recurrent: Tensor  # of the gates, from [o; h] or from o alone, (2 * units or units, 4 * units)
+    recurrent: Tensor  # from [o; h], or from o only, to the gates, (2 * units or units, 4 * units)
     combine: Tensor  # Wc, (2 * units, units)
 
 
@@ -46,17 +46,17 @@ def decoder_step(
     memories: Memories,
     noise: Tensor | None = None,
 ) -> tuple[DecoderState, Attended]:
-    """One step of the decoder, for one or more queries, next to each other, of each image.
+    """Runs one decoder step for one or more queries per image; the queries of an image are adjacent.
 
     Args:
-        kind, noise: as `attend` takes them.
+        kind, noise: as in `attend`.
         kernels: the weights.
-        gates: the token's share of the LSTM's gates, (batch * queries, 4 * units).
+        gates: the tokens' contribution to the LSTM's gates, (batch * queries, 4 * units).
         state: the state before the step.
-        memories: what is attended to, of (batch) images.
+        memories: the memories of the images.
 
     Returns:
-        The state after the step, and what was looked at.
+        The state after the step, and the attention.
     """
     units = kernels.combine.shape[1]
     hidden, cell = lstm_cell(
@@ -73,16 +73,16 @@ def decoder_step(
 def decode_all(
     kind: str, kernels: DecoderKernels, gates: Tensor, memories: Memories, noise: Tensor | None = None
 ) -> tuple[Tensor, Attended]:
-    """All steps of the decoder, one after another, from a state of zeros; without gradients of its own.
+    """Runs all decoder steps from a zero state, without the custom gradient.
 
     Args:
         kind, kernels, memories: as in `decoder_step`.
-        gates: the tokens' share of the gates, (batch, steps, 4 * units).
+        gates: the tokens' contribution to the gates, (batch, steps, 4 * units).
         noise: (batch, steps, coarse cells).
 
     Returns:
-        [o; h; c] of each step, (batch, steps, 3 * units), and what each step looked at, its context left
-        out: `coarse` and `fine` (batch, steps, cells), `chosen` (batch, steps).
+        [o; h; c] of each step, (batch, steps, 3 * units), and the attention of each step without the
+        context: `coarse` and `fine` (batch, steps, cells), `chosen` (batch, steps).
     """
     units = kernels.combine.shape[1]
     inputs = gates if noise is None else ops.concatenate([gates, ops.cast(noise, gates.dtype)], axis=-1)
@@ -111,14 +111,14 @@ def decode_all(
 def decode(
     kind: str, kernels: DecoderKernels, gates: Tensor, memories: Memories, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The attended outputs of all steps, for learning.
+    """Runs all decoder steps with the custom gradient, for training.
 
     Args:
-        As in `decode_all`.
+        kind, kernels, gates, memories, noise: as in `decode_all`.
 
     Returns:
-        (batch, steps, units), and the log-probability of each step's choice, (batch, steps), which is
-        zero without `noise`.
+        The attended outputs, (batch, steps, units), and the log-probability of each step's choice,
+        (batch, steps), which is zero without `noise`.
     """
     masks = [None if memory is None else memory.mask for memory in memories]
     units = kernels.combine.shape[1]
@@ -135,7 +135,7 @@ def decode(
             d_outputs = arguments[0] if upstream is None else upstream
             return _decode_gradient(kind, kernels, gates, seen, states, attended, d_outputs)
 
-        # One tensor, because the backends pass the gradients of several in different ways.
+        # Return a single tensor, because the backends pass the gradients of several tensors in different ways.
         return ops.concatenate([states[..., :units], ops.expand_dims(chosen, -1)], axis=-1), gradient
 
     values_and_keys = [part for memory in memories if memory is not None for part in memory[:2]]
@@ -152,40 +152,44 @@ def _decode_gradient(
     attended: Attended,
     d_outputs: Tensor,
 ) -> tuple[Tensor, ...]:
-    """The gradients of the gates, both kernels, and each memory's values and keys.
+    """Computes the gradients of the gates, both kernels, and each memory's values and keys.
 
     Args:
-        kind, kernels, gates, memories: as `decode_all` took them.
-        states, attended: as it returned them.
+        kind, kernels, gates, memories: the arguments of `decode_all`.
+        states, attended: the results of `decode_all`.
         d_outputs: gradients of o and of `attended.chosen`, (batch, steps, units + 1).
     """
     units = kernels.combine.shape[1]
     has_hidden = kernels.recurrent.shape[0] > units
     output, hidden, cell = _cut(states, [units] * 3)
-    # Before the loop: what the activations were, and their slopes.
+    # Before the loop: recompute the activations, and their derivatives.
     carried = _carried(kernels, _before(output), _before(hidden))
     factors = lstm_factors(gates + ops.matmul(carried, kernels.recurrent), _before(cell), cell)
     inputs = [d_outputs[..., :units], 1.0 - ops.square(output), factors]
-    looked = [part for part in (attended.coarse, attended.fine) if part is not None]
+    attention_parts = [part for part in (attended.coarse, attended.fine) if part is not None]
     if attended.chosen is not None and memories.coarse is not None:
-        # What a choice is credited with does not depend on the steps behind it.
-        likely = ops.cast(soft_coarse(hidden, memories.coarse), gates.dtype)
-        looked.append(d_outputs[..., units:] * (attended.coarse - likely))
-    inputs += looked
+        # This gradient does not depend on later steps.
+        probabilities = ops.cast(soft_coarse(hidden, memories.coarse), gates.dtype)
+        attention_parts.append(d_outputs[..., units:] * (attended.coarse - probabilities))
+    inputs += attention_parts
     widths = [ops.shape(part)[-1] for part in inputs]
     from_gates, from_combined = ops.transpose(kernels.recurrent), ops.transpose(kernels.combine)
     from_memories = transposed(memories)
 
     def step(inputs: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         d_output, slope, factors, *parts = _cut(inputs, widths)
-        looked = iter(ops.expand_dims(part, 1) for part in parts)
-        coarse = None if memories.coarse is None else next(looked)
-        fine = None if memories.fine is None else next(looked)
+        attention_parts = iter(ops.expand_dims(part, 1) for part in parts)
+        coarse = None if memories.coarse is None else next(attention_parts)
+        fine = None if memories.fine is None else next(attention_parts)
         d_carried_output, d_carried_hidden, d_cell = states
         d_sum = (d_output + d_carried_output) * slope
         d_context, d_hidden = _cut(ops.matmul(d_sum, from_combined), [units, units])
         d_query, *d_scores = attend_gradient(
-            kind, Attended(None, coarse, fine, None), from_memories, ops.expand_dims(d_context, 1), next(looked, None)
+            kind,
+            Attended(None, coarse, fine, None),
+            from_memories,
+            ops.expand_dims(d_context, 1),
+            next(attention_parts, None),
         )
         d_gates, d_cell = lstm_gradient(factors, d_hidden + d_carried_hidden + d_query[:, 0], d_cell)
         d_carried = ops.matmul(d_gates, from_gates)
@@ -195,11 +199,11 @@ def _decode_gradient(
 
     zeros = ops.zeros_like(output[:, 0])
     d_steps, _ = recur(step, ops.concatenate(inputs, axis=-1), [zeros, zeros, zeros], backwards=True)
-    # Behind the loop: the sums over all steps.
+    # After the loop: the sums over all steps.
     cells = [ops.shape(memory.mask)[1] for memory in memories if memory is not None]
     d_sum, d_gates, *d_scores = _cut(d_steps, [units, 4 * units, *cells])
     d_context = ops.matmul(d_sum, from_combined[:, :units])
-    weights = looked[len(cells) - 1]  # of the grid from which the context is taken
+    weights = attention_parts[len(cells) - 1]  # attention weights of the grid from which the context is taken
     combined = ops.concatenate([ops.matmul(weights, memories.read.values), hidden], axis=-1)
     d_memories: list[Tensor] = []
     for memory, d_score in zip([memory for memory in memories if memory is not None], d_scores, strict=True):
@@ -212,14 +216,14 @@ def _decode_gradient(
 
 
 def recur(step: Step, inputs: Tensor, states: Sequence[Tensor], backwards: bool = False) -> tuple[Tensor, list[Tensor]]:
-    """Runs a function over the second axis of its inputs, one step after another, on any backend.
+    """Runs a function sequentially over the second axis of its inputs, on any backend.
 
     Args:
         step: takes the inputs of one step, (batch, ...), and the states before it; returns the output
             and the states after it.
         inputs: (batch, steps, ...).
         states: initial states, each (batch, ..., units).
-        backwards: whether to go from the last step to the first.
+        backwards: whether to run from the last step to the first.
 
     Returns:
         The outputs of all steps, (batch, steps, ...), in the order of the inputs, and the last states.
@@ -233,11 +237,11 @@ def recur(step: Step, inputs: Tensor, states: Sequence[Tensor], backwards: bool 
 
 
 def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """The LSTM's hidden and cell state after a step (Hochreiter and Schmidhuber 1997).
+    """Computes the LSTM's hidden and cell state after a step (Hochreiter and Schmidhuber 1997).
 
     Args:
-        gates: input, forget, candidate and output gate before their non-linearity, (..., 4 * units).
-        cell: cell state before, (..., units).
+        gates: input, forget, candidate and output gate before their non-linearities, (..., 4 * units).
+        cell: cell state before the step, (..., units).
     """
     update, forget, candidate, output = ops.split(gates, 4, axis=-1)
     cell = ops.sigmoid(forget) * cell + ops.sigmoid(update) * ops.tanh(candidate)
@@ -245,17 +249,17 @@ def lstm_cell(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def forget_bias(shape: Shape, dtype: str | None = None) -> Tensor:
-    """Initial biases of an LSTM: zeros, and ones for the forget gate (Jozefowicz et al. 2015)."""
+    """Initialises the biases of an LSTM: ones for the forget gate, otherwise zeros (Jozefowicz et al. 2015)."""
     ones = ops.arange(shape[-1]) // (shape[-1] // 4) == 1
     return ops.broadcast_to(ops.cast(ones, dtype), shape)
 
 
 def lstm_factors(gates: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """What `lstm_gradient` multiplies with, (..., 6 * units).
+    """Computes the factors that `lstm_gradient` needs, (..., 6 * units).
 
     Args:
-        gates: as `lstm_cell` takes them.
-        before, after: cell states, (..., units).
+        gates: as in `lstm_cell`.
+        before, after: cell states before and after the step, (..., units).
     """
     update, forget, candidate, output = ops.split(gates, 4, axis=-1)
     update, forget, output = ops.sigmoid(update), ops.sigmoid(forget), ops.sigmoid(output)
@@ -274,7 +278,7 @@ def lstm_factors(gates: Tensor, before: Tensor, after: Tensor) -> Tensor:
 
 
 def lstm_gradient(factors: Tensor, d_hidden: Tensor, d_cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of the gates and of the cell state before a step, from those of the states after it."""
+    """Computes the gradients of the gates and of the cell state before a step from those of the states after it."""
     update, forget, candidate, output, shown, kept = ops.split(factors, 6, axis=-1)
     d_cell = d_cell + d_hidden * shown
     d_gates = ops.concatenate([d_cell * update, d_cell * forget, d_cell * candidate, d_hidden * output], axis=-1)
@@ -282,7 +286,7 @@ def lstm_gradient(factors: Tensor, d_hidden: Tensor, d_cell: Tensor) -> tuple[Te
 
 
 class _Cell:
-    """What `keras.layers.RNN` asks of a cell, around a function."""
+    """Wraps a step function as a cell for `keras.layers.RNN`."""
 
     def __init__(self, step: Step, states: Sequence[Tensor]) -> None:
         self.step = step
@@ -296,29 +300,29 @@ class _Cell:
 
 
 def _carried(kernels: DecoderKernels, output: Tensor, hidden: Tensor) -> Tensor:
-    """What the gates read of the state: [o; h], or o alone where there is no hidden-to-hidden term."""
+    """Returns the part of the state that the gates depend on: [o; h], or o without a hidden-to-hidden term."""
     if kernels.recurrent.shape[0] == kernels.combine.shape[1]:
         return output
     return ops.concatenate([output, hidden], axis=-1)
 
 
 def _before(sequence: Tensor) -> Tensor:
-    """Each step's predecessor, along the second axis; zeros before the first."""
+    """Shifts a sequence by one step along the second axis, with zeros before the first step."""
     return ops.concatenate([ops.zeros_like(sequence[:, :1]), sequence[:, :-1]], axis=1)
 
 
 def _cut(tensor: Tensor, widths: Sequence[int | Tensor]) -> list[Tensor]:
-    """The last axis in parts of these widths."""
+    """Splits the last axis into parts of these widths."""
     parts, start = [], 0
     for width in widths:
         part = tensor[..., start : start + width]
-        # A slice of an axis whose size is unknown would not know its own.
+        # The reshape sets the static size, which a slice of an axis of unknown size lacks.
         parts.append(ops.reshape(part, (*ops.shape(part)[:-1], width)))
         start = start + width
     return parts
 
 
 def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """(..., m) and (..., n): the sum of their outer products, (m, n)."""
+    """Sums the outer products of (..., m) and (..., n). Returns (m, n)."""
     m, n = left.shape[-1], right.shape[-1]
     return ops.matmul(ops.transpose(ops.reshape(left, (-1, m))), ops.reshape(right, (-1, n)))

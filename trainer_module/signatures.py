@@ -1,4 +1,4 @@
-"""The SavedModel that is served: encoded images in, LaTeX and its log-probability out."""
+"""The served SavedModel: takes encoded images, returns LaTeX and its log-probability."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from trainer_module.weights import model_of, named_weights
 
 
 class FormulaReader:
-    """A model with the normalisation of images before it and its vocabulary behind it.
+    """A model from encoded images to LaTeX: image normalisation, network, search and vocabulary.
 
     Args:
-        trained: the model.
-        normalise: takes encoded images, (batch,) string, to `image`, normalised PNG, (batch,) string, and
+        trained: the trained model.
+        normalise: maps encoded images, (batch,) string, to `image`, normalised PNG, (batch,) string, and
             `height` and `width`, (batch,) int64, as Transform does.
     """
 
     def __init__(self, trained: Trained, normalise: Callable[[tf.Tensor], dict[str, tf.Tensor]]) -> None:
         model = model_of(trained)
-        # The values and not Keras's variables: version 1 loaders do not find what Keras copies on export.
+        # TensorFlow's variables instead of Keras's: loaders of TensorFlow 1 do not find Keras's copies on export.
         self.weights = [weight.value for weight in named_weights(model).values()]
         self.normalise = normalise
         self.vocabulary = tf.constant(trained.vocabulary)
@@ -44,10 +44,11 @@ class FormulaReader:
         )
 
     def save(self, folder: str) -> None:
-        """Writes the SavedModel with all signatures, what its model is (`features.DESCRIPTION`), and it as ONNX."""
+        """Writes the SavedModel with all signatures, the model's description, and the model as ONNX."""
         names = ("serving_default", "predict_images", "predict_alternatives")
         signatures = {name: getattr(self, name).get_concrete_function() for name in names}
-        # What the signatures hold on to; with the functions as well, they would be traced and written twice.
+        # The module contains what the signatures refer to. If it contained the functions too, they would be traced and
+        # written twice.
         module = tf.Module()
         module.weights, module.normalise, module.vocabulary = self.weights, self.normalise, self.vocabulary
         tf.saved_model.save(module, folder, signatures=signatures)
@@ -56,7 +57,7 @@ class FormulaReader:
         description.write_text(self._description + "\n", encoding="utf-8")
         (Path(folder) / ONNX).write_bytes(self._onnx)
 
-    # Nothing here is Python control flow on tensors, and to convert the whole model's source for it takes seconds.
+    # The signatures need no autograph, because no Python control flow depends on tensors; it would take seconds.
     @tf.function(input_signature=[tf.TensorSpec((None,), tf.string, name="examples")], autograph=False)
     def serving_default(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """Reads the images of serialised tf.Example records, (batch,) string."""
@@ -71,8 +72,8 @@ class FormulaReader:
             images: PNG, JPEG, BMP or GIF, of any size and border, (batch,) string.
 
         Returns:
-            `latex`, (batch,) string, tokens separated by one space; `log_probability`, (batch,)
-            float32, natural, of the tokens and the end. A blank image reads "", with log-probability 0.
+            `latex`, (batch,) string, tokens separated by one space; `log_probability`, (batch,) float32, natural
+            log-probability of the tokens and the end token. A blank image gives "" with log-probability 0.
         """
         read = self._read(images, self._decoding.beam_width, self._decoding.length_penalty)
         return {name: read[name][:, 0] for name in ("latex", "log_probability")}
@@ -88,16 +89,16 @@ class FormulaReader:
     def predict_alternatives(
         self, images: tf.Tensor, width: tf.Tensor, length_penalty: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        """Reads images by beam search.
+        """Reads images with a given beam search and returns all hypotheses.
 
         Args:
             images: as in `predict_images`.
-            width: hypotheses kept, () int32, at least 1.
+            width: beam width, () int32, at least 1.
             length_penalty: as in `search`, () float32.
 
         Returns:
-            `latex`, (batch, width) string, the best first; `log_probability` and `score`, (batch, width) float32. The
-            first of a blank image is "", with 0 for both; the others of it are none, as in `search`.
+            `latex`, (batch, width) string, best first; `log_probability` and `score`, (batch, width) float32. For a
+            blank image, the first hypothesis is "" with 0 for both, and the others are empty with minus infinity.
         """
         with tf.control_dependencies([tf.debugging.assert_positive(width, "width has to be at least 1")]):
             return self._read(images, tf.identity(width), length_penalty)
@@ -107,8 +108,8 @@ class FormulaReader:
     ) -> dict[str, tf.Tensor]:
         count = tf.shape(images)[0]
         normalised = self.normalise(images)
-        # A white image behind the others, which is read where there is no other and never answered:
-        # neither map_fn nor oneDNN's convolutions can shape the result of no image.
+        # Append a white image, which is read only if the batch is empty and never returned, because
+        # neither map_fn nor oneDNN's convolutions support an empty batch.
         white = tf.io.encode_png(tf.fill((1, 1, 1), tf.constant(WHITE, tf.uint8)))
         encoded = tf.concat([normalised[features.IMAGE], [white]], 0)
         sizes = tf.cast(tf.stack([normalised[features.HEIGHT], normalised[features.WIDTH]], axis=1), tf.int32)
@@ -127,7 +128,7 @@ class FormulaReader:
         texts = tf.gather(self.vocabulary, read.tokens)
         tokens = tf.RaggedTensor.from_tensor(tf.reshape(texts, (-1, texts.shape[2])), tf.reshape(lengths, (-1,)))
         latex = tf.reshape(tf.strings.reduce_join(tokens, axis=-1, separator=" "), tf.shape(lengths))
-        # Nothing is written where there is no ink, whatever the model makes of it.
+        # A blank image always gives "", whatever the model predicts.
         blank = tf.reduce_all(pixels == WHITE, axis=(1, 2, 3))[:, tf.newaxis]
         of_blank = tf.where(tf.range(tf.shape(lengths)[1]) == 0, 0.0, -float("inf"))
         return {
@@ -138,7 +139,7 @@ class FormulaReader:
 
 
 class NormalisedImages(tf.Module):
-    """The normalisation of images as `FormulaReader` takes one, where there is no output of Transform."""
+    """Image normalisation for `FormulaReader` that does not need an output of Transform."""
 
     def __init__(self, config: ImageConfig) -> None:
         super().__init__()
@@ -156,10 +157,10 @@ class NormalisedImages(tf.Module):
 
 
 def read_exported(folder: str | Path) -> Trained:
-    """Reads the model of a SavedModel that `FormulaReader` wrote.
+    """Reads the trained model from a SavedModel that `FormulaReader` wrote.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: the folder contains no such model, or it is damaged.
     """
     folder = Path(folder)
     try:

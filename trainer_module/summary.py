@@ -1,4 +1,4 @@
-"""The table of a model's parts: what each makes of an image, and its parameters."""
+"""The table of a model's parts, with their output shapes and parameters."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Part(NamedTuple):
     """A row of the table."""
 
     name: str
-    output: str  # shape without the batch; H and W are the image's sides, T its tokens
-    trainable: int  # parameters that learning changes
-    fixed: int  # parameters that it does not: moving statistics
+    output: str  # output shape without the batch; H and W are the image's height and width, T its number of tokens
+    trainable: int  # number of trainable parameters
+    fixed: int  # number of non-trainable parameters: moving statistics
 
 
 def summarise(config: ModelConfig, vocabulary_size: int, max_rows: int) -> list[Part]:
-    """Every part of the model that a configuration describes, in the order in which data flows.
+    """Lists the parts of the model that a configuration describes, from input to output.
 
     Args:
         config: the network's dimensions.
-        vocabulary_size: tokens, the four specials included.
+        vocabulary_size: number of tokens, including the four special tokens.
         max_rows: rows of cells in the tallest image.
     """
     model = FormulaModel(config, vocabulary_size, max_rows=max_rows)
@@ -61,7 +61,7 @@ def summarise(config: ModelConfig, vocabulary_size: int, max_rows: int) -> list[
 
 
 def _convolutions(layers: Convolutions, down: int, across: int) -> list[Part]:
-    """A row for each convolution, of grids `down` and `across` times smaller than the image."""
+    """Returns a row for each convolution. The input is `down` times lower, `across` times narrower than the image."""
     parts = []
     for convolution, norm, pool in zip(layers.convolutions, layers.norms, layers.pools, strict=True):
         name = f"{convolution.name} 3x3 {convolution.filters}"
@@ -78,7 +78,7 @@ def _convolutions(layers: Convolutions, down: int, across: int) -> list[Part]:
 
 
 def _row_encoder(name: str, layer: RowEncoder, stride: int) -> list[Part]:
-    """A row for each direction, one for the initial states, and one for the places of cells."""
+    """Returns a row for each direction, one for the initial states, and one for the position encoding."""
     parts = []
     for direction in ("forward", "backward"):
         weights = [weight for weight in layer.weights if weight.name.startswith(direction)]

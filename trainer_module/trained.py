@@ -1,4 +1,4 @@
-"""A trained model as plain arrays in one file; NumPy alone, so that what is in a file is known without Keras."""
+"""A trained model as plain arrays, and the files that store it. It uses NumPy only, so that it works without Keras."""
 
 from __future__ import annotations
 
@@ -22,19 +22,29 @@ Precision = Literal["float32", "float16", "int8"]
 
 
 class Trained(NamedTuple):
-    """A trained model, and all that is needed to read an image with it."""
+    """A trained model, and everything that is needed to read an image with it.
+
+    Attributes:
+        model: dimensions of the network.
+        image: settings of the image normalisation.
+        vocabulary: text of each token id.
+        max_tokens: maximum number of tokens in a formula.
+        weights: weights by name, see `weights.named_weights`.
+        decoding: default settings of the search.
+        provenance: how the model was made, as text: date, data, run, scores.
+    """
 
     model: ModelConfig
     image: ImageConfig
-    vocabulary: list[str]  # the text of each token id
-    max_tokens: int  # formulas are cut there
-    weights: dict[str, np.ndarray]  # as `weights.named_weights` names them
+    vocabulary: list[str]
+    max_tokens: int
+    weights: dict[str, np.ndarray]
     decoding: DecodingConfig = DecodingConfig()
-    provenance: Mapping[str, str] = {}  # how it was made, in words: date, data, run, scores
+    provenance: Mapping[str, str] = {}
 
 
 def description(trained: Trained) -> dict[str, Any]:
-    """All but the weights, for JSON."""
+    """Returns everything but the weights as an object for JSON."""
     return {
         "model": dataclasses.asdict(trained.model),
         "image": dataclasses.asdict(trained.image),
@@ -46,10 +56,10 @@ def description(trained: Trained) -> dict[str, Any]:
 
 
 def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray]) -> Trained:
-    """Undoes `description`; models of before there were decoding and provenance have the defaults.
+    """Makes a model from its `description` and weights. Older models without decoding and provenance get the defaults.
 
     Raises:
-        KeyError, TypeError, ValidationError: something is missing or not allowed.
+        KeyError, TypeError, ValidationError: an entry is missing or invalid.
     """
     return Trained(
         ModelConfig(**described["model"]),
@@ -63,11 +73,11 @@ def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray
 
 
 def onnx_of(trained: Trained, precision: Precision = "float32") -> bytes:
-    """The ONNX file of a model, which ONNX Runtime reads pictures with (`im2latex.Reader`).
+    """Converts a model to an ONNX file for `im2latex.Reader`, which runs it with ONNX Runtime.
 
     Args:
         trained: the model, in float32.
-        precision: in which matrices are stored, as `save_weights` does.
+        precision: precision of the stored matrices, see `save_weights`.
 
     Raises:
         UserError: as `save_weights`.
@@ -77,23 +87,23 @@ def onnx_of(trained: Trained, precision: Precision = "float32") -> bytes:
 
 
 def save_onnx(file: Path, trained: Trained, precision: Precision = "float32") -> None:
-    """Writes the ONNX file of a model (`onnx_of`); a kill leaves the one before."""
+    """Writes the ONNX file of a model (`onnx_of`) atomically."""
     content = onnx_of(trained, precision)
     with atomic_file(file) as opened:
         opened.write(content)
 
 
 def save_weights(file: Path, trained: Trained, precision: Precision = "float32") -> None:
-    """Writes a trained model to one file, compressed; a kill leaves the one before.
+    """Writes a trained model to one compressed file, atomically.
 
-    Matrices and convolutions are stored in the precision that is asked for, vectors (biases, moving statistics) in
-    float32: they are few, and their range is wide.
+    Matrices and convolutions are stored with the given precision. Vectors (biases, moving statistics) are always stored
+    in float32, because they are small and have a wide range.
 
     Args:
         file: the .npz file.
         trained: the model, in float32.
-        precision: `int8` stores the integers of -127 to 127 that, times a float32 factor of the output channel (the
-            last axis), come nearest to the weights.
+        precision: precision of the stored matrices. `int8` stores integers from -127 to 127 with a float32 scale for
+            each output channel (the last axis).
 
     Raises:
         UserError: a weight is not finite, or too large for float16.
@@ -105,13 +115,13 @@ def save_weights(file: Path, trained: Trained, precision: Precision = "float32")
 
 
 def load_weights(source: Path) -> Trained:
-    """Reads what `save_weights` wrote, in float32.
+    """Reads a model that `save_weights` wrote, with weights in float32.
 
     Args:
-        source: the file, or a folder with `WEIGHTS`.
+        source: the file, or a folder that contains the file `WEIGHTS`.
 
     Raises:
-        UserError: there is nothing, or it is damaged.
+        UserError: the file is missing or damaged.
     """
     with opened_weights(source) as saved:
         weights = {name: _restored(saved, name) for name in saved if name != DESCRIPTION and not name.endswith(SCALE)}
@@ -119,7 +129,7 @@ def load_weights(source: Path) -> Trained:
 
 
 def load_description(source: Path) -> Trained:
-    """Reads all but the weights of what `save_weights` wrote, in milliseconds; arguments and errors as there."""
+    """Reads a model like `load_weights` but without its weights, which takes only milliseconds."""
     with opened_weights(source) as saved:
         return from_description(json.loads(str(saved[DESCRIPTION])), {})
 
@@ -137,7 +147,7 @@ def _stored(name: str, value: np.ndarray, precision: Precision) -> dict[str, np.
         scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
         arrays = {name: np.rint(value / scale).clip(-127, 127).astype(np.int8), f"{name}{SCALE}": scale}
     else:
-        with np.errstate(over="ignore"):  # is refused below
+        with np.errstate(over="ignore"):  # overflow is refused below
             arrays = {name: value.astype(precision)}
     if not all(np.isfinite(array).all() for array in (value, *arrays.values())):
         raise UserError(f"the weight {name} has values that {precision} cannot store; take --precision float32")

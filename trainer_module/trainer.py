@@ -1,4 +1,4 @@
-"""What TFX's Trainer runs: reads the transformed examples, trains, and exports."""
+"""The entry point of TFX's Trainer: reads transformed examples, trains and exports the model."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def run_fn(fn_args: FnArgs) -> None:
     """Trains a model and writes it to `fn_args.serving_model_dir`.
 
     Args:
-        fn_args: TFX's; `custom_config["config"]` is JSON with the sections `image`, `vocabulary`,
-            `model`, `training` and `decoding`, `custom_config["checkpoints"]`, if there, the folder in which a
-            killed training finds its state again.
+        fn_args: TFX's arguments. `custom_config["config"]` is JSON with the sections `image`, `vocabulary`,
+            `model`, `training` and `decoding`; `custom_config["checkpoints"]` is an optional folder for checkpoints,
+            from which an interrupted training continues.
     """
     config = json.loads(fn_args.custom_config["config"])
     image, model_config = ImageConfig(**config["image"]), ModelConfig(**config["model"])
@@ -67,7 +67,7 @@ def run_fn(fn_args: FnArgs) -> None:
     if folder := fn_args.custom_config.get("checkpoints"):
         checkpoints = Path(folder) / training_digest(config, vocabulary, training)
     dtype = choose_precision(training_config, model_config, image, vocabulary, training)
-    if training_config.precision == "auto":  # for who wants the same again
+    if training_config.precision == "auto":  # record the choice, so that the run can be reproduced
         chosen = next(name for name, policy in DTYPES.items() if policy == dtype)
         Path(fn_args.model_run_dir).mkdir(parents=True, exist_ok=True)
         Path(fn_args.model_run_dir, PRECISION).write_text(f"{chosen}\n", "utf-8")
@@ -96,18 +96,18 @@ def run_fn(fn_args: FnArgs) -> None:
     log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
     trained = Trained(model_config, image, vocabulary, training_config.max_tokens, weights_of(model), decoding)
     FormulaReader(trained, TransformedImages(transform)).save(fn_args.serving_model_dir)
-    if checkpoints is not None:  # the training is finished: another one starts anew
+    if checkpoints is not None:  # the training has finished; the next one starts from the beginning
         shutil.rmtree(checkpoints)
 
 
 def load_start(name: str) -> Trained:
-    """The model that a training is to start from.
+    """Loads the model that a training starts from.
 
     Args:
-        name: `reader`, the folder of a SavedModel that was pushed, or that of weights, or a file of them.
+        name: `reader`, the folder of a pushed SavedModel, a folder with weights, or a file of weights.
 
     Raises:
-        UserError: there is no such model.
+        UserError: the model is missing or damaged.
     """
     if name == reader.NAME:
         return reader.load()
@@ -116,7 +116,7 @@ def load_start(name: str) -> Trained:
 
 
 class TransformedImages(tf.Module):
-    """Transform's graph as `FormulaReader` takes a normalisation."""
+    """Image normalisation for `FormulaReader` that uses Transform's graph."""
 
     def __init__(self, transform: tft.TFTransformOutput) -> None:
         super().__init__()
@@ -128,16 +128,16 @@ class TransformedImages(tf.Module):
 
 
 def strategy() -> tf.distribute.Strategy:
-    """Every GPU at once where there are several, else the one device there is."""
+    """Returns a strategy that uses all GPUs if there are several, otherwise the default one."""
     gpus = tf.config.list_logical_devices("GPU")
     log.info("training on %s", f"{len(gpus)} GPU" if gpus else "the CPU")
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
 
 
 def as_dataset(source: Callable[[], Iterator[Batch]]) -> tf.data.Dataset:
-    """Batches as a dataset whose one element has free sizes, so that one graph serves them all.
+    """Converts batches to a dataset with unspecified sizes, so that one graph handles all batches.
 
-    Several GPUs share each batch evenly: no GPU can compute with no example at all.
+    With several GPUs, batches are filled up to a multiple of their number, because no GPU can process zero examples.
     """
     devices = tf.distribute.get_strategy().num_replicas_in_sync
     return tf.data.Dataset.from_generator(
@@ -146,7 +146,7 @@ def as_dataset(source: Callable[[], Iterator[Batch]]) -> tf.data.Dataset:
 
 
 def _filled(batch: Batch, multiple: int) -> Batch:
-    """The batch with its last example repeated, at no weight, until its length is such a multiple."""
+    """Repeats the last example of a batch, at zero weight, until its length is a multiple of `multiple`."""
     missing = -len(batch.weights) % multiple
     if not missing:
         return batch
@@ -156,15 +156,15 @@ def _filled(batch: Batch, multiple: int) -> Batch:
 
 
 def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max_tokens: int) -> list[Example]:
-    """Reads transformed examples into memory, in the order of their bytes, but for the formulas that are too long.
+    """Reads transformed examples into memory, sorted by their bytes, without formulas that are too long.
 
     Args:
-        patterns: file patterns of gzipped TFRecords, as TFX gives them.
-        transform: Transform's output, which knows the features.
-        max_tokens: longer formulas are left out, counted, and told of.
+        patterns: file patterns of gzipped TFRecords, from TFX.
+        transform: Transform's output, which specifies the features.
+        max_tokens: longer formulas are left out; their number is printed.
 
     Raises:
-        UserError: nothing is left.
+        UserError: no example is left.
     """
     files = tf.data.Dataset.list_files(list(patterns), shuffle=False)
     dataset = tf.data.TFRecordDataset(files, compression_type="GZIP").batch(1024)
@@ -183,10 +183,10 @@ def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max
                 left_out += 1
             else:
                 examples.append(Example(png, height, width, ids))
-    # Beam may write them in another order each time, and a training follows the order.
+    # Beam may write examples in a different order each time, and a training depends on the order.
     examples.sort(key=lambda example: (example.image, example.tokens.tobytes()))
     log.info("%d examples, %d left out with more than %d tokens", len(examples), left_out, max_tokens)
-    if left_out:  # on standard output, where a person follows the training
+    if left_out:  # print it, because users follow a training on standard output
         total = len(examples) + left_out
         print(f"{left_out:,} of {total:,} formulas are left out: more than {max_tokens} tokens (training.max_tokens)")
     if not examples:
@@ -198,6 +198,6 @@ def read_examples(patterns: Sequence[str], transform: tft.TFTransformOutput, max
 
 
 def _rows(tokens: tf.SparseTensor) -> list[np.ndarray]:
-    """The ids of each example, int32, (length,)."""
+    """Returns the token ids of each example, int32, (length,)."""
     ragged = tf.RaggedTensor.from_sparse(tokens)
     return np.split(ragged.values.numpy().astype(np.int32), ragged.row_splits.numpy()[1:-1])

@@ -1,4 +1,4 @@
-"""Learning: the loss, the optimiser, the loop, and the checkpoints from which a killed loop goes on."""
+"""Training: loss, metric, optimiser, training loop, and checkpoints to continue an interrupted training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TIMED_STEPS = 3
 
 @keras.saving.register_keras_serializable("im2latex")
 class TokenCrossEntropy(keras.losses.Loss):
-    """Mean negative log-likelihood of a token, in nats, padding left out.
+    """Mean negative log-likelihood per token in nats, without padding.
 
     Args:
         label_smoothing: probability mass spread over the whole vocabulary (Szegedy et al. 2016).
@@ -53,7 +53,12 @@ class TokenCrossEntropy(keras.losses.Loss):
         self.label_smoothing = label_smoothing
 
     def call(self, targets: Tensor, logits: Tensor) -> Tensor:
-        """(batch, steps) of the loss, from targets (batch, steps) and logits (batch, steps, vocabulary)."""
+        """Returns the loss of each token, (batch, steps).
+
+        Args:
+            targets: token ids, (batch, steps).
+            logits: (batch, steps, vocabulary).
+        """
         log_probabilities = ops.log_softmax(logits, axis=-1)
         targets = ops.expand_dims(ops.cast(targets, "int32"), -1)
         loss = -ops.squeeze(ops.take_along_axis(log_probabilities, targets, axis=-1), -1)
@@ -65,15 +70,15 @@ class TokenCrossEntropy(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("im2latex")
 class Perplexity(keras.metrics.Mean):
-    """e to the mean negative log-likelihood of a token, over all tokens of all batches, padding left out."""
+    """Perplexity: e to the mean negative log-likelihood per token, over all tokens of all batches, without padding."""
 
     def __init__(self, name: str = "perplexity") -> None:
         super().__init__(name=name)
         self.loss = TokenCrossEntropy()
 
     def update_state(self, targets: Tensor, logits: Tensor, sample_weight: Tensor | None = None) -> None:
-        """Takes targets (batch, steps), logits (batch, steps, vocabulary) and weights (batch, steps)."""
-        # In one row: of several, Keras takes the mean of each, so that a short batch's tokens would count for more.
+        """Adds a batch: targets (batch, steps), logits (batch, steps, vocabulary) and weights (batch, steps)."""
+        # Flatten the losses: Keras would average each row, so that tokens of short batches would count more.
         losses = ops.reshape(self.loss.call(targets, logits), (-1,))
         super().update_state(losses, sample_weight=None if sample_weight is None else ops.reshape(sample_weight, (-1,)))
 
@@ -83,13 +88,13 @@ class Perplexity(keras.metrics.Mean):
 
 @keras.saving.register_keras_serializable("im2latex")
 class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises to its peak in a straight line, and stays there or falls to zero as half a cosine.
+    """Linear warm-up to the peak, then a constant rate or a cosine decay to zero.
 
     Args:
         peak: the highest rate.
-        warmup_steps: steps of the rise.
-        cosine_steps: steps until it is zero (Loshchilov and Hutter 2017); None: it stays at the peak.
-        factor: what all of it is multiplied by.
+        warmup_steps: number of warm-up steps.
+        cosine_steps: number of steps until the rate is zero (Loshchilov and Hutter 2017); None for a constant rate.
+        factor: multiplies the whole schedule.
     """
 
     def __init__(self, peak: float, warmup_steps: int, cosine_steps: int | None, factor: float = 1.0) -> None:
@@ -109,7 +114,7 @@ class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
-    """The optimiser for a training of `steps` steps."""
+    """Makes the optimiser for a training of `steps` steps."""
     cosine = steps if config.schedule == "cosine" else None
     rate = LearningRate(config.learning_rate, config.warmup_steps, cosine)
     if config.optimizer == "adamw":
@@ -125,11 +130,11 @@ def choose_precision(
     vocabulary: Sequence[str],
     examples: Sequence[Example],
 ) -> str:
-    """Keras's dtype policy for `training.precision`; `auto` takes a few steps with either and times them."""
+    """Returns Keras's dtype policy for `training.precision`; `auto` times a few steps of each and takes the faster."""
     if training.precision != "auto":
         return DTYPES[training.precision]
     planned = plan(examples, training.batch_size, training.seed, 1)
-    # A batch of the size in the middle.
+    # Take a batch of median size.
     planned.sort(key=lambda batch: max(examples[i].height * examples[i].width for i in batch))
     batch = next(batches(examples, planned[len(planned) // 2 :]))
     seconds = {}
@@ -148,7 +153,7 @@ def choose_precision(
 
 
 def training_digest(config: object, vocabulary: Sequence[str], examples: Iterable[Example]) -> str:
-    """Names a training: another configuration (as JSON), vocabulary or other examples have another checkpoint."""
+    """Returns a hash of the configuration (as JSON), vocabulary and examples; it names the folder of the checkpoint."""
     digest = hashlib.sha256(json.dumps([config, list(vocabulary)], sort_keys=True).encode())
     for example in examples:
         digest.update(example.image)
@@ -158,17 +163,17 @@ def training_digest(config: object, vocabulary: Sequence[str], examples: Iterabl
 
 @dataclasses.dataclass
 class Progress:
-    """Where a training stands."""
+    """Progress of a training."""
 
-    epoch: int = 0  # epochs that are finished
-    batch: int = 0  # batches of the epoch after them that are done
-    rate_factor: float = 1.0  # what stalled epochs left of the learning rate
+    epoch: int = 0  # number of finished epochs
+    batch: int = 0  # number of finished batches of the current epoch
+    rate_factor: float = 1.0  # factor of the learning rate, halved by epochs without improvement
     best: float = math.inf  # lowest validation perplexity so far
-    perplexities: list[float] = dataclasses.field(default_factory=list)  # on validation, of each finished epoch
+    perplexities: list[float] = dataclasses.field(default_factory=list)  # validation perplexity of each finished epoch
 
     @property
     def epochs_since_best(self) -> int:
-        """Finished epochs behind the best one."""
+        """Number of finished epochs after the best one."""
         return self.epoch - 1 - self.perplexities.index(self.best) if self.perplexities else 0
 
 
@@ -188,19 +193,19 @@ def train(
 
     Args:
         model: the model, compiled here.
-        config: how to learn.
+        config: settings of the training.
         training, validation: examples.
-        checkpoints: folder to keep the state in every `config.checkpoint_minutes` and after each
-            epoch, and to go on from when it holds one; None keeps none.
-        logs: folder for TensorBoard; None writes none.
-        feed: turns a function that returns an iterator of `Batch` into what `keras.Model.fit` takes;
-            None gives it the iterator, of which Keras on TensorFlow takes batches of one size alone.
-        cut: as `plan`.
-        deadline: on `time.monotonic()`'s clock; the epoch that it falls into is the last, and ends there.
-        callbacks: more of Keras's, for each epoch's `fit`.
+        checkpoints: folder of the checkpoint, written every `config.checkpoint_minutes` and after each
+            epoch; the training continues from an existing one. None disables checkpoints.
+        logs: folder for TensorBoard logs; None disables them.
+        feed: converts a function that returns an iterator of `Batch` into an input of `keras.Model.fit`.
+            None passes the iterator itself; on TensorFlow, Keras then requires batches of equal size.
+        cut: divides an epoch into batches, like `plan`.
+        deadline: latest end in the time of `time.monotonic()`; it ends the current epoch and the training.
+        callbacks: additional Keras callbacks for the `fit` of each epoch.
 
     Returns:
-        Where the training stands at its end.
+        The progress at the end of the training.
 
     Raises:
         UserError: the training diverged, or the checkpoint is damaged.
@@ -222,7 +227,7 @@ def train(
     lines = EpochLines(config.epochs, write, deadline)
     callbacks = [keep, lines, *([EpochBar(config.epochs)] if has_bar else []), *callbacks]
     if logs is not None:
-        # Its update_freq stays "epoch": any other drops the losses of epochs that are no multiple of it long.
+        # Keep update_freq="epoch": other values drop losses if an epoch's length is not a multiple of them.
         callbacks.append(keras.callbacks.TensorBoard(str(logs), write_graph=False))
     while progress.epoch < config.epochs and not (config.patience and progress.epochs_since_best >= config.patience):
         epoch = progress.epoch
@@ -237,7 +242,7 @@ def train(
             validation_data=feed(functools.partial(batches, validation, validating)),
             validation_steps=len(validating),
             callbacks=callbacks,
-            shuffle=False,  # planned as they are; Keras would warn that it cannot
+            shuffle=False,  # the plan is shuffled already; Keras would warn that it cannot shuffle
             verbose=int(has_bar),
         )
         _finish_epoch(model, config, progress, history.history["val_perplexity"][0])
@@ -251,7 +256,7 @@ def train(
 
 
 def _finish_epoch(model: FormulaModel, config: TrainingConfig, progress: Progress, perplexity: float) -> None:
-    """Counts an epoch with its perplexity on validation, and lowers the learning rate if training stalls.
+    """Records a finished epoch with its validation perplexity, and lowers the learning rate on a plateau.
 
     Raises:
         UserError: the training diverged.
@@ -270,7 +275,7 @@ def _finish_epoch(model: FormulaModel, config: TrainingConfig, progress: Progres
 
 
 def _set_rate_factor(model: FormulaModel, factor: float) -> None:
-    """Changes the learning rate; the training step is compiled anew, since the factor is a constant in it."""
+    """Changes the learning rate. The training step is compiled again, because the factor is a constant in it."""
     schedule = model.optimizer._learning_rate
     if schedule.factor != factor:
         schedule.factor = factor
@@ -278,10 +283,10 @@ def _set_rate_factor(model: FormulaModel, factor: float) -> None:
 
 
 class Checkpointing(keras.callbacks.Callback):
-    """Keeps the state of a training on disk, whole at any moment, and brings it back.
+    """Saves the state of a training atomically, and restores it.
 
-    A checkpoint holds every variable of the model and its optimiser in their order, so it fits the
-    very model and optimiser it was written by.
+    A checkpoint contains all variables of the model and the optimiser in order, so it fits only a model and an
+    optimiser of the same structure.
     """
 
     def __init__(
@@ -302,14 +307,14 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.progress.batch += 1
-        # Not behind the last batch: what is left then is the validation, and `train` saves after that.
+        # Not after the last batch: only validation is left then, and `train` saves after that.
         if batch + 1 < self.params["steps"] and time.monotonic() - self.last > self.seconds:
             self.save()
         if self.deadline < math.inf and time.monotonic() > self.deadline:
             self.trained.stop_training = True
 
     def save(self) -> None:
-        """Writes the state; a kill leaves the one before."""
+        """Writes the checkpoint atomically."""
         self.last = time.monotonic()
         if self.folder is None:
             return
@@ -324,10 +329,10 @@ class Checkpointing(keras.callbacks.Callback):
             )
 
     def restore(self) -> None:
-        """Takes the state up again where there is one.
+        """Restores the state from the checkpoint if there is one.
 
         Raises:
-            UserError: the checkpoint is damaged, or of another model.
+            UserError: the checkpoint is damaged or belongs to another model.
         """
         if self.folder is None or not (self.folder / CHECKPOINT).exists():
             return
@@ -345,11 +350,11 @@ class Checkpointing(keras.callbacks.Callback):
             setattr(self.progress, field, value)
 
     def keep_best(self) -> None:
-        """Notes the model's weights as the best so far."""
+        """Remembers the model's weights as the best so far."""
         self.best = [keras.ops.convert_to_numpy(variable) for variable in self.trained.variables]
 
     def restore_best(self) -> None:
-        """Gives the model the best weights noted."""
+        """Sets the model's weights to the best ones."""
         for variable, value in zip(self.trained.variables, self.best, strict=True):
             variable.assign(value)
 
@@ -358,6 +363,6 @@ class Checkpointing(keras.callbacks.Callback):
 
 
 def _synchronise(model: FormulaModel) -> None:
-    """Brings a model's variables up to date within `fit`, where JAX's trainer keeps them elsewhere."""
+    """Updates a model's variables within `fit`; on JAX, the trainer keeps the current values elsewhere."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()

@@ -1,4 +1,4 @@
-"""From a trained model's plain arrays to a model of Keras and back, and to another model that starts from them."""
+"""Converts trained models from plain arrays to Keras models and back, and initialises models from others."""
 
 from __future__ import annotations
 
@@ -13,27 +13,34 @@ from trainer_module.config.model import ModelConfig
 from trainer_module.model import FormulaModel
 from trainer_module.trained import Trained
 
-# The weights with a row or a column for each token, and which of their axes that is.
+# The weights with a row or column per token, and the axis of the tokens.
 OF_TOKENS = {"embedding/embeddings": 0, "decoder/logits_kernel": 1}
 
 
 def named_weights(model: FormulaModel) -> dict[str, keras.Variable]:
-    """Every weight of a model under its path, such as `encoder/conv1/kernel`, in Keras's order."""
+    """Returns the weights of a model by path, such as `encoder/conv1/kernel`, in Keras's order."""
     return {weight.path.removeprefix(f"{model.name}/"): weight for weight in model.weights}
 
 
 def new_model(
     config: ModelConfig, image: ImageConfig, vocabulary: Sequence[str], dtype: str = "float32"
 ) -> FormulaModel:
-    """A model with fresh weights for images so normalised and a vocabulary."""
+    """Makes a model with new weights.
+
+    Args:
+        config: dimensions of the network.
+        image: settings of the image normalisation.
+        vocabulary: text of each token id.
+        dtype: Keras dtype policy.
+    """
     return FormulaModel(config, len(vocabulary), max_rows=image.max_height // STRIDE, dtype=dtype)
 
 
 def model_of(trained: Trained) -> FormulaModel:
-    """The trained model, in float32.
+    """Makes a Keras model from a trained model, in float32.
 
     Raises:
-        UserError: the weights are not those of its configuration.
+        UserError: the weights do not match the configuration.
     """
     model = new_model(trained.model, trained.image, trained.vocabulary)
     missing = warm_start(model, trained.vocabulary, trained.weights, trained.vocabulary)
@@ -43,39 +50,39 @@ def model_of(trained: Trained) -> FormulaModel:
 
 
 def weights_of(model: FormulaModel) -> dict[str, np.ndarray]:
-    """The values of all weights, as `named_weights` names them."""
+    """Returns the values of all weights, with the names of `named_weights`."""
     return {name: keras.ops.convert_to_numpy(variable) for name, variable in named_weights(model).items()}
 
 
 def extended(vocabulary: Sequence[str], known: Sequence[str]) -> list[str]:
-    """A vocabulary, and behind it the tokens that the model to start from knows beside it: they are not forgotten."""
-    own = set(vocabulary)
-    return [*vocabulary, *(token for token in known if token not in own)]
+    """Appends the tokens that the model to start from knows to a vocabulary, so that they are not forgotten."""
+    present = set(vocabulary)
+    return [*vocabulary, *(token for token in known if token not in present)]
 
 
 def warm_start(
     model: FormulaModel, vocabulary: Sequence[str], weights: Mapping[str, np.ndarray], known: Sequence[str]
 ) -> list[str]:
-    """Gives a model the weights of another one.
+    """Initialises a model with the weights of another one.
 
-    A token that both know takes its weights along, wherever it stands in either vocabulary. What the
-    other model has not, such as a coarse grid, stays as it is.
+    Weights of tokens are copied for the tokens that both models know, even if their ids differ. Weights that the
+    other model lacks, such as those of a coarse grid, are not changed.
 
     Args:
-        model: takes the weights.
-        vocabulary: the text of its token ids.
-        weights: of the other model, as `named_weights` names them.
-        known: the text of the other model's token ids.
+        model: the model to initialise.
+        vocabulary: text of its token ids.
+        weights: weights of the other model, with the names of `named_weights`.
+        known: text of the other model's token ids.
 
     Returns:
-        The names of the weights that the other model has not.
+        The names of the weights that the other model lacks.
 
     Raises:
-        UserError: a weight has another shape; nothing is changed then.
+        UserError: a weight has a different shape; the model is not changed then.
     """
-    places = {token: i for i, token in enumerate(known)}
-    shared = np.array([(i, places[token]) for i, token in enumerate(vocabulary) if token in places], int).T
-    given, missing = {}, []
+    known_ids = {token: i for i, token in enumerate(known)}
+    shared = np.array([(i, known_ids[token]) for i, token in enumerate(vocabulary) if token in known_ids], int).T
+    new_values, missing = {}, []
     for name, variable in named_weights(model).items():
         if name not in weights:
             missing.append(name)
@@ -92,8 +99,8 @@ def warm_start(
                 f"the model to start from has {name} of shape {value.shape}, this one of {tuple(variable.shape)}: "
                 "give the sections model and image the values of that model, or start from none"
             )
-        given[name] = value
+        new_values[name] = value
     for name, variable in named_weights(model).items():
-        if name in given:
-            variable.assign(given[name])
+        if name in new_values:
+            variable.assign(new_values[name])
     return missing

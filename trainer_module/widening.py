@@ -1,4 +1,4 @@
-"""A narrow model's weights as those of a wider one that computes the same (Net2Net, Chen et al. 2016, section 2.2)."""
+"""Widens a model: weights of a wider model that computes the same (Net2Net, Chen et al. 2016, section 2.2)."""
 
 from __future__ import annotations
 
@@ -10,60 +10,65 @@ import numpy as np
 from trainer_module.config.model import ModelConfig
 from trainer_module.trained import Trained
 
-# Copies of a unit must differ, or they would stay alike: kernels are multiplied by 1 plus noise of this deviation.
+# Copies of a unit would stay equal in training, so kernels are multiplied by 1 plus noise of this standard deviation.
 NOISE = 0.03
 
 
 class _Copies:
-    """Which old unit each unit of a wider layer is a copy of."""
+    """Maps each unit of a wider layer to the old unit that it copies.
+
+    Attributes:
+        of: index of the old unit.
+        share: share of the old unit's effect, 1 / number of its copies.
+    """
 
     def __init__(self, old: int, new: int) -> None:
         self.of = np.arange(new) % old
-        self.share = 1 / np.bincount(self.of, minlength=old)[self.of]  # of the old unit's effect
+        self.share = 1 / np.bincount(self.of, minlength=old)[self.of]
 
     def outgoing(self, weights: np.ndarray, axis: int) -> np.ndarray:
-        """Weights that read the units: copies share what the unit gave."""
+        """Widens weights that read the units along `axis`; the copies share the effect of the old unit."""
         shape = [1] * weights.ndim
         shape[axis] = -1
         return np.take(weights, self.of, axis) * self.share.reshape(shape)
 
     def incoming(self, weights: np.ndarray, gates: int = 1) -> np.ndarray:
-        """Weights whose last axis holds the units, once or for each gate."""
+        """Widens weights that compute the units; the last axis contains the units once per gate."""
         parts = np.split(weights, gates, axis=-1)
         return np.concatenate([np.take(part, self.of, -1) for part in parts], axis=-1)
 
 
 def widened(start: Trained, model: ModelConfig, seed: int) -> dict[str, np.ndarray]:
-    """The weights of a model to start from, widened where it is narrower and otherwise the same, else as they are.
+    """Returns the weights of the model to start from, widened if narrower layers are the only difference, or unchanged.
 
     Args:
         start: the model to start from.
-        model: dimensions of the model that starts from it.
-        seed: of the noise.
+        model: dimensions of the model to initialise.
+        seed: random seed of the noise.
     """
-    sides = [(*of.filters, of.decoder_units) for of in (start.model, model)]
+    widths = [(*config.filters, config.decoder_units) for config in (start.model, model)]
     same = dataclasses.replace(start.model, filters=model.filters, decoder_units=model.decoder_units)
-    is_wider = sides[0] != sides[1] and all(old <= new for old, new in zip(*sides, strict=True))
-    alike = dataclasses.replace(same, dropout=model.dropout, position_encoding=model.position_encoding) == model
+    is_wider = widths[0] != widths[1] and all(old <= new for old, new in zip(*widths, strict=True))
+    is_equal = dataclasses.replace(same, dropout=model.dropout, position_encoding=model.position_encoding) == model
     return (
         widen(start.weights, start.model, model, seed)
-        if is_wider and alike and model.attention == "standard"
+        if is_wider and is_equal and model.attention == "standard"
         else start.weights
     )
 
 
 def widen(weights: Mapping[str, np.ndarray], old: ModelConfig, new: ModelConfig, seed: int) -> dict[str, np.ndarray]:
-    """The weights of a wider model with standard attention; the gains of positions are left out, to be learned anew.
+    """Widens the weights of a model with standard attention, without the position gains, which must be learned again.
 
     Args:
-        weights: of the narrow model, as `weights.named_weights` names them.
-        old, new: dimensions of the two; embeddings are as wide, nothing is narrower.
-        seed: of the noise.
+        weights: weights of the narrow model, with the names of `weights.named_weights`.
+        old, new: dimensions of both models; the embeddings are equally wide, and nothing in `new` is narrower.
+        seed: random seed of the noise.
     """
     channels = [_Copies(*sizes) for sizes in zip((1, *old.filters), (1, *new.filters), strict=True)]
     direction = _Copies(old.decoder_units // 2, new.decoder_units // 2)
     units = _Copies(old.decoder_units, new.decoder_units)
-    # A cell is the forward and the backward output side by side.
+    # A cell is the concatenation of forward and backward output.
     cells = _Copies(1, 1)
     cells.of = np.concatenate([direction.of, old.decoder_units // 2 + direction.of])
     cells.share = np.tile(direction.share, 2)
@@ -76,14 +81,14 @@ def widen(weights: Mapping[str, np.ndarray], old: ModelConfig, new: ModelConfig,
             value = channels[number - 1].outgoing(value, 2) if kind == "kernel" else value
             value = channels[number].incoming(value)
         elif layer == "row_encoder":
-            if kind == "position_gain":  # other channels carry other waves
+            if kind == "position_gain":  # the position encoding of a channel depends on the number of channels
                 continue
             if kind.endswith("recurrent_kernel"):
                 value = direction.outgoing(value, 0)
             elif kind.endswith("kernel"):
                 value = channels[-1].outgoing(value, 0)
             value = direction.incoming(value, 4)
-        elif kind == "attention_kernel":  # score = cell . Wa h, so both sides share
+        elif kind == "attention_kernel":  # score = cell . Wa h, so it reads units on both sides
             value = units.outgoing(cells.outgoing(value, 0), 1)
         elif kind == "combine_kernel":
             context, hidden = np.split(value, 2)

@@ -1,1 +1,1 @@
-"""Finds the model that is serving now, for the Evaluator to compare the new one with."""
+"""The Baseline component: finds the model that is serving now, which the Evaluator compares the new model with."""

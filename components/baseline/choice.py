@@ -1,4 +1,4 @@
-"""Which of the versions that were pushed a new model is compared with."""
+"""Chooses the pushed version that a new model is compared with."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ SIGNATURE = "predict_images"
 
 
 class Serving(NamedTuple):
-    """What serves, as far as it can be compared with."""
+    """The version that serves now, as far as it can be used as a baseline."""
 
-    version: str  # "" when there is none
-    passed_over: str  # newer versions that cannot be evaluated, each with the reason; "" when there is none
+    version: str  # "" if there is no version to compare with
+    passed_over: str  # newer versions that cannot be evaluated, each with the reason; "" if there are none
 
 
 def newest_other(folder: str, model: str) -> Serving:
-    """The newest version that can be loaded, apart from copies of `model` that were pushed last.
+    """Finds the newest version that loads and is not a copy of `model`.
 
-    Leaving those copies out makes the answer for a model the same before and after it is pushed,
-    so a run in which nothing changed finds its evaluation in the cache. A version that cannot be
-    loaded is passed over, as a model server does.
+    Copies of `model` are skipped only while they are the newest versions. So the result is the same before and after
+    the model is pushed, and a run in which nothing changed takes its evaluation from the cache. A version that cannot
+    be loaded is skipped too, as a model server does.
     """
     others = versions(folder)
     while others and serves(folder, others[-1], model):
@@ -38,7 +38,7 @@ def newest_other(folder: str, model: str) -> Serving:
 
 
 def _load_error(path: str) -> str:
-    """Why a SavedModel cannot be evaluated, or ""."""
+    """Returns why a SavedModel cannot be evaluated; "" if it can."""
     import tensorflow as tf
 
     try:

@@ -1,14 +1,13 @@
-"""Baseline: takes the model that is serving now into the pipeline, so that a new one can be compared with it.
+"""Baseline: imports the model that is serving now, so that the Evaluator can compare a new model with it.
 
-TFX would use a resolver node for that, which Kubeflow Pipelines does not run, and which looks for
-the model blessed last, not for the one that serves. This component looks into the push
-destination when it runs: it works on every orchestrator, and sees a version that another pipeline
-pushed or that a person deleted.
+TFX's own way is a resolver node. Kubeflow Pipelines does not run resolvers, and they return the model that was blessed
+last, which need not be the one that serves. This component lists the serving folder when it runs. So it works on every
+orchestrator, and it sees versions that another pipeline pushed or that a person deleted.
 
-The cache: where the orchestrator runs drivers (LocalDagRunner), the driver finds the version
-before the cache is asked and makes it part of the key. Nothing changed since the last push: same
-model, same version to compare with, cache hit. Another model serves now: a new comparison.
-Elsewhere the executor finds the version.
+Caching: where the orchestrator runs drivers (LocalDagRunner), the driver finds the version before the cache lookup and
+makes it part of the cache key. If nothing changed since the last push, model and version are the same: a cache hit. If
+another model serves now, the key differs and the models are compared again. Other orchestrators run no drivers; there
+the executor finds the version.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from components.serving_folder import COPY_OF, PASSED_OVER, SERVING_VERSION
 
 
 class BaselineSpec(ComponentSpec):
-    """What Baseline takes and gives."""
+    """Inputs, outputs and parameters of Baseline."""
 
     PARAMETERS = {
         "serving": ExecutionParameter(type=str),
@@ -45,7 +44,7 @@ class BaselineSpec(ComponentSpec):
 
 
 class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Finds the version to compare with before the cache is asked."""
+    """Finds the baseline version before the cache lookup."""
 
     def __init__(self, metadata_handle: Any) -> None:
         # The compiler asks for the first base class, the launcher for the second; as in TFX's ExampleGen.
@@ -53,18 +52,18 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
         portable_driver.BaseDriver.__init__(self, metadata_handle)
 
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Sets `serving_version`, `passed_over`, and `pushed_model` where ML Metadata knows who pushed that version."""
+        """Sets `serving_version`, `passed_over` and, if ML Metadata has the artifact of the push, `pushed_model`."""
         output = driver_output_pb2.DriverOutput()
-        found = _find(execution_info.input_dict, execution_info.exec_properties)
-        output.exec_properties[SERVING_VERSION].string_value = found.version
-        output.exec_properties[PASSED_OVER].string_value = found.passed_over
-        pushed = self._pushed(os.path.join(execution_info.exec_properties["serving"], found.version))
-        if found.version and pushed is not None:
+        serving = _find_serving(execution_info.input_dict, execution_info.exec_properties)
+        output.exec_properties[SERVING_VERSION].string_value = serving.version
+        output.exec_properties[PASSED_OVER].string_value = serving.passed_over
+        pushed = self._pushed(os.path.join(execution_info.exec_properties["serving"], serving.version))
+        if serving.version and pushed is not None:
             output.exec_properties[COPY_OF].int_value = pushed
         return output
 
     def _pushed(self, destination: str) -> int | None:
-        """The artifact that Pusher made when it pushed to this folder last."""
+        """Returns the id of the artifact of Pusher's last push to this folder; None if there is none."""
         if self._metadata_handle is None:
             return None
         with self._metadata_handle as handle:
@@ -78,14 +77,14 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
 
 
 class Executor(base_executor.BaseExecutor):
-    """Copies the version to compare with into the artifact, or leaves it empty."""
+    """Copies the baseline version into the artifact, or leaves the artifact empty."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
-        """Fills `baseline` with the serving model (`Format-Serving/`) and names its version in `serving_version`."""
+        """Copies the serving model into `baseline` (`Format-Serving/`) and sets its property `serving_version`."""
         self._log_startup(input_dict, output_dict, exec_properties)
         version, passed_over = exec_properties.get(SERVING_VERSION), exec_properties.get(PASSED_OVER, "")
         if version is None:
-            version, passed_over = _find(input_dict, exec_properties)
+            version, passed_over = _find_serving(input_dict, exec_properties)
         baseline = artifact_utils.get_single_instance(output_dict["baseline"])
         baseline.set_string_custom_property(SERVING_VERSION, version)
         if passed_over:
@@ -94,7 +93,7 @@ class Executor(base_executor.BaseExecutor):
         if exec_properties.get(COPY_OF):
             baseline.set_int_custom_property(COPY_OF, exec_properties[COPY_OF])
         if version:
-            # A copy, so that the evaluation stays readable when the serving folder moves on.
+            # A copy, so that the baseline outlives its version in the serving folder.
             io_utils.copy_dir(
                 os.path.join(exec_properties["serving"], version),
                 path_utils.serving_model_dir(baseline.uri),
@@ -106,7 +105,7 @@ class Executor(base_executor.BaseExecutor):
 
 
 class Baseline(base_component.BaseComponent):
-    """Finds the model that is serving now."""
+    """Imports the model that is serving now."""
 
     SPEC_CLASS = BaselineSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
@@ -115,12 +114,12 @@ class Baseline(base_component.BaseComponent):
     def __init__(self, model: types.BaseChannel, serving: str) -> None:
         """
         Args:
-            model: the new model, which is never compared with itself.
-            serving: the push destination, one folder of versions.
+            model: the new model. It is never compared with itself.
+            serving: the serving folder, which holds one folder per version.
         """
         super().__init__(BaselineSpec(model=model, serving=serving, baseline=types.Channel(standard_artifacts.Model)))
 
 
-def _find(input_dict: dict[str, list], exec_properties: dict[str, Any]) -> Serving:
+def _find_serving(input_dict: dict[str, list], exec_properties: dict[str, Any]) -> Serving:
     model = artifact_utils.get_single_instance(input_dict["model"])
     return newest_other(exec_properties["serving"], path_utils.serving_model_path(model.uri))

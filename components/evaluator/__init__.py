@@ -1,1 +1,1 @@
-"""TFX's Evaluator, which does without a baseline when nothing is serving yet."""
+"""The Evaluator component: evaluates a model on slices and kinds of pictures, and applies the gate."""

@@ -1,8 +1,8 @@
-"""Evaluator: judges the new model, beside the one that is serving now, by the rules of the gate.
+"""Evaluator: evaluates the new model and the one that is serving now, and applies the rules of the gate.
 
-Its inputs and outputs are those of TFX's Evaluator. What differs: models read through their signature
-`predict_images`, as a server would let them, each image once for all scores and slices, in batches of like
-size; the baseline may be an artifact without a model in it; and rules hold on named slices too.
+It has the inputs and outputs of TFX's Evaluator, with these differences: models read images through their signature
+`predict_images`, as in a server, each image once for all scores and slices, in batches of similar size; the baseline
+artifact may be empty; and a rule can apply to a named slice.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from trainer_module.features import DESCRIPTION, SPECIALS
 
 
 class EvaluatorSpec(ComponentSpec):
-    """What Evaluator takes and gives."""
+    """Inputs, outputs and parameters of Evaluator."""
 
     PARAMETERS = {
         "gate": ExecutionParameter(type=str),
@@ -52,10 +52,10 @@ class EvaluatorSpec(ComponentSpec):
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Evaluates, and blesses or not."""
+    """Evaluates the models and writes the blessing."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
-        """Fills `evaluation`, and `blessing` with the file and the properties that TFX's Pusher reads.
+        """Writes `evaluation`, and `blessing` with the file and the properties that TFX's Pusher reads.
 
         Raises:
             UserError: there are no examples, or the new model cannot be loaded.
@@ -94,7 +94,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
 
 
 class Evaluator(base_beam_component.BaseBeamComponent):
-    """Judges the new model."""
+    """Evaluates the new model, compares it with the baseline, and blesses it if it passes the gate."""
 
     SPEC_CLASS = EvaluatorSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
@@ -111,13 +111,13 @@ class Evaluator(base_beam_component.BaseBeamComponent):
     ) -> None:
         """
         Args:
-            examples: ImportExampleGen's.
+            examples: ImportExampleGen's output.
             model: the new model.
             baseline_model: the model that is serving now, from Baseline; its artifact may be empty.
-            gate: rules, as `components.evaluator.gate` reads them.
-            split: of the examples, which the models have not seen.
-            robustness: how many of them the models read as other kinds of pictures too; 0 for none.
-            spelling: in which formulas are compared, as `data.spelling.respell` takes it.
+            gate: rules, in the syntax of `components.evaluator.gate`.
+            split: split of the examples to evaluate on, which the models were not trained on.
+            robustness: number of its examples to evaluate as other kinds of pictures too; 0 for none.
+            spelling: spelling in which formulas are compared, as in `data.spelling.respell`.
         """
         super().__init__(
             EvaluatorSpec(
@@ -135,7 +135,7 @@ class Evaluator(base_beam_component.BaseBeamComponent):
 
 
 def _described(model: str) -> dict[str, Any]:
-    """What a SavedModel of this project says of itself; nothing for others."""
+    """Returns the size and digest of the vocabulary of a SavedModel of this project; {} for other models."""
     path = os.path.join(model, DESCRIPTION)
     if not fileio.exists(path):
         return {}

@@ -1,10 +1,10 @@
-"""Evaluates models on examples: reads every image once, scores it once, and lets TFMA sum scores by slice.
+"""Evaluates models on examples: each model reads every image once, each prediction is scored once, TFMA sums by slice.
 
-What an evaluation leaves in its folder:
+An evaluation writes these files to its folder:
 
-    predictions.parquet   a row for each example: name, target, what each model read, statistics, slices
-    pictures.parquet      a row for each picture of another kind, if the models were tried on such: kind, name, target,
-                          what each model read
+    predictions.parquet   one row per example: name, target, each model's prediction and statistics, slices
+    pictures.parquet      one row per changed picture, if the evaluation tested robustness: kind, name, target, each
+                          model's prediction
     summary.json          every score of every slice and model, and the gate's verdict
     metrics, plots, ...   TFMA's own files, for `tfma.load_eval_result`
 """
@@ -51,22 +51,22 @@ def evaluate(
     pipeline: Callable[[], beam.Pipeline] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluates one model, or one and the one it is compared with.
+    """Evaluates a model, and the baseline if there is one, on the same examples.
 
     Args:
         records: the examples.
-        models: folders of SavedModels by name, `CANDIDATE` and, if there is one, `BASELINE`.
-        rules: the gate; none for none.
-        out: the folder to write into.
-        robustness: how the models are tried on other kinds of pictures; None for not at all.
-        spelling: in which formulas are compared token by token, as `data.spelling.respell` takes it.
-        about: more to keep about each model, by its name.
+        models: folders of SavedModels by name: `CANDIDATE` and, optionally, `BASELINE`.
+        rules: rules of the gate; empty for no gate.
+        out: output folder.
+        robustness: how to test the models on other kinds of pictures; None skips that.
+        spelling: spelling in which formulas are compared token by token, as in `data.spelling.respell`.
+        about: more facts to store about each model, by its name.
         renderer: as in `data.latex.rendering`.
-        pipeline: makes Beam's pipeline; None takes one that runs in the process.
-        progress: called with what is being done, how much of it was done since the last call, and how much there is.
+        pipeline: creates the Beam pipeline; the default runs in this process.
+        progress: called with the name of the stage, the number of items done since the last call, and the total.
 
     Raises:
-        UserError: there are no examples, there is no such spelling, or a model cannot be used.
+        UserError: there are no examples, the spelling is unknown, or a model cannot be used.
     """
     known_spelling(spelling)
     records = list(records)
@@ -126,7 +126,7 @@ def evaluate(
 
 
 def _columns_of(records: Sequence[Record]) -> dict[str, Any]:
-    """The examples' names, targets, sizes and slices."""
+    """Returns the columns for names, targets, sizes and slices."""
     sizes = [_size(record) for record in records]
     width, height = (pa.array(side, pa.int32()) for side in zip(*sizes, strict=True))
     return {
@@ -141,7 +141,7 @@ def _columns_of(records: Sequence[Record]) -> dict[str, Any]:
 def _columns_of_tried(
     records: Sequence[Record], tried: Sequence[Trial], readings: Mapping[str, Reading]
 ) -> dict[str, list[str]]:
-    """The changed pictures' kinds, names, targets, and what each model read."""
+    """Returns the columns of `pictures.parquet`: kinds, names, targets and each model's predictions."""
     return {
         "picture": [trial.kind for trial in tried],
         "name": [records[trial.example].name for trial in tried],
@@ -162,8 +162,8 @@ def _statistics(
     spelling: str,
     progress: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
-    """What `statistics` counts of every model's formulas, by its name."""
-    # What the models read of an example in a row: its target, and what they agree on, is drawn once.
+    """Computes the statistics of every model's predictions, int64 (examples, WIDTH), by model."""
+    # The models' predictions for one example follow each other, so that equal formulas are drawn once.
     repeated = [target for target in targets for _ in readings]
     read = list(itertools.chain(*zip(*(reading.latex for reading in readings.values()), strict=True)))
     counted = statistics(repeated, read, renderer, progress, spelling)
@@ -171,7 +171,7 @@ def _statistics(
 
 
 def _by_kind(kinds: Sequence[str], counted: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Every score by kind of picture."""
+    """Computes every score for each kind of picture."""
     of, found = np.array(kinds), {}
     for kind in dict.fromkeys(kinds):
         scores = {name: values(rows[of == kind]) for name, rows in counted.items()}
@@ -180,7 +180,7 @@ def _by_kind(kinds: Sequence[str], counted: Mapping[str, np.ndarray]) -> dict[st
 
 
 def _size(record: Record) -> tuple[int, int]:
-    """Width and height of an example's image."""
+    """Returns the width and height of an example's image, pixels."""
     try:
         return Image.open(io.BytesIO(record.image)).size
     except OSError:
@@ -195,7 +195,7 @@ def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict
 
 
 def eval_config(models: Sequence[str]) -> config_pb2.EvalConfig:
-    """What TFMA computes: every score and the number of examples, of all examples and of every slice."""
+    """Returns TFMA's configuration: every score and the number of examples, over all examples and for every slice."""
     metrics = [config_pb2.MetricConfig(class_name="ExampleCount"), *metric_configs()]
     return config_pb2.EvalConfig(
         model_specs=[
@@ -212,7 +212,7 @@ def eval_config(models: Sequence[str]) -> config_pb2.EvalConfig:
 def _sums(
     table: pa.Table, models: Sequence[str], out: Path, pipeline: Callable[[], beam.Pipeline] | None
 ) -> dict[str, dict[str, Any]]:
-    """Every score by slice, from TFMA, whose files stay in `out`."""
+    """Runs TFMA, which leaves its files in `out`. Returns every score by slice and model."""
     config = eval_config(models)
     needed = ["target", *KEYS, *(f"{name}_statistics" for name in models)]
     (batch,) = table.select(needed).combine_chunks().to_batches()

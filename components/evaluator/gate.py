@@ -1,13 +1,13 @@
-"""The gate: rules that a model must keep to be blessed, as text, and as TFMA takes them.
+"""The gate: the rules that a model must pass to be blessed.
 
     bleu >= 0.75                                  an absolute bound
-    bleu >= baseline - 0.01                       not worse than the model serving now by more than that
-    exact_match >= 0.4 where structure=fraction   on a slice alone
-    bleu >= 0.6 where picture=jpeg-30             on a kind of picture that the examples are made into
-    unrendered <= baseline + 3                    for a score that is better the lower it is
+    bleu >= baseline - 0.01                       at most 0.01 below the model that is serving now
+    exact_match >= 0.4 where structure=fraction   on one slice
+    bleu >= 0.6 where picture=jpeg-30             on the examples, changed to another kind of picture
+    unrendered <= baseline + 3                    for a score where lower is better
 
-A rule against the baseline is kept where nothing is serving yet. A rule on a slice that has no
-examples is broken: nobody knows that it would be kept.
+A rule with `baseline` passes if no model is serving yet. A rule on a slice without examples fails, because the score is
+unknown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from components.evaluator.pictures import PICTURE, PICTURES
 from components.evaluator.slices import SLICES
 from components.formula_metrics.scores import SCORES
 
-# What a rule can name behind `where`.
+# Keys and values that a rule can have after `where`.
 _SLICES = {**SLICES, PICTURE: list(PICTURES)}
 _RULE = re.compile(
     r"\s*(?P<score>\w+)\s*(?P<comparison>>=|<=)\s*(?:(?P<baseline>baseline)(?:\s*(?P<sign>[-+])\s*(?P<margin>[\d.]+))?"
@@ -30,26 +30,26 @@ _RULE = re.compile(
 
 
 class Rule(NamedTuple):
-    """One rule."""
+    """One rule of the gate."""
 
     text: str
     score: str  # of SCORES
-    at_least: bool  # else at most
-    bound: float  # of the value; against the baseline, of what the value may be above it
+    at_least: bool  # the bound is a minimum; else it is a maximum
+    bound: float  # of the score; if `against_baseline`, of the score minus the baseline's
     against_baseline: bool
     slice: str  # `key=value`, "" for all examples
 
     @property
     def of_picture(self) -> bool:
-        """Whether it holds on a kind of picture, for which the model has to read more than the examples."""
+        """Whether it applies to a kind of picture, so that the model has to read changed pictures too."""
         return self.slice.startswith(f"{PICTURE}=")
 
 
 def parse(text: str) -> Rule:
-    """Reads one rule.
+    """Parses one rule.
 
     Raises:
-        ValueError: it is none; the message says why and what would be one.
+        ValueError: the rule is not valid; the message says why and what is expected.
     """
     match = _RULE.fullmatch(text)
     if match is None:
@@ -80,10 +80,10 @@ def parse(text: str) -> Rule:
 
 
 def parse_all(texts: Iterable[str]) -> list[Rule]:
-    """Reads the rules of a gate.
+    """Parses the rules of a gate.
 
     Raises:
-        ValueError: there is none, one is wrong, or two bound the same.
+        ValueError: there are no rules, a rule is not valid, or two rules limit the same score on the same slice.
     """
     rules = [parse(text) for text in texts]
     if not rules:
@@ -96,17 +96,17 @@ def parse_all(texts: Iterable[str]) -> list[Rule]:
 
 
 class Verdict(NamedTuple):
-    """What became of a rule."""
+    """The result of one rule."""
 
     rule: str
-    kept: bool
+    kept: bool  # whether the model passes
     value: float | None  # None: the slice has no examples
     bound: float | None  # None: there is no baseline to compare with
     text: str  # for people
 
 
 def judge(rule: Rule, value: float | None, baseline: float | None) -> Verdict:
-    """Holds a value, and that of the model serving now, against a rule."""
+    """Applies a rule to the new model's score `value` and the score of the model serving now; None if unknown."""
     title = SCORES[rule.score].title + (f" where {rule.slice}" if rule.slice else "")
     if value is None:
         return Verdict(rule.text, False, None, None, f"{title}: there are no such examples")

@@ -1,6 +1,6 @@
-"""The kinds of pictures that a model is tried on: the examples' own, and what cameras, screens and files make of them.
+"""The kinds of pictures for the robustness test: the examples unchanged, and as cameras, screens and files change them.
 
-The same examples and the same seed give the same pictures. `data.pictures.degradation` says what the strengths mean.
+The same examples and seed give the same pictures. `data.pictures.degradation` defines the strengths.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Picture(NamedTuple):
     """A kind of picture."""
 
     help: str
-    # The example's picture, uint8 (H, W) or (H, W, 3), a generator and the em in pixels, to the picture that is read.
+    # Makes it from the example's picture, uint8 (H, W) or (H, W, 3), a random generator, and the em in pixels.
     make: Callable[[np.ndarray, np.random.Generator, float], np.ndarray]
 
 
@@ -61,18 +61,18 @@ PICTURES = {
 
 
 class Robustness(NamedTuple):
-    """How a model is tried on other kinds of pictures."""
+    """How to test a model on other kinds of pictures."""
 
-    examples: int  # of the split, of each kind
-    seed: int = 0  # chooses them, and directions, colours and patterns
+    examples: int  # number of examples of the split, for each kind
+    seed: int = 0  # for the choice of examples, and for directions, colours and patterns
 
 
 class Trial(NamedTuple):
-    """One picture to read."""
+    """One picture of the robustness test."""
 
     kind: str
-    example: int  # its place among the records
-    image: bytes  # PNG, or the example's own
+    example: int  # index in the records
+    image: bytes  # PNG; for an unchanged example its image
 
 
 def trials(
@@ -81,13 +81,14 @@ def trials(
     """Makes the pictures of every kind.
 
     Args:
-        records: the examples, whose images can be decoded.
-        robustness: how many of them, and the seed.
+        records: the examples; their images must be valid.
+        robustness: number of examples, and seed.
         progress: called with the number of pictures made since the last call.
 
     Returns:
-        Of each kind `robustness.examples` pictures, or as many as there are records; those in the held-out font, of
-        which there may be none, are of the kind `unseen-font` alone unless there are no others.
+        For each kind `robustness.examples` pictures, or one for each record if there are fewer. Records in the held-out
+        font are used for the kind `unseen-font` only, unless all records have that font. Without such records, the kind
+        `unseen-font` is missing.
     """
     looks = [look_of(record.name) for record in records]
     held_out = [i for i, look in enumerate(looks) if look is not None and look.font == HELD_OUT_FONT]
@@ -111,13 +112,13 @@ def _sample(places: Sequence[int], robustness: Robustness) -> list[int]:
 
 
 def _em(name: str) -> float:
-    """The font size in pixels that the name of a drawn record tells; the usual one of others."""
+    """Returns the font size from the name of a drawn record, pixels; `EM` for other records."""
     look = look_of(name)
     return EM if look is None else look.em
 
 
 def _pixels(encoded: bytes) -> np.ndarray:
-    """uint8 (H, W) of a grey picture, (H, W, 3) of another; what is transparent on white."""
+    """Decodes a picture: uint8 (H, W) if it is grey, else (H, W, 3); transparent pixels become white."""
     with Image.open(io.BytesIO(encoded)) as image:
         if image.mode in ("1", "L"):
             return np.asarray(image.convert("L"))

@@ -1,4 +1,4 @@
-"""A pushed model at work: encoded images in, formulas out, from the SavedModel alone."""
+"""Runs a pushed model: encoded images to formulas, with the SavedModel alone."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from trainer_module import features
 
 
 class ImageReader:
-    """A SavedModel that reads images.
+    """Reads images with a SavedModel.
 
     Args:
-        folder: where it is.
+        folder: folder of the SavedModel.
 
     Raises:
-        UserError: it cannot be loaded, or has no signature `predict_images`.
+        UserError: the model cannot be loaded, or has no signature `predict_images`.
     """
 
     def __init__(self, folder: str | Path) -> None:
         try:
-            # Kept: its signatures do not keep it.
+            # A reference to the model, because its signatures do not keep it alive.
             self._loaded = tf.saved_model.load(str(folder))
             self._signatures = dict(self._loaded.signatures)
             self._signatures["predict_images"]
@@ -42,7 +42,7 @@ class ImageReader:
 
     @property
     def has_alternatives(self) -> bool:
-        """Whether it can search a beam; models of before there was one cannot."""
+        """Whether the model supports beam search; older models do not."""
         return "predict_alternatives" in self._signatures
 
     def read(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis]]:
@@ -50,11 +50,13 @@ class ImageReader:
 
         Args:
             images: PNG, JPEG, BMP or GIF bytes.
-            beam: as many hypotheses of each as its width, the best first; without one, one of the model's own
-                search.
+            beam: how to search; None returns one hypothesis from the model's default search.
+
+        Returns:
+            For each image its hypotheses, best first: `beam.width` of them, or one without `beam`.
 
         Raises:
-            ImageError: one of them cannot be decoded.
+            ImageError: an image cannot be decoded.
         """
         batch = tf.constant(images, tf.string, (len(images),))
         try:
@@ -76,27 +78,27 @@ class ImageReader:
                 for row in zip(*columns, strict=True)]  # fmt: skip
 
     def read_each(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis] | ImageError]:
-        """Reads images as `read` does; one that cannot be decoded has its error as its answer, the others are read."""
+        """Reads images as `read` does, but returns an ImageError for each image that cannot be decoded."""
         try:
             return list(self.read(images, beam))
         except ImageError as error:
             if len(images) == 1:
                 return [error]
-            # Of a batch TensorFlow does not say which image it was.
+            # TensorFlow does not say which image of a batch is damaged.
             half = len(images) // 2
             return self.read_each(images[:half], beam) + self.read_each(images[half:], beam)
 
 
 class Reading(NamedTuple):
-    """What a model read."""
+    """A model's predictions for a list of images."""
 
     latex: list[str]
     log_probability: np.ndarray  # float32, (examples,)
-    seconds: float  # for all of them
+    seconds: float  # for all images
 
 
 def read_images(reader: ImageReader, images: Sequence[bytes], progress: Callable[[int], None] | None = None) -> Reading:
-    """Lets a pushed model read images, batches of like size together.
+    """Reads images with a pushed model, in batches of similar size.
 
     Args:
         reader: the model.

@@ -1,12 +1,12 @@
-"""Slices of the examples: by the length of the formula, by the size of the image, by what the formula is made of."""
+"""Slices of the examples: by the length of the formula, the area of the image, and the structures in the formula."""
 
 from __future__ import annotations
 
 import bisect
 
-# Tokens of the target.
+# Lower bounds of the ranges of length, tokens of the target.
 _LENGTHS = (1, 10, 20, 40, 80)
-# Pixels of the image as it came.
+# Lower bounds of the ranges of area, pixels of the original image.
 _AREAS = (0, 2_000, 4_000, 8_000, 16_000)
 
 _STRUCTURES = {
@@ -29,17 +29,17 @@ def _ranges(starts: tuple[int, ...]) -> list[str]:
     return [f"{start}{end}" for start, end in zip(starts, ends, strict=True)]
 
 
-# Every slice there can be, by its key.
+# The values of every slice key.
 SLICES = {"length": _ranges(_LENGTHS), "area": _ranges(_AREAS), "structure": [*_STRUCTURES, PLAIN]}
 KEYS = tuple(SLICES)
 
 
 def slices_of(latex: str, height: int, width: int) -> dict[str, list[str]]:
-    """The slices that an example is in, by key.
+    """Returns the slices that an example belongs to, by key.
 
     Args:
         latex: the target, tokens separated by spaces.
-        height, width: of the image, pixels.
+        height, width: size of the image, pixels.
     """
     tokens = latex.split()
     present = [name for name, commands in _STRUCTURES.items() if not commands.isdisjoint(tokens)]

@@ -1,4 +1,4 @@
-"""What an evaluation came to, as `summary.json` holds it; without TensorFlow."""
+"""The result of an evaluation, as stored in `summary.json`; does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,40 +14,43 @@ from data.spelling import AS_THE_SOURCE
 PREDICTIONS = "predictions.parquet"
 PICTURE_PREDICTIONS = "pictures.parquet"
 SUMMARY = "summary.json"
-# Models by their names in TFMA, in `summary.json`, and as columns of `predictions.parquet`.
+# The names of the models in TFMA and `summary.json`, and of their columns in `predictions.parquet`.
 CANDIDATE, BASELINE = "candidate", "baseline"
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation came to; `summary.json` holds it."""
+    """The result of an evaluation, as stored in `summary.json`."""
 
     examples: int
     renderer: str
-    # What is known of each model: seconds, and whatever the caller adds.
+    # Facts about each model: `seconds` to read all images, and what the caller adds.
     models: dict[str, dict[str, Any]]
-    # By slice ("" is all of them, else `key=value`): its examples, and every model's scores.
+    # By slice ("" for all examples, else `key=value`): the number of examples, and every model's scores.
     slices: dict[str, dict[str, Any]]
     gate: list[Verdict]
-    # How it was tried on other kinds of pictures, as `components.evaluator.pictures.Robustness`; empty if it was not.
+    # How it was tested on other kinds of pictures, a `components.evaluator.pictures.Robustness`; {} if it was not.
     robustness: dict[str, int] = dataclasses.field(default_factory=dict)
-    # In which formulas were compared token by token, as `data.spelling.respell` takes it.
+    # Spelling in which formulas were compared token by token, as in `data.spelling.respell`.
     spelling: str = AS_THE_SOURCE
 
     @property
     def pictures(self) -> dict[str, dict[str, Any]]:
-        """The slices of kinds of pictures, by kind; the first is the examples as they are."""
+        """The scores by kind of picture, as in `slices`; the first is the unchanged examples."""
         before = f"{PICTURE}="
         return {name.removeprefix(before): of for name, of in self.slices.items() if name.startswith(before)}
 
     def loss(self, kind: str, model: str = CANDIDATE) -> float | None:
-        """How much BLEU a kind of picture costs a model, beside the examples as they are; None of those."""
+        """Returns by how much a model's BLEU is lower on a kind of picture than on the unchanged examples.
+
+        None for the unchanged examples, and if the model was not tested on other kinds.
+        """
         native = self.pictures.get(NATIVE)
         return None if native is None or kind == NATIVE else native[model]["bleu"] - self.pictures[kind][model]["bleu"]
 
     @property
     def hardest_pictures(self) -> str:
-        """The kinds of pictures with the lowest BLEU, in words; "" where the model was not tried on them."""
+        """The three kinds of pictures with the lowest BLEU, as text; "" if the model was not tested on them."""
         scores = {kind: of[CANDIDATE]["bleu"] for kind, of in self.pictures.items()}
         if (native := scores.pop(NATIVE, None)) is None:
             return ""
@@ -56,17 +59,17 @@ class Evaluation:
 
     @property
     def blessed(self) -> bool:
-        """Whether every rule of the gate is kept."""
+        """Whether the model passes every rule of the gate."""
         return all(verdict.kept for verdict in self.gate)
 
     @property
     def reasons(self) -> list[str]:
-        """What was broken, in words."""
+        """The rules that the model fails, as text."""
         return [verdict.text for verdict in self.gate if not verdict.kept]
 
     @property
     def other_vocabulary(self) -> str:
-        """That the models know different tokens, in words; "" where they know the same, or are not of this project."""
+        """A note that the models have different vocabularies; "" if they do not, or if one is not of this project."""
         known = [self.models.get(name, {}) for name in (CANDIDATE, BASELINE)]
         if (
             not all("vocabulary_digest" in model for model in known)

@@ -1,1 +1,1 @@
-"""TFX's ImportExampleGen, which refuses what nothing after it could use."""
+"""The ImportExampleGen component: reads TFRecords, and stops the run at a record that cannot be used."""

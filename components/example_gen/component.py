@@ -1,10 +1,10 @@
-"""TFX's ImportExampleGen takes whatever Beam reads; this one stops the run at the first record that cannot be used.
+"""ImportExampleGen: reads TFRecords, and stops the run at the first record that cannot be used.
 
-Beam takes a gzipped file that was cut off between two records for a whole one, and says of other damage neither in
-which file nor at which record it is. What is wrong with a record itself would end some later component without a word
-of which record it was: Transform or, of the split that is kept for the end, the Evaluator, when all training is done.
+TFX's ImportExampleGen accepts whatever Beam reads. Beam accepts a gzipped file that is truncated between two records,
+and for other damage it names neither the file nor the record. An invalid record would fail a later component, without a
+hint at the record: Transform or, if it is in the evaluated split, the Evaluator, after all the training.
 
-Formulas are brought into one spelling here, before anything is counted or learned.
+This component also brings formulas into one spelling, before anything is counted or learned.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _STEP = re.compile(r" \[while running '.*?'\]$")
 
 
 def read_usable(path: str) -> Iterator[bytes]:
-    """The serialised examples of a TFRecord file, wherever Beam can open it.
+    """Reads the serialised examples of a TFRecord file, on any file system of Beam.
 
     Raises:
-        UserError: the file is damaged, or a record cannot be used; names the file and the record's number.
+        UserError: the file is damaged, or a record cannot be used; the message names the file and the record's number.
     """
     with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as raw:
         for number, content in enumerate(parse_tfrecords(raw, path)):
@@ -52,19 +52,19 @@ def read_usable(path: str) -> Iterator[bytes]:
 
 
 def _check(content: bytes) -> None:
-    """Raises BadRecord for what Transform, Trainer or Evaluator would fail on."""
+    """Raises BadRecord for a record that Transform, Trainer or Evaluator would fail on."""
     record = decode(content)
     if not record.latex.split():
         raise BadRecord("empty formula")
     try:
-        # Decoded by what decodes it in Transform and in the model.
+        # The same decoder as in Transform and in the model.
         tf.io.decode_image(record.image, expand_animations=False)
     except tf.errors.InvalidArgumentError:
         raise BadRecord("undecodable image") from None
 
 
 def respelled(content: bytes, spelling: str) -> bytes:
-    """A serialised example with its formula in a spelling, as `data.spelling.respell` takes it."""
+    """Respells the formula of a serialised example; `spelling` as in `data.spelling.respell`."""
     record = decode(content)
     latex = respell(record.latex, spelling)
     return content if latex == record.latex else encode(dataclasses.replace(record, latex=latex))
@@ -78,7 +78,7 @@ def _refuse_none(count: int, pattern: str) -> None:
 @beam.ptransform_fn
 @beam.typehints.with_output_types(bytes)
 def _Records(pipeline: beam.Pipeline, exec_properties: dict[str, Any], split_pattern: str) -> beam.PCollection:
-    """The serialised examples of a split."""
+    """Reads the serialised examples of a split."""
     pattern = os.path.join(exec_properties[standard_component_specs.INPUT_BASE_KEY], split_pattern)
     (found,) = FileSystems.match([pattern])
     paths = sorted(file.path for file in found.metadata_list)
@@ -93,17 +93,17 @@ def _Records(pipeline: beam.Pipeline, exec_properties: dict[str, Any], split_pat
 
 
 class Executor(executor.Executor):
-    """Reads TFRecords as `read_usable` does."""
+    """Reads TFRecords with `read_usable`."""
 
     def GetInputSourceToExamplePTransform(self) -> beam.PTransform:
-        """What reads the files of a split, for `Do`."""
+        """Returns the transform that reads the files of a split; called by `Do`."""
         return _Records
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
         """Writes the examples of each split to `examples`.
 
         Raises:
-            UserError: a file is damaged, a record cannot be used, or a split has none.
+            UserError: a file is damaged, a record cannot be used, or a split has no records.
         """
         try:
             super().Do(input_dict, output_dict, exec_properties)
@@ -114,7 +114,10 @@ class Executor(executor.Executor):
 
 
 def _said_by_worker(error: Exception) -> str:
-    """The sentence of a worker's UserError: Beam puts the step behind it and, from other processes, brings its text."""
+    """Extracts the message of a worker's UserError; "" if the error is another one.
+
+    Beam appends the name of the step. From another process it passes only the text of the traceback.
+    """
     found = [str(error)] if isinstance(error, UserError) else _RAISED.findall(str(error))
     return _STEP.sub("", found[-1]) if found else ""
 
@@ -127,11 +130,11 @@ class ImportExampleGen(component.ImportExampleGen):
     def __init__(self, *, spelling: str = NORMAL, **given: Any) -> None:
         """
         Args:
-            spelling: of the formulas, as `data.spelling.respell` takes it.
-            given: what TFX's ImportExampleGen takes.
+            spelling: spelling of the formulas, as in `data.spelling.respell`.
+            given: arguments of TFX's ImportExampleGen.
 
         Raises:
-            UserError: there is no such spelling.
+            UserError: the spelling is unknown.
         """
         super().__init__(**given)
         self.exec_properties[SPELLING] = known_spelling(spelling)

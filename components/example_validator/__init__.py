@@ -1,1 +1,1 @@
-"""TFX's ExampleValidator, whose anomalies stop the run."""
+"""The ExampleValidator component: stops the run if the examples do not match the schema."""

@@ -1,6 +1,7 @@
-"""TFX's ExampleValidator only writes anomalies down; this one stops the run and names them.
+"""ExampleValidator: stops the run if the examples do not match the schema, and names the anomalies.
 
-TFX has no switch for it (1.16 to 1.21), and the orchestrators ignore the anomalies artifact.
+TFX's ExampleValidator only writes anomalies to an artifact, which the orchestrators ignore; TFX (1.16 to 1.21) has no
+option to stop.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from tfx.types import artifact_utils
 
 from im2latex.errors import UserError
 
-# TFDV may list every single value, characters.
+# Each anomaly is cut to this many characters, because TFDV may list every value.
 REPORT_LENGTH = 160
 
 
 class Executor(executor.Executor):
-    """Validates every split as TFX does, then refuses examples with anomalies."""
+    """Validates every split as TFX does, then fails if there are anomalies."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> Any:
         """Writes the anomalies of each split to `anomalies`.
 
         Raises:
-            UserError: a split has anomalies; each is named with its split and feature.
+            UserError: a split has anomalies; the message names each with its split and feature.
         """
         result = super().Do(input_dict, output_dict, exec_properties)
         artifact = artifact_utils.get_single_instance(output_dict["anomalies"])

@@ -1,1 +1,1 @@
-"""Scores of formulas: `scores` as sums over examples, without TensorFlow; `metrics` as metrics of TFMA."""
+"""Scores of formulas: `scores` computes them from sums over examples, `metrics` makes TFMA metrics of them."""

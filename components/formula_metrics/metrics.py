@@ -1,15 +1,14 @@
-"""The scores as metrics of TensorFlow Model Analysis.
+"""The scores as metrics for TensorFlow Model Analysis.
 
-In an EvalConfig they have the name of the score in their configuration:
+An EvalConfig names the score in the metric's configuration:
 
     MetricConfig(
         class_name="FormulaScore", module="components.formula_metrics.metrics", config='{"score": "bleu"}'
     )
 
-The prediction of an example (ModelSpec's `prediction_key`) is its statistics, (WIDTH,) int64, as `scores.statistics`
-counted them: what is added here, slice by slice and model by model, was read, drawn and compared once. Labels are not
-looked at, and example weights are not used. Values are floats, so thresholds hold on them, absolute and as a change
-against a baseline.
+The prediction of an example (ModelSpec's `prediction_key`) is its statistics, int64 (WIDTH,), from `scores.statistics`.
+So every example is read, drawn and compared once, and TFMA only sums over slices and models. Labels and example weights
+are ignored. Values are floats, so TFMA's thresholds apply to them, both absolute and as a change against a baseline.
 """
 
 from __future__ import annotations
@@ -27,31 +26,31 @@ from components.formula_metrics.scores import SCORES, WIDTH
 
 
 class FormulaScore(metric_types.Metric):
-    """One of `SCORES`, by its name."""
+    """A TFMA metric that computes one of `SCORES`."""
 
     def __init__(self, score: str, name: str | None = None):
         """
         Args:
-            score: the name of the score.
-            name: of the metric; if None, that of the score.
+            score: name of the score.
+            name: name of the metric; defaults to the score's.
 
         Raises:
-            ValueError: there is no such score.
+            ValueError: the score is unknown.
         """
         if score not in SCORES:
             raise ValueError(f"there is no score {score!r}; the scores are {', '.join(SCORES)}")
-        # Computations of each model and output, which TFMA passes by name.
+        # TFMA calls this for each model and output, with keyword arguments.
         computations = functools.partial(_computations, score)
         super().__init__(metric_util.merge_per_key_computations(computations), name=name or score)
         self.score = score
 
     def get_config(self) -> dict[str, str]:
-        """The arguments that make the same metric again."""
+        """Returns the constructor's arguments, from which TFMA recreates the metric."""
         return {"score": self.score, "name": self.name}
 
 
 def metric_configs() -> list[config_pb2.MetricConfig]:
-    """Every score, for an EvalConfig."""
+    """Returns the configurations of all scores, for an EvalConfig."""
     return [
         config_pb2.MetricConfig(
             class_name=FormulaScore.__name__, module=FormulaScore.__module__, config=json.dumps({"score": name})
@@ -68,10 +67,14 @@ def _computations(
 
 
 class SumOfStatistics(beam.CombineFn):
-    """Adds a score's columns of the statistics of all examples; the accumulator is an int64 vector of them."""
+    """Sums a score's columns of the examples' statistics. The accumulator is an int64 vector of these columns."""
 
     def __init__(self, key: metric_types.MetricKey, score: str):
-        """Of a metric's key, with the model and the output, and a score's name."""
+        """
+        Args:
+            key: key of the metric: its name, model and output.
+            score: name of the score.
+        """
         self.key = key
         self.score = score
 
@@ -79,10 +82,10 @@ class SumOfStatistics(beam.CombineFn):
         return np.zeros(WIDTH, np.int64)[SCORES[self.score].part]
 
     def add_input(self, accumulator: np.ndarray, element: metric_types.StandardMetricInputs) -> np.ndarray:
-        """Adds an example.
+        """Adds the statistics of one example.
 
         Raises:
-            ValueError: the prediction is not (WIDTH,) whole numbers.
+            ValueError: the prediction is not an integer vector of shape (WIDTH,).
         """
         statistics = element.get_predictions(self.key.model_name, self.key.output_name)
         if np.shape(statistics) != (WIDTH,) or statistics.dtype.kind != "i":

@@ -1,13 +1,13 @@
 """Scores of formulas from sums over examples, without TensorFlow.
 
-Each score has two halves: the statistics of one pair of formulas, whole numbers that are added over any set of examples
-in any grouping, and the value of such a sum. `statistics` counts all of them at once; `SCORES` says which columns
-belong to which score. Formulas are tokens separated by white space.
+A score has two parts: the statistics of one pair of formulas, integers that can be summed over any set of examples in
+any order, and a function from such a sum to the score's value. `statistics` computes the statistics of all scores at
+once, and `SCORES` says which columns belong to which score. Formulas are tokens separated by white space.
 
-BLEU, edit similarity and those of images are the measures of the paper (Deng et al. 2017, section 5), defined as in
-im2markup's evaluation scripts where nothing else is said. For images both formulas are drawn; a pixel is ink if it is
-at most 128, and the lower image is filled up with white below. A formula that cannot be drawn, on either side, is a
-miss. CDM compares symbols and where they stand; see `components.formula_metrics.cdm`.
+BLEU, edit similarity and the image scores are the measures of the paper (Deng et al. 2017, section 5), defined as in
+im2markup's evaluation scripts unless stated otherwise. For the image scores both formulas are drawn. A pixel is ink if
+its value is at most 128, and the lower image is padded with white at the bottom. If either formula cannot be drawn, the
+pair does not match. CDM compares symbols and their positions; see `components.formula_metrics.cdm`.
 """
 
 from __future__ import annotations
@@ -26,36 +26,35 @@ from components.formula_metrics.cdm import cdm_statistics
 from data.latex.rendering import render_all
 from data.spelling import NORMAL, respell
 
-# im2markup draws at 12 pt and 200 dpi for this; here a formula is of 10 pt. At 100 dpi the tolerances below, which are
-# in pixels, would let four of five formulas with one wrong symbol pass as a match; so it is one of five.
+# im2markup draws at 12 pt and 200 dpi, which is 240 dpi at the 10 pt used here. The tolerances below are in pixels. Of
+# the formulas with one wrong symbol, one of five still counts as a match; at 100 dpi it would be four of five.
 DPI = 240
 INK = 128
-# Columns that differ in fewer pixels count as the same.
+# Columns that differ in fewer pixels count as equal.
 SAME_COLUMN = 5
-# Images with so many differing columns in a row do not match.
+# Images with this many differing columns in a row do not match.
 MISMATCH = 5
-# Pairs of formulas whose pictures are in memory together: 35 KB each in the mean of real ones, 150 MB in all.
+# Pairs of formulas drawn at once. A real formula's picture has 35 KB on average, so they need about 150 MB.
 PAIRS_AT_ONCE = 2048
 
 
 class Score(NamedTuple):
-    """A score: its name, what people call it, the heading of its column in a table of 80 characters ("" if none),
-    what it says, its columns in the statistics, its value of their sum."""
+    """A score of predictions."""
 
-    name: str
-    title: str
-    heading: str
+    name: str  # in rules, configuration and files
+    title: str  # for people
+    heading: str  # of its column in a table of 80 characters; "" if the table leaves it out
     help: str
-    part: slice
-    value: Callable[[np.ndarray], float]
+    part: slice  # its columns in the statistics
+    value: Callable[[np.ndarray], float]  # from the sum of these columns to the score
 
     @property
     def is_count(self) -> bool:
-        """Whether it is a number of examples, better the lower; else it is from 0 to 1, better the higher."""
+        """Whether the score is a number of examples (lower is better) rather than a value from 0 to 1 (higher is)."""
         return self.value is first_count
 
     def shown(self, value: float) -> str:
-        """A value for people."""
+        """Formats a value for people."""
         return f"{value:,.0f}" if self.is_count else f"{value:.3f}"
 
 
@@ -66,48 +65,50 @@ def statistics(
     progress: Callable[[int], None] | None = None,
     spelling: str = NORMAL,
 ) -> np.ndarray:
-    """Counts what all scores need.
+    """Computes the statistics of all scores for pairs of formulas.
+
+    Formulas are drawn on all cores, `PAIRS_AT_ONCE` pairs at a time, and each distinct formula of these pairs once.
+    Only their pictures are in memory.
 
     Args:
-        references: the formulas that are right.
-        predictions: what was read, one for each reference; "" where nothing was.
-        renderer: as in `data.latex.rendering`. Formulas are drawn on all cores, of `PAIRS_AT_ONCE` pairs in a row each
-            distinct one once; no more pictures are in memory than theirs.
+        references: the correct formulas.
+        predictions: the model's formulas, one for each reference; "" for an empty prediction.
+        renderer: as in `data.latex.rendering`.
         progress: called with the number of pairs drawn since the last call.
-        spelling: in which both sides are compared token by token, as `data.spelling.respell` takes it. They are drawn
-            as they are.
+        spelling: spelling in which both sides are compared token by token, as in `data.spelling.respell`. It does not
+            affect how they are drawn.
 
     Returns:
-        (pairs, WIDTH) int64.
+        int64 (pairs, WIDTH).
 
     Raises:
-        ValueError: not as many predictions as references.
-        UserError: the renderer is unknown or not installed, or there is no such spelling.
+        ValueError: the numbers of references and predictions differ.
+        UserError: the renderer is unknown or not installed, or the spelling is unknown.
     """
     pairs = list(zip(references, predictions, strict=True))
-    # References come once for each model, and predictions are often right.
+    # Cached, because each reference is repeated for every model, and predictions are often equal to it.
     respelled = functools.lru_cache(PAIRS_AT_ONCE)(functools.partial(respell, spelling=spelling))
-    drawn = 0
+    formulas_drawn = 0
 
-    def tell(formulas: int) -> None:
-        nonlocal drawn
-        before, drawn = drawn, drawn + formulas
+    def report_pairs(formulas: int) -> None:
+        nonlocal formulas_drawn
+        before, formulas_drawn = formulas_drawn, formulas_drawn + formulas
         if progress is not None:
-            progress(drawn // 2 - before // 2)
+            progress(formulas_drawn // 2 - before // 2)
 
     rows = []
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
-        together = pairs[start : start + PAIRS_AT_ONCE]
-        pictures = render_all(list(itertools.chain(*together)), DPI, 0, renderer, progress=tell)
+        chunk = pairs[start : start + PAIRS_AT_ONCE]
+        pictures = render_all(list(itertools.chain(*chunk)), DPI, 0, renderer, progress=report_pairs)
         rows += [
             np.concatenate([text_statistics(*map(respelled, pair)), image_statistics(*images), cdm_statistics(*pair)])
-            for pair, *images in zip(together, pictures[::2], pictures[1::2], strict=True)
+            for pair, *images in zip(chunk, pictures[::2], pictures[1::2], strict=True)
         ]
     return np.array(rows, np.int64).reshape(len(pairs), WIDTH)
 
 
 def values(statistics: np.ndarray) -> dict[str, float]:
-    """Every score, by name, of (examples, WIDTH) statistics; of no examples all are 0."""
+    """Returns every score by name, from int64 (examples, WIDTH) statistics; without examples all scores are 0."""
     total = statistics.sum(axis=0)
     return {name: score.value(total[score.part]) for name, score in SCORES.items()}
 
@@ -116,10 +117,11 @@ def values(statistics: np.ndarray) -> dict[str, float]:
 
 
 def text_statistics(reference: str, prediction: str) -> np.ndarray:
-    """Returns (15,) int64: `bleu_statistics`; `exact_match_statistics`; distance and length; equal tokens and length.
+    """Computes the statistics of the scores on tokens.
 
-    The distance is Levenshtein's over tokens, the length that of the longer formula, and equal tokens are those at the
-    same position.
+    Returns:
+        int64 (15,): `bleu_statistics` (9), `exact_match_statistics` (2), Levenshtein distance over tokens and length of
+        the longer formula, number of tokens that are equal at the same position and length of the longer formula.
     """
     tokens, read = reference.split(), prediction.split()
     length = max(len(tokens), len(read))
@@ -136,12 +138,11 @@ def text_statistics(reference: str, prediction: str) -> np.ndarray:
 
 
 def bleu_statistics(reference: str, prediction: str) -> np.ndarray:
-    """Counts what corpus BLEU needs of one pair (Papineni et al. 2002, section 2).
+    """Computes the statistics of one pair for corpus BLEU (Papineni et al. 2002, section 2).
 
     Returns:
-        (9,) int64: for n from 1 to 4 the n-grams of the prediction that the reference has too,
-        each at most as often as there; for n from 1 to 4 the n-grams of the prediction; the
-        number of the reference's tokens.
+        int64 (9,): for n = 1 to 4 the matched n-grams, each counted at most as often as it occurs in the reference; for
+        n = 1 to 4 the n-grams of the prediction; the number of tokens of the reference.
     """
     in_reference, reference_length = extract_all_word_ngrams(reference, 1, MAX_NGRAM_ORDER)
     in_prediction, _ = extract_all_word_ngrams(prediction, 1, MAX_NGRAM_ORDER)
@@ -154,7 +155,7 @@ def bleu_statistics(reference: str, prediction: str) -> np.ndarray:
 
 
 def exact_match_statistics(reference: str, prediction: str) -> np.ndarray:
-    """Returns (2,) int64: 1 if the tokens of both are the same, else 0; and 1."""
+    """Returns int64 (2,): 1 if both have the same tokens, else 0; and 1, the number of pairs."""
     return np.array([reference.split() == prediction.split(), 1], np.int64)
 
 
@@ -165,13 +166,13 @@ def image_statistics(reference: np.ndarray | None, prediction: np.ndarray | None
     """Compares two drawn formulas column by column.
 
     Args:
-        reference: uint8 (H, W), 255 is white; None if it cannot be drawn.
-        prediction: the same.
+        reference: uint8 (H, W), 255 is white; None if the formula cannot be drawn.
+        prediction: likewise.
 
     Returns:
-        (8,) int64: whether the images match, and 1; whether they match without blank columns, and 1; the distance of
-        the columns, and the columns of the wider image; whether the prediction, and whether the reference, could not be
-        drawn. The distance is Levenshtein's; to an image that is missing it is the width of the other.
+        int64 (8,): whether the images match, and 1; whether they match without their blank columns, and 1; Levenshtein
+        distance over columns, and the number of columns of the wider image; whether the prediction could not be drawn,
+        and whether the reference could not. If one image is missing, the distance is the width of the other.
     """
     missing = prediction is None, reference is None
     if reference is None or prediction is None:
@@ -179,7 +180,7 @@ def image_statistics(reference: np.ndarray | None, prediction: np.ndarray | None
         return np.array([0, 1, 0, 1, width, width, *missing], np.int64)
     height = max(reference.shape[0], prediction.shape[0])
     columns = np.concatenate([_columns(reference, height), _columns(prediction, height)])
-    # Equal columns have equal numbers, counted from 0 in the order in which they come first.
+    # Equal columns get equal numbers, in order of first occurrence, from 0.
     seen: dict[bytes, int] = {}
     numbers = np.array([seen.setdefault(column.tobytes(), len(seen)) for column in columns])
     target, read = np.split(numbers, [reference.shape[1]])
@@ -195,19 +196,19 @@ def image_statistics(reference: np.ndarray | None, prediction: np.ndarray | None
 
 
 def _columns(image: np.ndarray, height: int) -> np.ndarray:
-    """bool (W, height): where a column has ink."""
+    """Returns the ink of each column, bool (W, height)."""
     return np.pad(image <= INK, ((0, height - image.shape[0]), (0, 0))).T
 
 
 def _alike(columns: np.ndarray) -> np.ndarray:
-    """bool (W, H) -> bool (W, W): which columns differ in fewer than `SAME_COLUMN` pixels."""
-    ink = columns.astype(np.float32)  # counts pixels, exactly
+    """bool (W, H) -> bool (W, W): which pairs of columns differ in fewer than `SAME_COLUMN` pixels."""
+    ink = columns.astype(np.float32)  # counts of pixels are exact in float32
     count = ink.sum(axis=1)
     return count[:, None] + count - 2 * ink @ ink.T < SAME_COLUMN
 
 
 def _symbols(alike: np.ndarray) -> np.ndarray:
-    """bool (W, W) -> int64 (W,): each column's symbol, the first one that it is like; like none, it is a new one."""
+    """bool (W, W) -> int64 (W,): gives similar columns the same symbol, the index of the first of them."""
     symbols = np.full(len(alike), -1)
     for i in range(len(alike)):
         if symbols[i] < 0:
@@ -216,14 +217,15 @@ def _symbols(alike: np.ndarray) -> np.ndarray:
 
 
 def _match(target: np.ndarray, read: np.ndarray, symbols: np.ndarray) -> bool:
-    """Whether no run of `MISMATCH` or more columns differs when columns, int64 (W,), are aligned by their symbols.
+    """Returns whether two images match: fewer than `MISMATCH` columns differ in a row.
 
-    The alignment is Levenshtein's. A run lies between columns that agree, and is as long as what it takes of either
-    image, whichever is more. im2markup's script counts what it takes of the target alone, so that whatever a prediction
-    has too much passes there, and counts what is replaced, missing and too much in one place as three runs.
+    The columns, int64 (W,), are aligned by Levenshtein distance over their symbols. A run of differing columns lies
+    between two columns that agree, and its length is the number of columns in the image that has more of them there.
+    im2markup's script differs in two ways. It counts the target's columns alone, so extra columns in the prediction
+    never count; and it counts substitutions, deletions and insertions in one place as three runs.
     """
     target_end = read_end = 0
-    # The last block is empty and stands at the end of both.
+    # The last block is empty, at the end of both.
     for block in Levenshtein.opcodes(symbols[target].tolist(), symbols[read].tolist()).as_matching_blocks():
         if max(block.a - target_end, block.b - read_end) >= MISMATCH:
             return False
@@ -235,10 +237,10 @@ def _match(target: np.ndarray, read: np.ndarray, symbols: np.ndarray) -> bool:
 
 
 def bleu(statistics: np.ndarray) -> float:
-    """Corpus BLEU-4 of summed `bleu_statistics`, from 0 to 1, without smoothing.
+    """Returns corpus BLEU-4, from 0 to 1, without smoothing, from summed `bleu_statistics`.
 
-    It is sacrebleu's `corpus_bleu(..., tokenize="none", smooth_method="none") / 100`: 0 where
-    the predictions have no 4-gram in common with their references.
+    It is sacrebleu's `corpus_bleu(..., tokenize="none", smooth_method="none") / 100`: 0 if the predictions have no
+    4-gram in common with their references.
     """
     *ngrams, reference_length = statistics.tolist()
     matches, totals = ngrams[:MAX_NGRAM_ORDER], ngrams[MAX_NGRAM_ORDER:]
@@ -246,19 +248,19 @@ def bleu(statistics: np.ndarray) -> float:
 
 
 def share(statistics: np.ndarray) -> float:
-    """Of summed (part, whole): the share, from 0 to 1; 0 of nothing."""
+    """Returns part / whole, from 0 to 1, of summed (part, whole); 0 if whole is 0."""
     part, whole = statistics.tolist()
     return part / max(whole, 1)
 
 
 def similarity(statistics: np.ndarray) -> float:
-    """Of summed (distance, length): how much agrees, from 0 to 1; 0 of nothing."""
+    """Returns 1 - distance / length, from 0 to 1, of summed (distance, length); 0 if length is 0."""
     distance, length = statistics.tolist()
     return (length - distance) / max(length, 1)
 
 
 def first_count(statistics: np.ndarray) -> float:
-    """The first of the sums."""
+    """Returns the first sum, as a float."""
     return float(statistics[0])
 
 
@@ -270,7 +272,7 @@ def _table(*rows: tuple[str, str, str, int, Callable[[np.ndarray], float], str])
     }
 
 
-# In the order of tables, and of the columns of the statistics.
+# In the order in which tables show them, which is also that of the columns of the statistics.
 SCORES = _table(
     ("bleu", "BLEU", "BLEU", 2 * MAX_NGRAM_ORDER + 1, bleu, "corpus BLEU-4 on tokens, 0 to 1"),
     ("exact_match", "exact match", "exact", 2, share, "share of formulas of which every token is right"),

@@ -1,1 +1,1 @@
-"""TFX's Pusher, which puts a version into the serving folder whole or not at all."""
+"""The Pusher component: TFX's Pusher, but it pushes atomically and requires two blessings."""

@@ -1,16 +1,16 @@
-"""Pusher: puts a blessed model into the serving folder as a new version, whole or not at all.
+"""Pusher: pushes a blessed model to the serving folder as a new version, atomically.
 
-Two have to bless it: the Evaluator, what it reads, and ServingCheck, that a server can run it. TFX's Pusher takes a
-missing blessing for a given one; this one does not.
+It requires two blessings: the Evaluator's, that the model is good enough, and ServingCheck's, that a server can run it.
+TFX's Pusher treats a missing blessing as given; this one does not.
 
-TFX's Pusher copies file by file into the version's folder, where a killed run leaves half a
-model under a name that a server will try to load. This one copies beside it and renames. Behind a
-push it deletes the oldest versions, where the folder is a local one.
+TFX's Pusher copies file by file into the version's folder. If the run is killed, half a model stays there under a name
+that a server tries to load. This Pusher copies to a temporary name and renames. After a push it deletes the oldest
+versions, if the serving folder is a local one.
 
-The cache: pushing acts on the world outside, which the inputs do not describe. The driver looks
-whether the model is the one serving; if so the version goes into the cache key and nothing is
-pushed twice, if not (the folder was deleted, another model serves) a new version does. A model that
-was withdrawn is not pushed again: whoever took it back would find it serving after the next run.
+Caching: a push changes the serving folder, which is not among the inputs. So the driver checks whether the model is
+the one that serves. If it is, its version goes into the cache key, and nothing is pushed twice. If it is not (the
+folder was deleted, another model serves), a new version goes into the key, and the model is pushed. A withdrawn model
+is not pushed again; otherwise it would serve again after the next run.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from tfx.utils import io_utils, proto_utils
 from components.serving_folder import PARTIAL, WITHDRAWN, delete_old, lock, serves, versions
 
 BLESSINGS = ("model_blessing", "infra_blessing")
-# Properties: the version to push, "" for none; the withdrawn version that is this very model, "" for none; how many
-# versions are kept.
+# Execution properties: the version to push, "" for none; the number of versions to keep. A third one is WITHDRAWN: the
+# withdrawn version that is a copy of the model, "" for none.
 VERSION, KEEP = "version", "keep"
 
 
 class Executor(executor.Executor):
-    """Pushes what both have blessed: copies to a name no server looks at, then renames."""
+    """Pushes a model with both blessings: copies it to a name that servers ignore, then renames the copy."""
 
     def CheckBlessing(self, input_dict: dict[str, list]) -> bool:
-        """Whether both blessings are there and say so."""
+        """Returns whether both blessings are given."""
         return all(input_dict.get(key) for key in BLESSINGS) and super().CheckBlessing(input_dict)
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
-        """Pushes `model` when both blessings say so; `pushed_model` tells the destination and version."""
+        """Pushes `model` if both blessings are given; sets the destination and version in `pushed_model`."""
         self._log_startup(input_dict, output_dict, exec_properties)
         pushed = artifact_utils.get_single_instance(output_dict["pushed_model"])
         if not self.CheckBlessing(input_dict):
@@ -57,7 +57,7 @@ class Executor(executor.Executor):
             return
         folder, model = _destination(exec_properties), self.GetModelPath(input_dict)
         with contextlib.nullcontext() if "://" in folder else _locked(folder):
-            # Asked again: it may have been withdrawn since the driver looked.
+            # Chosen again under the lock: the model may have been withdrawn since the driver ran.
             version, withdrawn = choose_version(folder, model)
             if withdrawn:
                 logging.warning("%s was withdrawn as version %s of %s: it is not pushed.", model, withdrawn, folder)
@@ -66,7 +66,7 @@ class Executor(executor.Executor):
                 return
             version = exec_properties.get(VERSION) or version
             target = os.path.join(folder, version)
-            for path in fileio.glob(os.path.join(folder, "*" + PARTIAL)):  # of a killed run
+            for path in fileio.glob(os.path.join(folder, "*" + PARTIAL)):  # leftovers of killed runs
                 fileio.rmtree(path)
             if not fileio.exists(target):
                 partial = target + PARTIAL
@@ -81,7 +81,7 @@ class Executor(executor.Executor):
 
 
 class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Chooses the version before the cache is asked."""
+    """Chooses the version before the cache lookup."""
 
     def __init__(self, metadata_handle: Any) -> None:
         # The compiler asks for the first base class, the launcher for the second; as in TFX's ExampleGen.
@@ -89,7 +89,7 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
         portable_driver.BaseDriver.__init__(self, metadata_handle)
 
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Sets `version`, empty for a model that is not blessed or was withdrawn, and `withdrawn`."""
+        """Sets `withdrawn`, and `version`, which is empty if the model is not blessed or was withdrawn."""
         push = Executor()
         version = withdrawn = ""
         if push.CheckBlessing(execution_info.input_dict):
@@ -118,10 +118,10 @@ class Pusher(component.Pusher):
         """
         Args:
             model: the new model.
-            model_blessing: the Evaluator's verdict.
-            infra_blessing: ServingCheck's verdict.
-            serving: the folder of versions to push to.
-            keep: versions that stay there, and as many withdrawn ones; 0 for all.
+            model_blessing: Evaluator's output.
+            infra_blessing: ServingCheck's output.
+            serving: the serving folder to push to.
+            keep: number of versions, and of withdrawn versions, to keep; 0 keeps all.
         """
         filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=serving)
         destination = pusher_pb2.PushDestination(filesystem=filesystem)
@@ -132,9 +132,12 @@ class Pusher(component.Pusher):
 
 
 def choose_version(folder: str, model: str) -> tuple[str, str]:
-    """The version under which a model is to be pushed, and the withdrawn version that it is a copy of; one is "".
+    """Chooses the version to push a model as.
 
-    It is the newest version when that is this very model, else a new one: the time in seconds, above all others.
+    Returns:
+        The version, and the withdrawn version that the model is a copy of; one of them is "". If the newest version in
+        the folder is a copy of the model, it is that one. Otherwise it is new: the Unix time in seconds, or one more
+        than the highest version, whichever is greater.
     """
     numbers, withdrawn = versions(folder), versions(os.path.join(folder, WITHDRAWN))
     newest = max(numbers, default=0)

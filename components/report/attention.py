@@ -1,4 +1,4 @@
-"""Where a model looks while it writes: the maps of its attention over images that it has read."""
+"""Computes a model's attention maps over images that it has read."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ CELLS = {"coarse": BLOCK * STRIDE, "fine": STRIDE}
 
 
 class Looked(NamedTuple):
-    """A prediction as it was written."""
+    """The attention maps of one prediction."""
 
-    image: np.ndarray  # as the model sees it, filled with white up to whole cells, uint8 (height, width)
-    maps: dict[str, np.ndarray]  # `coarse` and `fine`, as far as there are: float32 (tokens + 1, rows, columns)
+    image: np.ndarray  # the model's input, padded with white to whole cells, uint8 (height, width)
+    maps: dict[str, np.ndarray]  # by `coarse` and `fine`, if the model has them: float32 (tokens + 1, rows, columns)
 
 
 def look(model: str, images: Sequence[bytes], predictions: Sequence[str]) -> list[Looked]:
-    """Lets a model write what it has read once more, to see where it looks at each step.
+    """Runs a model on images and its own predictions, and returns its attention at each step.
 
     Args:
         model: folder of a SavedModel that this pipeline exported.
-        images: encoded.
-        predictions: what the model read in each: tokens, separated by spaces.
+        images: encoded images.
+        predictions: the model's prediction for each image: tokens, separated by spaces.
 
     Returns:
-        The maps of each image: a step for each token, and the last one for the end.
+        The maps of each image, with a step for each token and a last one for the end token.
 
     Raises:
-        UserError: the model is another one, or damaged.
+        UserError: this pipeline did not export the model, or the model is damaged.
     """
     trained = read_exported(model)
     ids = {token: i for i, token in enumerate(trained.vocabulary)}
@@ -58,13 +58,13 @@ def look(model: str, images: Sequence[bytes], predictions: Sequence[str]) -> lis
 
 
 def _cut(image: np.ndarray, example: Example, maps: dict[str, np.ndarray]) -> Looked:
-    """One of a batch without what was filled up for the others."""
+    """Removes the batch's padding from one example."""
     steps = len(example.tokens) + 1
-    own = {name: (-(-example.height // CELLS[name]), -(-example.width // CELLS[name])) for name in maps}
+    shapes = {name: (-(-example.height // CELLS[name]), -(-example.width // CELLS[name])) for name in maps}
     height, width = -(-example.height // STRIDE) * STRIDE, -(-example.width // STRIDE) * STRIDE
     return Looked(
         image[:height, :width],
-        {name: values[:steps, : own[name][0], : own[name][1]] for name, values in maps.items()},
+        {name: values[:steps, : shapes[name][0], : shapes[name][1]] for name, values in maps.items()},
     )
 
 

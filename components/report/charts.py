@@ -1,6 +1,6 @@
-"""Geometry of the charts; charts.html draws them as SVG in the page's colours.
+"""Computes the geometry of the charts; charts.html draws them as SVG in the page's colours.
 
-Lengths are in the units of a drawing of WIDTH x HEIGHT, which a page shows at about a pixel each.
+Lengths are in units of a drawing of WIDTH x HEIGHT; one unit is about one pixel of the page.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ BARS = 24
 
 
 class Tick(NamedTuple):
-    """A labelled place on an axis."""
+    """A labelled position on an axis."""
 
     place: float
     label: str
 
 
 class Line(NamedTuple):
-    """A series: points, joined."""
+    """A series of points, joined by lines."""
 
     name: str
-    style: str  # class of the page's style sheet
+    style: str  # CSS class
     points: list[tuple[float, float]]
 
     @property
     def path(self) -> str:
-        """As SVG's `points`."""
+        """The points as the value of SVG's `points` attribute."""
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
 
 
 class Chart(NamedTuple):
-    """Lines over an axis of epochs, or shares of examples over an axis of sizes."""
+    """A chart: lines over epochs, or a histogram over sizes."""
 
     title: str
     x_title: str
@@ -45,7 +45,7 @@ class Chart(NamedTuple):
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     lines: list[Line]
-    mark: tuple[float, float] | None = None  # a point to point out
+    mark: tuple[float, float] | None = None  # a point to highlight
     bars: list[tuple[float, float, float, float]] = []  # x, y, width, height
 
 
@@ -56,14 +56,14 @@ def curves(
     logarithmic: bool = False,
     mark: tuple[int, float] | None = None,
 ) -> Chart | None:
-    """Values by epoch; None where there are none.
+    """Lays out a chart of values by epoch; returns None if no value is known.
 
     Args:
-        title: what the values are.
-        series: name, style and values, one for each epoch, None where it is not known.
-        epochs: their numbers.
-        logarithmic: equal ratios get equal distances.
-        mark: epoch and value of a point to point out.
+        title: name of the values.
+        series: name, style and values of each line; one value for each epoch, None if it is unknown.
+        epochs: numbers of the epochs.
+        logarithmic: whether the axis of values is logarithmic.
+        mark: epoch and value of a point to highlight.
     """
     known = [value for _, _, values in series for value in values if value is not None and math.isfinite(value)]
     if not known:
@@ -99,16 +99,16 @@ def curves(
 
 
 def histogram(title: str, unit: str, splits: Mapping[str, np.ndarray]) -> Chart:
-    """Shares of the examples of two splits, the first as bars and the second as a line.
+    """Lays out a histogram of two splits, the first as bars and the second as a line.
 
     Args:
-        title: what was measured.
-        unit: of it.
-        splits: the measurements by the split's name, at least 0, none empty.
+        title: name of the measurement.
+        unit: unit of the measurement.
+        splits: measurements by name of the split; all are at least 0, and no split is empty.
     """
     highest = max(float(values.max()) for values in splits.values())
     ticks = _round_numbers(0, highest, 6)
-    # Whole numbers to a bar, so that none is shared by two.
+    # Bar widths are integers, so that every integer falls into one bar.
     width = max(1, math.ceil((highest + 1) / BARS))
     count = math.ceil((highest + 1) / width)
     edges = np.arange(count + 1) * width
@@ -145,7 +145,7 @@ def histogram(title: str, unit: str, splits: Mapping[str, np.ndarray]) -> Chart:
 
 
 def _round_numbers(low: float, high: float, count: int = 5) -> list[float]:
-    """At most `count` + 1 even numbers, 1, 2 or 5 times a power of ten apart, around low to high."""
+    """Returns at most `count` + 1 ticks that include low and high; their distance is 1, 2 or 5 times a power of ten."""
     span = (high - low) or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(factor * power for factor in (1, 2, 5, 10) if span <= factor * power * count * (1 + 1e-9))
@@ -154,7 +154,7 @@ def _round_numbers(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def _ratios(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten around low to high; where those are too many, some are left out."""
+    """Returns ticks for a logarithmic axis, 1, 2 and 5 times powers of ten; leaves some out if they are too many."""
     all_steps = [factor * 10.0**power for power in range(-12, 13) for factor in (1, 2, 5)]
     below = max((i for i, step in enumerate(all_steps) if step <= low * (1 + 1e-9)), default=0)
     above = min((i for i, step in enumerate(all_steps) if step >= high * (1 - 1e-9)), default=len(all_steps) - 1)

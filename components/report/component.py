@@ -1,9 +1,9 @@
-"""Reporter: writes what a run came to as one HTML file, for refused models too.
+"""Reporter: writes the HTML report of a run, including runs whose model was refused.
 
-What ran, and for how long, stands in ML Metadata, which an executor does not see. Where the orchestrator runs
-drivers (LocalDagRunner), the driver reads it and hands it over as an execution property. It hands over when
-the work was done and by which run, which stays the same when another run takes all of it from the cache: then
-the report comes from the cache too. Elsewhere the report says that the orchestrator keeps these.
+The steps of a run and their durations are in ML Metadata, which an executor cannot read. Where the orchestrator runs
+drivers (LocalDagRunner), the driver reads them and passes them on as an execution property: for each step the time of
+its execution and the run that executed it. These stay the same if another run takes all steps from the cache, so that
+its report comes from the cache too. On other orchestrators the report refers to the orchestrator for the steps.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ STEPS = "steps"
 
 
 class Report(types.Artifact):
-    """A folder with `report.html`."""
+    """The artifact of a report: a folder with `report.html`."""
 
     TYPE_NAME = "Report"
 
 
 class ReporterSpec(ComponentSpec):
-    """What Reporter takes and gives."""
+    """Inputs, outputs and parameters of Reporter."""
 
     PARAMETERS = {
         "pipeline": ExecutionParameter(type=str),
@@ -60,7 +60,7 @@ class ReporterSpec(ComponentSpec):
 
 
 class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Reads what ran before the cache is asked."""
+    """Reads the steps of the run before the cache lookup."""
 
     def __init__(self, metadata_handle: Any) -> None:
         # The compiler asks for the first base class, the launcher for the second; as in TFX's ExampleGen.
@@ -68,7 +68,7 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
         portable_driver.BaseDriver.__init__(self, metadata_handle)
 
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Sets `steps`."""
+        """Sets the execution property `steps`."""
         with self._mlmd_connection as connection:
             steps, _ = read_steps(connection.store, execution_info.pipeline_run_id)
         output = driver_output_pb2.DriverOutput()
@@ -80,7 +80,7 @@ class Executor(base_executor.BaseExecutor):
     """Writes the report."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
-        """Fills `report` with `report.html`."""
+        """Writes `report.html` to `report`."""
         self._log_startup(input_dict, output_dict, exec_properties)
         run_id = (self._context.pipeline_run_id if self._context else None) or ""
         steps = None
@@ -102,7 +102,7 @@ class Executor(base_executor.BaseExecutor):
 
 
 class Reporter(base_component.BaseComponent):
-    """Writes what a run came to as one HTML file."""
+    """Writes the HTML report of a run."""
 
     SPEC_CLASS = ReporterSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
@@ -127,17 +127,17 @@ class Reporter(base_component.BaseComponent):
     ) -> None:
         """
         Args:
-            pipeline: its name.
-            settings: every knob of the configuration: name, value, line of help.
+            pipeline: name of the pipeline.
+            settings: name, value and help of every knob of the configuration.
             data: folder of the TFRecords.
-            split: of the examples, which judges the model.
-            serving: the push destination, one folder of versions.
-            examples: ImportExampleGen's.
-            transform_graph: Transform's.
-            model, model_run: Trainer's.
-            baseline: Baseline's.
-            evaluation, blessing: Evaluator's.
-            pushed_model: Pusher's, of a model that was not pushed too.
+            split: split of the examples that the model is evaluated on.
+            serving: the serving folder.
+            examples: ImportExampleGen's output.
+            transform_graph: Transform's output.
+            model, model_run: Trainer's outputs.
+            baseline: Baseline's output.
+            evaluation, blessing: Evaluator's outputs.
+            pushed_model: Pusher's output, which exists for models that were not pushed too.
             serving_check: ServingCheck's blessing.
         """
         super().__init__(

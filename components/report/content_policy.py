@@ -1,4 +1,4 @@
-"""The Content-Security-Policy of a page in one file. Imports nothing heavy."""
+"""The Content-Security-Policy of self-contained pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 
 
 def content_policy(style: str, script: str) -> str:
-    """What a page may do: its own style and script, pictures that it holds, and nothing else."""
+    """Returns a policy that allows one inline style, one inline script and embedded pictures, and nothing else."""
     return (
         f"default-src 'none'; img-src data:; style-src {_digest(style)}; script-src {_digest(script)}; "
         "base-uri 'none'; form-action 'none'"
@@ -15,5 +15,5 @@ def content_policy(style: str, script: str) -> str:
 
 
 def _digest(text: str) -> str:
-    """How a policy names a script or a style."""
+    """Returns the policy's source expression for an inline script or style."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

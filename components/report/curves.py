@@ -1,4 +1,4 @@
-"""The course of a training, from the TensorBoard logs that Keras leaves."""
+"""Reads the training curves from the TensorBoard logs that Keras writes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from data.dataset.tfrecords import read_tfrecords
 
 
 class Epoch(NamedTuple):
-    """What was logged of an epoch; None where nothing was."""
+    """The logged values of one epoch; a value is None if it was not logged."""
 
-    number: int  # the first is 1
+    number: int  # from 1
     loss: float | None
     validation_loss: float | None
     perplexity: float | None
@@ -23,17 +23,17 @@ class Epoch(NamedTuple):
 
 
 def read_epochs(logs: Path) -> list[Epoch]:
-    """Reads the epochs in a folder of logs, in order; none where there is no log.
+    """Reads the epochs from a folder of logs, in order; [] if there are no logs.
 
     Raises:
         UserError: a file is damaged.
     """
-    found = {kind: dict(_scalars(logs / kind)) for kind in ("train", "validation")}
+    scalars_of = {kind: dict(_scalars(logs / kind)) for kind in ("train", "validation")}
 
     def value(kind: str, name: str, step: int) -> float | None:
-        return found[kind].get((f"epoch_{name}", step))
+        return scalars_of[kind].get((f"epoch_{name}", step))
 
-    steps = sorted({step for scalars in found.values() for name, step in scalars if name.startswith("epoch_")})
+    steps = sorted({step for scalars in scalars_of.values() for name, step in scalars if name.startswith("epoch_")})
     return [
         Epoch(
             step + 1,
@@ -48,9 +48,9 @@ def read_epochs(logs: Path) -> list[Epoch]:
 
 
 def best(epochs: list[Epoch]) -> Epoch | None:
-    """The epoch with the lowest validation perplexity, which is the one that is exported.
+    """Returns the epoch with the lowest validation perplexity, whose weights are exported.
 
-    None where the log does not begin with the first one: the best may be among those that another run logged.
+    None if the log does not begin with the first epoch: the best one may be in the log of another run.
     """
     if not epochs or epochs[0].number > 1:
         return None
@@ -59,11 +59,11 @@ def best(epochs: list[Epoch]) -> Epoch | None:
 
 
 def _scalars(folder: Path) -> Iterator[tuple[tuple[str, int], float]]:
-    """Every number in a folder's event files, by its name and step."""
+    """Yields (name, step) and value of every scalar in a folder's event files."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.util.tensor_util import make_ndarray
 
-    # Each epoch has files of its own, and is in no other.
+    # No two files hold the same epoch.
     for file in sorted(folder.glob("events.out.tfevents.*")):
         for content in read_tfrecords(file):
             event = Event.FromString(content)

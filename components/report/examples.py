@@ -1,4 +1,4 @@
-"""The examples of a run: their lengths and sizes, their vocabulary, and what was set aside before."""
+"""Measures the examples of a run: lengths, sizes, vocabulary, and the records that the import rejected."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from PIL import Image
 from data.dataset.tfrecords import read_split
 from trainer_module.features import SPECIAL_TEXTS
 
-# Names shown of the rejects with the same reason, and tokens shown of those that are not in the vocabulary.
+# How many names of rejects with the same reason are shown, and how many tokens outside the vocabulary.
 NAMES, TOKENS = 3, 24
 
 
 class Split(NamedTuple):
-    """What was measured of a split."""
+    """Measurements of a split."""
 
-    lengths: np.ndarray  # tokens, (examples,)
-    widths: np.ndarray  # pixels, of the images as they came
+    lengths: np.ndarray  # of the formulas, tokens, (examples,)
+    widths: np.ndarray  # of the original images, pixels, (examples,)
     heights: np.ndarray
     tokens: Counter[str]
 
 
 def measure(folder: Path) -> Split:
-    """Measures the records in the folder of a split.
+    """Measures the records in a split's folder.
 
     Raises:
-        UserError: a file is damaged, or holds other records.
+        UserError: a file is damaged, or holds records of another kind.
     """
     lengths, sizes, tokens = [], [], Counter[str]()
     for record in read_split(folder):
         formula = record.latex.split()
         lengths.append(len(formula))
         tokens.update(formula)
-        with Image.open(io.BytesIO(record.image)) as image:  # reads the size alone
+        with Image.open(io.BytesIO(record.image)) as image:  # decodes the header only
             sizes.append(image.size)
     widths, heights = np.array(sizes).reshape(-1, 2).T
     return Split(np.array(lengths), widths, heights, tokens)
 
 
 def images(folder: Path, numbers: Sequence[int]) -> dict[int, bytes]:
-    """The encoded images of some records of a split, by their numbers."""
-    wanted = set(numbers)
-    return {number: record.image for number, record in enumerate(read_split(folder)) if number in wanted}
+    """Reads the encoded images of some records of a split, by record number."""
+    needed = set(numbers)
+    return {number: record.image for number, record in enumerate(read_split(folder)) if number in needed}
 
 
 class Coverage(NamedTuple):
-    """A vocabulary beside the formulas it is to write."""
+    """How much of some formulas a vocabulary covers."""
 
-    size: int  # tokens, without the specials
-    tokens: int  # of the formulas
-    distinct: int
-    unknown: list[tuple[str, int]]  # tokens that are not in the vocabulary, with their counts, the most frequent first
-    unknown_distinct: int
-    unknown_tokens: int
+    size: int  # of the vocabulary, without special tokens
+    tokens: int  # in all formulas
+    distinct: int  # distinct tokens in the formulas
+    unknown: list[tuple[str, int]]  # the most frequent tokens outside the vocabulary, with counts, in descending order
+    unknown_distinct: int  # distinct tokens outside the vocabulary
+    unknown_tokens: int  # their number in all formulas
     formulas: int
-    affected: int  # formulas with an unknown token, which no model with this vocabulary can read without a fault
-    untried: int  # tokens of the vocabulary that no formula has
+    affected: int  # formulas with an unknown token, which a model with this vocabulary cannot predict exactly
+    untried: int  # tokens of the vocabulary that occur in no formula
 
 
 def coverage(vocabulary: Sequence[str], formulas: Sequence[str]) -> Coverage:
-    """Counts what of the formulas is in a vocabulary, the text of each token id."""
+    """Compares formulas with a vocabulary, which is the text of each token id."""
     known = set(vocabulary) - set(SPECIAL_TEXTS)
     counts = Counter(token for formula in formulas for token in formula.split())
     unknown = sorted(((t, n) for t, n in counts.items() if t not in known), key=lambda item: (-item[1], item[0]))
@@ -84,7 +84,7 @@ def coverage(vocabulary: Sequence[str], formulas: Sequence[str]) -> Coverage:
 
 
 class Reason(NamedTuple):
-    """Rejects with the same reason."""
+    """The rejects with the same reason."""
 
     text: str
     records: int
@@ -92,21 +92,20 @@ class Reason(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What a folder of TFRecords says of itself."""
+    """The description of a folder of TFRecords."""
 
     folder: str
-    described: dict[str, Any]  # dataset.json; {} where there is none
-    rejects: list[Reason] | None  # None where there is no list
-    # Why nothing is said about it, or "".
-    error: str = ""
+    described: dict[str, Any]  # content of dataset.json; {} if it is not used
+    rejects: list[Reason] | None  # None if there is no rejects.jsonl
+    error: str = ""  # why the description is missing
 
 
 def read_data(folder: str, read_at: int) -> Data:
     """Reads dataset.json and rejects.jsonl.
 
     Args:
-        folder: of TFRecords.
-        read_at: when the run read it, milliseconds since 1970; 0 if that is not known.
+        folder: folder of TFRecords.
+        read_at: time at which the run read the folder, milliseconds since 1970; 0 if unknown.
     """
     path = Path(folder, "dataset.json")
     if "://" in folder:
@@ -130,5 +129,5 @@ def _reasons(rejects: Path) -> list[Reason]:
         if line:
             reject = json.loads(line)
             names.setdefault(reject["reason"], []).append(f"{reject['split']}: {reject['name']}")
-    found = [Reason(reason, len(of), of[:NAMES]) for reason, of in names.items()]
-    return sorted(found, key=lambda reason: (-reason.records, reason.text))
+    reasons = [Reason(text, len(rejected), rejected[:NAMES]) for text, rejected in names.items()]
+    return sorted(reasons, key=lambda reason: (-reason.records, reason.text))

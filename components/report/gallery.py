@@ -1,4 +1,4 @@
-"""The gallery: the best, the median and the worst predictions, drawn, compared, and with what the model looked at."""
+"""The gallery: the best, median and worst predictions, drawn, compared with the targets, and with attention maps."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ from components.report.sections import Missing, folder_of, section, then
 from data.latex.rendering import render_all
 from trainer_module.features import DESCRIPTION
 
-# Formulas are shown as large as text, as if images had this many dots per inch, and drawn twice as fine.
+# Resolutions, dpi: images are taken to have DPI and shown at SHOWN_DPI, the size of text. DENSITY is the number of
+# drawn pixels per shown pixel.
 DPI, SHOWN_DPI, DENSITY = 100, 150, 2
-# How many times the image that the model sees is enlarged.
+# Magnification of the model's input image.
 ENLARGED = 3
-# On paper that is light in the dark scheme too. Where two lie over each other, the finest is to be seen.
+# Visible on the image, which is light in the dark colour scheme too. The finest map is more opaque than those below.
 COLOURS = {"coarse": (38, 110, 220), "fine": (245, 130, 0)}
 FINEST, BELOW = 0.85, 0.3
 
 
 class Layer(NamedTuple):
-    """A map of the attention as a film."""
+    """An attention map as a film, one frame per step."""
 
     name: str
     film: str
     rows: int
     columns: int
-    cell: int  # side, pixels of the image
+    cell: int  # side of a cell, pixels of the image
     opacity: float
 
 
 class Attention(NamedTuple):
-    """Where the model looked while it wrote one formula."""
+    """The attention of one prediction."""
 
     image: pictures.Picture
     width: int  # of the image, pixels
     height: int
     layers: list[Layer]
-    # For each step: the token, the highest weight in percent, and where: percent from the left and from the top.
+    # For each step: the token, the highest weight in percent, and its position in percent from the left and the top.
     steps: list[tuple[str, int, int, int]]
 
 
 class Shown(NamedTuple):
-    """A prediction in the gallery; a picture is None where there is none."""
+    """A prediction in the gallery; a picture is None if it is missing."""
 
     prediction: Prediction
     probability: float
@@ -66,15 +67,15 @@ class Shows(NamedTuple):
     """The gallery."""
 
     groups: list[tuple[str, list[Shown]]]
-    notes: list[str]  # what is missing, and why
+    notes: list[str]  # which parts are missing, and why
 
 
 def gallery(run: ReportedRun, renderer: str | None, evaluated: Evaluated) -> Shows:
-    """The best, the median and the worst predictions.
+    """Builds the gallery of the best, median and worst predictions.
 
     Args:
         run: the run.
-        renderer: that the evaluation drew formulas with; None for the one that is there.
+        renderer: renderer that the evaluation used; None for the default.
         evaluated: all predictions.
     """
     chosen = choose(evaluated.predictions)
@@ -82,20 +83,20 @@ def gallery(run: ReportedRun, renderer: str | None, evaluated: Evaluated) -> Sho
     encoded = section(_images, run, every)
     looked = then(encoded, _look, run, every)
     drawn = section(_draw, every, renderer)
-    places = {prediction.record: place for place, prediction in enumerate(every)}
+    index_of = {prediction.record: index for index, prediction in enumerate(every)}
 
     def shown(prediction: Prediction) -> Shown:
-        place = places[prediction.record]
+        index = index_of[prediction.record]
         target_parts, read_parts = compare(prediction)
         return Shown(
             prediction=prediction,
             probability=math.exp(prediction.log_probability),
-            image=pictures.of_bytes(encoded.content[place], DPI / SHOWN_DPI) if encoded.content else None,
+            image=pictures.of_bytes(encoded.content[index], DPI / SHOWN_DPI) if encoded.content else None,
             target=drawn.content[prediction.target] if drawn.content else None,
             read=drawn.content[prediction.read] if drawn.content else None,
             target_parts=target_parts,
             read_parts=_numbered(read_parts),
-            attention=_attention(looked.content[place], prediction) if looked.content else None,
+            attention=_attention(looked.content[index], prediction) if looked.content else None,
         )
 
     titles = ("Best", "Median", "Worst")
@@ -108,12 +109,12 @@ def _images(run: ReportedRun, predictions: Sequence[Prediction]) -> list[bytes]:
     folder = folder_of(run, "examples")
     if run.split is None:
         raise Missing("It is not known which split of the examples was evaluated, so there are no images.")
-    found = images(folder / f"Split-{run.split}", [prediction.record for prediction in predictions])
-    return [found[prediction.record] for prediction in predictions]
+    images_of = images(folder / f"Split-{run.split}", [prediction.record for prediction in predictions])
+    return [images_of[prediction.record] for prediction in predictions]
 
 
 def _draw(predictions: Sequence[Prediction], renderer: str | None) -> dict[str, pictures.Picture | None]:
-    """Every target and every prediction, drawn; None for what cannot be."""
+    """Draws every target and every prediction; None for a formula that cannot be drawn."""
     formulas = sorted({formula for prediction in predictions for formula in (prediction.target, prediction.read)})
     drawings = render_all(formulas, dpi=DENSITY * SHOWN_DPI, border=0, renderer=renderer)
     return {
@@ -148,7 +149,7 @@ def _attention(looked: Looked, prediction: Prediction) -> Attention:
     steps = []
     for token, weights in zip([*prediction.read.split(), ""], looked.maps[finest], strict=True):
         row, column = np.unravel_index(int(weights.argmax()), weights.shape)
-        left, top = ((int(place) + 0.5) * CELLS[finest] for place in (column, row))
+        left, top = ((int(index) + 0.5) * CELLS[finest] for index in (column, row))
         weight, x, y = (round(100 * share) for share in (float(weights.max()), left / width, top / height))
         steps.append((token, weight, min(x, 100), min(y, 100)))
     image = pictures.of_pixels(looked.image)

@@ -1,11 +1,11 @@
-"""From which data a model came and where it went: the geometry of the drawing, which charts.html draws."""
+"""Computes the geometry of the lineage drawing, from a model's data to its pushed version; charts.html draws it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# Boxes of two columns, left corner and middle: the model's way on the left, what judges it on the right.
+# Left edge and vertical middle of each box. Left column: from data to pushed version. Right column: its evaluation.
 WIDTH, HEIGHT = 336, 428
 BOX_WIDTH, BOX_HEIGHT = 136, 44
 _LEFT, _RIGHT = 1, 183
@@ -39,14 +39,14 @@ class Box(NamedTuple):
     note: str
     x: float
     y: float  # of its middle
-    there: bool
+    present: bool
 
 
 class Arrow(NamedTuple):
-    """What one was made from."""
+    """An arrow from an artifact to one that was made from it."""
 
-    path: str  # SVG's `d`
-    there: bool
+    path: str  # value of SVG's `d` attribute
+    present: bool
 
 
 class Drawing(NamedTuple):
@@ -57,14 +57,14 @@ class Drawing(NamedTuple):
 
 
 def draw(notes: Mapping[str, str]) -> Drawing:
-    """Lays out what there is.
+    """Lays out the drawing.
 
     Args:
-        notes: a few words for each artifact that there is, by its name in TITLES.
+        notes: a short text for each artifact that exists, by its key in TITLES.
     """
-    boxes = [Box(TITLES[name], notes.get(name, "none"), *place, name in notes) for name, place in _PLACES.items()]
+    boxes = [Box(TITLES[name], notes.get(name, "none"), *position, name in notes) for name, position in _PLACES.items()]
     half, middle = BOX_HEIGHT / 2, BOX_WIDTH / 2
-    y = {name: place[1] for name, place in _PLACES.items()}
+    y = {name: position[1] for name, position in _PLACES.items()}
     left, right = _LEFT + BOX_WIDTH, _RIGHT
     gap, rail = (left + right) / 2, WIDTH - 4
     paths = [(pair, f"M{_LEFT + middle},{y[pair[0]] + half} V{y[pair[1]] - half}") for pair in _DOWN]

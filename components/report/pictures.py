@@ -1,4 +1,4 @@
-"""Pictures as addresses that hold all of their bytes (data:), so that a page needs no file beside it."""
+"""Encodes pictures as `data:` URLs, so that a page needs no other files."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-# What a picture may be at most, pixels and bytes: a report has dozens of them, and is sent by mail.
+# Limits of a picture, pixels and bytes: a report has dozens of them, and is sent by mail.
 MAX_WIDTH, MAX_HEIGHT, MAX_BYTES = 1600, 800, 60_000
 QUALITY = 70
-# Steps from clear to opaque: as many as the eye tells apart, and few enough to compress well.
+# Levels of opacity: enough for the eye, and few enough to compress well.
 LEVELS = 31
 
 
 class Picture(NamedTuple):
-    """A picture and the size at which it is shown, in CSS pixels."""
+    """A picture as a `data:` URL, and the size at which it is shown, CSS pixels."""
 
     address: str
     width: int
@@ -25,10 +25,14 @@ class Picture(NamedTuple):
 
 
 def of_bytes(encoded: bytes, density: float = 1) -> Picture:
-    """A picture of an encoded image, whatever its format, shown with `density` of its pixels in a CSS pixel's width.
+    """Converts an encoded image of any format.
+
+    Args:
+        encoded: the image.
+        density: image pixels per CSS pixel.
 
     Raises:
-        OSError: it cannot be decoded.
+        OSError: the image cannot be decoded.
     """
     with Image.open(io.BytesIO(encoded)) as image:
         if image.mode.startswith("I"):  # 16 bits
@@ -39,21 +43,21 @@ def of_bytes(encoded: bytes, density: float = 1) -> Picture:
 
 
 def of_pixels(pixels: np.ndarray, density: float = 1) -> Picture:
-    """A picture of grey levels, uint8 (height, width), shown with `density` of them in a CSS pixel's width."""
+    """Converts grey levels, uint8 (height, width), shown with `density` image pixels per CSS pixel."""
     return _picture(Image.fromarray(pixels), density)
 
 
 def film(maps: np.ndarray, colour: tuple[int, int, int]) -> str:
-    """The address of a PNG with the frames of a film below each other.
+    """Returns the `data:` URL of a PNG with the frames of a film stacked vertically.
 
     Args:
         maps: weights, (frames, rows, columns), at least 0.
-        colour: red, green and blue of every pixel; how opaque it is says the weight, beside the highest of its frame.
+        colour: red, green and blue of every pixel. Its opacity is its weight, relative to the highest of the frame.
     """
     frames, rows, columns = maps.shape
     highest = maps.reshape(frames, -1).max(axis=1)[:, None, None]
     levels = np.rint(LEVELS * maps / np.maximum(highest, np.finfo(np.float32).tiny))
-    # A pixel that cannot be seen has no colour either: it compresses better.
+    # Transparent pixels have no colour, because that compresses better.
     pixels = np.zeros((frames * rows, columns, 4), np.uint8)
     alpha = np.rint(255 / LEVELS * levels).astype(np.uint8).reshape(frames * rows, columns)
     pixels[alpha > 0, :3] = colour

@@ -1,4 +1,4 @@
-"""What a model read, beside what stands there: which predictions are shown, and which tokens go wrong."""
+"""Compares predictions with their targets: chooses the predictions to show, and counts which tokens are confused."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 import pyarrow.parquet
 from rapidfuzz.distance import Levenshtein
 
-# Predictions shown of each kind.
+# Number of predictions shown of each kind: best, median, worst.
 SHOWN = 4
-# Sides of the matrix of confusions, and rows of the tables.
+# Size of the confusion matrix, and rows of the tables.
 MATRIX, ROWS = 8, 12
 
 SAME, WRONG, MISSING, EXTRA = "same", "wrong", "missing", "extra"
 
 
 class Prediction(NamedTuple):
-    """One example, as the new model read it."""
+    """The new model's prediction for one example."""
 
-    record: int  # its number among the records of the evaluated split
+    record: int  # index in the evaluated split
     name: str
     target: str
     read: str
@@ -30,12 +30,12 @@ class Prediction(NamedTuple):
 
     @property
     def similarity(self) -> float:
-        """1 - Levenshtein distance / longer length, over tokens, 0 to 1."""
+        """1 - Levenshtein distance / length of the longer formula, over tokens, 0 to 1."""
         return Levenshtein.normalized_similarity(self.target.split(), self.read.split())
 
 
 class Evaluated(NamedTuple):
-    """The examples that the model was judged by."""
+    """The predictions for the evaluated split."""
 
     predictions: list[Prediction]
     widths: np.ndarray  # of the images, pixels, (examples,)
@@ -43,11 +43,11 @@ class Evaluated(NamedTuple):
 
 
 def read_predictions(file: Path, model: str) -> Evaluated:
-    """Reads what an evaluation kept of a model.
+    """Reads a model's predictions from an evaluation.
 
     Args:
         file: `predictions.parquet`, see `components.evaluator.evaluation`.
-        model: its name there.
+        model: name of the model in that file.
     """
     needed = ["name", "target", model, f"{model}_log_probability", "width", "height"]
     columns = pyarrow.parquet.read_table(str(file), columns=needed).to_pydict()
@@ -57,7 +57,7 @@ def read_predictions(file: Path, model: str) -> Evaluated:
 
 
 class Gallery(NamedTuple):
-    """Predictions to show, each list from better to worse; no prediction is in two of them."""
+    """Predictions to show; each list is in descending order, and no prediction is in two lists."""
 
     best: list[Prediction]
     median: list[Prediction]
@@ -65,7 +65,7 @@ class Gallery(NamedTuple):
 
 
 def choose(predictions: Sequence[Prediction], count: int = SHOWN) -> Gallery:
-    """Chooses by similarity, then by log-probability; ties by name."""
+    """Chooses predictions to show, ordered by similarity, then by log-probability, then by name."""
     keys = {prediction: (-prediction.similarity, -prediction.log_probability) for prediction in predictions}
     ordered = sorted(predictions, key=lambda prediction: (*keys[prediction], prediction.name))
     best, rest = ordered[:count], ordered[count:]
@@ -75,14 +75,14 @@ def choose(predictions: Sequence[Prediction], count: int = SHOWN) -> Gallery:
 
 
 class AlignedPart(NamedTuple):
-    """Tokens that follow each other, and how they compare with the other formula."""
+    """A run of tokens, and how it compares with the other formula."""
 
-    kind: str  # SAME, WRONG, MISSING (of the target alone) or EXTRA (of the prediction alone)
+    kind: str  # SAME, WRONG, MISSING (in the target only) or EXTRA (in the prediction only)
     tokens: list[str]
 
 
 def compare(prediction: Prediction) -> tuple[list[AlignedPart], list[AlignedPart]]:
-    """The target and the prediction, cut where they begin or cease to differ."""
+    """Aligns the target and the prediction, and splits both into runs of equal and of differing tokens."""
     target, read = prediction.target.split(), prediction.read.split()
     of_target, of_read = [], []
     for operation in Levenshtein.opcodes(target, read):
@@ -97,57 +97,56 @@ def compare(prediction: Prediction) -> tuple[list[AlignedPart], list[AlignedPart
 
 
 class Confusions(NamedTuple):
-    """How often which tokens went wrong, in the alignments with the fewest edits."""
+    """Counts of token errors, from the alignments with the fewest edits."""
 
-    tokens: Counter[str]  # of the targets
-    substitutions: Counter[tuple[str, str]]  # of the target, of the prediction
+    tokens: Counter[str]  # all tokens of the targets
+    substitutions: Counter[tuple[str, str]]  # (token of the target, token of the prediction)
     missing: Counter[str]
     extra: Counter[str]
 
 
 def confusions(predictions: Sequence[Prediction]) -> Confusions:
-    """Counts over all predictions."""
-    found = Confusions(Counter(), Counter(), Counter(), Counter())
+    """Counts the token errors of all predictions."""
+    counts = Confusions(Counter(), Counter(), Counter(), Counter())
     for prediction in predictions:
         target, read = prediction.target.split(), prediction.read.split()
-        found.tokens.update(target)
+        counts.tokens.update(target)
         for edit in Levenshtein.editops(target, read):
             if edit.tag == "replace":
-                found.substitutions[target[edit.src_pos], read[edit.dest_pos]] += 1
+                counts.substitutions[target[edit.src_pos], read[edit.dest_pos]] += 1
             elif edit.tag == "delete":
-                found.missing[target[edit.src_pos]] += 1
+                counts.missing[target[edit.src_pos]] += 1
             else:
-                found.extra[read[edit.dest_pos]] += 1
-    return found
+                counts.extra[read[edit.dest_pos]] += 1
+    return counts
 
 
 def ranked(counts: Counter, limit: int = ROWS) -> list[tuple]:
-    """The most frequent, with their counts; ties in the order of the tokens."""
+    """Returns the most frequent keys with their counts; ties are in alphabetical order."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]
 
 
 class Matrix(NamedTuple):
-    """The most frequent substitutions, crosswise."""
+    """The confusion matrix of the most frequent substitutions."""
 
     targets: list[str]  # (rows,)
     readings: list[str]  # (columns,)
     counts: list[list[int]]  # (rows, columns)
-    missing: list[int]  # how often each target was left out, (rows,)
-    # Substitutions that neither the rows nor the columns hold.
-    others: int
+    missing: list[int]  # how often each target was missing from the prediction, (rows,)
+    others: int  # substitutions that are not in the matrix
 
 
-def matrix(found: Confusions, side: int = MATRIX) -> Matrix:
-    """The tokens that are misread most often, and what they are taken for most often."""
+def matrix(errors: Confusions, side: int = MATRIX) -> Matrix:
+    """Builds the matrix of the tokens that are misread most often, by what they are most often misread as."""
     by_target: Counter[str] = Counter()
-    for (target, _), count in found.substitutions.items():
+    for (target, _), count in errors.substitutions.items():
         by_target[target] += count
     targets = [target for target, _ in ranked(by_target, side)]
     by_reading: Counter[str] = Counter()
-    for (target, read), count in found.substitutions.items():
+    for (target, read), count in errors.substitutions.items():
         if target in targets:
             by_reading[read] += count
     readings = [read for read, _ in ranked(by_reading, side)]
-    counts = [[found.substitutions[target, read] for read in readings] for target in targets]
-    others = sum(found.substitutions.values()) - sum(map(sum, counts))
-    return Matrix(targets, readings, counts, [found.missing[target] for target in targets], others)
+    counts = [[errors.substitutions[target, read] for read in readings] for target in targets]
+    others = sum(errors.substitutions.values()) - sum(map(sum, counts))
+    return Matrix(targets, readings, counts, [errors.missing[target] for target in targets], others)

@@ -1,9 +1,9 @@
 "use strict";
 
-/* How long a step stays when the steps are played, milliseconds. */
+/* Duration of a step during playback, milliseconds. */
 const STAY = 600;
 
-/* Lets a person walk through the steps in which a formula was written. */
+/* Shows the steps in which a formula was predicted, one at a time. */
 function walk(figure) {
   const steps = JSON.parse(figure.dataset.steps);
   const canvas = figure.querySelector("canvas");
@@ -56,7 +56,7 @@ function walk(figure) {
       }
     }, STAY);
   });
-  // Not before: a page that is loaded has nothing to tell.
+  // Only now, so that screen readers announce nothing when the page is loaded.
   controls.addEventListener("focusin", () => {
     output.ariaLive = "polite";
   });

@@ -1,4 +1,4 @@
-"""Writes the report of a run as one HTML file, which needs nothing beside it and asks for nothing."""
+"""Writes the report of a run as one self-contained HTML file, which loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PACKAGES = (
 
 
 def write_page(run: ReportedRun, file: Path) -> None:
-    """Writes the report of a run, whole or not at all.
+    """Writes the report of a run atomically.
 
     Raises:
         UserError: the file cannot be written.
@@ -47,7 +47,7 @@ def write_page(run: ReportedRun, file: Path) -> None:
 
 
 def render(run: ReportedRun) -> str:
-    """The report of a run as HTML."""
+    """Renders the report of a run as HTML."""
     evaluation = section(sections.evaluation_of, run)
     evaluated = section(sections.evaluated_of, run)
     renderer = evaluation.content.renderer if evaluation.content else None
@@ -93,11 +93,11 @@ def _environment() -> jinja2.Environment:
 
 
 def _versions() -> list[tuple[str, str]]:
-    """The packages in this environment."""
-    found = [("Python", platform.python_version())]
+    """Lists the installed versions of Python and `PACKAGES`."""
+    rows = [("Python", platform.python_version())]
     for name in PACKAGES:
         try:
-            found.append((name, metadata.version(name)))
+            rows.append((name, metadata.version(name)))
         except metadata.PackageNotFoundError:
-            found.append((name, "not installed"))
-    return found
+            rows.append((name, "not installed"))
+    return rows

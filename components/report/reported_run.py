@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The data that a report is made from."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class ReportedRun:
-    """All that a report is made of; what is None is not known."""
+    """A run, with everything that its report shows; None means unknown."""
 
     pipeline: str
     id: str = ""
     steps: Sequence[Step] | None = None
-    # By what they are: examples, transform_graph, model, model_run, baseline, evaluation, blessing, serving_check,
-    # pushed_model.
+    # Keys: examples, transform_graph, model, model_run, baseline, evaluation, blessing, serving_check, pushed_model.
     artifacts: Mapping[str, Output] = field(default_factory=dict)
     settings: Sequence[Setting] | None = None
     data: str | None = None  # folder of the TFRecords
-    split: str | None = None  # of the examples, which judges the model
-    serving: str | None = None  # folder of versions, from which models are served
-    log: str = ""  # path of the log of a run that failed
-    failure: str = ""  # why, in the log's words
+    split: str | None = None  # split of the examples that the model is evaluated on
+    serving: str | None = None  # the serving folder
+    log: str = ""  # path of the log, if the run failed
+    failure: str = ""  # the error in the log, if the run failed
 
     @property
     def failed(self) -> str:
-        """The component that failed, or ""."""
+        """The component that failed; "" if none did."""
         return next((step.component for step in self.steps or () if step.state == FAILED), "")

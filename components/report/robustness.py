@@ -1,4 +1,4 @@
-"""How a model reads other kinds of pictures: a table with a bar for each kind."""
+"""The section on robustness: a table of scores, with a bar for each kind of picture."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.formula_metrics.scores import SCORES
 from components.report.sections import FEW, Cell, Missing, cell
 from components.report.wording import signed
 
-# The first has the bars.
+# The scores of the table; the bars show the first.
 SHOWN = ("bleu", "exact_match", "edit_similarity")
 
 
@@ -20,32 +20,32 @@ class Row(NamedTuple):
     kind: str
     help: str
     examples: int
-    few: bool
-    share: float  # of the bar's length, 0 to 1
-    cells: list[Cell]  # of SHOWN
-    difference: str  # of the first score, from that of the pictures as they are
+    few: bool  # whether there are fewer examples than FEW
+    share: float  # length of the bar, 0 to 1
+    cells: list[Cell]  # one for each score of SHOWN
+    difference: str  # of the first score, from its value on the unchanged pictures
 
 
 class Robustness(NamedTuple):
-    """The kinds of pictures that the model was tried on."""
+    """The section's content."""
 
     titles: list[str]
     rows: list[Row]
     seed: int
-    mark: float  # where the bars would end as the pictures are, 0 to 1
+    mark: float  # length of the bar for the unchanged pictures, 0 to 1
 
 
 def robustness(evaluation: Evaluation) -> Robustness:
-    """Scores by kind of picture.
+    """Builds the section from the scores by kind of picture.
 
     Raises:
-        Missing: the model was not tried on them.
+        Missing: the model was not tested on other kinds of pictures.
     """
-    found = evaluation.pictures
-    if not found:
+    scores_by_kind = evaluation.pictures
+    if not scores_by_kind:
         raise Missing("The model was not tried on other kinds of pictures; evaluation.robustness=200 would try it.")
     rows = []
-    for kind, scores in found.items():
+    for kind, scores in scores_by_kind.items():
         lost = evaluation.loss(kind)
         difference = "" if lost is None else signed(-lost)
         cells = [cell(SCORES[name], scores, name) for name in SHOWN]

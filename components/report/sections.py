@@ -1,7 +1,7 @@
-"""What each section of a report shows, ready to be written down.
+"""Builds the content of each section of a report.
 
-A section that lacks what it is made of says what is missing and why; the others are as usual. So a run that
-failed, was refused, or never got so far has a report too.
+A section whose data is missing says what is missing and why; the other sections are not affected. So failed runs,
+refused models and unfinished runs have a report too.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from components.serving_folder import WITHDRAWN, not_pushed, versions
 from im2latex.errors import UserError
 from trainer_module.features import DESCRIPTION
 
-# Where `trainer_module.trainer` puts the logs.
+# Folder of the logs in the artifact of `trainer_module.trainer`.
 LOGS = "logs"
 
-# Slices with fewer examples say little.
+# Slices with fewer examples are marked, because their scores are unreliable.
 FEW = 20
 SLICES = {"length": "Length, tokens", "area": "Area of the image, pixels", "structure": "Structure"}
-# The scores that are printed large.
+# The scores that the report shows in large figures.
 LARGE = ("bleu", "exact_match")
 
 ARTIFACTS = {
@@ -48,18 +48,18 @@ ARTIFACTS = {
 
 
 class Missing(Exception):
-    """What a section lacks and why, in a sentence."""
+    """A section's data is missing; the message is one sentence that says what and why."""
 
 
 class Section(NamedTuple):
-    """What a section shows, or why it shows nothing."""
+    """The content of a section, or a note why there is none."""
 
     content: Any
     note: str = ""
 
 
 def section(build: Callable[..., Any], *arguments: Any) -> Section:
-    """Builds a section; what is missing or damaged becomes its note."""
+    """Builds a section; if its data is missing or damaged, the section has a note instead."""
     try:
         return Section(build(*arguments))
     except (Missing, UserError) as error:
@@ -73,15 +73,15 @@ def _sentence(text: str) -> str:
 
 
 def then(needed: Section, build: Callable[..., Any], *arguments: Any) -> Section:
-    """Builds a section of another one's content, or leaves it with the same note."""
+    """Builds a section from the content of another one; if that has none, the new section has the same note."""
     return needed if needed.content is None else section(build, *arguments, needed.content)
 
 
 def folder_of(run: ReportedRun, name: str) -> Path:
-    """The folder of an artifact.
+    """Returns the folder of an artifact.
 
     Raises:
-        Missing: there is none.
+        Missing: the run has no such artifact, or its folder was deleted.
     """
     made = run.artifacts.get(name)
     if made is None:
@@ -93,7 +93,7 @@ def folder_of(run: ReportedRun, name: str) -> Path:
 
 
 def evaluation_of(run: ReportedRun) -> Evaluation:
-    """The scores and the gate's verdict."""
+    """Reads the scores and the gate's verdict."""
     folder = _written(run, SUMMARY)
     try:
         evaluation = read_evaluation(folder)
@@ -104,7 +104,7 @@ def evaluation_of(run: ReportedRun) -> Evaluation:
 
 
 def evaluated_of(run: ReportedRun) -> Evaluated:
-    """The predictions."""
+    """Reads the predictions."""
     folder = _written(run, PREDICTIONS)
     try:
         return read_predictions(folder / PREDICTIONS, CANDIDATE)
@@ -120,7 +120,7 @@ def _written(run: ReportedRun, file: str) -> Path:
 
 
 class Cell(NamedTuple):
-    """A score, and how it differs from that of the model that was serving."""
+    """A score of the new model, that of the baseline, and their difference, as text."""
 
     value: str
     baseline: str = ""
@@ -129,7 +129,7 @@ class Cell(NamedTuple):
 
 
 def cell(score: Score, scores: dict[str, Any], name: str) -> Cell:
-    """One score of one slice, for both models."""
+    """Formats one score of one slice, for both models."""
     value, baseline = (scores.get(model, {}).get(name) for model in (CANDIDATE, BASELINE))
     if value is None:
         return Cell(MINUS)
@@ -145,14 +145,14 @@ def cell(score: Score, scores: dict[str, Any], name: str) -> Cell:
 
 
 class Large(NamedTuple):
-    """A score in large figures."""
+    """A score that is shown in large figures."""
 
     title: str
     cell: Cell
 
 
 class Rule(NamedTuple):
-    """What became of a rule of the gate."""
+    """The result of a rule of the gate, as text."""
 
     text: str
     kept: bool
@@ -161,19 +161,19 @@ class Rule(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of the model."""
+    """The outcome of the run: whether its model was blessed and pushed, and why."""
 
     headline: str
-    good: bool | None  # None: nobody knows
+    good: bool | None  # None: neither good nor bad
     sentences: list[str]
     figures: list[Large]
     rules: list[Rule]
-    check: dict[str, Any]  # what the serving check measured; {} where there was none
-    refused: bool  # by the serving check
+    check: dict[str, Any]  # results of the serving check; {} if there was none
+    refused: bool  # whether the serving check refused the model
 
 
 def verdict(run: ReportedRun, evaluation: Evaluation | None) -> Outcome:
-    """The first thing to know of a run."""
+    """Builds the first section: the outcome of the run."""
     check, pushed = _properties(run, "serving_check"), _properties(run, "pushed_model")
     refused = bool(check) and check.get("blessed") != 1
     blessed = evaluation.blessed if evaluation else _properties(run, "blessing").get("blessed")
@@ -219,7 +219,7 @@ def _rule(rule: gate.Verdict) -> Rule:
 
 
 def _serving(run: ReportedRun, pushed: str) -> str:
-    """What a server finds when the report is written."""
+    """Describes the version that serves when the report is written."""
     newest = str(max(versions(run.serving), default="")) if run.serving else ""
     if not newest:
         return "Nothing is serving." if run.serving else "It is not known what is serving."
@@ -236,19 +236,19 @@ class Row(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """The scores, of all examples and by slice."""
+    """The scores on all examples and by slice."""
 
     examples: int
     overall: list[tuple[Score, Cell]]
     titles: list[str]  # of the columns of the slices
     groups: list[tuple[str, list[Row]]]
-    about: dict[str, dict[str, Any]]  # of each model
+    about: dict[str, dict[str, Any]]  # facts about each model
     renderer: str
-    baseline: bool  # whether there is one
+    baseline: bool  # whether there is a baseline
 
 
 def scores(evaluation: Evaluation) -> Scores:
-    """Metrics by slice."""
+    """Builds the section on the scores."""
     groups: dict[str, list[Row]] = {}
     for name, values in evaluation.slices.items():
         key, _, value = name.partition("=")
@@ -272,7 +272,7 @@ def scores(evaluation: Evaluation) -> Scores:
 
 
 class Training(NamedTuple):
-    """The course of the training."""
+    """The section on the training."""
 
     charts: list[charts.Chart]
     epochs: list[Epoch]
@@ -280,7 +280,7 @@ class Training(NamedTuple):
 
 
 def training(run: ReportedRun) -> Training:
-    """Training and validation curves."""
+    """Builds the training and validation curves."""
     epochs = read_epochs(folder_of(run, "model_run") / LOGS)
     if not epochs:
         raise Missing("The log of the training is empty.")
@@ -309,14 +309,14 @@ def training(run: ReportedRun) -> Training:
 
 
 class Measured(NamedTuple):
-    """The examples in figures."""
+    """The section on the examples' lengths and sizes."""
 
     histograms: list[charts.Chart]
-    medians: list[tuple[str, str, str]]  # what, of the training split, of the evaluated one
+    medians: list[tuple[str, str, str]]  # name; median, 90th percentile and maximum in the training and evaluated split
 
 
 def measured(run: ReportedRun, evaluated: Evaluated | None) -> Measured:
-    """Lengths and sizes of what was learned from, beside those of what was judged with."""
+    """Compares lengths and sizes in the training split with those in the evaluated split."""
     train = measure(folder_of(run, "examples") / "Split-train")
     if not len(train.lengths):
         raise Missing("There are no examples to learn from.")
@@ -342,7 +342,7 @@ def _spread(values: np.ndarray | None) -> str:
 
 
 def vocabulary(run: ReportedRun, evaluated: Evaluated) -> Coverage:
-    """What of the evaluated formulas the model can write at all."""
+    """Computes how much of the evaluated formulas the model's vocabulary covers."""
     path = folder_of(run, "model") / SERVING / DESCRIPTION
     if not path.exists():
         raise Missing("The model does not say what its vocabulary is.")
@@ -351,7 +351,7 @@ def vocabulary(run: ReportedRun, evaluated: Evaluated) -> Coverage:
 
 
 class Confused(NamedTuple):
-    """Which tokens go wrong."""
+    """The section on confused tokens."""
 
     found: Confusions
     matrix: Matrix
@@ -362,7 +362,7 @@ class Confused(NamedTuple):
 
 
 def confused(evaluated: Evaluated) -> Confused:
-    """Confusion of tokens."""
+    """Builds the section on confused tokens."""
     found = confusions(evaluated.predictions)
     table = matrix(found)
     most = max((count for row in table.counts for count in row), default=0)
@@ -372,7 +372,7 @@ def confused(evaluated: Evaluated) -> Confused:
 
 
 def data(run: ReportedRun) -> Data | None:
-    """The folder that the examples came from."""
+    """Reads the description of the folder that the examples came from; None if the folder is unknown."""
     if run.data is None:
         return None
     read_at = next((step.started for step in run.steps or () if step.component == "ImportExampleGen"), 0)
@@ -380,7 +380,7 @@ def data(run: ReportedRun) -> Data | None:
 
 
 def descent(run: ReportedRun) -> tuple[lineage.Drawing, list[tuple[str, str, str]]]:
-    """From which data the model came and where it went: the drawing, and name, id and address of each artifact."""
+    """Builds the lineage of the model: the drawing, and the name, id and address of each artifact."""
     there = {name: made for name, made in run.artifacts.items() if name in lineage.TITLES}
     if run.artifacts.get("pushed_model") and run.artifacts["pushed_model"].properties.get("pushed") != 1:
         del there["pushed_model"]

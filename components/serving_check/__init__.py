@@ -1,1 +1,1 @@
-"""Lets a new model answer real images in a process of its own, as a server would, before it may be pushed."""
+"""The ServingCheck component: before a push, runs a new model on real images in a fresh process, as a server would."""

@@ -1,8 +1,8 @@
-"""ServingCheck: a model that does not load in a fresh process, or answers real images too slowly there, is not pushed.
+"""ServingCheck: blocks the push of a model that does not load in a fresh process, or reads images too slowly there.
 
-The Evaluator runs a model inside TFX, in a process that has all of this project's code. A server has the SavedModel
-alone. TFX's InfraValidator starts such a server, in Docker or Kubernetes; this component needs neither, and also
-measures. Its output is InfraValidator's, so that Pusher reads it as it is.
+The Evaluator runs a model inside TFX, in a process that has imported this project's code. A server has the SavedModel
+only. TFX's InfraValidator starts such a server in Docker or Kubernetes; this component needs neither, and also measures
+load time, latency and memory. Its output has the type of InfraValidator's, so that Pusher can read it.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from components.serving_check.fresh_process import CheckResult, check_serving
 from data.dataset.tfrecords import read_split
 from im2latex.errors import UserError
 
-# Beside the custom properties of the artifact, the same for people and other programs.
+# The file in the artifact that repeats its custom properties, for people and other programs.
 RESULT = "result.json"
 
 Item = TypeVar("Item")
 
 
 class ServingCheckSpec(ComponentSpec):
-    """What ServingCheck takes and gives."""
+    """Inputs, outputs and parameters of ServingCheck."""
 
     PARAMETERS = {
         "split": ExecutionParameter(type=str),
@@ -46,25 +46,25 @@ class ServingCheckSpec(ComponentSpec):
 
 
 class Executor(base_executor.BaseExecutor):
-    """Lets the model answer images in a fresh process and writes the verdict down."""
+    """Runs the model on images in a fresh process and writes the result."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
-        """Fills `blessing`: `blessed` (0 or 1), what was measured, and the `reason` of a refusal.
+        """Sets the properties of `blessing`: `blessed` (0 or 1), the measurements, and the `reason` if it is refused.
 
         Raises:
-            UserError: the split has no example.
+            UserError: the split has no examples.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
         model = artifact_utils.get_single_instance(input_dict["model"])
         examples = artifact_utils.get_single_instance(input_dict["examples"])
         images = read_images(examples, exec_properties["split"], exec_properties["images"])
-        verdict = check_serving(path_utils.serving_model_path(model.uri), images, exec_properties["max_seconds"])
-        _write(verdict, artifact_utils.get_single_instance(output_dict["blessing"]))
-        logging.info("The model is %s.", "blessed" if verdict.blessed else f"refused: {verdict.reason}")
+        result = check_serving(path_utils.serving_model_path(model.uri), images, exec_properties["max_seconds"])
+        _write(result, artifact_utils.get_single_instance(output_dict["blessing"]))
+        logging.info("The model is %s.", "blessed" if result.blessed else f"refused: {result.reason}")
 
 
 class ServingCheck(base_component.BaseComponent):
-    """Lets a new model answer real images as a server would."""
+    """Runs a new model on real images in a fresh process, as a server would."""
 
     SPEC_CLASS = ServingCheckSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
@@ -76,9 +76,9 @@ class ServingCheck(base_component.BaseComponent):
         Args:
             model: the new model.
             examples: tf.Example records with `image`, gzipped, as ImportExampleGen writes them.
-            split: which of them to take images from.
-            images: how many, spread over the split; at least 1. A smaller split gives all it has.
-            max_seconds: the bound on the median time to answer one image.
+            split: split of the examples that the images are taken from.
+            images: number of images, spread over the split; at least 1. If the split is smaller, all of it is used.
+            max_seconds: maximum median time for one image, seconds.
         """
         blessing = types.Channel(standard_artifacts.InfraBlessing)
         super().__init__(
@@ -89,10 +89,10 @@ class ServingCheck(base_component.BaseComponent):
 
 
 def read_images(examples: types.Artifact, split: str, count: int) -> list[bytes]:
-    """Up to `count` images, spread over a split.
+    """Reads up to `count` images, spread over a split.
 
     Raises:
-        UserError: the split has no example.
+        UserError: the split has no examples.
     """
     records = read_split(artifact_utils.get_split_uri([examples], split))
     images = [record.image for record in spread(records, count)]
@@ -102,28 +102,31 @@ def read_images(examples: types.Artifact, split: str, count: int) -> list[bytes]
 
 
 def spread(items: Iterable[Item], count: int) -> list[Item]:
-    """Up to `count` items at even distances, the first among them; reads them once and holds twice as many at most."""
-    held: list[Item] = []
+    """Selects up to `count` items at even distances, beginning with the first.
+
+    It iterates once, and has at most 2 * `count` items in memory.
+    """
+    kept: list[Item] = []
     step = 1
     for number, item in enumerate(items):
         if number % step == 0:
-            held.append(item)
-        if len(held) == 2 * count:
-            held, step = held[::2], 2 * step
-    return [held[i * len(held) // count] for i in range(count)] if len(held) > count else held
+            kept.append(item)
+        if len(kept) == 2 * count:
+            kept, step = kept[::2], 2 * step
+    return [kept[i * len(kept) // count] for i in range(count)] if len(kept) > count else kept
 
 
-def _write(verdict: CheckResult, blessing: types.Artifact) -> None:
-    measured = dataclasses.asdict(verdict)
+def _write(result: CheckResult, blessing: types.Artifact) -> None:
+    measured = dataclasses.asdict(result)
     reason = measured.pop("reason")
-    facts: dict[str, Any] = {"blessed": verdict.blessed}
-    facts |= {name: value for name, value in measured.items() if value is not None}
-    facts |= {"reason": reason} if reason else {}
-    for name, value in facts.items():
+    properties: dict[str, Any] = {"blessed": result.blessed}
+    properties |= {name: value for name, value in measured.items() if value is not None}
+    properties |= {"reason": reason} if reason else {}
+    for name, value in properties.items():
         if isinstance(value, str):
             blessing.set_string_custom_property(name, value)
         elif isinstance(value, float):
             blessing.set_float_custom_property(name, value)
         else:
             blessing.set_int_custom_property(name, value)
-    io_utils.write_string_file(os.path.join(blessing.uri, RESULT), json.dumps(facts, indent=2) + "\n")
+    io_utils.write_string_file(os.path.join(blessing.uri, RESULT), json.dumps(properties, indent=2) + "\n")

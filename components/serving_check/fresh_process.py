@@ -1,4 +1,4 @@
-"""Runs the probes in fresh processes and judges their results."""
+"""Runs the probes in fresh processes and checks their results."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from absl import logging
 from data.repository import python_path
 from im2latex.models import ONNX
 
-# As long as TFX's InfraValidator gives a server. TensorFlow's own import and a cold disk are part of it.
+# The same limit as in TFX's InfraValidator. It includes TensorFlow's import and reads from a cold disk.
 LOADING_SECONDS = 300.0
-# TensorFlow prepares a graph when it first runs it.
+# The first call is slower: TensorFlow optimises the graph.
 FIRST_ANSWER_SECONDS = 60.0
-# Half of the images may take longer than the bound, so the bound cannot be what ends the process.
+# The time limit of the process is this many times what the bound allows, because half of the images may exceed it.
 PATIENCE = 10
-# Of so many images one, or one of all, may be read differently in a batch or by ONNX Runtime: rounding decides where
-# two tokens are equally likely.
+# One image in this many, and at least one, may be read differently in a batch or by ONNX Runtime: rounding decides
+# between two tokens that are equally likely.
 TIES = 16
-# TensorFlow's messages can be pages, characters.
+# Error messages are cut to this many characters, because TensorFlow's can fill pages.
 MESSAGE_LENGTH = 300
-# What native code logs that is no error: information, warnings, and the stack after one that ended the process.
+# Log lines of native code that are not errors: information, warnings, and the stack trace of a crash.
 NO_ERROR = re.compile(r"[IW]\d{4} |WARNING: |\*\*\* |\s*@ ")
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check came to; a measurement is None where the check did not get to it."""
+    """Result of a check; a measurement is None if the check ended before it."""
 
-    reason: str = ""  # why the model is refused; "" for a blessed one
+    reason: str = ""  # why the model is refused; "" if it is blessed
     seconds_to_load: float | None = None
     seconds_per_image: float | None = None  # median, each image alone
     seconds_per_image_p99: float | None = None
@@ -52,29 +52,29 @@ class CheckResult:
 
     @property
     def blessed(self) -> bool:
-        """Whether the model may be served."""
+        """Whether the model may be pushed."""
         return not self.reason
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the probe's process ended: its exit status, negative for a signal, and what it wrote."""
+    """A probe's process after its end."""
 
-    status: int
-    output: str
-    errors: str
+    status: int  # exit status; negative for a signal
+    output: str  # stdout
+    errors: str  # stderr
 
 
 def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> CheckResult:
-    """Lets a SavedModel answer images in a fresh process, and its ONNX file, if it has one, in another.
+    """Runs a SavedModel on images in a fresh process, and its ONNX file, if it has one, in another.
 
-    A model that cannot be loaded, or whose process fails, dies or hangs, is refused; nothing of it is raised. So is one
-    whose ONNX file reads more than one of `TIES` images differently.
+    The model is refused if it cannot be loaded, if its process fails, crashes or hangs, or if its ONNX file reads more
+    than one of `TIES` images differently. None of these raises an exception.
 
     Args:
         model: folder of the SavedModel.
-        images: encoded, at least one.
-        max_seconds: the bound on the median time to answer one image.
+        images: encoded images, at least one.
+        max_seconds: maximum median time for one image, seconds.
     """
     limits = (LOADING_SECONDS, FIRST_ANSWER_SECONDS + PATIENCE * max_seconds * 2 * len(images))
     ended = _run("components.serving_check.probe", model, images, *map(str, limits))
@@ -90,16 +90,16 @@ def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> Ch
 
 
 def check_onnx(model: Path, images: Sequence[bytes], expected: Sequence[str], seconds: float) -> str:
-    """Lets a model's ONNX file read images in a fresh process.
+    """Runs a model's ONNX file on images in a fresh process.
 
     Args:
-        model: the file.
-        images: encoded, at least one.
-        expected: what its SavedModel reads.
-        seconds: the process is stopped after so many.
+        model: the ONNX file.
+        images: encoded images, at least one.
+        expected: the SavedModel's prediction for each image.
+        seconds: timeout of the process, seconds.
 
     Returns:
-        Why the file is refused, or "".
+        Why the file is refused; "" if it is not.
     """
     try:
         ended = _run("components.serving_check.onnx_probe", str(model), images, seconds=seconds)
@@ -107,33 +107,33 @@ def check_onnx(model: Path, images: Sequence[bytes], expected: Sequence[str], se
         return f"the ONNX file's process was stopped after {seconds:g} s"
     if ended.status:
         return f"the ONNX file fails: {_last_error(ended) or f'its process ended with {ended.status}'}"
-    found = json.loads(ended.output)
-    differing = sum(one != other for one, other in zip(found, expected, strict=True))
+    predictions = json.loads(ended.output)
+    differing = sum(prediction != expectation for prediction, expectation in zip(predictions, expected, strict=True))
     if differing > max(1, len(images) // TIES):
         return f"the ONNX file reads {differing} of {len(images)} images differently from the SavedModel"
     return ""
 
 
 def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, float]) -> CheckResult:
-    """The verdict on what the probe told.
+    """Checks the probe's output.
 
     Args:
         ended: the probe's process.
-        images: how many it was given.
-        max_seconds: the bound on the median time to answer one image.
-        limits: seconds it had for loading and for all answers.
+        images: number of images that it was given.
+        max_seconds: maximum median time for one image, seconds.
+        limits: time limits for loading and for all answers, seconds.
     """
-    # The names in each line that is due: see probe.py.
+    # The keys of each expected line; see probe.py.
     answer = {"latex", "log_probability", "seconds"}
-    due = [{"seconds_to_load"}, *[answer] * (images + 2), {"peak_memory"}]
+    expected = [{"seconds_to_load"}, *[answer] * (images + 2), {"peak_memory"}]
     events: list[dict[str, Any]] = []
     for line in ended.output.splitlines():
         event = _event(line)
-        if len(events) == len(due) or set(event) != due[len(events)]:
+        if len(events) == len(expected) or set(event) != expected[len(events)]:
             return CheckResult(f"the model's process printed {_short(line)!r} {_stage(len(events), images)}")
         events.append(event)
     to_load = events[0]["seconds_to_load"] if events else None
-    if ended.status or len(events) < len(due):
+    if ended.status or len(events) < len(expected):
         return CheckResult(_failure(ended, _stage(len(events), images), limits[1 if events else 0]), to_load)
     _, _, *alone, together, memory = events
     seconds = [event["seconds"] for event in alone]
@@ -147,10 +147,10 @@ def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, fl
 
 
 def _run(probe: str, model: str, images: Sequence[bytes], *arguments: str, seconds: float | None = None) -> Ended:
-    """Runs the module of a probe on a model and images.
+    """Runs a probe's module on a model and images.
 
     Raises:
-        subprocess.TimeoutExpired: it takes longer than `seconds`.
+        subprocess.TimeoutExpired: the probe takes longer than `seconds`.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "images.json"
@@ -166,18 +166,18 @@ def _run(probe: str, model: str, images: Sequence[bytes], *arguments: str, secon
 
 
 def _environment() -> dict[str, str]:
-    """This process's variables, without those that steer TensorFlow and Keras here and not in a server.
+    """Returns this process's environment without the variables that configure TensorFlow and Keras, as in a server.
 
-    No GPU: what a model needs at least is measured, and the pipeline's own process may hold all of the GPU's memory.
+    The probe runs on the CPU: it measures the slowest case, and the pipeline's process may hold all GPU memory.
     """
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("TF_", "KERAS_", "XLA_"))}
-    # Quiet, so that the last line of stderr is about the failure: TensorFlow's import logs errors where all is well.
+    # Quiet, so that the last line of stderr is about the failure: TensorFlow's import logs harmless errors.
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONWARNINGS": "ignore"}
     return variables | quiet | {"PYTHONPATH": python_path(), "CUDA_VISIBLE_DEVICES": "-1"}
 
 
 def _event(line: str) -> dict[str, Any]:
-    """A line of the probe, or nothing for one that is not the probe's."""
+    """Parses a line of the probe's output; returns {} if it is not a JSON object."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -186,7 +186,7 @@ def _event(line: str) -> dict[str, Any]:
 
 
 def _stage(events: int, images: int) -> str:
-    """What the probe was doing after it told so many events."""
+    """Names what the probe was doing after it had printed `events` lines."""
     if events == 0:
         return "while loading"
     if events == 1:
@@ -197,7 +197,7 @@ def _stage(events: int, images: int) -> str:
 
 
 def _failure(ended: Ended, stage: str, limit: float) -> str:
-    """The clause for a process that did not come to its end."""
+    """Describes the failure of a process that ended early."""
     if ended.status == -signal.SIGALRM:
         return f"the model's process was stopped {stage}, after {limit:g} s"
     if ended.status < 0:
@@ -211,13 +211,13 @@ def _failure(ended: Ended, stage: str, limit: float) -> str:
 
 
 def _last_error(ended: Ended) -> str:
-    """The last line that a process wrote of an error, or ""."""
+    """Returns the last line of stderr that is about an error; "" if there is none."""
     lines = [line for line in ended.errors.split("\n") if line.strip() and not NO_ERROR.match(line)]
     return _short(lines[-1]) if lines else ""
 
 
 def _inconsistency(answers: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], together: dict[str, Any]) -> str:
-    """What is wrong with complete answers, or ""."""
+    """Describes what is wrong with complete answers; "" if nothing is."""
     images = len(alone)
     for answer in answers:
         expected = images if answer is together else 1
@@ -225,7 +225,7 @@ def _inconsistency(answers: Sequence[dict[str, Any]], alone: Sequence[dict[str, 
             if len(answer[name]) != expected:
                 return f"the model gives {len(answer[name])} values of {name} to a batch of {expected}"
     probabilities = [value for answer in answers for value in answer["log_probability"]]
-    wrong = [value for value in probabilities if not -math.inf < value <= 0]  # not a number is neither
+    wrong = [value for value in probabilities if not -math.inf < value <= 0]  # also catches NaN
     if wrong:
         return (
             f"{len(wrong)} of {len(probabilities)} answers of the model have a log-probability that is not finite, "

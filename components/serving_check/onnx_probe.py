@@ -1,8 +1,9 @@
-"""Reads images with a model's ONNX file, as a program without TensorFlow does, in a process of its own.
+"""A probe that reads images with a model's ONNX file, as a program without TensorFlow does. It runs in its own process.
 
     python -m components.serving_check.onnx_probe MODEL IMAGES
 
-MODEL is the ONNX file, IMAGES a JSON list of images in base64. It prints a JSON list of what was read, in their order.
+MODEL is the ONNX file, IMAGES a file with a JSON list of images in base64. It prints a JSON list of their LaTeX, in the
+same order.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from im2latex.reader import Reader
 
 
 def main() -> None:
-    """Does what the arguments say."""
+    """Runs the probe."""
     model, images_file = sys.argv[1:]
     images = [base64.b64decode(image) for image in json.loads(Path(images_file).read_bytes())]
     print(json.dumps([reading.latex for reading in Reader(model).predict(images)]))

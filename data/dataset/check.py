@@ -1,4 +1,4 @@
-"""What is in a data set, and what is wrong with it."""
+"""Checks a data set: statistics of each split, duplicates, and problems."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from data.dataset.writer import is_dataset
 from im2latex.errors import UserError
 
 SAMPLES = 24
-# Published splits have a few examples in common, which are theirs to keep; more is a leak.
+# Maximum share of a split's examples that may also be in train. Published data sets have a few; more is a leak.
 MAX_SHARED = 0.01
 _SHARD = re.compile(r"data-(\d{5})-of-(\d{5})\.tfrecord\.gz")
 
 
 @dataclass
 class SplitReport:
-    """One split: how many records, and the median, 90th percentile and maximum of what was measured."""
+    """Statistics of a split. `width`, `height` (pixels) and `tokens` hold the median, 90th percentile and maximum."""
 
     records: int = 0
     bytes: int = 0
@@ -38,7 +38,17 @@ class SplitReport:
 
 @dataclass
 class DatasetReport:
-    """A data set's splits, vocabulary and duplicates, and the problems found: none means it is fit to train on."""
+    """Statistics of a data set, and its problems; without problems it is fit for training.
+
+    Attributes:
+      rejected: number of records in rejects.jsonl.
+      vocabulary: number of different tokens.
+      most_common: the 20 most frequent tokens with their counts.
+      seen_once: number of tokens that occur once.
+      unseen: for eval and test, number of tokens that train lacks.
+      duplicates: for each split, number of records whose formula occurred before in the split.
+      shared: for eval and test, number of records whose formula is also in train.
+    """
 
     path: str
     source: str
@@ -55,7 +65,7 @@ class DatasetReport:
 
 @dataclass
 class _Seen:
-    """What has been collected of one split."""
+    """Values collected while the records of a split are read."""
 
     widths: list[int] = field(default_factory=list)
     heights: list[int] = field(default_factory=list)
@@ -72,10 +82,14 @@ class _Seen:
 def check_dataset(
     path: Path | str, progress: Callable[[int], None] | None = None
 ) -> tuple[DatasetReport, list[Record]]:
-    """Reads all of a data set.
+    """Reads a whole data set and reports its statistics and problems.
+
+    Args:
+      path: folder of the data set.
+      progress: called with the number of records read since the last call.
 
     Returns:
-      The report, and some records spread over the splits, for `contact_sheet`.
+      The report, and sample records from all splits, for `contact_sheet`.
 
     Raises:
       UserError: the folder does not exist or holds no data set at all.
@@ -125,7 +139,7 @@ def check_dataset(
 
 
 def _description(path: Path) -> dict:
-    """What dataset.json says; nothing where it is missing or not as `DatasetWriter` writes it."""
+    """Returns the content of dataset.json, or {} if it is missing or not in the form that `DatasetWriter` writes."""
     found = json.loads((path / "dataset.json").read_text("utf-8")) if is_dataset(path) else {}
     counted = (found.get(name) for name in ("counts", "rejected"))
     of_splits = all(isinstance(counts, dict) and all(map(_is_count, counts.values())) for counts in counted)
@@ -137,12 +151,12 @@ def _is_count(value: object) -> bool:
 
 
 def _shown(text: str) -> str:
-    """Text from a record, with whatever a terminal would obey written out."""
+    """Returns text that is safe to print: escaped if it contains control characters."""
     return text if text.isprintable() else ascii(text)
 
 
 class _Problems:
-    """The problems found, how often each was, and the first record that has it."""
+    """Counts the problems found and remembers the first record with each."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -163,7 +177,7 @@ class _Problems:
 def _read_split(
     folder: Path, described: dict, problems: _Problems, progress: Callable[[int], None] | None = None
 ) -> _Seen:
-    """Reads the records of a split, whose folder has its name."""
+    """Reads and checks the records of a split; the folder's name is the split's name."""
     split, seen = folder.name, _Seen()
     if not folder.is_dir():
         problems.add(f"folder {split} is missing")
@@ -216,7 +230,7 @@ def _check_formula(record: Record, seen: _Seen, problems: _Problems) -> None:
 
 
 def _check_image(record: Record, seen: _Seen, problems: _Problems) -> bool:
-    """Whether the image can be decoded."""
+    """Checks a record's image and returns whether it can be decoded."""
     try:
         with Image.open(io.BytesIO(record.image)) as image:
             image.load()
@@ -227,7 +241,7 @@ def _check_image(record: Record, seen: _Seen, problems: _Problems) -> bool:
             low, high = image.convert("L").getextrema()
             if low == high:
                 problems.add("blank image", record.name)
-    # Pillow's decoders raise many classes for broken images.
+    # Pillow's decoders raise many different exceptions for broken images.
     except Exception:
         problems.add("undecodable image", record.name)
         return False
@@ -235,19 +249,22 @@ def _check_image(record: Record, seen: _Seen, problems: _Problems) -> bool:
 
 
 def _spread(values: Sequence[int]) -> list[int]:
-    """Median, 90th percentile and maximum."""
+    """Returns the median, 90th percentile and maximum."""
     return [round(float(value)) for value in np.percentile(values, (50, 90, 100))] if values else [0, 0, 0]
 
 
 def contact_sheet(records: Sequence[Record], path: Path, columns: int = 3, cell: int = 420, scale: int = 2) -> None:
-    """Draws images with their formulas under them, as a PNG.
+    """Writes a PNG with images and their formulas below them.
 
     Args:
-      records: what to show.
+      records: the records to show.
       path: the file to write.
-      columns: images in a row.
+      columns: images per row.
       cell: width of a column in pixels.
-      scale: how many times small images are enlarged.
+      scale: factor by which small images are enlarged.
+
+    Raises:
+      UserError: the file cannot be written.
     """
     font = _text_font()
     letters = int((cell - 20) / font.getlength("x"))

@@ -1,4 +1,4 @@
-"""What the commands of `im2latex data` show on the terminal."""
+"""Terminal output of the `im2latex data` commands."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from data.dataset.record import SPLITS
 if TYPE_CHECKING:
     from data.dataset.writer import DatasetSummary
 
-# Reasons of rejects that are printed.
+# Maximum number of reject reasons to print.
 REASONS = 10
 
 
 def print_summary(summary: DatasetSummary, seconds: float) -> None:
-    """The counts of a written data set as a table, and the reasons of its rejects."""
+    """Prints the record counts of a written data set as a table, and the reasons for its rejects."""
     from rich.console import Console
     from rich.table import Table
 

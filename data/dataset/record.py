@@ -1,6 +1,6 @@
-"""A record: an image, its formula and its name, as a tf.train.Example.
+"""A record of a data set: an image, its formula and its name, stored as a tf.train.Example.
 
-TensorFlow is not needed: the message is defined here, and a test compares it with TensorFlow's own.
+This module does not need TensorFlow: it defines the message itself, and a test compares it with TensorFlow's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,13 @@ SPLITS = ("train", "eval", "test")
 
 @dataclass(frozen=True)
 class Record:
-    """One example: an encoded image, its tokens separated by one space, and its name."""
+    """One example of a data set.
+
+    Attributes:
+      image: PNG or JPEG file.
+      latex: the formula's tokens, separated by one space.
+      name: unique within its split.
+    """
 
     image: bytes
     latex: str
@@ -23,7 +29,7 @@ class Record:
 
 
 class BadRecord(Exception):
-    """A record that cannot be used, with the reason; it is set aside and counted, and the import goes on."""
+    """A record is unusable. Importers reject it with `reason`, count it and continue."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -31,7 +37,7 @@ class BadRecord(Exception):
 
 
 def _example_class() -> Any:
-    """The message class of tf.train.Example, from tensorflow/core/example/{example,feature}.proto."""
+    """Builds the message class of tf.train.Example, from tensorflow/core/example/{example,feature}.proto."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="im2latex/example.proto", package="tensorflow", syntax="proto3")
 
@@ -62,7 +68,7 @@ def _example_class() -> Any:
     entry_name = ".tensorflow.Features.FeatureEntry"
     add(features, "feature", 1, field.TYPE_MESSAGE, type_name=entry_name, label=field.LABEL_REPEATED)
     add(message("Example"), "features", 1, field.TYPE_MESSAGE, type_name=".tensorflow.Features")
-    # In a pool of their own: TensorFlow registers the same names in the default one.
+    # GetMessages uses a descriptor pool of its own; TensorFlow registers the same names in the default one.
     return message_factory.GetMessages([file])["tensorflow.Example"]
 
 
@@ -70,7 +76,7 @@ Example = _example_class()
 
 
 def encode(record: Record) -> bytes:
-    """A record as a serialised tf.train.Example; the same record gives the same bytes."""
+    """Serialises a record as a tf.train.Example; the same record always gives the same bytes."""
     example = Example()
     for key, value in (("image", record.image), ("latex", record.latex.encode()), ("name", record.name.encode())):
         example.features.feature[key].bytes_list.value.append(value)
@@ -78,15 +84,15 @@ def encode(record: Record) -> bytes:
 
 
 def decode(serialised: bytes) -> Record:
-    """The record in a serialised tf.train.Example.
+    """Parses a serialised tf.train.Example.
 
     Raises:
-      BadRecord: not an Example, or a feature is missing, of another type, doubled or not UTF-8.
+      BadRecord: this is not an Example, or a feature is missing, has another type, several values, or is not UTF-8.
     """
     example = Example()
     try:
         example.ParseFromString(serialised)
-    except Exception as error:  # protobuf's DecodeError is another class in each of its implementations
+    except Exception as error:  # each implementation of protobuf has a DecodeError class of its own
         raise BadRecord("not a tf.train.Example") from error
     values = {}
     for key in ("image", "latex", "name"):

@@ -1,4 +1,4 @@
-"""TFRecord files: their framing and checksums, without TensorFlow; and the records in them."""
+"""Reads and frames TFRecord files, with their checksums, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ import google_crc32c
 from data.dataset.record import BadRecord, Record, decode
 from im2latex.errors import UserError
 
-# Memory is not taken for whatever length a damaged file says; protobuf's own limit is 2 GiB.
+# Limit on the length field, so that a damaged file cannot make us allocate too much; protobuf's limit is 2 GiB.
 MAX_RECORD_BYTES = 256 * 1024 * 1024
 
 
 def _masked_crc(content: bytes) -> int:
-    """TFRecord's checksum: CRC-32C, rotated and offset (tensorflow/core/lib/hash/crc32c.h)."""
+    """Computes TFRecord's checksum: CRC-32C, rotated and offset (tensorflow/core/lib/hash/crc32c.h)."""
     crc = google_crc32c.value(content)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def frame(content: bytes) -> bytes:
-    """A record of a TFRecord file: length, its checksum, content, its checksum."""
+    """Frames content as a record of a TFRecord file: length, its checksum, content, its checksum."""
     length = struct.pack("<Q", len(content))
     checksums = struct.pack("<I", _masked_crc(length)), struct.pack("<I", _masked_crc(content))
     return length + checksums[0] + content + checksums[1]
 
 
 def read_tfrecords(path: Path) -> Iterator[bytes]:
-    """The contents of a TFRecord file, gzipped or not.
+    """Yields the records of a TFRecord file, gzipped or not, as bytes.
 
     Raises:
-      UserError: the file is missing, cut off, or a checksum is wrong; names the file and the record's number.
+      UserError: the file is missing or cut off, or a checksum is wrong; names the file and the record's number.
     """
     try:
         with open(path, "rb") as raw:
@@ -45,11 +45,11 @@ def read_tfrecords(path: Path) -> Iterator[bytes]:
 
 
 def parse_tfrecords(raw: IO[bytes], path: str) -> Iterator[bytes]:
-    """The contents of an open TFRecord file, gzipped or not, whatever its name is.
+    """Yields the records of an open TFRecord file as bytes. The content tells whether it is gzipped.
 
     Args:
-      raw: the file; it can seek.
-      path: its name, for the error.
+      raw: a seekable file.
+      path: its name, for error messages.
 
     Raises:
       UserError: the file is cut off, or a checksum is wrong; names the file and the record's number.
@@ -84,15 +84,15 @@ def parse_tfrecords(raw: IO[bytes], path: str) -> Iterator[bytes]:
 
 
 def shards(folder: Path) -> list[Path]:
-    """The TFRecord files of a split's folder, in order."""
+    """Returns the TFRecord files of a split's folder, in order."""
     return sorted(path for path in folder.iterdir() if path.name.endswith((".tfrecord.gz", ".tfrecord")))
 
 
 def read_records(path: Path | str) -> Iterator[Record]:
-    """The records of a TFRecord file or of all files of a split's folder, in order.
+    """Yields the records of a TFRecord file, or of all files of a split's folder, in order.
 
     Raises:
-      UserError: nothing there, a damaged file, or a record that does not follow the schema.
+      UserError: there is no file, a file is damaged, or a record does not follow the schema.
     """
     path = Path(path)
     files = shards(path) if path.is_dir() else [path]
@@ -102,10 +102,10 @@ def read_records(path: Path | str) -> Iterator[Record]:
 
 
 def read_split(folder: Path | str) -> Iterator[Record]:
-    """The records of a split of ExampleGen's, in order: of all files in its folder, whatever they are called.
+    """Yields the records of a split written by ExampleGen, from all files in its folder, in order.
 
     Raises:
-      UserError: a damaged file, or a record that does not follow the schema.
+      UserError: a file is damaged, or a record does not follow the schema.
     """
     return _read(sorted(path for path in Path(folder).iterdir() if path.is_file()))
 

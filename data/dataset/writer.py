@@ -1,8 +1,8 @@
-"""Writes a data set, whole or not at all. A data set is a folder:
+"""Writes a data set atomically. A data set is a folder:
 
 train/ eval/ test/    data-00000-of-00007.tfrecord.gz ...
-dataset.json          source, records by split, what made it, fingerprint
-rejects.jsonl         rejected records: {"name", "split", "reason"} a line
+dataset.json          source, record counts by split, how it was made, fingerprint
+rejects.jsonl         rejected records, one {"name", "split", "reason"} per line
 """
 
 from __future__ import annotations
@@ -34,7 +34,15 @@ RECORDS_PER_SHARD = 4096
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What a writer wrote: records and rejects by split, the reasons of the rejects, the fingerprint."""
+    """Summary of a written data set.
+
+    Attributes:
+      path: the folder.
+      counts: number of records by split.
+      rejected: number of rejected records by split.
+      reasons: number of rejected records by reason, most frequent first.
+      fingerprint: SHA-256 over all records, in order.
+    """
 
     path: Path
     counts: dict[str, int]
@@ -44,7 +52,7 @@ class DatasetSummary:
 
 
 class _Shards:
-    """The growing shards of one split; the number of shards is known and named only at the end."""
+    """Writes the shards of a split. `finish` gives them their names, which contain the number of shards."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -59,8 +67,8 @@ class _Shards:
         if self.count % RECORDS_PER_SHARD == 0:
             self.close()
             self.files.append(self.folder / f"data-{len(self.files):05d}")
-            self.raw = open(self.files[-1], "wb")  # noqa: SIM115, closed with its split
-            # No name and no time in the header: the same records give the same bytes.
+            self.raw = open(self.files[-1], "wb")  # noqa: SIM115, `close` closes it
+            # The header has no name and no time, so that the same records give the same bytes.
             self.stream = gzip.GzipFile("", "wb", compresslevel=6, fileobj=self.raw, mtime=0)
         assert self.stream is not None
         self.stream.write(frame(content))
@@ -80,22 +88,22 @@ class _Shards:
 
 
 class DatasetWriter:
-    """Writes a data set into a temporary folder and moves it in place when all of it is there.
+    """Writes a data set into a temporary folder and moves it to its path once it is complete.
 
-    A context manager: leaving it normally finishes and moves, leaving it by an exception removes everything. What a
-    killed process left is removed by the next writer to the same place; a folder in use is held by a file lock, which
-    the system lets go of when its process dies.
+    Use it as a context manager: a normal exit completes and moves the data set, an exception removes it. The next
+    writer to the same path removes what a killed process left behind; a file lock, which the system releases when its
+    process dies, marks a temporary folder in use.
 
     Args:
-      path: the folder to make. A data set made by this class is replaced; another folder is refused unless empty or
-        `overwrite`.
+      path: the folder to make. An existing data set is replaced; any other folder is refused unless it is empty or
+        `overwrite` is set.
       source: what the records were made from, for dataset.json.
       details: further entries of dataset.json, for instance the seed.
-      allow_rejects: the share of rejected records above which the whole is refused.
-      overwrite: replace a folder that is not a data set too.
+      allow_rejects: maximum share of rejected records; with more, the data set is not written.
+      overwrite: also replace a folder that is not a data set.
 
     Raises:
-      UserError: the place is taken or not writable, no record was written, or too many were rejected.
+      UserError: the path is taken or not writable, no record was written, or too many were rejected.
     """
 
     def __init__(
@@ -133,14 +141,14 @@ class DatasetWriter:
         self.write_encoded(split, encode(record))
 
     def write_encoded(self, split: str, example: bytes) -> None:
-        """Appends what `encode` made, for callers that encode in other processes."""
+        """Appends a record that was encoded by `encode`, for callers that encode in other processes."""
         try:
             self.splits[split].write(example)
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; free some space") from error
 
     def reject(self, split: str, name: str, reason: str) -> None:
-        """Sets a record aside."""
+        """Counts a rejected record and adds it to rejects.jsonl."""
         self.rejects.append({"name": name, "split": split, "reason": reason})
 
     def __exit__(
@@ -153,7 +161,7 @@ class DatasetWriter:
             raise UserError(f"cannot write {self.path}: {broken.strerror}; free some space") from broken
         finally:
             for split in self.splits.values():
-                with contextlib.suppress(OSError):  # a full disk: the folder goes anyway
+                with contextlib.suppress(OSError):  # the disk may be full; the folder is removed anyway
                     split.close()
             shutil.rmtree(self.folder, ignore_errors=True)
             os.close(self.lock)
@@ -202,8 +210,8 @@ class DatasetWriter:
             "fingerprint": self.summary.fingerprint,
         }
         (self.folder / "dataset.json").write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        # The finished folder gets a name of its own first, so that it can move without the lock and the folder
-        # that it replaces.
+        # A subfolder collects the finished data set, so that it can be moved without the locked folder around it,
+        # which also takes the replaced data set.
         finished = self.folder / "finished"
         finished.mkdir()
         finished.chmod(0o777 & ~_umask())
@@ -216,21 +224,21 @@ class DatasetWriter:
 
 
 def remove_unfinished(parent: Path, name: str = "*") -> None:
-    """Removes what killed writers of data sets left beside them.
+    """Removes the temporary folders of killed writers, and restores a data set that was being replaced.
 
     Args:
-      parent: of the data sets.
-      name: pattern of their names.
+      parent: the folder that contains the data sets.
+      name: glob pattern of the data sets' names.
     """
     for folder in parent.glob(f".{name}.*.partial"):
         lock = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            continue  # another import to the same place is running
+            continue  # another process is writing to the same path
         finally:
             os.close(lock)
-        # An import killed between its two renames has the data set it was about to replace in here.
+        # A writer killed between its two renames left the data set that it was replacing in this folder.
         whole = parent / folder.name[1:].removesuffix(".partial").rpartition(".")[0]
         if not whole.exists() and (folder / "replaced").exists():
             (folder / "replaced").rename(whole)
@@ -244,7 +252,7 @@ def _umask() -> int:
 
 
 def is_dataset(path: Path) -> bool:
-    """Whether a folder was made by DatasetWriter."""
+    """Returns whether DatasetWriter made the folder."""
     try:
         return json.loads((path / "dataset.json").read_text("utf-8")).get("format") == FORMAT
     except (OSError, ValueError, AttributeError):

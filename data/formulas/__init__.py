@@ -1,1 +1,1 @@
-"""Lists of formulas: reading, mining and recombining them."""
+"""Reads, mines and recombines lists of formulas."""

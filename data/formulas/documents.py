@@ -1,6 +1,7 @@
-r"""Formulas in LaTeX documents: what stands between dollars, in \[ \] and in environments, with macros expanded.
+r"""Finds the formulas of LaTeX documents, between dollars, in \[ \] and in environments, and expands their macros.
 
-Documents are foreign text, often broken. Nothing is run; \input reaches files of the same folder or archive alone.
+Documents are untrusted and often broken. Nothing is executed, and \input reads only files of the same folder or
+archive.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from data.formulas.macros import (
 )
 
 MAX_INPUTS = 1000
-# Characters of the longest formula; a dollar that is never closed would take the rest of the text.
+# Maximum number of characters in a formula; otherwise an unclosed dollar would take the rest of the text.
 MAX_FORMULA = 5000
 
 _COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%.*(?:\n[ \t]*)?")
@@ -36,7 +37,7 @@ _INPUT = re.compile(
     r"\\(?:input|include|subfile|import\s*\{[^{}]*\}|usepackage\s*(?:\[[^\]]*\])?|RequirePackage\s*(?:\[[^\]]*\])?)"
     r"(?:\s*\{([^{}]*)\}|\s+([^\s{}\\]+))"
 )
-# A definition's place in the text, by its number.
+# Marks the position of a definition in the text, with its number.
 _MARK = re.compile("\ue000(\\d+)\ue001")
 _ROWS = {
     **dict.fromkeys(("align", "align*", "flalign", "flalign*", "alignat", "alignat*", "split", "aligned"), "aligned"),
@@ -50,7 +51,7 @@ _OPENING = re.compile(
 )
 _WORD = re.compile(r"\\[a-zA-Z]+")
 _CALL = re.compile(r"\\(?:(begin|end)\s*\{\s*([a-zA-Z]+\*?)\s*\}|[a-zA-Z]+)")
-# How deep such macros call each other.
+# Maximum depth of calls between macros that begin or end a formula.
 _LEVELS = 3
 _STRUCTURE = re.compile(r"\$|\\[\[\]()]|\\(?:begin|end)(?![a-zA-Z])")
 _UNDRAWN = re.compile(r"\\(?:label|tag\*?|index|vspace\*?|intertext|shortintertext)\s*(?=\{)")
@@ -61,17 +62,17 @@ _PART = re.compile(
 
 
 def roots(files: Mapping[str, str]) -> list[str]:
-    r"""The files that are documents of their own: those with \documentclass, and those that no other file asks for."""
-    asked = {name for text in files.values() for name in _asked(text, files)}
+    r"""Returns the main files of documents: those with \documentclass, and those that no other file includes."""
+    asked = {name for text in files.values() for name in _included(text, files)}
     sources = [name for name in files if not name.endswith((".sty", ".cls"))]
     return [name for name in sources if "\\documentclass" in files[name] or name not in asked]
 
 
 def closure(files: Mapping[str, str], root: str) -> dict[str, str]:
-    """The files that a document is made of."""
+    """Returns the files of a document: the main file `root` and everything that it includes."""
     needed, new = {root}, [root]
     while new:
-        for name in _asked(files[new.pop()], files):
+        for name in _included(files[new.pop()], files):
             if name not in needed and len(needed) < MAX_INPUTS:
                 needed.add(name)
                 new.append(name)
@@ -79,11 +80,11 @@ def closure(files: Mapping[str, str], root: str) -> dict[str, str]:
 
 
 def find_formulas(files: Mapping[str, str], root: str) -> Iterator[str | MacroError]:
-    """The formulas of a document, in order, macros expanded; or why one cannot be.
+    """Yields the formulas of a document in order, with macros expanded, or an error if a macro cannot be expanded.
 
     Args:
       files: texts by path.
-      root: the document's own file.
+      root: path of the document's main file.
     """
     text = _read(files, root, [])
     marked, definitions = _cut_definitions(text)
@@ -92,35 +93,35 @@ def find_formulas(files: Mapping[str, str], root: str) -> Iterator[str | MacroEr
         define(macros, definition)
     marked = _with_structure(marked, macros)
     macros = {}
-    at = 0
-    while found := _OPENING.search(marked, at):
-        at = found.end()
-        if found[2]:
-            define(macros, definitions[int(found[2])])
-        elif found[0] in ("\\\\", "\\$"):
+    position = 0
+    while opening := _OPENING.search(marked, position):
+        position = opening.end()
+        if opening[2]:
+            define(macros, definitions[int(opening[2])])
+        elif opening[0] in ("\\\\", "\\$"):
             continue
-        elif inside := _inside(marked, found):
-            body, at = inside
-            environment = found[1] or ""
+        elif inner := _enclosed(marked, opening):
+            body, position = inner
+            environment = opening[1] or ""
             body = _MARK.sub("", body)
             try:
                 if environment.startswith("alignat"):  # its number of columns
                     body = body[argument(body, 0)[1] :]
-                yield from _finished(expand(body, macros), environment)
+                yield from _drawn_formulas(expand(body, macros), environment)
             except MacroError as error:
                 yield error
 
 
-def _asked(text: str, files: Mapping[str, str]) -> Iterator[str]:
-    """The files that a text asks for and that are there."""
-    for found in _INPUT.finditer(text):
-        for name in (found[1] or found[2] or "").split(","):
-            if known := _known(name.strip(), files):
-                yield known
+def _included(text: str, files: Mapping[str, str]) -> Iterator[str]:
+    """Yields the existing files that a text includes."""
+    for match in _INPUT.finditer(text):
+        for name in (match[1] or match[2] or "").split(","):
+            if file := _find_included(name.strip(), files):
+                yield file
 
 
-def _known(name: str, files: Mapping[str, str]) -> str | None:
-    """The file that is meant: by its path, else by its last part."""
+def _find_included(name: str, files: Mapping[str, str]) -> str | None:
+    """Returns the included file, matched by its path or else by its base name; None if it is missing."""
     path = str(PurePosixPath(name.strip('"')))
     for end in ("", ".tex", ".sty", ".ltx"):
         if path + end in files:
@@ -131,63 +132,69 @@ def _known(name: str, files: Mapping[str, str]) -> str | None:
 
 
 def _read(files: Mapping[str, str], name: str, read: list[str]) -> str:
-    """A file without comments and verbatim text, with what it asks for in place, each file once in a row of inputs."""
+    """Returns a file's text without comments and verbatim text, with included files inserted.
+
+    Args:
+      files: texts by path.
+      name: path of the file.
+      read: paths of the files read so far, which are not inserted again; extended by this function.
+    """
     read.append(name)
     text = _VERBATIM.sub(" ", _COMMENT.sub(r"\1", files[name]))
     text = text.partition("\\end{document}")[0]
     parts: list[str] = []
-    at = 0
-    for found in _INPUT.finditer(text):
-        for asked in (found[1] or found[2] or "").split(","):
-            known = _known(asked.strip(), files)
-            if known and known not in read and len(read) < MAX_INPUTS:
-                parts += [text[at : found.start()], _read(files, known, read)]
-                at = found.end()
-    return "".join([*parts, text[at:]])
+    position = 0
+    for match in _INPUT.finditer(text):
+        for requested in (match[1] or match[2] or "").split(","):
+            file = _find_included(requested.strip(), files)
+            if file and file not in read and len(read) < MAX_INPUTS:
+                parts += [text[position : match.start()], _read(files, file, read)]
+                position = match.end()
+    return "".join([*parts, text[position:]])
 
 
 def _cut_definitions(text: str) -> tuple[str, list[Definition]]:
-    """The text with a mark in place of each definition, and these."""
+    """Replaces each macro definition by a mark; returns the text and the definitions."""
     parts: list[str] = []
     definitions: list[Definition] = []
-    at = start = 0
-    while found := find_definition(text, at):
-        definition = read_definition(text, found)
+    position = start = 0
+    while match := find_definition(text, position):
+        definition = read_definition(text, match)
         if definition is None:
-            at = found.end()
+            position = match.end()
             continue
-        parts += [text[start : found.start()], f"\ue000{len(definitions)}\ue001"]
+        parts += [text[start : match.start()], f"\ue000{len(definitions)}\ue001"]
         definitions.append(definition)
-        at = start = definition.end
+        position = start = definition.end
     return "".join([*parts, text[start:]]), definitions
 
 
 def _with_structure(text: str, macros: Mapping[str, Macro]) -> str:
-    r"""The text with those macros expanded that begin or end a formula, such as \be for \begin{equation}."""
+    r"""Expands the macros that begin or end a formula, such as \be for \begin{equation}."""
     structure: dict[str, Macro] = {}
-    for _ in range(_LEVELS):  # a macro may call another
+    for _ in range(_LEVELS):
         for name, macro in macros.items():
             if macro.body and (_STRUCTURE.search(macro.body) or structure.keys() & set(_WORD.findall(macro.body))):
                 structure[name] = macro
     for _ in range(_LEVELS if structure else 0):
         parts: list[str] = []
-        at = 0
-        for found in _CALL.finditer(text):
-            name = f"{found[1]} {found[2]}" if found[1] else found[0]
-            if found.start() < at or name not in structure:
+        position = 0
+        for call in _CALL.finditer(text):
+            name = f"{call[1]} {call[2]}" if call[1] else call[0]
+            if call.start() < position or name not in structure:
                 continue
-            end = found.end()
+            end = call.end()
             try:
                 for _ in range(structure[name].arity):
                     end = argument(text, end)[1]
-                replaced = expand(text[found.start() : end], {name: structure[name]})
+                replaced = expand(text[call.start() : end], {name: structure[name]})
             except MacroError:
                 continue
-            parts += [text[at : found.start()], replaced]
-            at = end
+            parts += [text[position : call.start()], replaced]
+            position = end
         if not parts:
             break
-        text = "".join([*parts, text[at:]])
+        text = "".join([*parts, text[position:]])
     return text
 
 
@@ -196,28 +203,28 @@ _IN_DISPLAY = re.compile(r"\\.|\$\$|[{}]|\n\s*\n", re.DOTALL)
 _CLOSING = {"$": "$", "$$": "$$", "\\(": "\\)", "\\[": "\\]"}
 
 
-def _inside(text: str, opening: re.Match[str]) -> tuple[str, int] | None:
-    """What stands between an opening and its end, and where that ends; None where it does not."""
+def _enclosed(text: str, opening: re.Match[str]) -> tuple[str, int] | None:
+    """Returns the text between an opening mark and its closing mark, and the position after that; None if unclosed."""
     start, limit = opening.end(), opening.end() + MAX_FORMULA
     if opening[1]:
         closing = re.compile(r"\\end\s*\{" + re.escape(opening[1]) + r"\}").search(text, start, limit)
         return (text[start : closing.start()], closing.end()) if closing else None
     end, depth = _CLOSING[opening[0]], 0
-    broken = None  # where it ends if its braces do not balance
+    broken = None  # the result if the braces do not balance
     for part in (_IN_DISPLAY if end == "$$" else _IN_LINE).finditer(text, start, limit):
         if part[0] == end:
             broken = broken or (text[start : part.start()], part.end())
             if depth == 0:
                 return text[start : part.start()], part.end()
         elif part[0].isspace() and end in ("$", "\\)"):
-            break  # what is set in a line does not go over a paragraph's end
+            break  # an inline formula cannot contain the end of a paragraph
         depth += {"{": 1, "}": -1}.get(part[0], 0)
     return broken
 
 
-def _finished(formula: str, environment: str) -> Iterator[str]:
-    """A formula as it is drawn; of several rows each, and the whole."""
-    formula = _UNNUMBERED.sub(" ", _without(formula)).strip()
+def _drawn_formulas(formula: str, environment: str) -> Iterator[str]:
+    """Yields a formula without numbering; for several rows, each row and then the whole."""
+    formula = _UNNUMBERED.sub(" ", _without_labels(formula)).strip()
     outer = re.fullmatch(r"\\begin\s*\{(split|aligned|gathered)\}(.*)\\end\s*\{\1\}\s*([.,;]?)", formula, re.DOTALL)
     if outer and "\\begin{" + outer[1] + "}" not in outer[2]:
         environment, formula = outer[1], outer[2].rstrip() + outer[3]
@@ -235,18 +242,18 @@ def _finished(formula: str, environment: str) -> Iterator[str]:
         yield f"\\begin{{{form}}}{columns} {whole} \\end{{{form}}}"
 
 
-def _without(formula: str) -> str:
-    """A formula without labels, tags and text between rows."""
+def _without_labels(formula: str) -> str:
+    """Removes labels, tags and text between rows from a formula."""
     parts: list[str] = []
-    at = 0
-    while found := _UNDRAWN.search(formula, at):
-        parts.append(formula[at : found.start()])
-        at = argument(formula, found.end())[1]
-    return "".join([*parts, formula[at:]])
+    position = 0
+    while command := _UNDRAWN.search(formula, position):
+        parts.append(formula[position : command.start()])
+        position = argument(formula, command.end())[1]
+    return "".join([*parts, formula[position:]])
 
 
 def _rows(formula: str) -> list[list[str]]:
-    r"""The cells of each row, by the & and \\ that stand in no group and no environment."""
+    r"""Returns the cells of each row, split at the & and \\ outside groups and environments."""
     rows: list[list[str]] = [[""]]
     at = depth = 0
     for part in _PART.finditer(formula):

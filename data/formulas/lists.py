@@ -1,7 +1,7 @@
-"""Lists of formulas: what `im2latex data draw`, `mine` and `recombine` read and write.
+"""Reads and writes lists of formulas, for `im2latex data draw`, `mine` and `recombine`.
 
-A list is a text file, gzipped or not, with a formula a line, raw or tokenised, or `source<TAB>formula`. Data sets of
-`data.dataset.writer` and folders in the layout of the processed im2latex-100k are read as well, with their splits.
+A list is a text file, gzipped or not, with one formula per line, raw or tokenised, or `source<TAB>formula`. Data sets
+and folders in the layout of the processed im2latex-100k can be read too, with their splits.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _CHUNK = 2000
 
 
 class Formula(NamedTuple):
-    """A formula.
+    """A tokenised formula.
 
     Attributes:
-      tokens: separated by one space.
-      source: where it is from, without spaces or semicolons.
-      split: empty where it has none.
-      key: the `drawn_key`.
+      tokens: its tokens, separated by one space.
+      source: name of its source, without spaces or semicolons.
+      split: train, eval, test, or empty if its source has no splits.
+      key: its `drawn_key`.
     """
 
     tokens: str
@@ -46,7 +46,7 @@ class Formula(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A formula as it was read; `where` is its file and line."""
+    """A formula as it was read; `where` names its file and line."""
 
     latex: str
     source: str
@@ -55,7 +55,7 @@ class Line(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A line that is no formula, and why."""
+    """A line that is not a valid formula, and the reason."""
 
     where: str
     reason: str
@@ -68,16 +68,16 @@ def read_formulas(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Formula | Problem]:
-    """The formulas of lists, data sets and folders, tokenised, in order.
+    """Yields the formulas of lists, data sets and folders, tokenised, in order; problems in place of unusable lines.
 
     Args:
-      paths: what to read.
-      max_tokens: of the longest formula.
-      workers: processes, otherwise one for each core.
+      paths: lists, data sets and folders.
+      max_tokens: maximum number of tokens; longer formulas become problems.
+      workers: number of processes; one per core by default.
       progress: called with the number of formulas read since the last call.
 
     Raises:
-      UserError: a path that cannot be read or holds no formulas.
+      UserError: a path cannot be read or is neither of these.
     """
     for chunk in ordered_map(_tokenized, _chunks(paths, max_tokens), workers):
         yield from chunk
@@ -86,19 +86,19 @@ def read_formulas(
 
 
 def read_keys(paths: Iterable[Path], workers: int | None = None) -> set[str]:
-    """The `drawn_key`s of all formulas of lists, data sets and folders.
+    """Returns the `drawn_key`s of all formulas of lists, data sets and folders.
 
     Raises:
-      UserError: a path that cannot be read or holds no formulas.
+      UserError: as `read_formulas`.
     """
     return {formula.key for formula in read_formulas(paths, sys.maxsize, workers) if isinstance(formula, Formula)}
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The formulas of a list, a data set or a folder, as they stand there.
+    """Yields the formulas of a list, a data set or a folder without tokenising them.
 
     Raises:
-      UserError: the path cannot be read or holds no formulas.
+      UserError: the path cannot be read or is neither of these.
     """
     if path.is_dir() and is_dataset(path):
         for split in SPLITS:
@@ -112,10 +112,10 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 
 def drawn_key(tokens: str) -> str:
-    """What formulas have in common that draw the same: the normal form without braces and spaces.
+    """Returns a key that is equal for formulas that look the same: the normal form without braces and spaces.
 
     Raises:
-      FormulaError: the formula cannot be read.
+      FormulaError: the formula cannot be parsed.
     """
     return " ".join(token for token in normal_form(tokens).split() if token not in _UNDRAWN)
 
@@ -124,7 +124,7 @@ _UNDRAWN = {"{", "}", "~", "\\", "\\quad"}
 
 
 def label_of(name: str) -> str:
-    """A source's name for the name of a record, where semicolons separate."""
+    """Returns a source's name in a form that fits into a record's name, without semicolons and spaces."""
     return re.sub(r"[^A-Za-z0-9_.]+", "_", name)
 
 
@@ -141,21 +141,21 @@ def _chunks(paths: Iterable[Path], max_tokens: int) -> Iterator[tuple[list[Line]
 
 def _tokenized(work: tuple[list[Line], int]) -> list[Formula | Problem]:
     lines, max_tokens = work
-    found: list[Formula | Problem] = []
+    results: list[Formula | Problem] = []
     for line in lines:
         try:
             tokens = tokenize(line.latex)
             joined = " ".join(tokens)
             key = drawn_key(joined)
         except FormulaError as error:
-            found.append(Problem(line.where, str(error), line.split))
+            results.append(Problem(line.where, str(error), line.split))
             continue
         if not tokens or len(tokens) > max_tokens:
             reason = f"more than {max_tokens} tokens" if tokens else "empty formula"
-            found.append(Problem(line.where, reason, line.split))
+            results.append(Problem(line.where, reason, line.split))
         else:
-            found.append(Formula(joined, line.source, line.split, key))
-    return found
+            results.append(Formula(joined, line.source, line.split, key))
+    return results
 
 
 def _read_list(path: Path) -> Iterator[Line]:
@@ -176,7 +176,7 @@ def _read_list(path: Path) -> Iterator[Line]:
 
 
 def _read_folder(path: Path) -> Iterator[Line]:
-    """The processed im2latex-100k, without its images."""
+    """Yields the formulas of the processed im2latex-100k; images are not needed."""
     files = Files(path)
     names, lists = files.matching("*formulas*.lst"), files.matching("*_filter.lst")
     if len(names) != 1 or not lists:
@@ -188,20 +188,24 @@ def _read_folder(path: Path) -> Iterator[Line]:
     for name in lists:
         split = SPLIT_NAMES.get(Path(name).stem.removeprefix("im2latex_").removesuffix("_filter"))
         for number, row in enumerate(files.read(name).decode("utf-8", "replace").splitlines(), start=1):
-            place = row.split()[1:2]
-            if split is None or not place or not place[0].isdecimal() or int(place[0]) >= len(formulas):
+            line = row.split()[1:2]
+            if split is None or not line or not line[0].isdecimal() or int(line[0]) >= len(formulas):
                 raise UserError(f"{path / name}, line {number}: no formula line of a known split; correct the list")
-            yield Line(formulas[int(place[0])], label_of(path.name), split, f"{name}:{number}")
+            yield Line(formulas[int(line[0])], label_of(path.name), split, f"{name}:{number}")
 
 
 def write_list(path: Path, formulas: Iterable[tuple[str, str]]) -> None:
-    """Writes sources and formulas as a list, gzipped if its name ends in .gz; whole or not at all.
+    """Writes a list of formulas atomically, gzipped if its name ends in .gz.
+
+    Args:
+      path: the file to write.
+      formulas: source and tokens of each formula.
 
     Raises:
-      UserError: the place cannot be written.
+      UserError: the file cannot be written.
     """
     try:
-        # Without a name and a time in its header, the same formulas give the same bytes.
+        # The gzip header has no name and no time, so that the same formulas give the same bytes.
         with atomic_file(path) as raw, contextlib.ExitStack() as stack:
             file: IO[bytes] | gzip.GzipFile = raw
             if path.name.endswith(".gz"):
@@ -213,5 +217,5 @@ def write_list(path: Path, formulas: Iterable[tuple[str, str]]) -> None:
 
 
 def digest(text: str) -> str:
-    """Twelve hexadecimal digits for a text."""
+    """Returns the first twelve hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,8 +1,8 @@
-r"""Macros of LaTeX documents: their definitions, and formulas with them expanded.
+r"""Reads macro definitions of LaTeX documents and expands macros in formulas.
 
-What authors write is understood: \newcommand and its like with arguments and a default, \def with plain arguments,
-\let, \DeclareMathOperator, \newenvironment. It is no TeX: a macro that reads on to a delimiter, or that asks for
-anything by \if, is known to be beyond it, and a formula that uses it is refused.
+It supports what authors commonly write: \newcommand and its variants with arguments and a default, \def with plain
+arguments, \let, \DeclareMathOperator and \newenvironment. It is not TeX: macros with delimited arguments and macros
+that contain \if or other programming are not supported, and formulas that use them are refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# Of one formula: macros that call themselves end here.
+# Limits for one formula, which stop macros that call themselves.
 MAX_EXPANSIONS = 1000
 MAX_LENGTH = 20_000
 
@@ -24,10 +24,11 @@ class Macro(NamedTuple):
     r"""A macro.
 
     Attributes:
-      arity: how many arguments it takes.
-      default: of the first argument, if that is optional.
-      body: what it stands for; None if that is beyond this module.
-      is_final: the body is a command of LaTeX's own, as \let keeps it, whatever is defined later by that name.
+      arity: number of arguments.
+      default: default value of the first argument, if that is optional.
+      body: replacement text; None if the macro is not supported.
+      is_final: the body is not expanded again, because it is a command of LaTeX itself that was saved by \let and whose
+        name may be redefined later.
     """
 
     arity: int
@@ -53,7 +54,7 @@ _PARAMETERS = re.compile(r"((?:\s*#[1-9])*)\s*(?=\{)")
 _ARITY = re.compile(r"\s*\[\s*([0-9])\s*\]")
 _CALL = re.compile(r"\\(?:(begin|end)\s*\{\s*([a-zA-Z@]+\*?)\s*\}|[a-zA-Z@]+|[^a-zA-Z@])", re.DOTALL)
 _ENDS_IN_WORD = re.compile(r"\\[a-zA-Z@]+$")
-# What makes a body more than a text to be filled in.
+# Commands that make a body a program instead of plain text with arguments.
 _PROGRAM = re.compile(
     r"\\(?:if(?!f(?![a-zA-Z]))[a-zA-Z@]*|else|fi|expandafter|csname|futurelet|@ifnextchar|@ifstar|def|let|loop)(?![a-zA-Z])"
 )
@@ -61,45 +62,50 @@ _BLANK = re.compile(r"\s*")
 
 
 class Definition(NamedTuple):
-    """A definition in a text: what it defines, by name, and where it ends. Names are "\\x", "begin x" and "end x"."""
+    """A macro definition in a text.
+
+    Attributes:
+      macros: the defined macros by name ("\\x", "begin x" or "end x"); for \\let, the name of the other macro.
+      end: position after the definition.
+    """
 
     macros: dict[str, Macro | str]
     end: int
 
 
 def find_definition(text: str, at: int = 0) -> re.Match[str] | None:
-    """The next command that defines something."""
+    """Returns the next command that begins a definition."""
     return _DEFINITION.search(text, at)
 
 
-def read_definition(text: str, found: re.Match[str]) -> Definition | None:
-    r"""What `find_definition` found; None if it is broken. The value of a \let is the name of the other macro."""
-    at = found.end()
+def read_definition(text: str, match: re.Match[str]) -> Definition | None:
+    """Parses the definition that `find_definition` found; None if it is broken."""
+    position = match.end()
     try:
-        if found["environment"]:
-            return _read_environment(text, at)
-        name = _NAME.match(text, at)
+        if match["environment"]:
+            return _read_environment(text, position)
+        name = _NAME.match(text, position)
         if name is None:
             return None
-        key, at = name[1] or name[2], name.end()
-        if found["let"]:
-            equals = re.compile(r"\s*=?\s*").match(text, at)
+        key, position = name[1] or name[2], name.end()
+        if match["let"]:
+            equals = re.compile(r"\s*=?\s*").match(text, position)
             assert equals is not None
             other = _NAME.match(text, equals.end())
             return Definition({key: other[2]}, other.end()) if other and other[2] else None
-        if found["operator"]:
-            body, at = argument(text, at)
-            return Definition({key: Macro(0, None, f"\\operatorname{found['star']}{{{body}}}")}, at)
-        if found["def"]:
-            parameters = _PARAMETERS.match(text, at)
-            if parameters is None:  # it reads on to a delimiter
-                brace = text.index("{", at)
+        if match["operator"]:
+            body, position = argument(text, position)
+            return Definition({key: Macro(0, None, f"\\operatorname{match['star']}{{{body}}}")}, position)
+        if match["def"]:
+            parameters = _PARAMETERS.match(text, position)
+            if parameters is None:  # its arguments are delimited
+                brace = text.index("{", position)
                 return Definition({key: Macro(0, None, None)}, argument(text, brace)[1])
-            body, at = argument(text, parameters.end())
-            return Definition({key: _macro(parameters[1].count("#"), None, body)}, at)
-        arity, default, at = _signature(text, at)
-        body, at = argument(text, at)
-        return Definition({key: _macro(arity, default, body)}, at)
+            body, position = argument(text, parameters.end())
+            return Definition({key: _macro(parameters[1].count("#"), None, body)}, position)
+        arity, default, position = _signature(text, position)
+        body, position = argument(text, position)
+        return Definition({key: _macro(arity, default, body)}, position)
     except (MacroError, ValueError):
         return None
 
@@ -117,16 +123,16 @@ def _read_environment(text: str, at: int) -> Definition:
     return Definition({f"begin {name}": _macro(arity, default, begin), f"end {name}": _macro(0, None, end)}, at)
 
 
-def _signature(text: str, at: int) -> tuple[int, str | None, int]:
+def _signature(text: str, position: int) -> tuple[int, str | None, int]:
     arity, default = 0, None
-    if found := _ARITY.match(text, at):
-        arity, at = int(found[1]), found.end()
-        default, at = optional_argument(text, at)
-    return arity, default, at
+    if arity_match := _ARITY.match(text, position):
+        arity, position = int(arity_match[1]), arity_match.end()
+        default, position = optional_argument(text, position)
+    return arity, default, position
 
 
 def define(macros: Macros, definition: Definition) -> None:
-    """Adds a definition to macros, as TeX does when it comes to it."""
+    r"""Adds a definition to `macros`; \let copies the current meaning of the other macro."""
     for name, macro in definition.macros.items():
         if isinstance(macro, Macro):
             macros[name] = macro
@@ -137,10 +143,10 @@ def define(macros: Macros, definition: Definition) -> None:
 
 
 def group_end(text: str, at: int) -> int:
-    """Where the group ends that begins at a brace: behind its closing brace.
+    """Returns the position after the closing brace of the group that begins at position `at`.
 
     Raises:
-      MacroError: it does not end.
+      MacroError: the group is not closed.
     """
     depth = 0
     while at < len(text):
@@ -158,10 +164,10 @@ def group_end(text: str, at: int) -> int:
 
 
 def argument(text: str, at: int) -> tuple[str, int]:
-    """An argument without its braces, and where it ends.
+    """Returns the argument at position `at` without its braces, and the position after it.
 
     Raises:
-      MacroError: there is none.
+      MacroError: the argument is missing.
     """
     blank = _BLANK.match(text, at)
     at = blank.end() if blank else at
@@ -175,31 +181,35 @@ def argument(text: str, at: int) -> tuple[str, int]:
     return text[at], at + 1
 
 
-def optional_argument(text: str, at: int) -> tuple[str | None, int]:
-    """An argument in brackets and where it ends; None where there is none."""
-    blank = _BLANK.match(text, at)
-    start = blank.end() if blank else at
-    if not text.startswith("[", start):
-        return None, at
+def optional_argument(text: str, start: int) -> tuple[str | None, int]:
+    """Returns an optional argument without its brackets, None if there is none, and the position after it.
+
+    Raises:
+      MacroError: the bracket is not closed.
+    """
+    blank = _BLANK.match(text, start)
+    opening = blank.end() if blank else start
+    if not text.startswith("[", opening):
+        return None, start
     depth = 0
-    place = start + 1
-    while place < len(text):
-        character = text[place]
+    position = opening + 1
+    while position < len(text):
+        character = text[position]
         if character == "\\":
-            place += 1
+            position += 1
         elif character in "{}":
             depth += 1 if character == "{" else -1
         elif character == "]" and depth == 0:
-            return text[start + 1 : place], place + 1
-        place += 1
+            return text[opening + 1 : position], position + 1
+        position += 1
     raise MacroError("a bracket that does not end")
 
 
 def expand(text: str, macros: Mapping[str, Macro]) -> str:
-    """A formula with its macros expanded.
+    """Expands the macros of a formula.
 
     Raises:
-      MacroError: a macro that is beyond this module, lacks an argument, or does not end.
+      MacroError: a macro is not supported, lacks an argument, or expands without end.
     """
     done: list[str] = []
     at = expansions = 0
@@ -224,31 +234,31 @@ def expand(text: str, macros: Mapping[str, Macro]) -> str:
 
 
 def _filled(name: str, macro: Macro, text: str, at: int) -> tuple[str, int]:
-    """The body of a macro with the arguments that stand at a place, and where they end."""
+    """Reads a macro's arguments at position `at`; returns the body filled with them, and the position after them."""
     if macro.body is None:
         raise MacroError(f"a macro that is a program: {name}")
-    given: list[str] = []
+    arguments: list[str] = []
     if macro.default is not None:
         optional, at = optional_argument(text, at)
-        given.append(macro.default if optional is None else optional)
-    while len(given) < macro.arity:
+        arguments.append(macro.default if optional is None else optional)
+    while len(arguments) < macro.arity:
         value, at = argument(text, at)
-        given.append(value)
+        arguments.append(value)
     parts: list[str] = []
-    place = 0
+    copied = 0
     for mark in re.finditer(r"#([1-9#])", macro.body):
-        parts.append(macro.body[place : mark.start()])
-        place = mark.end()
+        parts.append(macro.body[copied : mark.start()])
+        copied = mark.end()
         if mark[1] == "#":
             parts.append("#")
-        elif int(mark[1]) <= len(given):
-            value = given[int(mark[1]) - 1]
+        elif int(mark[1]) <= len(arguments):
+            value = arguments[int(mark[1]) - 1]
             before = "".join(parts[-2:])
             parts.append(_joined(before, value)[len(before) :])
-    body = _joined("".join(parts), macro.body[place:])
+    body = _joined("".join(parts), macro.body[copied:])
     return body, at
 
 
 def _joined(before: str, after: str) -> str:
-    r"""Two texts one behind the other, with a blank where \alpha and x would become \alphax."""
+    r"""Concatenates two texts, with a space where otherwise \alpha and x would become \alphax."""
     return f"{before} {after}" if after[:1].isalpha() and _ENDS_IN_WORD.search(before[-60:]) else before + after

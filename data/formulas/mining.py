@@ -1,4 +1,4 @@
-"""Formulas mined from LaTeX sources into a list: each once, of known commands, and none that is held out."""
+"""Mines formulas from LaTeX sources into a list, without duplicates, unknown commands and held-out formulas."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from im2latex.tokenizer import FormulaError, tokenize
 
 _SOURCES = (".tex", ".ltx", ".latex", ".sty", ".cls")
 _ARCHIVES = (".gz", ".tgz", ".tar")
-# Of one file; what an archive holds in all.
+# Limits for one file, and for all files of an archive together.
 _MAX_BYTES = 32 * 1024 * 1024
 _MAX_ARCHIVE_BYTES = 256 * 1024 * 1024
 
 
-class Found(NamedTuple):
+class MinedFormula(NamedTuple):
     """A formula of a document: its tokens, its normal form, and its `drawn_key`."""
 
     tokens: str
@@ -38,15 +38,15 @@ class Found(NamedTuple):
 
 @dataclass
 class Mined:
-    """What mining came to.
+    """Counts of a mining run.
 
     Attributes:
-      documents: that were read.
-      written: formulas in the list.
-      duplicates: formulas left out since they have the normal form of one before.
-      excluded: formulas left out since they draw the same as one that is held out.
-      rejected: formulas left out for other reasons, by reason.
-      unreadable: archives in folders that cannot be read.
+      documents: number of documents read.
+      written: number of formulas in the list.
+      duplicates: number of formulas left out because an earlier one has the same normal form.
+      excluded: number of formulas left out because they look the same as a held-out formula.
+      rejected: number of formulas left out for other reasons, by reason.
+      unreadable: paths of the archives that could not be read.
     """
 
     documents: int = 0
@@ -66,19 +66,19 @@ def mine(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Mined:
-    """Writes the formulas of LaTeX sources as a list, `source<TAB>tokens`.
+    """Writes the formulas of LaTeX sources as a list of lines `source<TAB>tokens`.
 
     Args:
-      sources: files, folders, and .tar.gz as arXiv gives them; folders may hold such archives.
-      out: the list, gzipped if its name ends in .gz.
-      max_tokens: of the longest formula.
-      exclude: lists and data sets whose formulas must not be in it, by what is drawn.
-      label: the source that is written; otherwise the name of the file, folder or archive.
-      workers: processes, otherwise one for each core.
+      sources: files, folders, and .tar.gz as from arXiv; folders may contain such archives.
+      out: the list to write, gzipped if its name ends in .gz.
+      max_tokens: maximum number of tokens in a formula.
+      exclude: lists and data sets; formulas that look the same as one of theirs are left out.
+      label: the source to write; the name of the file, folder or archive by default.
+      workers: number of processes; one per core by default.
       progress: called with the number of documents read since the last call.
 
     Raises:
-      UserError: a source that cannot be read, no formula in any, or a place that cannot be written.
+      UserError: a source cannot be read, there are no formulas, or the list cannot be written.
     """
     mined = Mined()
     held_out = read_keys(exclude, workers)
@@ -97,10 +97,17 @@ def mine(
 
 
 class Result(NamedTuple):
-    """What a document came to: its source, its formulas, each once, how often one came again, and what is left out."""
+    """The formulas of a document.
+
+    Attributes:
+      source: the source to write for its formulas.
+      formulas: the formulas, without duplicates.
+      duplicates: number of duplicates.
+      rejected: number of formulas left out, by reason.
+    """
 
     source: str
-    found: list[Found]
+    formulas: list[MinedFormula]
     duplicates: int
     rejected: Counter[str]
 
@@ -108,13 +115,13 @@ class Result(NamedTuple):
 def _kept(
     results: Iterable[Result], mined: Mined, held_out: set[str], progress: Callable[[int], None] | None
 ) -> Iterator[tuple[str, str]]:
-    """Source and tokens of each formula that goes into the list."""
+    """Yields the source and tokens of each formula to write, and updates the counts in `mined`."""
     seen: set[str] = set()
     for result in results:
         mined.documents += 1
         mined.duplicates += result.duplicates
         mined.rejected.update(result.rejected)
-        for formula in result.found:
+        for formula in result.formulas:
             if formula.form in seen:
                 mined.duplicates += 1
             elif formula.key in held_out:
@@ -130,9 +137,9 @@ def _kept(
 
 
 def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> Result:
-    """The formulas of a document."""
+    """Extracts the formulas of a document."""
     source, (root, files) = work
-    found: dict[str, Found] = {}
+    formulas: dict[str, MinedFormula] = {}
     duplicates = 0
     rejected: Counter[str] = Counter()
     for formula in find_formulas(files, root):
@@ -148,15 +155,15 @@ def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> Resu
                 rejected[f"a command that is not known: {unknown_command(joined)}"] += 1
             else:
                 form = normal_form(joined)
-                duplicates += form in found
-                found.setdefault(form, Found(joined, form, drawn_key(joined)))
+                duplicates += form in formulas
+                formulas.setdefault(form, MinedFormula(joined, form, drawn_key(joined)))
         except FormulaError as error:
             rejected[str(error)] += 1
-    return Result(source, list(found.values()), duplicates, rejected)
+    return Result(source, list(formulas.values()), duplicates, rejected)
 
 
 def _documents(source: Path, mined: Mined) -> Iterator[tuple[str, dict[str, str]]]:
-    """The documents of a source: the name of the root, and the files that it asks for."""
+    """Yields the documents of a source: the name of the main file, and the files that it includes, by name."""
     if source.is_dir():
         files = {}
         for path in sorted(path for path in source.rglob("*") if path.is_file()):
@@ -185,7 +192,7 @@ def _read(path: Path) -> bytes:
 
 
 def _decoded(content: bytes) -> str:
-    """UTF-8, or else what Windows wrote; line ends as of Unix."""
+    """Decodes UTF-8, or else Windows-1252, and converts line ends to line feeds."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -194,7 +201,7 @@ def _decoded(content: bytes) -> str:
 
 
 def _unpacked(path: Path) -> dict[str, str]:
-    """The LaTeX files of an archive, in memory; arXiv also packs a single file by gzip alone."""
+    """Reads the LaTeX files of an archive into memory. arXiv also has single files compressed with gzip only."""
     files: dict[str, str] = {}
     left = _MAX_ARCHIVE_BYTES
     try:

@@ -1,10 +1,10 @@
-r"""New formulas from known ones: parts of the same kind exchanged between formulas.
+r"""Makes new formulas by exchanging parts of the same kind between known formulas.
 
-A part is what a person would name: a numerator or denominator, a subscript, a superscript, what is under a root or an
-accent, between \left and \right, a cell, or a side of a relation. In a formula, one or two parts are replaced by parts
-of the same kind of other formulas, so what is around a part stays what it was: every group is closed, and a formula
-keeps its shape. Kinds are drawn evenly, so that what is rare (roots, cells) is exchanged as often as subscripts are;
-what goes in is as long, on average, as what it replaces.
+Parts are numerators and denominators, subscripts, superscripts, the content of roots and accents, the content between
+\left and \right, cells, and sides of relations. One or two parts of a formula are replaced by parts of the same kind
+from other formulas, so that groups stay balanced and the formula keeps its structure. All kinds are drawn equally
+often, so that rare ones (roots, cells) are exchanged as often as subscripts. On average, a part is as long as the part
+that it replaces.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _names(commands: str) -> frozenset[str]:
     return frozenset(commands.split())
 
 
-# The kinds of the groups behind a token.
+# The kinds of the groups that follow a token.
 _GROUPS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("\\frac", "\\binom"), ("fraction", "fraction")),
     **{"_": ("subscript",), "^": ("superscript",), "\\sqrt": ("root",)},
@@ -40,34 +40,36 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         ("accent",),
     ),
 }
-# What stands in their arguments is no formula, or none of its own.
+# Commands whose arguments are not formulas, or not independent ones.
 _CLOSED = _names(
     r"""\mathrm \mathbf \mathit \mathcal \mathsf \mathtt \mathbb \mathfrak \mathscr \boldsymbol \operatorname
     \operatorname* \textrm \textbf \textit \textsf \texttt \textsc \textup \textnormal \emph \hspace \mathop \substack
     \multicolumn \raisebox \rule \mbox"""
 )
-# What stands between two of them, in no brackets, is a side.
+# Tokens that separate sides, outside brackets.
 _SEPARATORS = _names(
     r"""= < > \leq \le \geq \ge \neq \ne \equiv \sim \simeq \approx \cong \propto \ll \gg \in \notin \ni \subset
     \subseteq \supset \supseteq \to \rightarrow \longrightarrow \mapsto \Rightarrow \Leftrightarrow \iff \implies \quad
     \qquad , ; ."""
 )
 _BRACKETS = {"(": 1, "[": 1, "\\{": 1, "\\langle": 1, ")": -1, "]": -1, "\\}": -1, "\\rangle": -1}
-# In these environments a cell is a piece of a line and not an entry.
+# Environments whose cells are pieces of a line instead of entries.
 _LINES = _names("aligned split gathered")
-# These reach to the end of their group, or divide it: no part that holds one, at its own level, is exchanged.
+# Commands that apply to the rest of their group, or divide it. Parts with one of these at the top level are not
+# exchanged.
 _REACHING = _names(
     r"""\atop \above \brace \brack \choose \over \rm \bf \it \cal \sf \tt \sl \sc \em \mit \boldmath \displaystyle
     \textstyle \scriptstyle \scriptscriptstyle \tiny \scriptsize \footnotesize \small \normalsize \large \Large \LARGE
     \huge \Huge \hline \cline"""
 )
-# Formulas tried for each that is asked for.
+# Maximum number of attempts per requested formula.
 _TRIES = 50
+# Share of formulas in which two parts are replaced.
 _TWICE = 0.3
 
 
 class FormulaPart(NamedTuple):
-    """A part of a formula: its kind, and its first token and the one behind its last."""
+    """A part of a formula: its kind, and the range of its tokens; `end` is exclusive."""
 
     kind: str
     start: int
@@ -75,13 +77,13 @@ class FormulaPart(NamedTuple):
 
 
 def find_parts(tokens: Sequence[str]) -> list[FormulaPart]:
-    """The parts of a formula that can be exchanged.
+    """Returns the parts of a formula that can be exchanged.
 
     Args:
-      tokens: of `im2latex.tokenizer.tokenize`.
+      tokens: the result of `im2latex.tokenizer.tokenize`.
 
     Raises:
-      FormulaError: groups do not fit together.
+      FormulaError: groups are not balanced.
     """
     finder = _Finder(tokens)
     end, cuts, free = finder.row(0, ())
@@ -94,7 +96,7 @@ def find_parts(tokens: Sequence[str]) -> list[FormulaPart]:
 
 
 def _is_whole(tokens: Sequence[str], part: FormulaPart) -> bool:
-    r"""Whether a part is something, and does not go with what stands before it, as a bracket behind \\ does."""
+    r"""Returns whether a part is not empty and does not belong to the token before it, as [ after \\ does."""
     taken = ("_", "^", "[", "*") if part.kind in ("cell", "row") else ("_", "^")
     return part.start < part.end and tokens[part.start] not in taken
 
@@ -108,10 +110,10 @@ class _Finder:
         return self.tokens[at] if at < len(self.tokens) else ""
 
     def row(self, at: int, stops: tuple[str, ...]) -> tuple[int, dict[int, str], bool]:
-        """Reads up to one of the stops.
+        """Reads a row up to a stop token.
 
         Returns:
-          Where that is; what separates, by its place; and whether the row can be exchanged.
+          The position of the stop, the separators by position, and whether the row can be exchanged.
         """
         cuts: dict[int, str] = {}
         reaches, depth = False, 0
@@ -129,7 +131,7 @@ class _Finder:
         return at, cuts, not reaches and depth == 0
 
     def item(self, at: int, token: str) -> int:
-        """Reads one thing; where the next begins."""
+        """Reads one item and returns the position after it."""
         if token == "{":
             return self.group(at, "")
         if side_of(token) == "\\left":
@@ -154,7 +156,7 @@ class _Finder:
         return at
 
     def group(self, at: int, kind: str) -> int:
-        """Reads a group, which is a part if it has a kind."""
+        """Reads a group, adds it to the parts if `kind` is not empty, and returns the position after it."""
         self.expect(self.peek(at) == "{")
         end, _, free = self.row(at + 1, ("}",))
         self.expect(self.peek(end) == "}")
@@ -163,7 +165,7 @@ class _Finder:
         return end + 1
 
     def closed(self, at: int) -> int:
-        """Passes over a group."""
+        """Skips a group and returns the position after it."""
         self.expect(self.peek(at) == "{")
         depth = 0
         while at < len(self.tokens):
@@ -187,8 +189,8 @@ class _Finder:
             if self.tokens[at - 1] == end:
                 return at
 
-    def expect(self, holds: bool) -> None:
-        if not holds:
+    def expect(self, condition: bool) -> None:
+        if not condition:
             raise FormulaError("groups that do not fit together")
 
 
@@ -200,18 +202,18 @@ def recombine(
     exclude: Iterable[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[str]:
-    """Yields new formulas, their tokens separated by one space; no two draw the same, and none as a known one does.
+    """Yields new formulas, as tokens separated by one space. Each looks different from the others and the known ones.
 
     Args:
-      formulas: the known ones; those with commands that are not known are passed over.
-      count: how many.
-      seed: of the choices; the same arguments give the same formulas.
-      max_tokens: of the longest.
-      exclude: `drawn_key`s of formulas that must not come out.
+      formulas: the known formulas; those with unknown commands are not used.
+      count: number of formulas to make.
+      seed: random seed; the same arguments give the same formulas.
+      max_tokens: maximum number of tokens in a formula.
+      exclude: `drawn_key`s of formulas that must not be made.
       progress: called with the number of formulas made since the last call.
 
     Raises:
-      UserError: there are not so many.
+      UserError: `count` formulas could not be made.
     """
     known: list[list[str]] = []
     seen = set(exclude)
@@ -224,9 +226,9 @@ def recombine(
         for kind in sorted({part.kind for part in _parts(tokens)}):
             by_kind[kind].append(len(known))
         known.append(tokens)
-    kinds = [kind for kind, places in by_kind.items() if len(places) > 1]
+    kinds = [kind for kind, formula_numbers in by_kind.items() if len(formula_numbers) > 1]
     rng = random.Random(seed)
-    made = 0
+    new = 0
     for _ in range(_TRIES * count if kinds else 0):
         tokens = _exchanged(known, by_kind, kinds, rng)
         if not 0 < len(tokens) <= max_tokens or not is_local(" ".join(tokens)):
@@ -238,13 +240,13 @@ def recombine(
         if key in seen:
             continue
         seen.add(key)
-        made += 1
+        new += 1
         yield " ".join(tokens)
         if progress is not None:
             progress(1)
-        if made == count:
+        if new == count:
             return
-    raise UserError(f"these formulas give no more than {made:,} new ones; give more formulas, or a smaller --count")
+    raise UserError(f"these formulas give no more than {new:,} new ones; give more formulas, or a smaller --count")
 
 
 def _parts(tokens: Sequence[str]) -> list[FormulaPart]:
@@ -257,7 +259,7 @@ def _parts(tokens: Sequence[str]) -> list[FormulaPart]:
 def _exchanged(
     known: list[list[str]], by_kind: dict[str, array.array[int]], kinds: list[str], rng: random.Random
 ) -> list[str]:
-    """A formula with one or two of its parts replaced; nothing where that fails."""
+    """Returns a known formula with one or two parts replaced, or an empty list if this fails."""
     kind = rng.choice(kinds)
     tokens = known[rng.choice(by_kind[kind])]
     for step in range(1 + (rng.random() < _TWICE)):
@@ -268,6 +270,6 @@ def _exchanged(
         if not by_kind[kind]:
             return []
         donor = known[rng.choice(by_kind[kind])]
-        given = rng.choice([part for part in _parts(donor) if part.kind == kind])
-        tokens = [*tokens[: part.start], *donor[given.start : given.end], *tokens[part.end :]]
+        replacement = rng.choice([part for part in _parts(donor) if part.kind == kind])
+        tokens = [*tokens[: part.start], *donor[replacement.start : replacement.end], *tokens[part.end :]]
     return tokens

@@ -1,1 +1,1 @@
-"""The formats that data sets are imported from."""
+"""Imports data sets from other formats."""

@@ -1,4 +1,4 @@
-"""A candidate of any format as an encoded record: its image cropped, its formula in normal form."""
+"""Converts candidates of any import format to encoded records: crops images, puts formulas into normal form."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ BORDER = 8
 
 
 def crop_page(page: Image.Image, border: int = BORDER) -> Image.Image:
-    """A full page as im2markup prepares it: cropped to the ink, bordered, halved with Lanczos.
+    """Prepares a full page as im2markup does: crops it to the ink, adds a border, halves it with Lanczos.
 
-    im2markup then places it in one of 21 sizes; batches are cut by size here, so it stays as it is.
+    im2markup then pads the image to one of 21 sizes. This project groups batches by size instead, so it does not pad.
 
     Args:
-      page: any mode, black on white; transparency counts as white.
+      page: black on white, in any mode; transparent pixels count as white.
       border: white pixels around the ink, before halving.
 
     Raises:
-      BadRecord: there is no ink.
+      BadRecord: the page is blank.
     """
     grey = _grey(page)
     box = ImageChops.invert(grey).getbbox()
@@ -37,8 +37,8 @@ def crop_page(page: Image.Image, border: int = BORDER) -> Image.Image:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """The image in 8-bit grey, what is transparent on white."""
-    if image.mode == "P":  # full pages are: 256 colours are faster to convert than four million pixels
+    """Converts an image to 8-bit grey, with white behind transparent pixels."""
+    if image.mode == "P":  # as full pages are; converting 256 colours is faster than converting four million pixels
         colours = Image.frombytes("P", (256, 1), bytes(range(256)))
         colours.putpalette(image.getpalette() or [])
         colours.info = dict(image.info)
@@ -51,16 +51,16 @@ def _grey(image: Image.Image) -> Image.Image:
 
 
 def convert(candidate: Candidate, raw: bool, max_tokens: int, spelling: str) -> bytes:
-    """The encoded record of a candidate.
+    """Converts a candidate to an encoded record.
 
     Args:
-      candidate: what the source has.
-      raw: whether its image is a full page and its formula not tokenised.
-      max_tokens: of the formula, in its spelling.
-      spelling: of the formula, as `data.spelling.respell` takes it.
+      candidate: an image and a formula from the source.
+      raw: whether the image is a full page and the formula is not tokenised.
+      max_tokens: maximum number of tokens of the formula, after respelling.
+      spelling: spelling of the formula, see `data.spelling.respell`.
 
     Raises:
-      BadRecord: with the reason it is set aside for.
+      BadRecord: the candidate is unusable; with the reason.
     """
     if candidate.problem:
         raise BadRecord(candidate.problem)
@@ -69,7 +69,7 @@ def convert(candidate: Candidate, raw: bool, max_tokens: int, spelling: str) -> 
     except UnicodeDecodeError as error:
         raise BadRecord("bad UTF-8") from error
     try:
-        # Percent signs before a formula were taken off when the pages were rendered; later ones began a comment.
+        # The pages were rendered without percent signs before a formula; later ones began a comment.
         tokens = tokenize(formula.lstrip("% ")) if raw else formula.split()
         tokens = respell(" ".join(tokens), spelling).split()
     except FormulaError as error:
@@ -92,7 +92,7 @@ def convert(candidate: Candidate, raw: bool, max_tokens: int, spelling: str) -> 
                 content = buffer.getvalue()
     except BadRecord:
         raise
-    # Pillow's decoders raise many classes, SyntaxError and struct.error among them, for broken images.
+    # Pillow's decoders raise many different exceptions for broken images, even SyntaxError and struct.error.
     except Exception as error:
         raise BadRecord("undecodable image") from error
     return encode(Record(content, " ".join(tokens), candidate.name))
@@ -101,7 +101,7 @@ def convert(candidate: Candidate, raw: bool, max_tokens: int, spelling: str) -> 
 def convert_chunk(
     chunk: list[Candidate], raw: bool, max_tokens: int, spelling: str
 ) -> list[tuple[str, str, bytes | str]]:
-    """For each candidate its split, its name, and the encoded record or the reason it is bad."""
+    """Returns for each candidate its split, its name, and the encoded record or the reason for rejecting it."""
     results: list[tuple[str, str, bytes | str]] = []
     for candidate in chunk:
         outcome: bytes | str

@@ -1,4 +1,4 @@
-"""The formats that can be imported, in the order in which they are tried. A new one is another module."""
+"""The registry of import formats, in the order of detection. To add a format, add a module and list it here."""
 
 from __future__ import annotations
 

@@ -22,14 +22,14 @@ _CHUNK = 128
 
 
 def _fraction(name: str, salt: str) -> float:
-    """A number in [0, 1) that depends on a name only."""
+    """Returns a number in [0, 1) that depends on the name and the salt only."""
     return int.from_bytes(hashlib.sha256(f"{salt} {name}".encode()).digest()[:6], "big") / 2**48
 
 
 def hold_out(
     candidates: Iterable[Candidate], present: set[str], eval_share: float, test_share: float
 ) -> Iterator[Candidate]:
-    """Fills splits the source has no list for: eval from train, then test from eval, chosen by the record's name."""
+    """Fills splits that the source has no list for: eval from train, then test from eval, by a hash of the name."""
     for candidate in candidates:
         split = candidate.split
         if "eval" not in present and split == "train" and _fraction(candidate.name, "eval") < eval_share:
@@ -40,21 +40,27 @@ def hold_out(
 
 
 class Source(NamedTuple):
-    """What a source holds."""
+    """An opened source.
+
+    Attributes:
+      format: its format.
+      candidates: its records, in the splits of the source's own lists.
+      splits: the splits that the source has lists for.
+    """
 
     format: Format
-    candidates: Iterator[Candidate]  # its records, in the splits of its own lists
-    splits: set[str]  # those that it has lists for
+    candidates: Iterator[Candidate]
+    splits: set[str]
 
 
 def open_source(source: Path, layout: str | None = None, vocabulary: Path | None = None) -> Source:
-    """Finds out what a source holds.
+    """Opens a source and detects its format.
 
     Args:
-      source, layout, vocabulary: as those of `import_dataset`.
+      source, layout, vocabulary: as in `import_dataset`.
 
     Raises:
-      UserError: the source is incomplete or of no known format; some of it only as the records are read.
+      UserError: the format is unknown or the source is incomplete. Some gaps show only while the candidates are read.
     """
     files = Files(source)
     form = _named(layout) if layout else _detected(files)
@@ -92,25 +98,28 @@ def import_dataset(
     overwrite: bool = False,
     spelling: str = NORMAL,
 ) -> DatasetSummary:
-    """Imports a data set.
+    """Imports a data set in any of the formats.
 
     Args:
-      source: a folder or .tar.gz in one of the layouts.
+      source: a folder or .tar.gz in one of the formats.
       out: the folder to make.
-      layout: one of FORMATS; otherwise detected.
-      vocabulary: file of tokens, for layout tfrecords; otherwise latex_vocab.txt in the source.
-      max_tokens: longer formulas are rejected.
-      eval_share: the share of train that becomes eval where the source has no validation list.
-      test_share: the share of eval that becomes test where the source has no test list.
-      allow_rejects: the share of rejected records above which the whole is refused.
-      workers: processes; otherwise one for each core.
-      progress: called with the number of records handled since the last call.
-      overwrite: replace a folder that is not a data set too.
-      spelling: of the formulas, as `data.spelling.respell` takes it.
+      layout: name of the format, one of FORMATS; detected by default.
+      vocabulary: file of tokens, for the format tfrecords; by default latex_vocab.txt in the source.
+      max_tokens: formulas with more tokens are rejected.
+      eval_share: share of train to use for eval if the source has no validation list.
+      test_share: share of eval to use for test if the source has no test list.
+      allow_rejects: maximum share of rejected records; with more, nothing is written.
+      workers: number of processes; one per core by default.
+      progress: called with the number of records processed since the last call.
+      overwrite: also replace a folder that is not a data set.
+      spelling: spelling of the formulas, see `data.spelling.respell`.
+
+    Returns:
+      Summary of the written data set.
 
     Raises:
-      UserError: the source is incomplete or of no known layout, there is no such spelling, too much is bad, or out
-        cannot be made.
+      UserError: the source is incomplete, its format or the spelling is unknown, too many records were rejected, or
+        `out` cannot be written.
     """
     source = Path(source)
     form, candidates, splits = open_source(source, layout, vocabulary)

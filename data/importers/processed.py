@@ -1,7 +1,7 @@
-"""The processed im2latex-100k, which is taken as it is.
+"""Import format: the processed im2latex-100k, whose images and tokens are ready to use.
 
-im2latex_formulas.norm.lst, im2latex_{train,validate,test}_filter.lst with lines `<image> <formula line>`, images in a
-folder or a .tar.gz. Formula lines count from 0 and end with a line feed and nothing else.
+Files: im2latex_formulas.norm.lst, im2latex_{train,validate,test}_filter.lst with lines `<image> <formula line>`, and
+images in a folder or a .tar.gz. Formula lines are numbered from 0 and end with a line feed only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The raw im2latex-100k, with full pages.
+"""Import format: the raw im2latex-100k, with full pages.
 
-formulas.lst, {train,validate,test}.lst (in the download with im2latex_ before) with lines `<formula line> <image>
-<rendering>`, full pages in a folder or a .tar.gz. Pages are cropped to the ink, bordered and halved as im2markup does,
-formulas are tokenised. Formula lines count from 0 and end with a line feed and nothing else.
+Files: formulas.lst and {train,validate,test}.lst (with the prefix im2latex_ in the download) with lines `<formula line>
+<image> <rendering>`, and full pages in a folder or a .tar.gz. The import crops pages to the ink, adds a border and
+halves them as im2markup does, and tokenises formulas. Formula lines are numbered from 0 and end with a line feed only.
 """
 
 from __future__ import annotations

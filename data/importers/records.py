@@ -1,4 +1,4 @@
-"""A data set of this project: train/, eval/ and test/ as `data.dataset.writer` makes them; bad records are left out."""
+"""Import format: a data set of this project, with train/, eval/ and test/ as `data.dataset.writer` makes them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _detect(files: Files) -> bool:
 
 
 def _read(files: Files, vocabulary: Path | None) -> Iterator[Candidate]:
-    """The records; one that does not follow the schema is called by its file and number."""
+    """Yields the records. A record that does not follow the schema has its file and number as its name."""
     for split in SPLITS:
         for file in _shards_of(files.source, split):
             for number, content in enumerate(read_tfrecords(file)):

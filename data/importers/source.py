@@ -1,4 +1,4 @@
-"""What the importers share: the format that each describes, the source that it reads, the candidates that it gives."""
+"""Shared parts of the importers: the description of a format, the files of a source, and candidate records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ SPLIT_NAMES = {"train": "train", "validate": "eval", "val": "eval", "eval": "eva
 
 
 class Candidate(NamedTuple):
-    """A record before it is checked: an image's bytes or file, the formula's bytes, or a problem already seen."""
+    """A record of the source, not yet checked.
+
+    Attributes:
+      split: train, eval or test.
+      name: name of the record.
+      image: the image file, as bytes or as a path.
+      formula: the formula, encoded.
+      problem: why the record is unusable, if the importer has found out already.
+    """
 
     split: str
     name: str
@@ -24,7 +32,11 @@ class Candidate(NamedTuple):
 
 
 class Files:
-    """The files of a source, a folder or a .tar archive, by name; archives in the folder are read as they are asked."""
+    """The files of a source, a folder or a .tar archive, by name. Archives within the folder are read on demand.
+
+    Raises:
+      UserError: the source does not exist or is not a readable archive.
+    """
 
     def __init__(self, source: Path) -> None:
         self.source = source
@@ -46,7 +58,11 @@ class Files:
             raise UserError(f"cannot read {name} in {self.source}: {error.strerror}; check its permissions") from error
 
     def images(self) -> dict[str, bytes | Path]:
-        """Images by file name, from the folders and archives whose names speak of images."""
+        """Returns images by file name, also those in folders and archives with "image" in their names.
+
+        Raises:
+          UserError: there are no images.
+        """
         found = {name: content for name, content in self.files.items() if name.lower().endswith(_IMAGES)}
         for name, content in self.files.items():
             if not isinstance(content, Path) or "image" not in name:
@@ -64,7 +80,7 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
 
 
 def _read_tar(path: Path) -> dict[str, bytes | Path]:
-    """The regular files of an archive by base name, in memory: nothing in it can choose where it is written."""
+    """Reads the regular files of an archive into memory, by base name, so that no member can choose a path to write."""
     files: dict[str, bytes | Path] = {}
     try:
         with tarfile.open(path) as archive:
@@ -82,20 +98,40 @@ def _read_tar(path: Path) -> dict[str, bytes | Path]:
 
 
 class Format(NamedTuple):
-    """A format of data sets. Formats are tried in the order of `data.importers.formats.FORMATS`."""
+    """An import format. Formats are detected in the order of `data.importers.formats.FORMATS`.
+
+    Attributes:
+      name: its name for --format.
+      help: its description on the command line.
+      looks_like: the files that identify it, for error messages.
+      detect: returns whether a source has this format.
+      read: takes the source and the file of the vocabulary, if any; yields the records in the source's own splits.
+      splits: returns the names of the source's own splits; names that are not in SPLIT_NAMES are ignored.
+      raw: whether images are full pages and formulas are not tokenised.
+    """
 
     name: str
-    help: str  # what it is, for the command line
-    looks_like: str  # the files by which it is known, for a person
+    help: str
+    looks_like: str
     detect: Callable[[Files], bool]
-    # Takes the file of a vocabulary, too, or None; gives the records, in the splits of the source's own lists.
     read: Callable[[Files, Path | None], Iterator[Candidate]]
-    splits: Callable[[Files], set[str]]  # the splits that the source has lists for; other names are ignored
-    raw: bool = False  # images are full pages, and formulas are not tokenised
+    splits: Callable[[Files], set[str]]
+    raw: bool = False
 
 
 def read_lists(files: Files, formulas: str, lists: str, name_first: bool, suffix: str) -> Iterator[Candidate]:
-    """The rows of the split lists, with their images and formulas."""
+    """Yields the examples of the split lists, with their images and formulas.
+
+    Args:
+      files: the source.
+      formulas: glob pattern of the file with one formula per line.
+      lists: glob pattern of the split lists.
+      name_first: whether rows are `<image> <formula line>` instead of `<formula line> <image>`.
+      suffix: appended to image names if they come second.
+
+    Raises:
+      UserError: the source lacks one of the files.
+    """
     formula_files, list_files = files.matching(formulas), files.matching(lists)
     list_files = [name for name in list_files if name not in formula_files]
     if len(formula_files) != 1 or not list_files:

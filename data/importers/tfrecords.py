@@ -1,4 +1,4 @@
-"""The TFRecords of Image2Latex-TF2: {train,val,test}_100K_00of20.tfrecord, with latex_vocab.txt."""
+"""Import format: the TFRecords of Image2Latex-TF2, {train,val,test}_100K_00of20.tfrecord with latex_vocab.txt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _detect(files: Files) -> bool:
 
 
 def _read(files: Files, vocabulary: Path | None) -> Iterator[Candidate]:
-    """Turns ids into tokens by the vocabulary's line numbers, which count from 1."""
+    """Yields the records, with ids replaced by tokens. An id is a line number of the vocabulary, from 1."""
     if vocabulary is not None:
         try:
             text = vocabulary.read_bytes()
@@ -46,11 +46,17 @@ def _read(files: Files, vocabulary: Path | None) -> Iterator[Candidate]:
 
 
 def _decode_ids(content: bytes, tokens: list[str]) -> tuple[bytes, str]:
-    """Image and formula of a record. Start and end differ between files, so each record says them itself."""
+    """Returns the image and formula of a record.
+
+    The ids of the start and end tokens differ between files; they are taken from the record itself.
+
+    Raises:
+      BadRecord: the record does not follow the format.
+    """
     example = Example()
     try:
         example.ParseFromString(content)
-    except Exception as error:  # protobuf's DecodeError is another class in each of its implementations
+    except Exception as error:  # each implementation of protobuf has a DecodeError class of its own
         raise BadRecord("not a tf.train.Example") from error
     features = example.features.feature
     if any(key not in features for key in ("image", "latex_seq_in", "latex_seq_out")):

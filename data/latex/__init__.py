@@ -1,1 +1,1 @@
-"""How LaTeX is drawn."""
+"""Renders LaTeX formulas to images, with TeX or with a built-in typesetter."""

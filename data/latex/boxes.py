@@ -1,4 +1,4 @@
-"""The pieces of a typeset formula: how they are put together, and drawn."""
+"""Boxes, the pieces of a typeset formula: combining and drawing them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from data.latex.computer_modern import Glyph, Part, bitmap
 
 
 class Rule(NamedTuple):
-    """A filled rectangle, in pixels, and the symbol that it is a part of."""
+    """A filled rectangle, in pixels, and the symbol that it belongs to."""
 
     width: float
     height: float
@@ -20,10 +20,15 @@ class Rule(NamedTuple):
 
 
 class Box(NamedTuple):
-    """A piece of a formula, in pixels; marks are (x, y, Glyph or Rule), y downwards.
+    """A piece of a formula, in pixels.
 
-    Glyphs stand with their origin at (x, y), rules with their upper left corner there. `italic` is the italic
-    correction contained in `width`.
+    Attributes:
+      width: width, including the italic correction.
+      height: height above the baseline.
+      depth: depth below the baseline.
+      marks: glyphs and rules, as (x, y, mark) with y downwards. The position is the origin of a glyph, and the upper
+        left corner of a rule.
+      italic: the italic correction.
     """
 
     width: float
@@ -37,18 +42,18 @@ EMPTY = Box(0.0, 0.0, 0.0, [])
 
 
 def rule(name: str, width: float, height: float, raised: float = 0.0) -> Box:
-    """A rule that stands for a symbol of this name, its upper edge at a height above the baseline."""
+    """Returns a rule as a symbol with this name. `raised` is the height of its upper edge above the baseline."""
     return Box(width, raised, height - raised, [(0.0, -raised, Rule(width, height, Part(name)))])
 
 
 def whole(name: str, box: Box) -> Box:
-    """The box as one symbol, whatever it is put together from."""
+    """Marks all parts of a box as one symbol with this name."""
     marks = [(x, y, mark._replace(part=Part(name, i))) for i, (x, y, mark) in enumerate(box.marks)]
     return box._replace(marks=marks)
 
 
 def row_of(boxes: Sequence[tuple[float, Box]]) -> Box:
-    """Boxes side by side, each after a space in pixels."""
+    """Puts boxes side by side, each after a space in pixels."""
     x = height = depth = 0.0
     marks = []
     for space, box in boxes:
@@ -60,7 +65,7 @@ def row_of(boxes: Sequence[tuple[float, Box]]) -> Box:
 
 
 def overlay(width: float, *placed: tuple[float, float, Box]) -> Box:
-    """Boxes with their origins at (x, y) of a new box, y downwards."""
+    """Combines boxes into one of the given width, with their origins at (x, y), y downwards."""
     marks = [(x + mx, y + my, mark) for x, y, box in placed for mx, my, mark in box.marks]
     return Box(
         width,
@@ -71,10 +76,13 @@ def overlay(width: float, *placed: tuple[float, float, Box]) -> Box:
 
 
 def paint(box: Box, border: int) -> np.ndarray:
-    """Draws a box, black on white, cropped to its ink.
+    """Draws a box, black on white, cropped to its ink with a border in pixels.
 
     Returns:
       uint8 (H, W), 255 is white.
+
+    Raises:
+      ValueError: the box has no marks.
     """
     placed = []
     for x, y, mark in box.marks:

@@ -1,8 +1,8 @@
-"""Computer Modern: the symbols of the built-in typesetter, their glyphs, measures and pictures.
+"""The symbols of the built-in typesetter: their glyphs, metrics and bitmaps.
 
-The fonts are the TrueType Computer Modern that matplotlib ships; metrics TeX reads from .tfm files are taken from the
-outlines. What Computer Modern lacks (most of amssymb, blackboard bold, Fraktur, bold italics) is taken from STIX, which
-matplotlib ships too.
+The fonts are the TrueType Computer Modern fonts that matplotlib contains. Metrics, which TeX reads from .tfm files, are
+taken from the outlines. Symbols that Computer Modern lacks (most of amssymb, blackboard bold, Fraktur, bold italics)
+come from STIX, which matplotlib contains too.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ for _class, _symbols in (
     for _token, _code in zip(_symbols.split()[::2], _symbols.split()[1::2], strict=True):
         SYMBOLS[_token] = (_class, "S", int(_code, 16))
 
-# Operators of two sizes, text and display (cmex10); the integral keeps its limits beside it (\nolimits).
+# Operators with codes for two sizes, text and display (cmex10). Integrals have their limits beside them (\nolimits).
 LARGE_OPERATORS = {
     "\\sum": (80, 88), "\\prod": (81, 89), "\\int": (82, 90), "\\oint": (72, 73), "\\coprod": (96, 97),
     "\\bigcup": (83, 91), "\\bigcap": (84, 92), "\\biguplus": (85, 93), "\\bigwedge": (86, 94), "\\bigvee": (87, 95),
@@ -100,13 +100,13 @@ ACCENTS = {
     "\\ddot": ("r", 196), "\\check": ("r", 8729), "\\breve": ("r", 184), "\\acute": ("r", 182), "\\grave": ("r", 181),
     "\\mathring": ("r", 186),
 }  # fmt: skip
-# In text; those of one letter, and the cedilla and what is below.
+# Accents of text mode: first those that equal a math accent, then those below a letter.
 TEXT_ACCENTS = {
     "\\'": "\\acute", "\\`": "\\grave", "\\^": "\\hat", '\\"': "\\ddot", "\\~": "\\tilde", "\\=": "\\bar",
     "\\.": "\\dot", "\\u": "\\breve", "\\v": "\\check",
 }  # fmt: skip
 ACCENTS_BELOW = {"\\c": ("r", 187), "\\d": ("r", 95), "\\b": ("r", 185)}
-# From the narrowest to the widest.
+# Codes in cmex10, from the narrowest to the widest.
 WIDE_ACCENTS = {"\\widehat": (98, 99, 100), "\\widetilde": (101, 102, 103)}
 ALPHABETS = {
     "\\mathbf": "b", "\\mathrm": "r", "\\mathcal": "y", "\\mathit": "i", "\\mathsf": "s", "\\mathtt": "t",
@@ -150,7 +150,7 @@ def _letters() -> dict[str, dict[str, tuple[str, int]]]:
 # alphabet -> token -> (font, code)
 LETTERS = _letters()
 
-# Delimiters: the glyph of normal size, then the four of cmex10; what is taller scales the last.
+# Glyphs of each delimiter: normal size, then four sizes of cmex10. Taller delimiters scale the last one.
 DELIMITERS: dict[str, list[tuple[str, int]]] = {
     "(": [("r", 40), ("x", 161), ("x", 179), ("x", 181), ("x", 195)],
     ")": [("r", 41), ("x", 162), ("x", 180), ("x", 182), ("x", 33)],
@@ -177,7 +177,7 @@ DELIMITERS: dict[str, list[tuple[str, int]]] = {
     "\\sqrt": [("y", 112), ("x", 112), ("x", 113), ("x", 114), ("x", 115)],
 }
 
-# What is the same symbol at any size: a glyph and the one of normal size.
+# For each glyph of a symbol with several sizes, the glyph of normal size.
 NORMAL_SIZE: dict[tuple[str, int], tuple[str, int]] = {
     size: sizes[0]
     for sizes in (
@@ -190,14 +190,14 @@ NORMAL_SIZE: dict[tuple[str, int], tuple[str, int]] = {
 
 
 class Part(NamedTuple):
-    """Of a symbol that is put together: its name, and the number of the part, from 0."""
+    """A part of a symbol: the symbol's name, and the number of the part, from 0."""
 
     name: str
     number: int = 0
 
 
 class Glyph(NamedTuple):
-    """A character of a font at a size in pixels per em; it may be a part of a symbol."""
+    """A character of a font, with the size in pixels per em and the symbol that it is part of, if any."""
 
     font: str
     code: int
@@ -206,7 +206,7 @@ class Glyph(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """A glyph's measures, in em: advance, and the outline's left, top, right and bottom (y upwards)."""
+    """A glyph's metrics in em: its advance, and the outline's left, top, right and bottom (y upwards)."""
 
     advance: float
     left: float
@@ -225,7 +225,7 @@ def _font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def metrics(font: str, code: int) -> Metrics:
-    """The measures of a glyph, read from its outline at 1000 pixels per em."""
+    """Returns the metrics of a glyph, measured on its outline at 1000 pixels per em."""
     mask, (left, top) = _font(font, 1000).getmask2(chr(code), mode="L", anchor="ls")
     width, height = mask.size
     advance = _font(font, 1000).getlength(chr(code))
@@ -237,10 +237,14 @@ _OVERSAMPLING = 8
 
 @functools.cache
 def bitmap(font: str, code: int, em: float) -> tuple[int, int, np.ndarray]:
-    """A glyph's coverage, uint8 (H, W), and the column and row of its corner relative to the origin.
+    """Draws a glyph.
 
-    Drawn eight times too large and averaged, so that hinting does not distort small sizes. Thin strokes are darkened
-    (coverage ** 0.75): the hairlines of Computer Modern are a quarter of a pixel wide at ten pixels per em.
+    It is drawn eight times as large and averaged, so that hinting does not distort small sizes. Thin strokes are
+    darkened (coverage ** 0.75), because the hairlines of Computer Modern are a quarter of a pixel wide at ten pixels
+    per em.
+
+    Returns:
+      Column and row of the upper left corner relative to the origin, and the ink, uint8 (H, W), 255 is full coverage.
     """
     face = _font(font, round(em * _OVERSAMPLING))
     mask, (left, top) = face.getmask2(chr(code), mode="L", anchor="ls")
@@ -252,7 +256,7 @@ def bitmap(font: str, code: int, em: float) -> tuple[int, int, np.ndarray]:
     canvas[row : row + height, column : column + width] = np.array(mask, np.float32).reshape(height, width)
     coverage = canvas.reshape(y1 - y0, _OVERSAMPLING, x1 - x0, _OVERSAMPLING).mean(axis=(1, 3)) / 255
     ink = np.round(255 * coverage**0.75).astype(np.uint8)
-    # The mask of a font spans the advance; what is white on its sides would count as ink of the formula.
+    # Crop the mask, which spans the advance; otherwise its white sides would count as ink.
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     if rows.size:
         ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

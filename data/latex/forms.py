@@ -1,4 +1,4 @@
-"""Commands with arguments, for the built-in typesetter: each reads its arguments and sets them."""
+"""Commands with arguments, for the built-in typesetter. Each function parses a command's arguments and sets it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _underline(setter: Setter, token: str, style: int) -> Box:
 
 
 def _over_arrow(setter: Setter, token: str, style: int) -> Box:
-    """An arrow as wide as what is below or above it."""
+    """Sets an arrow above or below a body, as wide as the body."""
     body, em = setter.group(style), setter.size(style)
     arrow = setter.arrow(token, body.width, em)
     y = body.depth + 0.6 * em if token.startswith("\\under") else -body.height - 0.05 * em
@@ -102,7 +102,7 @@ def _stacked(setter: Setter, token: str, style: int) -> Atom:
 
 
 def _operator(setter: Setter, token: str, style: int) -> Atom:
-    """\\mathop, \\operatorname and \\operatorname*, which have limits in display style."""
+    """Sets \\mathop, \\operatorname and \\operatorname*; all but \\operatorname take limits in display style."""
     box = setter.group(style) if token == "\\mathop" else setter.in_alphabet("\\mathrm", style)
     limits = style == DISPLAY and token != "\\operatorname"
     return Atom("L", box, "limits" if limits else "char")
@@ -136,7 +136,7 @@ def _smash(setter: Setter, token: str, style: int) -> Box:
 
 
 def _without_width(setter: Setter, token: str, style: int) -> Box:
-    """\\rlap and \\lefteqn reach to the right, \\llap to the left."""
+    """Sets a body with zero width; it extends to the right for \\rlap and \\lefteqn, to the left for \\llap."""
     body = setter.argument(style)
     return overlay(0.0, (-body.width if token == "\\llap" else 0.0, 0.0, body))
 
@@ -173,8 +173,8 @@ def _raised(setter: Setter, token: str, style: int) -> Box:
     return overlay(body.width, (0.0, -lift, body))
 
 
-def _made_box(setter: Setter, token: str, style: int) -> Box:
-    """\\makebox and \\framebox without their widths, and \\fbox and \\boxed."""
+def _framed(setter: Setter, token: str, style: int) -> Box:
+    """Sets \\fbox, \\boxed, and \\makebox and \\framebox, whose optional widths are ignored."""
     setter.skip_option()
     setter.skip_option()
     body = setter.group(style)
@@ -203,7 +203,7 @@ def _ring(setter: Setter, token: str, style: int) -> Box:
 
 
 def _polish(setter: Setter, token: str, style: int) -> Box:
-    """L and l with a stroke."""
+    """Sets L or l with a stroke."""
     em = setter.size(style)
     letter, stroke = setter.glyph("r", ord(token[1]), em), setter.glyph("r", 195, em)
     return overlay(letter.width, (0.0, 0.0, letter), (0.0, 0.0, stroke))
@@ -216,7 +216,7 @@ def _table(*entries: tuple[_Form, str]) -> dict[str, _Form]:
     return {token: form for form, tokens in entries for token in tokens.split()}
 
 
-# What sets each command.
+# The function that sets each command.
 FORMS: dict[str, _Form] = _table(
     (_fraction, r"\frac \binom"),
     (_root, r"\sqrt"),
@@ -244,7 +244,7 @@ FORMS: dict[str, _Form] = _table(
     (_substack, r"\substack"),
     (_space, r"\hspace \hskip \kern \mkern \mskip"),
     (_raised, r"\raisebox"),
-    (_made_box, r"\makebox \framebox \fbox \boxed"),
+    (_framed, r"\makebox \framebox \fbox \boxed"),
     (_rule, r"\rule"),
     (_text_script, r"\textsubscript \textsuperscript"),
     (_small_capitals, r"\textsc"),

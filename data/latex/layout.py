@@ -1,4 +1,4 @@
-"""Where TeX puts the parts of a formula: the rules of The TeXbook, Appendix G, and of LaTeX's array, on boxes."""
+"""Lays out boxes by TeX's rules: The TeXbook, Appendix G, and LaTeX's array."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import NamedTuple
 from data.latex.boxes import EMPTY, Box, Rule, overlay, row_of, rule, whole
 from data.latex.computer_modern import DELIMITERS, WIDE_ACCENTS, Glyph, Part, metrics
 
-# \fontdimen parameters of cmsy10 and cmex10 in em, by their names in Appendix G.
+# \fontdimen parameters of cmsy10 and cmex10 in em, with their names from Appendix G.
 _X_HEIGHT, _AXIS, _RULE = 0.431, 0.25, 0.04
 _NUM1, _NUM2, _NUM3, _DENOM1, _DENOM2 = 0.677, 0.394, 0.444, 0.686, 0.345
 _SUP1, _SUP2, _SUB1, _SUB2, _SUP_DROP, _SUB_DROP = 0.413, 0.363, 0.15, 0.247, 0.386, 0.05
 _BIG_OP = (0.111, 0.167, 0.2, 0.6, 0.1)
 _THIN, _MEDIUM, _THICK = 3 / 18, 4 / 18, 5 / 18
 
-# Chapter 18's table of spaces between atoms, rows left and columns right in the order O B(op) ...: see space.
+# Chapter 18's table of spaces between atoms: a row for the left atom, a column for the right one, in this order.
 _ORDER = "OLBRPC,I"  # Ord, Op (L, large), Bin, Rel, Open, Close, Punct, Inner
 _SPACES = (
     "01230001", "11_30001", "22__2__2", "33_03003", "00_00000", "01230001", "11_11111", "11231011",
@@ -24,12 +24,20 @@ _SPACES = (
 _ALWAYS_THIN = {("O", "L"), ("L", "O"), ("L", "L"), ("C", "L"), ("I", "L")}
 
 DISPLAY, TEXT, SCRIPT, SCRIPTSCRIPT = range(4)
-# TeX's 10/7/5 pt would leave digits of three pixels in scripts of scripts at small sizes; 10/7.5/6 keeps them legible.
+# Font sizes of the styles. At small resolutions TeX's 10/7/5 pt would draw digits of three pixels in second-order
+# scripts; 10/7.5/6 keeps them legible.
 _SIZES = (1.0, 1.0, 0.75, 0.6)
 
 
 class Atom(NamedTuple):
-    """A class, a box, and how scripts stand: "char" and "box" beside, "limits" above and below."""
+    """An atom of a formula.
+
+    Attributes:
+      kind: its class, one of `_ORDER`.
+      box: its content.
+      scripts: position of scripts: "char" and "box" beside it, as rule 18 says for characters and boxes; "limits" above
+        and below it.
+    """
 
     kind: str
     box: Box
@@ -37,6 +45,7 @@ class Atom(NamedTuple):
 
 
 def space(left: str, right: str, style: int) -> float:
+    """Returns the space between two atoms of these classes, in em of the style."""
     code = _SPACES[_ORDER.index(left)][_ORDER.index(right)]
     if code == "0" or code == "_":
         return 0.0
@@ -46,8 +55,15 @@ def space(left: str, right: str, style: int) -> float:
 
 
 class Columns(NamedTuple):
-    """The columns of an array: c, l or r for each; the spaces between them and on both sides of all, em; before which
-    columns a line stands; the space between rows, em."""
+    """The columns of an array.
+
+    Attributes:
+      aligns: c, l or r for each column.
+      between: spaces between the columns, in em.
+      side: space on both sides of the array, in em.
+      lines: numbers of the columns with a line before them.
+      spread: additional space between rows, in em.
+    """
 
     aligns: Sequence[str]
     between: Sequence[float]
@@ -57,7 +73,7 @@ class Columns(NamedTuple):
 
 
 class Layout:
-    """Puts boxes together; `em` is the size of the text style in pixels."""
+    """Combines boxes; `em` is the size of text style in pixels."""
 
     def __init__(self, em: float) -> None:
         self.em = em
@@ -74,12 +90,12 @@ class Layout:
         return Box(width * em, measures.top * em, -measures.bottom * em, [mark], italic * em)
 
     def centred(self, box: Box, style: int) -> Box:
-        """The box moved so that its middle is on the axis."""
+        """Moves a box so that its middle is on the axis."""
         shift = (box.height - box.depth) / 2 - _AXIS * self.size(style)
         return overlay(box.width, (0.0, shift, box))._replace(italic=box.italic)
 
     def sized(self, name: str, total: float, em: float) -> Box:
-        """The smallest glyph of a delimiter that is at least `total` pixels tall, the largest enlarged if none is."""
+        """Returns the smallest glyph of a delimiter that is `total` pixels tall, or else the largest one, scaled."""
         choices = DELIMITERS[name]
         for font, code in choices:
             measures = metrics(font, code)
@@ -88,14 +104,14 @@ class Layout:
         return self.glyph(font, code, math.ceil(10 * total / (measures.top - measures.bottom) / em) / 10 * em)
 
     def delimiter(self, name: str, body: Box, style: int) -> Box:
-        """Rule 19: a delimiter around the axis that covers nine tenths of the body."""
+        """Applies rule 19: a delimiter centred on the axis that covers nine tenths of the body."""
         axis = _AXIS * self.size(style)
         half = max(body.height - axis, body.depth + axis)
         total = max(2 * half * 0.901, 2 * half - 0.5 * self.size(style))
         return self.centred(self.sized(name, total, self.size(style)), style)
 
     def scripts(self, atom: Atom, below: Box | None, above: Box | None, style: int) -> Box:
-        """Rule 18: subscript and superscript beside a nucleus."""
+        """Applies rule 18: subscript and superscript beside a nucleus."""
         box, em = atom.box, self.size(style)
         smaller = self.size(min(max(style, TEXT) + 1, SCRIPTSCRIPT))
         up = 0.0 if atom.scripts == "char" else box.height - _SUP_DROP * smaller
@@ -124,7 +140,7 @@ class Layout:
         return overlay(width + after, *placed)
 
     def limits(self, box: Box, below: Box | None, above: Box | None) -> Box:
-        """Rule 13a: limits centred above and below, the upper moved right and the lower left by half the slant."""
+        """Applies rule 13a: limits centred above and below, shifted right and left by half the italic correction."""
         width = max(part.width for part in (box, below, above) if part is not None)
         placed = [((width - box.width) / 2, 0.0, box)]
         gap1, gap2, gap3, gap4, _ = (gap * self.em for gap in _BIG_OP)
@@ -137,7 +153,7 @@ class Layout:
         return overlay(width, *placed)
 
     def fraction(self, above: Box, below: Box, style: int) -> Box:
-        """Rule 15, with a null delimiter's space on both sides."""
+        """Applies rule 15: a fraction, with the space of a null delimiter on both sides."""
         em, rule = self.size(style), self.rule
         axis, clearance = _AXIS * em, 3 * rule if style == DISPLAY else rule
         up = (_NUM1 if style == DISPLAY else _NUM2) * em
@@ -154,7 +170,7 @@ class Layout:
         )
 
     def stack(self, above: Box, below: Box, style: int) -> Box:
-        """Rule 15c: a fraction without its bar."""
+        """Applies rule 15c: a fraction without its bar."""
         em, rule = self.size(style), self.rule
         clearance = (7 if style == DISPLAY else 3) * rule
         up = (_NUM1 if style == DISPLAY else _NUM3) * em
@@ -168,7 +184,7 @@ class Layout:
         )
 
     def root(self, body: Box, degree: Box | None, style: int) -> Box:
-        """Rule 11; the degree of a root as in plain TeX's \\root."""
+        """Applies rule 11: a root. Its degree is placed as by plain TeX's \\root."""
         em, rule = self.size(style), self.rule
         clearance = rule + (_X_HEIGHT * em if style == DISPLAY else rule) / 4
         sign = self.sized("\\sqrt", body.height + body.depth + clearance + rule, em)
@@ -190,7 +206,7 @@ class Layout:
         return overlay(left + sign.width + body.width + 0.1 * em, *placed)
 
     def accent(self, font: str, code: int, body: Box, style: int) -> Box:
-        """Rule 12 without the skew of the accented letter."""
+        """Applies rule 12: an accent, without the skew of the accented letter."""
         em = self.size(style)
         mark = self.glyph(font, code, em)
         measures = metrics(font, code)
@@ -199,14 +215,14 @@ class Layout:
         return overlay(body.width, (0.0, 0.0, body), (middle, -rise, mark))
 
     def accent_below(self, font: str, code: int, body: Box, style: int) -> Box:
-        """An accent of text below a letter."""
+        """Sets a text accent below a letter."""
         em, measures = self.size(style), metrics(font, code)
         drop = (body.depth + measures.top * em + self.rule) if measures.bottom > 0 else 0.0
         middle = body.width / 2 - (measures.left + measures.right) / 2 * em
         return overlay(body.width, (0.0, 0.0, body), (middle, drop, self.glyph(font, code, em)))
 
     def wide_accent(self, token: str, body: Box, style: int) -> Box:
-        """The widest glyph of the accent that is no wider than the body, or the narrowest."""
+        """Sets the widest glyph of the accent that is no wider than the body, or the narrowest glyph."""
         em = self.size(style)
         codes = WIDE_ACCENTS[token]
         fits = [code for code in codes if metrics("x", code).advance * em <= body.width]
@@ -217,12 +233,12 @@ class Layout:
         return overlay(body.width, (0.0, 0.0, body), (0.0, -body.height - 3 * self.rule, line))
 
     def line_below(self, name: str, body: Box) -> Box:
-        """Rule 10 and its space below."""
+        """Applies rule 10: a line below the body."""
         line = rule(name, body.width, self.rule)
         return overlay(body.width, (0.0, 0.0, body), (0.0, body.depth + 3 * self.rule, line))
 
     def arrow(self, name: str, width: float, em: float) -> Box:
-        """An arrow of a width at least, as one symbol: the glyph of its head and a line."""
+        """Returns an arrow of at least the given width, as one symbol made of a head and a line."""
         left = name.endswith("leftarrow")
         both = name.endswith("leftrightarrow")
         head = self.glyph("y", 36 if both else 195 if left else 33, em)
@@ -233,7 +249,7 @@ class Layout:
         )
 
     def brace(self, name: str, width: float, em: float) -> Box:
-        """A horizontal brace as one symbol, of four tips of cmex10 and lines between them."""
+        """Returns a horizontal brace as one symbol made of four pieces of cmex10 and lines between them."""
         codes = (122, 125, 124, 123) if name == "\\overbrace" else (124, 123, 122, 125)
         tips = [self.glyph("x", code, em) for code in codes]
         between = max(0.0, width - sum(tip.width for tip in tips)) / 2
@@ -242,7 +258,7 @@ class Layout:
         return whole(name, row_of([(0.0, tips[0]), *lines, (0.0, tips[1]), (0.0, tips[2]), *lines, (0.0, tips[3])]))
 
     def frame(self, name: str, body: Box) -> Box:
-        """A box around the body, 0.3 em from it."""
+        """Draws a frame around the body, 0.3 em from it."""
         gap = 0.3 * self.em
         width, height = body.width + 2 * gap, body.height + body.depth + 2 * gap
         top, bottom = -body.height - gap, body.depth + gap
@@ -257,7 +273,14 @@ class Layout:
         return overlay(width, (gap, 0.0, body), (0.0, 0.0, Box(width, -top, bottom, list(marks))))
 
     def grid(self, rows: Sequence[Sequence[Box]], columns: Columns, lines: Sequence[int], style: int) -> Box:
-        """LaTeX's array: struts of 0.84 and 0.36 em in each row; `lines` are above the rows of these numbers."""
+        """Sets LaTeX's array.
+
+        Args:
+          rows: the cells of each row; each row is at least 0.84 em high and 0.36 em deep.
+          columns: alignment and spaces of the columns.
+          lines: numbers of the rows with a line above them.
+          style: style of the surrounding formula.
+        """
         em = self.size(style)
         aligns = columns.aligns
         widths = [max(row[i].width for row in rows) for i in range(len(aligns))]
@@ -288,5 +311,5 @@ class Layout:
         return box._replace(height=-top, depth=y)
 
     def lines(self, rows: Sequence[Box], style: int) -> Box:
-        """\\substack: rows that are centred below each other."""
+        """Sets \\substack: centred rows."""
         return self.grid([[row] for row in rows], Columns("c", ()), (), style) if rows else EMPTY

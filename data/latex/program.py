@@ -1,15 +1,16 @@
-"""LaTeX by latex and dvipng: many formulas in one document, in any font and at any size, safe against what is in them.
+"""Draws untrusted formulas with latex and dvipng: many per document, in any font and size.
 
-The formulas may come from anybody (a model's predictions, a data set). So TeX runs without shell escape, may read and
-write only below a temporary folder of its own, and has limits of time, memory and the size of files; dvipng has the
-same limits, and pictures that are included from files are refused.
+The formulas are untrusted: they may come from a model's predictions or a data set. Therefore TeX runs without shell
+escape, can read and write only in its own temporary folder, and has limits on time, memory and file sizes. dvipng has
+the same limits, and images included from files are refused.
 
-Starting latex takes a hundred times as long as setting a formula, so `draw_pages` sets many in one document, a page
-each. Only formulas that are known to stay within their group share one: all that is in them is in `_LOCAL`. TeX has
-endless ways out of a group (\\gdef, but also \\begin{gdef}, ^^5cgdef, or \\footnote, which counts), so the list says
-what is harmless; everything else is set alone. What does not compile shares a document too: TeX goes on after an error,
-and its log says between which two formulas that was. Before each formula TeX looks whether what came before is really
-over, and stops if it is not; what has no verdict then, or after a crash, is set again in smaller documents.
+Starting latex takes a hundred times as long as setting a formula, so `draw_pages` sets many formulas in a document, one
+per page. Formulas share a document only if they are local, that is, cannot have effects outside their group. Because
+TeX has countless ways to leave a group (\\gdef, but also \\begin{gdef}, ^^5cgdef, or \\footnote, which changes a
+counter), `_LOCAL` lists the harmless commands; a formula with any other command gets a document of its own. A formula
+with an error does not harm the others: TeX continues after an error, and its log tells which formula it belongs to.
+Before each formula TeX checks that the previous one has ended, and stops if it has not. Formulas without a result after
+that, or after a crash, are set again in smaller documents.
 """
 
 from __future__ import annotations
@@ -31,21 +32,21 @@ from im2latex.errors import UserError
 from im2latex.latex_commands import FUNCTIONS, LOCAL_ENVIRONMENTS, LOCAL_NAMES
 
 SECONDS = 10.0
-# The longest side of a picture; the widest of 27,733 real formulas has 5.7.
+# Maximum length of an image's longer side. The widest of 27,733 real formulas has 5.7 inches.
 MAX_INCHES = 30
 
 _LOCAL = frozenset(
     [f"\\{name}" for name in LOCAL_NAMES.split()]
     + [f"\\{edge}{{{name}}}" for edge in ("begin", "end") for name in LOCAL_ENVIRONMENTS.split()]
     + [f"\\{mark}" for mark in " \t\n,;:!>|{}\\#&_%$/-*"]
-    # A backslash at the end is a space, since a line ends behind it.
+    # A backslash at the end of a formula is a space, because a line end follows.
     + list(" \t\n!\"#&'()*+,-./:;<=>?@[\\]^_`{|}~0123456789")
     + list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
     + list(FUNCTIONS)
 )
 _LEXEME = re.compile(r"%[^\n]*\n?|\\(?:begin|end)\{[a-zA-Z]+\*?\}|\\[a-zA-Z]+|\\.|.", re.DOTALL)
 
-# The name has a space, so that no formula can say it.
+# The command's name contains a space, so that no formula can call it.
 _DOCUMENT = r"""\documentclass[10pt]{article}
 \usepackage{amsmath,amssymb}
 %s\begin{document}
@@ -66,7 +67,7 @@ _END = r"""\csname next formula\endcsname{%d}\csname @@end\endcsname
 _BEGUN = re.compile(r"formula (\d+), 1")
 _LOST = "Missing character: "
 _LACKS = "a character that the font lacks"
-# In kilobytes and blocks of 512 bytes. What cannot be set is lower already.
+# Limits on virtual memory (kilobytes) and file sizes (blocks of 512 bytes). Setting one fails if it is lower already.
 _LIMITED = ("sh", "-c", 'ulimit -c 0; ulimit -v 1000000; ulimit -f 100000; exec "$@"', "sh")
 
 
@@ -75,13 +76,13 @@ class RenderingError(ValueError):
 
 
 class Page(NamedTuple):
-    r"""A formula and how it is set.
+    r"""A formula and how to set it.
 
     Attributes:
       latex: the formula, raw or tokenised, without dollars.
-      style: what stands behind the first dollar.
-      before: what stands before it: size, weight.
       dpi: resolution in dots per inch.
+      style: LaTeX to insert after the opening dollar, such as \displaystyle.
+      before: LaTeX to insert before the opening dollar: size and weight.
     """
 
     latex: str
@@ -91,7 +92,7 @@ class Page(NamedTuple):
 
 
 class _End(NamedTuple):
-    """How a program ended: its exit status, negative if it was killed, and whether it was out of time."""
+    """How a program ended: its exit status, negative if it was killed, and whether it exceeded the time limit."""
 
     status: int
     late: bool
@@ -100,46 +101,47 @@ class _End(NamedTuple):
 def draw_pages(
     pages: Sequence[Page], preamble: str = "", seconds: float = SECONDS, whole: bool = False
 ) -> list[np.ndarray | RenderingError]:
-    """Draws formulas in one process, each in one line, black on white, cropped to its ink.
+    """Draws formulas with few program starts, each on one line, black on white, cropped to its ink.
 
     Args:
-      pages: the formulas; more than one only if all are local.
-      preamble: LaTeX that loads fonts, behind amsmath and amssymb.
-      seconds: the time limit of each program that is run.
-      whole: refuse formulas with a character that the font lacks, which TeX leaves out.
+      pages: the formulas; several only if all of them are local, see `is_local`.
+      preamble: LaTeX that loads fonts, inserted after amsmath and amssymb.
+      seconds: time limit for each external program.
+      whole: refuse formulas with a character that the font lacks; TeX would leave it out.
 
     Returns:
-      For each page uint8 (H, W), 255 is white, or why it cannot be drawn.
+      For each page its image, uint8 (H, W), 255 is white, or the error.
 
     Raises:
-      UserError: programs that are not installed or do not work.
+      UserError: the programs are not installed or do not work.
     """
     drawn: list[np.ndarray | RenderingError] = [RenderingError("not drawn")] * len(pages)
-    todo = [list(range(len(pages)))]
-    while todo:
-        part = todo.pop()
+    pending = [list(range(len(pages)))]
+    while pending:
+        part = pending.pop()
         if len(part) == 1:
             try:
                 drawn[part[0]] = draw_page(pages[part[0]], preamble, seconds, whole)
             except RenderingError as error:
                 drawn[part[0]] = error
             continue
-        verdicts, finished = _one_document([pages[i] for i in part], preamble, seconds, whole)
-        for place, verdict in verdicts.items():
-            drawn[part[place]] = verdict
-        left = [i for place, i in enumerate(part) if place not in verdicts]
-        # Where latex came to an end, the first without a verdict is what stopped it, or dvipng; else it may be any.
-        cut = 1 if finished else (len(left) + 1) // 2
-        todo += [half for half in (left[cut:], left[:cut]) if half]
+        results, finished = _one_document([pages[i] for i in part], preamble, seconds, whole)
+        for index, result in results.items():
+            drawn[part[index]] = result
+        remaining = [i for index, i in enumerate(part) if index not in results]
+        # If latex ended by itself, the first formula without a result is the one that stopped latex or dvipng;
+        # otherwise it may be any of them.
+        half = 1 if finished else (len(remaining) + 1) // 2
+        pending += [indices for indices in (remaining[half:], remaining[:half]) if indices]
     return drawn
 
 
 def draw_page(page: Page, preamble: str = "", seconds: float = SECONDS, whole: bool = False) -> np.ndarray:
-    """Draws one formula, whatever is in it, as `draw_pages` does.
+    """Draws one formula like `draw_pages`; it need not be local.
 
     Raises:
-      RenderingError: the formula is wrong, without ink, larger than MAX_INCHES, or took too long.
-      UserError: programs that are not installed or do not work.
+      RenderingError: the formula is invalid, has no ink, is larger than MAX_INCHES, or took too long.
+      UserError: the programs are not installed or do not work.
     """
     if not _balanced(_lexemes(page.latex)):
         raise RenderingError("the braces do not balance")
@@ -152,7 +154,7 @@ def draw_page(page: Page, preamble: str = "", seconds: float = SECONDS, whole: b
         if whole and any(line.startswith(_LOST) for line in _log(folder)):
             raise RenderingError(_LACKS)
         try:
-            # dvipng would put any picture of this machine in.
+            # dvipng would include any image file of this machine.
             if b"psfile" in Path(folder, "formulas.dvi").read_bytes().lower():
                 raise RenderingError("a formula with a picture from a file")
             if _dvipng([0], folder, page.dpi, seconds).late:
@@ -165,41 +167,41 @@ def draw_page(page: Page, preamble: str = "", seconds: float = SECONDS, whole: b
 def _one_document(
     pages: list[Page], preamble: str, seconds: float, whole: bool
 ) -> tuple[dict[int, np.ndarray | RenderingError], bool]:
-    """Sets local formulas in one document.
+    """Draws local formulas in one document.
 
     Returns:
-      The picture of each formula of which the verdict is known, or why it cannot be drawn; and whether latex came to
-      an end, if need be by giving up, or was killed.
+      The image or error of each formula that has a result, by index; and whether latex ended by itself, even with
+      errors, instead of being killed.
     """
     with tempfile.TemporaryDirectory(prefix="im2latex-") as folder:
         finished = _latex(pages, folder, preamble, seconds).status in (0, 1)
-        verdicts = _verdicts(folder, whole)
+        errors = _first_errors(folder, whole)
         drawn: dict[int, np.ndarray | RenderingError] = {
-            place: RenderingError(wrong) for place, wrong in verdicts.items() if wrong
+            index: RenderingError(problem) for index, problem in errors.items() if problem
         }
-        compiled = [place for place, wrong in verdicts.items() if not wrong]
-        for dpi in sorted({pages[place].dpi for place in compiled}) if finished else ():
-            same = [place for place in compiled if pages[place].dpi == dpi]
+        compiled = [index for index, problem in errors.items() if not problem]
+        for dpi in sorted({pages[index].dpi for index in compiled}) if finished else ():
+            same = [index for index in compiled if pages[index].dpi == dpi]
             _dvipng(same, folder, dpi, seconds)
-            for place in same:
+            for index in same:
                 try:
-                    drawn[place] = _page(place, folder, dpi)
+                    drawn[index] = _page(index, folder, dpi)
                 except RenderingError as error:
-                    drawn[place] = error
-                except OSError:  # dvipng did not come to this page
+                    drawn[index] = error
+                except OSError:  # dvipng stopped before this page
                     pass
         return drawn, finished
 
 
 def _latex(pages: Sequence[Page], folder: str, preamble: str, seconds: float, *options: str) -> _End:
-    """Sets formulas on pages from 0."""
-    bodies = [_FORMULA % (place, page.before, page.style, page.latex) for place, page in enumerate(pages)]
+    """Runs latex on a document with one formula per page, numbered from 0."""
+    bodies = [_FORMULA % (number, page.before, page.style, page.latex) for number, page in enumerate(pages)]
     document = _DOCUMENT.replace("%s", preamble, 1) + "".join(bodies) + _END % len(pages)
     Path(folder, "formulas.tex").write_text(document, "utf-8", errors="replace")
     command = ["latex", "-no-shell-escape", "-interaction=batchmode", *options, "formulas.tex"]
     end = _run(command, folder, seconds)
     begun = end.late or any(map(_BEGUN.fullmatch, _log(folder)))
-    # What is not local may have done anything to the log.
+    # A formula that is not local may have written anything to the log.
     if end.status in (0, 1) and not begun and all(is_local(page.latex) for page in pages):
         raise UserError(
             f"latex fails before the first formula; see that {_packages(preamble)} are installed and that "
@@ -218,39 +220,39 @@ def _log(folder: str) -> list[str]:
     return log.read_text("utf-8", errors="replace").split("\n") if log.exists() else []
 
 
-def _verdicts(folder: str, whole: bool) -> dict[int, str]:
-    """The first error of each formula, empty if it compiled; of those that were begun and over when the next began."""
-    verdicts: dict[int, str] = {}
-    current, wrong = None, ""
+def _first_errors(folder: str, whole: bool) -> dict[int, str]:
+    """Returns the first error of each formula that ended before the next one began, by index; "" if it compiled."""
+    errors: dict[int, str] = {}
+    current, problem = None, ""
     for line in _log(folder):
         if begun := _BEGUN.fullmatch(line):
-            place = int(begun[1])
-            if current is not None and place == current + 1:
-                verdicts[current] = wrong
-            current, wrong = place, ""
+            number = int(begun[1])
+            if current is not None and number == current + 1:
+                errors[current] = problem
+            current, problem = number, ""
         elif line.startswith("!"):
-            wrong = wrong or f"latex: {line.lstrip('! ').rstrip('.')}"
+            problem = problem or f"latex: {line.lstrip('! ').rstrip('.')}"
         elif whole and line.startswith(_LOST):
-            wrong = wrong or _LACKS
-    return verdicts
+            problem = problem or _LACKS
+    return errors
 
 
 def _dvipng(pages: list[int], folder: str, dpi: int, seconds: float) -> _End:
     """Draws pages into pictures/PAGE.png."""
-    # A folder in which no formula has put a font or a list of fonts.
+    # In a folder of its own, because a formula may have written fonts or font lists to the other one.
     pictures = Path(folder, "pictures")
     pictures.mkdir(exist_ok=True)
-    chosen = ",".join(map(str, pages))
-    options = ["--noghostscript", "--dvinum", "-q", "-T", "tight", "-D", str(dpi), "-pp", chosen, "-o", "%d.png"]
+    page_list = ",".join(map(str, pages))
+    options = ["--noghostscript", "--dvinum", "-q", "-T", "tight", "-D", str(dpi), "-pp", page_list, "-o", "%d.png"]
     return _run(["dvipng", *options, "../formulas.dvi"], str(pictures), seconds)
 
 
 def _page(page: int, folder: str, dpi: int) -> np.ndarray:
-    """Reads what dvipng drew.
+    """Reads the image that dvipng drew for a page.
 
     Raises:
-      OSError: nothing, or not to the end.
-      RenderingError: too large, or without ink.
+      OSError: the image is missing or incomplete.
+      RenderingError: the image is too large or has no ink.
     """
     try:
         with Image.open(Path(folder, "pictures", f"{page}.png")) as image:
@@ -265,13 +267,13 @@ def _run(command: list[str], folder: str, seconds: float) -> _End:
         **os.environ,
         "HOME": folder,
         "TEXMFOUTPUT": folder,
-        # p: paranoid, no absolute paths and none upwards.
+        # p (paranoid): no absolute paths and no parent folders.
         "openin_any": "p",
         "openout_any": "p",
-        # Fonts that are missing are not made: that would run further programs.
+        # Do not generate missing fonts: that would start further programs.
         "MKTEXPK": "0",
         "MKTEXTFM": "0",
-        # Lines of the log are not broken.
+        # Do not wrap lines of the log.
         "max_print_line": "1000",
     }
     quiet = subprocess.DEVNULL
@@ -281,7 +283,7 @@ def _run(command: list[str], folder: str, seconds: float) -> _End:
         try:
             return _End(process.wait(seconds), late=False)
         except subprocess.TimeoutExpired:
-            # Interrupted, latex still writes all that it has to the log and the document.
+            # On an interrupt, latex still writes its log and the finished pages.
             process.send_signal(signal.SIGINT)
             try:
                 process.wait(1)
@@ -291,7 +293,7 @@ def _run(command: list[str], folder: str, seconds: float) -> _End:
 
 
 def find_programs() -> None:
-    """Raises UserError where latex or dvipng is not on the path."""
+    """Raises UserError if latex or dvipng is not on the path."""
     missing = [program for program in ("latex", "dvipng") if shutil.which(program) is None]
     if missing:
         raise UserError(f"{' and '.join(missing)} cannot be found; install them, or use the built-in renderer")
@@ -311,17 +313,21 @@ def _balanced(lexemes: list[str]) -> bool:
 
 
 def is_local(latex: str) -> bool:
-    """Whether a formula cannot reach beyond its group: whatever is in it is known, and its braces balance."""
+    """Returns whether a formula cannot have effects outside its group: all commands are known, and braces balance."""
     return "^^" not in latex and _LOCAL.issuperset(_LEXEME.findall(latex)) and _balanced(_lexemes(latex))
 
 
 def unknown_command(latex: str) -> str | None:
-    """The first thing in a formula that is not known to stay within its group; None where all is."""
+    """Returns the first command or character of a formula that is not in `_LOCAL`; None if there is none."""
     return next((lexeme for lexeme in _LEXEME.findall(latex) if lexeme not in _LOCAL), None)
 
 
 def cropped(picture: np.ndarray) -> np.ndarray:
-    """uint8 (H, W), cropped to its ink."""
+    """Crops an image, uint8 (H, W), to its ink.
+
+    Raises:
+      RenderingError: there is no ink.
+    """
     ink = picture < 255
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     if rows.size == 0:
@@ -330,6 +336,6 @@ def cropped(picture: np.ndarray) -> np.ndarray:
 
 
 def check_size(sides: tuple[int, ...], dpi: int) -> None:
-    """Raises RenderingError where a picture is larger than MAX_INCHES."""
+    """Raises RenderingError if an image is larger than MAX_INCHES."""
     if max(sides) > MAX_INCHES * dpi:
         raise RenderingError(f"a picture of more than {MAX_INCHES} inches")

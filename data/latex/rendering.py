@@ -1,4 +1,7 @@
-"""LaTeX to images: by latex and dvipng where both are installed, otherwise by the typesetter here and mathtext."""
+"""Renders LaTeX to images, with latex and dvipng if both are installed, otherwise with the built-in renderer.
+
+The built-in renderer is `data.latex.typesetting`, with matplotlib's mathtext for symbols that it lacks.
+"""
 
 from __future__ import annotations
 
@@ -28,36 +31,36 @@ from im2latex.errors import UserError
 from im2latex.tokenizer import FormulaError, tokenize
 
 RENDERERS = ("latex", "builtin")
-# Formulas in one document, and in one piece of work for the built-in renderer.
+# Maximum number of formulas in a LaTeX document, and in a work item of the built-in renderer.
 _TOGETHER = 256
 _CHUNK = 64
 
 
 @functools.cache
 def default_renderer() -> str:
-    """`latex` where latex and dvipng are on the path, otherwise `builtin`."""
+    """Returns `latex` if latex and dvipng are on the path, otherwise `builtin`."""
     return "latex" if shutil.which("latex") and shutil.which("dvipng") else "builtin"
 
 
 def render(
     latex: str, dpi: int = 100, border: int = 4, renderer: str | None = None, seconds: float = SECONDS
 ) -> np.ndarray:
-    """Draws a formula of 10 pt in display style, in one line, black on white, cropped to its ink.
+    """Draws a formula at 10 pt in display style, on one line, black on white, cropped to its ink.
 
     Args:
       latex: the formula, raw or tokenised, without dollars.
       dpi: resolution in dots per inch.
       border: white pixels around the ink.
-      renderer: one of RENDERERS; otherwise default_renderer(). Pictures of different renderers differ.
-      seconds: the time limit of each program that is run.
+      renderer: one of RENDERERS; default_renderer() by default. Renderers draw different images.
+      seconds: time limit for each external program.
 
     Returns:
       uint8 (H, W), 255 is white.
 
     Raises:
-      RenderingError: the formula is wrong, without ink, larger than MAX_INCHES, took too long, or is beyond the
-        built-in renderer.
-      UserError: an unknown renderer, or programs that are not installed.
+      RenderingError: the formula is invalid, has no ink, is larger than MAX_INCHES, took too long, or is not supported
+        by the built-in renderer.
+      UserError: the renderer is unknown, or its programs are not installed.
     """
     if _known(renderer) == "latex":
         find_programs()
@@ -76,41 +79,41 @@ def render_all(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[np.ndarray | None]:
-    """Draws formulas as `render` does, thousands a minute; equal formulas once.
+    """Draws formulas like `render`, but thousands per minute, and equal formulas only once.
 
     Args:
-      formulas: raw or tokenised, without dollars.
+      formulas: the formulas, raw or tokenised, without dollars.
       dpi: resolution in dots per inch.
       border: white pixels around the ink.
-      renderer: one of RENDERERS; otherwise default_renderer().
-      seconds: the time limit of each program that is run, for one formula or for many.
-      workers: how many to draw at once, otherwise one for each core.
+      renderer: one of RENDERERS; default_renderer() by default.
+      seconds: time limit for each external program, which may draw many formulas.
+      workers: number of threads or processes; one per core by default.
       progress: called with the number of formulas done since the last call.
 
     Returns:
-      For each formula uint8 (H, W), 255 is white, or None where `render` raises RenderingError. Equal formulas have the
-      same array.
+      An image for each formula, uint8 (H, W), 255 is white, or None where `render` would raise RenderingError. Equal
+      formulas share one array.
 
     Raises:
-      UserError: an unknown renderer, or programs that are not installed or do not work.
+      UserError: the renderer is unknown, or its programs are not installed or do not work.
     """
-    places: dict[str, list[int]] = {}
+    indices: dict[str, list[int]] = {}
     for i, latex in enumerate(formulas):
-        places.setdefault(latex.strip(), []).append(i)
+        indices.setdefault(latex.strip(), []).append(i)
     draw_batches = _batches_by_latex if _known(renderer) == "latex" else _batches_builtin
     pictures: list[np.ndarray | None] = [None] * len(formulas)
-    for batch, drawn in draw_batches(list(places), dpi, seconds, workers or cores()):
+    for batch, drawn in draw_batches(list(indices), dpi, seconds, workers or cores()):
         for latex, picture in zip(batch, drawn, strict=True):
             bordered = None if picture is None else _bordered(picture, border)
-            for i in places[latex]:
+            for i in indices[latex]:
                 pictures[i] = bordered
         if progress is not None:
-            progress(sum(len(places[latex]) for latex in batch))
+            progress(sum(len(indices[latex]) for latex in batch))
     return pictures
 
 
 def render_png(latex: str, dpi: int = 100, border: int = 4, renderer: str | None = None) -> bytes:
-    """Like `render`, as an 8-bit grey PNG."""
+    """Draws a formula like `render`, and returns an 8-bit grey PNG."""
     buffer = io.BytesIO()
     Image.fromarray(render(latex, dpi, border, renderer)).save(buffer, "PNG")
     return buffer.getvalue()
@@ -137,12 +140,12 @@ def _in_chunks(items: list[str], size: int) -> list[list[str]]:
 def _batches_by_latex(
     formulas: list[str], dpi: int, seconds: float, workers: int
 ) -> Iterator[tuple[list[str], list[np.ndarray | None]]]:
-    """Yields formulas and their pictures, in any order."""
+    """Yields batches of formulas and their images, in any order."""
     find_programs()
     local = [latex for latex in formulas if is_local(latex)]
     size = min(_TOGETHER, -(-len(local) // workers))
     batches = _in_chunks(local, max(size, 1)) + [[latex] for latex in formulas if not is_local(latex)]
-    # Threads: the work is done by the programs.
+    # Threads are enough, because external programs do the work.
     with ThreadPoolExecutor(workers) as pool:
         futures = {
             pool.submit(draw_pages, [Page(latex, dpi) for latex in batch], seconds=seconds): batch for batch in batches
@@ -161,7 +164,7 @@ def _batches_by_latex(
 def _batches_builtin(
     formulas: list[str], dpi: int, seconds: float, workers: int
 ) -> Iterator[tuple[list[str], list[np.ndarray | None]]]:
-    """Yields formulas and their pictures."""
+    """Yields batches of formulas and their images, in order."""
     batches = _in_chunks(formulas, _CHUNK)
     return zip(batches, ordered_map(functools.partial(_builtin_all, dpi=dpi), batches, workers), strict=True)
 
@@ -182,7 +185,7 @@ def _builtin(latex: str, dpi: int) -> np.ndarray:
         try:
             picture = draw(tokens, dpi * 10 / 72)
         except ValueError:
-            picture = _by_mathtext(tokens, dpi)  # knows some more symbols
+            picture = _by_mathtext(tokens, dpi)  # supports some more symbols
         check_size(picture.shape, dpi)
     except FormulaError as error:
         raise RenderingError(str(error)) from error
@@ -196,11 +199,11 @@ def _by_mathtext(tokens: list[str], dpi: int) -> np.ndarray:
     from matplotlib.mathtext import MathTextParser
 
     if not all(map(str.isascii, tokens)):
-        # mathtext draws a box for what its fonts lack, the same for all.
+        # mathtext would draw the same box for every character that its fonts lack.
         raise RenderingError("the built-in renderer knows ASCII alone")
     # A lone backslash is a space in the token language.
     formula = " ".join("\\ " if token == "\\" else token for token in tokens).replace("$", r"\$")
-    # A blank before the brace would make mathtext draw the script beside its symbol.
+    # With a space before the brace, mathtext would draw the script beside its symbol.
     formula = formula.replace("_ {", "_{").replace("^ {", "^{")
     try:
         parsed = MathTextParser("agg").parse(f"${formula}$", dpi, FontProperties(size=10, math_fontfamily="cm"))

@@ -1,8 +1,8 @@
-"""Where the symbols of a formula stand: what a detector of characters would find in its picture.
+"""Computes the bounding boxes of a formula's symbols, as a character detector would find them in its image.
 
-A symbol is a character, or what is one for the eye though it is put together (the sign of a root with its bar, a brace
-over a formula, an equals sign with a stroke); a fraction's bar and the lines of arrays are symbols too. Two spellings
-of one look have the same symbols in the same places.
+A symbol is a character, or several parts that the eye takes for one (a root sign with its bar, a brace over a formula,
+an equals sign with a stroke). Fraction bars and the lines of arrays are symbols too. Different spellings that look the
+same have the same boxes.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from data.latex.typesetting import typeset
 
 
 class SymbolBoxes(NamedTuple):
-    """The symbols of a formula in the order in which they are set.
+    """The symbols of a formula, in the order in which they are set.
 
     Attributes:
-      labels: of each symbol what it is: delimiters, operators and accents of any size have one label.
+      labels: identity of each symbol; a delimiter, operator or accent has the same label at all sizes.
       corners: float64 (symbols, 4): left, top, right and bottom in em of the text, y downwards from the baseline.
-      sizes: float64 (symbols,): the size of the style that it is set in, 1 for text; of lines it is `RULE_SIZE`.
+      sizes: float64 (symbols,): font size relative to the text, 1 for text; `RULE_SIZE` for lines.
     """
 
     labels: list[Hashable]
@@ -30,20 +30,20 @@ class SymbolBoxes(NamedTuple):
     sizes: np.ndarray
 
 
-# Boxes are in em: at this size rounding to pixels does not matter, and nothing is painted.
+# Text size for setting the formula, large enough that rounding to pixels does not matter; nothing is painted.
 _PIXELS = 1000.0
-# Lines are as thick in each style; they count as the smallest symbols do.
+# Lines have the same thickness in all styles; they count as the smallest symbols.
 RULE_SIZE = 0.6
 
 
 def symbol_boxes(tokens: list[str]) -> SymbolBoxes:
-    """The symbols of a formula in display style.
+    """Returns the symbols of a formula in display style.
 
     Args:
-      tokens: in the style of `im2latex.tokenizer`.
+      tokens: the formula in the token language of `im2latex.tokenizer`.
 
     Raises:
-      ValueError: as `typeset` does.
+      ValueError: a token is not supported, or groups are unbalanced.
     """
     labels: list[Hashable] = []
     corners: list[list[float]] = []

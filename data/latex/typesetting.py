@@ -1,9 +1,9 @@
-"""Formulas set in Computer Modern by TeX's own rules, at thousands of formulas a second.
+"""A built-in typesetter: sets formulas in Computer Modern by TeX's rules, thousands per second.
 
-The synthetic data set draws with this: a LaTeX run per formula would take a day, and mathtext's parser 20 ms a
-formula. The rules are those of The TeXbook, Appendix G, and the spacing table is that of its chapter 18. Input is
-the token language of `im2latex.tokenizer`: what LaTeX and amsmath have, and the symbols of
-`data.latex.computer_modern`. Sizes of text (\\large) and lengths between rows are left out.
+The synthetic data set uses it, because a LaTeX run per formula would take a day, and mathtext's parser needs 20 ms per
+formula. The rules come from The TeXbook, Appendix G, and the spacing table from its chapter 18. The input is the token
+language of `im2latex.tokenizer`, with the commands of LaTeX and amsmath and the symbols of
+`data.latex.computer_modern`. Text sizes (\\large) and lengths between rows are ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from im2latex.latex_commands import (
 )
 
 _THIN = 3 / 18
-# A delimiter by what may stand behind \left, \right and \middle.
+# The delimiter for each token that may follow \left, \right and \middle.
 _DELIMITERS = {name: name for name in DELIMITERS} | {
     **{name: other for name, other in SYNONYMS.items() if other in DELIMITERS},
     "<": "\\langle", ">": "\\rangle", "\\lgroup": "(", "\\rgroup": ")", "\\lmoustache": "(", "\\rmoustache": ")",
@@ -48,13 +48,13 @@ _EM = {"pt": 0.1, "em": 1.0, "ex": 0.43, "mm": 0.2845, "cm": 2.845, "in": 7.227,
 
 
 class Setter(Layout):
-    """Reads tokens from left to right and sets them."""
+    """Parses tokens from left to right and sets them."""
 
     def __init__(self, tokens: Sequence[str], em: float) -> None:
         super().__init__(em)
         self.tokens = tokens
         self.at = 0
-        self.letters: dict[str, tuple[str, int]] = {}  # of the alphabet that is in force
+        self.letters: dict[str, tuple[str, int]] = {}  # glyphs of the current alphabet
         self.has_infix = not INFIX.isdisjoint(tokens)
 
     def take(self, expected: str | None = None) -> str:
@@ -70,7 +70,7 @@ class Setter(Layout):
     # Rows of atoms.
 
     def formula(self, style: int, stops: Collection[str] = ()) -> Box:
-        """Atoms up to one of the stop tokens (not taken), spaced by the table of chapter 18."""
+        """Sets a formula up to a stop token, which it does not consume."""
         letters = self.letters
         infix = self.infix(stops) if self.has_infix else None
         box = self.row(style, stops) if infix is None else self.with_infix(infix, style, stops)
@@ -78,14 +78,15 @@ class Setter(Layout):
         return box
 
     def row(self, style: int, stops: Collection[str]) -> Box:
+        """Sets atoms up to a stop token, which it does not consume, with spaces from the table of chapter 18."""
         atoms: list[Atom] = []
-        spaces: list[float] = []  # before each atom, and behind the last, beside those of the table
+        spaces: list[float] = []  # explicit space before each atom, in addition to the table's
         styles: list[int] = []
-        asked = 0.0
+        explicit = 0.0
         while self.at < len(self.tokens) and (token := self.peek()) not in stops:
             if token in SPACES:
                 self.take()
-                asked += SPACES[token] * self.size(style)
+                explicit += SPACES[token] * self.size(style)
             elif token in STYLES:
                 self.take()
                 style = STYLES[token]
@@ -102,20 +103,20 @@ class Setter(Layout):
                 if atom.kind in "RC," and atoms and atoms[-1].kind == "B":
                     atoms[-1] = atoms[-1]._replace(kind="O")
                 atoms.append(atom)
-                spaces.append(asked)
+                spaces.append(explicit)
                 styles.append(style)
-                asked = 0.0
+                explicit = 0.0
         boxes, before = [], ""
-        for (kind, box, _), asked_before, at_style in zip(atoms, spaces, styles, strict=True):
+        for (kind, box, _), explicit_before, at_style in zip(atoms, spaces, styles, strict=True):
             gap = space(before, kind, at_style) * self.size(at_style) if before else 0.0
-            boxes.append((gap + asked_before, box))
+            boxes.append((gap + explicit_before, box))
             before = kind
-        if asked:
-            boxes.append((asked, EMPTY))
+        if explicit:
+            boxes.append((explicit, EMPTY))
         return row_of(boxes)
 
     def infix(self, stops: Collection[str]) -> int | None:
-        r"""Where \atop or its like stands in the row that begins here, if any."""
+        r"""Returns the position of an infix command such as \atop in the row that begins here, or None."""
         depth = 0
         for at in range(self.at, len(self.tokens)):
             token = self.tokens[at]
@@ -142,7 +143,7 @@ class Setter(Layout):
         return box
 
     def argument(self, style: int) -> Box:
-        """A group, or the next symbol."""
+        """Sets an argument: a group, or the next symbol."""
         return self.group(style) if self.peek() == "{" else self.nucleus(style).box
 
     def atom(self, style: int) -> Atom:
@@ -196,24 +197,24 @@ class Setter(Layout):
             return self.big(token, style)
         if token.startswith("\\begin{"):
             return Atom("O", self.environment(token[7:-1], style))
-        if token in SPACES:  # as an argument without braces
+        if token in SPACES:  # an argument without braces
             return Atom("O", EMPTY._replace(width=SPACES[token] * em))
         if token not in FORMS:
             raise ValueError(f"{token} at token {self.at - 1} cannot be set here")
-        made = FORMS[token](self, token, style)
-        return made if isinstance(made, Atom) else Atom("O", made)
+        content = FORMS[token](self, token, style)
+        return content if isinstance(content, Atom) else Atom("O", content)
 
-    # What is built of several glyphs.
+    # Parts that consist of several glyphs.
 
     def in_alphabet(self, alphabet: str, style: int) -> Box:
-        """The argument in an alphabet; where it lacks a symbol, the one of math."""
+        """Sets an argument in an alphabet; symbols that the alphabet lacks keep their normal form."""
         letters, self.letters = self.letters, LETTERS[alphabet]
         box = self.argument(style)
         self.letters = letters
         return box
 
     def name(self, token: str, em: float) -> Box:
-        """A function's name; \\limsup and \\liminf have a thin space inside."""
+        """Sets the name of a function; \\limsup and \\liminf contain a thin space."""
         thin = _THIN * em
         return row_of([
             (thin if i == 3 and len(token) == 7 and token[1:4] == "lim" else 0.0, self.glyph("r", ord(letter), em))
@@ -256,7 +257,7 @@ class Setter(Layout):
         name = _DELIMITERS[delimiter]
         if not name:
             return Atom(kind, EMPTY)
-        # LaTeX sets them around 0.85 to 1.75 em of text, which takes nine tenths of the glyph's size.
+        # LaTeX sets them around content of 0.85 to 1.75 em, which requires nine tenths of that size.
         return Atom(
             kind, self.centred(self.sized(name, 0.9 * BIG_SIZES[BIG_DELIMITERS[token]] * self.em, self.em), style)
         )
@@ -273,17 +274,17 @@ class Setter(Layout):
             cell = max(style, TEXT)
         else:
             raise ValueError(f"\\begin{{{name}}} cannot be set here")
-        given = self.columns() if name in ("array", "tabular", "subarray") else None
+        column_spec = self.columns() if name in ("array", "tabular", "subarray") else None
         rows, lines = self.rows(f"\\end{{{name}}}", cell)
         count = max(map(len, rows))
-        if given is None:
+        if column_spec is None:
             aligns = ["rl"[i % 2] for i in range(count)] if kind == "aligned" else [align] * count
             between = [(0.0 if kind == "aligned" and i % 2 == 0 else 1.0) for i in range(count - 1)]
             columns = Columns(aligns, between, 0.0, (), 0.3 if cell == DISPLAY else 0.0)
         else:
-            aligns = [column for column in given if column != "|"]
-            places = [i - given[:i].count("|") for i, column in enumerate(given) if column == "|"]
-            columns = Columns(aligns, [1.0] * (len(aligns) - 1), 0.5, places)
+            aligns = [column for column in column_spec if column != "|"]
+            line_columns = [i - column_spec[:i].count("|") for i, column in enumerate(column_spec) if column == "|"]
+            columns = Columns(aligns, [1.0] * (len(aligns) - 1), 0.5, line_columns)
         if count > len(columns.aligns) or set(columns.aligns) - set("clr"):
             raise ValueError(f"an array of {len(columns.aligns)} columns with rows of {[len(row) for row in rows]}")
         full = [row + [EMPTY] * (len(columns.aligns) - len(row)) for row in rows]
@@ -301,7 +302,7 @@ class Setter(Layout):
         return columns
 
     def rows(self, end: str, style: int) -> tuple[list[list[Box]], list[int]]:
-        """The cells of an environment, and the numbers of the rows that a line is above."""
+        """Sets the cells of an environment; returns them by row, and the numbers of the rows below a \\hline."""
         rows: list[list[Box]] = [[]]
         lines = []
         while True:
@@ -322,7 +323,7 @@ class Setter(Layout):
         return rows, lines
 
     def span(self) -> int:
-        r"""How many columns a cell takes: takes the first two arguments of \multicolumn."""
+        r"""Returns the number of columns of a cell, after consuming the first two arguments of a \multicolumn."""
         if self.peek() != "\\multicolumn":
             return 1
         self.take()
@@ -331,7 +332,7 @@ class Setter(Layout):
         return int(number) if number.isdigit() and 1 < int(number) < 100 else 1
 
     def length(self) -> float:
-        """A length in braces, or bare as behind \\kern, in pixels."""
+        """Parses a length, in braces or without, as after \\kern. Returns pixels."""
         text = "".join(self.columns() if self.peek() == "{" else self.tokens[self.at : self.at + 10])
         match = _LENGTH.match(text)
         if match is None:
@@ -351,11 +352,11 @@ def typeset(tokens: Sequence[str], em: float) -> Box:
     """Sets a formula in display style.
 
     Args:
-      tokens: the tokens of the formula, in the style of `im2latex.tokenizer`.
-      em: size of the text in pixels per em.
+      tokens: the formula in the token language of `im2latex.tokenizer`.
+      em: text size in pixels per em.
 
     Raises:
-      ValueError: a token that is not known here, or unbalanced groups.
+      ValueError: a token is not supported, or groups are unbalanced.
     """
     setter = Setter(tokens, em)
     box = setter.formula(DISPLAY)
@@ -368,11 +369,14 @@ def draw(tokens: Sequence[str], em: float, border: int = 2) -> np.ndarray:
     """Draws a formula, black on white, cropped to its ink.
 
     Args:
-      tokens: the tokens of the formula.
-      em: size of the text in pixels per em.
+      tokens: the formula in the token language of `im2latex.tokenizer`.
+      em: text size in pixels per em.
       border: white pixels around the ink.
 
     Returns:
       uint8 (H, W), 255 is white.
+
+    Raises:
+      ValueError: a token is not supported, groups are unbalanced, or the formula has no ink.
     """
     return paint(typeset(tokens, em), border)

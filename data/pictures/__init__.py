@@ -1,1 +1,1 @@
-"""Pictures of formulas: drawing them in many looks, and degrading them."""
+"""Draws images of formulas in many looks, and degrades them."""

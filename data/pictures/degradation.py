@@ -1,12 +1,12 @@
-"""Pictures of formulas as they reach a reader: scaled, photographed, scanned, compressed, in other colours.
+"""Degrades images of formulas as real inputs are: scaled, photographed, scanned, compressed, recoloured.
 
-NumPy and Pillow alone. `degrade` makes one kind of change to one picture. Its strength says how far the change goes:
-at 0 there is little or nothing of it, at 1 a person still reads every formula. Lengths are measured in ems (the font
-size), so that a strength means the same at any resolution; the grain of noise and the blocks of JPEG are of pixels,
-as they are in cameras and files.
+It uses NumPy and Pillow only. `degrade` applies one kind of change to an image. The strength ranges from 0, with little
+or no change, to 1, where a person can still read every formula. Lengths are relative to the em (the font size), so that
+a strength means the same at every resolution; only noise and JPEG blocks are measured in pixels, as in cameras and
+files.
 
-What is random is a direction, a colour or a pattern, and it follows from the generator alone. How far a change goes
-follows from the strength alone.
+Directions, colours and patterns are random and depend on the generator only. The size of a change depends on the
+strength only.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from data.pictures.geometry import corners_of, paper_of, resample, warp
 from im2latex.errors import UserError
 
 WHITE = 255
-# The font size that pixels are counted for where a caller does not know it: formulas of 12 pt at 96 dots per inch.
+# Default font size in pixels: 12 pt at 96 dots per inch.
 EM = 16.0
 
 Colour = Sequence[float] | np.ndarray
-# Ink and paper of dark pages: GitHub, VS Code, Solarized, Dracula, Nord, Discord, a blackboard.
+# Colours of ink and paper of dark pages: GitHub, VS Code, Solarized, Dracula, Nord, Discord, a blackboard.
 _DARK_PAGES = (
     ((230, 237, 243), (13, 17, 23)),
     ((212, 212, 212), (30, 30, 30)),
@@ -38,35 +38,39 @@ _DARK_PAGES = (
     ((219, 222, 225), (49, 51, 56)),
     ((240, 240, 225), (38, 66, 52)),
 )
-# The brightest coloured ink, as luma: yellow on white cannot be read.
+# Maximum luma of coloured ink, because yellow on white cannot be read.
 _BRIGHTEST_INK = 150
 
 
 class Kind(NamedTuple):
-    """A kind of degradation."""
+    """A kind of degradation.
 
-    # The picture, the strength, the generator and the em in pixels, to the changed picture.
+    Attributes:
+        apply: takes the image, the strength, the random generator and the em in pixels; returns the degraded image.
+        help: its description on the command line.
+    """
+
     apply: Callable[[np.ndarray, float, np.random.Generator, float], np.ndarray]
     help: str
 
 
 def degrade(image: np.ndarray, kind: str, strength: float, rng: np.random.Generator, em: float = EM) -> np.ndarray:
-    """Changes a picture in one way.
+    """Applies one kind of degradation to an image.
 
     Args:
-        image: uint8, (H, W) grey or (H, W, 3) RGB, ink darker than its paper.
+        image: uint8, (H, W) grey or (H, W, 3) RGB, ink darker than paper.
         kind: one of `KINDS`.
-        strength: how much, 0 to 1.
-        rng: decides what is random.
-        em: the font size, pixels.
+        strength: from 0 to 1.
+        rng: random generator of directions, colours and patterns.
+        em: font size in pixels.
 
     Returns:
-        uint8: grey stays grey but for kinds of colours, which return (H, W, 3), and `transparency`, which returns
-        (H, W, 4) RGBA. Scale, rotation, perspective, shear, border and photo change the size.
+        uint8. Grey images stay grey, except that kinds that add colour return (H, W, 3), and `transparency` returns
+        (H, W, 4) RGBA. The kinds scale, rotation, perspective, shear, border and photo change the size.
 
     Raises:
-        UserError: there is no such kind.
-        ValueError: the strength is not from 0 to 1, or the image is not of such a shape.
+        UserError: the kind is unknown.
+        ValueError: the strength is out of range, or the image has another shape or dtype.
     """
     if kind not in KINDS:
         raise UserError(f"there is no degradation {kind!r}; the degradations are {', '.join(KINDS)}")
@@ -78,7 +82,7 @@ def degrade(image: np.ndarray, kind: str, strength: float, rng: np.random.Genera
 
 
 def _rounded(values: np.ndarray) -> np.ndarray:
-    """Any numbers as grey levels."""
+    """Rounds and clips numbers to uint8 grey levels."""
     return np.clip(np.rint(values), 0, WHITE).astype(np.uint8)
 
 
@@ -90,7 +94,7 @@ def _sign(rng: np.random.Generator) -> int:
 
 
 def _scale(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    # No smaller than 8 pixels an em, where subscripts have five.
+    # At least 8 pixels per em, where subscripts have five.
     if rng.random() < 0.5:
         factor = max(2.0**-strength, min(1.0, 8 / em))
         methods = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
@@ -107,7 +111,7 @@ def _rotation(image: np.ndarray, strength: float, rng: np.random.Generator, em: 
 
 
 def _perspective(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """One edge is farther away than the others: its corners move together."""
+    """Moves one edge away from the viewer: its corners move together."""
     corners = corners_of(image)
     edge = int(rng.integers(4))
     start, end = corners[edge].copy(), corners[(edge + 1) % 4].copy()
@@ -130,7 +134,7 @@ def _blur(image: np.ndarray, strength: float, rng: np.random.Generator, em: floa
 
 
 def _motion_blur(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """The mean of the picture along a way of 3 pixels at 16 pixels an em."""
+    """Averages the image along a path of up to 3 pixels at 16 pixels per em."""
     length, angle = 3 * strength * em / EM, rng.uniform(0, math.pi)
     picture, paper = Image.fromarray(image), paper_of(image)
     count = 2 * math.ceil(length / 2) + 1
@@ -151,7 +155,7 @@ def _jpeg(image: np.ndarray, strength: float, rng: np.random.Generator, em: floa
 
 
 def compress(image: np.ndarray, quality: int) -> np.ndarray:
-    """The picture after JPEG of such a quality, 1 to 95."""
+    """Compresses an image as JPEG with a quality from 1 to 95, and decodes it again."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality)
     with Image.open(file) as compressed:
@@ -162,18 +166,18 @@ def compress(image: np.ndarray, quality: int) -> np.ndarray:
 
 
 def _dilation(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """Strokes are bolder by half a pixel on each side, at 16 pixels an em."""
+    """Makes strokes bolder by up to half a pixel on each side, at 16 pixels per em."""
     return _rounded(_spread(image, 0.5 * strength * em / EM, np.minimum))
 
 
 def _erosion(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """Strokes are thinner by as much, but the finest of them keep half their ink."""
+    """Makes strokes thinner by up to half a pixel on each side, at 16 pixels per em; fine ones keep half their ink."""
     faded = WHITE - (WHITE - image.astype(np.float32)) * (1 - strength / 2)
     return _rounded(np.minimum(_spread(image, 0.5 * strength * em / EM, np.maximum), faded))
 
 
 def _spread(image: np.ndarray, radius: float, extreme: np.ufunc) -> np.ndarray:
-    """The darkest or lightest within a radius in pixels, float32; between whole pixels, between the two pictures."""
+    """Returns the darkest or lightest value within a radius in pixels, float32; interpolates for fractional radii."""
 
     def neighbours(image: np.ndarray) -> np.ndarray:
         padded = np.pad(image, [(1, 1), (1, 1), (0, 0)][: image.ndim], "edge")
@@ -190,7 +194,7 @@ def _broken(image: np.ndarray, strength: float, rng: np.random.Generator, em: fl
 
 
 def _fading(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """Parts of the ink are lighter, by up to 70 %, as of a pen or a printer that runs dry."""
+    """Makes parts of the ink lighter, by up to 70 %, as when a pen or printer runs dry."""
     lighter = 0.7 * strength * _smooth(image.shape[:2], 4 * em, rng)
     return _rounded(WHITE - (WHITE - image.astype(np.float32)) * (1 - _over(lighter, image)))
 
@@ -199,19 +203,19 @@ def _fading(image: np.ndarray, strength: float, rng: np.random.Generator, em: fl
 
 
 def _recoloured(image: np.ndarray, ink: Colour, paper: Colour) -> np.ndarray:
-    """Black becomes ink and white becomes paper, (H, W, 3)."""
+    """Maps black to the ink colour and white to the paper colour. Returns (H, W, 3)."""
     levels = np.arange(256, dtype=np.float32)[:, np.newaxis] / WHITE
     table = _rounded(np.asarray(ink, np.float32) * (1 - levels) + np.asarray(paper, np.float32) * levels)
     return table[image] if image.ndim == 2 else table[image, np.arange(3)]
 
 
 def _luma(colour: np.ndarray) -> float:
-    """ITU-R BT.601."""
+    """Returns the luma of ITU-R BT.601."""
     return float(colour @ (0.299, 0.587, 0.114))
 
 
 def _contrast(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """Ink and paper are a quarter as far apart, both in the lighter half."""
+    """Reduces the contrast of ink and paper, down to a quarter, and shifts both to random lighter levels."""
     lost = 0.75 * strength * WHITE
     low = lost * rng.uniform(0.5, 1)
     return _rounded(np.linspace(low, low + WHITE - lost, 256))[image]
@@ -242,19 +246,19 @@ def _transparency(image: np.ndarray, strength: float, rng: np.random.Generator, 
 
 
 def _over(field: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """A value for each pixel, (H, W), for each of its channels."""
+    """Reshapes a field with one value per pixel, (H, W), so that it broadcasts over the image's channels."""
     return field if image.ndim == 2 else field[:, :, np.newaxis]
 
 
 def _smooth(shape: tuple[int, ...], length: float, rng: np.random.Generator) -> np.ndarray:
-    """A random field from 0 to 1, (H, W) float32, that changes over such a length in pixels."""
+    """Returns a smooth random field from 0 to 1, float32 (H, W), that varies over a length in pixels."""
     height, width = shape
     knots = rng.random((2 + math.ceil(height / length), 2 + math.ceil(width / length)), np.float32)
     return np.asarray(Image.fromarray(knots).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _shadow(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """The light falls to 60 % at the darkest: a slope, a soft blob, or a band with soft edges."""
+    """Darkens the image to 60 % at most: a slope, a soft blob, or a band with soft edges."""
     height, width = image.shape[:2]
     y, x = np.arange(height, dtype=np.float32)[:, np.newaxis], np.arange(width, dtype=np.float32)
     angle, form = rng.uniform(0, 2 * math.pi), rng.integers(3)
@@ -273,7 +277,7 @@ def _shadow(image: np.ndarray, strength: float, rng: np.random.Generator, em: fl
 
 
 def _noise(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """Gaussian, of a standard deviation of 25 levels; in one picture of three salt and pepper, on 2 % of the pixels."""
+    """Adds Gaussian noise (standard deviation up to 25 levels) or, in a third of cases, salt and pepper (up to 2 %)."""
     if rng.random() < 2 / 3:
         return _grain(image, strength, rng, em)
     hit, share = _over(rng.random(image.shape[:2], np.float32), image), 0.01 * strength
@@ -285,7 +289,7 @@ def _grain(image: np.ndarray, strength: float, rng: np.random.Generator, em: flo
 
 
 def _texture(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """Paper that is darker in places, by up to 20 %, over an em and over a fibre."""
+    """Makes paper darker in places, by up to 20 %, at scales from two ems to a fibre."""
     spots = np.mean([_smooth(image.shape[:2], length, rng) for length in (2 * em, em / 2, max(1.5, em / 8))], axis=0)
     return _rounded(image * _over(1 - 0.2 * strength * spots, image))
 
@@ -304,10 +308,10 @@ def _specked(
     rng: np.random.Generator,
     em: float,
 ) -> np.ndarray:
-    """Specks of a colour, `count` on each square em, of a radius of up to so many pixels."""
+    """Draws specks of a colour, `count` per square em on average, with radii of up to `radius` pixels."""
     height, width = image.shape[:2]
     number = rng.poisson(count * height * width / em**2)
-    # Four times as fine, then averaged: a speck may be smaller than a pixel.
+    # Draw four times as large and average, because a speck may be smaller than a pixel.
     mask = Image.new("L", (4 * width, 4 * height))
     drawing = ImageDraw.Draw(mask)
     for x, y, size in rng.random((number, 3)) * (4 * width, 4 * height, 1):
@@ -319,7 +323,7 @@ def _specked(
 
 
 def _border(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """What a careless cut leaves beside the formula: a part of a frame, of a rule, of a page's dark edge."""
+    """Adds what careless cropping leaves beside a formula: part of a frame, of a line or of a page's dark edge."""
     gap, paper = math.ceil(0.6 * em), paper_of(image)
     height, width = (side + 2 * gap for side in image.shape[:2])
     picture = Image.new("L" if image.ndim == 2 else "RGB", (width, height), paper)
@@ -341,7 +345,7 @@ def _border(image: np.ndarray, strength: float, rng: np.random.Generator, em: fl
 
 
 def _photo(image: np.ndarray, strength: float, rng: np.random.Generator, em: float) -> np.ndarray:
-    """What a phone makes of a page."""
+    """Imitates a photo of a page taken with a phone."""
     for apply, share in ((_perspective, 1.0), (_shadow, 1.0), (_blur, 0.7), (_grain, 0.3), (_jpeg, 0.7)):
         image = apply(image, share * strength, rng, em)
     return image

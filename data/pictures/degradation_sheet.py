@@ -1,4 +1,4 @@
-"""A contact sheet of all degradations, for people to see what they do."""
+"""Draws a contact sheet that shows what the degradations look like."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.pictures.degradation import EM, KINDS, degrade
 from im2latex.errors import UserError
 
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-# Drawn where no picture is given: scripts, a fraction, a root, delimiters.
+# The default image: scripts, a fraction, a root, delimiters.
 FORMULA = r"T ^ { 2 } = \frac { 1 } { \sqrt { 4 } } \left( 1 + \sum _ { i = 1 } ^ { 3 } t _ { i j } ^ { 2 } \right)"
 _GAP = 12
 _LABEL = 110
@@ -23,17 +23,17 @@ _BACKGROUND = (200, 205, 215)
 def degradation_sheet(
     image: np.ndarray, path: Path, kinds: Sequence[str] = tuple(KINDS), seed: int = 0, em: float = EM
 ) -> None:
-    """Draws a picture with each kind of degradation, a row for each, a column for each of `STRENGTHS`, as a PNG.
+    """Writes a PNG that shows an image with each kind of degradation (rows) at each of `STRENGTHS` (columns).
 
     Args:
         image: uint8, (H, W) or (H, W, 3).
         path: the file to write.
-        kinds: of `data.pictures.degradation.KINDS`.
-        seed: decides what is random, another for each cell.
-        em: the font size, pixels.
+        kinds: names from `data.pictures.degradation.KINDS`.
+        seed: random seed; each cell has its own random numbers.
+        em: font size in pixels.
 
     Raises:
-        UserError: there is no such kind, or the file cannot be written.
+        UserError: a kind is unknown, or the file cannot be written.
     """
     rows = [
         [
@@ -63,10 +63,14 @@ def degradation_sheet(
 
 
 def read_picture(path: Path | None, em: float = EM) -> np.ndarray:
-    """A picture from a file, uint8 (H, W, 3), or without one `FORMULA`, uint8 (H, W).
+    """Reads an image file, uint8 (H, W, 3); without a path, draws `FORMULA`, uint8 (H, W).
+
+    Args:
+        path: an image file, or None.
+        em: font size of the drawn formula in pixels.
 
     Raises:
-        UserError: the file is no picture.
+        UserError: the file is missing or not an image.
     """
     if path is None:
         return render(FORMULA, round(em * 7.2))
@@ -78,7 +82,7 @@ def read_picture(path: Path | None, em: float = EM) -> np.ndarray:
 
 
 def _on_paper(picture: Image.Image) -> Image.Image:
-    """A transparent picture on the paper that shows its ink best, black or white."""
+    """Puts a transparent image on black or white, whichever shows its ink better."""
     if picture.mode != "RGBA":
         return picture
     paper = "white" if np.asarray(picture)[:, :, :3].mean() < 128 else "black"

@@ -1,9 +1,9 @@
-"""Data sets drawn from lists of formulas, in many looks.
+"""Draws data sets from lists of formulas, in many looks.
 
-The plan comes first: each copy of each formula has a look (`data.pictures.looks`), and pictures of one font, and of few
-resolutions, make chunks, since a document has one font and a call of dvipng one resolution. Finished chunks lie in a
-working folder beside the data set; whoever gives the same command again after Ctrl-C or a kill draws the others. At the
-end the records are written in an order that follows from seed and formula alone, so that looks and sources are mixed.
+First a plan chooses a look (`data.pictures.looks`) for each copy of each formula. Then the images are drawn in chunks
+of one font and few resolutions, because a LaTeX document has one font and a call of dvipng one resolution. Finished
+chunks are kept in a working folder beside the data set, so that the same command continues after Ctrl-C or a kill. At
+the end the records are written in an order that depends on seed and formula only, which mixes looks and sources.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from data.pictures.looks import FONTS, THEMES, Look, Looks
 from data.pictures.screenshots import Shown, close_chromium, draw_screenshots, find_chromium
 from im2latex.errors import UserError
 
-# Pictures in a chunk.
+# Maximum number of images in a chunk.
 _CHUNK = 256
-# For one document of a chunk, on a busy machine.
+# Time limit for one LaTeX document, enough on a busy machine.
 _SECONDS = 60.0
-# The reader takes no more.
+# The reader's own limit.
 _MAX_PIXELS = 16_000_000
-# Of the channels of a pixel that counts as grey.
+# Maximum difference between the channels of a grey pixel.
 _GREY = 16
 _TEMPORARY = "temporary"
 _NUMBER = struct.Struct("<Q")
 
 
 class Picture(NamedTuple):
-    """A picture to draw: its place in the data set, its formula, its record's name, and its look."""
+    """An image to draw: its number in the data set, its formula, the name of its record, and its look."""
 
     number: int
     tokens: str
@@ -62,14 +62,14 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be drawn.
+    """The plan of a drawn data set.
 
     Attributes:
-      pictures: by number.
-      splits: the split of each picture.
-      rejects: what is left out before drawing: name, split, reason.
-      duplicates: formulas that came again, which are drawn once.
-      digest: of all that decides what is drawn.
+      pictures: the images to draw, by number.
+      splits: the split of each image.
+      rejects: name, split and reason of the formulas that are rejected before drawing.
+      duplicates: number of repeated formulas, which are drawn once.
+      digest: hash of everything that determines the drawn records.
     """
 
     pictures: list[Picture]
@@ -79,7 +79,7 @@ class Plan:
     digest: str
 
     def chunks(self) -> list[list[Picture]]:
-        """Pictures of one renderer and font, those of one resolution together, in an order that mixes the fonts."""
+        """Groups images by renderer and font, sorted by resolution, into chunks, and shuffles the chunks."""
 
         def kind(picture: Picture) -> tuple[str, str]:
             return picture.look.renderer, picture.look.font
@@ -102,16 +102,16 @@ def make_plan(
     eval_share: float = 0.0,
     test_share: float = 0.0,
 ) -> Plan:
-    """Decides what is drawn.
+    """Plans a drawn data set. Formulas that look the same go to the same split.
 
     Args:
-      formulas: what to draw, and what cannot be.
+      formulas: the formulas to draw, and problems, which become rejects.
       looks: how often each look is chosen.
-      seed: of the looks.
-      copies: pictures of each formula.
-      split: where formulas without a split go; None spreads them by the shares.
-      eval_share: share of formulas without a split that goes to eval or test.
-      test_share: share of these that goes to test. What draws the same goes to the same split.
+      seed: random seed of the looks.
+      copies: number of images per formula.
+      split: split for formulas without one; None spreads them by the shares.
+      eval_share: share of the formulas without a split for eval and test together.
+      test_share: share of these for test.
     """
     kept: dict[str, Formula] = {}
     rejects: list[tuple[str, str, str]] = []
@@ -120,13 +120,13 @@ def make_plan(
         if isinstance(formula, Problem):
             rejects.append((formula.where, formula.split or split or "train", formula.reason))
             continue
-        before = kept.get(formula.tokens)
-        duplicates += before is not None
-        # A formula of eval or test stays there, wherever else it stands.
-        if before is None or SPLITS.index(formula.split or "train") > SPLITS.index(before.split or "train"):
+        earlier = kept.get(formula.tokens)
+        duplicates += earlier is not None
+        # A formula that occurs in several splits goes to the last of train, eval, test.
+        if earlier is None or SPLITS.index(formula.split or "train") > SPLITS.index(earlier.split or "train"):
             kept[formula.tokens] = formula
     held_out = {formula.key for formula in kept.values() if formula.split in ("eval", "test")}
-    chosen: list[tuple[str, Formula]] = []
+    accepted: list[tuple[str, Formula]] = []
     for formula in kept.values():
         target = formula.split or split or _spread(formula.key, eval_share, test_share)
         name = f"{formula.source}-{digest(formula.tokens)}"
@@ -136,27 +136,27 @@ def make_plan(
             command = unknown_command(formula.tokens) or "unbalanced braces"
             rejects.append((name, target, f"a command that is not drawn: {command}"))
         else:
-            chosen.append((target, formula))
-    named = [
+            accepted.append((target, formula))
+    copies_in_order = [
         (hashlib.sha256(f"{seed} {copy} {formula.tokens}".encode()).digest(), target, formula, copy)
-        for target, formula in chosen
+        for target, formula in accepted
         for copy in range(copies)
     ]
-    named.sort(key=lambda entry: entry[0])
+    copies_in_order.sort(key=lambda entry: entry[0])
     pictures = []
-    whole = hashlib.sha256()
-    for number, (_, target, formula, copy) in enumerate(named):
+    hasher = hashlib.sha256()
+    for number, (_, target, formula, copy) in enumerate(copies_in_order):
         look = looks.choose(seed, formula.tokens, copy)
         name = f"{formula.source}-{digest(formula.tokens)}-{copy};{look}"
         pictures.append(Picture(number, formula.tokens, name, look))
-        whole.update(f"{target} {name} {formula.tokens}\n".encode())
-    return Plan(pictures, [target for _, target, _, _ in named], rejects, duplicates, whole.hexdigest())
+        hasher.update(f"{target} {name} {formula.tokens}\n".encode())
+    return Plan(pictures, [target for _, target, _, _ in copies_in_order], rejects, duplicates, hasher.hexdigest())
 
 
 def _spread(key: str, eval_share: float, test_share: float) -> str:
-    """The split of a formula, by what is drawn of it."""
-    at = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    return "train" if at >= eval_share else "test" if at < eval_share * test_share else "eval"
+    """Returns the split of a formula, by a hash of its `drawn_key`."""
+    fraction = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    return "train" if fraction >= eval_share else "test" if fraction < eval_share * test_share else "eval"
 
 
 def draw_dataset(
@@ -169,20 +169,23 @@ def draw_dataset(
     progress: Callable[[int], None] | None = None,
     overwrite: bool = False,
 ) -> DatasetSummary:
-    """Draws a plan into a data set. The same plan gives the same bytes with the same TeX.
+    """Draws the images of a plan and writes the data set. The same plan and TeX give the same bytes.
 
     Args:
-      out: the folder to make; `OUT.drawing` beside it holds the finished chunks.
-      sources: for dataset.json.
-      plan: what to draw.
+      out: the folder to make; the finished chunks are kept in `OUT.drawing` until the end.
+      sources: paths of the formulas, for dataset.json.
+      plan: the images to draw.
       details: further entries of dataset.json.
-      allow_rejects: the share of formulas that may be left out.
-      workers: processes, otherwise one for each core.
-      progress: called with the number of pictures done since the last call.
-      overwrite: replace OUT even if it is not a data set.
+      allow_rejects: maximum share of rejected images; with more, nothing is written.
+      workers: number of processes; one per core by default.
+      progress: called with the number of images done since the last call.
+      overwrite: also replace a folder that is not a data set.
+
+    Returns:
+      Summary of the written data set.
 
     Raises:
-      UserError: nothing to draw, programs that are missing, the place is taken, or too much was left out.
+      UserError: there is nothing to draw, programs are missing, the folder is taken, or too many images were rejected.
     """
     if not plan.pictures:
         raise UserError("none of the formulas can be drawn; see that the lists hold LaTeX formulas, one a line")
@@ -193,16 +196,16 @@ def draw_dataset(
         find_chromium()
     writer = DatasetWriter(out, ", ".join(map(str, sources)), details, allow_rejects, overwrite)
     work = out.absolute().with_name(f"{out.absolute().name}.drawing")
-    with writer, _working_folder(work, plan):  # a place that is taken is refused before hours of drawing
+    with writer, _working_folder(work, plan):  # refuses a folder that is taken before hours of drawing
         chunks = plan.chunks()
         done = [(work / f"{number:06d}.records").exists() for number in range(len(chunks))]
         if progress is not None:
             progress(sum(len(chunk) for chunk, is_done in zip(chunks, done, strict=True) if is_done))
-        left = [(number, chunk) for number, chunk in enumerate(chunks) if not done[number]]
-        for count in ordered_map(functools.partial(_draw_chunk, work=work), left, workers):
+        remaining = [(number, chunk) for number, chunk in enumerate(chunks) if not done[number]]
+        for count in ordered_map(functools.partial(_draw_chunk, work=work), remaining, workers):
             if progress is not None:
                 progress(count)
-        close_chromium()  # its files are in the folder
+        close_chromium()  # its files are in the working folder
         _collect(work, len(chunks), plan, writer)
     shutil.rmtree(work)
     assert writer.summary is not None
@@ -211,8 +214,8 @@ def draw_dataset(
 
 @contextlib.contextmanager
 def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
-    """Holds the folder of finished chunks: what an interrupted command with the same plan left, or a new one."""
-    begun = work / "plan"
+    """Locks the folder of finished chunks, which an interrupted command with the same plan left or which is new."""
+    plan_file = work / "plan"
     try:
         work.mkdir(parents=True, exist_ok=True)
         lock = os.open(work, os.O_RDONLY)
@@ -223,20 +226,24 @@ def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"another command is writing to {work}; wait for it, or choose another --out") from error
-        if begun.exists() and begun.read_text("utf-8") != plan.digest:
+        if plan_file.exists() and plan_file.read_text("utf-8") != plan.digest:
             raise UserError(
                 f"{work} holds pictures of a command with other formulas or options; give that command again to finish "
                 "it, or remove the folder"
             )
-        shutil.rmtree(work / _TEMPORARY, ignore_errors=True)  # of a command that was killed
-        begun.write_text(plan.digest, "utf-8")
+        shutil.rmtree(work / _TEMPORARY, ignore_errors=True)  # left by a killed command
+        plan_file.write_text(plan.digest, "utf-8")
         yield
     finally:
         os.close(lock)
 
 
 def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
-    """Draws a chunk into two files of the working folder, the records last, whole or not at all."""
+    """Draws a chunk and writes its rejects, then its records, atomically to the working folder.
+
+    Returns:
+      The number of images in the chunk.
+    """
     chunk, pictures = numbered
     with _temporary_files_in(work / _TEMPORARY):
         drawn = (_by_latex if pictures[0].look.renderer == "latex" else _by_katex)(pictures)
@@ -245,7 +252,7 @@ def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
         try:
             if isinstance(image, RenderingError):
                 raise image
-            example = encode(Record(_png(_finished(image, picture)), picture.tokens, picture.name))
+            example = encode(Record(_png(_degraded(image, picture)), picture.tokens, picture.name))
             frames.append(frame(_NUMBER.pack(picture.number) + example))
         except RenderingError as error:
             rejects.append(json.dumps([picture.number, str(error)]) + "\n")
@@ -261,7 +268,7 @@ def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: Path) -> Iterator[None]:
-    """Lets LaTeX and Chromium write where the next command finds what a kill leaves."""
+    """Makes LaTeX and Chromium put temporary files into this folder, where the next command removes leftovers."""
     folder.mkdir(exist_ok=True)
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
@@ -282,7 +289,7 @@ def _by_latex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
 
 def _by_katex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
     drawn: list[np.ndarray | RenderingError] = []
-    # Chunks are in the order of their resolutions.
+    # The images of a chunk are sorted by resolution.
     for scale, group in itertools.groupby(pictures, lambda picture: picture.look.resolution):
         shown = [
             Shown(picture.tokens, picture.look.size, picture.look.display, *THEMES[picture.look.theme])
@@ -293,7 +300,7 @@ def _by_katex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
 
 
 def _bordered(image: np.ndarray, look: Look) -> np.ndarray:
-    """With empty pixels around, in the colour of the background."""
+    """Adds the look's border in the colour of the background."""
     if image.ndim == 2:
         return np.pad(image, look.border, constant_values=255)
     background = THEMES[look.theme].background
@@ -304,11 +311,11 @@ def _bordered(image: np.ndarray, look: Look) -> np.ndarray:
     return whole
 
 
-def _finished(image: np.ndarray, picture: Picture) -> np.ndarray:
-    """With its border and its degradations.
+def _degraded(image: np.ndarray, picture: Picture) -> np.ndarray:
+    """Adds the border and the degradations of the picture's look.
 
     Raises:
-      RenderingError: more pixels than anybody reads.
+      RenderingError: the image has more than _MAX_PIXELS pixels.
     """
     look = picture.look
     image = _grey(_bordered(image, look))
@@ -321,35 +328,35 @@ def _finished(image: np.ndarray, picture: Picture) -> np.ndarray:
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
-    """uint8 (H, W) of (H, W, 3) where nobody sees a colour."""
+    """Converts uint8 (H, W, 3) to (H, W) if the image has no visible colour."""
     if image.ndim == 3 and image.shape[2] == 3 and int(np.ptp(image, axis=2).max()) <= _GREY:
         return np.asarray(Image.fromarray(image).convert("L"))
     return image
 
 
 def _png(image: np.ndarray) -> bytes:
-    """uint8 (H, W), (H, W, 3) or (H, W, 4) as PNG."""
+    """Encodes an image, uint8 (H, W), (H, W, 3) or (H, W, 4), as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _collect(work: Path, chunks: int, plan: Plan, writer: DatasetWriter) -> None:
-    """Writes the records of all chunks in the order of their numbers."""
+    """Writes the records of all chunks, in the order of their numbers, and the rejects."""
     for name, split, reason in plan.rejects:
         writer.reject(split, name, reason)
-    places: list[tuple[int, int, int] | None] = [None] * len(plan.pictures)  # chunk, offset, length
+    locations: list[tuple[int, int, int] | None] = [None] * len(plan.pictures)  # chunk, offset, length
     for chunk in range(chunks):
         offset = 0
         for content in read_tfrecords(work / f"{chunk:06d}.records"):
             (number,) = _NUMBER.unpack_from(content)
-            places[number] = chunk, offset + 12 + _NUMBER.size, len(content) - _NUMBER.size
-            offset += len(content) + 16  # of the frame
+            locations[number] = chunk, offset + 12 + _NUMBER.size, len(content) - _NUMBER.size
+            offset += len(content) + 16  # the frame's bytes
         for line in (work / f"{chunk:06d}.rejects").read_text("utf-8").splitlines():
             number, reason = json.loads(line)
             writer.reject(plan.splits[number], plan.pictures[number].name, reason)
-    for split, place in zip(plan.splits, places, strict=True):
-        if place is not None:
-            chunk, offset, length = place
+    for split, location in zip(plan.splits, locations, strict=True):
+        if location is not None:
+            chunk, offset, length = location
             with open(work / f"{chunk:06d}.records", "rb", buffering=0) as file:
                 writer.write_encoded(split, os.pread(file.fileno(), length, offset))

@@ -1,7 +1,7 @@
-"""Looks: in which font, size and resolution a formula is drawn, and how often each.
+"""Looks: the font, size, resolution, colours and degradations of a drawn formula, and how often each is used.
 
-A look is chosen from a seed, a formula and the number of its copy alone, so a formula looks the same whatever is drawn
-beside it. The name of a drawn record ends with its look, in fields that a semicolon separates:
+A look depends only on the seed, the formula and the number of the copy, so a formula looks the same whatever else is
+drawn. The name of a drawn record ends with its look, in fields separated by semicolons:
 
     stacks-3f2a9c81d0e4-0;latex;times;10.95pt;150dpi;inline;regular;4px;light;clean
     stacks-3f2a9c81d0e4-1;katex;katex;16px;1.5x;display;regular;8px;github-light;blur0.31+jpeg0.72
@@ -30,8 +30,8 @@ class Font(NamedTuple):
     r"""A font for mathematics.
 
     Attributes:
-      preamble: LaTeX that loads it, behind amsmath and amssymb.
-      needs: files by which kpsewhich tells that it is installed.
+      preamble: LaTeX that loads it, inserted after amsmath and amssymb.
+      needs: files that kpsewhich finds if the font is installed.
       bold: whether \boldmath changes it.
     """
 
@@ -46,7 +46,7 @@ def _packages(*packages: str, needs: tuple[str, ...] = (), bold: bool = False) -
     return Font("".join(f"{load}\n" for load in loads), (*files, *needs), bold)
 
 
-# What looks the same has one name: Latin Modern beside Computer Modern differs by its hints alone, and is drawn for it.
+# Each font here looks different. Latin Modern differs from Computer Modern only by its hinting, but that is visible.
 FONTS = {
     "cm": Font("", bold=True),
     "lm": _packages("lmodern", bold=True),
@@ -76,17 +76,17 @@ FONTS = {
     "schoolbook": _packages("newcent", "[italic]{mathastext}"),
     "antykwa": _packages("[math]{anttor}", bold=True),
 }
-# Papers are mostly in Computer Modern and Times. data.defaults.HELD_OUT_FONT has no share: what is drawn in it tells
-# how a model reads a font that it has not seen.
+# Papers mostly use Computer Modern and Times. data.defaults.HELD_OUT_FONT is missing here on purpose: formulas drawn in
+# it show how well a model reads a font that it has never seen.
 _FONT_SHARES = {
     **{"cm": 28.0, "lm": 5.0, "mlmodern": 4.0, "times": 5.0, "txfonts": 6.0, "newtx": 4.0, "stix": 4.0, "stix2": 3.0},
     **{"palatino": 5.0, "pxfonts": 3.0, "newpx": 3.0, "fourier": 3.0, "fouriernc": 2.0, "kpfonts": 3.0, "charter": 3.0},
     **{"utopia": 2.0, "libertinus": 4.0, "euler": 2.0, "concrete": 1.5, "cmbright": 2.0, "sans": 2.0},
     **{"helvetica": 2.0, "arev": 1.5, "iwona": 1.5, "bookman": 1.0, "schoolbook": 1.5},
 }
-# LaTeX's own sizes, of which all fonts have their script sizes.
+# LaTeX's standard sizes, for which all fonts define script sizes.
 _SIZES = {8.0: 1.0, 9.0: 1.5, 10.0: 5.0, 10.95: 2.5, 12.0: 4.0, 14.4: 1.0, 17.28: 0.6, 20.74: 0.4}
-# Evenly on a logarithmic scale, an eighth as often outside of 70 to 220.
+# Evenly spaced on a logarithmic scale; values outside 70 to 220 are rarer.
 _RESOLUTIONS = {
     **{60: 0.6, 65: 0.6},
     **dict.fromkeys((70, 75, 80, 86, 92, 98, 105, 112, 120, 129, 138, 147, 158, 169, 181, 193, 207, 220), 4.0),
@@ -108,7 +108,7 @@ _KATEX_SCALES = {1.0: 4.0, 1.5: 1.5, 2.0: 3.0, 3.0: 1.0}
 
 
 class Theme(NamedTuple):
-    """Colours of a page, as CSS writes them."""
+    """CSS colours of a page."""
 
     text: str
     background: str
@@ -116,7 +116,7 @@ class Theme(NamedTuple):
     @property
     def is_dark(self) -> bool:
         """Whether the text is lighter than the background."""
-        text, background = (int(colour[3:5], 16) for colour in self)  # the green, which is most of the light
+        text, background = (int(colour[3:5], 16) for colour in self)  # green contributes most of the brightness
         return text > background
 
 
@@ -138,9 +138,9 @@ _THEME_SHARES = {
 }
 
 
-# Pixels in an em for each CSS pixel of the font size (katex.css).
+# KaTeX's font size relative to that of the surrounding text (katex.css).
 _KATEX_EM = 1.21
-# What every picture may come through is the commonest; data.pictures.degradation says what a kind does.
+# Common processing steps have the largest shares. data.pictures.degradation describes the kinds.
 _DEGRADATION_SHARES = {kind: 1.0 for kind in KINDS} | {
     "scale": 3.0,
     "jpeg": 2.0,
@@ -148,7 +148,8 @@ _DEGRADATION_SHARES = {kind: 1.0 for kind in KINDS} | {
     "photo": 3.0,
     "noise": 1.5,
 }
-# The kinds that take ink lighter than its paper as well, and those that make it.
+# Kinds that also work with light ink on dark paper, and kinds that must come last because they make light ink or
+# transparent paper.
 _OF_ANY_INK = {"scale", "blur", "jpeg", "sharpen"}
 _LAST = {"inverse", "transparency"}
 
@@ -160,10 +161,10 @@ class Look:
     Attributes:
       renderer: `latex` or `katex`.
       font: one of FONTS; `katex` for KaTeX.
-      size: of the text, in points; for KaTeX in CSS pixels.
-      resolution: dots per inch; for KaTeX device pixels in a CSS pixel.
-      display: display style, otherwise inline.
-      bold: in the font's bold mathematics.
+      size: text size in points; for KaTeX in CSS pixels.
+      resolution: dots per inch; for KaTeX device pixels per CSS pixel.
+      display: display style; otherwise inline.
+      bold: use the font's bold mathematics.
       border: empty pixels around the ink.
       theme: one of THEMES.
       degradations: kinds of `data.pictures.degradation` with their strengths, in the order in which they are applied.
@@ -181,7 +182,7 @@ class Look:
 
     @property
     def em(self) -> float:
-        """The font size in pixels of the picture."""
+        """The font size in pixels of the image."""
         return self.size * self.resolution * (1 / 72.27 if self.renderer == "latex" else _KATEX_EM)
 
     def __str__(self) -> str:
@@ -202,7 +203,7 @@ class Look:
 
 
 def look_of(name: str) -> Look | None:
-    """The look in the name of a drawn record; None where the name has none."""
+    """Parses the look in the name of a drawn record; None if the name has none."""
     fields = name.split(";")[1:]
     if len(fields) != 9 or fields[0] not in ("latex", "katex"):
         return None
@@ -231,7 +232,16 @@ Key = TypeVar("Key", str, float, int)
 
 
 class Looks(BaseModel):
-    """How often each look is drawn; weights are relative to each other."""
+    """Settings of --looks: how often each look is drawn.
+
+    Attributes:
+      katex: share of formulas drawn with KaTeX.
+      inline: share drawn in inline style.
+      bold: share drawn in bold, for fonts that have it.
+      degraded: share degraded in one or two ways.
+      border: smallest and largest border in pixels.
+      fonts, sizes, resolutions, katex_sizes, katex_scales, themes, degradations: relative weight of each value.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -271,7 +281,7 @@ class Looks(BaseModel):
         return border
 
     def choose(self, seed: int, formula: str, copy: int) -> Look:
-        """The look of a copy of a formula; the same arguments give the same look."""
+        """Chooses the look of a copy of a formula; the same arguments give the same look."""
         rng = random.Random(f"{seed} {copy} {formula}")
         katex = rng.random() < self.katex
         display = rng.random() >= self.inline
@@ -288,7 +298,7 @@ class Looks(BaseModel):
         return Look("latex", font, size, dpi, display, bold, border, theme, degradations)
 
     def _degradations(self, rng: random.Random, theme: str) -> tuple[tuple[str, float], ...]:
-        """One or two kinds at any strength; what makes light ink or no paper comes last and once."""
+        """Chooses one or two kinds with random strengths; at most one of `_LAST`, as the last one."""
         kinds = self.degradations
         if THEMES[theme].is_dark:
             kinds = {kind: share for kind, share in kinds.items() if kind in _OF_ANY_INK}
@@ -311,10 +321,10 @@ def _pick(rng: random.Random, weights: Mapping[Key, float]) -> Key:
 
 
 def read_looks(path: Path | None) -> Looks:
-    """The looks of a TOML file with fields of `Looks`; what it leaves out, and no file, take the defaults.
+    """Reads a TOML file with fields of `Looks`. Missing fields have their defaults, as has everything without a file.
 
     Raises:
-      UserError: the file cannot be read, or is no such file.
+      UserError: the file cannot be read or is invalid.
     """
     if path is None:
         return Looks()
@@ -332,20 +342,20 @@ def read_looks(path: Path | None) -> Looks:
 
 @functools.cache
 def installed_fonts() -> frozenset[str]:
-    """The FONTS whose files TeX finds."""
-    needed = sorted({file for font in FONTS.values() for file in font.needs})
+    """Returns the names of the FONTS whose files TeX finds."""
+    files = sorted({file for font in FONTS.values() for file in font.needs})
     if shutil.which("kpsewhich") is None:
         return frozenset()
-    result = subprocess.run(["kpsewhich", *needed], capture_output=True, text=True, check=False)
-    found = {Path(line).name for line in result.stdout.splitlines()}
-    return frozenset(name for name, font in FONTS.items() if found.issuperset(font.needs))
+    result = subprocess.run(["kpsewhich", *files], capture_output=True, text=True, check=False)
+    found_files = {Path(line).name for line in result.stdout.splitlines()}
+    return frozenset(name for name, font in FONTS.items() if found_files.issuperset(font.needs))
 
 
 def with_installed_fonts(looks: Looks) -> Looks:
-    """The looks without fonts that are not installed.
+    """Returns the looks without the fonts that are not installed.
 
     Raises:
-      UserError: none of the fonts is.
+      UserError: none of the fonts is installed.
     """
     fonts = {name: share for name, share in looks.fonts.items() if name in installed_fonts()}
     if not fonts:

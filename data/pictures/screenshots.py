@@ -1,7 +1,8 @@
-"""Formulas as a web page shows them: KaTeX in a headless Chromium, many on a page, one screenshot cut into pieces.
+"""Draws formulas as web pages show them, with KaTeX in a headless Chromium.
 
-Chromium is driven over its own DevTools protocol through a pipe: there is no port, no driver program, and it ends with
-the process that started it. The page is a file and asks for nothing from any network.
+A page shows many formulas, and one screenshot of it is cut into pieces. Chromium is controlled by the DevTools protocol
+through a pipe, so it needs no port and no driver program, and it ends with the process that started it. The page is a
+local file that loads nothing from the network.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from im2latex.errors import UserError
 
 KATEX = Path(__file__).resolve().parents[1] / "latex" / "katex"
 _PAGE = Path(__file__).with_name("screenshots.html")
-# The longest side of a screenshot, in device pixels; Chromium's own limit is 16384.
+# Maximum width and height of a screenshot, in device pixels; Chromium's own limit is 16384.
 _MAX_SIDE = 16000
 _SECONDS = 300.0
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -44,7 +45,15 @@ _OPTIONS = (
 
 
 class Shown(NamedTuple):
-    """A formula on a page: its text, its size in CSS pixels, whether in display style, and CSS colours."""
+    """A formula on a page.
+
+    Attributes:
+      latex: the formula.
+      size: font size in CSS pixels.
+      display: display style; otherwise inline.
+      text: CSS colour of the formula.
+      background: CSS colour of the page.
+    """
 
     latex: str
     size: float
@@ -54,7 +63,7 @@ class Shown(NamedTuple):
 
 
 def find_chromium() -> str:
-    """The path of Chromium.
+    """Returns the path of Chromium.
 
     Raises:
       UserError: it is not installed.
@@ -68,14 +77,14 @@ def find_chromium() -> str:
 
 
 def draw_screenshots(formulas: Sequence[Shown], scale: float) -> list[np.ndarray | RenderingError]:
-    """Draws formulas by KaTeX, each cropped to its ink.
+    """Draws formulas with KaTeX, each cropped to its ink.
 
     Args:
-      formulas: what to draw.
-      scale: device pixels in a CSS pixel.
+      formulas: the formulas.
+      scale: device pixels per CSS pixel.
 
     Returns:
-      For each uint8 (H, W, 3), or why it cannot be drawn.
+      For each formula its image, uint8 (H, W, 3), or the error.
 
     Raises:
       UserError: Chromium is not installed or does not work.
@@ -88,7 +97,7 @@ def draw_screenshots(formulas: Sequence[Shown], scale: float) -> list[np.ndarray
         except (TimeoutError, ConnectionError) as error:
             broken = RenderingError(f"Chromium: {error}")
             close_chromium()
-    # It ends, or does not answer, by one of the formulas.
+    # One of the formulas makes Chromium crash or hang: halve the batch until it is alone.
     if len(formulas) == 1:
         return [broken]
     middle = len(formulas) // 2
@@ -97,21 +106,21 @@ def draw_screenshots(formulas: Sequence[Shown], scale: float) -> list[np.ndarray
 
 @functools.cache
 def _chromium() -> _Chromium:
-    """The Chromium of this process."""
-    # Not atexit, which the processes of a pool pass over.
+    """Returns the Chromium of this process, started on the first call."""
+    # atexit does not run in the processes of a pool.
     multiprocessing.util.Finalize(None, close_chromium, exitpriority=1)
     return _Chromium()
 
 
 def close_chromium() -> None:
-    """Ends the Chromium of this process, if there is one; the next screenshot starts another."""
+    """Ends the Chromium of this process, if it is running; the next screenshot starts a new one."""
     if _chromium.cache_info().currsize:
         _chromium().close()
         _chromium.cache_clear()
 
 
 class _Chromium:
-    """A headless Chromium with the page of formulas open, and the DevTools protocol over file descriptors 3 and 4."""
+    """A headless Chromium with the page of formulas; it speaks the DevTools protocol on file descriptors 3 and 4."""
 
     def __init__(self) -> None:
         program = find_chromium()
@@ -144,34 +153,34 @@ class _Chromium:
         argument = json.dumps([formula._asdict() for formula in formulas])
         metrics: dict[str, Any] = {"deviceScaleFactor": scale, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", width=1600, height=1000, **metrics)
-        laid = self.run(f"drawAll({argument})")
-        if max(laid["width"], laid["height"]) * scale > _MAX_SIDE:
+        layout = self.run(f"drawAll({argument})")
+        if max(layout["width"], layout["height"]) * scale > _MAX_SIDE:
             if len(formulas) == 1:
                 return [RenderingError("KaTeX: a picture of too many pixels")]
             middle = len(formulas) // 2
             return self.draw(formulas[:middle], scale) + self.draw(formulas[middle:], scale)
-        # All of the page in view: what is beyond it would be laid out anew for the screenshot.
-        self.call("Emulation.setDeviceMetricsOverride", width=laid["width"], height=laid["height"], **metrics)
+        # Enlarge the viewport to the whole page; Chromium would lay out a larger page again for the screenshot.
+        self.call("Emulation.setDeviceMetricsOverride", width=layout["width"], height=layout["height"], **metrics)
         shot = self.call("Page.captureScreenshot", format="png", optimizeForSpeed=True)
         with Image.open(io.BytesIO(base64.b64decode(shot["data"]))) as image:
             picture = np.asarray(image.convert("RGB"))
         return [
             RenderingError(f"KaTeX: {box}") if isinstance(box, str) else _cut(picture, box, scale)
-            for box in laid["boxes"]
+            for box in layout["boxes"]
         ]
 
     def run(self, script: str) -> Any:
-        """The value of a script, awaited."""
+        """Runs a script and returns its awaited value."""
         result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in result:
             raise ConnectionError(result["exceptionDetails"].get("text", "a script failed"))
         return result["result"].get("value")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The answer to a command of the DevTools protocol.
+        """Sends a command of the DevTools protocol and returns the answer.
 
         Raises:
-          TimeoutError: no answer.
+          TimeoutError: Chromium does not answer in time.
           ConnectionError: Chromium has ended, or refuses the command.
         """
         self.number += 1
@@ -194,7 +203,7 @@ class _Chromium:
             content = content[os.write(self.to_chromium, content) :]
 
     def receive(self, end: float) -> bytes:
-        """The next message, up to its zero byte."""
+        """Returns the next message, without its terminating zero byte."""
         parts = [self.buffer]
         while b"\0" not in parts[-1]:
             if not select.select([self.from_chromium], [], [], max(0.0, end - time.monotonic()))[0]:
@@ -217,11 +226,15 @@ class _Chromium:
 
 
 def _spawn(command: list[str]) -> tuple[int, int, int]:
-    """Starts a program that reads descriptor 3 and writes descriptor 4; its process id, and our two ends."""
-    # Above 4, so that neither stands where the other has to go.
-    ends = [*os.pipe(), *os.pipe()]
-    commands, to_program, from_program, answers = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends)
-    for end in ends:
+    """Starts a program that reads from descriptor 3 and writes to descriptor 4.
+
+    Returns:
+      Process id, and the descriptors for writing to and reading from the program.
+    """
+    # Move the descriptors to 10 and above, so that the duplication to 3 and 4 does not overwrite one of them.
+    pipes = [*os.pipe(), *os.pipe()]
+    commands, to_program, from_program, answers = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in pipes)
+    for end in pipes:
         os.close(end)
     actions = [
         *((os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(3)),
@@ -234,7 +247,7 @@ def _spawn(command: list[str]) -> tuple[int, int, int]:
     return process, to_program, from_program
 
 
-# The style sheet has come, and with it all fonts that a page may ask for.
+# Waits until the style sheet and all of its fonts are loaded.
 _STYLED = """
 new Promise((done) => {
   const wait = () => document.styleSheets.length > 1
@@ -245,7 +258,7 @@ new Promise((done) => {
 
 
 def _cut(picture: np.ndarray, box: Sequence[float], scale: float) -> np.ndarray | RenderingError:
-    """The part of a screenshot with a formula, cropped to what differs from its own background."""
+    """Cuts a formula out of a screenshot and crops it to the pixels that differ from its background."""
     left, top, width, height = (side * scale for side in box)
     cell = picture[int(top) : int(top + height), int(left) : int(left + width)]
     ink = (cell != cell[0, 0]).any(axis=2)

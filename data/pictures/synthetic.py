@@ -1,8 +1,8 @@
-"""Formulas from a grammar, drawn: the data set that needs no download.
+"""Makes a synthetic data set from a grammar of formulas; it needs no download.
 
-The grammar keeps to symbols and forms that a picture tells apart: no two formulas of it look the same. So there is no
-l beside 1, no O beside 0, no Sigma beside the sum, no capital that is its small letter enlarged; the subscript always
-stands before the superscript; there are no spacing tokens; and \\left( is written only around what makes it grow.
+No two formulas of the grammar look the same, because it avoids ambiguous symbols and spellings: it has no l because of
+1, no O because of 0, no Sigma because of the sum, and no capitals that look like enlarged small letters. Subscripts
+always come before superscripts, there are no spacing tokens, and \\left( only appears around tall content.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LEVELS = {
     "full": "and accents, growing brackets, alphabets, matrices",
 }
 DEFAULT_LEVEL = "standard"
-# At 10 pt: 11 pixels per em. See the contact sheet of `im2latex data check` before drawing smaller.
+# 11 pixels per em at 10 pt. Look at the contact sheet of `im2latex data check` before using a smaller one.
 DEFAULT_DPI = 80
 POINTS = 10
 MIN_TOKENS, DEFAULT_MAX_TOKENS = 4, 40
@@ -45,7 +45,7 @@ _OPERATORS = ["+"] * 3 + ["-"] * 3 + ["\\cdot", "\\times", "\\pm"]
 
 
 class Grammar:
-    """Draws formulas of a level and of at most `max_tokens` tokens; `rng` decides everything."""
+    """Generates random formulas of a level with at most `max_tokens` tokens, with `rng` as the source of randomness."""
 
     def __init__(self, level: str, max_tokens: int, rng: random.Random) -> None:
         self.rng = rng
@@ -53,7 +53,7 @@ class Grammar:
         self.rank = list(LEVELS).index(level)
 
     def formula(self) -> Tokens:
-        """A formula of at least MIN_TOKENS and at most `max_tokens` tokens."""
+        """Returns a formula of MIN_TOKENS to `max_tokens` tokens."""
         while True:
             tokens = self.statement()
             if MIN_TOKENS <= len(tokens) <= self.max_tokens:
@@ -74,7 +74,7 @@ class Grammar:
         return tokens
 
     def sum(self, depth: int, term: Callable[[], Tokens] | None = None) -> Tokens:
-        """One to three terms; fewer the deeper."""
+        """Returns a sum of one to three terms; deeper sums are shorter."""
         term = term or functools.partial(self.term, depth)
         tokens = ["-"] if self.chance(0.06) else []
         tokens += term()
@@ -85,12 +85,12 @@ class Grammar:
         return tokens
 
     def number(self) -> Tokens:
-        """Digits without a leading zero."""
+        """Returns the digits of a number, without leading zeros."""
         digits = str(self.rng.randrange(10 ** (1 if self.chance(0.7) or self.rank and self.chance(0.5) else 3)))
         return list(digits)
 
     def term(self, depth: int) -> Tokens:
-        """A product of one or two factors, the first perhaps a number, or one of the forms of the level."""
+        """Returns a product of one or two factors, perhaps with a leading number, or one of the level's forms."""
         forms = self.forms() if depth < 2 else []
         if forms and self.chance(0.45 if depth == 0 else 0.15):
             form = self.rng.choices([form for form, _ in forms], [weight for _, weight in forms])[0]
@@ -120,7 +120,7 @@ class Grammar:
         return self.one(_LETTERS)
 
     def factor(self, depth: int) -> Tokens:
-        """A symbol with scripts."""
+        """Returns a symbol with or without scripts."""
         tokens = [self.symbol()]
         kind = self.rng.random()
         if kind < 0.18:
@@ -163,7 +163,7 @@ class Grammar:
         return ["\\sqrt", *degree, "{", *self.sum(depth + 1), "}"]
 
     def brackets(self, depth: int) -> Tokens:
-        """Brackets of normal size around what has no tall parts, so that they differ from growing ones."""
+        """Returns brackets of normal size around short content; `growing_brackets` are only around tall content."""
         inner = [*self.factor(2), self.one(["+", "-"]), *(self.number() if self.chance(0.4) else self.factor(2))]
         left, right = ("[", "]") if self.chance(0.2) else ("(", ")")
         power = ["^", "{", self.one(["2", "3", "n"]), "}"] if self.chance(0.4) else []
@@ -235,10 +235,16 @@ class Grammar:
 
 
 def formulas(count: int, seed: int, level: str = DEFAULT_LEVEL, max_tokens: int = DEFAULT_MAX_TOKENS) -> Iterator[str]:
-    """Different formulas of a level and of at most so many tokens, which one space separates.
+    """Yields `count` different formulas, as tokens separated by one space.
+
+    Args:
+      count: number of formulas.
+      seed: random seed.
+      level: one of LEVELS.
+      max_tokens: maximum number of tokens in a formula.
 
     Raises:
-      UserError: the level is unknown or has fewer formulas than that, or the limit leaves none.
+      UserError: the level is unknown or has too few formulas, or `max_tokens` is too small for any formula.
     """
     if level not in LEVELS:
         raise UserError(f"there is no level {level}; the levels are {', '.join(LEVELS)}")
@@ -259,7 +265,7 @@ def formulas(count: int, seed: int, level: str = DEFAULT_LEVEL, max_tokens: int 
 
 
 def draw_png(formula: str, em: float) -> bytes:
-    """The formula drawn, black on white, as an 8-bit grey PNG.
+    """Draws a formula, black on white, as an 8-bit grey PNG.
 
     Args:
       formula: tokens separated by spaces.
@@ -279,7 +285,7 @@ def _draw_chunk(chunk: list[tuple[str, str]], em: float) -> list[bytes]:
 
 
 def split_counts(examples: int) -> dict[str, int]:
-    """How many of the examples go where: a twentieth each to eval and test, at least one."""
+    """Returns the number of examples per split: a twentieth each for eval and test, at least one."""
     held_out = max(1, examples // 20)
     return {"train": examples - 2 * held_out, "eval": held_out, "test": held_out}
 
@@ -296,24 +302,24 @@ def synthesize(
     progress: Callable[[int], None] | None = None,
     overwrite: bool = False,
 ) -> DatasetSummary:
-    """Draws a data set; the splits have no formula in common.
+    """Draws a data set whose splits have no formula in common.
 
     The same arguments give the same bytes, whatever the number of workers.
 
     Args:
       out: the folder to make.
-      examples: how many, over all splits.
-      seed: of the formulas.
+      examples: number of examples in all splits together.
+      seed: random seed of the formulas.
       level: one of LEVELS.
       dpi: resolution; the text is 10 pt, so 72 dpi are ten pixels per em.
-      splits: examples by split, in all `examples`; otherwise `split_counts(examples)`.
-      max_tokens: longest formula.
-      workers: processes; otherwise one for each core this process may use.
+      splits: number of examples per split, `examples` in total; `split_counts(examples)` by default.
+      max_tokens: maximum number of tokens in a formula.
+      workers: number of processes; one per core that this process may use by default.
       progress: called with the number of examples drawn since the last call.
-      overwrite: replace a folder that is not a data set too.
+      overwrite: also replace a folder that is not a data set.
 
     Raises:
-      UserError: a number out of range, an unknown level, or the folder cannot be made.
+      UserError: a number is out of range, the level is unknown, or the folder cannot be written.
     """
     if examples < 3:
         raise UserError(f"{examples} examples cannot fill three splits; ask for at least 3")
@@ -323,7 +329,7 @@ def synthesize(
     if set(counts) - set(SPLITS) or min(counts.values()) < 0 or sum(counts.values()) != examples:
         raise UserError(f"the splits {counts} do not share {examples} examples among {', '.join(SPLITS)}")
     em = dpi * POINTS / 72
-    # The later of many formulas are longer, since short ones repeat: so the splits are mixed.
+    # Shuffle the splits, because later formulas are longer: short ones are repeats more often.
     targets = [split for split in SPLITS for _ in range(counts.get(split, 0))]
     random.Random(f"splits {seed}").shuffle(targets)
     drawn_formulas = formulas(examples, seed, level, max_tokens)
@@ -331,10 +337,10 @@ def synthesize(
     chunks = [named[start : start + _CHUNK] for start in range(0, len(named), _CHUNK)]
     details = {"level": level, "seed": seed, "dpi": dpi, "max_tokens": max_tokens}
     with DatasetWriter(out, "synthetic", details, overwrite=overwrite) as writer:
-        place = iter(targets)
+        split_of = iter(targets)
         for drawn in ordered_map(functools.partial(_draw_chunk, em=em), chunks, workers):
             for example in drawn:
-                writer.write_encoded(next(place), example)
+                writer.write_encoded(next(split_of), example)
             if progress is not None:
                 progress(len(drawn))
     assert writer.summary is not None

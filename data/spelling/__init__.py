@@ -1,10 +1,10 @@
-r"""The normal form of a formula: one spelling for one look.
+r"""The normal form of formulas: a single spelling for everything that looks the same.
 
-LaTeX has many spellings that draw the same picture: `\to` and `\rightarrow`, `{ \cal D }` and `\mathcal { D }`,
-`{ x } _ { 1 }` and `x _ { 1 }`. A model that reads pictures cannot tell them apart, so its labels, and both sides of an
-evaluation, are put into this form. docs/concepts/normal-form.md lists the rules.
+LaTeX has many spellings for the same picture: `\to` and `\rightarrow`, `{ \cal D }` and `\mathcal { D }`,
+`{ x } _ { 1 }` and `x _ { 1 }`. A model that reads pictures cannot tell them apart. Therefore training labels, and
+references and predictions in an evaluation, are put into normal form. docs/concepts/normal-form.md lists the rules.
 
-`reader` reads tokens into items, `rows` makes rows of them that are in normal form, `writer` writes these as tokens.
+`reader` parses tokens into items, `rows` puts rows of items into normal form, and `writer` turns rows into tokens.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SPELLINGS = (NORMAL, AS_THE_SOURCE)
 
 
 def known_spelling(spelling: str) -> str:
-    """The spelling, if there is such a one.
+    """Returns the spelling unchanged after checking it.
 
     Raises:
-      UserError: there is not.
+      UserError: there is no such spelling.
     """
     if spelling not in SPELLINGS:
         raise UserError(f"there is no spelling {spelling}; the spellings are {', '.join(SPELLINGS)}")
@@ -30,12 +30,12 @@ def known_spelling(spelling: str) -> str:
 
 
 def respell(latex: str, spelling: str) -> str:
-    """A formula in a spelling.
+    """Converts a formula to a spelling.
 
     Args:
       latex: a formula, raw or tokenised.
-      spelling: `NORMAL` for the normal form; a formula that cannot be parsed, or of which nothing would be left, stays
-        as it is. `AS_THE_SOURCE` changes nothing.
+      spelling: `NORMAL` returns the normal form, or the formula unchanged if it cannot be parsed or its normal form is
+        empty. `AS_THE_SOURCE` returns the formula unchanged.
 
     Raises:
       UserError: there is no such spelling.
@@ -49,13 +49,13 @@ def respell(latex: str, spelling: str) -> str:
 
 
 def normal_form(latex: str) -> str:
-    """The normal form of a formula, its tokens joined by single spaces.
+    """Returns the normal form of a formula, its tokens joined by single spaces.
 
     Args:
       latex: a formula, raw or tokenised.
 
     Raises:
-      FormulaError: as `im2latex.tokenizer.tokenize` does.
+      FormulaError: the formula cannot be parsed, see `im2latex.tokenizer.tokenize`, or is nested too deeply.
     """
     tokens = tokenize(latex)
     try:

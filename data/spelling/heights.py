@@ -1,7 +1,7 @@
-r"""How high LaTeX draws a row, as far as it decides the size of \left( and where a script stands.
+r"""Computes the height of a drawn row, which decides the size of \left( and the position of scripts.
 
-Lengths are in em of the text, above and below the baseline: those of Computer Modern, and the rules of The TeXbook,
-Appendix G. What is not known here counts as infinitely high.
+Lengths are in em of the text size, above and below the baseline. They come from Computer Modern and the rules of The
+TeXbook, Appendix G. Rows with unknown parts count as infinitely high.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from typing import NamedTuple
 from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row
 from im2latex.latex_commands import ACCENTS, BIG_OPERATORS, BIG_SIZES, FONTS, FUNCTIONS, STYLES, WITH_LIMITS
 
-_SCALE = (1.0, 1.0, 0.7, 0.5)  # of each style
+_SCALE = (1.0, 1.0, 0.7, 0.5)  # font size of display, text, script and scriptscript style
 _AXIS, _X_HEIGHT, _RULE = 0.25, 0.430555, 0.04
-# Delimiters beyond the size of the style itself: \big to \Bigg, and in scripts those of the text and smaller ones.
+# Sizes of delimiters larger than the style's own: \big to \Bigg in text, smaller ones in scripts.
 _SIZES, _SCRIPT_SIZES = tuple(BIG_SIZES.values()), (1.0, 1.26, 1.68, 2.1)
 _HAT, _BAR, _VEC = 0.694444, 0.5678, 0.7144
 _ACCENT = {r"\bar": _BAR, r"\vec": _VEC, r"\dot": 0.6679, r"\ddot": 0.6679, r"\tilde": 0.6679, r"\check": 0.6285}
 
-
-# What cramps its argument.
+# Commands whose argument is set in cramped style.
 _CRAMPING = ACCENTS | {"\\sqrt", "\\overline", "\\widehat", "\\widetilde"}
 
 
 class Extent(NamedTuple):
-    """Height above and depth below the baseline, em."""
+    """Height above and depth below the baseline, in em."""
 
     height: float
     depth: float
@@ -67,7 +66,7 @@ _EXTENTS = {
 
 @functools.cache
 def _table() -> dict[str, Extent]:
-    """The extent of each symbol by its token."""
+    """Returns the extent of each known symbol by its token."""
     return {
         token: Extent(*extent)
         for tokens, extent in _EXTENTS.items()
@@ -76,12 +75,17 @@ def _table() -> dict[str, Extent]:
 
 
 _DESCENDERS = frozenset("gp")
-# Other symbols are as high as a capital, and at most as deep as \leq.
+# Extent of all other symbols: the height of a capital, the depth of \leq.
 _SYMBOL = Extent(0.683333, 0.1359)
 
 
 class _Style(NamedTuple):
-    """A style of TeX: the level is DISPLAY, TEXT, SCRIPT or SCRIPTSCRIPT; superscripts are lower in a cramped one."""
+    """A style of TeX.
+
+    Attributes:
+      level: DISPLAY, TEXT, SCRIPT or SCRIPTSCRIPT.
+      cramped: whether superscripts are set lower.
+    """
 
     level: int
     cramped: bool = False
@@ -95,26 +99,26 @@ class _Style(NamedTuple):
         return self.level == DISPLAY
 
     def smaller(self, cramped: bool = False) -> _Style:
-        """That of the numerator, or of the denominator, which is cramped."""
+        """Returns the style of a numerator, or of a denominator, which is cramped."""
         return _Style(min(self.level + 1, SCRIPTSCRIPT), cramped or self.cramped)
 
     def script(self, cramped: bool = False) -> _Style:
-        """That of the superscript, or of the subscript, which is cramped."""
+        """Returns the style of a superscript, or of a subscript, which is cramped."""
         return _Style(SCRIPT if self.level <= TEXT else SCRIPTSCRIPT, cramped or self.cramped)
 
 
 def delimiter_size(row: Row, level: int) -> float:
-    r"""The size of \left( around a row, em; infinite where it is more than \Bigg or not known.
+    r"""Returns the size of \left( around a row in em, or infinity if it is larger than \Bigg or unknown.
 
     Args:
-      row: what stands between the delimiters.
-      level: of the style.
+      row: the row between the delimiters.
+      level: level of the style, from DISPLAY to SCRIPTSCRIPT.
     """
     return _delimiter_size(row, _Style(level))
 
 
 def is_flat(row: Row, level: int) -> bool:
-    r"""Whether \left( and \right) around a row are as high as ( and )."""
+    r"""Returns whether \left( and \right) around a row have the size of ( and )."""
     return delimiter_size(row, level) == _SCALE[level]
 
 
@@ -165,7 +169,7 @@ def _symbol(token: str, style: _Style) -> Extent:
 
 
 def _nucleus(node: Node, style: _Style) -> Extent:
-    """A node without its scripts."""
+    """Returns the extent of a node without its scripts."""
     head, rows, scale = node.head, node.rows, style.scale
     if not head or head == "\\middle":
         return _NOTHING
@@ -203,12 +207,12 @@ def _nucleus(node: Node, style: _Style) -> Extent:
 
 
 def _delimiter(size: float) -> Extent:
-    """A delimiter centred on the axis."""
+    """Returns the extent of a delimiter centred on the axis."""
     return Extent(_AXIS + size / 2, size / 2 - _AXIS)
 
 
 def _limits(nucleus: Extent, below: Row, above: Row, style: _Style) -> Extent:
-    """Rule 13a."""
+    """Applies rule 13a: limits above and below an operator."""
     height, depth = nucleus
     if above:
         script = _extent(above, style.script())
@@ -220,7 +224,7 @@ def _limits(nucleus: Extent, below: Row, above: Row, style: _Style) -> Extent:
 
 
 def _scripts(nucleus: Extent, is_character: bool, node: Node, style: _Style) -> Extent:
-    """Rule 18."""
+    """Applies rule 18: scripts beside a nucleus."""
     scale, inner = style.scale, style.script().scale
     up = 0.0 if is_character else nucleus.height - 0.386108 * inner
     down = 0.0 if is_character else nucleus.depth + 0.05 * inner
@@ -242,7 +246,7 @@ def _scripts(nucleus: Extent, is_character: bool, node: Node, style: _Style) -> 
 
 
 def _fraction(rows: list[Row], style: _Style) -> Extent:
-    """Rule 15."""
+    """Applies rule 15: fractions."""
     scale = style.scale
     above, below = _extent(rows[0], style.smaller()), _extent(rows[1], style.smaller(cramped=True))
     up, down = (0.676508, 0.685951) if style.is_display else (0.393732, 0.344841)
@@ -254,7 +258,7 @@ def _fraction(rows: list[Row], style: _Style) -> Extent:
 
 
 def _root(body: Extent, style: _Style) -> Extent:
-    """Rule 11."""
+    """Applies rule 11: roots."""
     clearance = _RULE + (_X_HEIGHT * style.scale if style.is_display else _RULE) / 4
     inside = body.height + body.depth
     sign = next((size for size in (1.0, *_SIZES) if size >= inside + clearance + _RULE), inside + clearance + _RULE)

@@ -1,4 +1,4 @@
-"""What the rows of a formula are made of."""
+"""The data structure of a parsed formula: rows of items, some of which are nodes with rows of their own."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ DISPLAY, TEXT, SCRIPT, SCRIPTSCRIPT = range(4)
 
 @dataclass(slots=True, eq=False)
 class Node:
-    r"""An item with parts.
+    r"""A command with its arguments, or a symbol with scripts.
 
     Attributes:
-      head: the command, or the token that has scripts; "" for an empty base, "{" for a group, "verbatim" for tokens
-        that stay as they are.
-      rows: the arguments; the cells of an environment are one row, with `&` and `\\`.
+      head: the command or symbol; "" for an empty base, "{" for a group, "verbatim" for tokens that are kept as they
+        are.
+      rows: the arguments. An environment has a single row with the cells, `&` and `\\`.
       sub: the subscript, if any.
       sup: the superscript, if any.
-      tail: the delimiters, the columns of an array, or tokens.
+      tail: the delimiters of \left or a big delimiter, the columns of an array, or the verbatim tokens.
     """
 
     head: str
@@ -37,12 +37,12 @@ Row = list[Item]
 
 
 def head_of(item: Item | None) -> str:
-    """The token or command of an item, without its scripts; nothing of a space."""
+    """Returns an item's symbol or command, without its scripts; "" for a space or None."""
     return item.head if isinstance(item, Node) else item if isinstance(item, str) else ""
 
 
 def without_spaces(row: Row) -> tuple[Row, Row, Row]:
-    """The spaces before, what is between, the spaces behind."""
+    """Splits a row into its leading spaces, its content, and its trailing spaces."""
     start, end = 0, len(row)
     while start < end and isinstance(row[start], float):
         start += 1

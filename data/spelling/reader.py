@@ -1,4 +1,4 @@
-"""Tokens to items: recursive descent over what `im2latex.tokenizer` wrote."""
+"""Parses the tokens of `im2latex.tokenizer` into rows of items, by recursive descent."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ from im2latex.tokenizer import side_of
 
 
 def read(tokens: list[str]) -> Row:
-    """The row of a formula, in normal form.
+    """Parses a formula into a row in normal form.
 
     Args:
-      tokens: as `im2latex.tokenizer.tokenize` returns them.
+      tokens: the result of `im2latex.tokenizer.tokenize`.
     """
     return _Reader(tokens).row()
 
@@ -65,14 +65,13 @@ _KINDS = {
     "command": ARGUMENTS,
 }
 
-
 # Commands without arguments.
 _SYMBOLS = {f"\\{name}" for name in [*LOCAL_NAMES.split(), *"\\{}|#&_%$"]} - WITH_OTHER_ARGUMENTS | FUNCTIONS
 
 
 @functools.cache
 def _kind(token: str) -> str:
-    """The method of `_Reader` that reads a token; nothing for a symbol, "end" for what closes a row."""
+    """Returns the name of the `_Reader` method for a token; "" for a symbol, "end" for a token that closes a row."""
     for kind, tokens in _KINDS.items():
         if token in tokens:
             return kind
@@ -91,17 +90,17 @@ class _Reader:
     """Recursive descent over well-formed tokens."""
 
     def __init__(self, tokens: list[str]) -> None:
-        self.tokens = [*tokens, "}"]  # the end, which closes nothing
+        self.tokens = [*tokens, "}"]  # with an end marker
         self.at = 0
         self.style = DISPLAY
-        self.text = ""  # the font of the text command that is read
+        self.text = ""  # font of the enclosing text command
 
     def take(self) -> str:
         self.at += 1
         return self.tokens[self.at - 1]
 
     def row(self, *stops: str, style: int | None = None) -> Row:
-        """Everything up to one of the stops or a closing token, which is not taken, in normal form."""
+        """Parses up to a stop or closing token, which it does not consume, and returns a row in normal form."""
         outer, self.style = self.style, self.style if style is None else style
         row = self.finished(self.items(stops))
         self.style = outer
@@ -111,7 +110,7 @@ class _Reader:
         return paired(joined(items), self.style)
 
     def items(self, stops: tuple[str, ...] = ()) -> Row:
-        """The same, as it stands."""
+        """Parses up to a stop or closing token, which it does not consume, and returns the items as they are."""
         items: Row = []
         tokens = self.tokens
         while (token := tokens[self.at]) not in stops:
@@ -136,7 +135,7 @@ class _Reader:
         return items
 
     def argument(self, style: int | None = None) -> Row:
-        """An argument in the braces that tokenize has put there."""
+        """Parses an argument; the tokenizer has put braces around every argument."""
         self.at += 1
         row = self.row(style=style)
         self.at += 1
@@ -145,7 +144,7 @@ class _Reader:
     def group(self, token: str) -> Row:
         items = self.items()
         self.at += 1
-        if "&" in items:  # of a \\pmatrix of plain TeX
+        if "&" in items:  # the argument of plain TeX's \pmatrix
             return [Node("{", [self.finished(items)])]
         if self.tokens[self.at] in ("_", "^") and self.style == DISPLAY:
             inner = without_spaces(items)[1]
@@ -154,7 +153,7 @@ class _Reader:
         return items
 
     def scripted(self, base: Row) -> Row:
-        """A base that was read, with the scripts that follow."""
+        """Parses the scripts that follow and adds them to a base that was parsed before."""
         if self.tokens[self.at] not in ("_", "^"):
             return base
         style = SCRIPT if self.style <= TEXT else SCRIPTSCRIPT
@@ -187,7 +186,7 @@ class _Reader:
         return [*lead, node, *trail]
 
     def styled(self, token: str, stops: tuple[str, ...]) -> Row:
-        r"""What follows \displaystyle and its like, up to the end of the group."""
+        r"""Parses what follows a style command such as \displaystyle, up to the end of the group."""
         outer, self.style = self.style, STYLES[token]
         items = self.items(stops)
         row = self.finished(items)
@@ -198,7 +197,7 @@ class _Reader:
             return items
         return [Node(token, [row])]
 
-    # Each of these reads what follows a token of its kind.
+    # The methods named in _KINDS: each parses what follows a token of its kind.
 
     def script(self, token: str) -> Row:
         self.at -= 1
@@ -221,7 +220,7 @@ class _Reader:
         return [0.5 * len(row)] if DROPPED_WITH_ARGUMENT[token] else []
 
     def length(self, token: str) -> Row:
-        r"""A length in braces, or bare as behind \kern."""
+        r"""Parses a length, in braces or without, as after \kern."""
         if self.tokens[self.at] == "{":
             match = _LENGTH.fullmatch("".join(self.verbatim_group()[1:-1]))
         elif match := _LENGTH.match("".join(self.tokens[self.at : self.at + 10])):
@@ -236,12 +235,12 @@ class _Reader:
             return []
         if token in TEXT_COMMANDS:
             start, tokens = self.at, self.verbatim_group()
-            if not TEXT_ACCENTS.isdisjoint(tokens):  # which math has not
+            if not TEXT_ACCENTS.isdisjoint(tokens):  # math mode has no such accents
                 return [Node("verbatim", tail=" ".join([token, *tokens]))]
             self.at = start
         font = FONTS[token]
         if self.text == "\\mathbf" and token in ("\\textup", "\\textrm"):
-            font = ""  # they leave text bold
+            font = ""  # these commands keep bold text bold
         elif token in TEXT_COMMANDS and {self.text, font} == {"\\mathbf", "\\mathit"}:
             font = "\\boldsymbol"
         outer, self.text = self.text, font or self.text if token in TEXT_COMMANDS else ""
@@ -259,7 +258,7 @@ class _Reader:
         return self.with_limits(self.argument())
 
     def with_limits(self, row: Row) -> Row:
-        """An operator that may have its scripts below and above it."""
+        """Turns a row into an operator whose scripts are set below and above it in display style."""
         if self.tokens[self.at] not in ("_", "^"):
             return row
         if len(row) == 1:
@@ -276,7 +275,7 @@ class _Reader:
         return [Node(BIG_DELIMITERS[token], tail=_delimiter(self.take()))]
 
     def with_option(self, token: str) -> Row:
-        r"""\sqrt with its degree, and arrows with what is below them."""
+        r"""Parses \sqrt with an optional degree, or an arrow with optional text below."""
         option: list[Row] = []
         if self.tokens[self.at] == "[":
             self.at += 1
@@ -297,7 +296,7 @@ class _Reader:
         return [Node("\\left", [row], tail=f"{opening} {closing}")]
 
     def command(self, token: str) -> Row:
-        """A command whose arguments are formulas."""
+        """Parses a command whose arguments are formulas."""
         name, styles = ARGUMENTS[token]
         smaller = min(self.style + 1, SCRIPTSCRIPT)
         steps = {"same": self.style, "smaller": smaller, "script": max(SCRIPT, smaller), "display": DISPLAY}
@@ -311,14 +310,14 @@ class _Reader:
         return [Node(name, rows)]
 
     def unknown(self, token: str) -> Row:
-        """A command of which nothing is known, with its arguments."""
+        """Keeps an unknown command and its arguments verbatim."""
         tokens = [token]
         while self.tokens[self.at] == "{":
             tokens += self.verbatim_group()
         return [Node("verbatim", tail=" ".join(tokens))]
 
     def verbatim_group(self) -> list[str]:
-        """The tokens of a group, with its braces."""
+        """Returns the tokens of a group, including its braces."""
         start, depth = self.at, 0
         while True:
             depth += {"{": 1, "}": -1}.get(self.take(), 0)
@@ -348,7 +347,7 @@ class _Reader:
             if separator == "\\\\":
                 lines.append([])
             elif separator == end:
-                if len(lines[-1]) == 1 and self.at == start + 1:  # nothing behind the last \\
+                if len(lines[-1]) == 1 and self.at == start + 1:  # the line after the last \\ is empty
                     lines.pop()
                 return array(name, columns, lines)
 
@@ -373,7 +372,7 @@ def _differs_in_display(item: Item) -> bool:
 
 
 def _is_symbol(item: Item) -> bool:
-    """Whether scripts sit on an item as on a letter."""
+    """Returns whether scripts are placed on an item as on a letter."""
     if isinstance(item, Node):
         return item.head in FONTS and not item.has_scripts
     return isinstance(item, str) and (item in CLOSING or len(item) == 1 and item.isalnum())

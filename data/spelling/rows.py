@@ -1,4 +1,4 @@
-"""Items to rows in normal form: fonts on single letters, spaces, neighbours, pairs of delimiters, arrays."""
+"""Puts rows of items into normal form: fonts of single letters, spaces, neighbours, pairs of delimiters, arrays."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from im2latex.latex_commands import (
     WITH_LIMITS,
 )
 
-# In em: spaces of so much in a row are one \quad; from so much on a space between letters of a text font is `~`.
+# Thresholds in em: successive spaces of this total width become one \quad; a space of this width between letters of a
+# text font becomes `~`.
 QUAD = 0.75
 WORD_SPACE = 0.16
 
 
 def joined(items: Row) -> Row:
-    r"""A row in normal form, of items as they were read, but for the pairs of \big delimiters."""
+    r"""Puts parsed items into normal form, except for pairs of \big delimiters, see `paired`."""
     row: Row = []
     space = 0.0
     for item in items:
@@ -58,7 +59,7 @@ def joined(items: Row) -> Row:
 
 
 def _named(node: Node) -> Item:
-    r"""`\mathrm { s i n }` as \sin, unless its scripts would move."""
+    r"""Replaces `\mathrm { s i n }` by \sin, unless this would move its scripts."""
     name = UPRIGHT_NAMES.get("".join(map(str, node.rows[0])))
     if name is None or node.has_scripts and name in WITH_LIMITS:
         return node
@@ -66,7 +67,7 @@ def _named(node: Node) -> Item:
 
 
 def paired(row: Row, style: int) -> Row:
-    r"""A row in which pairs of \big delimiters that \left and \right draw as large are written so."""
+    r"""Replaces pairs of \big delimiters by \left and \right where these have the same size."""
     opened: list[int] = []
     paired: Row = []
     for item in row:
@@ -74,7 +75,7 @@ def paired(row: Row, style: int) -> Row:
             if item.tail in DELIMITER_PAIRS:
                 opened.append(len(paired))
             elif opened and isinstance(start := paired[opened.pop()], Node) and start.head == item.head:
-                # The list was cut behind the start of no other pair, so the place still holds.
+                # Replacements shorten the list only after this position, so it is still valid.
                 start_at = next(i for i, other in enumerate(paired) if other is start)
                 inner = paired[start_at + 1 :]
                 if DELIMITER_PAIRS[start.tail] == item.tail and delimiter_size(inner, style) == BIG_SIZES[item.head]:
@@ -88,7 +89,7 @@ def paired(row: Row, style: int) -> Row:
 
 
 def with_font(font: str, row: Row) -> Row:
-    """A row in a font, which goes down to each symbol that the font has."""
+    """Applies a font to each symbol of a row that the font contains."""
     return [_item_with_font(font, item) for item in row] if font else row
 
 
@@ -132,11 +133,11 @@ def _symbol_with_font(font: str, token: str) -> str | Node:
 
 
 def array(name: str, columns: list[str], lines: list[list[Row]]) -> Row:
-    """An environment, without what is empty at the ends of its lines.
+    """Builds an environment, without the empty cells at the ends of lines.
 
     Args:
-      name: of the environment.
-      columns: c, l, r and |; of an array alone.
+      name: name of the environment.
+      columns: c, l, r and |, for an array; otherwise empty.
       lines: the cells of each line.
     """
     for line in lines:
@@ -150,20 +151,20 @@ def array(name: str, columns: list[str], lines: list[list[Row]]) -> Row:
         for j, cell in enumerate(line):
             row += ["&"] if j else []
             if i and not j and cell and head_of(cell[0]) in ("[", "*"):
-                cell = [Node("{", [cell[:1]]), *cell[1:]]  # else \\ would take it for its own
+                cell = [Node("{", [cell[:1]]), *cell[1:]]  # otherwise \\ would take it as its argument
             row += cell
     if lines and not lines[-1]:
-        row.append("\\\\")  # or there would be no empty line
+        row.append("\\\\")  # keeps the empty last line
     if environment == "array":
         columns = _kept(columns or [align] * count, count)
-        if len(lines) == 1:  # which no column aligns
+        if len(lines) == 1:  # alignment has no effect in a single line
             columns = [column if column == "|" else "c" for column in columns]
     node = Node(f"\\begin{{{environment}}}", [row], tail=" ".join(columns))
     return [node] if opening == closing == "." else [Node("\\left", [[node]], tail=f"{opening} {closing}")]
 
 
 def _kept(columns: list[str], count: int) -> list[str]:
-    """The columns that have cells, with the lines beside them; further cells are centred."""
+    """Returns the first `count` columns with the lines beside them; missing columns are centred."""
     kept = []
     for column in columns:
         count -= column != "|"

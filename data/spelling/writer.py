@@ -1,4 +1,4 @@
-"""Rows in normal form to tokens."""
+"""Turns rows in normal form into tokens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from im2latex.latex_commands import BIG_SIZES, INFIX, STYLES, WITH_OPTION
 
 
 def write(row: Row) -> list[str]:
-    """The tokens of a row."""
+    """Returns the tokens of a row."""
     tokens: list[str] = []
     _write(row, tokens)
     return tokens
@@ -20,7 +20,7 @@ def _write(row: Row, tokens: list[str]) -> None:
             continue
         if item.head:
             _write_nucleus(item, tokens, alone=len(row) == 1 and not item.has_scripts)
-        elif i and row[i - 1] not in ("&", "\\\\"):  # an empty base keeps scripts off what is before it
+        elif i and row[i - 1] not in ("&", "\\\\"):  # an empty group separates scripts from the item before
             tokens += ("{", "}")
         for mark, script in (("_", item.sub), ("^", item.sup)):
             if script:
@@ -35,7 +35,7 @@ def _write_group(row: Row, tokens: list[str]) -> None:
 
 
 def _write_nucleus(node: Node, tokens: list[str], alone: bool) -> None:
-    """A node without its scripts; `alone` if it is all of its row."""
+    """Writes a node without its scripts; `alone` tells whether it is the only item of its row."""
     head, rows = node.head, node.rows
     if head == "{":
         _write_group(rows[0], tokens)
@@ -56,7 +56,7 @@ def _write_nucleus(node: Node, tokens: list[str], alone: bool) -> None:
             tokens += ("{", *node.tail.split(), "}")
         _write(rows[0], tokens)
         tokens.append("\\end" + head[6:])
-    elif head in STYLES or head in INFIX:  # which reach to the ends of their group
+    elif head in STYLES or head in INFIX:  # these extend to the ends of their group, so they need one
         if not alone:
             tokens.append("{")
         *before, after = rows

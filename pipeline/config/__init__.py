@@ -1,7 +1,7 @@
-"""Everything that can be set, in one frozen object: presets, TOML files and `--set section.knob=value`.
+"""The configuration: one frozen object, loaded from a preset, a TOML file and `--set section.knob=value`.
 
-Reading is strict: a knob that does not exist, or a value that is not allowed, is refused with
-one sentence that names the knob, where the value came from, and what is allowed.
+Loading is strict. An unknown knob or an invalid value raises an error that names the knob, where the value came from,
+and what is allowed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ DEFAULT_PRESET = "quickstart"
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Config:
-    """One run of the pipeline, completely described."""
+    """All knobs of a run of the pipeline."""
 
     name: str = Field(
         default="im2latex", pattern=r"^[a-z][a-z0-9-]*$", description="name of the pipeline and its model"
@@ -58,7 +58,7 @@ class Config:
     kubeflow: KubeflowConfig = KubeflowConfig()
 
     def section(self, *names: str) -> str:
-        """The named sections as one JSON object, as components take them."""
+        """Returns the named sections as one JSON object, the form in which components take them."""
         return json.dumps({name: dataclasses.asdict(getattr(self, name)) for name in names}, sort_keys=True)
 
 
@@ -67,15 +67,15 @@ def load_config(
     path: Path | str | None = None,
     settings: Sequence[str] = (),
 ) -> Config:
-    """The configuration from a preset, over it a TOML file, over that `section.knob=value` settings.
+    """Loads the configuration: a preset, changed by a TOML file, changed by `section.knob=value` settings.
 
     Args:
-        preset: a name of `pipeline.presets`; None takes the file's `preset`, else the quickstart.
-        path: a TOML file of sections and knobs, with `preset = "..."` at the top if wanted.
-        settings: as given to `--set`; values are TOML, a bare word is a string.
+        preset: name of the preset; None for the `preset` in the file, else the quickstart.
+        path: TOML file with sections and knobs and, optionally, `preset = "..."` at the top.
+        settings: arguments of `--set`; values are TOML, or a bare word for a string.
 
     Raises:
-        UserError: a file that cannot be read, an unknown preset or knob, a value that is refused.
+        UserError: the file cannot be read, a preset or knob is unknown, or a value is invalid.
     """
     given = list(_from_file(Path(path))) if path else []
     for knob, value, origin in given:
@@ -87,20 +87,20 @@ def load_config(
 
 
 def config_of(knobs: Mapping[str, Any], settings: Sequence[str] = ()) -> Config:
-    """The configuration of knobs that a run stored, over it `section.knob=value` settings.
+    """Rebuilds the configuration that a run stored, changed by `section.knob=value` settings.
 
     Args:
-        knobs: dotted names and values, as `flatten` names them and JSON has them; what is missing is the default.
-        settings: as given to `--set`.
+        knobs: JSON values by dotted name, as in `flatten`; missing knobs have their default.
+        settings: arguments of `--set`.
 
     Raises:
-        UserError: an unknown knob, a value that is refused.
+        UserError: a knob is unknown, or a value is invalid.
     """
     return _build([*((knob, value, "") for knob, value in knobs.items()), *map(_from_setting, settings)])
 
 
 def _build(given: Sequence[tuple[str, Any, str]]) -> Config:
-    """The defaults with knobs changed: each by its dotted name, value, and where that comes from."""
+    """Builds a configuration from the defaults and from changed knobs: (dotted name, value, origin of the value)."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     knobs = {knob for knob, _, _ in flatten(Config())}
@@ -119,8 +119,8 @@ def _build(given: Sequence[tuple[str, Any, str]]) -> Config:
 
 
 def tensorflow_environment(config: Config) -> dict[str, str]:
-    """Environment variables that TensorFlow reads when it is imported or first computes."""
-    # Without it TensorFlow leaves oneDNN, with faster convolutions, to the newest Intel processors.
+    """Returns the environment variables for TensorFlow, which it reads at its import or first computation."""
+    # Without it, TensorFlow uses oneDNN, which has faster convolutions, on the newest Intel processors only.
     variables = {"TF_ENABLE_ONEDNN_OPTS": "1"}
     if config.training.operation_threads:
         variables["TF_NUM_INTRAOP_THREADS"] = str(config.training.operation_threads)
@@ -128,7 +128,7 @@ def tensorflow_environment(config: Config) -> dict[str, str]:
 
 
 def flatten(config: Config) -> Iterator[tuple[str, Any, str]]:
-    """Every knob as (dotted name, value, line of help), in the order of the fields."""
+    """Yields every knob as (dotted name, value, help), in the order of the fields."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -139,7 +139,7 @@ def flatten(config: Config) -> Iterator[tuple[str, Any, str]]:
 
 
 def to_toml(config: Config) -> str:
-    """The whole configuration as TOML, each knob under its line of help."""
+    """Writes the whole configuration as TOML, with each knob's help as a comment above it."""
     lines: list[str] = []
     current = ""
     for knob, value, text in flatten(config):
@@ -152,7 +152,7 @@ def to_toml(config: Config) -> str:
 
 
 def literal(value: Any) -> str:
-    """A knob's value in TOML, of which JSON's strings, numbers and booleans are a part."""
+    """Formats a knob's value as TOML; strings, numbers and booleans are the same as in JSON."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{literal(name)} = {literal(inner)}" for name, inner in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -166,7 +166,7 @@ def _help(field: dataclasses.Field) -> str:
 
 
 def _from_preset(name: str) -> Iterator[tuple[str, Any, str]]:
-    """The knobs of a preset, behind those of the one that it starts from."""
+    """Yields the knobs of a preset, after those of the preset that it is based on."""
     for knob, value, _ in _from_file(presets.FOLDER / f"{name}.toml"):
         if knob == "preset":
             yield from _from_preset(value)
@@ -211,7 +211,7 @@ def _known(name: Any, names: Any, noun: str, origin: str) -> str:
 
 
 def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
-    """The first refusal of pydantic as one sentence, with the number of further ones."""
+    """Formats pydantic's first error as one sentence, with the number of further errors."""
     first, *others = error.errors()
     place = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part != "tuple[str, ...]")
     reason = first["msg"].removeprefix("Value error, ")

@@ -1,4 +1,4 @@
-"""The sections of the configuration that the components' packages do not have themselves: a knob is a field."""
+"""The sections of the configuration that are not defined in trainer_module; each field is a knob."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ COMPONENTS = (
     "Pusher",
     "Reporter",
 )
-# In place of a component: all of them.
+# Stands for all components.
 EVERY = "all"
-# Those that hand their work to Beam.
+# The components that run on Beam.
 BEAM_COMPONENTS = ("ImportExampleGen", "StatisticsGen", "Transform", "Evaluator")
-# Knobs of BeamConfig that are addresses, and what may or must stand before the host.
+# Knobs of BeamConfig that are addresses, and the regular expression for what precedes the host.
 _ADDRESSES = {"flink_master": "(?:https?://)?", "spark_master": "spark://", "job_server": "", "worker_pool": ""}
 
 
@@ -65,7 +65,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluationConfig:
-    """The gate: what a model must reach on unseen formulas to be served."""
+    """The gate: the rules that a model must pass on unseen formulas to be pushed."""
 
     split: Literal["train", "eval", "test"] = Field(
         default="test", description="examples that the model is evaluated on"
@@ -93,11 +93,11 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ServingConfig:
-    """The check before the push, for which a fresh process reads images with the model; and what stays after it."""
+    """The check before a push, in which a fresh process reads images with the model; and which versions are kept."""
 
-    # All of them go through in one batch too, which costs memory; 32 are enough for a median.
+    # The check also reads all of them in one batch, which takes memory; 32 are enough for a median.
     check_images: int = Field(default=32, ge=1, le=256, description="real images that the fresh process reads")
-    # Three times what the largest preset needed for its largest images on two busy cores.
+    # Three times the median of the largest preset, with its largest images, on two busy cores.
     max_seconds: float = Field(default=2.0, gt=0, description="longest median time of one image there, seconds")
     keep: int = Field(
         default=5, ge=0, description="pushed versions that stay, and as many withdrawn ones, at least 2; 0: all of them"
@@ -113,7 +113,7 @@ class ServingConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class BeamConfig:
-    """Where the data-parallel steps run: ImportExampleGen, StatisticsGen, Transform and Evaluator."""
+    """Where the components on Beam run: ImportExampleGen, StatisticsGen, Transform and Evaluator."""
 
     runner: Literal["local", "multi_processing", "flink", "spark", "dataflow"] = Field(
         default="local", description="in this process, in several here, or on Flink, Spark or Dataflow"
@@ -195,7 +195,7 @@ def _is_this_machine(address: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Pod:
-    """What a component asks of the cluster; what is 0 or empty is left to the cluster."""
+    """Resources and limits of a component's pod; 0 or empty leaves the choice to the cluster."""
 
     cpu: float = Field(default=0, ge=0, description="cores")
     memory: float = Field(default=0, ge=0, description="memory, GB (10^9 bytes)")
@@ -267,13 +267,13 @@ class KubeflowConfig:
         return pods
 
     def pod(self, component: str) -> Pod:
-        """What a component asks for: its own wishes over those of all."""
+        """Returns the settings of a component's pod: its own settings override those for all components."""
         return TypeAdapter(Pod).validate_python(self.pods.get(EVERY, {}) | self.pods.get(component, {}))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class MetadataConfig:
-    """Where ML Metadata keeps what ran."""
+    """The database of ML Metadata."""
 
     connection: str = Field(default="", description="mysql://user@host:port/database; empty: a file in the workspace")
 

@@ -1,1 +1,1 @@
-"""What ML Metadata knows of runs and of what they made, as text, JSON, DOT, Mermaid and a page."""
+"""Reads runs and their artifacts from ML Metadata, and shows them as text, JSON, DOT, Mermaid and an HTML page."""

@@ -1,7 +1,7 @@
-"""Where ML Metadata keeps what it knows: the workspace's SQLite file, or a MySQL or MariaDB by its address.
+"""The address of the ML Metadata database: a MySQL or MariaDB server, or "" for the workspace's SQLite file.
 
-ML Metadata can open PostgreSQL too, but indexes the text of every property there, and PostgreSQL's indexes take no more
-than 2,704 bytes of it: the configuration of a run is longer. So it is refused.
+PostgreSQL addresses are refused, although ML Metadata supports it: there it indexes the text of every property, and an
+index entry of PostgreSQL has at most 2,704 bytes. The configuration of a run is longer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REACH_SECONDS = 5
 
 
 class Address(NamedTuple):
-    """A database."""
+    """The address of a MySQL or MariaDB database."""
 
     user: str
     host: str
@@ -30,9 +30,10 @@ class Address(NamedTuple):
         return f"{SCHEME}://{quote(self.user)}@{host}:{self.port}/{quote(self.database)}"
 
     def reach(self) -> None:
-        """
+        """Checks that the server accepts connections.
+
         Raises:
-            UserError: nothing answers there.
+            UserError: the server does not answer.
         """
         try:
             socket.create_connection((self.host, self.port), REACH_SECONDS).close()
@@ -41,10 +42,10 @@ class Address(NamedTuple):
 
 
 def parse(text: str) -> Address:
-    """Reads an address such as mysql://user@host:3306/database.
+    """Parses an address such as mysql://user@host:3306/database.
 
     Raises:
-        UserError: it is none, or holds a password.
+        UserError: the address is not valid, or contains a password.
     """
     try:
         parts = urlsplit(text)
@@ -66,5 +67,5 @@ def parse(text: str) -> Address:
 
 
 def _form(error: str) -> str:
-    # What was given is not repeated: it may hold a password.
+    # The message does not repeat the address, because it may contain a password.
     return f"metadata.connection {error}; it is mysql://user@host:port/database, or empty"

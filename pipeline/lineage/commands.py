@@ -1,4 +1,4 @@
-"""`im2latex lineage`: what ML Metadata knows, without a notebook."""
+"""The command `im2latex lineage`, which shows what is in ML Metadata."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
     from pipeline.workspace import Workspace
 
-# Exit status of `check`; 1 is an error, as everywhere.
+# Exit status of `check` if it finds problems; 1 is an error, as in all commands.
 BROKEN = 4
 STORY = "show"
 Answer = TypeVar("Answer")
 
 
 class StoryFirst(TyperGroup):
-    """Takes what names no command as something for the first of them: `lineage 12` is `lineage show 12`."""
+    """Makes `show` the default command: `lineage 12` means `lineage show 12`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Puts the command's name in where it is missing."""
+        """Inserts the name of the default command if no command is given."""
         if not args or args[0] not in self.commands and not set(args) & set(self.get_help_option_names(ctx)):
             args = [STORY, *args]
         return super().parse_args(ctx, args)
@@ -50,7 +50,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, as pipeline/line
 @app.callback()
 def lineage() -> None:
     """Show lineage from ML Metadata: how models were made, what data was used for, and how runs differ."""
-    # Before it is imported: what is wrong is told in one sentence, and it would write more, past Python.
+    # Set before ML Metadata is imported: its C++ code would log errors that are reported here in one sentence.
     os.environ.setdefault("GLOG_minloglevel", "3")
 
 
@@ -145,11 +145,15 @@ def diff(
         sides = (facts(graph, summarise(graph, run, current, workspace)) for run in chosen)
         return *chosen, differences(*sides)
 
-    one, other, found = _read(ask, connection)
+    first_run, second_run, changes = _read(ask, connection)
     if as_json:
-        _print_json(document.listed("differences", [difference._asdict() for difference in found], runs=[one, other]))
+        _print_json(
+            document.listed(
+                "differences", [difference._asdict() for difference in changes], runs=[first_run, second_run]
+            )
+        )
     else:
-        _print(text.differences(one, other, found))
+        _print(text.differences(first_run, second_run, changes))
 
 
 @app.command()
@@ -169,23 +173,23 @@ def check(
     def ask(store: MetadataStore, workspace: Workspace) -> list[problems.Finding]:
         return problems.check(read_store(store), workspace)
 
-    found = _read(ask, connection)
-    killed = [finding.execution for finding in found if finding.kind == problems.KILLED]
+    problems_found = _read(ask, connection)
+    killed = [finding.execution for finding in problems_found if finding.kind == problems.KILLED]
     if repair and killed:
         from pipeline.workspace import Workspace
 
         workspace = Workspace.from_environment()
         with workspace.lock():
             recorded = write(workspace, lambda store: problems.repair(store, killed, workspace), connection)
-        found = [finding for finding in found if finding.kind != problems.KILLED]
+        problems_found = [finding for finding in problems_found if finding.kind != problems.KILLED]
         marked = f"{len(killed) - recorded:,} marked as cancelled"
         typer.echo(f"{marked}, {recorded:,} pushed and recorded" if recorded else marked, err=True)
     if as_json:
-        findings = [finding._asdict() | {"repair": problems.REPAIR[finding.kind]} for finding in found]
+        findings = [finding._asdict() | {"repair": problems.REPAIR[finding.kind]} for finding in problems_found]
         _print_json(document.listed("findings", findings))
     else:
-        _print(text.findings(found))
-    raise typer.Exit(BROKEN if found else 0)
+        _print(text.findings(problems_found))
+    raise typer.Exit(BROKEN if problems_found else 0)
 
 
 @app.command()
@@ -212,7 +216,7 @@ def page(
 
 
 def _read(ask: Callable[[MetadataStore, Workspace], Answer], connection: str | None) -> Answer:
-    """Asks the store of the workspace, or another one."""
+    """Reads from the workspace's store, or from the one at `connection`."""
     from pipeline.lineage.store import read
     from pipeline.workspace import Workspace
 

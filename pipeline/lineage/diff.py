@@ -1,4 +1,4 @@
-"""What differs between two runs: what they were run with, and what came of it."""
+"""Compares two runs: their inputs and their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Facts = Mapping[str, Mapping[str, Any]]  # by section and name
 
 
 class Difference(NamedTuple):
-    """One thing that is not the same; None where a run does not have it."""
+    """One difference between two runs; a value is None if the run does not have it."""
 
     section: str
     name: str
@@ -23,13 +23,13 @@ class Difference(NamedTuple):
 
 
 def facts(graph: Graph, summary: RunSummary) -> Facts:
-    """What a run was run with and what came of it: outcome, metrics, data, configuration, code, packages, hardware.
+    """Collects the facts that runs are compared by: outcome, metrics, data, configuration, code, packages, hardware.
 
-    Of runs from before they stored it, as much as their components were told.
+    Old runs did not store all of them; what is missing is taken from the execution properties of their components.
 
     Args:
-        graph: holds the run.
-        summary: of the run.
+        graph: a graph that contains the run.
+        summary: summary of the run.
     """
     properties = graph.runs[summary.run].properties
     by_component = {execution.component: execution.properties for execution in graph.of_run.get(summary.run, ())}
@@ -53,7 +53,7 @@ def facts(graph: Graph, summary: RunSummary) -> Facts:
 
 
 def differences(first: Facts, second: Facts) -> list[Difference]:
-    """What is not the same, section by section."""
+    """Returns the differences, section by section."""
     return [
         Difference(section, name, first[section].get(name), second[section].get(name))
         for section in first
@@ -63,14 +63,14 @@ def differences(first: Facts, second: Facts) -> list[Difference]:
 
 
 def _configuration(properties: Mapping[str, Any], reporter: Mapping[str, Any]) -> dict[str, Any]:
-    """Every knob and its value; from before runs stored them, what the report's component was told."""
+    """Returns every knob and its value; for old runs that did not store them, from Reporter's execution properties."""
     if "config" not in properties and "settings" in reporter:
         return {knob: value for knob, value, _ in json.loads(reporter["settings"])}
     return _object(properties, "config")
 
 
 def _some(properties: Mapping[str, Any], **names: str) -> dict[str, Any]:
-    """Those of the properties that there are, by other names."""
+    """Selects the properties that exist, and renames them: the keys of `names` to its values."""
     return {name: properties[key] for key, name in names.items() if key in properties}
 
 

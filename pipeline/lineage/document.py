@@ -1,4 +1,4 @@
-"""A graph as JSON; `schema.json` beside this file says what stands in it."""
+"""Converts a graph to JSON, as `schema.json` in this folder describes it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA = Path(__file__).with_name("schema.json")
 
 
 def document(graph: Graph, artifact: int) -> dict[str, Any]:
-    """The lineage of an artifact as an object that `json.dumps` takes."""
+    """Converts the lineage of an artifact to an object for `json.dumps`."""
     return {
         "format": FORMAT,
         "artifact": artifact,
@@ -24,5 +24,5 @@ def document(graph: Graph, artifact: int) -> dict[str, Any]:
 
 
 def listed(name: str, items: Sequence[Mapping[str, Any]], **more: Any) -> dict[str, Any]:
-    """A list of runs, differences or findings as an object that `json.dumps` takes."""
+    """Converts a list of runs, differences or findings to an object for `json.dumps`."""
     return {"format": FORMAT, **more, name: list(items)}

@@ -1,4 +1,4 @@
-"""A graph in the languages of Graphviz and Mermaid, left to right: executions round, artifacts square."""
+"""Writes a graph in the languages of Graphviz and Mermaid, from left to right: round executions, square artifacts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from components.metadata import CACHED, FAILED, RUNNING
 from pipeline.lineage.graph import Artifact, Execution, Graph
 
 _DOT = {CACHED: " style=dashed", FAILED: " color=red", RUNNING: " color=orange"}
-# By their codes, what a label could end with or be taken for markup by.
+# Character codes for letters that would end a label or be read as markup.
 _CODES = {ord(letter): f"#{ord(letter)};" for letter in '#"<>&`\\|[]{}()'}
 
 
 def dot(graph: Graph) -> Iterator[str]:
-    """Lines for Graphviz's `dot`."""
+    """Yields the lines of a file for Graphviz's `dot`."""
     yield "digraph lineage {"
     yield "  rankdir=LR; node [fontname=sans fontsize=10]; edge [fontname=sans fontsize=8];"
     for execution in graph.executions.values():
@@ -29,7 +29,7 @@ def dot(graph: Graph) -> Iterator[str]:
 
 
 def mermaid(graph: Graph) -> Iterator[str]:
-    """Lines for Mermaid."""
+    """Yields the lines of a Mermaid flowchart."""
     yield "flowchart LR"
     for execution in graph.executions.values():
         yield f'  e{execution.id}(["{_coded(_execution(execution))}"]):::{execution.state}'
@@ -46,7 +46,7 @@ def mermaid(graph: Graph) -> Iterator[str]:
 
 
 def _edges(graph: Graph) -> Iterator[tuple[str, str, str]]:
-    """From, to, and the name of the input or output; of what an execution took or gave and is in the graph."""
+    """Yields the source, the target and the name of every input and output whose artifact is in the graph."""
     for execution in graph.executions.values():
         for name, ids in execution.inputs.items():
             yield from ((f"a{i}", f"e{execution.id}", name) for i in ids if i in graph.artifacts)

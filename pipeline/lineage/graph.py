@@ -1,7 +1,7 @@
-"""What ML Metadata knows, as a graph: runs, what was executed in them, and the artifacts that went in and came out.
+"""Reads ML Metadata as a graph of runs, executions, and their input and output artifacts.
 
-Everything else here works on this graph and asks no store. It is read by the primitives that every ML Metadata has,
-many things a call; nothing of TFX or TensorFlow is imported.
+The other modules of this package work on this graph and do not query the store. Reading uses the store's basic
+operations only, with many items per call. It imports neither TFX nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from components.serving_folder import COPY_OF, SERVING_VERSION
 PIPELINE_RUN, NODE = "pipeline_run", "node"
 INPUTS = {metadata_store_pb2.Event.INPUT, metadata_store_pb2.Event.DECLARED_INPUT}
 PUSHED_MODEL = "PushedModel"
-# The type of the executions that `im2latex rollback` leaves; what they take are pushed models.
+# Type of the executions that `im2latex rollback` records; their inputs are pushed models.
 ROLLBACK = "Rollback"
-# Contexts by kind and execution.
+# Contexts by kind (run or node) and execution id.
 _Places = dict[str, dict[int, metadata_store_pb2.Context]]
 # TFX's custom properties of a blessing and of a pushed model.
 BLESSED, DESTINATION, VERSION, PUSHED = "blessed", "pushed_destination", "pushed_version", "pushed"
@@ -33,130 +33,130 @@ BLESSED, DESTINATION, VERSION, PUSHED = "blessed", "pushed_destination", "pushed
 
 @dataclass(frozen=True)
 class Artifact:
-    """Something that was made: files, and what is known of them."""
+    """An artifact: files, and their properties."""
 
     id: int
-    type: str  # as TFX has it: Examples, Model, PushedModel
+    type: str  # TFX's type: Examples, Model, PushedModel
     uri: str
     name: str = ""
-    state: str = ""  # as ML Metadata has it, in small letters: live, pending, marked_for_deletion, deleted, abandoned
+    state: str = ""  # ML Metadata's, in lower case: live, pending, marked_for_deletion, deleted, abandoned
     created: int = 0  # milliseconds since 1970
-    properties: Mapping[str, Any] = field(default_factory=dict)  # as JSON has them
-    made_by: int = 0  # the execution that made it; executions that took it from the cache are others
-    copy_of: int = 0  # the pushed model that a baseline is a copy of, 0 where it is none or that is not known
+    properties: Mapping[str, Any] = field(default_factory=dict)  # JSON values
+    made_by: int = 0  # id of the execution that produced it, not of those that took it from the cache
+    copy_of: int = 0  # id of the pushed model that a baseline is a copy of; 0 for other artifacts, or if unknown
 
     @property
     def blessed(self) -> bool:
-        """Of a blessing: whether it is one, and no refusal."""
+        """For a blessing artifact: whether the model is blessed."""
         return self.properties.get(BLESSED) == 1
 
     @property
     def pushed(self) -> bool:
-        """Of what Pusher gave: whether it pushed the model, and did not only say that it did not."""
+        """For Pusher's output: whether the model was pushed. The output exists for models that were not pushed too."""
         return self.properties.get(PUSHED) == 1
 
 
 @dataclass(frozen=True)
 class Execution:
-    """A component's part in a run."""
+    """An execution of a component in a run."""
 
     id: int
-    component: str  # its name in the pipeline: Trainer
+    component: str  # name in the pipeline: Trainer
     type: str  # class of the component
     pipeline: str
     run: str
-    state: str  # ran, cached, failed or running, as components.metadata names them
+    state: str  # ran, cached, failed or running; see components.metadata
     started: int  # milliseconds since 1970
     ended: int
-    properties: Mapping[str, Any] = field(default_factory=dict)  # what the component was told, as JSON has it
+    properties: Mapping[str, Any] = field(default_factory=dict)  # execution properties, JSON values
     # Ids of artifacts, by the names of the inputs and outputs.
     inputs: Mapping[str, Sequence[int]] = field(default_factory=dict)
     outputs: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
-        """From its beginning to its end; of one that is running, to its last word."""
+        """Duration from its start to its end; for a running execution, to its last update."""
         return (self.ended - self.started) / 1000
 
     def taken(self) -> list[int]:
-        """Ids of all inputs."""
+        """Returns the ids of all input artifacts."""
         return _distinct(self.inputs)
 
     def given(self) -> list[int]:
-        """Ids of all outputs."""
+        """Returns the ids of all output artifacts."""
         return _distinct(self.outputs)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One start of a pipeline."""
+    """A run of a pipeline."""
 
-    id: str  # its local time: 2017-08-06T11:48:31.123456
+    id: str  # its start in local time: 2017-08-06T11:48:31.123456
     began: int  # milliseconds since 1970
     properties: Mapping[str, Any] = field(default_factory=dict)  # see pipeline.running.record
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A part of a store, or all of it: what it names and does not hold was not read. Mappings are in order of id."""
+    """All of a store, or a part of it: then ids can refer to items outside the graph. Mappings are in order of id."""
 
     artifacts: Mapping[int, Artifact] = field(default_factory=dict)
     executions: Mapping[int, Execution] = field(default_factory=dict)
-    runs: Mapping[str, Run] = field(default_factory=dict)  # the oldest first
+    runs: Mapping[str, Run] = field(default_factory=dict)  # oldest first
 
     @cached_property
     def users(self) -> Mapping[int, Sequence[int]]:
-        """Executions that took an artifact as input, by artifact."""
-        found: dict[int, list[int]] = {}
+        """Ids of the executions that have an artifact as input, by artifact id."""
+        users: dict[int, list[int]] = {}
         for execution in self.executions.values():
             for artifact in execution.taken():
-                found.setdefault(artifact, []).append(execution.id)
-        return found
+                users.setdefault(artifact, []).append(execution.id)
+        return users
 
     @cached_property
     def of_run(self) -> Mapping[str, Sequence[Execution]]:
-        """Executions by run, in the order in which they were begun."""
-        found: dict[str, list[Execution]] = {}
+        """Executions by run, in the order in which they started."""
+        executions: dict[str, list[Execution]] = {}
         for execution in self.executions.values():
-            found.setdefault(execution.run, []).append(execution)
-        return found
+            executions.setdefault(execution.run, []).append(execution)
+        return executions
 
     def maker(self, artifact: int) -> Execution | None:
-        """The execution that made an artifact."""
+        """Returns the execution that produced an artifact; None if it is not in the graph."""
         return self.executions.get(self.artifacts[artifact].made_by) if artifact in self.artifacts else None
 
     def seconds(self, run: str) -> float:
-        """From the beginning of a run's first component to the end of its last one."""
+        """Returns the duration of a run from the start of its first execution to the end of its last one."""
         executions = self.of_run.get(run, ())
         return (max(e.ended for e in executions) - executions[0].started) / 1000 if executions else 0.0
 
     def outputs(self, run: str) -> dict[tuple[str, str], Artifact]:
-        """What a run made or took from the cache, by component and name of the output."""
+        """Returns the outputs of a run, including cached ones, by component and output name."""
         return {
-            (execution.component, key): self.artifacts[made[-1]]
+            (execution.component, key): self.artifacts[ids[-1]]
             for execution in self.of_run.get(run, ())
             if execution.state in (RAN, CACHED)
-            for key, made in execution.outputs.items()
-            if made[-1] in self.artifacts
+            for key, ids in execution.outputs.items()
+            if ids[-1] in self.artifacts
         }
 
 
 def read_store(store: MetadataStore) -> Graph:
-    """Everything; 1,000 runs take about 2 s."""
+    """Reads the whole store; 1,000 runs take about 2 s."""
     artifacts = store.get_artifacts()
     events = store.get_events_by_artifact_ids([artifact.id for artifact in artifacts]) if artifacts else []
     kinds = _contexts(store)
     executions, places = _by_context(store, kinds)
-    # Of something else than a pipeline.
+    # Executions outside of pipelines, such as rollbacks.
     others = _executions(store, {event.execution_id for event in events} - set(executions))
     runs = kinds[PIPELINE_RUN].values()
     return _graph(store, [*executions.values(), *others], artifacts, events, _makers(events), places, runs)
 
 
 def read_runs(store: MetadataStore, runs: Iterable[str]) -> Graph:
-    """Runs by their ids, with what they took and gave, and the executions of other runs that made it."""
-    found = [store.get_context_by_type_and_name(PIPELINE_RUN, run) for run in runs]
-    contexts = [context for context in found if context]
+    """Reads runs by id, with their artifacts and the executions of other runs that produced these."""
+    contexts_or_none = [store.get_context_by_type_and_name(PIPELINE_RUN, run) for run in runs]
+    contexts = [context for context in contexts_or_none if context]
     executions = [e for context in contexts for e in store.get_executions_by_context(context.id)]
     return _part(store, {execution.id: execution for execution in executions}, set(), contexts, with_makers=True)
 
@@ -164,29 +164,30 @@ def read_runs(store: MetadataStore, runs: Iterable[str]) -> Graph:
 def read_lineage(
     store: MetadataStore, artifacts: Iterable[int], *, up: bool = True, down: bool = False, depth: int | None = None
 ) -> Graph:
-    """What artifacts were made from, what was made from them, or both.
+    """Reads the ancestors of artifacts, their descendants, or both.
 
-    Executions that took their outputs from the cache are left out, and so are those that made what else came in.
+    Executions that took their outputs from the cache are left out. So are executions that produced the other inputs of
+    descendants.
 
     Args:
         store: ML Metadata.
-        artifacts: their ids.
-        up: follow what they were made from. From a baseline it does not go on to the pushed model that it is a copy of:
-            that would be the way through every model that ever served.
-        down: follow what was made from them.
-        depth: executions to follow at most, in each direction; None for all.
+        artifacts: ids of the artifacts.
+        up: read ancestors. A baseline counts as having none, although it is a copy of a pushed model; otherwise the
+            ancestors would include every model that ever served.
+        down: read descendants.
+        depth: maximum number of executions to follow in each direction; None for no limit.
     """
     first = set(artifacts)
     executions: dict[int, metadata_store_pb2.Execution] = {}
-    for ahead in [_made_from] * up + [_made_of] * down:
-        frontier, seen, left = first, set(first), depth
-        while frontier and left != 0:
-            found = {e.id: e for e in ahead(store, frontier) if e.id not in executions}
-            executions |= found
-            sides = INPUTS if ahead is _made_from else OUTPUTS
-            frontier = {event.artifact_id for event in _events(store, found) if event.type in sides} - seen
+    for step in [_made_from] * up + [_made_of] * down:
+        frontier, seen, remaining = first, set(first), depth
+        while frontier and remaining != 0:
+            new = {e.id: e for e in step(store, frontier) if e.id not in executions}
+            executions |= new
+            sides = INPUTS if step is _made_from else OUTPUTS
+            frontier = {event.artifact_id for event in _events(store, new) if event.type in sides} - seen
             seen |= frontier
-            left = None if left is None else left - 1
+            remaining = None if remaining is None else remaining - 1
     return _part(store, executions, first, (), with_makers=False)
 
 
@@ -209,7 +210,7 @@ def _events(store: MetadataStore, executions: Collection[int]) -> list[metadata_
 
 
 def _makers(events: Iterable[metadata_store_pb2.Event]) -> dict[int, int]:
-    """The execution that made an artifact: the first that gave it, for those that take it from the cache come later."""
+    """Returns the execution that produced each artifact: the first with it as output; later ones are cache hits."""
     makers: dict[int, int] = {}
     for event in events:
         if event.type in OUTPUTS:
@@ -224,15 +225,15 @@ def _part(
     runs: Iterable[metadata_store_pb2.Context],
     with_makers: bool,
 ) -> Graph:
-    """The graph of executions, their artifacts and some more; if asked for, with the executions that made these."""
+    """Builds the graph of executions, their artifacts and further ones; `with_makers` adds the producing executions."""
     events = _events(store, executions)
     artifacts |= {event.artifact_id for event in events}
     makers = _makers(store.get_events_by_artifact_ids(list(artifacts))) if artifacts else {}
     missing = set(makers.values()) - set(executions) if with_makers else set()
     events += _events(store, missing)
-    found = store.get_artifacts_by_id(list(artifacts)) if artifacts else []
+    read_artifacts = store.get_artifacts_by_id(list(artifacts)) if artifacts else []
     every = [*executions.values(), *_executions(store, missing)]
-    return _graph(store, every, found, events, makers, _places(store, [e.id for e in every]), runs)
+    return _graph(store, every, read_artifacts, events, makers, _places(store, [e.id for e in every]), runs)
 
 
 def _graph(
@@ -244,38 +245,43 @@ def _graph(
     places: _Places,
     more_runs: Iterable[metadata_store_pb2.Context],
 ) -> Graph:
-    """The graph of all of these; a run that executed nothing is known by its context alone."""
+    """Builds a graph; `more_runs` are runs that may have no executions."""
     executions = sorted(executions, key=lambda execution: execution.id)
     inputs, outputs = (_keys(events, types) for types in (INPUTS, OUTPUTS))
     runs, nodes = places[PIPELINE_RUN], places[NODE]
     every = {run.id: run for run in [*more_runs, *(runs[e.id] for e in executions if e.id in runs)]}
-    began = sorted(every.values(), key=lambda run: run.id)  # times rise only as long as nobody sets the clock back
-    made = {a.id: _artifact(a, makers.get(a.id, 0)) for a in sorted(artifacts, key=lambda artifact: artifact.id)}
-    done = {
+    in_order = sorted(every.values(), key=lambda run: run.id)  # not by time, because the clock may be set back
+    artifacts_by_id = {
+        a.id: _artifact(a, makers.get(a.id, 0)) for a in sorted(artifacts, key=lambda artifact: artifact.id)
+    }
+    executions_by_id = {
         e.id: _execution(e, runs.get(e.id), nodes.get(e.id), inputs.get(e.id, {}), outputs.get(e.id, {}))
         for e in executions
     }
-    copies = _copies(store, made, done)
+    copies = _copies(store, artifacts_by_id, executions_by_id)
     return Graph(
-        {i: replace(artifact, copy_of=copies[i]) if i in copies else artifact for i, artifact in made.items()},
-        done,
-        {run.name: Run(run.name, run.create_time_since_epoch, plain(run.custom_properties)) for run in began},
+        {
+            i: replace(artifact, copy_of=copies[i]) if i in copies else artifact
+            for i, artifact in artifacts_by_id.items()
+        },
+        executions_by_id,
+        {run.name: Run(run.name, run.create_time_since_epoch, plain(run.custom_properties)) for run in in_order},
     )
 
 
 def _keys(events: Iterable[metadata_store_pb2.Event], types: Collection[int]) -> dict[int, dict[str, list[int]]]:
-    """Artifacts by execution and name of the input or output, in the order in which they were given."""
-    found: dict[int, dict[str, list[int]]] = {}
+    """Groups artifact ids by execution and by name of the input or output, in the order of the events."""
+    ids_by_execution: dict[int, dict[str, list[int]]] = {}
     for event in events:
         if event.type in types:
             key = event.path.steps[0].key if event.path.steps else ""
-            ids = found.setdefault(event.execution_id, {}).setdefault(key, [])
+            ids = ids_by_execution.setdefault(event.execution_id, {}).setdefault(key, [])
             ids.append(event.artifact_id)
-    return found
+    return ids_by_execution
 
 
 def _contexts(store: MetadataStore) -> dict[str, dict[int, metadata_store_pb2.Context]]:
-    """Runs and nodes, by id."""
+    """Reads the contexts of runs and of nodes, by id."""
     return {
         kind: {context.id: context for context in store.get_contexts_by_type(kind)} for kind in (PIPELINE_RUN, NODE)
     }
@@ -284,7 +290,7 @@ def _contexts(store: MetadataStore) -> dict[str, dict[int, metadata_store_pb2.Co
 def _by_context(
     store: MetadataStore, kinds: Mapping[str, Mapping[int, metadata_store_pb2.Context]]
 ) -> tuple[dict[int, metadata_store_pb2.Execution], _Places]:
-    """All executions of runs and nodes, and which these are."""
+    """Reads all executions, and the contexts of each, one query per context."""
     executions: dict[int, metadata_store_pb2.Execution] = {}
     places: _Places = {kind: {} for kind in kinds}
     for kind, contexts in kinds.items():
@@ -296,9 +302,9 @@ def _by_context(
 
 
 def _places(store: MetadataStore, executions: Sequence[int]) -> _Places:
-    """The runs and nodes of executions, asked for in the way that takes less."""
+    """Returns the contexts of executions, with the cheaper of two ways to query them."""
     kinds = _contexts(store)
-    # A context answers with all of its executions whole, and those of a node are as many as there are runs.
+    # Querying by context returns all executions in full, and a node has as many as there are runs.
     if len(executions) >= len(kinds[PIPELINE_RUN]):
         return _by_context(store, kinds)[1]
     places: _Places = {kind: {} for kind in kinds}
@@ -349,7 +355,7 @@ def _execution(
 def _copies(
     store: MetadataStore, artifacts: Mapping[int, Artifact], executions: Mapping[int, Execution]
 ) -> dict[int, int]:
-    """The pushed models that baselines are copies of: by id where it is kept, else the last one pushed to the place."""
+    """Returns the pushed model that each baseline is a copy of, by its recorded id, else by the folder it was in."""
     baselines = [artifact for artifact in artifacts.values() if artifact.properties.get(SERVING_VERSION)]
     copies = {a.id: a.properties[COPY_OF] for a in baselines if COPY_OF in a.properties}
     if len(copies) < len(baselines):
@@ -357,13 +363,13 @@ def _copies(
         for baseline in baselines:
             maker = executions.get(baseline.made_by)
             if baseline.id not in copies and maker:
-                place = os.path.join(maker.properties.get("serving", ""), baseline.properties[SERVING_VERSION])
-                copies |= {baseline.id: pushed[place]} if place in pushed else {}
+                folder = os.path.join(maker.properties.get("serving", ""), baseline.properties[SERVING_VERSION])
+                copies |= {baseline.id: pushed[folder]} if folder in pushed else {}
     return copies
 
 
 def plain(properties: Mapping[str, metadata_store_pb2.Value]) -> dict[str, Any]:
-    """Properties as JSON has them."""
+    """Converts properties of ML Metadata to JSON values."""
     return {name: _json(value) for name, value in values(properties).items()}
 
 
@@ -371,7 +377,7 @@ def _json(value: Any) -> Any:
     if not isinstance(value, Message):
         return value
     document = json_format.MessageToDict(value)
-    # TFX wraps what is no object.
+    # TFX wraps values that are not JSON objects.
     return document["__value__"] if isinstance(document, dict) and set(document) == {"__value__"} else document
 
 

@@ -1,4 +1,4 @@
-"""What stands in the files and properties of an artifact, in the words of a person."""
+"""Describes artifacts in words, from their files and properties."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pipeline.lineage.graph import DESTINATION, Artifact, Execution, Graph
 from trainer_module.features import SPECIALS, VOCABULARY, read_vocabulary
 
 GONE = "its files are gone"
-# Of the scores; the report has all of them.
+# The scores in a note; the report has all of them.
 SHOWN = ("bleu", "exact_match", "image_match")
-# Properties of components that name what they brought in from outside.
+# Execution properties that name an external input.
 SOURCES = ("input_base", "schema_file")
 
 
 def notes(artifact: Artifact, about: Graph) -> Iterator[str]:
-    """Lines about an artifact.
+    """Yields lines that describe an artifact.
 
     Args:
-        artifact: whatever it is.
-        about: where what belongs to it is looked for, such as the statistics of examples.
+        artifact: the artifact.
+        about: graph that contains related artifacts, such as the statistics of examples.
     """
     if artifact.uri and not is_there(artifact):
         yield GONE
@@ -49,18 +49,18 @@ def notes(artifact: Artifact, about: Graph) -> Iterator[str]:
 
 
 def sources(execution: Execution) -> list[tuple[str, bool]]:
-    """What an execution brought in from outside, and whether it is still there."""
+    """Returns the paths of an execution's external inputs, and whether each still exists."""
     paths = [str(execution.properties[name]) for name in SOURCES if execution.properties.get(name)]
     return [(path, "://" in path or os.path.exists(path)) for path in paths]
 
 
 def is_there(artifact: Artifact) -> bool:
-    """Whether an artifact's files are there; of remote ones nothing is known, and it counts as true."""
+    """Returns whether an artifact's files exist; True for remote ones, which are not checked."""
     return "://" in artifact.uri or os.path.exists(artifact.uri)
 
 
 def now(artifact: Artifact) -> str:
-    """What became of a version that was pushed; "" of anything else, and where it is not known."""
+    """Describes the present state of a pushed version; "" for other artifacts, and if it is unknown."""
     destination = str(artifact.properties.get(DESTINATION, ""))
     return "" if not destination or "://" in destination else version_status(Path(destination))
 
@@ -89,7 +89,7 @@ def _evaluated(evaluation: Evaluation) -> Iterator[str]:
 
 
 def vocabulary_size(graph: str) -> int | None:
-    """The tokens that Transform wrote into its graph, the four specials not counted; None where the file is gone."""
+    """Returns the size of Transform's vocabulary, without the four special tokens; None if the file is gone."""
     file = Path(graph, "transform_fn", "assets", VOCABULARY)
     return len(read_vocabulary(file)) - SPECIALS if file.is_file() else None
 
@@ -103,21 +103,21 @@ def _baseline(artifact: Artifact) -> str:
 
 
 def count_examples(statistics: str | Path) -> dict[str, int]:
-    """The examples of every split, as StatisticsGen counted them in its output."""
+    """Returns the number of examples of every split, from StatisticsGen's output."""
     from tensorflow_metadata.proto.v0 import statistics_pb2
 
     counts = {}
     for split in SPLITS:
         for file in Path(statistics, f"Split-{split}").glob("*"):
-            (found,) = statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read_bytes()).datasets
-            counts[split] = int(found.num_examples)
+            (dataset,) = statistics_pb2.DatasetFeatureStatisticsList.FromString(file.read_bytes()).datasets
+            counts[split] = int(dataset.num_examples)
     return counts
 
 
 def _counts(artifact: Artifact, about: Graph) -> Iterator[str]:
-    """The examples by split, where they were counted."""
-    made = [i for user in about.users.get(artifact.id, ()) for i in about.executions[user].given()]
-    for statistics in (about.artifacts[i] for i in made if i in about.artifacts):
+    """Yields a line with the number of examples by split, if there are statistics."""
+    output_ids = [i for user in about.users.get(artifact.id, ()) for i in about.executions[user].given()]
+    for statistics in (about.artifacts[i] for i in output_ids if i in about.artifacts):
         if statistics.type == "ExampleStatistics" and (counts := count_examples(statistics.uri)):
             yield " + ".join(f"{count:,} {split}" for split, count in counts.items()) + " examples"
             return

@@ -1,4 +1,4 @@
-"""Finds what is broken in a store, says how to repair it, and repairs what nothing else can."""
+"""Finds problems in a store, says how to repair them, and repairs what killed runs left behind."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from pipeline.lineage.store import connection, make_ready
 from pipeline.lineage.unrecorded import PUSHER, Push, record, unknown_versions, unrecorded
 from pipeline.workspace import Workspace
 
-# What MLMD calls artifacts that somebody took away on purpose.
+# ML Metadata's states of artifacts that were deleted on purpose.
 REMOVED = {"marked_for_deletion", "deleted", "abandoned"}
 BLESSINGS = ("model_blessing", "infra_blessing")
 
-# Every run repairs what the one before left, so that it is among so many of the newest executions.
+# Number of newest executions to search for killed ones. Every run repairs the one before, so these are recent.
 RECENT = 500
 KILLED, GONE, SOURCE, UNBLESSED, UNKNOWN = "killed", "files gone", "source gone", "not blessed", "not known"
 REPAIR = {
@@ -47,7 +47,7 @@ REPAIR = {
 
 
 class Finding(NamedTuple):
-    """Something broken."""
+    """A problem."""
 
     kind: str  # a key of REPAIR
     what: str
@@ -57,11 +57,11 @@ class Finding(NamedTuple):
 
 
 def check(graph: Graph, workspace: Workspace) -> list[Finding]:
-    """Everything that is broken, by kind.
+    """Finds all problems, grouped by kind.
 
     Args:
-        graph: a whole store.
-        workspace: whose store it is.
+        graph: the whole store.
+        workspace: the workspace of the store.
     """
     pushed = unrecorded(graph, workspace)
     return [
@@ -74,25 +74,25 @@ def check(graph: Graph, workspace: Workspace) -> list[Finding]:
 
 
 def repair(store: MetadataStore, executions: Collection[int], workspace: Workspace) -> int:
-    """Marks executions that a killed process left running as cancelled, and removes what they had begun to write.
+    """Marks executions of killed processes as cancelled, and deletes their unfinished outputs.
 
-    A push that had come to its end, and was killed before that was recorded, is recorded.
+    If a process was killed after it had pushed a model and before that was recorded, the push is recorded instead.
 
     Args:
-        store: theirs.
-        executions: ids.
-        workspace: theirs, held.
+        store: ML Metadata.
+        executions: ids of the executions.
+        workspace: their workspace, locked by the caller.
 
     Returns:
         The number of pushes that were recorded.
     """
     changed = store.get_executions_by_id(executions)
     components = {execution.id: context_name(store, execution.id, NODE).rpartition(".")[2] for execution in changed}
-    # Only a push needs to know of all others.
+    # The whole store is needed only if a Pusher was killed.
     pushed = unrecorded(read_store(store), workspace) if PUSHER in components.values() else {}
     for execution in changed:
         component = components[execution.id]
-        # Where TFX lets the outputs of an execution be written: none of them is an artifact before it has ended.
+        # The folders for an execution's outputs, which become artifacts when it ends.
         for pattern in (f"*/{execution.id}", f".system/*/{execution.id}", ".system/stateful_working_dir/*"):
             for path in (workspace.pipeline_root / component).glob(pattern):
                 shutil.rmtree(path)
@@ -105,11 +105,11 @@ def repair(store: MetadataStore, executions: Collection[int], workspace: Workspa
 
 
 def repair_killed(address: str, workspace: Workspace) -> int:
-    """Mends what killed runs of a workspace left, for the next run, which holds it and has not begun yet.
+    """Repairs what killed runs of a workspace left behind. It is called before a run starts, under the run's lock.
 
     Args:
-        address: of the database in which the run will leave its metadata; "" is the workspace's SQLite file.
-        workspace: whose runs.
+        address: address of the run's database; "" for the workspace's SQLite file.
+        workspace: the workspace.
 
     Returns:
         The number of executions that were left running.
@@ -120,8 +120,8 @@ def repair_killed(address: str, workspace: Workspace) -> int:
     make_ready(address, workspace)
     store = MetadataStore(connection(address, workspace))
     newest = ListOptions(limit=RECENT, order_by=OrderByField.ID, is_asc=False)
-    left = [e.id for e in store.get_executions(list_options=newest) if STATES.get(e.last_known_state) == RUNNING]
-    graph = read_runs(store, sorted({context_name(store, execution, PIPELINE_RUN) for execution in left} - {""}))
+    running = [e.id for e in store.get_executions(list_options=newest) if STATES.get(e.last_known_state) == RUNNING]
+    graph = read_runs(store, sorted({context_name(store, execution, PIPELINE_RUN) for execution in running} - {""}))
     killed = [execution.id for execution in _left_running(graph, workspace, current="")]
     repair(store, killed, workspace)
     return len(killed)
@@ -150,9 +150,11 @@ def _unblessed(graph: Graph) -> Iterator[Finding]:
         if artifact.type != PUSHED_MODEL or not artifact.pushed or maker is None:
             continue
         # Pipelines from before ServingCheck have no input of that name.
-        asked = [key for key in BLESSINGS if key in maker.inputs or key == BLESSINGS[0]]
-        given = {key: [graph.artifacts[i] for i in maker.inputs.get(key, ()) if i in graph.artifacts] for key in asked}
-        lacks = [key.replace("_", " ") for key in asked if not any(b.blessed for b in given[key])]
+        required = [key for key in BLESSINGS if key in maker.inputs or key == BLESSINGS[0]]
+        blessings = {
+            key: [graph.artifacts[i] for i in maker.inputs.get(key, ()) if i in graph.artifacts] for key in required
+        }
+        lacks = [key.replace("_", " ") for key in required if not any(b.blessed for b in blessings[key])]
         if lacks:
             what = f"{artifact.properties.get(DESTINATION)} was pushed without {' and '.join(lacks)}"
             yield Finding(UNBLESSED, what, maker.run, maker.id, artifact.id)

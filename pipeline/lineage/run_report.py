@@ -1,4 +1,4 @@
-"""`im2latex report`: the report of any run that ML Metadata knows, of one that failed too."""
+"""The command `im2latex report`: writes the report of any run in ML Metadata, including failed runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.store import choose_run, read, run_ids
 from pipeline.workspace import Workspace
 
-# What the report takes, by the component that makes it and the name of the output.
+# Names of the artifacts in a report, by component and output name.
 _ARTIFACTS = {
     ("ImportExampleGen", "examples"): "examples",
     ("Transform", "transform_graph"): "transform_graph",
@@ -38,15 +38,15 @@ def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
     """Writes the report of a run in the workspace.
 
     Args:
-        run_id: the run, by the beginning of its id; None takes the last one.
-        out: the file to write; None takes one in the workspace's folder `reports`.
-        show: open it in the browser.
+        run_id: id of the run, or the beginning of it; None for the last run.
+        out: file to write; None for a file in the workspace's folder `reports`.
+        show: whether to open the file in the browser.
 
     Returns:
-        The file.
+        The written file.
 
     Raises:
-        UserError: there is no such run, or the file cannot be written.
+        UserError: the run does not exist, or the file cannot be written.
     """
     workspace = Workspace.from_environment()
     run = read(workspace, lambda store: read_run(store, choose_run(run_ids(store), run_id, workspace), workspace))
@@ -58,7 +58,7 @@ def write_report(run_id: str | None, out: Path | None, show: bool) -> Path:
 
 
 def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> ReportedRun:
-    """All that ML Metadata and the workspace know of a run."""
+    """Reads a run from ML Metadata and the workspace."""
     steps, outputs = read_steps(store, run_id)
     by_component = {step.component: properties(store, step) for step in steps}
     names = [step.component for step in steps]
@@ -80,17 +80,20 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Reporte
     )
 
 
-def _text(told: dict[str, dict[str, Any]], component: str, name: str) -> str | None:
-    return told.get(component, {}).get(name)
+def _text(properties_of: dict[str, dict[str, Any]], component: str, name: str) -> str | None:
+    return properties_of.get(component, {}).get(name)
 
 
 def _log(workspace: Workspace, run_id: str, runs: list[str]) -> Path | None:
-    """The log of a run, if `im2latex run` started it: a log has a name like run-20170806-114827, a run an id like
-    2017-08-06T11:48:31.123456, both of local time, and the log was begun between the run before and the run."""
-    place = runs.index(run_id)
-    begun, before = _stamp(run_id), _stamp(runs[place - 1]) if place else ""
+    """Finds the log of a run; returns None if `im2latex run` did not start it.
+
+    The name of a log, such as run-20170806-114827, and the id of a run, such as 2017-08-06T11:48:31.123456, are local
+    times. The log of a run is the last one that was created after the previous run and not after the run itself.
+    """
+    index = runs.index(run_id)
+    started, previous = _stamp(run_id), _stamp(runs[index - 1]) if index else ""
     logs = {path.stem.removeprefix("run-"): path for path in workspace.logs.glob("run-*.log")}
-    fitting = [stamp for stamp in logs if before < stamp <= begun]
+    fitting = [stamp for stamp in logs if previous < stamp <= started]
     return logs[max(fitting)] if fitting else None
 
 
@@ -98,10 +101,10 @@ def _stamp(run_id: str) -> str:
     return run_id.partition(".")[0].replace("-", "").replace(":", "").replace("T", "-")
 
 
-def _settings(told: dict[str, Any], log: Path | None) -> list[Setting] | None:
-    """The configuration: what the report's component was told, else what was written beside the log."""
-    if "settings" in told:
-        return [Setting(*setting) for setting in json.loads(told["settings"])]
+def _settings(reporter: dict[str, Any], log: Path | None) -> list[Setting] | None:
+    """Returns the configuration from Reporter's execution properties, else from the file beside the log."""
+    if "settings" in reporter:
+        return [Setting(*setting) for setting in json.loads(reporter["settings"])]
     if log is None or not log.with_suffix(".toml").exists():
         return None
     help_lines = {knob: text for knob, _, text in flatten(Config())}
@@ -118,7 +121,7 @@ def _knobs(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _failure(log: Path) -> str:
-    """The last exception in a log, in its own words."""
+    """Returns the message of the last exception in a log; "" if there is none."""
     _, traceback, text = log.read_text("utf-8", errors="replace").rpartition("Traceback (most recent call last):\n")
     line = next((line for line in text.splitlines() if line[:1].strip()), "") if traceback else ""
     return line.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")

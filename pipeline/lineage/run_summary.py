@@ -1,4 +1,4 @@
-"""Runs in a line each: how they ended, how long they took, and what came of them."""
+"""Summaries of runs: state, duration, scores, blessing and pushed version."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ DONE, KILLED = "done", "killed"
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A run."""
+    """The summary of a run."""
 
     run: str
     state: str  # DONE, FAILED, RUNNING or KILLED
-    component: str  # that failed, is running, or was killed
+    component: str  # the component that failed, is running, or was killed; "" if the run is done
     began: int  # milliseconds since 1970
-    seconds: float  # from its first component's beginning to its last one's end
-    ran: int  # components that did their work
-    cached: int  # components that took it from the cache
-    scores: dict[str, float]  # of all examples; empty where there was no evaluation, or its files are gone
-    blessed: bool | None  # None where it did not get to it
-    pushed: str  # the version, or ""
+    seconds: float  # from the start of the first component to the end of the last one
+    ran: int  # number of components that were executed
+    cached: int  # number of components whose outputs came from the cache
+    scores: dict[str, float]  # on all examples; {} if there was no evaluation, or its files are gone
+    blessed: bool | None  # None if there is no blessing
+    pushed: str  # the pushed version; "" if none was pushed
 
 
 def summarise(graph: Graph, run: str, current: str, workspace: Workspace) -> RunSummary:
-    """One line of the list.
+    """Summarises a run.
 
     Args:
-        graph: holds the run.
-        run: its id.
-        current: what `current_run` says.
-        workspace: whose runs these are.
+        graph: a graph that contains the run.
+        run: id of the run.
+        current: the result of `current_run`.
+        workspace: the workspace of the runs.
     """
     executions = graph.of_run.get(run, ())
     states = [execution.state for execution in executions]
@@ -63,20 +63,22 @@ def summarise(graph: Graph, run: str, current: str, workspace: Workspace) -> Run
 
 
 def current_run(runs: Sequence[str], workspace: Workspace) -> str:
-    """The run that is going on: the last one while the workspace is held, else ""."""
+    """Returns the run that is in progress: the last one while the workspace is locked, else ""."""
     return runs[-1] if runs and workspace.is_locked() else ""
 
 
 def is_elsewhere(graph: Graph, run: str, workspace: Workspace) -> bool:
-    """Whether a run belongs to another workspace or machine that writes to the same database; then nobody can tell
-    from here whether it is still going on, and whether its files are there."""
+    """Returns whether a run belongs to another workspace or machine that uses the same database.
+
+    For such a run it is unknown whether it is still in progress and whether its files exist.
+    """
     here = {"host": socket.gethostname(), "workspace": str(workspace.home)}
-    there = graph.runs[run].properties if run in graph.runs else {}
-    return bool(workspace.connection) and any(there.get(name, value) != value for name, value in here.items())
+    recorded = graph.runs[run].properties if run in graph.runs else {}
+    return bool(workspace.connection) and any(recorded.get(name, value) != value for name, value in here.items())
 
 
 def read_scores(evaluation: Artifact | None) -> dict[str, float]:
-    """The scores that an evaluation gave the new model; none where its files are gone."""
+    """Reads the new model's scores on all examples from an evaluation; {} if its files are gone."""
     file = Path(evaluation.uri, SUMMARY) if evaluation else None
     if file is None or not file.is_file():
         return {}
@@ -84,7 +86,7 @@ def read_scores(evaluation: Artifact | None) -> dict[str, float]:
 
 
 def _ending(executions: Sequence[Execution]) -> tuple[str, str]:
-    """How a run ended, if nothing is running, and at which component."""
+    """Returns the state of a run and the component where it ended, on the assumption that it is not in progress."""
     for execution in executions:
         if execution.state == FAILED:
             return FAILED, execution.component
@@ -94,6 +96,6 @@ def _ending(executions: Sequence[Execution]) -> tuple[str, str]:
 
 
 def _blessed(outputs: dict[tuple[str, str], Artifact]) -> bool | None:
-    """Whether both the Evaluator and, where there is one, ServingCheck bless the model."""
+    """Returns whether the Evaluator and ServingCheck, as far as they ran, blessed the model; None if none ran."""
     blessings = [outputs[key] for key in (("Evaluator", "blessing"), ("ServingCheck", "blessing")) if key in outputs]
     return all(blessing.blessed for blessing in blessings) if blessings else None

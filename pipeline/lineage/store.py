@@ -1,5 +1,7 @@
-"""Opens ML Metadata: to write for a run, to read for everything else. Reading changes no byte of the file,
-but that it undoes what a killed process left half done, as everyone has to who wants to read on.
+"""Opens ML Metadata: for writing in a run, for reading in everything else.
+
+Reading does not change the SQLite file, with one exception: it rolls back a transaction that a killed process left
+unfinished, which every reader has to do.
 """
 
 from __future__ import annotations
@@ -17,32 +19,32 @@ from pipeline.lineage.address import PASSWORD, parse
 from pipeline.lineage.graph import PIPELINE_RUN
 from pipeline.workspace import Workspace
 
-# A writer holds the file for some milliseconds; who holds it longer does something else with it.
+# Time to wait for a lock. A writer locks the file for some milliseconds; a longer lock comes from another program.
 LOCKED_SECONDS = 3
-# Names of runs in the answer to one that does not exist.
+# Number of runs that an error message lists.
 NAMED = 5
 Answer = TypeVar("Answer")
 
 
 def connection(address: str, workspace: Workspace) -> metadata_store_pb2.ConnectionConfig:
-    """What ML Metadata needs to write; it makes what is missing.
+    """Returns the configuration that opens ML Metadata for writing; a missing file or database is created.
 
     Args:
-        address: as in the knob metadata.connection; "" is the workspace's SQLite file.
-        workspace: where that file is.
+        address: as in the knob metadata.connection; "" for the workspace's SQLite file.
+        workspace: the workspace of that file.
 
     Raises:
-        UserError: the address is none, or nothing answers there.
+        UserError: the address is not valid, or the server does not answer.
     """
     config = metadata_store_pb2.ConnectionConfig()
     if address:
-        place = parse(address)
-        place.reach()
-        # In the variable in which the database's own client looks: so it stands in nothing that TFX makes or writes.
+        server = parse(address)
+        server.reach()
+        # In the variable of the MySQL client, so that TFX does not write the password to files or logs.
         if PASSWORD in os.environ:
             os.environ["MYSQL_PWD"] = os.environ[PASSWORD]
-        config.mysql.host, config.mysql.port = place.host, place.port
-        config.mysql.database, config.mysql.user = place.database, place.user
+        config.mysql.host, config.mysql.port = server.host, server.port
+        config.mysql.database, config.mysql.user = server.database, server.user
     else:
         config.sqlite.filename_uri = str(workspace.metadata)
         config.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
@@ -50,12 +52,12 @@ def connection(address: str, workspace: Workspace) -> metadata_store_pb2.Connect
 
 
 def read(workspace: Workspace, ask: Callable[[MetadataStore], Answer], address: str | None = None) -> Answer:
-    """Asks ML Metadata.
+    """Reads from ML Metadata.
 
     Args:
-        workspace: whose runs are asked for.
-        ask: reads from the store that it is given, and does nothing else.
-        address: of the database; "" is the workspace's SQLite file, None what the workspace's last run used.
+        workspace: the workspace whose store is read.
+        ask: reads from the store and returns the result; it must not write.
+        address: address of the database; "" for the workspace's SQLite file, None for that of the last run.
 
     Raises:
         UserError: there are no runs, or the store cannot be read.
@@ -64,7 +66,7 @@ def read(workspace: Workspace, ask: Callable[[MetadataStore], Answer], address: 
 
 
 def write(workspace: Workspace, change: Callable[[MetadataStore], Answer], address: str | None = None) -> Answer:
-    """Changes what ML Metadata knows already; as `read`."""
+    """Writes to an existing store of ML Metadata; arguments and errors as in `read`."""
     return _ask(workspace, change, address, metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE)
 
 
@@ -74,24 +76,24 @@ def _ask(workspace: Workspace, ask: Callable[[MetadataStore], Answer], address: 
     if address:
         config.mysql.skip_db_creation = True
     else:
-        _look(workspace)
+        _check_file(workspace)
         config.sqlite.connection_mode = mode
-    place = str(parse(address)) if address else str(workspace.metadata)
+    name = str(parse(address)) if address else str(workspace.metadata)
     try:
         return ask(MetadataStore(config))
     except (RuntimeError, errors.StatusError) as error:
-        raise UserError(f"{place} {_problem(str(error))}") from error
+        raise UserError(f"{name} {_problem(str(error))}") from error
 
 
 def make_ready(address: str, workspace: Workspace) -> None:
-    """Undoes what a killed process left half done in a SQLite file, and sees to it that it can be written.
+    """Rolls back an unfinished transaction in the SQLite file, and checks that the file can be written.
 
     Args:
-        address: as for `connection`; a database does so by itself.
-        workspace: where the file is, if there is one yet.
+        address: as in `connection`; for a database server there is nothing to do.
+        workspace: the workspace of the SQLite file, which need not exist yet.
 
     Raises:
-        UserError: it is locked, damaged or read-only.
+        UserError: the file is locked, damaged or read-only.
     """
     if address or not workspace.metadata.exists():
         return
@@ -106,36 +108,38 @@ def make_ready(address: str, workspace: Workspace) -> None:
 
 
 def run_ids(store: MetadataStore) -> list[str]:
-    """The ids of all runs, the last one last, whatever the clock said."""
+    """Returns the ids of all runs in the order in which they started, even if the clock was set back."""
     contexts = store.get_contexts_by_type(PIPELINE_RUN)
     return [context.name for context in sorted(contexts, key=lambda context: context.id)]
 
 
 def choose_run(runs: Sequence[str], beginning: str | None, workspace: Workspace) -> str:
-    """A run by the beginning of its id; None takes the last one.
+    """Finds a run by the beginning of its id; None for the last run.
 
     Raises:
-        UserError: there is no such run, or more than one.
+        UserError: no run matches, or several do.
     """
     if not runs:
         raise no_runs(workspace)
     if beginning is None:
         return runs[-1]
-    found = [run for run in runs if run.startswith(beginning)]
-    if len(found) == 1 or beginning in found:
-        return beginning if beginning in found else found[0]
-    last = ", ".join((found or runs)[-NAMED:])
-    raise UserError(f"{len(found) or 'no'} runs in {workspace.home} begin with {beginning!r}; the last ones are {last}")
+    matches = [run for run in runs if run.startswith(beginning)]
+    if len(matches) == 1 or beginning in matches:
+        return beginning if beginning in matches else matches[0]
+    last = ", ".join((matches or runs)[-NAMED:])
+    raise UserError(
+        f"{len(matches) or 'no'} runs in {workspace.home} begin with {beginning!r}; the last ones are {last}"
+    )
 
 
 def no_runs(workspace: Workspace) -> UserError:
-    """That nothing was run yet."""
+    """Returns the error for a workspace without runs."""
     return UserError(f"there are no runs in {workspace.home}; `im2latex run` makes one, or set IM2LATEX_HOME")
 
 
-def _look(workspace: Workspace) -> None:
-    """Looks at the SQLite file before ML Metadata does, which waits most of a minute for a lock."""
-    # It is empty where the first run was killed before it had written anything.
+def _check_file(workspace: Workspace) -> None:
+    """Checks the SQLite file before ML Metadata opens it, which would wait almost a minute for a lock."""
+    # The file is empty if the first run was killed before it wrote anything.
     if not workspace.metadata.is_file() or not workspace.metadata.stat().st_size:
         raise no_runs(workspace)
     file = sqlite3.connect(f"{workspace.metadata.as_uri()}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
@@ -147,7 +151,7 @@ def _look(workspace: Workspace) -> None:
             raise UserError(f"{workspace.metadata} {_problem(str(error))}") from None
         make_ready("", workspace)
     else:
-        # Killed between its tables and its own types, ML Metadata would write the types even when it is only read.
+        # If the first run was killed after it created the tables, ML Metadata would write its types when it opens them.
         if not started:
             raise no_runs(workspace)
     finally:
@@ -155,7 +159,7 @@ def _look(workspace: Workspace) -> None:
 
 
 def _problem(error: str) -> str:
-    """What is wrong with a store and what to do, in the words that follow its name."""
+    """Describes an error of a store and what to do; the text follows the name of the store."""
     if "Unknown database" in error:
         return "does not exist; a run that names it in metadata.connection makes it"
     if "mysql_real_connect" in error or "Access denied" in error:

@@ -1,4 +1,4 @@
-"""What a terminal shows of lineage. Names and paths are printed as they are: nothing in them is markup."""
+"""Formats lineage for the terminal. Names and paths are printed verbatim, not as markup."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from pipeline.lineage.problems import REPAIR, Finding
 from pipeline.lineage.run_summary import DONE, KILLED, RunSummary
 from pipeline.lineage.tree import Branch, made_from, made_of
 
-# Of the digests and ids that are shown; their beginnings are enough to tell them apart.
+# Lengths to which digests and run ids are shortened.
 DIGITS, STAMP = 12, 19
 DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
-# Packages whose versions stand over a story.
+# Packages whose versions are shown above the lineage of an artifact.
 PACKAGES = ("tfx", "tensorflow", "keras", "ml-metadata")
-# Findings of a kind that are shown.
+# Number of findings of each kind that are shown.
 SHOWN = 10
-# A width that nothing reaches: what goes into a pipe or file is not wrapped.
+# Width for output to a pipe or file, so that lines are not wrapped.
 ENDLESS = 10_000
 STYLES = {FAILED: "red", KILLED: "red", RUNNING: "yellow", DONE: "", RAN: "", CACHED: ""}
 
 
 def console() -> Console:
-    """Writes to standard output."""
-    made = Console(highlight=False, markup=False, emoji=False)
-    return made if made.is_terminal else Console(highlight=False, markup=False, emoji=False, width=ENDLESS)
+    """Returns a console for stdout."""
+    terminal = Console(highlight=False, markup=False, emoji=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, markup=False, emoji=False, width=ENDLESS)
 
 
 def story(
     graph: Graph, artifact: Artifact, about: Graph, up: bool, down: bool, paths: bool, serving: bool
 ) -> Iterator[Any]:
-    """An artifact, with what it was run with, what it was made from, and what was made of it.
+    """Formats an artifact: the run that made it, its ancestors and its descendants.
 
     Args:
-        graph: holds the lineage.
-        artifact: whose it is.
+        graph: its lineage.
+        artifact: the artifact.
         about: the run that made it, see `pipeline.lineage.notes`.
-        up, down: which of both.
-        paths: with the addresses of all artifacts.
-        serving: it is the model that serves now.
+        up, down: whether to show ancestors, and descendants.
+        paths: whether to show the addresses of all artifacts.
+        serving: whether it is the model that serves now.
     """
     maker = about.maker(artifact.id)
     if maker and maker.run in about.runs:
@@ -66,7 +66,7 @@ def story(
 
 
 def runs(summaries: Sequence[RunSummary], left_out: int) -> Iterator[Any]:
-    """A table of runs, the last one last."""
+    """Formats runs as a table, in the given order."""
     if left_out:
         yield Text(f"{left_out:,} earlier runs are not shown; --last 0 shows all", "dim")
     table = Table("run", "state", "took", "ran", "cached", "BLEU", "blessed", "pushed", box=None, pad_edge=False)
@@ -88,11 +88,11 @@ def runs(summaries: Sequence[RunSummary], left_out: int) -> Iterator[Any]:
     yield table
 
 
-def differences(first: str, second: str, found: Iterable[Difference]) -> Iterator[Any]:
-    """A table of what differs between two runs."""
+def differences(first: str, second: str, changes: Iterable[Difference]) -> Iterator[Any]:
+    """Formats the differences between two runs as a table."""
     table = Table("", first[:STAMP], second[:STAMP], box=None, pad_edge=False)
     section = ""
-    for difference in found:
+    for difference in changes:
         if difference.section != section:
             section = difference.section
             table.add_row(*[Text()] * bool(table.row_count))
@@ -101,22 +101,22 @@ def differences(first: str, second: str, found: Iterable[Difference]) -> Iterato
     yield table if section else Text("nothing differs")
 
 
-def findings(found: Sequence[Finding]) -> Iterator[Any]:
-    """What is broken, by kind, with how to repair it."""
+def findings(problems: Sequence[Finding]) -> Iterator[Any]:
+    """Formats problems by kind, with how to repair them."""
     for kind, how in REPAIR.items():
-        of_kind = [finding for finding in found if finding.kind == kind]
+        of_kind = [finding for finding in problems if finding.kind == kind]
         if of_kind:
             yield Text(f"{len(of_kind):,} {kind}", "bold red")
             yield from (Text(f"  {finding.what}") for finding in of_kind[:SHOWN])
             if len(of_kind) > SHOWN:
                 yield Text(f"  and {len(of_kind) - SHOWN:,} more; --json lists all", "dim")
             yield Text(f"  repair: {how}", "green")
-    if not found:
+    if not problems:
         yield Text("nothing is broken", "green")
 
 
 class _Teller:
-    """Says what there is to say of a branch."""
+    """Formats the executions of a tree."""
 
     def __init__(self, graph: Graph, about: Graph, run: str, paths: bool) -> None:
         self._graph = graph
@@ -125,11 +125,11 @@ class _Teller:
         self._paths = paths
 
     def label(self, execution: Execution) -> Group:
-        """An execution: its artifacts, how it went, and what is known of them."""
-        made = [self._graph.artifacts[i] for i in execution.given() if i in self._graph.artifacts]
-        title = ", ".join(f"{artifact.type} {artifact.id}" for artifact in made) or _deed(execution)
+        """Formats an execution: its output artifacts, its state and time, and notes on the artifacts."""
+        outputs = [self._graph.artifacts[i] for i in execution.given() if i in self._graph.artifacts]
+        title = ", ".join(f"{artifact.type} {artifact.id}" for artifact in outputs) or _deed(execution)
         lines = [Text(title, "bold"), self._went(execution)]
-        for artifact in made:
+        for artifact in outputs:
             if self._paths:
                 lines.append(Text(artifact.uri, "dim"))
             for note in notes(artifact, self._about):
@@ -137,13 +137,13 @@ class _Teller:
         return Group(*lines)
 
     def leaves(self, execution: Execution) -> Iterator[Text]:
-        """What an execution brought in from outside."""
+        """Yields the external inputs of an execution."""
         run = self._graph.runs.get(execution.run) or self._about.runs.get(execution.run)
         properties = run.properties if run else {}
-        for path, there in sources(execution):
+        for path, exists in sources(execution):
             digest = properties.get("data_fingerprint") if properties.get("data") == path else None
             known = f"  (fingerprint {digest[:DIGITS]})" if digest else ""
-            yield Text(path + known + ("" if there else "  (gone)"), "" if there else "red")
+            yield Text(path + known + ("" if exists else "  (gone)"), "" if exists else "red")
 
     def _went(self, execution: Execution) -> Text:
         when = datetime.datetime.fromtimestamp(execution.started / 1000).strftime("%Y-%m-%d %H:%M:%S")
@@ -158,7 +158,7 @@ class _Teller:
 
 
 def _grow(branches: Sequence[Branch], artifact: Artifact, teller: _Teller, title: str = "") -> Tree:
-    """The tree of branches; one alone is its root."""
+    """Builds the tree of branches; a single branch becomes the root."""
 
     def plant(branch: Branch, under: Tree | None) -> Tree:
         label = teller.label(branch.execution)
@@ -178,7 +178,7 @@ def _grow(branches: Sequence[Branch], artifact: Artifact, teller: _Teller, title
 
 
 def _heading(artifact: Artifact, run: Run, about: Graph, serving: bool) -> Iterator[Text]:
-    """The run that made an artifact, and with what."""
+    """Yields lines about the run that made an artifact: its configuration, code, data, packages and machine."""
     executions = about.of_run.get(run.id, ())
     cached = [execution for execution in executions if execution.state == CACHED]
     version = artifact.properties.get(VERSION)
@@ -210,7 +210,7 @@ def _run_with(properties: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _deed(execution: Execution) -> str:
-    """What an execution did that made nothing."""
+    """Describes an execution without output artifacts."""
     if execution.type != ROLLBACK:
         return "nothing"
     withdrawn = execution.properties["withdrawn"]

@@ -1,4 +1,4 @@
-"""A graph as a tree, each execution in one place: what made an artifact, or what was made of it."""
+"""Converts a graph to a tree of an artifact's ancestors or descendants, in which each execution occurs once."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipeline.lineage.graph import Execution, Graph
 
 @dataclass(frozen=True)
 class Branch:
-    """An execution and what stands behind it."""
+    """An execution, and the branches that follow from it."""
 
     execution: Execution
     branches: list[Branch] = field(default_factory=list)
 
 
 def made_from(graph: Graph, artifact: int) -> list[Branch]:
-    """What made an artifact, and what made that: first what was done last."""
+    """Returns the tree of an artifact's ancestors, newest first."""
 
     def makers(execution: Execution) -> Iterable[int]:
-        # A baseline depends on the new model only to be another one.
+        # Baseline takes the new model only to exclude it, so the model is not an ancestor.
         if any(SERVING_VERSION in graph.artifacts[i].properties for i in execution.given() if i in graph.artifacts):
             return ()
         return (graph.artifacts[i].made_by for i in execution.taken() if i in graph.artifacts)
@@ -31,7 +31,7 @@ def made_from(graph: Graph, artifact: int) -> list[Branch]:
 
 
 def made_of(graph: Graph, artifact: int) -> list[Branch]:
-    """What was made of an artifact, and of that: first what was done first."""
+    """Returns the tree of an artifact's descendants, oldest first."""
 
     def users(execution: Execution) -> Iterable[int]:
         return (user for i in execution.given() for user in graph.users.get(i, ()))
@@ -40,18 +40,18 @@ def made_of(graph: Graph, artifact: int) -> list[Branch]:
 
 
 def _plant(
-    graph: Graph, first: Iterable[int], ahead: Callable[[Execution], Iterable[int]], newest_first: bool
+    graph: Graph, first: Iterable[int], next_ids: Callable[[Execution], Iterable[int]], newest_first: bool
 ) -> list[Branch]:
-    """Goes from the oldest to the newest: so an execution stands where the way to it is the longest."""
-    seen: set[int] = set()
+    """Builds the tree in order of execution id, so that an execution is placed at the end of its longest path."""
+    placed: set[int] = set()
 
     def grow(ids: Iterable[int]) -> list[Branch]:
         branches = []
         for i in sorted(set(ids)):
-            if i in graph.executions and i not in seen:
-                seen.add(i)
+            if i in graph.executions and i not in placed:
+                placed.add(i)
                 execution = graph.executions[i]
-                branches.append(Branch(execution, grow(ahead(execution))))
+                branches.append(Branch(execution, grow(next_ids(execution))))
         return branches[::-1] if newest_first else branches
 
     return grow(first)

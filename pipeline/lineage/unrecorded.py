@@ -1,6 +1,6 @@
-"""A version that is served, and of which ML Metadata does not know: Pusher was killed behind its push, which is whole.
+"""Finds and records pushes that ML Metadata does not know, because Pusher was killed after it had pushed the model.
 
-The version then is a copy of the model that the execution took, and that it took one, and which, is in ML Metadata.
+Such a version is a copy of the model that is the execution's input, and the inputs are in ML Metadata.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ PUSHER, OUTPUT = "Pusher", "pushed_model"
 
 
 class Push(NamedTuple):
-    """What was pushed."""
+    """An unrecorded push."""
 
-    version: Path  # in the serving folder
-    model: Path
+    version: Path  # folder of the version in the serving folder
+    model: Path  # the SavedModel that it is a copy of
 
 
 def unknown_versions(graph: Graph, workspace: Workspace) -> list[Path]:
-    """The versions that serve and were pushed by no run that says so."""
+    """Returns the versions in the serving folder that no recorded run pushed."""
     pushed = {
         Path(str(a.properties[DESTINATION])).parts[-2:] for a in graph.artifacts.values() if DESTINATION in a.properties
     }
@@ -35,36 +35,36 @@ def unknown_versions(graph: Graph, workspace: Workspace) -> list[Path]:
 
 
 def unrecorded(graph: Graph, workspace: Workspace) -> dict[int, Push]:
-    """What executions had pushed that were then left running, by execution.
+    """Returns the pushes of killed Pushers, by execution.
 
     Args:
-        graph: a whole store.
-        workspace: whose it is.
+        graph: the whole store.
+        workspace: the workspace of the store.
     """
     versions = unknown_versions(graph, workspace)
-    left = [e for e in graph.executions.values() if e.component == PUSHER and e.state == RUNNING] if versions else []
-    if not left:
+    running = [e for e in graph.executions.values() if e.component == PUSHER and e.state == RUNNING] if versions else []
+    if not running:
         return {}
-    from components.serving_folder import digest  # brings TFX
+    from components.serving_folder import digest  # needs TFX
 
     copies = {digest(str(version)): version for version in versions}
-    found = {}
-    for execution in left:
+    pushes = {}
+    for execution in running:
         for i in execution.inputs.get("model", ()):
             model = Path(graph.artifacts[i].uri, SERVING)
             if version := copies.get(digest(str(model))):
-                found[execution.id] = Push(version, model)
-    return found
+                pushes[execution.id] = Push(version, model)
+    return pushes
 
 
 def record(store: MetadataStore, execution: metadata_store_pb2.Execution, push: Push, workspace: Workspace) -> None:
-    """Records a push as Pusher would have done.
+    """Records a push in the same way as Pusher.
 
     Args:
-        store: the execution's.
-        execution: that pushed.
-        push: what.
-        workspace: its.
+        store: ML Metadata.
+        execution: Pusher's execution.
+        push: the push.
+        workspace: the workspace of the store.
     """
     output = workspace.pipeline_root / PUSHER / OUTPUT / str(execution.id)
     shutil.copytree(push.model, output)
@@ -82,5 +82,5 @@ def record(store: MetadataStore, execution: metadata_store_pb2.Execution, push: 
     event.path.steps.add().index = 0
     execution.last_known_state = metadata_store_pb2.Execution.COMPLETE
     contexts = store.get_contexts_by_execution(execution.id)
-    # As TFX does: in one transaction.
+    # In one transaction, as in TFX.
     store.put_execution(execution, [(artifact, event)], contexts, reuse_context_if_already_exist=True)

@@ -1,1 +1,1 @@
-"""What is done with a trained model outside the pipeline: choosing, evaluating and exporting it."""
+"""Chooses, evaluates and exports trained models outside the pipeline."""

@@ -1,4 +1,4 @@
-"""Which model a command uses; and the SavedModel of the one that comes with im2latex, made once and kept in a cache."""
+"""Chooses the model that a command uses, and caches the SavedModel of the model that comes with im2latex."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from pipeline.cache import cache_folder
 from pipeline.models.export import save_model
 from trainer_module import reader
 
-# What it takes to make the SavedModel, on two cores.
+# Time to prepare the SavedModel on two cores.
 SECONDS = 5
-# Where the code and the tables lie that decide on the SavedModel.
+# Folders of the code and tables that the SavedModel depends on.
 CODE = [Path(file).resolve().parent for file in (weights.__file__, reader.__file__)]
 
 
 def chosen_model(named: str | None) -> Path:
-    """The SavedModel that a command is to use; where it was not named, stderr says which it is.
+    """Returns the SavedModel that a command uses; if it was not named, prints the choice on stderr.
 
     Args:
-        named: a folder, or `reader` for the model that comes with im2latex; None takes the one that was pushed last to
-            the workspace, or the reader where there is none.
+        named: a folder, or `reader` for the model that comes with im2latex; None for the model pushed last to the
+            workspace or, if there is none, the reader.
 
     Raises:
-        UserError: the reader is meant, and its file is missing or damaged.
+        UserError: the reader is chosen, and its file is missing or damaged.
     """
     choice = choose(named)
     if not choice.sentence:
@@ -42,39 +42,39 @@ def chosen_model(named: str | None) -> Path:
 
 
 def saved_model() -> Path:
-    """The SavedModel of the model that comes with im2latex: from the cache, or made now.
+    """Returns the SavedModel of the model that comes with im2latex, from the cache or newly prepared.
 
-    Where the cache cannot be written, it is made in a temporary folder, and is gone when this process ends.
+    If the cache cannot be written, the SavedModel is in a temporary folder, which is deleted when the process exits.
 
     Raises:
-        UserError: the file of weights is missing or damaged, or there is no place for the SavedModel at all.
+        UserError: the file of weights is missing or damaged, or there is no temporary folder either.
     """
-    made = cache() / f"{reader.NAME}-{_digest()}"
-    if made.is_dir():
-        return made
+    folder = cache() / f"{reader.NAME}-{_digest()}"
+    if folder.is_dir():
+        return folder
     trained = reader.load()
     _say(f"preparing the model (once, about {SECONDS} s)")
     try:
-        save_model(trained, made)
+        save_model(trained, folder)
     except OSError as error:
-        if made.is_dir():  # another process was quicker
-            return made
+        if folder.is_dir():  # another process has written it
+            return folder
         _say(
-            f"im2latex: the prepared model cannot be kept in {made.parent} ({error.strerror}); "
+            f"im2latex: the prepared model cannot be kept in {folder.parent} ({error.strerror}); "
             "set XDG_CACHE_HOME to a folder that can be written to"
         )
-        made = _temporary_folder() / made.name
-        save_model(trained, made)
-    return made
+        folder = _temporary_folder() / folder.name
+        save_model(trained, folder)
+    return folder
 
 
 def cache() -> Path:
-    """The folder of prepared models; whatever is in it can be deleted."""
+    """Returns the folder of prepared models; its content can be deleted at any time."""
     return cache_folder("models")
 
 
 def _digest() -> str:
-    """Of all that decides on the SavedModel: weights, code with its tables, TensorFlow's version."""
+    """Returns a digest of what the SavedModel depends on: weights, code, tables and TensorFlow's version."""
     sha = hashlib.sha256(f"{reader.fingerprint()} {version('tensorflow')}".encode())
     for path in sorted(path for folder in CODE for path in folder.rglob("*") if path.suffix in (".py", ".npz")):
         sha.update(path.read_bytes())

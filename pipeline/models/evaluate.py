@@ -1,4 +1,4 @@
-"""`im2latex evaluate`: judges any pushed model on any data, outside a pipeline."""
+"""The command `im2latex evaluate`: evaluates any pushed model on any data, outside a pipeline."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from components.evaluator.summary import Evaluation
 
 NOT_GOOD_ENOUGH = 3
-# What is shown of kinds of pictures, before the loss of BLEU against the pictures as they are.
+# The scores shown for each kind of picture, before its loss of BLEU against the unchanged pictures.
 OF_PICTURES = ("bleu", "exact_match", "edit_similarity")
 
 
@@ -42,25 +42,25 @@ def evaluate_model(
     pictures: tuple[int, int] | None = None,
     spelling: str = NORMAL,
 ) -> int:
-    """Evaluates a model, prints what came of it, and keeps it in `out` if that is given.
+    """Evaluates a model, prints the result, and writes it to `out` if that is given.
 
     Args:
-        model: as `chosen_model` takes it.
-        data: a data set with splits, a folder of TFRecords, or one file of them.
-        split: of a data set.
-        baseline: another model to compare with; None compares with none.
-        gate: rules; none judges nothing.
-        renderer: as in `data.latex.rendering`; None takes the best there is.
-        out: where predictions, scores and TFMA's files are left.
+        model: as in `chosen_model`.
+        data: a data set with splits, a folder of TFRecords, or one TFRecord file.
+        split: split of a data set.
+        baseline: another model to compare with; None for no comparison.
+        gate: rules that the model must pass.
+        renderer: as in `data.latex.rendering`; None for the best that is installed.
+        out: new folder for predictions, scores and TFMA's files.
         as_json: print `summary.json` instead of the table.
-        pictures: how many examples the models also read as other kinds of pictures, and the seed; None for none.
-        spelling: in which formulas are compared token by token, as `data.spelling.respell` takes it.
+        pictures: number of examples to change to other kinds of pictures, and the seed; None skips them.
+        spelling: spelling in which formulas are compared token by token, as in `data.spelling.respell`.
 
     Returns:
-        0, or 3 if a rule is broken.
+        The exit status: 0, or 3 if the model fails a rule.
 
     Raises:
-        UserError: a wrong rule, no such spelling, unreadable data, or a model that cannot be used.
+        UserError: a rule or the spelling is not valid, the data cannot be read, or a model cannot be used.
     """
     try:
         rules = parse_all(gate) if gate else []
@@ -113,7 +113,7 @@ def _examples(data: Path, split: str) -> Path:
 
 @contextlib.contextmanager
 def _folder(out: Path | None) -> Iterator[Path]:
-    """A folder that becomes `out` when all went well, or that is gone afterwards."""
+    """Yields a folder that becomes `out` if no error is raised, or a temporary one if `out` is None."""
     if out:
         with atomic_folder(out) as folder:
             yield folder
@@ -123,7 +123,7 @@ def _folder(out: Path | None) -> Iterator[Path]:
 
 
 def _print(evaluation: Evaluation, console: Console) -> None:
-    """A row for each slice and model, and what became of the rules."""
+    """Prints the scores, with a row for each slice and model, and the results of the rules."""
     from components.evaluator.pictures import PICTURE
     from components.evaluator.summary import CANDIDATE
 
@@ -145,7 +145,7 @@ def _print(evaluation: Evaluation, console: Console) -> None:
         for model in evaluation.models:
             first = [f" {value}" if value else "all", f"{scores['examples']:,}"]
             other = [f"  {model}", ""]
-            shown = [score.shown(scores[model][of]) for of, score in columns.items()]
+            shown = [score.shown(scores[model][score_name]) for score_name, score in columns.items()]
             table.add_row(
                 *(first if model == CANDIDATE else other), *shown, style=None if model == CANDIDATE else "dim"
             )
@@ -157,16 +157,16 @@ def _print(evaluation: Evaluation, console: Console) -> None:
     if left_out := evaluation.slices[""][CANDIDATE]["cdm_left_out"]:
         left_out_of = f"{left_out:,.0f} of {evaluation.examples:,} examples"
         console.print(f"CDM leaves out {left_out_of}: the built-in typesetter cannot set the references")
-    for model, known in evaluation.models.items():
-        rate = evaluation.examples / max(known["seconds"], 1e-9)
-        console.print(f"{model}: read {evaluation.examples:,} images in {known['seconds']:.1f} s, {rate:.0f} a second")
+    for model, facts in evaluation.models.items():
+        rate = evaluation.examples / max(facts["seconds"], 1e-9)
+        console.print(f"{model}: read {evaluation.examples:,} images in {facts['seconds']:.1f} s, {rate:.0f} a second")
     for verdict in evaluation.gate:
         kept = "kept  " if verdict.kept else "broken"
         console.print(f"{kept}  {verdict.rule}  ({verdict.text})", markup=False, soft_wrap=True)
 
 
 def _pictures(evaluation: Evaluation) -> Table:
-    """A row for each kind of picture and model."""
+    """Returns the table of scores with a row for each kind of picture and model."""
     from components.evaluator.summary import CANDIDATE
 
     table = Table("picture", "count", *(SCORES[name].heading for name in OF_PICTURES), "loss", box=None, pad_edge=False)
@@ -176,7 +176,7 @@ def _pictures(evaluation: Evaluation) -> Table:
     for kind, scores in evaluation.pictures.items():
         for model in evaluation.models:
             first = [f"  {kind}", f"{scores['examples']:,}"] if model == CANDIDATE else [f"    {model}", ""]
-            shown = [SCORES[of].shown(scores[model][of]) for of in OF_PICTURES]
+            shown = [SCORES[name].shown(scores[model][name]) for name in OF_PICTURES]
             loss = evaluation.loss(kind, model)
             table.add_row(
                 *first, *shown, "" if loss is None else f"{loss:.3f}", style=None if model == CANDIDATE else "dim"

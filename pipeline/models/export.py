@@ -1,4 +1,4 @@
-"""`im2latex export`: a trained model in another form: a SavedModel, one compact file, or a page that reads pictures."""
+"""The command `im2latex export`: converts a trained model to a SavedModel, a file of weights or ONNX, or a web page."""
 
 from __future__ import annotations
 
@@ -23,18 +23,17 @@ FORMATS = (SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE, WEB)
 def export_model(
     trained: Trained, out: Path, to: str, precision: Precision | None = None, npm: Path | None = None
 ) -> None:
-    """Writes a model.
+    """Writes a model in one of `FORMATS`.
 
     Args:
         trained: the model.
-        out: the folder of a SavedModel or a page, or the file of weights or of ONNX; must not be there yet.
+        out: folder of the SavedModel or web page, or file of the weights or ONNX; it must not exist yet.
         to: one of `FORMATS`.
-        precision: of the file or the page; None is float32, for a page float16.
-        npm: a folder with the packages that a page needs, instead of the registry.
+        precision: number format of the matrices, but in a SavedModel; the default is float32, for a web page float16.
+        npm: folder with the npm packages of a web page; None downloads them.
 
     Raises:
-        UserError: `out` is there, or cannot be written, or the weights do not fit the precision; a package cannot be
-            had.
+        UserError: `out` exists or cannot be written, the weights do not fit the precision, or a package is missing.
     """
     if npm and to != WEB:
         raise UserError("--npm is for --format web; leave it out")
@@ -54,14 +53,14 @@ def export_model(
 
 
 def read_model(weights: Path | None, model: str | None) -> Trained:
-    """The model of weights, or of a SavedModel; one of the two is given.
+    """Reads a model from weights or from a SavedModel.
 
     Args:
         weights: a file, or a folder with `weights.npz`.
         model: a folder, or `reader` for the model that comes with im2latex.
 
     Raises:
-        UserError: there is none.
+        UserError: not exactly one of the two is given, or the model cannot be read.
     """
     if (weights is None) == (model is None):
         raise UserError("give either --weights or --model")
@@ -76,12 +75,12 @@ def read_model(weights: Path | None, model: str | None) -> Trained:
 
 
 def with_provenance(trained: Trained, model: str | None, notes: Mapping[str, str]) -> Trained:
-    """The model with its provenance: what stands there, the date, this version, the run and the notes.
+    """Returns the model with more provenance: the date, im2latex's version, the run with its BLEU, and the notes.
 
     Args:
         trained: the model.
-        model: the SavedModel that it is of; of a version that was pushed here, the run and its BLEU are recorded.
-        notes: names and texts.
+        model: the SavedModel that it was read from; the run is known if the workspace has pushed it.
+        notes: texts by name.
     """
     made = {"date": datetime.date.today().isoformat(), "im2latex": im2latex.__version__}
     pushed = _pushed(Path(model)) if model else {}
@@ -100,11 +99,11 @@ def _pushed(model: Path) -> dict[str, str]:
 
 
 def save_model(trained: Trained, folder: Path) -> None:
-    """Writes a SavedModel that takes images of any size, all of it at once: nobody loads half a model.
+    """Writes a SavedModel for images of any size, atomically.
 
     Raises:
-        OSError: the folder cannot be written, or is there and not empty.
-        UserError: the weights are not those of the model's configuration.
+        OSError: the folder cannot be written, or exists and is not empty.
+        UserError: the weights do not fit the model's configuration.
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import tensorflow as tf
@@ -114,5 +113,5 @@ def save_model(trained: Trained, folder: Path) -> None:
     with atomic_folder(folder) as new:
         try:
             FormulaReader(trained, NormalisedImages(trained.image)).save(str(new))
-        except tf.errors.OpError as error:  # TensorFlow's words for a full disk
+        except tf.errors.OpError as error:  # such as a full disk
             raise OSError(errno.EIO, error.message) from error

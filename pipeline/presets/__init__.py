@@ -1,6 +1,7 @@
-"""Configurations to start from: a TOML file each, whose first line, a comment, says what it is for.
+"""Presets: configurations to start from, a TOML file each. The first line is a comment that describes the preset.
 
-A preset holds what it changes in the defaults, or in the preset that it names itself, as any other configuration file.
+A preset is an ordinary configuration file: it contains the knobs that differ from the defaults, or from the preset that
+it names.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """Every preset, in the order of the alphabet."""
+    """Returns the names of all presets, sorted."""
     return sorted(file.stem for file in FOLDER.glob("*.toml"))
 
 
 def description(name: str) -> str:
-    """What a preset is for, in a line."""
+    """Returns the description of a preset, one line."""
     with (FOLDER / f"{name}.toml").open(encoding="utf-8") as file:
         return file.readline().removeprefix("#").strip()

@@ -1,7 +1,7 @@
-"""Whether two runs made the same: what their artifacts hold, where the bytes of files may differ and mean the same.
+"""Compares the artifacts of two runs by their content, because equal content can have different bytes.
 
-Bytes differ for reasons that nobody learns from: Beam writes records in any order, protocol buffers the entries of a
-map, a SavedModel's graph has numbers in the names of its functions, and there are dates and times.
+Bytes differ for reasons that do not matter: Beam writes records in any order, protocol buffers write the entries of a
+map in any order, the names of functions in a SavedModel's graph contain numbers, and files contain dates and times.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from data.dataset.tfrecords import read_tfrecords
 from trainer_module.features import VOCABULARY
 
 SAME, OTHER, GONE = "same", "other", "gone"
-# Splits, arrays and scores that are named among those that are other.
+# Maximum number of differing files and scores that are named.
 NAMED = 3
-# Of either run, by component and name of the output.
+# Folders of a run's artifacts, by component and output name.
 Folders = Mapping[tuple[str, str], Path]
 
 
 class Compared(NamedTuple):
-    """What two runs made of the same kind."""
+    """The result of comparing an artifact of two runs."""
 
     component: str
     what: str
-    verdict: str  # SAME, OTHER, or GONE where one of them is not there
+    verdict: str  # SAME, OTHER, or GONE if the files of a run are missing
     detail: str
 
 
 def compare(first: Folders, second: Folders) -> Iterator[Compared]:
-    """Compares what the first run made with what the second did, in the order in which it is made.
+    """Compares the artifacts of two runs, in the order of the pipeline.
 
     Args:
-        first, second: folders of the artifacts; what the first does not have is left out.
+        first, second: folders of the artifacts; artifacts that the first run lacks are left out.
     """
     for (component, output), comparisons in _COMPARISONS.items():
         for what, comparison in comparisons.items():
@@ -55,7 +55,7 @@ def compare(first: Folders, second: Folders) -> Iterator[Compared]:
 
 
 def records(first: Path, second: Path) -> tuple[bool, str]:
-    """TFRecords of tf.train.Example by split: the same ones equally often, in any order."""
+    """Compares TFRecords of tf.train.Example by split, ignoring their order."""
     return _splits(first, second, lambda folder: Counter(_records(folder)), "record")
 
 
@@ -71,12 +71,12 @@ def _records(folder: Path) -> Iterator[bytes]:
 def _splits(first: Path, second: Path, read: Callable[[Path], Counter[bytes]], noun: str) -> tuple[bool, str]:
     problems, total = [], 0
     for split in SPLITS:
-        found = [
+        one, other = (
             read(path) if (path := folder / f"Split-{split}").is_dir() else Counter() for folder in (first, second)
-        ]
-        total += found[0].total()
-        if found[0] != found[1]:
-            problems.append(f"{(found[0] - found[1]).total():,} of {found[0].total():,} of {split}")
+        )
+        total += one.total()
+        if one != other:
+            problems.append(f"{(one - other).total():,} of {one.total():,} of {split}")
     if problems:
         return False, f"other {noun}s: {', '.join(problems)}"
     return True, f"{total:,} {noun}s" + ("" if _bytes(first, second)[0] else ", in another order or encoding")
@@ -109,7 +109,7 @@ def _vocabulary(first: Path, second: Path) -> tuple[bool, str]:
 
 
 def weights(first: Path, second: Path) -> tuple[bool, str]:
-    """Variables of two SavedModels in Model artifacts, bit for bit; else by how much they differ."""
+    """Compares the variables of the SavedModels in two Model artifacts, bit for bit; says by how much they differ."""
     one, other = (_variables(folder / SERVING) for folder in (first, second))
     if {name: array.shape for name, array in one.items()} != {name: array.shape for name, array in other.items()}:
         return False, f"{len(one)} arrays and {len(other)}, of other names or shapes"

@@ -1,4 +1,4 @@
-"""`im2latex reproduce`: runs a recorded run again, elsewhere, and says whether it came to the same."""
+"""The command `im2latex reproduce`: repeats a recorded run in another workspace, and compares the results."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from trainer_module.config.training import PRECISION
 if TYPE_CHECKING:
     from ml_metadata import MetadataStore
 
-# Exit status; 1 is an error, as everywhere.
+# Exit status if the results differ; 1 is an error, as in all commands.
 DIFFERS = 4
 DIGITS = 12
 
 
 class Recorded(NamedTuple):
-    """A run, as ML Metadata has it."""
+    """A run that is recorded in ML Metadata."""
 
     id: str
     properties: Mapping[str, Any]  # see pipeline.running.record
-    components: Sequence[str]  # that did their work, in their order
+    components: Sequence[str]  # components that succeeded, in the order of the pipeline
     outputs: Mapping[tuple[str, str], Artifact]
 
 
 class Circumstance(NamedTuple):
-    """Something that a run was run with."""
+    """A condition of a run, such as a knob or the version of a package: its value then and now."""
 
     name: str
     recorded: str
@@ -68,22 +68,23 @@ def reproduce(
     as_json: bool = False,
     connection: str | None = None,
 ) -> int:
-    """Runs a run again and prints how it compares.
+    """Repeats a run and prints the comparison.
 
     Args:
-        beginning: of the run's id; None takes the last run.
-        out: folder for the workspace that it is run in, new or empty; None takes one that is removed at the end.
-        settings: knobs that are to be other than they were, as `section.knob=value`.
-        last: component to end with; None goes as far as the recorded run did.
-        allow_changed_data: with other data too.
-        as_json: print an object in place of the tables; how the run goes is then told on standard error.
-        connection: as for `pipeline.lineage.store.read`.
+        beginning: id of the run, or the beginning of it; None for the last run.
+        out: new or empty folder for the workspace; None for a temporary one.
+        settings: knobs to change, as `section.knob=value`.
+        last: last component to run; None for the last one of the recorded run.
+        allow_changed_data: continue if the data has changed since.
+        as_json: print JSON instead of the tables; progress is then printed on stderr.
+        connection: as in `pipeline.lineage.store.read`.
 
     Returns:
-        0 when it came to the same, else DIFFERS.
+        The exit status: 0 if the results are the same, else DIFFERS.
 
     Raises:
-        UserError: there is no such run, it stored too little, its data is other or gone, or the run failed.
+        UserError: the run does not exist or was recorded without its configuration, its data is gone or has changed, or
+            the new run failed.
     """
     home, last = Workspace.from_environment(), named_component(last, "--to")
     recorded = read(home, lambda store: _recorded(store, choose_run(run_ids(store), beginning, home)), connection)
@@ -138,7 +139,7 @@ def _config(recorded: Recorded, settings: Sequence[str]) -> Config:
     if not recorded.components:
         raise UserError(f"run {recorded.id} made nothing that could be compared; `im2latex lineage runs` lists runs")
     knobs = json.loads(recorded.properties["config"])
-    if knobs["data.source"] != SYNTHETIC:  # which may have been given as seen from another folder
+    if knobs["data.source"] != SYNTHETIC:  # the knob may be a relative path; the recorded one is absolute
         knobs["data.source"] = recorded.properties["data"]
     if chosen := _precision(recorded, knobs):
         knobs["training.precision"] = chosen
@@ -151,7 +152,7 @@ def _config(recorded: Recorded, settings: Sequence[str]) -> Config:
 
 
 def _precision(recorded: Recorded, knobs: Mapping[str, Any]) -> str:
-    """What `training.precision = "auto"` chose by the clock, "" where it is not known."""
+    """Returns the precision that `training.precision = "auto"` chose by timing; "" if unknown, or not "auto"."""
     model_run = recorded.outputs.get(("Trainer", "model_run"))
     if knobs.get("training.precision") != "auto" or model_run is None:
         return ""
@@ -167,49 +168,55 @@ def _last(recorded: Recorded, last: str | None) -> str | None:
 
 
 def _folders(run: Recorded, last: str | None) -> Folders:
-    wanted = COMPONENTS[: COMPONENTS.index(last) + 1] if last else COMPONENTS
-    return {key: Path(artifact.uri) for key, artifact in run.outputs.items() if key[0] in wanted}
+    components = COMPONENTS[: COMPONENTS.index(last) + 1] if last else COMPONENTS
+    return {key: Path(artifact.uri) for key, artifact in run.outputs.items() if key[0] in components}
 
 
-# --- The same circumstances -------------------------------------------------------------------------------------------
+# --- The same conditions ----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def _workspace(out: Path | None, home: Workspace) -> Iterator[Workspace]:
-    """The workspace to run in, never one that holds something."""
+    """Yields the workspace to run in, which is empty: a temporary one if `out` is None."""
     if out is None:
-        made = Workspace(Path(tempfile.mkdtemp(prefix="im2latex-")))
-        stays = False
+        workspace = Workspace(Path(tempfile.mkdtemp(prefix="im2latex-")))
+        keep = False
         try:
-            yield made
+            yield workspace
         except UserError:
-            stays = made.logs.exists()  # the sentence names the log
+            keep = workspace.logs.exists()  # the error message refers to the log
             raise
         finally:
-            if not stays:
-                shutil.rmtree(made.home)
+            if not keep:
+                shutil.rmtree(workspace.home)
         return
-    made = Workspace(out.expanduser().absolute())
-    if made.home == home.home or made.home.exists() and (not made.home.is_dir() or any(made.home.iterdir())):
-        raise UserError(f"--out: {made.home} exists already and is not empty; choose another folder")
-    made.home.mkdir(parents=True, exist_ok=True)
-    yield made
+    workspace = Workspace(out.expanduser().absolute())
+    if (
+        workspace.home == home.home
+        or workspace.home.exists()
+        and (not workspace.home.is_dir() or any(workspace.home.iterdir()))
+    ):
+        raise UserError(f"--out: {workspace.home} exists already and is not empty; choose another folder")
+    workspace.home.mkdir(parents=True, exist_ok=True)
+    yield workspace
 
 
 @contextlib.contextmanager
 def _as_recorded(properties: Mapping[str, Any]) -> Iterator[None]:
-    """Lets this process and its children compute as the run did: on no more cores, with its variables, without a GPU if
-    it had none."""
+    """Makes this process and its children compute as the recorded run did.
+
+    They use at most as many cores, the same environment variables, and no GPU if the run had none.
+    """
     hardware = json.loads(properties.get("hardware", "{}"))
     cores = os.sched_getaffinity(0)
     before = {name: os.environ.get(name) for name in VARIABLES}
-    wanted: Mapping[str, str | None] = before
+    variables: Mapping[str, str | None] = before
     if "environment" in properties:
-        wanted = dict.fromkeys(VARIABLES) | json.loads(properties["environment"])
+        variables = dict.fromkeys(VARIABLES) | json.loads(properties["environment"])
     if not hardware.get("gpus", True) and gpus():
-        wanted = {**wanted, "CUDA_VISIBLE_DEVICES": "-1"}
+        variables = {**variables, "CUDA_VISIBLE_DEVICES": "-1"}
     try:
-        _set(wanted)
+        _set(variables)
         os.sched_setaffinity(0, sorted(cores)[: hardware.get("cores", len(cores))])
         yield
     finally:
@@ -226,18 +233,21 @@ def _set(variables: Mapping[str, str | None]) -> None:
 
 
 def _with_data(config: Config, recorded: Recorded, workspace: Workspace) -> Config:
-    """The configuration with the run's data: synthetic formulas are drawn again, and taken from where they were if this
-    code draws others; unless others were asked for."""
+    """Prepares the data, and returns the configuration that uses it.
+
+    Synthetic formulas are drawn again. If this code draws other formulas than the recorded run, the run's own folder is
+    used, if it still exists. If `--set` changed the section `data`, the changed data is used.
+    """
     folder = prepare_examples(config.data, workspace)
     if config.data != _config(recorded, ()).data:
         return config
-    place = Path(recorded.properties["data"])
-    wanted = recorded.properties["data_fingerprint"]
-    if config.data.source != SYNTHETIC or fingerprint_of(folder) == wanted:
+    original = Path(recorded.properties["data"])
+    fingerprint = recorded.properties["data_fingerprint"]
+    if config.data.source != SYNTHETIC or fingerprint_of(folder) == fingerprint:
         return config
-    if not place.is_dir() or fingerprint_of(place) != wanted:
+    if not original.is_dir() or fingerprint_of(original) != fingerprint:
         return config
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(place)))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, source=str(original)))
 
 
 def _refuse_other_data(recorded: Recorded, here: Mapping[str, Any], allow_changed_data: bool) -> None:
@@ -251,7 +261,7 @@ def _refuse_other_data(recorded: Recorded, here: Mapping[str, Any], allow_change
 
 
 def _let_serve(recorded: Recorded, workspace: Workspace, name: str) -> None:
-    """Puts the model that the run was compared with where Baseline looks for it."""
+    """Copies the recorded run's baseline to the serving folder, where Baseline finds it."""
     baseline = recorded.outputs.get(("Baseline", "baseline"))
     version = baseline.properties.get(SERVING_VERSION) if baseline else ""
     if baseline and version and Path(baseline.uri, SERVING).is_dir():
@@ -259,7 +269,7 @@ def _let_serve(recorded: Recorded, workspace: Workspace, name: str) -> None:
 
 
 def _circumstances(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Circumstance]:
-    """What a run was run with, and what it is run with here; what was not stored is left out."""
+    """Yields the conditions of the recorded run and of the new one; conditions that were not recorded are left out."""
     yield Circumstance("data", *(str(properties["data_fingerprint"])[:DIGITS] for properties in (recorded, here)))
     if "start_fingerprint" in recorded:
         starts = (str(properties.get("start_fingerprint", "none"))[:DIGITS] for properties in (recorded, here))
@@ -272,10 +282,10 @@ def _circumstances(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iter
     if "python" in recorded:
         yield Circumstance("Python", recorded["python"], here["python"])
     yield from _packages(json.loads(recorded.get("packages", "{}")), json.loads(here["packages"]))
-    hardware, found = json.loads(recorded.get("hardware", "{}")), json.loads(here["hardware"])
+    hardware, current = json.loads(recorded.get("hardware", "{}")), json.loads(here["hardware"])
     for name in ("processor", "cores", "gpus"):
         if name in hardware:
-            yield Circumstance(name, *(_words(machine[name]) for machine in (hardware, found)))
+            yield Circumstance(name, *(_words(machine[name]) for machine in (hardware, current)))
     if "environment" in recorded:
         yield Circumstance(
             "variables", *(_words(json.loads(properties["environment"])) for properties in (recorded, here))
@@ -283,15 +293,16 @@ def _circumstances(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iter
 
 
 def _knobs(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Circumstance]:
-    """A line for each knob that is other, or one for all of them."""
+    """Yields a line for each knob that differs, or one for the whole configuration if none does."""
     before, now = (json.loads(properties["config"]) for properties in (recorded, here))
-    if before["data.source"] != SYNTHETIC:  # its fingerprint says more
+    if before["data.source"] != SYNTHETIC:  # the fingerprint is compared instead
         before["data.source"] = now["data.source"]
     other = [name for name in now if before.get(name) != now[name]]
     for name in other:
         yield Circumstance(name, json.dumps(before.get(name)), json.dumps(now[name]))
     if not other:
-        yield Circumstance("configuration", *(str(of["config_sha256"])[:DIGITS] for of in (recorded, here)))
+        digests = (str(properties["config_sha256"])[:DIGITS] for properties in (recorded, here))
+        yield Circumstance("configuration", *digests)
 
 
 def _commit(properties: Mapping[str, Any]) -> str:
@@ -300,7 +311,7 @@ def _commit(properties: Mapping[str, Any]) -> str:
 
 
 def _packages(recorded: Mapping[str, str], here: Mapping[str, str]) -> Iterator[Circumstance]:
-    """A line for those that are the same, and one for each that is other; the project's own is the code above."""
+    """Yields one line for all packages with the same version, and one for each other package."""
     names = [name for name in {**recorded, **here} if name != "im2latex"] if recorded else []
     same = [name for name in names if recorded.get(name) == here.get(name)]
     if same:
@@ -312,11 +323,11 @@ def _packages(recorded: Mapping[str, str], here: Mapping[str, str]) -> Iterator[
 
 def _words(value: Any) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={of}" for name, of in sorted(value.items())) or "none"
+        return ", ".join(f"{name}={text}" for name, text in sorted(value.items())) or "none"
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-# --- What is shown ---------------------------------------------------------------------------------------------------
+# --- Output ----------------------------------------------------------------------------------------------------------
 
 
 def _circumstance_table(circumstances: Sequence[Circumstance]) -> Table:

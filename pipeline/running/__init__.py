@@ -1,1 +1,1 @@
-"""Runs the pipeline on this machine: its process, its data, its progress and its result."""
+"""Runs the pipeline on this machine: starts its process, prepares its data, shows its progress and result."""

@@ -1,4 +1,4 @@
-"""What Beam is told: the arguments of every runner, put together from the configuration in one place."""
+"""Derives Beam's arguments for every runner from the configuration."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SECONDS_TO_ANSWER = 10
 
 
 def beam_arguments(config: BeamConfig) -> list[str]:
-    """Beam's arguments for every component; those of single ones (`config.by_component`) go behind them.
+    """Returns Beam's arguments for all components; those in `config.by_component` are appended for single components.
 
-    What they say is part of each Beam component's cache key, so another runner makes its steps again.
+    The arguments are part of the cache keys of the components on Beam, so these run again with another runner.
     """
     by_runner = {
-        # Newer Beams answer DirectRunner by downloading a binary; this one runs in the process.
+        # Not DirectRunner: newer versions of Beam download a binary for it. FnApiRunner runs in the process.
         "local": ["--runner=FnApiRunner"],
         "multi_processing": [
             "--runner=FnApiRunner",
             "--direct_running_mode=multi_processing",
-            f"--direct_num_workers={config.workers}",  # 0 is every core
+            f"--direct_num_workers={config.workers}",  # 0 uses every core
         ],
         "flink": ["--runner=FlinkRunner", *_flink(config), *_job_server(config), *_workers(config)],
         "spark": [
@@ -42,21 +42,21 @@ def beam_arguments(config: BeamConfig) -> list[str]:
     arguments = by_runner[config.runner]
     if config.runner == "dataflow" and config.workers:
         arguments.append(f"--max_num_workers={config.workers}")
-    # Where nothing is named TFX packs all of itself at every step, 2 s each, which no worker of ours needs. From this
-    # file a package is built only for workers that are sent one: a pool's.
+    # Without a setup file, TFX builds a package of itself at every step (2 s), which no worker needs. With this file, a
+    # package is built only for workers that need one: those of a worker pool.
     if SETUP.exists() and not any(argument.startswith("--sdk_container_image=") for argument in arguments):
         arguments.append(f"--setup_file={SETUP}")
     return [*arguments, *config.arguments]
 
 
 def check_engine(config: BeamConfig) -> str:
-    """Sees to it that the engine can be reached from this machine, before any work is begun.
+    """Checks that the Beam engine can be reached from this machine, before the run starts.
 
     Returns:
-        What it is and the page to watch it on, for people; empty for runners in this process.
+        A description of the engine with the address of its web page; "" for runners on this machine.
 
     Raises:
-        UserError: something that the engine needs is not there.
+        UserError: the engine cannot be reached, or lacks something that it needs.
     """
     if config.runner == "dataflow":
         raise UserError(
@@ -87,10 +87,10 @@ def _job_server(config: BeamConfig) -> Iterator[str]:
 
 
 def _workers(config: BeamConfig) -> list[str]:
-    """Where Flink and Spark find the Python that does the work.
+    """Returns the arguments that say where Flink and Spark run Python code.
 
-    Without anything set it is this process, which has everything but is one. Beam's PROCESS environment is not
-    offered: it starts a program that is only in Beam's images, where DOCKER and EXTERNAL do the same.
+    By default it runs in this process, which has all packages but is a single process. Beam's PROCESS environment is
+    not offered: it starts a program that exists only in Beam's images, where DOCKER and EXTERNAL do the same.
     """
     if config.worker_image:
         image = config.worker_image
@@ -109,7 +109,7 @@ def _check_job_server(config: BeamConfig) -> None:
         host, _, port = config.job_server.rstrip("/").rpartition(":")
         try:
             socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
-        except OSError as error:  # Beam would wait for it for five minutes
+        except OSError as error:  # checked here, because Beam would wait for five minutes
             raise UserError(f"there is no job server at {config.job_server} (beam.job_server): {error}") from None
     elif shutil.which("java") is None:
         raise UserError(
@@ -147,7 +147,7 @@ def _flink_cluster(config: BeamConfig) -> str:
 
 
 def _refuse_other_version(config: BeamConfig, line: str) -> None:
-    """Refuses a cluster that the job server, which Beam fetches, does not speak to."""
+    """Raises an error if Beam's job server does not support the cluster's version of Flink."""
     from apache_beam.options.pipeline_options import FlinkRunnerOptions
 
     published = FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS

@@ -1,4 +1,4 @@
-"""The folder of TFRecords a run reads: a person's own, or synthetic formulas made when they are first needed."""
+"""Prepares the folder of TFRecords for a run: the user's own, or synthetic formulas, which are drawn once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.workspace import Workspace
 
 
 def examples_folder(config: DataConfig, workspace: Workspace) -> Path:
-    """Where the examples are, or will be: for synthetic ones, a folder named by all that decides their bytes."""
+    """Returns the folder of the examples; the name of a synthetic one depends on the settings and on the code."""
     if config.source != SYNTHETIC:
         return Path(config.source).expanduser().absolute()
     code = fingerprint(REPOSITORY, files_of([data.pictures.synthetic.__name__]))
@@ -29,15 +29,15 @@ def prepare_examples(
     workspace: Workspace,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """The folder of examples, made first when they are synthetic and not there.
+    """Returns the folder of the examples; draws synthetic examples if they do not exist yet.
 
     Args:
         config: the section `data`.
-        workspace: where synthetic examples are kept.
+        workspace: workspace for synthetic examples.
         progress: called with the number of formulas drawn since the last call.
 
     Raises:
-        UserError: a person's folder that is missing or lacks a split.
+        UserError: the user's folder is missing or lacks a split.
     """
     folder = examples_folder(config, workspace)
     if config.source == SYNTHETIC:

@@ -1,4 +1,4 @@
-"""`im2latex run`: starts the pipeline's process, shows how it goes, and sums up what came of it."""
+"""The command `im2latex run`: starts the pipeline's process, shows its progress, and prints a summary."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from pipeline.workspace import Workspace
 from trainer_module.config.training import TERMINAL
 
 NOT_BLESSED = 3
-# Between asking a process to stop and stopping it.
+# Time between SIGTERM and SIGKILL.
 GRACE_SECONDS = 15
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\x08")
 
@@ -52,19 +52,18 @@ def run_pipeline(
     """Runs the pipeline, or from the component `first` to the component `last`.
 
     Args:
-        config: every knob.
-        first, last: components; None takes the pipeline's.
-        cache: reuse what was made from the same inputs, settings and code.
-        workspace: None takes that of the environment.
-        console: where to show how it goes; None takes standard output.
-        summary: whether to show what came of it, and where that lies.
+        config: the configuration.
+        first, last: first and last component to run; None for those of the pipeline.
+        cache: whether to reuse outputs that were made from the same inputs, settings and code.
+        workspace: the workspace; None for that of the environment.
+        console: console for the progress; None for stdout.
+        summary: whether to print the summary.
 
     Returns:
-        0 when it was run to the end and, if the Evaluator took part, the model is good enough and was not withdrawn;
-        else 3.
+        The exit status: 3 if the model was not blessed or is a withdrawn one, else 0.
 
     Raises:
-        UserError: the run failed; the sentence names the component, the cause and the log.
+        UserError: the run failed; the message names the component, the cause and the log.
     """
     first, last = named_component(first, "--from"), named_component(last, "--to")
     workspace = workspace or Workspace.from_environment()
@@ -95,7 +94,7 @@ def _run(
 ) -> int:
     started = time.monotonic()
     workspace.logs.mkdir(parents=True, exist_ok=True)
-    # The pipeline's process inherits the lock, so that it is held until that has ended too.
+    # The pipeline's process inherits the lock, so it is released only when both processes have ended.
     with workspace.lock() as lock:
         _remove_unfinished(workspace)
         if engine := check_engine(config.beam):
@@ -111,10 +110,10 @@ def _run(
 
 
 def named_component(name: str | None, option: str) -> str | None:
-    """The component that a person names.
+    """Returns the component with a name, ignoring case; None for None.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no such component.
     """
     if name is None or name in COMPONENTS:
         return name
@@ -127,7 +126,7 @@ def named_component(name: str | None, option: str) -> str | None:
 
 
 def _draw_examples(config: Config, workspace: Workspace, console: Console) -> None:
-    """Makes sure of the examples, and shows how far it is while synthetic ones are drawn."""
+    """Prepares the examples, with a progress bar while synthetic ones are drawn."""
     folder = examples_folder(config.data, workspace)
     if config.data.source != SYNTHETIC or folder.exists():
         prepare_examples(config.data, workspace)
@@ -140,17 +139,17 @@ def _draw_examples(config: Config, workspace: Workspace, console: Console) -> No
 
 
 def _remove_unfinished(workspace: Workspace) -> None:
-    """Removes what killed runs left, but for what ML Metadata knows of, which the pipeline's process repairs."""
+    """Removes leftovers of killed runs, except those recorded in ML Metadata, which the pipeline's process repairs."""
     shutil.rmtree(workspace.temporary, ignore_errors=True)
     workspace.temporary.mkdir(exist_ok=True)
     remove_unfinished(workspace.data)
 
 
 def _keep_settings(config: Config, workspace: Workspace) -> Path:
-    """Writes the configuration of a run to a new file, named by the time; the run's log is to lie beside it."""
+    """Writes the configuration of a run to a new file, named by the time; the log gets the same name."""
     stem, number = workspace.logs / time.strftime("run-%Y%m%d-%H%M%S"), 1
     file = stem.with_suffix(".toml")
-    # The clock may have been set back, and a run may begin in the second in which another was killed.
+    # The name may exist: the clock may have been set back, or another run may have started in the same second.
     while file.exists():
         number += 1
         file = stem.with_name(f"{stem.name}-{number}.toml")
@@ -199,8 +198,8 @@ def _follow(
     view.clear()
     if view.error:
         raise UserError(f"{view.error} (the full log is {log})")
-    # The result comes last of all: what a process that has told it ends with (gRPC aborts at times when Python ends
-    # below its threads) is in the log, and changes nothing.
+    # The result is the last event. If the process crashes after it (gRPC sometimes aborts at Python's exit while its
+    # threads run), the run has still succeeded; the crash is in the log.
     if view.result is None:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
         place = f"{view.running}: " if view.running else ""
@@ -211,7 +210,7 @@ def _follow(
 
 
 def _watch(readers: dict[Any, Any], tick: Any) -> None:
-    """Hands what can be read from each file to its function until all are at their end."""
+    """Reads from several files, and passes each chunk to the file's function, until all files are at their end."""
     with selectors.DefaultSelector() as selector:
         for file, handle in readers.items():
             selector.register(file, selectors.EVENT_READ, handle)
@@ -226,7 +225,7 @@ def _watch(readers: dict[Any, Any], tick: Any) -> None:
 
 
 def _stop(child: subprocess.Popen) -> None:
-    """Ends the pipeline's process, which got a Ctrl-C of the terminal as well."""
+    """Stops the pipeline's process, which gets the terminal's Ctrl-C too."""
     child.terminate()
     try:
         child.wait(GRACE_SECONDS)
@@ -236,7 +235,7 @@ def _stop(child: subprocess.Popen) -> None:
 
 
 class _View:
-    """What the terminal shows of a run: a line for each component, and the training as it shows itself."""
+    """Shows a run on the terminal: a line for each component, and the output of the training."""
 
     def __init__(self, console: Console, log: IO[bytes]) -> None:
         self.running = ""
@@ -250,7 +249,7 @@ class _View:
         self._shows_status = False
 
     def event(self, chunk: bytes) -> None:
-        """Takes JSON lines, see `pipeline.running.process`."""
+        """Handles a chunk of JSON lines, see `pipeline.running.process`."""
         *lines, self._events = (self._events + chunk).split(b"\n")
         for line in lines:
             event = json.loads(line)
@@ -271,7 +270,7 @@ class _View:
                 self.running = ""
 
     def output(self, chunk: bytes) -> None:
-        """Takes the process's standard output: into the log, and while training to the terminal."""
+        """Handles a chunk of the process's stdout: writes it to the log and, during training, to the terminal."""
         training = self.running == "Trainer"
         if training and self._console.is_terminal:
             self.clear()
@@ -279,7 +278,7 @@ class _View:
             self._console.file.flush()
         *lines, self._line = (self._line + chunk).split(b"\n")
         for line in lines:
-            # Keras rewrites its line with carriage returns; what counts is what was left standing.
+            # Keras overwrites its line with carriage returns; only the last state goes into the log.
             text = _TERMINAL_CODES.sub("", line.decode(errors="replace")).rsplit("\r", 1)[-1]
             self._log.write(f"{text}\n".encode())
             if training and not self._console.is_terminal:
@@ -287,14 +286,14 @@ class _View:
         self._log.flush()
 
     def tick(self) -> None:
-        """Shows what is running and for how long; not while training, which shows itself."""
+        """Shows the running component and its duration; not during training, which has its own progress."""
         if self._console.is_terminal and self.running and self.running != "Trainer":
             self._console.file.write(f"\r\x1b[2K{self.running:<18} {duration(time.monotonic() - self._since)} …")
             self._console.file.flush()
             self._shows_status = True
 
     def clear(self) -> None:
-        """Takes the status line away."""
+        """Removes the status line."""
         if self._shows_status:
             self._console.file.write("\r\x1b[2K")
             self._shows_status = False
@@ -305,10 +304,10 @@ def _line(console: Console, component: str, taken: str, text: str) -> None:
 
 
 def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console) -> None:
-    """The table at the end of a run."""
+    """Prints the table at the end of a run."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column()
-    table.add_column(overflow="fold")  # paths are long, and needed whole
+    table.add_column(overflow="fold")  # do not cut long paths
     if result["examples"]:
         table.add_row("examples", ", ".join(f"{count:,} {split}" for split, count in result["examples"].items()))
     if result["vocabulary"] is not None:

@@ -1,12 +1,12 @@
-"""Runs the pipeline in a process of its own and tells the `im2latex` command how it goes, as JSON lines.
+"""Runs the pipeline in its own process, and reports its progress to the `im2latex` command as JSON lines.
 
-TFX, Beam and TensorFlow write much, partly from C++ past Python's logging: in a process of their
-own all of it goes where the parent says. Lines on the events descriptor:
+TFX, Beam and TensorFlow print many messages, some of them from C++, which Python's logging cannot redirect. In its own
+process, all output goes where the parent directs it. The lines on the file descriptor for events:
 
-    {"repaired": 1}                       executions that killed runs left running, where there were any
+    {"repaired": 1}                       number of executions left running by killed runs, if there are any
     {"component": "Trainer", "state": "running"}
     {"component": "Trainer", "state": "done", "seconds": 242.1, "cached": false, "detail": ""}
-    {"result": {...}}                     the fields of results.Result, at the end of a good run
+    {"result": {...}}                     the fields of results.Result, at the end of a successful run
     {"error": "...", "component": "..."}  one sentence; the traceback is in the log
 """
 
@@ -49,15 +49,15 @@ PR_SET_PDEATHSIG = 1
 
 
 class ReportingRunner(RecordingRunner):
-    """LocalDagRunner, started once for each component with the others skipped, and a report before and after."""
+    """A LocalDagRunner that runs the components one by one, and reports before and after each."""
 
     def __init__(
         self, store: metadata_store_pb2.ConnectionConfig, record: Mapping[str, str | int], report: Report
     ) -> None:
         """
         Args:
-            store: the pipeline's ML Metadata; it is not kept open while a component writes to it.
-            record: what is stored with the run.
+            store: the pipeline's ML Metadata; it is not open while a component writes to it.
+            record: properties to store with the run.
             report: called with each event.
         """
         super().__init__(store, record)
@@ -67,8 +67,8 @@ class ReportingRunner(RecordingRunner):
         """Runs the compiled pipeline, or the part of it in `run_options`.
 
         Raises:
-            RuntimeError: a component had to be left out, which LocalDagRunner would only log.
-            UserError: no run has made what the part of it needs.
+            RuntimeError: a component was skipped because its inputs are missing, which LocalDagRunner only logs.
+            UserError: no earlier run has the outputs that the part needs.
         """
         if run_options and run_options.partial_run.from_nodes:
             settings = run_options.partial_run.snapshot_settings
@@ -115,9 +115,9 @@ class ReportingRunner(RecordingRunner):
         self._report({"result": dataclasses.asdict(result)})
 
     def _base(self, pipeline: pipeline_pb2.Pipeline, first: str) -> str:
-        """The newest run in which all that comes before a component is done.
+        """Returns the newest run in which all components before `first` are done.
 
-        TFX takes the latest by the clock, which may have been set back, even one that was killed before it came so far.
+        TFX chooses the latest run by time, which is wrong if the clock was set back, or if that run was killed earlier.
         """
         names = [node.pipeline_node.node_info.id for node in pipeline.nodes]
         needed = set(names[: names.index(first)])
@@ -130,7 +130,7 @@ class ReportingRunner(RecordingRunner):
 
 
 def main() -> int:
-    """Runs what the arguments say; 0 when every component is done, else 1."""
+    """Runs the pipeline. Returns the exit status: 0 if every component is done, else 1."""
     parser = argparse.ArgumentParser(description="Runs the pipeline and reports events.")
     parser.add_argument("config", help="TOML file")
     parser.add_argument("--events", type=int, required=True, help="file descriptor for the JSON lines")
@@ -145,7 +145,7 @@ def main() -> int:
         running = event.get("component", running)
         os.write(arguments.events, (json.dumps(event) + "\n").encode())
 
-    # With the command, which shows what happens here, this process ends too, so that the next run can begin.
+    # If the parent dies, the kernel kills this process, so that it does not block the next run.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     absl_logging.set_verbosity(absl_logging.INFO)
     logging.basicConfig()
@@ -157,9 +157,9 @@ def main() -> int:
             report({"repaired": repaired})
         runner = ReportingRunner(pipeline.metadata_connection_config, describe(config, workspace), report)
         runner.run(pipeline, run_options=_run_options(arguments.from_node, arguments.to_node))
-    except Exception as error:  # whatever it is, the parent must hear of it
+    except Exception as error:  # any error must be reported to the parent
         report({"error": _sentence(error), "component": running})
-        traceback.print_exc()  # behind it: the log may lie on a disk that is full
+        traceback.print_exc()  # after the report, because the log may be on a full disk
         return 1
     return 0
 
@@ -171,7 +171,7 @@ def _run_options(first: str | None, last: str | None) -> RunOptions | None:
 
 
 def _sentence(error: Exception) -> str:
-    """The cause in one line: a UserError speaks for itself, a disk or a lock has words here, else there is a type."""
+    """Returns the error as one line: a UserError's message, a storage error in plain words, else type and message."""
     if not isinstance(error, UserError) and (said := storage_error(error, Workspace.from_environment().home)):
         return said
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,19 +1,19 @@
-"""What a run stores of itself when it begins, so that a run that is killed has it too: with what it was run.
+"""Records the conditions of a run when it starts, so that killed runs have them too.
 
-Properties of the run's context in ML Metadata:
+These are properties of the run's context in ML Metadata:
 
-    config            every knob and its value, as JSON; those of the section `metadata` are left out
-    config_sha256     of that text
-    code_commit       of the checkout; missing where the code is in none
-    code_changed      1 where files differ from that commit, else 0
-    code_sha256       of the code's files
-    python, packages  versions; the packages' as JSON
+    config            every knob and its value, as JSON, without the section `metadata`
+    config_sha256     SHA-256 of that text
+    code_commit       commit of the checkout; missing if the code is not in one
+    code_changed      1 if files differ from that commit, else 0
+    code_sha256       SHA-256 of the code's files
+    python, packages  versions; those of the packages as JSON
     data              folder of the TFRecords
-    data_fingerprint  SHA-256 over their names and bytes
-    start_fingerprint the same of the model that the training starts from, where there is one
+    data_fingerprint  SHA-256 of their names and bytes
+    start_fingerprint the same for the model that the training starts from, if there is one
     hardware          processor, cores, memory in GiB, GPUs, as JSON
-    environment       variables that decide how is computed, as JSON
-    host, workspace   where it ran
+    environment       environment variables that affect computations, as JSON
+    host, workspace   machine and workspace of the run
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pipeline.sources import all_files, fingerprint
 from pipeline.workspace import Workspace
 from trainer_module import reader
 
-# Environment variables that decide by which operations, in which order, something is computed.
+# Environment variables that affect which operations are used for a computation, and their order.
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "DNNL_MAX_CPU_ISA", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA", "TF_CUDNN_DETERMINISTIC", "TF_DETERMINISTIC_OPS", "TF_ENABLE_ONEDNN_OPTS",
@@ -43,7 +43,7 @@ VARIABLES = (
 
 
 def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
-    """What is to be stored of a run that begins now; its examples are there already."""
+    """Returns the properties of a run that starts now; its examples must exist."""
     knobs = {knob: value for knob, value, _ in flatten(config) if not knob.startswith("metadata.")}
     text = json.dumps(knobs, sort_keys=True)
     folder = examples_folder(config.data, workspace)
@@ -65,7 +65,7 @@ def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
 
 
 def fingerprint_of(data: Path) -> str:
-    """SHA-256 over the names and bytes of the TFRecords in a folder of splits."""
+    """Returns the SHA-256 of the names and bytes of the TFRecords in a folder of splits."""
     return fingerprint(data, sorted(data.glob("*/*")))
 
 
@@ -77,14 +77,14 @@ def _start(folder: str) -> dict[str, str | int]:
 
 
 def _commit(checkout: Path) -> dict[str, str | int]:
-    """The commit of a checkout, and whether files differ from it."""
+    """Returns the commit of a checkout, and whether files differ from it; {} if it is not a checkout."""
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(checkout), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        # An environment may lie in a checkout of something else.
+        # If the package is installed, its folder may be inside a checkout of another project.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout.resolve():
             return {}
         return {"code_commit": git("rev-parse", "HEAD"), "code_changed": int(bool(git("status", "--porcelain")))}
@@ -93,7 +93,7 @@ def _commit(checkout: Path) -> dict[str, str | int]:
 
 
 def _packages() -> dict[str, str]:
-    # What setuptools brings for itself is on the path as soon as something has imported it.
+    # Leaves out the vendored packages of setuptools, which are on the path once it is imported.
     installed = (one for one in metadata.distributions() if Path(str(one.locate_file(""))).name != "_vendor")
     found = {distribution.metadata["Name"]: distribution.version for distribution in installed}
     return dict(sorted(found.items(), key=lambda package: package[0].lower()))
@@ -110,12 +110,12 @@ def _hardware() -> dict[str, object]:
 
 
 def gpus() -> list[str]:
-    """The names of the GPUs in this machine."""
+    """Returns the names of the GPUs of this machine."""
     cards = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     return [name for card in cards for name in _values(card, "Model")]
 
 
 def _values(file: Path, name: str) -> list[str]:
-    """What stands behind `name:` in the lines of a file of the kernel's."""
+    """Returns the values of the lines `name: value` in a file of the kernel."""
     lines = file.read_text("utf-8", errors="replace").splitlines() if file.exists() else []
     return [value.strip() for key, _, value in (line.partition(":") for line in lines) if key.strip() == name]

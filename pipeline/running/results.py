@@ -1,4 +1,4 @@
-"""What a run made, read from ML Metadata and the artifacts, the same for fresh and for cached components."""
+"""Reads the result of a run from its artifacts; executed and cached components are treated alike."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from pipeline.lineage.notes import count_examples, vocabulary_size
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to; a part is None when the run did not get to it."""
+    """The result of a run; a field is None if the run ended before it."""
 
     examples: dict[str, int] | None = None
     vocabulary: int | None = None
     metrics: dict[str, float] | None = None
-    pictures: str = ""  # how it reads other kinds of pictures
-    baseline: str = ""  # the serving version it was compared with
-    passed_over: str = ""  # newer versions that could not be compared with, and why
-    other_vocabulary: str = ""  # that it knows other tokens
+    pictures: str = ""  # scores on other kinds of pictures, as text
+    baseline: str = ""  # the serving version that it was compared with
+    passed_over: str = ""  # newer versions that cannot be used as the baseline, with reasons
+    other_vocabulary: str = ""  # note that the baseline has another vocabulary
     baseline_metrics: dict[str, float] = field(default_factory=dict)
     blessed: bool | None = None
-    reasons: tuple[str, ...] = ()  # why it was not blessed
-    serving_error: str = ""  # why a fresh process refused the model
-    seconds_per_image: float = 0.0  # of the median image there; 0 when it did not get to it
+    reasons: tuple[str, ...] = ()  # why the model was not blessed
+    serving_error: str = ""  # why ServingCheck refused the model
+    seconds_per_image: float = 0.0  # median in ServingCheck; 0 if it was not measured
     pushed: str | None = None  # folder of the pushed version
-    withdrawn: str = ""  # the version that it is a copy of and that was taken back, so that it was not pushed
+    withdrawn: str = ""  # the withdrawn version that the model is a copy of, so that it was not pushed
     report: str | None = None  # HTML file
 
 
 def read_result(outputs: Mapping[tuple[str, str], Output]) -> Result:
-    """What the done components of a run came to.
+    """Reads the result of a run from the artifacts of its finished components.
 
     Args:
-        outputs: their artifacts by component and name of the output, as `components.metadata.read_steps` has them.
+        outputs: artifacts by component and output name, from `components.metadata.read_steps`.
     """
     found: dict[str, Any] = {}
     if statistics := outputs.get(("StatisticsGen", "statistics")):
@@ -72,7 +72,7 @@ def read_result(outputs: Mapping[tuple[str, str], Output]) -> Result:
 
 
 def detail(component: str, result: Result) -> str:
-    """What one component added to a result, in a few words."""
+    """Describes what one component contributed to a result, in a few words."""
     match component:
         case "StatisticsGen":
             return " + ".join(f"{count:,} {split}" for split, count in (result.examples or {}).items()) + " examples"

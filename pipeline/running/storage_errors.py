@@ -1,6 +1,6 @@
-"""Disks that are full, places that cannot be written, a store that is locked: whatever they end as, in a sentence.
+"""Converts storage errors (full disk, missing write permission, locked database) to one sentence.
 
-Python, TensorFlow, Beam and SQLite each have words of their own for them, and wrap those of one another.
+Python, TensorFlow, Beam and SQLite report them with different exceptions, and wrap those of each other.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _PATH = re.compile(r"(?:^|[\s'\"=:;(])(/[^\s'\":;,)]+)")
 
 
 def storage_error(error: BaseException, home: Path) -> str:
-    """What a person is told of an exception behind which the storage is; "" where it is something else.
+    """Returns the message for an exception that was caused by a storage error; "" if it has another cause.
 
     Args:
-        error: with those that it was raised from.
-        home: the workspace, named where the exception names no place.
+        error: the exception; its causes and contexts are searched too.
+        home: the workspace, which is named if the exception has no path.
     """
     for one in _chain(error):
         text = str(one)
@@ -43,6 +43,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _place(text: str) -> str:
-    """The first path in a text, if there is something to it."""
+    """Returns the first path in a text whose folder exists; "" if there is none."""
     found = (match[1] for match in _PATH.finditer(text))
     return next((path for path in found if os.path.exists(os.path.dirname(path))), "")

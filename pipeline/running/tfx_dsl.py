@@ -1,10 +1,10 @@
-"""The DSL file that `tfx pipeline create --engine=local` and `tfx run create --engine=local` take.
+"""The DSL file for `tfx pipeline create --engine=local` and `tfx run create --engine=local`.
 
     tfx pipeline create --engine=local --pipeline_path=$PWD/pipeline/running/tfx_dsl.py
     tfx run create --engine=local --pipeline_name=im2latex
 
-The tfx command starts this file without arguments. IM2LATEX_CONFIG names a TOML file (without it:
-the quickstart preset), IM2LATEX_HOME the folder to write to (without it: ./workspace).
+The tfx command runs this file without arguments. Environment variables configure it: IM2LATEX_CONFIG is a TOML file (by
+default the quickstart preset is used), IM2LATEX_HOME is the workspace (default: ./workspace).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Started as a file: Python puts the file's folder first, not the repository.
+# Run as a script, Python puts the script's folder on the path, not the repository.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from pipeline.config import Config, load_config, tensorflow_environment  # noqa: E402
@@ -43,7 +43,7 @@ from pipeline.workspace import Workspace  # noqa: E402
 
 
 def local_pipeline(config: Config, workspace: Workspace, enable_cache: bool = True) -> Pipeline:
-    """The pipeline with everything in the workspace; makes the synthetic examples if they are asked for and missing."""
+    """Creates the pipeline with all folders in the workspace; draws synthetic examples if they do not exist yet."""
     workspace.home.mkdir(parents=True, exist_ok=True)
     metadata = connection(config.metadata.connection, workspace)
     workspace.keep_connection(config.metadata.connection)
@@ -59,13 +59,13 @@ def local_pipeline(config: Config, workspace: Workspace, enable_cache: bool = Tr
 
 
 class RecordingRunner(LocalDagRunner):
-    """LocalDagRunner, with what a run is run with stored in ML Metadata before its first component starts."""
+    """A LocalDagRunner that records a run's conditions in ML Metadata before its first component starts."""
 
     def __init__(self, store: metadata_store_pb2.ConnectionConfig, record: Mapping[str, str | int]) -> None:
         """
         Args:
             store: the pipeline's ML Metadata.
-            record: what is stored, as in `pipeline.running.record`.
+            record: properties to store with the run, see `pipeline.running.record`.
         """
         super().__init__()
         self._connection = store
@@ -77,12 +77,12 @@ class RecordingRunner(LocalDagRunner):
         super().run_with_ir(pipeline, run_options)
 
     def begin(self, pipeline: pipeline_pb2.Pipeline) -> str:
-        """Gives the compiled pipeline the id of a new run, stores the record with it, and returns the id."""
+        """Creates a run: sets its id in the compiled pipeline, stores the record, and returns the id."""
         run_id = datetime.datetime.now().isoformat()
         parameters = {constants.PIPELINE_RUN_ID_PARAMETER_NAME: run_id}
         runtime_parameter_utils.substitute_runtime_parameter(pipeline, parameters)
         with Metadata(self._connection) as handle:
-            # As TFX makes them for the first component, and finds them again.
+            # Creates the same contexts as TFX does for the first component; TFX reuses them.
             context_lib.prepare_contexts(handle, pipeline.nodes[0].pipeline_node.contexts)
             run = handle.store.get_context_by_type_and_name(constants.PIPELINE_RUN_CONTEXT_TYPE_NAME, run_id)
             for name, value in self._record.items():

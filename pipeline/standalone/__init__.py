@@ -1,4 +1,4 @@
-"""Training without TFX and TensorFlow, by Keras on JAX."""
+"""Training without TFX and TensorFlow, with Keras on JAX."""
 
 import functools
 

@@ -1,12 +1,12 @@
-"""Training without TFX and TensorFlow: Keras on JAX, for a machine that has a GPU and little else.
+"""Trains without TFX and TensorFlow, with Keras on JAX, for machines with a GPU and few packages.
 
     python -m pipeline.standalone DATA --out OUT --preset paper
 
-leaves OUT/weights.npz, which `im2latex export --weights OUT` makes a SavedModel of, OUT/metrics.json and
+It writes OUT/weights.npz, which `im2latex export --weights OUT` converts to a SavedModel, OUT/metrics.json and
 OUT/predictions.txt. It needs jax, keras, numpy, pillow, pydantic, protobuf, google-crc32c and sacrebleu.
 
-Keras is imported inside functions: the processes that read the images do without it, and its
-backend is chosen before.
+Keras is imported inside functions, because its backend must be chosen first, and because the processes that read images
+do not need it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point: what a person can put right becomes one sentence on stderr.
+    """Runs the command; an error that a person can fix is printed as one sentence on stderr.
 
     Returns:
         The exit status: 0 done, 1 failed, 130 stopped by Ctrl-C.
@@ -52,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    """Reads the examples, trains, judges, and writes what came of it.
+    """Reads the examples, trains, evaluates, and writes the results.
 
     Args:
-        argv: the arguments; None takes the process's.
+        argv: the arguments; None for those of the process.
 
     Raises:
-        UserError: a wrong setting, unusable data, a missing package, or a training that diverged.
+        UserError: a setting is invalid, the data cannot be used, a package is missing, or the training diverged.
     """
     started = time.monotonic()
     arguments = _parser().parse_args(argv)
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _choose_backend() -> None:
-    """Sees to it that Keras will compute with JAX."""
+    """Selects JAX as Keras's backend."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     missing = [name for name in ("jax", "keras") if importlib.util.find_spec(name) is None]
     if missing:

@@ -20,15 +20,23 @@ if TYPE_CHECKING:
     from trainer_module.trained import Trained
 
 
-# Images that are read at once when the model is judged.
+# Batch size of the evaluation.
 READ_AT_ONCE = 32
 SAMPLES = 20
 
 
 def evaluate(trained: Trained, validation: list[Formula], spelling: str, beam: int | None, out: Path) -> dict:
-    """The scores on all validation examples; some of these are written to `out` with what was read.
+    """Evaluates a model on all validation examples, and writes some of its predictions to `out`.
 
-    Formulas are compared in the spelling.
+    Args:
+        trained: the model.
+        validation: the validation examples.
+        spelling: spelling in which formulas are compared, as in `data.spelling.respell`.
+        beam: width of an additional evaluation with beam search; None for greedy search only.
+        out: folder for predictions.txt.
+
+    Returns:
+        The scores by search, `greedy` and `beam`.
     """
     examples, targets = [formula.example for formula in validation], [formula.latex for formula in validation]
     metrics: dict[str, dict] = {}
@@ -44,9 +52,9 @@ def evaluate(trained: Trained, validation: list[Formula], spelling: str, beam: i
 
 
 def read_formulas(trained: Trained, examples: Sequence[Example], width: int) -> list[tuple[str, float]]:
-    """The likeliest formula of each image, and its natural log-probability, by beam search of such a width.
+    """Reads images by beam search. Returns the most likely formula of each, and its natural log-probability.
 
-    `examples` are without tokens, so that their images alone decide on the shapes.
+    `examples` have no tokens, so that the shapes of the batches depend on the images only.
     """
     import jax
     import keras
@@ -54,11 +62,11 @@ def read_formulas(trained: Trained, examples: Sequence[Example], width: int) -> 
     from trainer_module.decoding import search
     from trainer_module.weights import model_of
 
-    model = model_of(trained)  # in float32, as it will be served
+    model = model_of(trained)  # in float32, as when it serves
 
     @jax.jit
     def best(values: list, images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # The weights as arguments: XLA would fold constants.
+        # The weights are arguments, because XLA would fold constants at compile time.
         with keras.StatelessScope(state_mapping=list(zip(model.variables, values, strict=True))):
             decoded = search(model, images, sizes, trained.max_tokens, width)
         return decoded.tokens[:, 0], decoded.log_probability[:, 0]
@@ -66,7 +74,7 @@ def read_formulas(trained: Trained, examples: Sequence[Example], width: int) -> 
     buckets = Buckets(examples, max(1, min(SHAPES, len(examples) // (BATCHES_PER_SHAPE * READ_AT_ONCE))))
     planned = buckets.cut(examples, READ_AT_ONCE, 0, 0)
     values = [variable.value for variable in model.variables]
-    # Nothing waits for the device before all of it is asked for.
+    # All batches are dispatched before the first result is awaited.
     answers = [
         best(values, batch.inputs["image"], batch.inputs["size"])
         for batch in prefetched((buckets.fill(b, READ_AT_ONCE) for b in batches(examples, planned)), BATCHES_AHEAD)
@@ -79,14 +87,14 @@ def read_formulas(trained: Trained, examples: Sequence[Example], width: int) -> 
 
 
 def scores(targets: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """The scores of the text, as the pipeline's Evaluator has them."""
+    """Computes the scores on tokens, in the same way as the pipeline's Evaluator."""
     counted = np.array([text_statistics(*pair) for pair in zip(targets, predictions, strict=True)])
     total = counted.sum(axis=0)
     return {name: score.value(total[score.part]) for name, score in SCORES.items() if score.part.stop <= len(total)}
 
 
 def _samples(formulas: Sequence[Formula], read: Sequence[tuple[str, float]]) -> str:
-    """Some, from first to last: the image's name, right or wrong, log-probability, target and prediction."""
+    """Formats some examples, evenly spaced: name, right or wrong, log-probability, target and prediction."""
     text = ""
     for i in np.unique(np.linspace(0, len(read) - 1, SAMPLES).astype(int)):
         formula, (prediction, log_probability) = formulas[i], read[i]

@@ -1,4 +1,4 @@
-"""The examples of a data set in any format that can be imported, and their vocabulary, in memory."""
+"""Reads a data set, in any format that can be imported, into memory, and builds its vocabulary."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from trainer_module.features import SPECIAL_TEXTS, UNKNOWN
 
 
 class Formula(NamedTuple):
-    """An example before there is a vocabulary."""
+    """An example whose formula is text, before the vocabulary is built."""
 
     example: Example  # without tokens
     latex: str  # tokens separated by spaces
     name: str
 
     def numbered(self, ids: Mapping[str, int]) -> Example:
-        """The example with the ids of its tokens."""
+        """Returns the example with the ids of its tokens."""
         tokens = [ids.get(token, UNKNOWN) for token in self.latex.split()]
         return self.example._replace(tokens=np.array(tokens, np.int32))
 
@@ -44,16 +44,19 @@ class Formula(NamedTuple):
 def read_splits(
     source: Path, config: ImageConfig, limit: int | None = None, spelling: str = NORMAL
 ) -> tuple[list[Formula], list[Formula]]:
-    """The training and the validation examples of a source, their images normalised on all cores.
+    """Reads the training and validation examples of a source, and normalises their images on all cores.
 
     Args:
-        source: whatever `im2latex data import` takes, or a folder of TFRecords with train/ and eval/.
+        source: any source for `im2latex data import`, or a folder of TFRecords with train/ and eval/.
         config: how to normalise images.
-        limit: read at most so many records of each split; None: all.
-        spelling: of the formulas, as `data.spelling.respell` takes it.
+        limit: maximum number of records of each split; None for all.
+        spelling: spelling of the formulas, as in `data.spelling.respell`.
+
+    Returns:
+        The training examples, and the validation examples.
 
     Raises:
-        UserError: there is no such source, a split is empty, or too many records are bad.
+        UserError: the source does not exist, a split is empty, or too many records cannot be used.
     """
     candidates, raw = _candidates(source)
     splits: dict[str, list[Formula]] = {"train": [], "eval": []}
@@ -79,7 +82,7 @@ def read_splits(
 
 
 def _candidates(source: Path) -> tuple[Iterator[Candidate], bool]:
-    """The records of a source in the splits that an import gives them, and whether its images are full pages."""
+    """Returns the records of a source, with the same splits as an import, and whether its images are full pages."""
     if (source / "train").is_dir():
         records = ((split, record) for split in ("train", "eval") for record in read_records(source / split))
         return (Candidate(split, record.name, record.image, record.latex.encode()) for split, record in records), False
@@ -96,7 +99,7 @@ def _limited(candidates: Iterable[Candidate], splits: Iterable[str], limit: int 
 
 
 def _prepare(chunk: list[Candidate], raw: bool, config: ImageConfig, spelling: str) -> list[tuple[str, Formula | str]]:
-    """Of each candidate its split, and what it holds or the reason it is bad."""
+    """Returns for each candidate its split, and the example or the reason why it cannot be used."""
     prepared: list[tuple[str, Formula | str]] = []
     for candidate in chunk:
         try:
@@ -113,13 +116,13 @@ def _prepare(chunk: list[Candidate], raw: bool, config: ImageConfig, spelling: s
 
 
 def make_vocabulary(latex: Iterable[str], min_count: int) -> list[str]:
-    """The text of every token id, as Transform numbers them: the specials, then the tokens.
+    """Builds the vocabulary, the text of every token id, in the same order as Transform.
 
-    The most frequent come first, of equally frequent ones the last in the order of their bytes.
+    The special tokens come first, then the others by descending frequency; ties are in descending order of their bytes.
 
     Args:
         latex: the training formulas, tokens separated by spaces.
-        min_count: tokens seen fewer times are left out.
+        min_count: tokens that occur less often are left out.
     """
     counts = Counter(token for formula in latex for token in formula.split())
     kept = [token for token, count in counts.items() if count >= min_count]

@@ -1,4 +1,4 @@
-"""Trains a model on examples in memory, by Keras on JAX."""
+"""Trains a model on examples in memory, with Keras on JAX."""
 
 from __future__ import annotations
 
@@ -28,17 +28,19 @@ if TYPE_CHECKING:
     from trainer_module.trained import Trained
 
 
-# Shapes that a training step is compiled for, at most; more of them pad less and take longer to compile.
+# Maximum number of batch shapes, for each of which the training step is compiled. More shapes need less padding and
+# more time to compile.
 SHAPES = 16
-# Batches of an epoch that a shape has to be worth.
+# Minimum number of batches per epoch for each shape.
 BATCHES_PER_SHAPE = 8
 BATCHES_AHEAD = 8
 
 
 class Clock:
-    """The batches of each epoch and the seconds they took, validation left out; and Ctrl-C, at the end of a batch.
+    """Keras callbacks that measure the batches per second of each epoch, without validation, and handle Ctrl-C.
 
-    A Ctrl-C is an exception wherever Python is just then; in a finaliser, or in what JAX calls back, it would get lost.
+    Python raises KeyboardInterrupt wherever it happens to be. In a finaliser or in a callback of JAX the exception is
+    lost, so it is raised again at the end of the batch.
     """
 
     def __init__(self) -> None:
@@ -46,7 +48,7 @@ class Clock:
         signal.signal(signal.SIGINT, self._interrupt)
         self.begun = 0.0
         self.count = 0
-        self.rates: list[float] = []  # batches a second, of each epoch
+        self.rates: list[float] = []  # batches per second of each epoch
 
     def begin(self, epoch: int, logs: dict | None = None) -> None:
         self.begun, self.count = time.monotonic(), 0
@@ -72,7 +74,11 @@ def train_model(
     out: Path,
     deadline: float,
 ) -> tuple[Trained, dict]:
-    """The trained model, also written to `out`, and what there is to say about its training."""
+    """Trains a model and writes its weights to `out`.
+
+    Returns:
+        The trained model, and facts about the training for metrics.json.
+    """
     import jax
     import keras
 
@@ -118,7 +124,7 @@ def train_model(
     say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
     trained = Trained(config.model, config.image, vocabulary, knobs.max_tokens, weights_of(model), config.decoding)
     save_weights(out / WEIGHTS, trained)
-    # Batches are not always full.
+    # The mean, because some batches are not full.
     images_per_batch = len(learnt) / len(buckets.cut(learnt, knobs.batch_size, 0, 0))
     rate = round(max(clock.rates) * images_per_batch, 1) if clock.rates else _earlier_rate(out, digest)
     return trained, {
@@ -131,13 +137,13 @@ def train_model(
         "device": device,
         "precision": dtype,
         "shapes": len(buckets.shapes),
-        # Of the fastest epoch: the first one compiles.
+        # Of the fastest epoch, because the first one includes compilation.
         "images_per_second": rate,
     }
 
 
 def _numbered(formulas: list[Formula], vocabulary: list[str], knobs: TrainingConfig) -> list[Example]:
-    """The examples of a split that are short enough, with the ids of their tokens."""
+    """Returns the examples of a split with their token ids; formulas that are too long are left out."""
     ids = {token: i for i, token in enumerate(vocabulary[SPECIALS:], SPECIALS)}
     examples = [formula.numbered(ids) for formula in formulas if len(formula.latex.split()) <= knobs.max_tokens]
     if not examples:
@@ -146,12 +152,12 @@ def _numbered(formulas: list[Formula], vocabulary: list[str], knobs: TrainingCon
 
 
 def _initial_model(config: Config, vocabulary: list[str], dtype: str, start: Trained | None) -> FormulaModel:
-    """The model before training, with the weights of `start` where they fit."""
+    """Creates the model before training, with those weights of `start` that fit."""
     from trainer_module.weights import new_model, warm_start
     from trainer_module.widening import widened
 
     knobs = config.training
-    # keras.utils.set_random_seed also seeds TensorFlow, which it imports for that where it is installed.
+    # Not keras.utils.set_random_seed, which imports TensorFlow to seed it too, if it is installed.
     random.seed(knobs.seed)
     np.random.seed(knobs.seed)
     model = new_model(config.model, config.image, vocabulary, dtype)
@@ -163,7 +169,7 @@ def _initial_model(config: Config, vocabulary: list[str], dtype: str, start: Tra
 
 
 def _start(name: str) -> Trained:
-    """The model that a training is to start from."""
+    """Loads the model that a training starts from."""
     from trainer_module import reader
     from trainer_module.trained import load_weights
 
@@ -171,7 +177,7 @@ def _start(name: str) -> Trained:
 
 
 def _earlier_rate(out: Path, digest: str) -> float | None:
-    """The images a second that an earlier call of the same training measured, where one did."""
+    """Returns the images per second that an earlier call of the same training measured; None if there was none."""
     try:
         metrics = json.loads((out / "metrics.json").read_text("utf-8"))
         return metrics["images_per_second"] if metrics["run"] == digest else None

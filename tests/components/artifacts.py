@@ -1,4 +1,4 @@
-"""Artifacts and drivers' inputs as the launcher makes them, for tests of single components."""
+"""Creates artifacts and drivers' inputs like TFX's launcher, for tests of single components."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tfx.types import standard_artifacts
 
 
 def artifact(kind: Any, folder: Path) -> Any:
-    made = kind()
-    made.uri = str(folder)
-    return made
+    result = kind()
+    result.uri = str(folder)
+    return result
 
 
 def trained(folder: Path) -> Any:
-    """A Model artifact whose model is in folder/Format-Serving."""
+    """Returns a Model artifact whose SavedModel is in folder/Format-Serving."""
     return artifact(standard_artifacts.Model, folder)
 
 

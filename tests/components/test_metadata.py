@@ -12,7 +12,7 @@ FIRST, SECOND = "2020-01-01T10:00:00.5", "2020-01-02T10:00:00.5"
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
-    """A run of two components that another one takes from the cache before its third fails."""
+    """A run of two components; a second run takes both from the cache, then its third component fails."""
     made = History(tmp_path / "metadata.sqlite")
     examples = made.artifact("Examples", "/data/1", span=0)
     made.execution(FIRST, "ImportExampleGen", outputs={"examples": examples}, input_base="/formulas")
@@ -24,7 +24,7 @@ def history(tmp_path: Path) -> History:
     return made
 
 
-def test_a_cached_step_points_to_the_execution_that_did_the_work(history: History) -> None:
+def test_a_cached_step_refers_to_the_original_execution(history: History) -> None:
     first, _ = read_steps(history.store, FIRST)
     second, outputs = read_steps(history.store, SECOND)
     assert [(step.component, step.state) for step in first] == [("ImportExampleGen", "ran"), ("Trainer", "ran")]
@@ -43,7 +43,7 @@ def test_a_cached_step_points_to_the_execution_that_did_the_work(history: Histor
     assert properties(history.store, second[0]) == {"input_base": "/formulas"}
 
 
-def test_what_was_done_by_whom_is_the_same_for_a_run_that_takes_it_from_the_cache(history: History) -> None:
+def test_origins_are_the_same_for_a_run_from_the_cache(history: History) -> None:
     first, second = (read_steps(history.store, name)[0] for name in (FIRST, SECOND))
     assert origins(first) == origins(second)
     assert [step.state for step in seen_from(origins(second), FIRST)] == ["ran", "ran"]

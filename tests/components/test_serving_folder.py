@@ -16,13 +16,13 @@ def push(folder: Path, *names: int | str) -> None:
         (folder / str(name) / "variables" / "variables.index").write_text(str(name))
 
 
-def there(folder: Path) -> tuple[list[int], list[int]]:
+def numbers(folder: Path) -> tuple[list[int], list[int]]:
     return versions(folder), versions(folder / WITHDRAWN)
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Which version is the newest after each rename."""
+    """Records the newest version after each rename."""
     seen: list[int] = []
     rename = Path.rename
 
@@ -35,7 +35,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_versions_are_numbers_and_nothing_else(tmp_path: Path) -> None:
+def test_only_numbers_are_versions(tmp_path: Path) -> None:
     push(tmp_path, 10, 9, "007", "11.partial", WITHDRAWN)
     assert versions(tmp_path) == [9, 10]
     assert versions(tmp_path / "nowhere") == []
@@ -51,14 +51,14 @@ def test_versions_are_numbers_and_nothing_else(tmp_path: Path) -> None:
         ((3, 8), 5, ([1, 2, 4, 5], [3, 8])),
     ],
 )
-def test_what_serves_changes_once_and_to_the_version_that_was_asked_for(
+def test_the_serving_version_changes_once_and_to_the_given_one(
     withdrawn: tuple[int, ...], to: int, expected: tuple[list[int], list[int]], tmp_path: Path, served: list[int]
 ) -> None:
     push(tmp_path, *(number for number in (1, 2, 3, 4, 5) if number not in withdrawn))
     push(tmp_path / WITHDRAWN, *withdrawn)
     with lock(tmp_path):
         newer, back = activate(tmp_path, to)
-    assert there(tmp_path) == expected
+    assert numbers(tmp_path) == expected
     assert newer == [number for number in expected[1] if number not in withdrawn]
     assert back == (to in withdrawn)
     if to != 5:
@@ -67,40 +67,42 @@ def test_what_serves_changes_once_and_to_the_version_that_was_asked_for(
         assert (tmp_path / str(number) / "variables" / "variables.index").read_text() == str(number)
 
 
-def test_a_switch_can_be_undone(tmp_path: Path) -> None:
+def test_an_activation_can_be_undone(tmp_path: Path) -> None:
     push(tmp_path, 1, 2, 3)
     with lock(tmp_path):
         activate(tmp_path, 1)
         activate(tmp_path, 3)
-    assert there(tmp_path) == ([1, 3], [2])
+    assert numbers(tmp_path) == ([1, 3], [2])
     with lock(tmp_path):
         activate(tmp_path, 2)
         activate(tmp_path, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2", "3"]
 
 
-def test_the_newest_stay_and_the_newest_withdrawn_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_versions_and_newest_withdrawn_versions_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(serving_folder, "GRACE_SECONDS", -60.0)
     push(tmp_path, 1, 3, 5, 7, 9)
     push(tmp_path / WITHDRAWN, 2, 4, 6, 8)
     with lock(tmp_path):
         assert delete_old(tmp_path, 0) == []
-        assert there(tmp_path) == ([1, 3, 5, 7, 9], [2, 4, 6, 8])
+        assert numbers(tmp_path) == ([1, 3, 5, 7, 9], [2, 4, 6, 8])
         assert delete_old(tmp_path, 3) == [1, 3, 2]
-        assert there(tmp_path) == ([5, 7, 9], [4, 6, 8])
+        assert numbers(tmp_path) == ([5, 7, 9], [4, 6, 8])
         assert delete_old(tmp_path, 3) == []
         assert delete_old(tmp_path, 9) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["5", "7", "9", WITHDRAWN]
 
 
-def test_a_version_that_served_a_moment_ago_stays(tmp_path: Path) -> None:
+def test_a_version_that_served_recently_is_kept(tmp_path: Path) -> None:
     push(tmp_path, 1, 2, 3)
     push(tmp_path / WITHDRAWN, 4, 5, 6)
     with lock(tmp_path):
         assert delete_old(tmp_path, 2) == []
 
 
-def test_a_killed_deletion_leaves_no_half_version(tmp_path: Path) -> None:
+def test_a_killed_deletion_leaves_no_incomplete_version(tmp_path: Path) -> None:
     push(tmp_path, 1, 2, 3)
     program = f"""
 import os, shutil
@@ -116,7 +118,7 @@ serving_folder.delete_old(Path({str(tmp_path)!r}), 2)
     assert versions(tmp_path) == [2, 3]
 
 
-def test_what_became_of_a_version_is_told(tmp_path: Path) -> None:
+def test_the_state_of_a_version_is_described(tmp_path: Path) -> None:
     push(tmp_path, 3, 5)
     push(tmp_path / WITHDRAWN, 7)
     assert [version_status(tmp_path / str(number)) for number in (1, 3, 5, 7)] == [

@@ -21,5 +21,5 @@ def test_durations_are_written_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-def test_times_that_are_guessed_have_no_decimals() -> None:
+def test_estimated_times_have_no_decimals() -> None:
     assert [duration(seconds, 0) for seconds in (4.4, 59.4, 59.6)] == ["4 s", "59 s", "1 m 00 s"]

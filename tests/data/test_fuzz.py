@@ -1,6 +1,6 @@
-"""Whatever bytes a file has, there are records or a sentence; whatever text a formula is, there are tokens or a reason.
+"""Fuzz tests: any file gives records or a user error, and any formula gives tokens or a reason; no other exceptions.
 
-Nothing else is raised. Each takes IM2LATEX_FUZZ inputs (300 if not given).
+Each test takes IM2LATEX_FUZZ inputs, 300 by default.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ PLAIN = frame(GOOD) + frame(b"") + frame(encode(Record(b"", "\\alpha", "ä")))
 
 
 def several(make: Callable[[Random], Input]) -> st.SearchStrategy[list[Input]]:
-    """What is made by numbers that follow from one that hypothesis chooses."""
+    """Makes several inputs from random numbers whose seed hypothesis chooses."""
     return st.integers(0, 2**32).map(lambda number: [make(Random(f"{number} {i}")) for i in range(TOGETHER)])
 
 
 def change(seeds: list[bytes], random: Random) -> bytes:
-    """One of the seeds with some bytes changed, left out or put in, and perhaps cut off."""
+    """Returns one of the seeds with some bytes changed, removed or inserted, and perhaps cut off."""
     content = bytearray(random.choice(seeds))
     for _ in range(random.randint(1, 6)):
         place = random.randint(0, len(content))
@@ -50,7 +50,7 @@ def change(seeds: list[bytes], random: Random) -> bytes:
 
 
 def framed(length: int) -> bytes:
-    """A record that says it has this length, with the right checksum for that."""
+    """Returns a record whose header has this length and a correct checksum."""
     head = struct.pack("<Q", length)
     return head + frame(head)[-4:] + b"x"
 
@@ -67,7 +67,7 @@ FILES = (
 
 @FUZZED
 @given(several(lambda random: random.choice(FILES)(random)))
-def test_a_file_is_records_or_a_sentence(files: list[bytes]) -> None:
+def test_a_file_gives_records_or_a_user_error(files: list[bytes]) -> None:
     for content in files:
         try:
             contents = list(parse_tfrecords(io.BytesIO(content), "data.tfrecord"))
@@ -79,7 +79,7 @@ def test_a_file_is_records_or_a_sentence(files: list[bytes]) -> None:
 
 
 def example(random: Random) -> bytes:
-    """A serialised Example with some of the features, of lists of bytes or of whole numbers."""
+    """Returns a serialised Example with some of the features, as lists of bytes or integers."""
     made = Example()
     for name in ("image", "latex", "name", "other"):
         kind = random.choice(("bytes", "bytes", "bytes", "int64", "float", "none", "missing"))
@@ -100,7 +100,7 @@ EXAMPLES = (lambda random: change([GOOD], random), example, lambda random: rando
 
 @FUZZED
 @given(several(lambda random: random.choice(EXAMPLES)(random)))
-def test_what_is_no_record_has_a_reason(examples: list[bytes]) -> None:
+def test_an_invalid_record_has_a_reason(examples: list[bytes]) -> None:
     for content in examples:
         try:
             record = decode(content)
@@ -120,7 +120,7 @@ PARTS = (
 
 
 def text(random: Random) -> str:
-    """LaTeX's parts in any order, or any characters."""
+    """Returns parts of LaTeX in random order, or random characters."""
     if random.random() < 0.9:
         return "".join(random.choices(PARTS, k=random.randint(0, 30)))
     return "".join(chr(random.choice((random.randint(0, 127), random.randint(0, 0xD7FF)))) for _ in range(30))
@@ -128,7 +128,7 @@ def text(random: Random) -> str:
 
 @FUZZED
 @given(several(text))
-def test_a_text_is_tokens_or_a_reason(texts: list[str]) -> None:
+def test_a_text_gives_tokens_or_a_reason(texts: list[str]) -> None:
     for latex in texts:
         try:
             tokens = tokenize(latex)
@@ -136,4 +136,4 @@ def test_a_text_is_tokens_or_a_reason(texts: list[str]) -> None:
             assert str(error) and "\n" not in str(error)
             continue
         assert all(token and not token.isspace() for token in tokens)
-        assert tokenize(" ".join(tokens)) == tokens  # what was learned from is what is compared with
+        assert tokenize(" ".join(tokens)) == tokens  # compared with the corpus that it was learned from

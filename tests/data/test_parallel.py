@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 
 def started(folder: Path) -> tuple[subprocess.Popen[str], set[int]]:
-    """A process whose workers work, and these."""
+    """Starts a process with workers; returns it and its workers once they are working."""
     program = folder / "parent.py"
     program.write_text(PARENT, "utf-8")
     parent = subprocess.Popen(
@@ -38,7 +38,7 @@ def started(folder: Path) -> tuple[subprocess.Popen[str], set[int]]:
 
 
 def still_there(workers: set[int]) -> list[int]:
-    """The workers that did not end in time; they are ended."""
+    """Returns the workers that have not ended in time, and kills them."""
     deadline = time.monotonic() + ENDS_SECONDS
     while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -56,7 +56,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_ctrl_c_is_answered_by_the_parent_alone(tmp_path: Path) -> None:
+def test_only_the_parent_handles_ctrl_c(tmp_path: Path) -> None:
     parent, workers = started(tmp_path)
     os.killpg(parent.pid, signal.SIGINT)
     _, said = parent.communicate(timeout=ENDS_SECONDS)

@@ -16,7 +16,7 @@ class Clock:
 
 
 def lines_of(calls: list[tuple[float, str, int, int | None]]) -> list[str]:
-    """What is written of calls, each so many seconds after the one before."""
+    """Returns the lines for a series of calls, each a number of seconds after the one before."""
     clock = Clock()
     written: list[str] = []
     lines = Lines(written.append, 30.0, clock)
@@ -36,7 +36,7 @@ def test_a_line_is_written_when_half_a_minute_is_over_and_not_before() -> None:
     assert lines_of(calls[:2]) == []
 
 
-def test_where_the_total_is_not_known_the_line_has_no_share_and_no_time() -> None:
+def test_without_a_total_the_line_has_no_share_and_no_time_left() -> None:
     assert lines_of([(31.0, "importing", 62, None)]) == ["importing: 62, 2.0/s"]
 
 
@@ -49,13 +49,13 @@ def test_each_kind_of_work_is_timed_from_the_end_of_the_one_before() -> None:
     ]
 
 
-def test_what_an_earlier_command_had_done_is_no_speed_for_long() -> None:
+def test_work_of_an_earlier_command_does_not_count_for_the_speed() -> None:
     calls = [(0.1, "drawing", 50_000, 90_000)] + [(10.0, "drawing", 1000, 90_000)] * 6
     # The last 3,000 of 30 s: 100 a second, for 34,000.
     assert lines_of(calls)[1] == "drawing: 56,000 of 90,000 (62%), 100/s, 5 m 40 s left"
 
 
-def test_nothing_done_yet_promises_nothing() -> None:
+def test_without_progress_there_is_no_time_left() -> None:
     assert lines_of([(30.0, "drawing", 0, 10)]) == ["drawing: 0 of 10 (0%), 0.0/s"]
 
 

@@ -1,4 +1,4 @@
-"""`im2latex run` on data that cannot be used, and on data that are strange and can."""
+"""The command `im2latex run` on unusable data, and on unusual but valid data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG = " ".join(["x"] * 10_000)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A data set of one token, with a formula of 10,000 of it, and nothing run yet."""
+    """A data set with a single token and a formula of 10,000 tokens, in a workspace without runs."""
     data = tmp_path / "data"
     with DatasetWriter(data, source="test") as writer:
         for split, count in (("train", 24), ("eval", 8), ("test", 8)):
@@ -37,7 +37,7 @@ def im2latex(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_bad_records_stop_the_run_are_left_out_and_the_next_run_goes_to_the_end(project: Project) -> None:
+def test_after_bad_records_are_left_out_the_next_run_succeeds(project: Project) -> None:
     data = project.config.parent / "data"
     (data / "test" / "bad.tfrecord").write_bytes(frame(b"no example"))
     stopped = project.run()
@@ -62,7 +62,7 @@ def test_bad_records_stop_the_run_are_left_out_and_the_next_run_goes_to_the_end(
     assert len(project.versions()) == 1
 
 
-def test_a_missing_and_an_empty_split_are_told_of(project: Project) -> None:
+def test_missing_and_empty_splits_are_reported(project: Project) -> None:
     eval_split = project.config.parent / "data" / "eval"
     (shard,) = eval_split.iterdir()
     shard.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Every benchmark at its smallest, on synthetic formulas: it runs, whatever the figures are."""
+"""Smoke tests: every benchmark runs at its smallest, on synthetic formulas, whatever its figures are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.components.serving_check.models import save_reader
 from trainer_module.config.model import ModelConfig
 
 SMALLEST = Size(ModelConfig(filters=(4, 4, 8, 8, 8, 8), decoder_units=16, embedding_units=8), most=8, repeats=0)
-# What stands for hey where it is not installed: the same options and columns, one request after another.
+# Replaces hey if it is not installed: it has the same options and columns, and sends requests one after another.
 HEY = """#!{python}
 import argparse, time, urllib.request
 
@@ -45,7 +45,7 @@ UNITS = {"GFLOP/s", "images/s", "answers/s", "answers", "cells", "pixels", "ms",
 
 @pytest.fixture(autouse=True)
 def eagerly() -> Iterator[None]:
-    """So little is computed that to trace graphs would take nearly all of the time."""
+    """Runs TensorFlow eagerly: so little is computed that tracing graphs would take most of the time."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -58,7 +58,7 @@ def no_real_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a model that was pushed."""
+    """A workspace with a pushed model."""
     home = tmp_path_factory.mktemp("workspace")
     save_reader(home / "serving" / "im2latex" / "7")
     return home
@@ -69,7 +69,7 @@ def test_the_command_knows_every_case() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_case_runs(
+def test_every_case_runs_at_its_smallest(
     name: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("IM2LATEX_HOME", str(workspace))
@@ -90,7 +90,7 @@ def test_a_case_runs(
     bench._table({label: list(figure) for label, figure in figures.items()})
 
 
-def test_the_cost_of_size_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_size_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "size.json"
     arguments = ["--examples", "40", "--work", str(tmp_path / "work"), "--to", "ImportExampleGen", "--json", str(out)]
     size.main(arguments)

@@ -1,4 +1,4 @@
-"""What `make faults` does at length: the most dangerous moments, and a sentence for each fault of the machine's."""
+"""A short version of `make faults`: kills at the most dangerous moments, and faults of the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def project(tmp_path: Path) -> Project:
     return made
 
 
-def test_runs_killed_at_the_worst_moments_leave_nothing_half_done_behind_the_next(tmp_path: Path) -> None:
+def test_the_next_run_cleans_up_after_killed_runs(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.faults", "dangerous", "--seed", "1", "--folder", str(tmp_path)],
         capture_output=True, text=True, timeout=800,
@@ -32,7 +32,7 @@ def test_runs_killed_at_the_worst_moments_leave_nothing_half_done_behind_the_nex
     assert "no faults found" in done.stdout
 
 
-def test_a_second_run_at_the_same_time_is_refused_in_a_sentence(project: Project) -> None:
+def test_a_concurrent_run_is_refused_with_one_sentence(project: Project) -> None:
     with Workspace(project.home).lock():
         refused = project.run()
     assert refused.returncode == 1
@@ -40,7 +40,7 @@ def test_a_second_run_at_the_same_time_is_refused_in_a_sentence(project: Project
 
 
 @pytest.mark.usefixtures("mounts")
-def test_a_full_disk_is_told_in_a_sentence(project: Project) -> None:
+def test_a_full_disk_is_one_sentence(project: Project) -> None:
     small = f"mount -t tmpfs -o size=64k tmpfs {project.home}"
     full = project.run(before=f"{small}; dd if=/dev/zero of={project.home}/ballast bs=1k count=40 2>/dev/null")
     assert full.returncode == 1
@@ -49,7 +49,7 @@ def test_a_full_disk_is_told_in_a_sentence(project: Project) -> None:
 
 
 @pytest.mark.usefixtures("mounts")
-def test_a_read_only_workspace_is_told_in_a_sentence(project: Project) -> None:
+def test_a_read_only_workspace_is_one_sentence(project: Project) -> None:
     refused = project.run(before=read_only(project.home))
     assert refused.returncode == 1
     assert refused.stderr == (

@@ -1,4 +1,4 @@
-"""A good model, then a worse one, then a better one, by real runs: what serves after each."""
+"""Which model serves after real runs with a good model, then a worse one, then a better one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ learning_rate = 0.01
 warmup_steps = 10
 max_tokens = 12
 
-# What models of this size learn first is to write a number at all.
+# Models of this size first learn to predict any number.
 [evaluation]
 gate = ["edit_similarity >= 0.1", "edit_similarity >= baseline", "edit_similarity >= 0 where picture=photo"]
 robustness = 4
@@ -54,7 +54,7 @@ def latest(project: Project, component: str, output: str) -> Path:
     return max((project.home / "pipeline_root" / component / output).iterdir(), key=lambda path: int(path.name))
 
 
-def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
+def test_a_worse_model_never_replaces_a_better_one(project: Project) -> None:
     good = project.run()
     assert good.returncode == 0, good.stderr
     (first,) = project.versions()
@@ -71,7 +71,7 @@ def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
     refused = fields(worse.stdout)["blessed"]
     assert f"is below {bound:.3f}".rstrip("0") in refused and "of the model serving now" in refused
 
-    # A model that knows other tokens is compared like any other, and the run says so.
+    # A model with another vocabulary is compared like any other, with a note.
     better = project.run("--set", "training.epochs=40", "--set", "vocabulary.min_count=40")
     assert better.returncode == 0, better.stderr
     line = next(line for line in better.stdout.splitlines() if line.startswith("Evaluator"))
@@ -80,11 +80,11 @@ def test_what_serves_is_never_worse_than_what_served(project: Project) -> None:
     evaluation = read_evaluation(latest(project, "Evaluator", "evaluation"))
     assert evaluation.slices[""][CANDIDATE]["edit_similarity"] > evaluation.slices[""][BASELINE]["edit_similarity"]
     assert evaluation.slices[""][BASELINE]["edit_similarity"] == bound
-    # The new model serves: it is what a third would be compared with.
+    # The new model serves, so it is the baseline for a third.
     assert fields(better.stdout)["pushed to"].endswith(project.versions()[1])
 
 
-def test_a_version_that_was_taken_back_is_not_pushed_again_until_it_is_brought_back(project: Project) -> None:
+def test_a_withdrawn_version_is_not_pushed_again_until_it_is_restored(project: Project) -> None:
     first, second = project.versions()
     serving = project.home / "serving" / "im2latex"
     again = ("--set", "training.epochs=40", "--set", "vocabulary.min_count=40")
@@ -107,7 +107,7 @@ def test_a_version_that_was_taken_back_is_not_pushed_again_until_it_is_brought_b
     assert project.versions() == [first, second]
 
 
-def test_a_serving_model_that_is_damaged_is_passed_over_and_said(project: Project) -> None:
+def test_a_damaged_serving_model_is_skipped_with_a_message(project: Project) -> None:
     first, second = project.versions()
     serving = project.home / "serving" / "im2latex"
     shutil.rmtree(serving / second / "variables")

@@ -1,4 +1,4 @@
-"""`im2latex run`, the `tfx` commands and `im2latex reproduce`, on the shrunken quickstart."""
+"""The commands `im2latex run`, `tfx` and `im2latex reproduce`, on a reduced quickstart."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from trainer_module.trained import load_weights
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """One for all tests here, which leave its first run as it was."""
+    """A workspace for all tests in this file; they do not change its first run."""
     return after_first_run(tmp_path_factory.mktemp("project"))
 
 
 def fields(output: str) -> dict[str, str]:
-    """The table at the end of a run."""
+    """Returns the table at the end of a run."""
     rows = output[output.rindex("\nexamples ") :].strip().splitlines()
     return {name.strip(): value.strip() for name, value in (re.split(r"\s{2,}", row, maxsplit=1) for row in rows)}
 
@@ -64,7 +64,7 @@ def test_the_first_run_executes_every_component_and_pushes(project: Project) -> 
     assert states(project.executions()[: len(COMPONENTS)]) == dict.fromkeys(COMPONENTS, "COMPLETE")
 
 
-def test_everything_a_run_writes_lies_in_the_workspace(project: Project) -> None:
+def test_a_run_writes_only_to_the_workspace(project: Project) -> None:
     assert sorted(path.name for path in project.config.parent.iterdir()) == ["first_run.txt", "run.toml", "workspace"]
 
 
@@ -102,7 +102,7 @@ print(json.dumps({name: value.numpy().astype(str).tolist() for name, value in an
     assert answer.returncode == 0, answer.stderr
     read = json.loads(answer.stdout)
     assert len(read["latex"]) == 2
-    assert read["latex"][0] == read["latex"][1]  # the white around a formula does not matter
+    assert read["latex"][0] == read["latex"][1]  # the margin of a formula does not matter
     first, second = (float(value) for value in read["log_probability"])
     assert first == pytest.approx(second, abs=1e-3) and first < 0
 
@@ -130,7 +130,7 @@ def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path
     repository = Path(__file__).resolve().parents[2]
     tfx = Path(sys.executable).with_name("tfx")
     environment = {**project.environment(), "LOCAL_HOME": str(tmp_path / "tfx")}
-    environment["PATH"] = f"{tfx.parent}{os.pathsep}{environment['PATH']}"  # it starts `pip` and `python`
+    environment["PATH"] = f"{tfx.parent}{os.pathsep}{environment['PATH']}"  # tfx runs `pip` and `python`
     for arguments in (
         ["pipeline", "create", "--engine=local", f"--pipeline_path={repository}/pipeline/running/tfx_dsl.py"],
         ["run", "create", "--engine=local", "--pipeline_name=im2latex"],
@@ -139,11 +139,11 @@ def test_the_tfx_commands_run_the_same_pipeline(project: Project, tmp_path: Path
             [tfx, *arguments], capture_output=True, text=True, timeout=600, env=environment, cwd=tmp_path
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    # The workspace is the same, so what `im2latex run` made is found again.
+    # It is the same workspace, so the outputs of `im2latex run` are in the cache.
     assert states(project.executions()[before:]) == dict.fromkeys(COMPONENTS, "CACHED")
 
 
-def test_a_model_that_is_not_good_enough_is_refused_and_not_pushed(project: Project) -> None:
+def test_a_model_that_fails_the_gate_is_not_pushed(project: Project) -> None:
     before, versions = len(project.executions()), project.versions()
     refused = project.run("--set", "evaluation.gate=['bleu >= 0.99']")
     assert refused.returncode == 3, refused.stderr
@@ -156,7 +156,7 @@ def test_a_model_that_is_not_good_enough_is_refused_and_not_pushed(project: Proj
 
 
 @pytest.mark.usefixtures("mounts")
-def test_a_serving_folder_that_cannot_be_written_is_told_and_the_next_run_pushes(project: Project) -> None:
+def test_a_read_only_serving_folder_is_reported_and_the_next_run_pushes(project: Project) -> None:
     versions, other = project.versions(), ("--set", "training.learning_rate=0.002")
     refused = project.run(*other, before=read_only(project.home / "serving"))
     assert refused.returncode == 1
@@ -170,7 +170,7 @@ def test_a_serving_folder_that_cannot_be_written_is_told_and_the_next_run_pushes
     assert len(project.versions()) == len(versions) + 1
 
 
-def test_a_store_that_is_locked_for_a_while_holds_a_run_up_and_no_more(project: Project) -> None:
+def test_a_run_waits_for_a_store_that_is_locked_briefly(project: Project) -> None:
     running = subprocess.Popen(
         project.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**project.environment(), "PYTHONUNBUFFERED": "1"},
@@ -208,7 +208,7 @@ def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
     assert "Transform" not in dict(project.executions())
 
 
-def test_a_killed_training_goes_on_where_it_was(project: Project) -> None:
+def test_a_killed_training_continues_from_its_checkpoint(project: Project) -> None:
     versions = project.versions()
     longer = ("--set", "training.epochs=40")
     running = subprocess.Popen(
@@ -245,14 +245,14 @@ def verdicts(document: dict[str, Any]) -> dict[str, str]:
 
 
 def first_run(project: Project) -> str:
-    """Its id."""
+    """Returns the id of the first run."""
     from pipeline.lineage.store import read, run_ids
     from pipeline.workspace import Workspace
 
     return read(Workspace(project.home), run_ids)[0]
 
 
-def test_the_same_again_is_the_same_to_the_last_bit(project: Project, tmp_path: Path) -> None:
+def test_a_reproduced_run_has_the_same_results_bit_for_bit(project: Project, tmp_path: Path) -> None:
     before = project.executions(), project.versions()
     again = reproduce(project, first_run(project), "--out", str(tmp_path / "again"))
     assert again.returncode == 0, again.stdout + again.stderr
@@ -270,7 +270,7 @@ def test_the_same_again_is_the_same_to_the_last_bit(project: Project, tmp_path: 
     assert (tmp_path / "again" / "serving" / "im2latex").is_dir()
 
 
-def test_other_data_is_refused_and_with_anyway_it_differs(project: Project) -> None:
+def test_changed_data_is_refused_or_if_allowed_gives_other_results(project: Project) -> None:
     other = (first_run(project), "--set", "data.seed=2")
     refused = reproduce(project, *other)
     assert refused.returncode == 1

@@ -1,4 +1,4 @@
-"""A training without TensorFlow, by its command in a process of its own, and the SavedModel of what it learnt."""
+"""The command for training without TensorFlow, in a separate process, and the export of its model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainer_module.trained import load_weights
 
 ROOT = Path(__file__).parents[2]
 
-# In front of everything: nothing of TensorFlow and TFX can be imported, not even by way of trial.
+# First on the path: importing TensorFlow or TFX fails, even inside `try`.
 POISON = """
 import sys
 
@@ -61,9 +61,9 @@ def command(*arguments, settings=()) -> list[str]:
 def environment(folder: Path) -> dict[str, str]:
     (folder / "sitecustomize.py").write_text(POISON)
     known = {name: value for name, value in os.environ.items() if name not in ("KERAS_BACKEND", "PYTEST_XDIST_WORKER")}
-    # What one of these processes has compiled, the others take.
+    # These processes share a cache of compiled code.
     compiled = {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    compiled["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the few steps of these trainings
+    compiled["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # these trainings have few steps
     return known | compiled | {"PYTHONPATH": f"{folder}:{ROOT}", "JAX_PLATFORMS": "cpu"}
 
 
@@ -95,7 +95,7 @@ def out(source, tmp_path_factory) -> Path:
     return folder / "out"
 
 
-def test_a_training_without_tensorflow_leaves_weights_metrics_and_predictions(out):
+def test_a_training_without_tensorflow_writes_weights_metrics_and_predictions(out):
     assert {path.name for path in out.iterdir()} == {"checkpoints", "metrics.json", "predictions.txt", WEIGHTS}
     metrics = json.loads((out / "metrics.json").read_text())
     model = load_weights(out)
@@ -103,7 +103,7 @@ def test_a_training_without_tensorflow_leaves_weights_metrics_and_predictions(ou
     assert metrics["vocabulary"] == len(model.vocabulary)
     assert metrics["parameters"] == sum(weight.size for weight in model.weights.values())
     assert metrics["epochs"] == len(metrics["perplexities"]) == 4
-    # Even odds at the start, and some learnt.
+    # At the start all tokens are equally likely; a little was learned.
     assert 1 < min(metrics["perplexities"]) < len(model.vocabulary)
     assert metrics["images_per_second"] > 0 and metrics["seconds"] > 0
     assert (metrics["greedy"]["width"], metrics["beam"]["width"]) == (1, 3)
@@ -116,14 +116,14 @@ def test_a_training_without_tensorflow_leaves_weights_metrics_and_predictions(ou
         assert answer["target"] == targets[name]
         assert answer["right"] == (answer["prediction"] == answer["target"])
         assert answer["log_probability"] < 0
-    # All of the twelve are there, so they give the scores.
+    # The file has all twelve examples, so the scores can be computed from it.
     pairs = [(answer["target"], answer["prediction"]) for answer in read.values()]
     expected = sum(reference.bleu_statistics(*pair) for pair in pairs)
     assert metrics["greedy"]["bleu"] == pytest.approx(reference.bleu(expected))
     assert metrics["greedy"]["exact_match"] == np.mean([answer["right"] for answer in read.values()])
 
 
-def test_a_finished_training_is_not_done_again(source, out):
+def test_a_finished_training_is_not_repeated(source, out):
     before = (out / WEIGHTS).read_bytes(), json.loads((out / "metrics.json").read_text()), predictions(out)
     done = trained(out.parent, source, "--out", out, settings=["training.epochs=4"])
     assert done.returncode == 0, done.stderr
@@ -136,7 +136,7 @@ def test_a_finished_training_is_not_done_again(source, out):
     assert load_weights(out).vocabulary and predictions(out) == before[2]
 
 
-def test_a_training_stops_at_its_minutes_with_weights_and_metrics(source, tmp_path):
+def test_a_training_stops_at_its_time_limit_with_weights_and_metrics(source, tmp_path):
     done = trained(tmp_path, source, "--out", tmp_path / "out", "--minutes", "0.0001", settings=["training.epochs=500"])
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -145,7 +145,7 @@ def test_a_training_stops_at_its_minutes_with_weights_and_metrics(source, tmp_pa
     assert len(predictions(tmp_path / "out")) == 12
 
 
-def test_an_interrupted_training_is_one_sentence_and_keeps_its_checkpoint(source, tmp_path):
+def test_ctrl_c_prints_one_sentence_and_keeps_the_checkpoint(source, tmp_path):
     process = subprocess.Popen(
         command(source, "--out", tmp_path / "out", settings=["training.epochs=100000"]),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(tmp_path),
@@ -164,8 +164,8 @@ def test_an_interrupted_training_is_one_sentence_and_keeps_its_checkpoint(source
     assert list(tmp_path.glob("out/checkpoints/*/checkpoint.npz"))
 
 
-def test_a_training_that_starts_from_weights_keeps_the_tokens_they_know(source, out, tmp_path):
-    # A rate at which nothing is learnt, and a vocabulary of few tokens.
+def test_a_training_that_starts_from_weights_keeps_their_tokens(source, out, tmp_path):
+    # A learning rate at which nothing is learned, and a small vocabulary.
     settings = [f"training.start_from={out}", "training.learning_rate=1e-30", "vocabulary.min_count=12"]
     done = trained(tmp_path, source, "--out", tmp_path / "out", settings=[*settings, "training.epochs=1"])
     assert done.returncode == 0, done.stderr
@@ -173,13 +173,13 @@ def test_a_training_that_starts_from_weights_keeps_the_tokens_they_know(source, 
     before, after = load_weights(out), load_weights(tmp_path / "out")
     assert sorted(after.vocabulary) == sorted(before.vocabulary)
     rows = [after.vocabulary.index(token) for token in before.vocabulary]
-    # Its own are fewer: the others were added.
+    # The data has fewer tokens; the others come from the weights.
     (own,) = re.findall(r"vocabulary of (\d+)", done.stdout)
     assert int(own) < len(before.vocabulary)
     np.testing.assert_array_equal(after.weights["embedding/embeddings"][rows], before.weights["embedding/embeddings"])
 
 
-def test_the_exported_model_reads_what_the_training_read(source, out, tmp_path):
+def test_the_exported_model_has_the_same_predictions_as_the_training(source, out, tmp_path):
     exported = export("--weights", out, "--out", tmp_path / "made" / "model")
     assert exported.exit_code == 0, exported.output
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["model"]

@@ -1,4 +1,4 @@
-"""The pictures and the small model of the service's tests."""
+"""Reuses the pictures and the small model of the service's tests."""
 
 from tests.pipeline.serving.conftest import images, model, picture, signatures
 

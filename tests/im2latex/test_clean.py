@@ -54,7 +54,7 @@ def test_tokens_become_what_a_person_would_type(tokens: str, typed: str) -> None
 
 
 @pytest.mark.parametrize("broken", [r"\frac { 1", "x ^ 1 ^ 2", "} x", "{ " * 5000])
-def test_what_is_no_formula_stays_as_it_is(broken: str) -> None:
+def test_invalid_formulas_stay_unchanged(broken: str) -> None:
     assert clean(broken) == broken
 
 

@@ -33,7 +33,7 @@ def pushed(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def files(tmp_path: Path, images: list[bytes]) -> list[Path]:
-    """Pictures in a folder, one of them in a folder below, beside a file that is none."""
+    """Writes pictures to a folder, one of them to a subfolder, and a file that is not an image."""
     (tmp_path / "more").mkdir()
     paths = [tmp_path / f"{number}.png" for number in range(len(images) - 1)] + [tmp_path / "more" / "last.PNG"]
     for path, image in zip(paths, images, strict=True):
@@ -93,7 +93,7 @@ def test_clean_leaves_out_the_blanks(pushed: Path, files: list[Path], expected: 
     assert predict(pushed, "--clean", files[1]).stdout == expected[1].replace(" ", "") + "\n"
 
 
-def test_what_cannot_be_read_is_a_sentence_and_the_others_are_read(
+def test_unreadable_images_are_reported_and_the_others_are_read(
     pushed: Path, files: list[Path], tmp_path: Path, expected: list[str], picture: Image.Image
 ) -> None:
     broken = {
@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_a_sentence_and_the_others_are_read(
         assert any(line.startswith(f"im2latex: {path}: {sentence}") for line in complaints), (path, complaints)
 
 
-def test_a_blank_picture_is_an_empty_line_and_a_sentence(pushed: Path, files: list[Path], tmp_path: Path) -> None:
+def test_a_blank_picture_gives_an_empty_line_and_a_message(pushed: Path, files: list[Path], tmp_path: Path) -> None:
     blank = tmp_path / "more" / "blank.png"
     Image.new("L", (60, 20), 250).save(blank)
     alone = predict(pushed, "--model", pushed, blank)
@@ -131,7 +131,7 @@ def test_a_blank_picture_is_an_empty_line_and_a_sentence(pushed: Path, files: li
     assert predict(pushed, "--alternatives", 3, blank).stdout == "1.000\t\n"
 
 
-def test_json_says_of_a_picture_whether_it_is_blank(pushed: Path, files: list[Path], tmp_path: Path) -> None:
+def test_json_tells_whether_a_picture_is_blank(pushed: Path, files: list[Path], tmp_path: Path) -> None:
     Image.new("L", (60, 20), 250).save(tmp_path / "blank.png")
     answer = predict(pushed, "--model", pushed, "--json", files[0], tmp_path / "blank.png")
     read, blank = map(json.loads, answer.stdout.splitlines())
@@ -140,7 +140,7 @@ def test_json_says_of_a_picture_whether_it_is_blank(pushed: Path, files: list[Pa
     assert answer.stderr == ""
 
 
-def test_more_images_than_are_held_at_once_are_all_read(
+def test_more_images_than_fit_into_memory_at_once_are_all_read(
     pushed: Path, files: list[Path], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("im2latex.command.HELD", 4)
@@ -164,7 +164,7 @@ def test_inverted_and_transparent_pictures_are_read_as_the_plain_one(
     assert latex["plain.png"] == latex["clear.webp"] == latex["sheet.tiff"] and "dark.jpg" in latex
 
 
-def test_a_model_without_a_beam_is_a_sentence(tmp_path: Path, pushed: Path, files: list[Path]) -> None:
+def test_a_model_without_a_beam_is_a_user_error(tmp_path: Path, pushed: Path, files: list[Path]) -> None:
     folder = save(tmp_path / "3", lambda images: sure(images))
     with pytest.raises(UserError, match="3 has no signature predict_alternatives"):
         raise predict(pushed, "--model", folder, "--alternatives", 2, files[0]).exception or AssertionError

@@ -17,19 +17,19 @@ POINTS = 72.27
 
 
 def record(index: int, formula: str, em: float) -> Record:
-    """A formula drawn at a size, as `data draw` would name it."""
+    """Returns a formula drawn at a size, with a name as from `data draw`."""
     look = f"latex;cm;10pt;{em * POINTS / 10:.6f}dpi;display;regular;4px;light;clean"
     return Record(draw_png(formula, em=em), formula, f"test-{index}-0;{look}")
 
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    """Formulas at sizes from 10 to 40 pixels an em."""
+    """Returns formulas at sizes from 10 to 40 pixels per em."""
     sizes = 10 * 4 ** np.random.default_rng(0).random(240)
     return [record(i, *pair) for i, pair in enumerate(zip(formulas(240, seed=3, level="full"), sizes, strict=True))]
 
 
-def test_the_size_of_an_em_is_known_to_a_fifth_for_most(records):
+def test_most_em_sizes_are_estimated_within_20_percent(records):
     measured = [sample for one in records if (sample := samples(one)) is not None]
     assert len(measured) == len(records)
     off = errors(estimator(), measured)
@@ -37,14 +37,14 @@ def test_the_size_of_an_em_is_known_to_a_fifth_for_most(records):
     assert (np.abs(off - np.median(off)) < math.log(1.2)).mean() > 0.6
 
 
-def test_a_fit_learns_sizes_that_it_was_not_shown(records):
+def test_a_fit_generalises_to_held_out_formulas(records):
     measured = [sample for one in records if (sample := samples(one)) is not None]
     network = fit(measured[:200], epochs=60)
     # Without an estimate the sizes are off by up to 4.
     assert np.median(np.abs(errors(network, measured[200:]))) < math.log(1.4)
 
 
-def test_scales_are_steps_within_bounds_and_follow_the_size_asked_for():
+def test_scales_are_steps_within_bounds_and_follow_the_requested_size():
     found, area = measures(ink_of(draw_png("x + \\frac { a } { b }", em=30)))
     scales = [glyph_scale(found, area, size) for size in (8, 16, 32)]
     np.testing.assert_allclose(np.log2(scales) * 8, np.rint(np.log2(scales) * 8), atol=1e-9)
@@ -54,7 +54,7 @@ def test_scales_are_steps_within_bounds_and_follow_the_size_asked_for():
     assert glyph_scale(*measures(np.zeros((5, 5), np.float32)), 16) == 1
 
 
-def test_the_command_measures_fits_and_refuses_what_has_no_sizes(records, tmp_path, capsys):
+def test_the_command_measures_fits_and_refuses_data_without_sizes(records, tmp_path, capsys):
     with DatasetWriter(tmp_path / "drawn", "test") as writer:
         for one in records:
             writer.write("train", one)

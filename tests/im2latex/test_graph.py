@@ -1,4 +1,4 @@
-"""The ONNX graph against the model in Keras, for every attention: the same tokens and probabilities."""
+"""Compares the ONNX graph with the Keras model, for every kind of attention: tokens, probabilities, attention."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainer_module.weights import weights_of
 MAX_TOKENS, VOCABULARY = 20, 30
 SIZES = np.array([[60, 300], [17, 90], [64, 5], [33, 200]])
 SMALL: dict[str, Any] = {"filters": (4, 8, 8, 8, 16, 16), "decoder_units": 16, "embedding_units": 8}
-# Each option both ways, and with it each attention.
+# Every option on and off, and every kind of attention.
 CONFIGS = {
     "standard": ModelConfig(**SMALL, position_encoding=True, hidden_recurrence=True),
     "coarse_only": ModelConfig(**SMALL, attention="coarse_only", row_embedding=True, normalisation="before_relu"),
@@ -32,7 +32,7 @@ CONFIGS = {
 
 @pytest.fixture(scope="module", params=CONFIGS)
 def model(request: pytest.FixtureRequest) -> FormulaModel:
-    """Weights so far from zero, and statistics so far from one, that different images read differently."""
+    """Returns a model with large weights and varied statistics, so that different images give different results."""
     keras.utils.set_random_seed(7)
     made = FormulaModel(CONFIGS[request.param], VOCABULARY, max_rows=8)
     rng = np.random.default_rng(3)
@@ -70,7 +70,7 @@ def run(
 
 
 @pytest.mark.parametrize(("width", "penalty"), [(1, 0.0), (4, 0.0), (4, 1.0)])
-def test_it_reads_the_same_tokens_with_the_same_probability(
+def test_the_graph_gives_the_same_tokens_and_probabilities(
     model: FormulaModel, session: onnxruntime.InferenceSession, images: np.ndarray, width: int, penalty: float
 ) -> None:
     expected = search(model, images[..., np.newaxis], SIZES.astype(np.int32), MAX_TOKENS, width, penalty)
@@ -95,23 +95,23 @@ def test_an_image_reads_the_same_alone_and_in_a_batch(
         np.testing.assert_allclose(alone["log_probability"][0], together["log_probability"][i], rtol=0, atol=1e-3)
 
 
-def test_it_looks_where_the_model_looks(
+def test_the_graph_gives_the_same_attention(
     model: FormulaModel, session: onnxruntime.InferenceSession, images: np.ndarray
 ) -> None:
     found = run(session, images, SIZES, 1, 0.0)
     tokens = found["tokens"][:, 0, :-1].astype(np.int32)
     before = np.concatenate([np.ones((len(SIZES), 1), np.int32), tokens], axis=1)
     maps = model.attention_maps(images[..., np.newaxis], SIZES.astype(np.int32), before)
-    # Below a coarse grid the fine cells stand in another order.
+    # With a coarse grid, the fine cells are ordered by block.
     grid = "fine" if model.config.attention == "standard" else "coarse"
     expected = keras.ops.convert_to_numpy(maps[grid]).reshape(*before.shape, -1)
     for i, length in enumerate((tokens != 0).sum(axis=1)):
-        # Up to the end: behind it the one goes on from the end, and the other from padding.
+        # Compare up to the end token; after it, one continues from the end token and the other from padding.
         np.testing.assert_allclose(found[grid][: length + 1, i, 0], expected[i, : length + 1], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
-def test_weights_stay_as_they_are_stored_and_mean_the_same(
+def test_weights_keep_their_stored_dtype_and_give_the_same_results(
     model: FormulaModel, images: np.ndarray, precision: Any, tmp_path: Any
 ) -> None:
     from im2latex.weights import DESCRIPTION, opened_weights

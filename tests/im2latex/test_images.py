@@ -48,7 +48,7 @@ def graph(config: ImageConfig):
 
 
 def both(encoded: bytes, config: ImageConfig) -> np.ndarray:
-    """What both implementations make of an image, having seen that they agree."""
+    """Normalises an image with both implementations, checks that they agree, and returns the result."""
     got, expected = normalise(encoded, config), graph(config)(encoded)
     assert got.dtype == expected.dtype == np.uint8
     assert got.shape == expected.shape
@@ -57,17 +57,17 @@ def both(encoded: bytes, config: ImageConfig) -> np.ndarray:
 
 
 def levels_apart(a: np.ndarray, b: np.ndarray) -> float:
-    """The mean difference of two images in grey levels; infinite where their sizes differ."""
+    """Returns the mean difference of two images in grey levels; infinity if their sizes differ."""
     return float(np.abs(a.astype(float) - b).mean()) if a.shape == b.shape else np.inf
 
 
 def inked(image: np.ndarray) -> float:
-    """How many pixels would be black if all ink were."""
+    """Returns the amount of ink, in black pixels."""
     return float((255 - image.astype(float)).sum() / 255)
 
 
 def is_like(got: np.ndarray, expected: np.ndarray, share: float) -> bool:
-    """Whether two images have the same size, to two pixels, and as much ink, to a share."""
+    """Returns whether two images have the same size, within two pixels, and the same amount of ink, within a share."""
     sizes = np.abs(np.array(got.shape) - expected.shape).max() <= 2
     return bool(sizes and abs(inked(got) - inked(expected)) <= share * inked(expected))
 
@@ -90,7 +90,7 @@ def transparent(image: Image.Image, ink=(0, 0, 0)) -> Image.Image:
 
 
 def drawn(width: int, height: int, ink: tuple[int, int, int, int], mode: str = "L", paper="white", pen="black"):
-    """A filled box with corners (left, top, right, bottom), the last two outside of it."""
+    """Draws a filled box (left, top, right, bottom); right and bottom are exclusive."""
     image = Image.new(mode, (width, height), paper)
     left, top, right, bottom = ink
     ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), fill=pen)
@@ -119,13 +119,13 @@ def test_ink_of_any_colour_on_any_paper_is_as_black_on_white(ink, paper):
 
 
 @pytest.mark.parametrize("ink", [(0, 0, 0), (255, 255, 255), (200, 0, 0), (255, 255, 0)])
-def test_ink_on_transparency_shows_whatever_its_colour(ink):
+def test_ink_of_any_colour_on_transparency_is_visible(ink):
     for image in DRAWN:
         expected = normalise(encode(bordered(image)), ROOMY)
         assert levels_apart(both(encode(transparent(bordered(image), ink)), ROOMY), expected) < 3
 
 
-def test_uneven_light_is_taken_off():
+def test_uneven_light_is_removed():
     for image in DRAWN:
         sheet = np.asarray(bordered(image), np.float32)
         height, width = sheet.shape
@@ -135,7 +135,7 @@ def test_uneven_light_is_taken_off():
         assert is_like(got, expected, 0.12)
 
 
-def test_noise_of_the_paper_is_taken_off():
+def test_noise_of_the_paper_is_removed():
     for i, image in enumerate(DRAWN):
         sheet = np.asarray(bordered(image), np.float32)
         noisy = sheet + np.random.default_rng(i).normal(0, 12, sheet.shape)
@@ -191,7 +191,7 @@ def test_noise_alone_is_blank():
     assert both(encode(np.clip(noise, 0, 255).astype(np.uint8)), SIZED).shape == (5, 5)
 
 
-def test_unused_alpha_of_a_32_bit_bitmap_is_no_transparency():
+def test_unused_alpha_of_a_32_bit_bitmap_is_ignored():
     image = drawn(60, 40, (20, 10, 30, 20), "RGBA", paper=(255, 255, 255, 0), pen=(0, 0, 0, 0))
     file_header = struct.pack("<2sIII", b"BM", 54 + 60 * 40 * 4, 0, 54)
     header = file_header + struct.pack("<IiiHHIIiiII", 40, *image.size, 1, 32, *[0] * 6)
@@ -256,7 +256,7 @@ def test_the_first_frame_of_an_animation_is_read():
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no image", encode(drawn(60, 40, (20, 10, 30, 20)))[:60]])
-def test_what_is_no_image_is_refused(encoded):
+def test_bytes_that_are_not_an_image_are_refused(encoded):
     with pytest.raises(tf.errors.InvalidArgumentError):
         graph(LIMITS)(encoded)
 
@@ -277,7 +277,7 @@ def test_scaling_down_is_cubic_as_pillows(width, height):
 
 
 @pytest.mark.parametrize("scale", [0.6, 0.8, 1.25, 1.6, 2.5, 4])
-def test_glyphs_come_to_one_size_whatever_the_resolution(scale):
+def test_glyphs_are_scaled_to_one_size_at_any_resolution(scale):
     ratios = []
     for image in DRAWN:
         if len(np.unique(np.asarray(image))) < 3 or image.width < 40:  # too little to tell a size by
@@ -291,7 +291,7 @@ def test_glyphs_come_to_one_size_whatever_the_resolution(scale):
     assert min(ratios) > 0.6 and max(ratios) < 1.6
 
 
-def test_blurred_glyphs_come_to_the_same_size():
+def test_blurred_glyphs_are_scaled_to_the_same_size():
     for image in DRAWN:
         if image.width < 40:
             continue
@@ -300,7 +300,7 @@ def test_blurred_glyphs_come_to_the_same_size():
         assert 0.75 < got.shape[1] / expected.shape[1] < 1.33
 
 
-def test_an_em_comes_to_the_size_asked_for():
+def test_an_em_is_scaled_to_the_requested_size():
     widths = {}
     for size in (12, 16, 24):
         config = ImageConfig(max_height=512, max_width=1024, border=0, glyph_size=size)

@@ -17,7 +17,7 @@ from trainer_module.image_graph import normalise_image
 
 
 def seen(image: bytes) -> np.ndarray:
-    """What the model sees of a file."""
+    """Returns the normalised image of a file, as the model sees it."""
     return normalise_image(tf.constant(prepare(image).encoded), ImageConfig()).numpy()[:, :, 0].astype(int)
 
 
@@ -26,7 +26,7 @@ def deep(picture: Image.Image, dtype: type) -> Image.Image:
 
 
 def on_nothing(picture: Image.Image) -> Image.Image:
-    """The same ink, black, and everything else transparent."""
+    """Returns the same ink in black on a transparent background."""
     ink = picture.point(lambda level: 255 - level)
     return Image.merge("LA", (Image.new("L", picture.size), ink)).convert("RGBA")
 
@@ -56,7 +56,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_model_sees_the_same_ink_however_it_is_written(way: str, picture: Image.Image) -> None:
+def test_the_model_sees_the_same_ink_in_every_format(way: str, picture: Image.Image) -> None:
     np.testing.assert_allclose(seen(WAYS[way](picture)), seen(encoded(picture)), atol=1)
 
 
@@ -66,12 +66,12 @@ def test_the_model_sees_nearly_the_same_ink_in_a_jpeg(mode: str, picture: Image.
     assert np.abs(found - seen(encoded(picture))).mean() < 4
 
 
-def test_what_the_model_decodes_goes_on_byte_for_byte(picture: Image.Image) -> None:
+def test_formats_that_the_model_decodes_are_passed_on_unchanged(picture: Image.Image) -> None:
     for image in (encoded(picture), encoded(picture, "JPEG"), encoded(picture.convert("RGB"), "BMP")):
         assert prepare(image) == (image, *picture.size)
 
 
-def test_a_photograph_is_turned_as_its_camera_was_held(picture: Image.Image) -> None:
+def test_a_photo_is_rotated_by_its_exif_orientation(picture: Image.Image) -> None:
     lying = picture.transpose(Image.Transpose.ROTATE_90)
     notes = Image.Exif()
     notes[0x0112] = 6  # turn it by 90 degrees clockwise
@@ -86,7 +86,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A PNG of a few kilobytes whose pixels would fill gigabytes."""
+    """Returns a PNG of a few kilobytes whose pixels would take gigabytes."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100_000))) + chunk(b"IEND", b"")
 
@@ -118,7 +118,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_no_picture_of_a_formula_is_refused_with_a_sentence(kind: str, picture: Image.Image) -> None:
+def test_invalid_pictures_are_refused_with_a_message(kind: str, picture: Image.Image) -> None:
     make, sentence = REFUSED[kind]
     with pytest.raises(ImageError, match=sentence):
         prepare(make(picture))

@@ -1,4 +1,4 @@
-"""The reader in Python: what it takes, what it gives, and that it needs no TensorFlow."""
+"""The Python reader: its inputs and results, and that it does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def reader(model: Path) -> im2latex.Reader:
     return im2latex.Reader(model)
 
 
-def test_it_reads_as_the_saved_model_beside_it(reader: im2latex.Reader, signatures: Any, images: list[bytes]) -> None:
+def test_the_reader_gives_the_same_results_as_the_saved_model(
+    reader: im2latex.Reader, signatures: Any, images: list[bytes]
+) -> None:
     given = signatures["predict_images"](images=tf.constant(images))
     readings = reader.predict(images)
     assert [one.latex.encode() for one in readings] == given["latex"].numpy().tolist()
@@ -49,7 +51,7 @@ def test_it_reads_as_the_saved_model_beside_it(reader: im2latex.Reader, signatur
         np.testing.assert_allclose(found, given[name], rtol=0, atol=1e-3)
 
 
-def test_a_model_searches_as_its_description_says(
+def test_a_model_searches_with_the_settings_of_its_description(
     model: Path, reader: im2latex.Reader, images: list[bytes], tmp_path: Path
 ) -> None:
     decoding = DecodingConfig(beam_width=3, length_penalty=2.0)
@@ -66,11 +68,11 @@ def test_a_model_searches_as_its_description_says(
         for beam, count in [(None, 1), (Beam(2), 2), (Beam(3), 3), (Beam(3, 2.0), 3)]:
             found = [[one.latex for one in answer] for answer in wide.read_each(images, beam)]  # type: ignore[union-attr]
             assert found == [row[:count] for row in expected]
-        greedy = [answer[0].latex for answer in wide.read_each(images, Beam(1, 0.0))]  # type: ignore[union-attr]
+        greedy = [answer[0].latex for answer in wide.read_each(images, Beam(1, 0.0))]  # type: ignore[index]
         assert greedy == [one.latex for one in reader.predict(images)]
 
 
-def test_the_model_that_comes_with_it_reads_as_its_saved_model(tmp_path: Path) -> None:
+def test_the_packaged_model_gives_the_same_results_as_its_saved_model(tmp_path: Path) -> None:
     drawn = [draw_png(formula, em=11) for formula in formulas(8, seed=5, level="standard", max_tokens=30)]
     save_model(shipped.load(), tmp_path / "model")
     loaded = tf.saved_model.load(str(tmp_path / "model"))
@@ -99,14 +101,14 @@ def test_a_picture_may_be_a_path_bytes_an_image_or_an_array(
     assert reader.predict([]) == []
 
 
-def test_a_turned_image_is_read_as_its_camera_was_held(reader: im2latex.Reader, images: list[bytes]) -> None:
+def test_a_rotated_photo_is_read_upright(reader: im2latex.Reader, images: list[bytes]) -> None:
     upright = Image.open(io.BytesIO(images[0])).convert("L")
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     turned.getexif()[0x0112] = 6
     assert reader.predict(turned) == reader.predict(upright)
 
 
-def test_what_is_no_picture_is_a_sentence(reader: im2latex.Reader, images: list[bytes]) -> None:
+def test_an_invalid_picture_is_a_user_error(reader: im2latex.Reader, images: list[bytes]) -> None:
     for wrong, sentence in [
         (b"no picture", "the image is damaged, or of another format"),
         (b"", "the image is empty"),
@@ -193,7 +195,7 @@ def test_it_imports_neither_tensorflow_nor_the_pipeline(model: Path, images: lis
     assert not {"tensorflow", "keras", "pydantic", "typer", "data", "trainer_module", "components", "pipeline"} & after
 
 
-def test_an_output_that_is_full_or_closed_is_a_sentence(model: Path, images: list[bytes], tmp_path: Path) -> None:
+def test_an_output_that_is_full_or_closed_is_a_user_error(model: Path, images: list[bytes], tmp_path: Path) -> None:
     (tmp_path / "formula.png").write_bytes(images[0])
     command = [sys.executable, "-m", "im2latex", "predict", str(tmp_path / "formula.png"), "--model", str(model)]
     with open("/dev/full", "w") as full:
@@ -207,7 +209,7 @@ def test_an_output_that_is_full_or_closed_is_a_sentence(model: Path, images: lis
     assert (done.returncode, done.stderr) == (1, f"{sentence} (Broken pipe)\n")
 
 
-def test_the_command_predicts_without_them_too(model: Path, images: list[bytes], tmp_path: Path) -> None:
+def test_the_command_predicts_without_tensorflow_and_pipeline(model: Path, images: list[bytes], tmp_path: Path) -> None:
     (tmp_path / "formula.png").write_bytes(images[0])
     code = (
         f"import sys; sys.argv[1:] = ['predict', {str(tmp_path / 'formula.png')!r}];"

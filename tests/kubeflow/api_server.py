@@ -1,9 +1,8 @@
-"""A server that answers as the v2beta1 API of Kubeflow Pipelines does, and takes only what that API takes.
+"""A test server for the v2beta1 API of Kubeflow Pipelines, which accepts only valid requests.
 
-What the API takes is read from kfp_server_api, which is generated from it: paths, query parameters, and the models of
-bodies. A request with anything else in it is answered with 400 and kept in `problems`. Answers are made of the same
-models. Runs go through a list of frames, one for each look at them. Behind the same address is ML Metadata, by
-gRPC-Web, as behind that of the web page.
+The paths, query parameters and body models of the API are read from kfp_server_api, which is generated from it. An
+invalid request is answered with 400 and added to `problems`. Answers use the same models. A run advances through a list
+of frames, one for each request for it. ML Metadata is at the same address, by gRPC-Web, as in the web page.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ import kfp_server_api
 import yaml
 from ml_metadata.proto import metadata_store_service_pb2 as metadata_messages
 
-# Under what the API server of Kubernetes has the API, and the pages.
+# Paths of the API and of the web pages in the API server of Kubernetes.
 KUBE_PROXY = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/"
 KUBE_PROXY_OF_PAGES = "/api/v1/namespaces/kubeflow/services/ml-pipeline-ui:http/proxy"
 METADATA = "/ml_metadata.MetadataStoreService/"
-# What the API shows for a time that has not come.
+# The value of the API for a time that is not set.
 NEVER = "0001-01-01T00:00:00Z"
 BEGINNING = datetime.datetime(2026, 11, 23, 8, 0, tzinfo=datetime.timezone.utc)
 SECONDS_A_STEP = 30
@@ -43,7 +42,7 @@ SECONDS_A_STEP = 30
 
 @dataclass(frozen=True)
 class Operation:
-    """An operation of the API, as the generated client knows it."""
+    """An operation of the API, from the generated client."""
 
     name: str
     path: re.Pattern[str]
@@ -80,10 +79,10 @@ OPERATIONS = tuple(_operations())
 
 
 def check(value: Any, kind: str, place: str) -> None:
-    """Holds a JSON value against a type of the API.
+    """Checks a JSON value against a type of the API.
 
     Raises:
-        ValueError: a field that the type does not have, or one of another type; the message says where.
+        ValueError: a field is unknown or has another type; the message names it.
     """
     if value is None:
         raise ValueError(f"{place} is null")
@@ -117,19 +116,19 @@ def check(value: Any, kind: str, place: str) -> None:
 
 
 def check_is(value: Any, kind: type, place: str) -> None:
-    """Holds a JSON value against a type of Python, where a truth is no number."""
+    """Checks a JSON value against a Python type; a boolean is not a number."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{place} = {value!r} is no {kind.__name__}")
 
 
 def to_json(model: Any) -> Any:
-    """A model as JSON."""
+    """Converts a model to JSON."""
     return kfp_server_api.ApiClient().sanitize_for_serialization(model)
 
 
 @dataclass
 class Fault:
-    """What happens to a request instead of an answer, `times` times from the `after`-th on."""
+    """A fault that happens instead of an answer, for `times` requests from the `after`-th on."""
 
     operation: str
     status: int = 0
@@ -143,7 +142,7 @@ class Fault:
 
 @dataclass
 class Request:
-    """What the client sent."""
+    """A request of the client."""
 
     operation: str
     parameters: dict[str, str]
@@ -154,7 +153,7 @@ class Request:
 
 
 class Refusal(Exception):
-    """An answer with a status of its own."""
+    """An error that is answered with its own status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -163,7 +162,7 @@ class Refusal(Exception):
 
 @dataclass
 class State:
-    """What the server holds."""
+    """The objects on the server."""
 
     pipelines: list[Any] = field(default_factory=list)
     versions: list[Any] = field(default_factory=list)
@@ -178,8 +177,8 @@ class ApiServer:
     def __init__(self, token: str | None = None, certificate: tuple[Path, Path] | None = None) -> None:
         """
         Args:
-            token: what a client must send; None asks for none.
-            certificate: certificate and key, to speak TLS.
+            token: token that clients must send; None for no authentication.
+            certificate: certificate and key, for TLS.
         """
         self.token = token
         self.state = State()
@@ -187,9 +186,9 @@ class ApiServer:
         self.paths: list[str] = []
         self.problems: list[str] = []
         self.faults: list[Fault] = []
-        # What ML Metadata says of the pushers of all runs; None: it is not behind this address.
+        # Whether the models of all runs were pushed, in ML Metadata; None if ML Metadata is not at this address.
         self.pushed: bool | None = True
-        # What the runs that are started from now on go through.
+        # Frames of the runs that are started from now on.
         self.frames: list[tuple[str, list[Any]]] = [("RUNNING", []), ("SUCCEEDED", [])]
         self._playing: dict[str, list[tuple[str, list[Any]]]] = {}
         self._clock = BEGINNING
@@ -210,7 +209,7 @@ class ApiServer:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The address of the server."""
         return f"{self._scheme}://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self) -> ApiServer:
@@ -222,11 +221,11 @@ class ApiServer:
         self._http.server_close()
 
     def did(self, operation: str) -> list[Request]:
-        """The requests for an operation so far."""
+        """Returns the requests for an operation so far."""
         return [request for request in self.requests if request.operation == operation]
 
     def fault(self, operation: str) -> Fault | None:
-        """The fault that is due for a request, if any."""
+        """Returns the fault that is due for a request, if any."""
         with self._lock:
             for fault in self.faults:
                 if fault.operation != operation:
@@ -239,12 +238,12 @@ class ApiServer:
         return None
 
     def answer(self, request: Request) -> Any:
-        """The model that answers a request which fits the API."""
+        """Answers a valid request with a model."""
         with self._lock:
             self._clock += datetime.timedelta(seconds=1)
             return getattr(self, request.operation)(request)
 
-    # The operations. Those that are missing are none that the client needs.
+    # The operations that the client needs.
 
     def get_healthz(self, request: Request) -> Any:
         return kfp_server_api.V2beta1GetHealthzResponse(multi_user=False)
@@ -284,9 +283,11 @@ class ApiServer:
         return kfp_server_api.V2beta1ListExperimentsResponse(**_page(self.state.experiments, "experiments", request))
 
     def create_experiment(self, request: Request) -> Any:
-        made = kfp_server_api.V2beta1Experiment(**request.body | {"experiment_id": _id(), "created_at": self._clock})
-        self.state.experiments.append(made)
-        return made
+        experiment = kfp_server_api.V2beta1Experiment(
+            **request.body | {"experiment_id": _id(), "created_at": self._clock}
+        )
+        self.state.experiments.append(experiment)
+        return experiment
 
     def create_run(self, request: Request) -> Any:
         reference = request.body["pipeline_version_reference"]
@@ -321,18 +322,18 @@ class ApiServer:
         return kfp_server_api.V2beta1ListRecurringRunsResponse(**page)
 
     def create_recurring_run(self, request: Request) -> Any:
-        made = _deserialised(request.body, "V2beta1RecurringRun")
-        made.recurring_run_id, made.created_at, made.status = _id(), self._clock, "ENABLED"
-        self.state.schedules.append(made)
-        return made
+        schedule = _deserialised(request.body, "V2beta1RecurringRun")
+        schedule.recurring_run_id, schedule.created_at, schedule.status = _id(), self._clock, "ENABLED"
+        self.state.schedules.append(schedule)
+        return schedule
 
     def delete_recurring_run(self, request: Request) -> Any:
-        found = self._find(self.state.schedules, "recurring_run_id", request.parameters["recurring_run_id"])
-        self.state.schedules.remove(found)
+        schedule = self._find(self.state.schedules, "recurring_run_id", request.parameters["recurring_run_id"])
+        self.state.schedules.remove(schedule)
         return {}
 
     def metadata(self, method: str, content: bytes) -> bytes:
-        """The answer of ML Metadata to a gRPC-Web request, where every run has two attempts of its pusher."""
+        """Answers a gRPC-Web request to ML Metadata, in which every run has two attempts of its pusher."""
         size = int.from_bytes(content[1:5], "big")
         assert content[0] == 0 and len(content) == 5 + size
         request = getattr(metadata_messages, f"{method}Request").FromString(content[5:])
@@ -367,7 +368,7 @@ class ApiServer:
             if len(documents) == 1
             else dict(zip(("pipeline_spec", "platform_spec"), documents, strict=True))
         )
-        made = kfp_server_api.V2beta1PipelineVersion(
+        version = kfp_server_api.V2beta1PipelineVersion(
             pipeline_id=pipeline_id,
             pipeline_version_id=_id(),
             display_name=name,
@@ -375,8 +376,8 @@ class ApiServer:
             created_at=self._clock,
             pipeline_spec=spec,
         )
-        self.state.versions.append(made)
-        return made
+        self.state.versions.append(version)
+        return version
 
     @staticmethod
     def _find(entries: Iterable[Any], name: str, value: str) -> Any:
@@ -387,14 +388,14 @@ class ApiServer:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Reads a request, holds it against the API, and answers."""
+    """Reads a request, checks it against the API, and answers."""
 
     api: ApiServer
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet: the second would wait for the client's word on the first
+    wbufsize = -1  # header and body in one packet; otherwise the second waits for the client's acknowledgement
 
     def log_message(self, *message: object) -> None:
-        """Nothing: what matters is in `requests`."""
+        """Logs nothing; the requests are in `requests`."""
 
     def do_GET(self) -> None:
         self._serve()
@@ -422,7 +423,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (fault := self.api.fault(request.operation)) and not self._fail(fault):
             return
         if self.api.token and request.authorization != f"Bearer {self.api.token}":
-            # Some gateways say what they were given.
+            # Some gateways repeat the token that they got.
             self._send(401, {"error": "", "code": 16, "message": f"Unauthenticated: {request.authorization}"})
             return
         try:
@@ -480,7 +481,7 @@ class _Handler(BaseHTTPRequestHandler):
         return payload.decode()
 
     def _fail(self, fault: Fault) -> bool:
-        """Does what the fault says; True when the request is to be answered after all."""
+        """Executes a fault. Returns True if the request is to be answered nevertheless."""
         time.sleep(fault.seconds)
         if fault.reset:
             self.close_connection = True
@@ -510,13 +511,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def play(*tasks: tuple[str, ...]) -> list[tuple[str, list[Any]]]:
-    """The frames of a run whose tasks come one after another, as a backend on Argo shows them.
+    """Returns the frames of a run whose tasks run one after another, as a backend on Argo shows them.
 
-    A node that was never started has no state. Each container that ran leaves an entry without a name besides: that of
-    the launcher's record for the cache.
+    A node that was never started has no state. Each container that ran adds an entry without a name, the launcher's
+    record for the cache.
 
     Args:
-        tasks: name, how it ends (succeeded, cached, failed or skipped), and for a failure the message, if there is one.
+        tasks: name, final state (succeeded, cached, failed or skipped) and, for a failure, optionally the message.
     """
     clock = BEGINNING
     nodes = [_node("im2latex-x7k2p", clock, None, "RUNNING"), _node("root-driver", clock, clock, "SUCCEEDED")]
@@ -571,23 +572,23 @@ def _error(message: str) -> Any:
 
 
 def _page(entries: list[Any], name: str, request: Request) -> dict[str, Any]:
-    """A page of a list, sorted and filtered as the request wants it."""
-    found = list(entries)
+    """Returns a page of a list, sorted and filtered as in the request."""
+    matching = list(entries)
     for predicate in json.loads(request.query.get("filter", "{}")).get("predicates", []):
         assert predicate["operation"] == "EQUALS"
-        found = [entry for entry in found if getattr(entry, predicate["key"]) == predicate["string_value"]]
+        matching = [entry for entry in matching if getattr(entry, predicate["key"]) == predicate["string_value"]]
     if key := request.query.get("sort_by"):
         key, _, direction = key.partition(" ")
-        found.sort(key=lambda entry: getattr(entry, key), reverse=direction == "desc")
+        matching.sort(key=lambda entry: getattr(entry, key), reverse=direction == "desc")
     begin = int(request.query.get("page_token") or 0)
     end = begin + int(request.query.get("page_size") or 10)
-    return {name: found[begin:end], "total_size": len(found)} | (
-        {"next_page_token": str(end)} if end < len(found) else {}
+    return {name: matching[begin:end], "total_size": len(matching)} | (
+        {"next_page_token": str(end)} if end < len(matching) else {}
     )
 
 
 def _deserialised(document: Any, kind: str) -> Any:
-    """A model from JSON."""
+    """Converts JSON to a model."""
 
     class Response:
         data = json.dumps(document)

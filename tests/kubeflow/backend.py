@@ -1,17 +1,18 @@
-"""What the Kubeflow backend, its launcher and its buckets do with a compiled pipeline, without a cluster.
+"""Runs a compiled pipeline as the Kubeflow backend, its launcher and its buckets do, without a cluster.
 
-A task is a process of its own that finds no more than a container would: the arguments with the ExecutorInput in
-them, the input artifacts downloaded, the parents of the outputs, the container's environment and its secrets. What it
-leaves is uploaded, and gone with its folder. As the real backend (2.17) does it:
+Each task is a process that has only what a container would have: the arguments with the ExecutorInput, the downloaded
+input artifacts, the parent folders of the outputs, the container's environment and its secrets. Its outputs are
+uploaded, and its folder is deleted. As in the real backend (2.17):
 
-- an input artifact has an id for a name and a type that says nothing; its properties have been through ML Metadata:
-  all numbers and booleans are JSON's numbers, lists and dicts lie in wrappers, and the launcher has added two;
-- each task has an output `executor-logs` that its component does not name;
-- a task is taken from the cache when its image, its command, its parameters and the ids of its inputs were there
-  before, and it allows that;
-- a task that failed is retried for the longest time of its policy, counted from its first start: without one, never;
-- the launcher's own credentials open the bucket of the pipeline root alone; others need those of the pod;
-- empty folders do not exist in a bucket, and a bucket alone is no artifact.
+- The name of an input artifact is its id, and its type is generic. Its properties have passed through ML Metadata: all
+  numbers and booleans are JSON numbers, lists and dicts have wrappers, and the launcher has added two properties.
+- Each task has an output `executor-logs` that its component does not declare.
+- A task is taken from the cache if its cache is enabled, and if its image, command, parameters and the ids of its
+  inputs are those of an earlier task.
+- A failed task is retried until the time limit of its retry policy, counted from its first start; without a limit it
+  is never retried.
+- The launcher's own credentials are valid for the bucket of the pipeline root only; other buckets need the pod's.
+- Empty folders do not exist in a bucket, and a bucket without a path is not an artifact.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from data.repository import REPOSITORY
 
 ROOT = "s3://bucket/runs"
-# What a launcher without credentials of its own for a bucket asks the pod for; an endpoint is wanted elsewhere.
+# Variables of the pod that a launcher needs for a bucket without its own credentials; some stores need an endpoint too.
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
 
 
 @dataclasses.dataclass
 class Result:
-    """What a task gave: artifacts by output (name is the id) and parameters."""
+    """The outputs of a task: artifacts by output, whose name is their id, and parameters."""
 
     artifacts: dict[str, dict[str, Any]]
     parameters: dict[str, Any]
@@ -52,7 +53,7 @@ class Result:
 
 
 class TaskFailed(Exception):
-    """A task's process did not exit with 0, or its launcher failed; the message has the output."""
+    """A task's process failed, or its launcher did; the message has the output."""
 
 
 class Backend:
@@ -61,9 +62,9 @@ class Backend:
     def __init__(self, folder: Path, root: str = ROOT, secrets: Mapping[str, str] | None = None) -> None:
         """
         Args:
-            folder: where it keeps all of it.
+            folder: folder for all files of the cluster.
             root: address of the pipeline root; the launcher has credentials for its bucket.
-            secrets: of the namespace: values by secret/key.
+            secrets: secrets of the namespace: values by secret/key.
         """
         self.root = root
         self.downloaded: dict[str, list[str]] = {}  # addresses by task
@@ -81,8 +82,8 @@ class Backend:
         spec = json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
         assert spec.schema_version == "2.1.0"
         pods = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-        given = {name: p.default_value for name, p in spec.root.input_definitions.parameters.items()}
-        given = {name: json_format.MessageToDict(value) for name, value in given.items()} | (parameters or {})
+        values = {name: p.default_value for name, p in spec.root.input_definitions.parameters.items()}
+        values = {name: json_format.MessageToDict(value) for name, value in values.items()} | (parameters or {})
         run = f"{self.root}/{spec.pipeline_info.name}/{uuid.uuid4()}"
         done: dict[str, Result] = {}
         waiting = dict(spec.root.dag.tasks)
@@ -91,7 +92,7 @@ class Backend:
             while waiting or running:
                 for name in [n for n, task in waiting.items() if set(task.dependent_tasks) <= set(done)]:
                     task = waiting.pop(name)
-                    running[pool.submit(self._task, spec, pods, task, given, dict(done), f"{run}/{name}")] = name
+                    running[pool.submit(self._task, spec, pods, task, values, dict(done), f"{run}/{name}")] = name
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
                     done[running.pop(future)] = future.result()
@@ -134,7 +135,7 @@ class Backend:
         return environment
 
     def _attempts(self, policy: Any, launch: Callable[[], Result]) -> Result:
-        """What the first attempt gives that does not fail. Between two no time passes but in the account of it."""
+        """Returns the result of the first successful attempt. Pauses between attempts are only counted."""
         pause = policy.backoff_duration.ToTimedelta().total_seconds()
         passed = 0.0
         for left in range(policy.max_retry_count, -1, -1):
@@ -203,16 +204,16 @@ class Backend:
             return self._collect(executor_input["outputs"], outputs.artifacts, pod)
 
     def _collect(self, given: dict[str, Any], declared: Any, pod: Path) -> Result:
-        told = pipeline_spec_pb2.ExecutorOutput()
+        written = pipeline_spec_pb2.ExecutorOutput()
         if (file := Path(given["outputFile"])).exists():
-            json_format.Parse(file.read_text(encoding="utf-8"), told)  # refuses what the schema does not have
+            json_format.Parse(file.read_text(encoding="utf-8"), written)  # refuses what the schema does not have
         made = {}
         for key in declared:
             (artifact,) = given["artifacts"][key]["artifacts"]
             metadata = {}
-            if key in told.artifacts:
-                assert told.artifacts[key].artifacts[0].uri == artifact["uri"]
-                metadata = json_format.MessageToDict(told.artifacts[key].artifacts[0].metadata)
+            if key in written.artifacts:
+                assert written.artifacts[key].artifacts[0].uri == artifact["uri"]
+                metadata = json_format.MessageToDict(written.artifacts[key].artifacts[0].metadata)
             self._upload(artifact["uri"], pod)
             made[key] = self._artifact(key, artifact["uri"], metadata)
         parameters = {
@@ -228,7 +229,7 @@ class Backend:
         return {"name": str(self._artifacts), "uri": address, "type": {}, "metadata": stored}
 
     def object(self, address: str) -> Path:
-        """What is at an address in a bucket."""
+        """Returns the path of an object by its address."""
         return self.buckets / address.replace("://", "/")
 
     def _download(self, address: str, pod: Path, environment: Mapping[str, str]) -> None:
@@ -248,7 +249,7 @@ class Backend:
 
 
 def _stored(value: Any) -> Any:
-    """A property as the backend's ML Metadata gives it back."""
+    """Converts a property to the form in which the backend's ML Metadata returns it."""
     if isinstance(value, bool):
         return float(value)
     if isinstance(value, list):

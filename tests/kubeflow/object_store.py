@@ -1,6 +1,6 @@
-"""An object store that answers to what lists buckets, as S3 does: a folder of buckets behind HTTP.
+"""An object store with the part of S3's HTTP API that lists and reads buckets; the buckets are folders.
 
-It takes signed requests of one key alone (the signature itself is not checked), and gives three objects a page.
+It accepts requests signed with one key (without checking the signature), and returns three objects per page.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class ObjectStore:
         self.folder = folder
         self.key = key
         self.secret = secret
-        self.read: list[str] = []  # objects whose content was asked for
+        self.read: list[str] = []  # objects whose content was requested
         store = self
 
         class Handler(_Handler):
@@ -33,7 +33,7 @@ class ObjectStore:
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The address of the store."""
         return f"http://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self) -> ObjectStore:
@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = -1
 
     def log_message(self, *message: object) -> None:
-        """Nothing."""
+        """Logs nothing."""
 
     def do_HEAD(self) -> None:
         self._answer(404, "")

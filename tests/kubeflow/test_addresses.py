@@ -15,7 +15,7 @@ from kubeflow.addresses import LAUNCHER_ROOT, bucket, is_address, local_path, na
         ("minio://bucket/a", "minio/bucket/a"),
     ],
 )
-def test_an_address_is_where_the_launcher_keeps_it(
+def test_an_address_has_a_local_path_of_the_launcher(
     address: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert is_address(address)
@@ -27,7 +27,7 @@ def test_an_address_is_where_the_launcher_keeps_it(
 
 
 @pytest.mark.parametrize("text", ["/mnt/data", "https://elsewhere/gs://a", "/mnt/s3/bucket", "a/s3/b", "/s3", "/s3/"])
-def test_another_text_stays_as_it_is(text: str) -> None:
+def test_other_texts_are_not_changed(text: str) -> None:
     assert not is_address(text) and local_path(text) == with_addresses(text) == text
 
 
@@ -35,6 +35,6 @@ def test_another_text_stays_as_it_is(text: str) -> None:
     ("address", "place", "goes_on"),
     [("s3://b", "s3://b", False), ("s3://b/", "s3://b", False), ("gs://b/c/d", "gs://b", True)],
 )
-def test_an_address_has_a_bucket_and_should_have_a_folder(address: str, place: str, goes_on: bool) -> None:
+def test_an_address_is_split_into_bucket_and_folder(address: str, place: str, goes_on: bool) -> None:
     assert bucket(address) == place
     assert names_folder(address) == goes_on

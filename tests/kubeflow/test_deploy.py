@@ -1,4 +1,4 @@
-# kfp reads the annotations of what it compiles: they must not be texts.
+# No `from __future__ import annotations`: kfp reads annotations as types when it compiles.
 import copy
 import dataclasses
 import datetime
@@ -41,7 +41,7 @@ SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a command came to."""
+    """The result of a command."""
 
     status: int
     out: str
@@ -68,7 +68,7 @@ def pusher():  # type: ignore[no-untyped-def]
 
 @pytest.fixture(scope="module")
 def pipeline_yaml(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small pipeline of kfp's own compiler: two documents, parameters of all types."""
+    """A small pipeline from kfp's own compiler, with two documents and parameters of all types."""
 
     @dsl.pipeline(name="im2latex")
     def small(
@@ -91,7 +91,7 @@ def pipeline_yaml(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch, pipeline_yaml: str) -> SimpleNamespace:
-    """Stands for kubeflow.runner, whose imports take many seconds; the real one has a test of its own below."""
+    """Replaces kubeflow.runner, whose imports take many seconds; a test below uses the real one."""
     runner = SimpleNamespace(text=pipeline_yaml)
     runner.compile_pipeline = lambda config: runner.text
     monkeypatch.setitem(sys.modules, "kubeflow.runner", runner)
@@ -108,7 +108,7 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.fixture
 def guarded() -> Iterator[ApiServer]:
-    """One that wants a token."""
+    """A server that requires a token."""
     with ApiServer(TOKEN) as running:
         running.frames = play(*GOOD_RUN)
         yield running
@@ -119,7 +119,7 @@ def guarded() -> Iterator[ApiServer]:
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, compiled: SimpleNamespace
 ) -> Command:
-    """Runs `im2latex kubeflow …` as the shell does, with nothing of this machine's configuration."""
+    """Runs `im2latex kubeflow …` as in a shell, without this machine's configuration."""
     for variable in os.environ:
         if variable.startswith(("KF_PIPELINES_", "KFP_", "KUBE")) or variable in (
             "SSL_CERT_FILE",
@@ -147,11 +147,11 @@ def command(
 
 @pytest.fixture
 def deployed(command: Command, server: ApiServer) -> Command:
-    """`deploy` to the server, with what it needs."""
+    """Runs `deploy` to the server, with the required options."""
 
     def run(*arguments: str) -> Answer:
-        given = ("--host", server.url, "--pipeline-root", ROOT, "--param", f"data={DATA}", "--every", "0.01")
-        return command("deploy", *given, *arguments)
+        options = ("--host", server.url, "--pipeline-root", ROOT, "--param", f"data={DATA}", "--every", "0.01")
+        return command("deploy", *options, *arguments)
 
     return run
 
@@ -169,7 +169,7 @@ def started_run(server: ApiServer) -> str:
         ({"state_history": {}}, "V2beta1Run.state_history = {} is no list"),
     ],
 )
-def test_the_server_of_these_tests_takes_only_what_the_api_takes(body: dict, problem: str) -> None:
+def test_the_server_of_these_tests_is_strict(body: dict, problem: str) -> None:
     with ApiServer() as strict:
         answer = urllib3.PoolManager().request(
             "POST", f"{strict.url}/apis/v2beta1/runs", body=json.dumps(body).encode()
@@ -181,10 +181,10 @@ def test_the_server_of_these_tests_takes_only_what_the_api_takes(body: dict, pro
         assert not strict.requests
 
 
-# What deploy makes.
+# --- deploy ---
 
 
-def test_the_first_deploy_makes_pipeline_experiment_and_run(deployed: Command, server: ApiServer) -> None:
+def test_the_first_deploy_creates_pipeline_experiment_and_run(deployed: Command, server: ApiServer) -> None:
     answer = deployed()
     assert (answer.status, answer.err) == (0, "")
     assert [pipeline.display_name for pipeline in server.state.pipelines] == ["im2latex"]
@@ -223,7 +223,7 @@ def test_changed_yaml_is_a_new_version(deployed: Command, server: ApiServer, com
     assert server.state.runs[-1].pipeline_version_reference.pipeline_version_id == newest.pipeline_version_id
 
 
-def test_yaml_that_was_uploaded_before_the_newest_is_used_again(
+def test_an_older_version_with_the_same_yaml_is_reused(
     deployed: Command, server: ApiServer, compiled: SimpleNamespace
 ) -> None:
     deployed()
@@ -246,7 +246,7 @@ def test_without_the_cache_every_task_is_executed(deployed: Command, server: Api
     assert all(task["cachingOptions"] == {"enableCache": True} for task in cached.values())
 
 
-def test_an_experiment_that_is_there_is_used(deployed: Command, server: ApiServer) -> None:
+def test_an_existing_experiment_is_used(deployed: Command, server: ApiServer) -> None:
     deployed("--experiment", "nightly")
     deployed("--experiment", "nightly")
     deployed("--experiment", "other")
@@ -265,9 +265,9 @@ def test_kfps_own_variables_name_the_experiment(
     assert [experiment.display_name for experiment in server.state.experiments] == ["by-default", "in-any-case"]
 
 
-def test_pipeline_root_and_parameters_arrive_with_their_types(deployed: Command, server: ApiServer) -> None:
-    given = ("epochs=7", "rate=0.25", "quick=true", 'tags=["a", "b"]', 'extra={"k": 1}')
-    assert deployed(*(part for setting in given for part in ("--param", setting))).status == 0
+def test_pipeline_root_and_parameters_keep_their_types(deployed: Command, server: ApiServer) -> None:
+    arguments = ("epochs=7", "rate=0.25", "quick=true", 'tags=["a", "b"]', 'extra={"k": 1}')
+    assert deployed(*(part for setting in arguments for part in ("--param", setting))).status == 0
     (run,) = server.state.runs
     assert run.runtime_config.pipeline_root == ROOT
     assert run.runtime_config.parameters == {
@@ -287,7 +287,7 @@ def test_pipeline_root_and_parameters_arrive_with_their_types(deployed: Command,
         ("data=s3://formulas/records", "is in another bucket than the pipeline root minio://mlpipeline/v2/artifacts"),
     ],
 )
-def test_a_wrong_parameter_is_refused_before_anything_is_made(
+def test_an_invalid_parameter_is_refused_before_the_upload(
     deployed: Command, server: ApiServer, parameter: str, sentence: str
 ) -> None:
     answer = deployed("--param", parameter)
@@ -296,45 +296,45 @@ def test_a_wrong_parameter_is_refused_before_anything_is_made(
     assert not server.state.pipelines
 
 
-def test_a_parameter_without_a_default_is_asked_for(command: Command, server: ApiServer) -> None:
+def test_a_parameter_without_a_default_is_required(command: Command, server: ApiServer) -> None:
     answer = command("deploy", "--host", server.url)
     assert answer.status == 1
     assert "needs a value for data; give --param data=VALUE" in answer.err
 
 
-def test_without_a_pipeline_root_the_cluster_has_its_own(command: Command, server: ApiServer) -> None:
+def test_the_default_pipeline_root_is_that_of_the_cluster(command: Command, server: ApiServer) -> None:
     assert command("deploy", "--host", server.url, "--param", "data=d", "--every", "0.01").status == 0
     assert "pipeline_root" not in server.did("create_run")[0].body["runtime_config"]
 
 
 def test_the_pipeline_root_of_the_configuration_is_used(command: Command, server: ApiServer) -> None:
-    given = ("--host", server.url, "--param", f"data={DATA}", "--every", "0.01")
-    assert command("deploy", *given, "--set", f"kubeflow.pipeline_root={ROOT}").status == 0
+    options = ("--host", server.url, "--param", f"data={DATA}", "--every", "0.01")
+    assert command("deploy", *options, "--set", f"kubeflow.pipeline_root={ROOT}").status == 0
     assert server.state.runs[0].runtime_config.pipeline_root == ROOT
 
 
-def test_a_pipeline_root_in_another_bucket_is_told_with_what_to_do(deployed: Command) -> None:
+def test_a_pipeline_root_in_another_bucket_gives_a_warning(deployed: Command) -> None:
     assert "--no-cache" not in deployed("--no-follow").out
     elsewhere = ("--no-follow", "--pipeline-root", "minio://another/runs", "--param", "data=minio://another/records")
     answer = deployed(*elsewhere)
     assert f"im2latex: the pipeline root was {ROOT}, and outputs in the cache still lie there" in answer.out
     assert answer.status == 0
     for arguments in (
-        elsewhere,  # the last run was there
+        elsewhere,  # the root of the last run
         ("--no-follow", "--no-cache"),
         ("--no-follow", "--pipeline-root", "minio://another", "--set", 'kubeflow.environment={AWS_REGION="here"}'),
     ):
         assert "outputs in the cache" not in deployed(*arguments).out
 
 
-def test_no_follow_ends_when_the_run_is_started(deployed: Command, server: ApiServer) -> None:
+def test_no_follow_returns_after_the_start(deployed: Command, server: ApiServer) -> None:
     answer = deployed("--no-follow")
     assert answer.status == 0
     assert not server.did("get_run")
     assert f"`im2latex kubeflow status {started_run(server)} --follow --host {server.url}` follows it" in answer.out
 
 
-def test_a_run_that_is_not_started_leaves_what_the_same_command_uses(deployed: Command, server: ApiServer) -> None:
+def test_a_failed_start_keeps_the_uploaded_version(deployed: Command, server: ApiServer) -> None:
     server.faults.append(Fault("create_run", 400, '{"message": "the pipeline root is no address"}'))
     answer = deployed()
     assert answer.status == 1
@@ -344,14 +344,14 @@ def test_a_run_that_is_not_started_leaves_what_the_same_command_uses(deployed: C
     assert (len(server.state.versions), len(server.state.experiments), len(server.state.runs)) == (1, 1, 1)
 
 
-def test_a_lost_answer_to_the_start_is_told_as_such(deployed: Command, server: ApiServer) -> None:
+def test_a_lost_answer_to_the_start_is_reported(deployed: Command, server: ApiServer) -> None:
     server.faults.append(Fault("create_run", reset=True))
     answer = deployed()
     assert answer.status == 1
     assert "it is not known whether the run was started" in answer.err
 
 
-# Following.
+# --- following ---
 
 
 def test_each_task_has_a_line_when_it_starts_and_one_when_it_ends(deployed: Command) -> None:
@@ -371,7 +371,7 @@ def test_a_task_that_ran_while_another_came_from_the_cache_is_not_called_cached(
     quick = next(node for node in nodes if node.display_name == "quick")
     slow = next(node for node in nodes if node.display_name == "slow")
     quick_container = next(node for node in nodes if node.display_name == "executor" and node.state == "SKIPPED")
-    for node in (quick, quick_container):  # in the middle of the slow one
+    for node in (quick, quick_container):  # while the slow task runs
         node.start_time = node.end_time = slow.start_time + datetime.timedelta(seconds=5)
     run = SimpleNamespace(state="RUNNING", run_details=SimpleNamespace(task_details=list(nodes)), finished_at=None)
     for node in nodes:
@@ -395,7 +395,7 @@ def test_a_run_that_fails_names_the_task_the_cause_and_its_log(deployed: Command
 
 @pytest.mark.parametrize("run_state", ["RUNNING", "FAILED"])
 @pytest.mark.parametrize("nodes", [("pusher-driver",), ("pusher-driver", "pusher"), ("pusher",)])
-def test_what_was_never_started_is_skipped_whatever_the_run_does(nodes: tuple[str, ...], run_state: str) -> None:
+def test_tasks_that_never_started_are_skipped(nodes: tuple[str, ...], run_state: str) -> None:
     details = [
         kfp_server_api.V2beta1PipelineTaskDetail(display_name=name, start_time=BEGINNING, end_time=BEGINNING)
         for name in nodes
@@ -407,7 +407,7 @@ def test_what_was_never_started_is_skipped_whatever_the_run_does(nodes: tuple[st
     assert (task.state, task.started, task.ended) == ("skipped", None, None)
 
 
-def test_a_run_that_fails_before_any_task_says_what_the_server_says(deployed: Command, server: ApiServer) -> None:
+def test_a_run_that_fails_before_any_task_has_the_message_of_the_server(deployed: Command, server: ApiServer) -> None:
     server.frames = [("RUNNING", []), ("FAILED", [])]
     answer = deployed()
     assert answer.status == 1
@@ -435,7 +435,7 @@ def test_a_run_whose_pusher_was_skipped_ends_with_status_3(deployed: Command, se
     assert answer.out.splitlines()[-1].endswith("not pushed: the model was not good enough or was withdrawn")
 
 
-def test_without_ml_metadata_it_is_said_that_the_verdict_is_not_known(deployed: Command, server: ApiServer) -> None:
+def test_without_ml_metadata_the_push_is_reported_as_unknown(deployed: Command, server: ApiServer) -> None:
     server.pushed = None
     answer = deployed()
     assert answer.status == 0
@@ -444,7 +444,7 @@ def test_without_ml_metadata_it_is_said_that_the_verdict_is_not_known(deployed: 
     assert re.search(r"^done .* succeeded$", answer.out, re.M)
 
 
-def test_ml_metadata_that_is_away_for_a_while_is_asked_again(deployed: Command, server: ApiServer) -> None:
+def test_ml_metadata_is_retried(deployed: Command, server: ApiServer) -> None:
     server.pushed = False
     server.faults.append(Fault("GetEventsByExecutionIDs", 503, "", times=2))
     answer = deployed()
@@ -452,7 +452,7 @@ def test_ml_metadata_that_is_away_for_a_while_is_asked_again(deployed: Command, 
     assert answer.status == 3
 
 
-def test_ml_metadata_is_asked_where_the_web_page_is(
+def test_ml_metadata_is_at_the_address_of_the_web_page(
     deployed: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.pushed = None
@@ -475,7 +475,7 @@ def test_ml_metadata_is_asked_where_the_web_page_is(
     ],
     ids=["unavailable", "bad gateway", "gateway time-out", "reset"],
 )
-def test_following_outlives_a_server_that_is_away_for_a_while(
+def test_following_survives_an_outage_of_the_server(
     deployed: Command, server: ApiServer, fault: Fault, sentence: str
 ) -> None:
     server.faults.append(fault)
@@ -488,7 +488,7 @@ def test_following_outlives_a_server_that_is_away_for_a_while(
     assert answer.out.splitlines()[-1].endswith("pushed")
 
 
-def test_following_outlives_an_answer_that_does_not_come(
+def test_following_survives_a_lost_answer(
     deployed: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "TIMEOUT", (1, 1))
@@ -498,7 +498,7 @@ def test_following_outlives_an_answer_that_does_not_come(
     assert "does not answer in time" in answer.out
 
 
-def test_following_gives_up_on_a_server_that_stays_away(
+def test_following_gives_up_after_a_long_outage(
     deployed: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "PATIENCE", 0.4)
@@ -511,7 +511,7 @@ def test_following_gives_up_on_a_server_that_stays_away(
     )
 
 
-def test_a_token_that_expires_while_following_is_told_with_the_way_on(
+def test_a_token_that_expires_while_following_is_reported(
     command: Command, guarded: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KFP_EXISTING_TOKEN", TOKEN)
@@ -531,7 +531,7 @@ def test_a_token_that_expires_while_following_is_told_with_the_way_on(
     assert TOKEN not in answer.out + answer.err
 
 
-def test_a_token_file_that_is_renewed_while_following_is_read_again(
+def test_a_renewed_token_file_is_read_again(
     command: Command, guarded: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "token"
@@ -551,7 +551,7 @@ def test_a_token_file_that_is_renewed_while_following_is_read_again(
     assert {request.authorization for request in guarded.did("get_run")[1:]} == {f"Bearer {TOKEN}-renewed"}
 
 
-def test_a_token_file_that_vanishes_is_told(
+def test_a_token_file_that_vanishes_is_reported(
     command: Command, guarded: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "token"
@@ -570,15 +570,15 @@ def test_a_token_file_that_vanishes_is_told(
     assert f"cannot read the token in {file}: No such file or directory" in answer.err
 
 
-def test_a_log_in_that_the_client_can_repeat_is_repeated_once(deployed: Command, server: ApiServer) -> None:
+def test_a_login_is_retried_once(deployed: Command, server: ApiServer) -> None:
     server.faults.append(Fault("get_run", 401, "", times=1, after=2))
     before = len(server.did("get_healthz"))
     assert deployed().status == 0
-    assert len(server.did("get_healthz")) == before + 2  # each client that is made asks once
+    assert len(server.did("get_healthz")) == before + 2  # each new client sends one request
 
 
 @pytest.mark.integration
-def test_ctrl_c_leaves_the_run_and_says_how_to_go_on(deployed: Command, server: ApiServer, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_the_run_and_says_how_to_follow_it(deployed: Command, server: ApiServer, tmp_path: Path) -> None:
     server.frames = play(*GOOD_RUN)[:-1]
     server.frames = [*server.frames, ("RUNNING", server.frames[-1][1])]
     deployed("--no-follow")
@@ -602,7 +602,7 @@ def test_ctrl_c_leaves_the_run_and_says_how_to_go_on(deployed: Command, server: 
     assert not server.did("terminate_run")
 
 
-# What the server refuses.
+# --- refusals of the server ---
 
 
 @pytest.mark.parametrize(
@@ -628,7 +628,7 @@ def test_a_refusal_is_one_sentence_with_what_to_do(
     assert not server.state.runs
 
 
-def test_a_server_that_is_not_there_is_one_sentence(command: Command) -> None:
+def test_an_unreachable_server_is_one_sentence(command: Command) -> None:
     answer = command("status", "--host", "http://127.0.0.1:9")
     assert answer.status == 1
     assert answer.err.startswith("im2latex: http://127.0.0.1:9 cannot be reached (")
@@ -636,13 +636,13 @@ def test_a_server_that_is_not_there_is_one_sentence(command: Command) -> None:
 
 
 @pytest.mark.parametrize("host", ["http://", "http://:x", "http://a b"])
-def test_an_address_that_is_none_is_refused(command: Command, host: str) -> None:
+def test_an_invalid_address_is_refused(command: Command, host: str) -> None:
     answer = command("status", "--host", host)
     assert answer.status == 1
     assert answer.err.startswith("im2latex: ")
 
 
-def test_no_address_at_all_says_where_one_comes_from(command: Command) -> None:
+def test_a_missing_address_is_reported_with_how_to_get_one(command: Command) -> None:
     answer = command("status")
     assert answer.status == 1
     assert "no address of Kubeflow Pipelines is known: give --host or set KF_PIPELINES_ENDPOINT" in answer.err
@@ -656,7 +656,7 @@ def test_the_address_comes_from_kfps_own_variable(
     assert "there is no pipeline im2latex; `im2latex kubeflow deploy` makes it" in answer.err
 
 
-def test_a_kubeconfig_with_a_token_leads_through_the_api_of_kubernetes(
+def test_a_kubeconfig_with_a_token_uses_the_api_of_kubernetes(
     command: Command, guarded: ApiServer, tmp_path: Path
 ) -> None:
     entries = {
@@ -674,13 +674,13 @@ def test_a_kubeconfig_with_a_token_leads_through_the_api_of_kubernetes(
     assert all(path.startswith(KUBE_PROXY) for path in guarded.paths if path not in metadata)
     assert (len(metadata), len(guarded.paths)) == (4, len(guarded.requests) + 4)
     assert {request.authorization for request in guarded.requests} == {f"Bearer {TOKEN}"}
-    guarded.token = "another"  # this server says what it was given
+    guarded.token = "another"  # this server repeats the token it got
     refused = command("status")
     assert "(the token)" in refused.err
     assert TOKEN not in refused.err
 
 
-def test_a_log_in_page_is_not_taken_for_an_empty_answer(deployed: Command, server: ApiServer) -> None:
+def test_a_login_page_is_not_parsed_as_an_empty_answer(deployed: Command, server: ApiServer) -> None:
     server.faults.append(Fault("list_pipelines", page=True))
     answer = deployed()
     assert answer.status == 1
@@ -688,7 +688,7 @@ def test_a_log_in_page_is_not_taken_for_an_empty_answer(deployed: Command, serve
     assert not server.state.pipelines
 
 
-def test_a_certificate_of_ones_own_is_taken_with_its_authority(command: Command, tmp_path: Path) -> None:
+def test_a_private_certificate_is_accepted_with_its_authority(command: Command, tmp_path: Path) -> None:
     if importlib.util.find_spec("cryptography") is None:
         pytest.skip("needs cryptography, to make a certificate")
     certificate, key = self_signed(tmp_path)
@@ -731,19 +731,19 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     return folder / "certificate.pem", folder / "key.pem"
 
 
-# Secrets.
+# --- secrets ---
 
 
 def test_no_token_is_printed(
     command: Command, guarded: ApiServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("KFP_EXISTING_TOKEN", TOKEN)
-    given = ("--host", guarded.url.replace("http://", "http://someone:a-password@"), "--every", "0.01")
-    answers = [command("deploy", *given, "--param", "data=d"), command("status", *given)]
+    options = ("--host", guarded.url.replace("http://", "http://someone:a-password@"), "--every", "0.01")
+    answers = [command("deploy", *options, "--param", "data=d"), command("status", *options)]
     assert [answer.status for answer in answers] == [0, 0]
     assert {request.authorization for request in guarded.requests} == {f"Bearer {TOKEN}"}
-    guarded.token = "another"  # this server says what it was given
-    answers.append(command("status", *given))
+    guarded.token = "another"  # this server repeats the token it got
+    answers.append(command("status", *options))
     assert "Unauthenticated: Bearer (the token)" in answers[-1].err
     for answer in answers:
         for secret in (TOKEN, "a-password"):
@@ -751,16 +751,16 @@ def test_no_token_is_printed(
     assert TOKEN not in json.dumps([request.file or request.query for request in guarded.requests])
 
 
-def test_a_server_that_wants_a_token_is_told_apart(command: Command, guarded: ApiServer) -> None:
+def test_a_server_that_requires_a_token_is_recognised(command: Command, guarded: ApiServer) -> None:
     answer = command("status", "--host", guarded.url)
     assert "wants a token (401)" in answer.err
     assert "set KFP_EXISTING_TOKEN or give --token-file" in answer.err
 
 
-# status and cancel.
+# --- status and cancel ---
 
 
-def test_status_shows_the_last_run_and_what_it_has_not_come_to(
+def test_status_shows_the_last_run_with_tasks_that_have_not_started(
     deployed: Command, command: Command, server: ApiServer
 ) -> None:
     server.frames = play(*GOOD_RUN)[:5]
@@ -779,7 +779,7 @@ def test_status_shows_the_last_run_and_what_it_has_not_come_to(
     ]
 
 
-def test_status_as_json_is_for_machines(deployed: Command, command: Command, server: ApiServer) -> None:
+def test_status_prints_json(deployed: Command, command: Command, server: ApiServer) -> None:
     deployed()
     run = started_run(server)
     document = json.loads(command("status", run, "--host", server.url, "--json").out)
@@ -791,7 +791,7 @@ def test_status_as_json_is_for_machines(deployed: Command, command: Command, ser
     assert datetime.datetime.fromisoformat(document["tasks"][0]["started"]) == BEGINNING
 
 
-def test_deploy_as_json_says_the_rest_on_standard_error(deployed: Command, server: ApiServer) -> None:
+def test_deploy_prints_json_on_stdout_and_messages_on_stderr(deployed: Command, server: ApiServer) -> None:
     answer = deployed("--json")
     assert json.loads(answer.out)["state"] == "SUCCEEDED"
     assert "trainer" in answer.err
@@ -800,7 +800,7 @@ def test_deploy_as_json_says_the_rest_on_standard_error(deployed: Command, serve
     assert started["version_id"] == server.state.versions[0].pipeline_version_id
 
 
-def test_status_of_a_run_whose_version_was_deleted_shows_the_tasks_it_came_to(
+def test_status_of_a_run_whose_version_was_deleted_shows_the_tasks_that_started(
     deployed: Command, command: Command, server: ApiServer
 ) -> None:
     deployed()
@@ -813,15 +813,15 @@ def test_the_last_run_is_found_behind_many_of_other_pipelines(
     deployed: Command, command: Command, server: ApiServer
 ) -> None:
     deployed("--no-follow")
-    wanted = started_run(server)
+    expected = started_run(server)
     for _ in range(60):
         other = deployed_elsewhere(server)
-        assert other != wanted
-    assert wanted in command("status", "--host", server.url).out
+        assert other != expected
+    assert expected in command("status", "--host", server.url).out
 
 
 def deployed_elsewhere(server: ApiServer) -> str:
-    """A run of another pipeline, later than all."""
+    """Adds a run of another pipeline, newer than all others."""
     run = copy.deepcopy(server.state.runs[-1])
     run.run_id = f"elsewhere-{len(server.state.runs)}"
     run.created_at += datetime.timedelta(seconds=1)
@@ -830,7 +830,7 @@ def deployed_elsewhere(server: ApiServer) -> str:
     return run.run_id
 
 
-def test_a_run_that_is_not_there_is_told(command: Command, server: ApiServer) -> None:
+def test_an_unknown_run_is_reported(command: Command, server: ApiServer) -> None:
     for name in ("status", "cancel"):
         answer = command(name, "no-such-run", "--host", server.url)
         assert answer.status == 1
@@ -854,16 +854,16 @@ def test_cancel_stops_a_run_and_following_it_says_so(deployed: Command, command:
     assert len(server.did("terminate_run")) == 1
 
 
-# schedule.
+# --- schedule ---
 
 
 @pytest.fixture
 def scheduled(command: Command, server: ApiServer) -> Command:
-    """`schedule --cron` on the server."""
+    """Runs `schedule --cron` on the server."""
 
     def run(cron: str, *arguments: str) -> Answer:
-        given = ("--host", server.url, "--pipeline-root", ROOT, "--param", "data=d")
-        return command("schedule", "--cron", cron, *given, *arguments)
+        options = ("--host", server.url, "--pipeline-root", ROOT, "--param", "data=d")
+        return command("schedule", "--cron", cron, *options, *arguments)
 
     return run
 
@@ -879,7 +879,7 @@ def test_a_schedule_runs_this_version_with_these_settings(scheduled: Command, se
     assert f"schedule     {made.recurring_run_id}, 0 0 3 * * 1" in answer.out
 
 
-def test_a_new_schedule_takes_the_place_of_the_earlier(scheduled: Command, server: ApiServer) -> None:
+def test_a_new_schedule_replaces_the_earlier_one(scheduled: Command, server: ApiServer) -> None:
     scheduled("0 0 3 * * 1")
     earlier = server.state.schedules[0].recurring_run_id
     answer = scheduled("0 30 4 * * *")
@@ -889,9 +889,7 @@ def test_a_new_schedule_takes_the_place_of_the_earlier(scheduled: Command, serve
     assert "instead of 1 earlier" in answer.out
 
 
-def test_schedules_that_someone_else_made_are_left_alone(
-    scheduled: Command, command: Command, server: ApiServer
-) -> None:
+def test_other_schedules_are_not_touched(scheduled: Command, command: Command, server: ApiServer) -> None:
     scheduled("0 0 3 * * 1")
     server.state.schedules[0].display_name = "made in the browser"
     scheduled("0 0 4 * * 1")
@@ -899,7 +897,7 @@ def test_schedules_that_someone_else_made_are_left_alone(
     assert [schedule.display_name for schedule in server.state.schedules] == ["made in the browser"]
 
 
-def test_a_schedule_that_is_refused_leaves_the_earlier(scheduled: Command, server: ApiServer) -> None:
+def test_a_refused_schedule_keeps_the_earlier_one(scheduled: Command, server: ApiServer) -> None:
     scheduled("0 0 3 * * 1")
     server.faults.append(Fault("create_recurring_run", 400, '{"message": "cron is not a supported format"}'))
     answer = scheduled("0 0 3 * * MONTAG")
@@ -911,7 +909,7 @@ def test_a_schedule_that_is_refused_leaves_the_earlier(scheduled: Command, serve
 @pytest.mark.parametrize(
     ("cron", "sentence"), [("0 3 * * 1", "--cron '0 0 3 * * 1'"), ("weekly", "has 1 fields, not the 6")]
 )
-def test_a_cron_of_another_kind_is_refused_before_anything_is_made(
+def test_an_invalid_cron_is_refused_before_the_upload(
     scheduled: Command, server: ApiServer, cron: str, sentence: str
 ) -> None:
     answer = scheduled(cron)
@@ -920,29 +918,29 @@ def test_a_cron_of_another_kind_is_refused_before_anything_is_made(
     assert not server.requests
 
 
-def test_schedules_are_listed_and_taken_off(scheduled: Command, command: Command, server: ApiServer) -> None:
+def test_schedules_are_listed_and_deleted(scheduled: Command, command: Command, server: ApiServer) -> None:
     assert command("schedule", "--list", "--host", server.url).out == "the pipeline im2latex is on no schedule\n"
     scheduled("0 0 3 * * 1")
-    made = server.state.schedules[0].recurring_run_id
+    schedule_id = server.state.schedules[0].recurring_run_id
     listed = command("schedule", "--list", "--host", server.url)
-    assert listed.out == f"{made}  0 0 3 * * 1  1 at a time, without those missed\n"
+    assert listed.out == f"{schedule_id}  0 0 3 * * 1  1 at a time, without those missed\n"
     (document,) = json.loads(command("schedule", "--list", "--json", "--host", server.url).out)
-    assert (document["schedule_id"], document["cron"], document["enabled"]) == (made, "0 0 3 * * 1", True)
-    assert command("schedule", "--off", "--host", server.url).out == f"{made}  0 0 3 * * 1  is off\n"
+    assert (document["schedule_id"], document["cron"], document["enabled"]) == (schedule_id, "0 0 3 * * 1", True)
+    assert command("schedule", "--off", "--host", server.url).out == f"{schedule_id}  0 0 3 * * 1  is off\n"
     assert not server.state.schedules
 
 
-def test_schedule_takes_one_thing_at_a_time(command: Command) -> None:
+def test_schedule_takes_one_action(command: Command) -> None:
     for arguments in ((), ("--list", "--off"), ("--cron", "0 0 3 * * 1", "--off")):
         answer = command("schedule", *arguments)
         assert answer.status == 1
         assert "schedule takes one of --cron EXPRESSION, --list and --off" in answer.err
 
 
-# compile.
+# --- compile ---
 
 
-def test_compile_writes_the_yaml_whole_and_says_what_is_in_it(
+def test_compile_writes_the_yaml_and_prints_a_summary(
     command: Command, compiled: SimpleNamespace, tmp_path: Path
 ) -> None:
     out = tmp_path / "pipeline.yaml"
@@ -952,7 +950,7 @@ def test_compile_writes_the_yaml_whole_and_says_what_is_in_it(
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline.yaml"]
 
 
-def test_compile_says_when_it_cannot_write(command: Command, tmp_path: Path) -> None:
+def test_compile_reports_a_file_that_cannot_be_written(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     answer = command("compile", "--out", str(tmp_path / "file" / "pipeline.yaml"))
     assert answer.status == 1
@@ -960,7 +958,7 @@ def test_compile_says_when_it_cannot_write(command: Command, tmp_path: Path) -> 
 
 
 @pytest.mark.integration
-def test_the_pipelines_own_yaml_is_taken_and_followed(
+def test_the_yaml_of_the_real_pipeline_is_deployed_and_followed(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_run = server.create_run
@@ -977,7 +975,7 @@ def test_the_pipelines_own_yaml_is_taken_and_followed(
         capture_output=True, text=True, timeout=300,
         env={**os.environ, "HOME": str(tmp_path), "KF_PIPELINES_ENDPOINT": server.url},
     )  # fmt: skip
-    # TensorFlow may say a word when it is imported.
+    # TensorFlow may print messages when it is imported.
     assert answer.returncode == 0 and "im2latex:" not in answer.stderr and "Traceback" not in answer.stderr
     ended = re.findall(r"^(\S+) .* succeeded$", answer.stdout, re.M)
     assert ended.index("trainer") < ended.index("evaluator") < ended.index("pusher") < ended.index("reporter")

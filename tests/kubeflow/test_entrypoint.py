@@ -39,7 +39,7 @@ def given(folder: Path, parameters: dict[str, Any], **artifacts: dict[str, Any])
     }
 
 
-def test_a_node_says_what_its_component_is() -> None:
+def test_a_node_describes_its_component() -> None:
     trainer = node("Trainer")
     assert trainer.executor == "tfx.components.trainer.executor.GenericExecutor"
     assert trainer.inputs["transform_graph"] == "tfx.types.standard_artifacts.TransformGraph"
@@ -68,36 +68,36 @@ def test_artifacts_keep_their_properties_through_the_backend() -> None:
         "display_name": "examples",
         "store_session_info": '{"Provider": "s3"}',
     }
-    made = entrypoint._artifact(
+    artifact = entrypoint._artifact(
         path, {"artifacts": [{"name": "17", "uri": "s3://bucket/examples", "metadata": stored}]}
     )
-    assert (made.id, made.uri) == (17, "/s3/bucket/examples")
-    assert (made.split_names, made.span) == ('["train"]', 3)
-    assert made.get_int_custom_property("count") == 5
-    assert made.get_float_custom_property("seconds") == 0.25
-    assert made.get_json_value_custom_property("listed") == ["a", "b"]
-    assert made.get_json_value_custom_property("described") == {"a": "b"}
-    again = entrypoint._metadata(made)
+    assert (artifact.id, artifact.uri) == (17, "/s3/bucket/examples")
+    assert (artifact.split_names, artifact.span) == ('["train"]', 3)
+    assert artifact.get_int_custom_property("count") == 5
+    assert artifact.get_float_custom_property("seconds") == 0.25
+    assert artifact.get_json_value_custom_property("listed") == ["a", "b"]
+    assert artifact.get_json_value_custom_property("described") == {"a": "b"}
+    again = entrypoint._metadata(artifact)
     assert {name: again[name] for name in properties} == properties
     assert again["yes"] == 1 and not {"display_name", "store_session_info"} & set(again)
 
 
-def test_local_paths_of_the_launcher_leave_no_container() -> None:
-    made = entrypoint._artifact(
+def test_local_paths_of_the_launcher_become_addresses() -> None:
+    artifact = entrypoint._artifact(
         "tfx.types.standard_artifacts.ModelBlessing", {"artifacts": [{"uri": "minio://store/run/blessing"}]}
     )
-    made.set_string_custom_property("current_model", "/minio/store/run/model")
-    made.set_string_custom_property("pushed_destination", "/mnt/im2latex/serving/im2latex/1")
-    told = entrypoint._metadata(made)
-    assert told["current_model"] == "minio://store/run/model"
-    assert told["pushed_destination"] == "/mnt/im2latex/serving/im2latex/1"
-    assert "/minio/" not in json.dumps(told)
-    assert Output("/minio/store/run/blessing", 1, values(made.mlmd_artifact.custom_properties)).address == (
+    artifact.set_string_custom_property("current_model", "/minio/store/run/model")
+    artifact.set_string_custom_property("pushed_destination", "/mnt/im2latex/serving/im2latex/1")
+    metadata = entrypoint._metadata(artifact)
+    assert metadata["current_model"] == "minio://store/run/model"
+    assert metadata["pushed_destination"] == "/mnt/im2latex/serving/im2latex/1"
+    assert "/minio/" not in json.dumps(metadata)
+    assert Output("/minio/store/run/blessing", 1, values(artifact.mlmd_artifact.custom_properties)).address == (
         "minio://store/run/blessing"
     )
 
 
-def test_an_executor_runs_and_its_output_is_an_address_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_executor_runs_and_its_outputs_are_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LAUNCHER_ROOT, str(tmp_path))
     schema = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
     task = given(tmp_path, {"schema_file": str(schema), "code": "abc"})
@@ -117,11 +117,11 @@ def examples(folder: Path, record: bytes) -> None:
 
 
 def resolve(folder: Path, executor_input: dict[str, Any]) -> dict[str, Any]:
-    found = folder / "found.json"
+    output = folder / "found.json"
     folder.mkdir(parents=True, exist_ok=True)
-    executor_input["outputs"] = {"parameters": {"found": {"outputFile": str(found)}}}
+    executor_input["outputs"] = {"parameters": {"found": {"outputFile": str(output)}}}
     entrypoint.run_driver(node("ImportExampleGen"), executor_input)
-    return json.loads(found.read_text(encoding="utf-8"))
+    return json.loads(output.read_text(encoding="utf-8"))
 
 
 def parameters(data: str) -> dict[str, Any]:
@@ -130,27 +130,27 @@ def parameters(data: str) -> dict[str, Any]:
     return {name: value for name, value in properties.items() if value is not None}
 
 
-def test_changed_files_are_noticed_and_downloading_them_again_is_not(
+def test_changed_files_are_detected_and_repeated_downloads_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen = []
+    outputs = []
     for pod, record in enumerate((b"one", b"one", b"two")):
         root = tmp_path / str(pod)
         monkeypatch.setenv(LAUNCHER_ROOT, str(root))
         examples(root / "s3" / "bucket" / "data", record)
         data = {"name": "1", "uri": "s3://bucket/data", "metadata": {}}
-        seen.append(resolve(root, given(root, parameters("s3://bucket/data"), data=data)))
-    assert seen[0] == seen[1] != seen[2]
-    assert str(tmp_path) not in json.dumps(seen)  # paths of a pod would keep the next one from the cache
-    fingerprint = seen[0]["execProperties"]["input_fingerprint"]["stringValue"]
+        outputs.append(resolve(root, given(root, parameters("s3://bucket/data"), data=data)))
+    assert outputs[0] == outputs[1] != outputs[2]
+    assert str(tmp_path) not in json.dumps(outputs)  # a path in the pod would prevent cache hits
+    fingerprint = outputs[0]["execProperties"]["input_fingerprint"]["stringValue"]
     assert "split:train,num_files:1,total_bytes:3" in fingerprint
-    told = seen[0]["outputArtifacts"]["examples"]["artifacts"][0]["customProperties"]
-    assert told["input_fingerprint"]["stringValue"] == fingerprint
+    properties = outputs[0]["outputArtifacts"]["examples"]["artifacts"][0]["customProperties"]
+    assert properties["input_fingerprint"]["stringValue"] == fingerprint
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """A bucket `formulas`, and the environment of a pod that may look into it."""
+    """An object store with a bucket `formulas`, and the environment of a pod that has access to it."""
     with ObjectStore(tmp_path / "buckets", "key-id", "secret") as running:
         examples(tmp_path / "buckets" / "formulas" / "records", b"one")
         (tmp_path / "buckets" / "formulas" / "records-elsewhere").mkdir()
@@ -162,25 +162,25 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSto
 
 
 @pytest.mark.parametrize("scheme", ["s3", "minio"])
-def test_what_the_launcher_did_not_download_is_listed(scheme: str, tmp_path: Path, store: ObjectStore) -> None:
+def test_records_that_were_not_downloaded_are_listed(scheme: str, tmp_path: Path, store: ObjectStore) -> None:
     records = tmp_path / "buckets" / "formulas" / "records"
     address = f"{scheme}://formulas/records"
-    seen = [resolve(tmp_path / str(pod), given(tmp_path, parameters(address))) for pod in range(2)]
+    outputs = [resolve(tmp_path / str(pod), given(tmp_path, parameters(address))) for pod in range(2)]
     (records / "train" / "part-0").write_bytes(b"three")
-    seen.append(resolve(tmp_path / "2", given(tmp_path, parameters(address))))
+    outputs.append(resolve(tmp_path / "2", given(tmp_path, parameters(address))))
     (records / "eval" / "part-1").write_bytes(b"added")
-    seen.append(resolve(tmp_path / "3", given(tmp_path, parameters(address))))
-    assert seen[0] == seen[1]
-    fingerprints = [one["execProperties"]["input_fingerprint"]["stringValue"] for one in seen]
+    outputs.append(resolve(tmp_path / "3", given(tmp_path, parameters(address))))
+    assert outputs[0] == outputs[1]
+    fingerprints = [one["execProperties"]["input_fingerprint"]["stringValue"] for one in outputs]
     assert "split:train,num_files:1,total_bytes:3," in fingerprints[0]
     assert "split:train,num_files:1,total_bytes:5," in fingerprints[2]
     assert "split:eval,num_files:2,total_bytes:8," in fingerprints[3]
-    assert set(seen[0]["execProperties"]) == {"input_fingerprint", "span"}  # no path of a pod
+    assert set(outputs[0]["execProperties"]) == {"input_fingerprint", "span"}  # no path in the pod
     assert store.read == []
 
 
 def refused(component: str, task: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
-    """The last line of a driver that ends with 1."""
+    """Runs a driver that fails; returns the last line of its stderr."""
     task["outputs"] = {"parameters": {"found": {"outputFile": "/nowhere"}}}
     with pytest.raises(SystemExit) as end:
         entrypoint.main(["--resolve", "--node", node(component).to_json(), "--executor-input", json.dumps(task)])
@@ -188,7 +188,7 @@ def refused(component: str, task: dict[str, Any], capsys: pytest.CaptureFixture[
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_folder_without_records_ends_the_resolver_with_its_address(
+def test_a_folder_without_records_fails_with_its_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: ObjectStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(LAUNCHER_ROOT, str(tmp_path / "pod"))
@@ -212,7 +212,7 @@ def test_a_bucket_that_cannot_be_listed_is_one_sentence(
     assert "kubeflow.secrets" in sentence
 
 
-def test_what_a_person_can_put_right_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_user_error_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     task = given(tmp_path, {"split": "test", "images": 2.0, "max_seconds": 1.0})
     task["inputs"]["artifacts"] = {
         key: {"artifacts": [{"name": "1", "uri": str(tmp_path), "metadata": metadata}]}

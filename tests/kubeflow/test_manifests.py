@@ -1,4 +1,4 @@
-"""The manifests of the service, held against the models that Kubernetes' client is generated with from its API."""
+"""Checks the manifests of the service against the models in Kubernetes' generated client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MODELS = {
 
 
 def check(value: Any, kind: str, place: str) -> None:
-    """Holds a JSON value against a type of Kubernetes' API: no unknown field, none missing, none of another type.
+    """Checks a JSON value against a type of Kubernetes' API: no field is unknown, missing, or of another type.
 
     Raises:
         ValueError: it does not fit; the message says where.
@@ -83,13 +83,13 @@ def test_kubernetes_knows_every_field(settings: tuple[str, ...], namespace: str 
     ("kind", "fault"),
     [("Service", {"spec": {"port": []}}), ("Deployment", {"spec": {}}), ("CronJob", {"spec": {"suspend": "yes"}})],
 )
-def test_the_check_of_these_tests_refuses_what_kubernetes_would(kind: str, fault: dict[str, Any]) -> None:
+def test_the_check_of_these_tests_is_strict(kind: str, fault: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         check(fault, MODELS[kind], kind)
 
 
 def containers(documents: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Pods with their containers: of the service, of the rollback."""
+    """Returns the pods of the service and of the rollback, each with its container."""
     pods = [
         documents["Deployment"]["spec"]["template"]["spec"],
         documents["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"],
@@ -97,13 +97,13 @@ def containers(documents: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str
     return [(pod, pod["containers"][0]) for pod in pods]
 
 
-def test_the_image_that_serves_is_the_one_in_which_the_model_was_checked() -> None:
+def test_serving_uses_the_image_of_the_serving_check() -> None:
     pipeline = next(yaml.safe_load_all(compile_pipeline(load_config(settings=CLUSTER))))
     checked = pipeline["deploymentSpec"]["executors"]["exec-serving-check"]["container"]["image"]
     assert {container["image"] for _, container in containers(manifests())} == {checked}
 
 
-def test_pods_may_do_no_more_than_they_must() -> None:
+def test_pods_have_minimal_permissions() -> None:
     for pod, container in containers(manifests(*EVERYTHING)):
         assert pod["securityContext"]["runAsNonRoot"] and pod["securityContext"]["runAsUser"] == 1000
         assert pod["automountServiceAccountToken"] is False
@@ -119,7 +119,7 @@ def test_pods_may_do_no_more_than_they_must() -> None:
     assert "store" not in str(serving) + str(rollback) and "password" not in str(serving)
 
 
-def test_the_service_answers_to_its_names_and_leads_to_its_pods() -> None:
+def test_the_service_selects_its_pods_and_knows_its_names() -> None:
     documents = manifests(names=("formulas.example.org",))
     template = documents["Deployment"]["spec"]["template"]
     arguments = template["spec"]["containers"][0]["args"]
@@ -136,7 +136,7 @@ def test_the_service_answers_to_its_names_and_leads_to_its_pods() -> None:
     assert template["spec"]["containers"][0]["ports"] == [{"name": "http", "containerPort": 8501}]
 
 
-def test_a_replica_asks_for_what_the_check_of_the_model_had() -> None:
+def test_a_replica_has_the_resources_of_the_serving_check() -> None:
     (pod, container), _ = containers(manifests(*EVERYTHING))
     assert container["resources"] == {"limits": {"cpu": "1.5", "memory": "4G", "nvidia.com/gpu": "1"}}
     assert pod["nodeSelector"] == {"pool": "gpu"}
@@ -162,20 +162,20 @@ def test_a_rollback_is_recorded_in_the_database_of_the_runs() -> None:
         ((*CLUSTER, f"name={44 * 'a'}"), "is too long for Kubernetes: 43 characters at most"),
     ],
 )
-def test_what_is_missing_is_one_sentence(settings: tuple[str, ...], sentence: str) -> None:
+def test_a_missing_knob_is_one_sentence(settings: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         serving_manifests(load_config(settings=settings), 1, None, ())
 
 
-def test_the_command_writes_them(
+def test_the_command_writes_the_manifests(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "serve.yaml"
-    given = [part for setting in CLUSTER[:2] for part in ("--set", setting)]
+    options = [part for setting in CLUSTER[:2] for part in ("--set", setting)]
     monkeypatch.setattr(
         sys,
         "argv",
-        ["im2latex", "kubeflow", "serve", "--out", str(file), "--replicas", "3", "--namespace", "ns", *given],
+        ["im2latex", "kubeflow", "serve", "--out", str(file), "--replicas", "3", "--namespace", "ns", *options],
     )
     with pytest.raises(SystemExit) as end:
         cli.main()

@@ -1,4 +1,4 @@
-"""A task that fails is tried again, as long as the backend's reading of the compiled policy lets it."""
+"""Retries of a failed task by the backend, with the compiled retry policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOUR = 3600
 
 
 def failing(pods: str, failures: int, count: Path) -> str:
-    """The first task of the compiled pipeline alone, with a command that fails some times first."""
+    """Compiles the pipeline and keeps its first task only, with a command that fails `failures` times first."""
     spec, platform = yaml.safe_load_all(compile_pipeline(load_config(settings=[*CLUSTER, f"kubeflow.pods={pods}"])))
     spec["root"]["dag"]["tasks"] = {TASK: spec["root"]["dag"]["tasks"][TASK]}
     script = f'echo tried >> {count}; test "$(wc -l < {count})" -gt {failures}'
@@ -27,7 +27,7 @@ def failing(pods: str, failures: int, count: Path) -> str:
 
 @pytest.mark.parametrize(("failures", "attempts"), [(0, 1), (1, 2), (2, 3), (3, 3)])
 @pytest.mark.parametrize("seconds", [0, 10 * HOUR])
-def test_a_task_that_fails_is_tried_again(failures: int, attempts: int, seconds: float, tmp_path: Path) -> None:
+def test_a_failed_task_is_retried(failures: int, attempts: int, seconds: float, tmp_path: Path) -> None:
     backend = Backend(tmp_path / "cluster")
     backend.seconds_of_an_attempt = seconds
     text = failing("{all = {retries = 2}}", failures, tmp_path / "count")

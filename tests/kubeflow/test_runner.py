@@ -26,7 +26,7 @@ CLUSTER = (
 
 
 def compiled(*settings: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two documents."""
+    """Compiles the pipeline. Returns the two documents."""
     spec, platform = yaml.safe_load_all(compile_pipeline(load_config(settings=[*CLUSTER, *settings])))
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
@@ -36,7 +36,7 @@ def documents() -> tuple[dict[str, Any], dict[str, Any]]:
     return compiled()
 
 
-def test_kfp_reads_it() -> None:
+def test_kfp_reads_the_compiled_pipeline() -> None:
     text = compile_pipeline(load_config(settings=CLUSTER))
     loaded = kfp_components.load_component_from_text(text)
     assert loaded.pipeline_spec.schema_version == "2.1.0"
@@ -61,12 +61,12 @@ def test_every_component_is_a_task_of_containers_and_importers_alone(documents: 
             assert set(executor) == {"importer"}
         else:
             assert set(executor) == {"container"}
-            # Hooks that the backend would leave out are not there in the first place.
+            # There are no hooks, because the backend ignores them.
             assert set(executor["container"]) <= {"image", "command", "args", "env", "resources"}
             assert executor["container"]["image"].endswith("@sha256:" + 64 * "a")
 
 
-def test_nothing_in_it_is_of_this_machine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiled_pipeline_has_no_local_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = compile_pipeline(load_config(settings=CLUSTER))
     assert f"{REPOSITORY}/" not in text
@@ -75,7 +75,7 @@ def test_nothing_in_it_is_of_this_machine_alone(tmp_path: Path, monkeypatch: pyt
     assert schema == {"runtimeValue": {"constant": "pipeline/schema/schema.pbtxt"}}
 
 
-def test_the_backend_caches_by_the_same_digests_of_code_as_the_local_run(documents: Any) -> None:
+def test_cache_keys_have_the_same_code_digests_as_a_local_run(documents: Any) -> None:
     spec, _ = documents
     local = create_pipeline(load_config(), data="/data", pipeline_root="/root", serving="/serving")
     codes = {
@@ -85,11 +85,11 @@ def test_the_backend_caches_by_the_same_digests_of_code_as_the_local_run(documen
     }
     expected = {task_name(c.id): c.exec_properties["code"] for c in local.components if "code" in c.exec_properties}
     assert {name: codes[name] for name in expected} == expected
-    for name in set(codes) - set(expected):  # the tasks before others that run their drivers
+    for name in set(codes) - set(expected):  # the tasks that run drivers
         assert codes[name] == expected[name.removeprefix("resolve-")]
 
 
-def test_names_are_kubernetes_names(documents: Any) -> None:
+def test_task_names_are_valid_kubernetes_names(documents: Any) -> None:
     assert task_name("ImportExampleGen") == "import-example-gen"
     spec, _ = documents
     for name, task in spec["root"]["dag"]["tasks"].items():
@@ -118,7 +118,7 @@ def test_inputs_come_from_tasks_that_are_waited_for(documents: Any) -> None:
     assert "example-validator" in tasks["transform"]["dependentTasks"]
 
 
-def test_only_what_looks_at_the_world_outside_is_never_cached(documents: Any) -> None:
+def test_only_tasks_that_read_external_state_are_never_cached(documents: Any) -> None:
     tasks = documents[0]["root"]["dag"]["tasks"]
     uncached = {name for name, task in tasks.items() if not task["cachingOptions"].get("enableCache")}
     assert uncached == {"resolve-import-example-gen", "resolve-baseline", "resolve-pusher"}
@@ -151,9 +151,7 @@ AWS = (
         (("kubeflow.data=gs://bucket/data", "kubeflow.detect_changes=list"), True),
     ],
 )
-def test_the_records_are_not_downloaded_to_look_at_them_where_the_pods_can_list_them(
-    settings: tuple[str, ...], lists: bool
-) -> None:
+def test_records_are_listed_instead_of_downloaded_if_the_pods_can(settings: tuple[str, ...], lists: bool) -> None:
     tasks = compiled(*settings)[0]["root"]["dag"]["tasks"]
     resolver, reader = tasks["resolve-import-example-gen"], tasks["import-example-gen"]
     assert ("artifacts" not in resolver["inputs"]) == lists
@@ -174,18 +172,16 @@ def test_the_records_are_not_downloaded_to_look_at_them_where_the_pods_can_list_
         ("s3://another/runs", ("kubeflow.data=/mnt/im2latex/data",), False),
     ],
 )
-def test_records_that_the_launcher_could_not_open_are_refused(
-    root: str, settings: tuple[str, ...], refused: bool
-) -> None:
-    given = (f"kubeflow.pipeline_root={root}", *settings)
+def test_records_that_the_launcher_cannot_read_are_refused(root: str, settings: tuple[str, ...], refused: bool) -> None:
+    cluster_settings = (f"kubeflow.pipeline_root={root}", *settings)
     if refused:
         with pytest.raises(UserError, match="is in another bucket than the pipeline root .*AWS_ACCESS_KEY_ID"):
-            compiled(*given)
+            compiled(*cluster_settings)
     else:
-        assert compiled(*given)[0]["defaultPipelineRoot"] == root
+        assert compiled(*cluster_settings)[0]["defaultPipelineRoot"] == root
 
 
-def test_variables_of_the_environment_arrive_in_every_container() -> None:
+def test_every_container_has_the_environment_variables() -> None:
     spec, _ = compiled('kubeflow.environment={AWS_REGION = "here"}')
     for executor in spec["deploymentSpec"]["executors"].values():
         if "container" in executor:
@@ -196,16 +192,16 @@ def test_variables_of_the_environment_arrive_in_every_container() -> None:
     ("pod", "longest"),
     [
         (Pod(retries=2), 30 * 24 * 3600),
-        # Three attempts with an hour to get a node each, and pauses of 30 and 60 seconds.
+        # Three attempts, each with an hour to get a node, and pauses of 30 and 60 seconds.
         (Pod(retries=2, timeout=86400), 3 * (86400 + 3600) + 90),
         (Pod(retries=1, timeout=60), 2 * (60 + 3600) + 30),
     ],
 )
-def test_retries_have_the_time_that_all_attempts_may_take(pod: Pod, longest: int) -> None:
+def test_the_retry_limit_covers_the_timeouts_of_all_attempts(pod: Pod, longest: int) -> None:
     assert runner._retry_policy(pod)["backoffMaxDuration"] == f"{longest}s"
 
 
-def test_pods_get_what_the_configuration_asks_for() -> None:
+def test_pods_have_the_configured_settings() -> None:
     pods = """kubeflow.pods={
         all = {retries = 2},
         Trainer = {cpu = 8, memory = 32, gpus = 2, gpu_type = "amd.com/gpu", node_selector = {pool = "gpu"}}}"""
@@ -231,9 +227,7 @@ GPU = {"key": "gpu", "operator": "Exists"}
         ("all = {timeout = 3600}, Trainer = {timeout = 86400}", "activeDeadlineSeconds", "86400", "3600"),
     ],
 )
-def test_what_an_old_kfp_cannot_say_is_refused_there_and_said_elsewhere(
-    pods: str, field: str, trainer: Any, transform: Any
-) -> None:
+def test_settings_that_the_installed_kfp_lacks_are_refused(pods: str, field: str, trainer: Any, transform: Any) -> None:
     setting = f"kubeflow.pods={{{pods}}}"
     if field not in kubernetes_executor_config_pb2.KubernetesExecutorConfig.DESCRIPTOR.fields_by_camelcase_name:
         with pytest.raises(UserError, match=f"the installed kfp cannot say this .*{field}.*; compile with Python 3.11"):
@@ -247,7 +241,7 @@ def test_what_an_old_kfp_cannot_say_is_refused_there_and_said_elsewhere(
 @pytest.mark.parametrize(
     ("knob", "field"), [("timeout", "active_deadline_seconds"), ("keep", "resource_ttl_on_completion")]
 )
-def test_what_holds_for_a_whole_run_is_said_where_kfp_can(knob: str, field: str) -> None:
+def test_settings_of_a_whole_run_are_compiled_if_kfp_supports_them(knob: str, field: str) -> None:
     setting = f"kubeflow.{knob}=86400"
     whole = pipeline_spec_pb2.SinglePlatformSpec.DESCRIPTOR.fields_by_name.get("pipelineConfig")
     if whole is None or field not in whole.message_type.fields_by_name:
@@ -268,14 +262,14 @@ def test_a_field_that_the_installed_kfp_lacks_is_one_sentence(monkeypatch: pytes
     assert "\n" not in str(no.value)
 
 
-def test_both_documents_are_as_their_schemas_say(documents: Any) -> None:
+def test_both_documents_match_their_schemas(documents: Any) -> None:
     spec, platform = documents
     json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
     for executor in platform.values():
         json_format.ParseDict(executor, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
 
 
-def test_beam_arguments_follow_the_components_that_use_beam() -> None:
+def test_components_on_beam_have_beam_arguments() -> None:
     spec, _ = compiled("beam.arguments=['--direct_num_workers=3']")
     executors = spec["deploymentSpec"]["executors"]
     assert executors["exec-transform"]["container"]["args"][-1] == "--direct_num_workers=3"
@@ -302,6 +296,6 @@ def test_beam_arguments_follow_the_components_that_use_beam() -> None:
         ),
     ],
 )
-def test_what_is_missing_is_one_sentence(settings: tuple[str, ...], sentence: str) -> None:
+def test_a_missing_knob_is_one_sentence(settings: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         compile_pipeline(load_config(settings=settings))

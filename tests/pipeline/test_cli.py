@@ -24,12 +24,12 @@ def im2latex(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 
 def test_help_takes_less_than_a_second_and_imports_nothing_heavy() -> None:
-    im2latex("--help")  # compiles what has changed
+    im2latex("--help")  # compiles changed modules
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     answer = im2latex("--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert answer.returncode == 0
-    # Processor time, because the wall clock also measures whatever else the machine does.
+    # CPU time, because wall time depends on the load of the machine.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
     loaded = subprocess.run(
         [sys.executable, "-c", "import pipeline.cli, pipeline.running.launch, sys; print(*sys.modules)"],
@@ -46,14 +46,14 @@ def test_config_show_prints_toml_that_reads_back_to_the_same_configuration(tmp_p
     assert load_config(path=file) == load_config("small", settings=["training.epochs=3"])
 
 
-def test_version_names_what_a_fault_may_depend_on() -> None:
+def test_version_prints_the_versions_of_the_main_packages() -> None:
     answer = im2latex("--version")
     assert answer.returncode == 0
     names = [part.partition(" ")[0] for part in answer.stdout.split(", ")]
     assert names == ["im2latex", "tfx", "tensorflow", "keras", "Python"]
 
 
-def test_config_show_prints_a_line_of_help_beside_each_knob() -> None:
+def test_config_show_prints_the_help_of_each_knob() -> None:
     shown = im2latex("config", "show", "--set", "training.epochs=3", COLUMNS="160")
     assert re.search(r"training\.epochs\s+3\s+passes over the training examples", shown.stdout), shown.stdout
 
@@ -71,9 +71,7 @@ def test_config_show_prints_a_line_of_help_beside_each_knob() -> None:
         ),
     ],
 )
-def test_a_mistake_is_answered_with_one_sentence_and_status_1(
-    arguments: tuple[str, ...], sentence: str, tmp_path: Path
-) -> None:
+def test_an_error_is_one_sentence_and_status_1(arguments: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
     answer = im2latex(*arguments, IM2LATEX_HOME=str(tmp_path))
     assert answer.returncode == 1
     assert sentence in answer.stderr

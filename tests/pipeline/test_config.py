@@ -18,15 +18,15 @@ def test_the_preset_of_image2latex_tf2_is_the_default_model_of_8_379_008_paramet
 
 
 @pytest.mark.parametrize("preset", presets.names())
-def test_every_preset_survives_being_written_as_toml_and_read_again(preset: str, tmp_path: Path) -> None:
+def test_every_preset_round_trips_through_toml(preset: str, tmp_path: Path) -> None:
     config = load_config(preset)
     file = tmp_path / "config.toml"
     file.write_text(to_toml(config), encoding="utf-8")
-    # Read over another preset: the file names every knob, so nothing of that preset may be left.
+    # The file sets every knob, so it overrides another preset completely.
     assert load_config("small" if preset != "small" else "image2latex-tf2", file) == config
 
 
-def test_every_preset_says_in_a_line_what_it_is_for() -> None:
+def test_every_preset_has_a_description() -> None:
     lines = [presets.description(name) for name in presets.names()]
     assert len(set(lines)) == len(lines) == len(list(presets.FOLDER.glob("*.toml"))) >= 6
     for name, line in zip(presets.names(), lines, strict=True):
@@ -34,7 +34,7 @@ def test_every_preset_says_in_a_line_what_it_is_for() -> None:
         assert (presets.FOLDER / f"{name}.toml").read_text("utf-8").startswith(f"# {line}\n")
 
 
-def test_a_preset_may_start_from_another() -> None:
+def test_a_preset_can_be_based_on_another() -> None:
     paper, coarse = load_config("paper"), load_config("paper-coarse-to-fine")
     changed = {
         knob: value for (knob, value, _), (_, before, _) in zip(flatten(coarse), flatten(paper), strict=True)
@@ -44,7 +44,7 @@ def test_a_preset_may_start_from_another() -> None:
     assert coarse.image.max_width == 504 != Config().image.max_width
 
 
-def test_settings_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+def test_settings_override_the_file_and_the_file_overrides_the_preset(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('preset = "small"\nname = "mine"\n[training]\nepochs = 5\nbatch_size = 7\n', encoding="utf-8")
     config = load_config(path=file, settings=["training.epochs=3", "model.normalisation=before_relu"])
@@ -55,20 +55,20 @@ def test_settings_go_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
     assert config.model.normalisation == "before_relu"
 
 
-def test_a_preset_on_the_command_line_goes_over_the_one_in_the_file(tmp_path: Path) -> None:
+def test_a_preset_on_the_command_line_overrides_the_one_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('preset = "small"\n', encoding="utf-8")
     assert load_config("image2latex-tf2", file) == Config()
 
 
-def test_text_that_toml_must_escape_survives(tmp_path: Path) -> None:
+def test_escaped_text_round_trips_through_toml(tmp_path: Path) -> None:
     source = 'a "quoted" \\ folder\twith é and 😀'
     file = tmp_path / "config.toml"
     file.write_text(to_toml(load_config(settings=["data.source=" + repr(source)])), encoding="utf-8")
     literal_string = load_config(path=file).data.source
     file.write_text(f"[data]\nsource = '{source}'\n", encoding="utf-8")
     assert load_config(path=file).data.source == source
-    assert literal_string  # whatever TOML made of Python's repr, it was read and written alike
+    assert literal_string  # the same text is written and read, whatever TOML makes of Python's repr
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_text_that_toml_must_escape_survives(tmp_path: Path) -> None:
         ("training.epochs", ["--set takes section.knob=value", "'training.epochs'"]),
     ],
 )
-def test_a_wrong_setting_is_refused_naming_the_knob_and_what_is_allowed(setting: str, names: list[str]) -> None:
+def test_an_invalid_setting_is_refused_with_the_knob_and_what_is_allowed(setting: str, names: list[str]) -> None:
     with pytest.raises(UserError) as refusal:
         load_config(settings=[setting])
     sentence = str(refusal.value)
@@ -114,7 +114,7 @@ def test_a_wrong_setting_is_refused_naming_the_knob_and_what_is_allowed(setting:
         assert name in sentence
 
 
-def test_a_refusal_says_in_which_file_the_value_stands(tmp_path: Path) -> None:
+def test_an_error_names_the_file_of_the_value(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("[training]\nepochs = 0\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"training\.epochs = 0 in .*run\.toml is refused"):
@@ -134,7 +134,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
         load_config(path=tmp_path / "none.toml")
 
 
-def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+def test_an_unknown_preset_is_refused_with_a_list_of_presets() -> None:
     with pytest.raises(
         UserError,
         match="no preset 'huge'; there are image2latex-tf2, paper, paper-coarse-to-fine, quickstart, reader, small",
@@ -144,12 +144,12 @@ def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
         load_config("quick-start")
 
 
-def test_every_knob_has_a_line_of_help() -> None:
+def test_every_knob_has_help() -> None:
     for knob, _, text in flatten(Config()):
         assert len(text) > 5 and "\n" not in text, knob
 
 
-def test_what_a_run_stored_is_its_configuration_again() -> None:
+def test_a_stored_configuration_is_restored() -> None:
     config = load_config("quickstart", settings=["data.source=/data", "training.epochs=3"])
     stored = json.loads(json.dumps({knob: value for knob, value, _ in flatten(config)}))
     assert config_of(stored) == config

@@ -26,15 +26,15 @@ def properties(built: Pipeline) -> dict[str, dict]:
     return {component.id: component.exec_properties for component in built.components}
 
 
-def test_it_compiles_to_the_components_that_the_command_knows_in_their_order() -> None:
+def test_the_compiled_pipeline_has_the_components_in_order() -> None:
     nodes = [node.pipeline_node.node_info.id for node in Compiler().compile(pipeline()).nodes]
     assert sorted(nodes) == sorted(COMPONENTS)
     after = {node: nodes[:place] for place, node in enumerate(nodes)}
-    assert "ExampleValidator" in after["Transform"]  # nothing is learned from examples with anomalies
+    assert "ExampleValidator" in after["Transform"]  # no training on examples with anomalies
     assert "Evaluator" in after["Pusher"] and "Baseline" in after["Evaluator"]
 
 
-def test_a_component_is_given_the_sections_it_uses_and_no_others() -> None:
+def test_components_get_only_the_sections_that_they_use() -> None:
     before, after = properties(pipeline()), properties(pipeline("training.epochs=3"))
     # The report shows every knob.
     assert {name for name in before if before[name] != after[name]} == {"Trainer", "Reporter"}
@@ -49,9 +49,7 @@ def test_a_component_is_given_the_sections_it_uses_and_no_others() -> None:
     assert {name for name in before if before[name] != after[name]} == {"Evaluator", "Reporter"}
 
 
-def test_a_training_that_starts_from_the_reader_is_done_again_when_that_is_another_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_reader_changes_the_cache_key_of_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def trainers() -> list[dict]:
         built = [pipeline(f"training.start_from={name}", preset="reader") for name in ("reader", "/models/7")]
         return [properties(one)["Trainer"] for one in built]
@@ -63,7 +61,7 @@ def test_a_training_that_starts_from_the_reader_is_done_again_when_that_is_anoth
     assert [one == other for one, other in zip(before, trainers(), strict=True)] == [False, True]
 
 
-def test_the_cache_follows_the_schema_and_not_only_its_name(tmp_path: Path) -> None:
+def test_the_content_of_the_schema_is_in_the_cache_key(tmp_path: Path) -> None:
     schema = tmp_path / "schema.pbtxt"
     schema.write_bytes(SCHEMA.read_bytes())
     first = properties(pipeline(schema=schema))["ImportSchemaGen"]
@@ -100,7 +98,7 @@ LATEX = SCHEMA.read_text(encoding="utf-8").split("feature {")[2]
         (lambda text: "", "the feature image has to be there"),
     ],
 )
-def test_a_schema_that_disagrees_is_refused_before_anything_runs(change, told: str, tmp_path: Path) -> None:
+def test_a_schema_that_does_not_fit_the_records_is_refused(change, told: str, tmp_path: Path) -> None:
     schema = tmp_path / "schema.pbtxt"
     schema.write_text(change(SCHEMA.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(UserError, match=f"^the schema {schema} .*{told}") as refusal:
@@ -108,7 +106,7 @@ def test_a_schema_that_disagrees_is_refused_before_anything_runs(change, told: s
     assert "\n" not in str(refusal.value) and str(SCHEMA) in str(refusal.value)
 
 
-def test_a_schema_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_binary_schema_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read .No such file"):
         pipeline(schema=tmp_path / "schema.pbtxt")
     (tmp_path / "schema.pbtxt").write_bytes(b"\xff\xfe")

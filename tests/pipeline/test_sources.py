@@ -21,7 +21,7 @@ from pipeline.running.examples import examples_folder
 from pipeline.sources import PACKAGES, component_files, files_of, fingerprint
 from pipeline.workspace import Workspace
 
-# What TFX calls of ours by name.
+# First-party functions that TFX calls by name.
 FUNCTIONS = {
     "Transform": "trainer_module.preprocessing.preprocessing_fn",
     "Trainer": "trainer_module.trainer.run_fn",
@@ -44,13 +44,13 @@ def names(files: list[Path], folder: Path = REPOSITORY) -> set[str]:
 
 
 def modules_of(component: BaseComponent) -> list[str]:
-    """What a process that runs the component imports first."""
+    """Returns the modules that a process for the component imports first."""
     function = FUNCTIONS.get(component.id, "").rpartition(".")[0]
     classes = (component.executor_spec.executor_class, component.driver_class)
     return sorted({*(found.__module__ for found in classes), function} - {""})
 
 
-# What is not ours is imported once; then each component's modules in a process of its own.
+# Third-party packages are imported once; each component's modules are imported in a separate process.
 IMPORTING = """
 import json, os, sys
 import keras, tensorflow, tensorflow_model_analysis, tensorflow_transform, tfx.components
@@ -68,7 +68,7 @@ for component, modules in json.loads(sys.argv[2]).items():
 
 
 @pytest.mark.integration
-def test_every_file_that_a_component_imports_is_in_its_key(components: dict[str, BaseComponent]) -> None:
+def test_files_imported_by_a_component_are_in_its_cache_key(components: dict[str, BaseComponent]) -> None:
     modules = {name: modules_of(component) for name, component in components.items()}
     command = [sys.executable, "-c", IMPORTING, f"{REPOSITORY}/", json.dumps(modules)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
@@ -82,7 +82,7 @@ def test_every_file_that_a_component_imports_is_in_its_key(components: dict[str,
 
 
 def found_by_python(modules: list[str]) -> set[Path]:
-    """The files of ours that modules import anywhere, as Python's own finder of modules reads it from the bytecode."""
+    """Returns the first-party files that modules import, by Python's modulefinder, which reads the bytecode."""
     finder = ModuleFinder(path=[str(REPOSITORY)])
     for module in modules:
         if module.partition(".")[0] in PACKAGES:
@@ -91,7 +91,7 @@ def found_by_python(modules: list[str]) -> set[Path]:
     return {Path(file) for file in files if file}
 
 
-def test_so_is_every_one_that_it_imports_later(components: dict[str, BaseComponent]) -> None:
+def test_files_imported_inside_functions_are_in_the_cache_key(components: dict[str, BaseComponent]) -> None:
     for name, component in components.items():
         python = {path for path in component_files(component) if path.suffix == ".py"}
         started = [f"components.serving_check.{program}" for program in ("probe", "onnx_probe")]
@@ -99,7 +99,7 @@ def test_so_is_every_one_that_it_imports_later(components: dict[str, BaseCompone
         assert python == found_by_python(modules), name
 
 
-def test_so_is_the_program_that_it_starts(
+def test_programs_started_by_a_component_are_in_its_cache_key(
     components: dict[str, BaseComponent], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[list[str]] = []
@@ -115,18 +115,18 @@ def test_so_is_the_program_that_it_starts(
     assert f"{module.replace('.', '/')}.py" in names(component_files(components["ServingCheck"]))
 
 
-def test_so_is_what_is_no_python_in_its_folder(components: dict[str, BaseComponent]) -> None:
-    found = 0
+def test_other_files_in_the_folder_of_a_component_are_in_its_cache_key(components: dict[str, BaseComponent]) -> None:
+    count = 0
     for component in components.values():
         folder = REPOSITORY / component.executor_spec.executor_class.__module__.replace(".", "/")
         if folder.is_relative_to(REPOSITORY / "components"):
             beside = {path for path in folder.parent.iterdir() if path.is_file() and path.suffix != ".py"}
             assert beside <= set(component_files(component)), component.id
-            found += len(beside)
-    assert found >= 4  # the report's: page, charts, style, script
+            count += len(beside)
+    assert count >= 4  # the report's: page, charts, style, script
 
 
-def test_the_key_is_the_fingerprint_of_these_files(components: dict[str, BaseComponent]) -> None:
+def test_the_cache_key_has_the_fingerprint_of_these_files(components: dict[str, BaseComponent]) -> None:
     for name, component in components.items():
         files = component_files(component)
         assert bool(files) == (name not in WITHOUT_CODE)
@@ -137,7 +137,7 @@ def test_the_key_is_the_fingerprint_of_these_files(components: dict[str, BaseCom
             if component.exec_properties.get("preprocessing_fn")} == {"Transform": FUNCTIONS["Transform"]}  # fmt: skip
 
 
-def test_the_name_of_a_synthetic_data_set_goes_by_all_that_draws_it(tmp_path: Path) -> None:
+def test_the_name_of_a_synthetic_data_set_depends_on_the_code_that_draws_it(tmp_path: Path) -> None:
     files = sorted(found_by_python(["data.pictures.synthetic"]))
     assert {"data/latex/typesetting.py", "data/parallel.py", "data/dataset/writer.py"} < names(files)
     folder = examples_folder(DataConfig(), Workspace(tmp_path))
@@ -146,7 +146,7 @@ def test_the_name_of_a_synthetic_data_set_goes_by_all_that_draws_it(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packages, to be changed."""
+    """A copy of the packages, which tests may change."""
     folder = tmp_path_factory.mktemp("copy").resolve()
     for package in PACKAGES:
         shutil.copytree(REPOSITORY / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -160,7 +160,7 @@ def keys(components: dict[str, BaseComponent], folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("file", "old", "new", "changed"),
     [
-        # What makes ink of a grey pixel decides the examples, and is in the exported model.
+        # Normalisation affects the transformed examples, and is part of the exported model.
         (
             "im2latex/images.py",
             "INK_SHARE = 3 / 16",
@@ -195,7 +195,7 @@ def keys(components: dict[str, BaseComponent], folder: Path) -> dict[str, str]:
         ("data/dataset/check.py", "SAMPLES = 24", "SAMPLES = 25", set()),
     ],
 )
-def test_a_change_gives_another_key_to_those_that_depend_on_it_and_to_no_others(
+def test_a_change_affects_only_the_cache_keys_that_depend_on_it(
     file: str, old: str, new: str, changed: set[str], copy: Path, components: dict[str, BaseComponent]
 ) -> None:
     before, text = keys(components, copy), (copy / file).read_text("utf-8")
@@ -207,7 +207,7 @@ def test_a_change_gives_another_key_to_those_that_depend_on_it_and_to_no_others(
     assert keys(components, copy) == before
 
 
-def test_every_way_in_which_a_file_names_another_is_followed(tmp_path: Path) -> None:
+def test_every_kind_of_reference_between_files_is_followed(tmp_path: Path) -> None:
     files = {
         "data/__init__.py": "from data.at_once import x",
         "data/at_once.py": "x = 1",
@@ -246,7 +246,7 @@ def test_every_way_in_which_a_file_names_another_is_followed(tmp_path: Path) -> 
     assert files_of(["tensorflow.keras", "json"], root) == []
 
 
-def test_files_on_disk_are_read_anew_each_time(tmp_path: Path) -> None:
+def test_changed_files_are_read_again(tmp_path: Path) -> None:
     root = tmp_path.resolve()
     (root / "data").mkdir()
     for name in ("__init__", "first", "second"):

@@ -19,7 +19,7 @@ from trainer_module.image_graph import normalise_image
 
 
 def processed(folder: Path, count: int) -> Path:
-    """Drawn formulas in the processed layout, a quarter of them each for validation and test."""
+    """Drawn formulas in the layout `processed`, a quarter of them for validation and a quarter for test."""
     images = folder / "formula_images_processed"
     images.mkdir(parents=True)
     drawn = list(formulas(count, seed=3, level="simple", max_tokens=8))
@@ -46,7 +46,7 @@ def source(tmp_path_factory) -> Path:
         ([Path(__file__).parent], "none of the known layouts"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_status_1(tmp_path, capsys, monkeypatch, arguments, sentence):
+def test_an_error_is_one_sentence_and_status_1(tmp_path, capsys, monkeypatch, arguments, sentence):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     assert main([*map(str, arguments), "--out", str(tmp_path)]) == 1
     errors = capsys.readouterr().err
@@ -63,11 +63,11 @@ def test_another_backend_is_refused(tmp_path, capsys, monkeypatch):
 
 
 def test_rare_tokens_are_left_out_of_the_vocabulary():
-    # b and c twice each; of equally frequent tokens the last in byte order comes first.
+    # b and c occur twice each; ties are in descending byte order.
     assert make_vocabulary(["b c a", "a c b a", "ä"], 2)[features.SPECIALS :] == ["a", "c", "b"]
 
 
-def test_examples_are_those_of_an_import_with_images_as_transform_makes_them(source, tmp_path):
+def test_examples_equal_those_of_an_import_and_of_transform(source, tmp_path):
     config = ImageConfig(max_height=32, max_width=40, border=2)
     direct = read_splits(source, config, spelling="normal")
     import_dataset(source, tmp_path / "records", workers=1)
@@ -84,7 +84,7 @@ def test_examples_are_those_of_an_import_with_images_as_transform_makes_them(sou
         assert np.abs(got - expected).max() <= 1
 
 
-def test_formulas_come_in_one_spelling_or_as_they_are(source, tmp_path):
+def test_the_spelling_of_formulas_is_configurable(source, tmp_path):
     folder = shutil.copytree(source, tmp_path / "source")
     lines = (folder / "im2latex_formulas.norm.lst").read_text().splitlines()
     (folder / "im2latex_formulas.norm.lst").write_text("".join(f"{{ {line} }}\n" for line in lines))
@@ -93,17 +93,17 @@ def test_formulas_come_in_one_spelling_or_as_they_are(source, tmp_path):
         assert [formula.latex for formula in (*training, *validation)] == expected[:36]
 
 
-def test_a_limit_holds_for_each_split(source):
+def test_the_limit_applies_to_each_split(source):
     training, validation = read_splits(source, ImageConfig(), limit=3)
     assert (len(training), len(validation)) == (3, 3)
 
 
-def test_scores_are_those_of_the_gate():
+def test_scores_equal_those_of_the_gate():
     targets = ["x ^ { 2 } + 1", "a b c d e", "y"]
     read = ["x ^ { 2 } - 1", "a b c d e", ""]
     statistics = sum(reference.bleu_statistics(*pair) for pair in zip(targets, read, strict=True))
-    found = scores(targets, read)
-    assert found["bleu"] == pytest.approx(reference.bleu(statistics)) and found["exact_match"] == 1 / 3
-    # Of 7, 5 and 1 tokens one is wrong and one is missing; the rest stands where it should.
-    assert found["edit_similarity"] == found["token_accuracy"] == pytest.approx(11 / 13)
-    assert list(found) == ["bleu", "exact_match", "edit_similarity", "token_accuracy"]
+    text_scores = scores(targets, read)
+    assert text_scores["bleu"] == pytest.approx(reference.bleu(statistics)) and text_scores["exact_match"] == 1 / 3
+    # Of 7, 5 and 1 tokens, one is wrong and one is missing; the others are correct.
+    assert text_scores["edit_similarity"] == text_scores["token_accuracy"] == pytest.approx(11 / 13)
+    assert list(text_scores) == ["bleu", "exact_match", "edit_similarity", "token_accuracy"]

@@ -18,7 +18,7 @@ from trainer_module.preprocessing import preprocessing_fn
 
 
 class Transformed(NamedTuple):
-    """What TFX's Transform leaves, of twelve small formulas."""
+    """The output of TFX's Transform for twelve small formulas."""
 
     config: dict  # sections image and vocabulary
     output: str  # the folder that tft.TFTransformOutput takes

@@ -24,7 +24,7 @@ def softmax(x):
 
 
 def project(x: np.ndarray) -> np.ndarray:
-    """The nearest point of the simplex: of all supports the one whose solution is a distribution and nearest."""
+    """Returns the nearest point of the simplex, by trying all supports."""
     best = np.full(len(x), np.inf)
     for size in range(1, len(x) + 1):
         for support in itertools.combinations(range(len(x)), size):
@@ -54,7 +54,7 @@ def test_sparsemax_has_the_gradient_of_finite_differences(scores, seed):
         direction @ (project(scores + step * axis) - project(scores - step * axis)) / (2 * step)
         for axis in np.eye(len(scores))
     ]
-    # Where the support changes there is no gradient.
+    # The gradient is undefined where the support changes.
     supports = {
         tuple(project(scores + sign * 1e-3 * axis) > 1e-9) for axis in np.eye(len(scores)) for sign in (-1, 0, 1)
     }
@@ -67,7 +67,7 @@ def test_sparsemax_has_the_gradient_of_finite_differences(scores, seed):
     np.testing.assert_allclose(tape.gradient(value, given_scores)[0], differences, atol=1e-5)
 
 
-def test_sparsemax_leaves_out_what_is_masked():
+def test_sparsemax_ignores_masked_cells():
     scores = np.array([[1.0, -1e9, 0.9, -1e9], [-1e9, -1e9, -1e9, 7.0]], np.float32)
     np.testing.assert_allclose(sparsemax(scores), [[0.55, 0, 0.45, 0], [0, 0, 0, 1]], atol=1e-6)
 
@@ -87,7 +87,7 @@ def test_blocks_hold_four_by_four_cells_in_reading_order():
 
 
 def memories():
-    """Two images of three blocks; of the second image the last block and half of the one before lie outside."""
+    """Returns two images of three blocks. One and a half blocks of the second image are padding."""
     rng = np.random.default_rng(0)
 
     def memory(mask):
@@ -103,7 +103,7 @@ QUERY = np.random.default_rng(1).normal(size=(2, 4, 5)).astype(np.float32)
 
 
 @pytest.mark.parametrize("kind", ["hierarchical", "sparsemax", "hard"])
-def test_fine_weights_are_the_coarse_ones_shared_out_within_each_block(kind):
+def test_fine_weights_divide_the_coarse_ones_within_each_block(kind):
     coarse, fine = memories()
     attended = attend(kind, QUERY, memories())
     choose = {"hierarchical": softmax, "sparsemax": project, "hard": lambda x: np.eye(3)[x.argmax()]}[kind]
@@ -162,10 +162,10 @@ def test_hard_attention_samples_the_coarse_cells_by_their_weight():
 @pytest.mark.parametrize("baseline", [0.0, 2.5])
 @pytest.mark.parametrize("discount", [1.0, 0.5])
 def test_the_estimator_has_the_expectation_of_the_exact_gradient(monkeypatch, discount, baseline):
-    """Two steps of three choices: all nine pairs, each with its probability, against the gradient of the sum.
+    """Sums the estimates over all nine pairs of choices (two steps, three cells), weighted by their probabilities.
 
-    What a choice is credited with is the discounted rewards from its step on; undiscounted that is the
-    gradient of the expected log-likelihood itself. No baseline changes it.
+    A choice is credited with the discounted rewards from its step on. Without discount, the sum is the gradient
+    of the expected log-likelihood. The baseline does not change it.
     """
     monkeypatch.setattr(model_module, "HARD_DISCOUNT", discount)
     tiny = {"filters": (2, 2, 2, 2, 2, 2), "decoder_units": 2, "embedding_units": 2}
@@ -214,7 +214,7 @@ def test_the_estimator_has_the_expectation_of_the_exact_gradient(monkeypatch, di
         np.testing.assert_allclose(expected_gradient, tape.gradient(value, scores), atol=1e-5)
 
 
-def test_the_baseline_is_a_moving_average_of_what_choices_are_credited_with():
+def test_the_baseline_is_a_moving_average_of_the_credits():
     tiny = {"filters": (2, 2, 2, 2, 2, 2), "decoder_units": 2, "embedding_units": 2}
     model = FormulaModel(ModelConfig(**tiny, attention="hard"), 4)
     model.compile(loss=TokenCrossEntropy())

@@ -36,7 +36,7 @@ def test_no_image_grows_or_becomes_much_smaller(height, width, index):
     assert min(other.width / width, other.height / height) >= 0.85 - 1 / min(width, height)
 
 
-def test_augmentation_follows_from_seed_epoch_and_example():
+def test_augmentation_depends_on_seed_epoch_and_example_only():
     image = formula()
 
     def pixels(seed, index):
@@ -62,7 +62,7 @@ def test_most_images_change_a_little_and_few_a_lot(monkeypatch):
     assert changes.max() > 0.5
 
 
-def test_ink_is_left_where_it_was(monkeypatch):
+def test_strokes_keep_some_ink(monkeypatch):
     for name in ("SCALED", "TURNED", "SLANTED", "ASIDE"):
         monkeypatch.setattr(augmentation, name, 0)
     image = formula(40, 160)
@@ -72,7 +72,7 @@ def test_ink_is_left_where_it_was(monkeypatch):
         assert changed[stroke].mean() > changed[~stroke].mean() + 25
 
 
-def test_every_change_comes_as_often_as_it_says(monkeypatch):
+def test_every_change_occurs_with_its_probability(monkeypatch):
     came: list[str] = []
     strengths: list[float] = []
 

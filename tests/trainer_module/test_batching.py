@@ -24,7 +24,7 @@ def example(height: int, width: int, length: int, grey: int = 0) -> Example:
 
 
 def sized(height: int, width: int, length: int) -> Example:
-    """An example whose image is never looked at."""
+    """Returns an example of this size; its image is never decoded."""
     return Example(b"", height, width, np.zeros(length, np.int32))
 
 
@@ -61,11 +61,11 @@ def test_seed_and_epoch_decide_the_plan():
 
 
 def neighbours(planned: list[np.ndarray]) -> set[tuple[int, int]]:
-    """Every two examples that are in one batch."""
+    """Returns all pairs of examples that are in the same batch."""
     return {pair for batch in planned for pair in itertools.combinations(sorted(batch.tolist()), 2)}
 
 
-def test_most_neighbours_in_a_batch_are_others_in_the_next_epoch(monkeypatch):
+def test_most_pairs_in_a_batch_change_in_the_next_epoch(monkeypatch):
     examples = mixed(8000)
 
     def met_again() -> float:
@@ -90,7 +90,7 @@ def test_short_formulas_come_first_in_the_first_epoch_alone():
     assert listed(plan(examples, 16, 1, 1, short_first=True)) == listed(plan(examples, 16, 1, 1))
 
 
-def test_a_plan_keeps_like_sizes_together():
+def test_a_plan_groups_similar_sizes():
     # Two sizes, ten of each, in batches of five: no batch needs to mix them.
     examples = [sized(16, 16, 5), sized(40, 160, 5)] * 10
     for batch in plan(examples, 5, 0, 0):
@@ -111,7 +111,7 @@ def test_a_plan_pads_far_less_than_random_batches():
 
 
 def test_cells_count_for_more_than_steps(monkeypatch):
-    # Lengths have nothing to do with sizes here, so that a batch cannot be of like size and of like length.
+    # Lengths are independent of sizes here, so a batch cannot have both similar sizes and similar lengths.
     lengths = np.random.default_rng(3).permutation(np.arange(640) % 40)
     examples = [one._replace(tokens=np.zeros(n, np.int32)) for one, n in zip(mixed(640), lengths, strict=True)]
     favoured = padding(examples, plan(examples, 16, 0, 0))
@@ -135,7 +135,7 @@ def test_a_cut_saves_more_than_any_other(extents, multiple, cells):
     steps_of = sum(steps for _, _, steps in extents) / len(extents)
 
     def cost(part):
-        """Of all in a part, as large as the largest of each extent."""
+        """Returns the cost of a part when all its examples are padded to its largest extents."""
         rows, columns, steps = (max(axis) for axis in zip(*part, strict=True))
         return len(part) * (cells * rows * columns / cells_of + steps / steps_of)
 
@@ -150,7 +150,7 @@ def test_a_cut_saves_more_than_any_other(extents, multiple, cells):
             assert saved >= cost(extents) - cost(ordered[:other]) - cost(ordered[other:]) - 1e-9
 
 
-def test_what_is_all_alike_is_halved():
+def test_equal_examples_are_divided_in_half():
     alike = np.ones((1000, 3)) * (2, 7.3, 0.1)
     assert batching._Work(alike).cut(alike, alike, 10)[2] == 500
 
@@ -184,7 +184,7 @@ def test_batches_are_the_planned_ones_in_their_order():
     assert steps == [[4, 2], [5], [1, 3]]
 
 
-def test_what_is_no_image_cannot_be_collated():
+def test_an_invalid_image_cannot_be_collated():
     with pytest.raises(UnidentifiedImageError):
         collate([Example(b"no image", 8, 8, np.array([4], np.int32))])
 
@@ -198,7 +198,7 @@ def formula(height: int = 24, width: int = 60) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def test_augmented_images_stand_in_the_corner_of_the_batch_with_their_own_size():
+def test_augmented_images_are_in_the_upper_left_corner_with_their_own_size():
     file = io.BytesIO()
     formula().save(file, "PNG")
     examples = [Example(file.getvalue(), 24, 60, np.array([4, 5], np.int32))] * 3
@@ -220,15 +220,13 @@ def filled(buckets: Buckets, examples: list[Example], planned: list[np.ndarray],
 
 
 def shapes(made: list[batching.Batch]) -> set[tuple[int, ...]]:
-    """Of what a batch holds: all arrays' shapes, without the channel."""
+    """Returns the shapes of all arrays of a batch, without the channel."""
     return {(*batch.inputs["image"].shape[:3], *batch.inputs["tokens"].shape, *batch.targets.shape) for batch in made}
 
 
 @settings(deadline=None)
 @given(examples_of_any_size, st.integers(1, 20), st.integers(1, 9), st.integers(0, 2), st.booleans())
-def test_buckets_have_every_example_once_in_no_more_than_so_many_shapes(
-    examples, batch_size, count, epoch, short_first
-):
+def test_buckets_have_every_example_once_in_at_most_the_given_shapes(examples, batch_size, count, epoch, short_first):
     buckets = Buckets(examples, count)
     planned = buckets.cut(examples, batch_size, 3, epoch, short_first)
     assert sorted(np.concatenate(planned).tolist()) == list(range(len(examples)))
@@ -239,8 +237,8 @@ def test_buckets_have_every_example_once_in_no_more_than_so_many_shapes(
         assert len(of) == 1
 
 
-def test_filled_batches_have_the_few_shapes_and_each_example_at_its_weight_once():
-    # Token 4 + i in example i alone, so that the targets tell which examples a batch has.
+def test_filled_batches_have_bucket_shapes_and_count_each_example_once():
+    # Only example i contains token 4 + i, so the targets identify the examples of a batch.
     rng = np.random.default_rng(5)
     examples = [
         example(int(rng.integers(1, 30)), int(rng.integers(1, 90)), int(rng.integers(1, 9)))._replace(
@@ -265,7 +263,7 @@ def test_filled_batches_have_the_few_shapes_and_each_example_at_its_weight_once(
         assert (batch.inputs["image"][:real, height:] == 255).all() and (
             batch.inputs["image"][:, :, width:] == 255
         ).all()
-        # What fills the batch are its own examples again.
+        # A batch is filled with copies of its own examples.
         np.testing.assert_array_equal(batch.targets[real:], batch.targets[np.arange(real, 8) % real])
 
 
@@ -311,16 +309,16 @@ def wait_for(condition) -> None:
         time.sleep(0.01)
 
 
-def test_prefetched_items_are_the_same_and_come_to_an_end():
+def test_prefetched_items_are_the_same_and_end():
     assert list(prefetched(iter(range(20)), 3)) == list(range(20))
     wait_for(lambda: not threads())
 
 
-def test_no_more_items_are_made_than_may_wait():
+def test_at_most_the_given_number_of_items_is_prefetched():
     made = []
     ahead = prefetched((made.append(i) or i for i in itertools.count()), 3)
     assert next(ahead) == 0
-    # One is out, three wait, and one is in the hand of the thread.
+    # One item is consumed, three wait, and the thread holds one.
     wait_for(lambda: len(made) == 5)
     time.sleep(0.05)
     assert made == list(range(5))
@@ -329,7 +327,7 @@ def test_no_more_items_are_made_than_may_wait():
     assert len(made) <= 6
 
 
-def test_an_error_comes_out_in_its_place():
+def test_an_exception_is_raised_in_the_place_of_its_item():
     def broken():
         yield 1
         raise ZeroDivisionError("of the thread")

@@ -22,7 +22,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def read_slowly(logits, image: np.ndarray, max_tokens: int) -> tuple[list[int], float]:
-    """The likeliest token after each beginning, by whole teacher-forced passes; and its log-probability."""
+    """Decodes greedily with a full teacher-forced pass per token; returns the tokens and their log-probability."""
     tokens: list[int] = []
     log_probability = 0.0
     while True:
@@ -36,7 +36,7 @@ def read_slowly(logits, image: np.ndarray, max_tokens: int) -> tuple[list[int], 
 
 
 def sharpened(variant: dict, seed: int) -> FormulaModel:
-    """A model that reads different images differently."""
+    """Returns a model that gives different results for different images."""
     model = made(variant, seed)
     for weight in (model.decoder.logits_kernel, model.decoder.attention_kernel, model.embedding.embeddings):
         weight.assign(weight * 6)
@@ -61,7 +61,7 @@ def read(model, images, max_tokens=MAX_TOKENS):
     return np.array(decoded.tokens)[:, 0], np.array(decoded.log_probability)[:, 0]
 
 
-def test_a_batch_is_read_as_each_image_by_a_plain_loop(model, logits):
+def test_a_batch_gives_the_same_results_as_a_plain_loop_per_image(model, logits):
     tokens, log_probabilities = read(model, IMAGES)
     assert tokens.shape == (len(IMAGES), MAX_TOKENS)
     lengths = set()
@@ -74,10 +74,10 @@ def test_a_batch_is_read_as_each_image_by_a_plain_loop(model, logits):
     assert min(lengths) < MAX_TOKENS
 
 
-def test_padding_and_start_are_never_read(model, logits):
+def test_padding_and_start_are_never_predicted(model, logits):
     kernel = model.decoder.logits_kernel.numpy()
     liked = kernel.copy()
-    # The model would answer one of them each time: in one of the two the logit is above all others.
+    # Without the restriction, the model would predict one of them at each step, because its logit is the highest.
     liked[:, PAD], liked[:, START] = 50 * kernel[:, 5], -50 * kernel[:, 5]
     model.decoder.logits_kernel.assign(liked)
     try:
@@ -86,7 +86,7 @@ def test_padding_and_start_are_never_read(model, logits):
             expected, expected_log_probability = read_slowly(logits, image, MAX_TOKENS)
             assert START not in row
             assert row.tolist() == expected + [PAD] * (MAX_TOKENS - len(expected))
-            # What the model gives to padding and start is lost to the answer.
+            # The probability of padding and start is lost.
             assert log_probability == pytest.approx(expected_log_probability, rel=1e-3)
     finally:
         model.decoder.logits_kernel.assign(kernel)
@@ -115,7 +115,7 @@ def test_decoding_stops_when_all_have_ended():
     tokens, log_probabilities = read(model, IMAGES[:2])
     assert not tokens.any()
     np.testing.assert_allclose(log_probabilities, -np.log(VOCABULARY), atol=1e-5)
-    # And not one step more is taken.
+    # The search takes no further step.
     steps = []
     step = model.step
     model.step = lambda *arguments: steps.append(1) or step(*arguments)
@@ -127,7 +127,7 @@ def test_decoding_stops_when_all_have_ended():
 
 
 def every_sentence(logits, image: np.ndarray, max_tokens: int) -> dict[tuple[int, ...], float]:
-    """The log-probability of every sentence of at most so many tokens."""
+    """Returns the log-probability of every sequence of at most the given number of tokens."""
     answers = [i for i in range(VOCABULARY) if i not in (PAD, START, END)]
     sentences = {}
     for length in range(max_tokens + 1):
@@ -140,7 +140,7 @@ def every_sentence(logits, image: np.ndarray, max_tokens: int) -> dict[tuple[int
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.3])
 @pytest.mark.parametrize("attention", ["standard", "sparsemax"])
-def test_a_beam_as_wide_as_the_language_finds_every_sentence_in_order(attention, length_penalty):
+def test_a_beam_wide_enough_finds_all_sequences_in_order(attention, length_penalty):
     model = sharpened(TINY | {"attention": attention}, 3)
     logits = teacher_forced(model)
     images = IMAGES[1:4]
@@ -166,8 +166,8 @@ def test_a_beam_as_wide_as_the_language_finds_every_sentence_in_order(attention,
         assert found[count:] == [(), ()]
 
 
-def test_a_narrow_beam_goes_on_with_the_likeliest_beginnings(model, logits):
-    """Against the same search with lists, one image after another."""
+def test_a_narrow_beam_keeps_the_most_probable_prefixes(model, logits):
+    """Compares with the same search on Python lists, one image at a time."""
     width, max_tokens = 3, 6
     decoded = search(model, *padded(IMAGES, 0, 0).values(), max_tokens, width)
     differ = 0

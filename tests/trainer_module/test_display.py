@@ -13,7 +13,7 @@ AT_END = LOGS | {"val_loss": 0.6, "val_perplexity": 1.92}
 
 
 class Training:
-    """What `fit` tells the lines, at times that a test says."""
+    """Calls the callback like `fit`, at times that a test sets."""
 
     def __init__(self, epochs: int, deadline: float = float("inf")) -> None:
         self.now = 0.0
@@ -21,7 +21,7 @@ class Training:
         self.lines = EpochLines(epochs, self.written.append, deadline, lambda: self.now)
 
     def epoch(self, epoch: int, sizes: list[int], seconds: list[float], validation: float, done: int = 0) -> None:
-        """Trains on batches of such sizes, but for those done, each in so many seconds; validation compiles for 5 s."""
+        """Trains an epoch: skips the batches done; each other batch takes its seconds, compiling the validation 5 s."""
         self.lines.plan(sizes, done)
         self.lines.on_epoch_begin(epoch)
         for batch, spent in enumerate(seconds):
@@ -39,7 +39,7 @@ def test_a_line_a_minute_and_one_at_each_epochs_end() -> None:
     # The first step compiles for 50 s. Then 6 batches of 20 take 10 s each: 2 images/s.
     training.epoch(0, 7 * [20], [50.0] + 6 * [10.0], validation=15.0)
     assert training.written == [
-        # At 60 s, one batch behind the first: 100 images are left, and two epochs of 140.
+        # At 60 s, after the second batch: 100 images are left, and two epochs of 140.
         "Epoch 1/3, step 2/7: loss 0.5123, perplexity 1.6692, 2.0 images/s, 50 s left of the epoch, "
         "3 m 10 s of the training",
         # At 130 s, two epochs of 70 s, and 15 s of validation each.
@@ -54,7 +54,7 @@ def test_a_line_a_minute_and_one_at_each_epochs_end() -> None:
     assert training.written[-1].endswith("2.0 images/s, 1 m 25 s; 0 s left of the training")
 
 
-def test_a_training_that_was_killed_goes_on_counting_where_it_was() -> None:
+def test_an_interrupted_training_continues_its_count() -> None:
     training = Training(epochs=1)
     training.epoch(0, [10, 10, 30, 50, 40], [30.0, 30.0, 5.0], validation=1.0, done=2)
     # Steps 4 and 5: 90 images in 35 s, after the minute 50 in 30 s, so that 40 take 24 s.
@@ -64,13 +64,13 @@ def test_a_training_that_was_killed_goes_on_counting_where_it_was() -> None:
     assert "2.6 images/s" in training.written[1]
 
 
-def test_nothing_lasts_longer_than_the_deadline() -> None:
+def test_the_time_left_ends_at_the_deadline() -> None:
     training = Training(epochs=100, deadline=100.0)
     training.epoch(0, 100 * [20], [20.0, 20.0, 20.0], validation=0.0)
     assert training.written[0].endswith("1.0 images/s, 40 s left of the epoch, 40 s of the training")
 
 
-def test_one_step_says_nothing_of_the_speed() -> None:
+def test_one_step_is_too_few_for_a_speed() -> None:
     training = Training(epochs=2)
     training.epoch(0, [20], [70.0], validation=1.0)
     assert training.written == [
@@ -87,7 +87,7 @@ def test_one_step_says_nothing_of_the_speed() -> None:
         (False, "1", True, False, ["INFO"]),  # the bar goes through another process to its terminal
     ],
 )
-def test_where_the_bar_and_the_lines_go(
+def test_a_terminal_has_a_bar_and_other_output_has_lines(
     terminal: bool,
     elsewhere: str,
     bar: bool,

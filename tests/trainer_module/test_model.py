@@ -52,7 +52,7 @@ VARIANTS = {
 
 
 def randomised(model: FormulaModel, seed: int = 0) -> FormulaModel:
-    """The model with every weight at random, so that no bias is zero and no moving variance one."""
+    """Sets all weights to random values, so that no bias is zero and no moving variance is one."""
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         if weight.name == "moving_variance":
@@ -67,7 +67,7 @@ def made(variant: dict, seed: int = 0) -> FormulaModel:
 
 
 def teacher_forced(model: FormulaModel):
-    """The model's logits through one graph for images, batches and formulas of any size."""
+    """Returns a function for the model's logits: one graph for all sizes of images, batches and formulas."""
     inputs = {
         "image": tf.TensorSpec((None, None, None, 1), tf.uint8),
         "size": tf.TensorSpec((None, 2), tf.int32),
@@ -99,7 +99,7 @@ def drawing(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def padded(images: list[np.ndarray], height: int, width: int) -> dict[str, np.ndarray]:
-    """Images in the corner of a white batch of at least that height and width, as the model takes them."""
+    """Pads images with white to a batch of at least this height and width, as input of the model."""
     height = -(-max(height, *(len(image) for image in images)) // 8) * 8
     width = -(-max(width, *(image.shape[1] for image in images)) // 8) * 8
     batch = np.full((len(images), height, width, 1), WHITE, np.uint8)
@@ -142,7 +142,7 @@ def pool(x, rows, columns):
 
 
 def reference_features(model, image):
-    """(height / 8, width / 8, channels) of the convolutions, as Image2Latex-TF2 and the paper order them."""
+    """Computes the convolutions, as Image2Latex-TF2 or the paper orders them: (height / 8, width / 8, channels)."""
     fill = [(0, -side % 8) for side in image.shape]
     x = (np.pad(image, fill, constant_values=255)[:, :, None].astype(float) - 128) / 128
     conv = model.encoder.convolutions
@@ -162,7 +162,7 @@ def convolve_and_normalise(model, layers, i, x):
 
 
 def reference_coarse_features(model, features):
-    """(rows / 4, columns / 4, channels), rounded up: the highest of each 4 x 4 cells behind two more convolutions."""
+    """Returns the maxima of 4 x 4 cells after two more convolutions, (rows / 4, columns / 4, channels), rounded up."""
     for i in range(2):
         features = convolve_and_normalise(model, model.coarse_encoder, i, features)
     rows, columns, _ = features.shape
@@ -175,7 +175,7 @@ def reference_coarse_features(model, features):
 
 
 def reference_rows(layer, features):
-    """(rows, columns, 2 * units) of an LSTM along each row and one against it, from (rows, columns, channels)."""
+    """Runs an LSTM along each row in both directions: (rows, columns, channels) -> (rows, columns, 2 * units)."""
     rows, columns, _ = features.shape
     read = np.zeros((rows, columns, 2, layer.units))
     for direction, order in enumerate([range(columns), range(columns - 1, -1, -1)]):
@@ -195,7 +195,7 @@ def reference_rows(layer, features):
 
 
 def reference_positions(rows, columns, units):
-    """Sine and cosine of the column, then of the row, as Vaswani et al. (2017, section 3.5) encode one position."""
+    """Encodes the column, then the row, by sines and cosines as in Vaswani et al. (2017, section 3.5)."""
 
     def wave(position, channel, channels):
         angle = position / 10000 ** ((channel - channel % 2) / channels)
@@ -215,7 +215,7 @@ def reference_positions(rows, columns, units):
 
 
 def project(x):
-    """The nearest point of the probability simplex, by bisection on what is taken from each coordinate."""
+    """Returns the nearest point of the probability simplex, by bisection on the threshold."""
     low, high = x.max() - 1, x.max()
     for _ in range(60):
         middle = (low + high) / 2
@@ -224,7 +224,7 @@ def project(x):
 
 
 def reference_attention(model, coarse, fine, h):
-    """Context, coarse and fine weights, of grids (rows, columns, units); None where there is no such grid."""
+    """Returns the context, and the coarse and fine weights, for grids (rows, columns, units) or None."""
     kind, matrix = model.config.attention, model.decoder.attention_kernel.numpy()
     if kind == "standard":
         weights = softmax((fine @ (matrix @ h)).reshape(-1)).reshape(fine.shape[:2])
@@ -246,7 +246,7 @@ def reference_attention(model, coarse, fine, h):
 
 
 def reference_decoder(model, coarse, fine, tokens):
-    """(steps, vocabulary) logits of the paper's equations, and each step's coarse and fine weights."""
+    """Computes logits, (steps, vocabulary), by the paper's equations, and each step's coarse and fine weights."""
     decoder = model.decoder
     h = c = o = np.zeros(decoder.units)
     logits, maps = [], []
@@ -264,7 +264,7 @@ def reference_decoder(model, coarse, fine, tokens):
 
 
 def reference(model, image, tokens):
-    """Logits, and maps, of one image."""
+    """Computes the logits and attention maps of one image."""
     features, coarse, fine = reference_features(model, image), None, None
     if model.config.attention != "coarse_only":
         fine = reference_rows(model.row_encoder, features)
@@ -407,7 +407,7 @@ def test_features_are_zero_outside_an_image(model):
 
 
 @pytest.mark.parametrize("rows", [0, 5])
-def test_row_encoder_reads_every_row_forward_and_backward_whatever_stands_beside(rows):
+def test_row_encoder_reads_every_row_in_both_directions_independently(rows):
     rng = np.random.default_rng(3)
     features = rng.normal(size=(3, 4, 7, 5)).astype(np.float32)
     extents = np.array([(4, 7), (4, 3), (2, 1)], np.int32)
@@ -519,7 +519,7 @@ def test_batch_norm_applies_the_moving_statistics_when_not_training():
 # Hard attention draws another sample for another shape.
 @pytest.mark.parametrize("model", [name for name in VARIANTS if name != "hard"], indirect=True)
 def test_padding_changes_neither_gradients_nor_moving_statistics(model):
-    """With `training=True`: more white on the right and below, and more padding behind the tokens."""
+    """Tests `training=True` with more white on the right and below, and more padding after the tokens."""
     images = [drawing(16, 40), drawing(30, 17)]
     tokens = np.array([[1, 5, 6], [1, 7, 0]], np.int32)
     targets = np.array([[5, 6, 2], [7, 2, 0]], np.int32)

@@ -39,7 +39,7 @@ def encode(pixels: np.ndarray | Image.Image, file_format: str = "PNG", **options
 
 
 def drawn(width: int, height: int, ink: tuple[int, int, int, int], mode: str = "L", paper="white", pen="black"):
-    """A filled box with corners (left, top, right, bottom), the last two outside of it."""
+    """Draws a filled box (left, top, right, bottom); right and bottom are exclusive."""
     image = Image.new(mode, (width, height), paper)
     left, top, right, bottom = ink
     ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), fill=pen)
@@ -70,7 +70,7 @@ def record(latex: str, image: Image.Image) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def transform(tmp_path_factory) -> tuple[list[dict], tft.TFTransformOutput]:
-    """The records of FORMULAS after Transform, in any order, and Transform's output."""
+    """Runs Transform on FORMULAS; returns the transformed records, in any order, and Transform's output."""
     folder = tmp_path_factory.mktemp("transform")
     records = [record(latex, drawn(90, 40, (10, 5, 20 + i, 15))) for i, latex in enumerate(FORMULAS)]
     # The in-memory runner by name: newer versions of Beam's default download another one.
@@ -129,7 +129,7 @@ def test_the_saved_graph_does_the_same_to_new_records(transform):
         assert pixels.shape == (got["height"][i], got["width"][i])
 
 
-def test_analysis_reads_no_image():
+def test_analysis_does_not_read_images():
     specs = {name: tf.TensorSpec([None], tf.string) for name in (features.IMAGE, features.LATEX, features.NAME)}
     columns = tft.get_analyze_input_columns(lambda inputs: preprocessing_fn(inputs, CUSTOM_CONFIG), specs)
     assert columns == [features.LATEX]

@@ -1,4 +1,4 @@
-"""The model that comes with im2latex: its file is there, sound, and fits its preset."""
+"""The model that comes with im2latex: its file exists, loads, and matches its preset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainer_module.weights import model_of, named_weights
 MOST_BYTES = 12_000_000
 
 
-def test_its_file_is_small_and_makes_the_model():
+def test_the_file_is_small_and_loads():
     assert len(reader.weights_file().read_bytes()) <= MOST_BYTES
     trained = reader.load()
     for name, variable in named_weights(model_of(trained)).items():
@@ -28,7 +28,7 @@ def test_its_file_is_small_and_makes_the_model():
     assert {"date", "im2latex", "data"} <= trained.provenance.keys()
 
 
-def test_its_preset_has_its_dimensions():
+def test_the_preset_has_the_dimensions_of_the_model():
     own = load_description(reader.weights_file())
     config = load_config("reader", settings=["training.start_from=reader", "model.dropout=0.3"])
     assert config.model.filters == own.model.filters and config.image == own.image
@@ -48,7 +48,7 @@ def test_a_configuration_of_other_dimensions_is_refused_when_it_is_read(preset, 
         load_config(preset, settings=[setting, "training.start_from=reader"])
 
 
-def test_whether_it_fits_is_asked_without_keras():
+def test_checking_the_dimensions_does_not_import_keras():
     code = (
         "import sys; from pipeline.config import load_config;"
         "load_config('reader', settings=['training.start_from=reader']);"
@@ -57,14 +57,14 @@ def test_whether_it_fits_is_asked_without_keras():
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "\n"
 
 
-def test_a_file_that_is_missing_is_a_sentence(monkeypatch):
+def test_a_missing_file_is_a_user_error(monkeypatch):
     monkeypatch.setattr(weights, "NAME", "absent")
     for call in (reader.load, reader.fingerprint, lambda: reader.check_fits(load_config().model, ImageConfig())):
         with pytest.raises(UserError, match="absent.npz, the model that comes with im2latex, is missing; install"):
             call()
 
 
-def test_its_fingerprint_changes_with_its_bytes(tmp_path, monkeypatch):
+def test_the_fingerprint_depends_on_the_bytes_of_the_file(tmp_path, monkeypatch):
     trained, before = reader.load(), reader.fingerprint()
     assert before == reader.fingerprint() and len(before) == 64
     monkeypatch.setattr(reader, "weights_file", lambda: tmp_path / WEIGHTS)

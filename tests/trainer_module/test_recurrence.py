@@ -1,4 +1,4 @@
-"""The gradients that recurrence.py writes out, against those that TensorFlow finds for plain loops."""
+"""Compares the gradients of recurrence.py with TensorFlow's automatic gradients of plain loops."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def gradients(function, arguments: list[tf.Tensor], upstream: list[tf.Tensor]) -
 def gradients_in_graph(function, arguments, upstream, in_graph):
     if not in_graph:
         return gradients(function, list(arguments), upstream)
-    # With sizes that are known at run time alone, as in training; those of the weights are fixed.
+    # Sizes are known only at run time, as in training, except those of the weights.
     free = [
         tf.TensorSpec(
             [None] * (len(part.shape) - 1) + part.shape[-1:] if len(part.shape) == 3 else part.shape, part.dtype
@@ -55,7 +55,7 @@ def gradients_in_graph(function, arguments, upstream, in_graph):
     return [gradient.numpy() for gradient in graph(*arguments)]
 
 
-# What a graph makes of it is the same with and without the hidden-to-hidden term.
+# The graph mode does not depend on the hidden-to-hidden term.
 @pytest.mark.parametrize(("hidden_recurrence", "in_graph"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize(
     ("kind", "sampled"),
@@ -101,7 +101,7 @@ def test_the_decoder_has_the_gradients_of_a_plain_loop(kind, sampled, hidden_rec
     found = gradients_in_graph(written_out, arguments, upstream, in_graph)
     for i, (gradient, expected) in enumerate(zip(found, gradients(plain, arguments, upstream), strict=True)):
         np.testing.assert_allclose(gradient, expected, atol=1e-5, err_msg=f"argument {i}")
-    # The coarse cells below which others lie are looked at by their keys alone.
+    # Only the keys of coarse cells are used if there are fine cells.
     moved = [np.abs(gradient).max() > 1e-3 for gradient in found]
     assert moved == [not (len(sizes) == 2 and i == 3) for i in range(len(moved))]
 

@@ -46,7 +46,7 @@ def png(image: Image.Image, file_format: str = "PNG") -> bytes:
 
 
 def on_paper(image: bytes, left: int, top: int) -> Image.Image:
-    """The image somewhere on a larger white sheet."""
+    """Pastes the image onto a larger white background."""
     ink = Image.open(io.BytesIO(image))
     sheet = Image.new("L", (ink.width + 3 * left, ink.height + 2 * top), "white")
     sheet.paste(ink, (left, top))
@@ -54,7 +54,7 @@ def on_paper(image: bytes, left: int, top: int) -> Image.Image:
 
 
 def transparent(image: bytes) -> Image.Image:
-    """The same ink, black, on nothing."""
+    """Returns the same ink in black on a transparent background."""
     grey = Image.open(io.BytesIO(image)).convert("L")
     return Image.merge("LA", (Image.new("L", grey.size, 0), grey.point(lambda level: 255 - level)))
 
@@ -89,7 +89,7 @@ class Exported:
         return [latex.decode() for latex in got["latex"].numpy()], got["log_probability"].numpy()
 
     def read_by_hand(self, images: list[bytes], width: int = 1, length_penalty: float = 0.0):
-        """Texts, log-probabilities and scores, each (batch, width)."""
+        """Returns the texts, log-probabilities and scores, each (batch, width)."""
         normalised = [normalise_image(tf.constant(image), self.image).numpy()[:, :, 0] for image in images]
         nothing = np.array([], np.int32)
         batch = collate([Example(png(Image.fromarray(image)), *image.shape, nothing) for image in normalised])
@@ -120,7 +120,7 @@ def images(transformed) -> list[bytes]:
     ]
 
 
-def test_images_are_read_as_by_hand(exported, images):
+def test_images_give_the_same_results_as_the_separate_steps(exported, images):
     latex, log_probability = exported.read(images)
     expected, expected_log_probability, _ = exported.read_by_hand(images)
     assert [[text] for text in latex] == expected
@@ -141,14 +141,14 @@ def test_alternatives_are_those_of_beam_search(exported, images, width, length_p
     assert all(len(set(row)) == width for row in expected)
 
 
-def test_a_beam_of_no_width_is_refused(exported, images):
+def test_a_beam_of_width_zero_is_refused(exported, images):
     with pytest.raises(tf.errors.InvalidArgumentError, match="width has to be at least 1"):
         exported.signatures["predict_alternatives"](
             images=tf.constant(images), width=tf.constant(0), length_penalty=tf.constant(0.0)
         )
 
 
-def test_an_exported_model_can_be_taken_up_again(exported):
+def test_an_exported_model_can_be_loaded_again(exported):
     trained = read_exported(exported.folder)
     assert trained[:4] == exported.trained[:4]
     for name, value in exported.trained.weights.items():
@@ -158,7 +158,7 @@ def test_an_exported_model_can_be_taken_up_again(exported):
 
 
 @pytest.mark.parametrize("damage", ["absent", "no description", "no weights"])
-def test_what_is_no_exported_model_is_a_sentence(exported, tmp_path, damage):
+def test_a_folder_without_an_exported_model_is_a_user_error(exported, tmp_path, damage):
     if damage != "absent":
         shutil.copytree(exported.folder, tmp_path, dirs_exist_ok=True)
         part = {"no description": "assets.extra", "no weights": "variables"}[damage]
@@ -180,8 +180,8 @@ def test_border_and_transparency_change_nothing(exported, images, transformed):
     assert others == [one, one]
 
 
-def test_a_blank_image_reads_nothing_for_certain_alone_and_among_others(exported, images):
-    # White, grey, and what paper's noise leaves of it; beside them a dot, which is ink.
+def test_a_blank_image_gives_an_empty_formula_with_probability_1(exported, images):
+    # White, grey, and noise of paper are blank; a dot is ink.
     noise = np.random.default_rng(1).integers(240, 256, (30, 50)).astype(np.uint8)
     blank = [
         png(image) for image in (Image.new("L", (40, 20), 255), Image.new("RGB", (9, 9), 90), Image.fromarray(noise))
@@ -202,7 +202,7 @@ def test_a_blank_image_reads_nothing_for_certain_alone_and_among_others(exported
     assert exported.read([images[0], *blank])[0][0] == exported.read(images[:1])[0][0]
 
 
-def test_examples_may_hold_more_than_the_image(exported, images):
+def test_examples_may_contain_further_features(exported, images):
     records = [example(image, latex=b"a + b", name=b"somewhere", size=b"large") for image in images]
     records[1] = example(images[1])
     got = exported.signatures["serving_default"](examples=tf.constant(records))
@@ -217,7 +217,7 @@ def test_an_empty_batch_is_answered(exported):
     assert got["latex"].shape == got["log_probability"].shape == (0,)
 
 
-def test_signatures_name_and_type_what_they_take_and_give(exported):
+def test_signatures_have_named_and_typed_inputs_and_outputs(exported):
     for name, argument in {"serving_default": "examples", "predict_images": "images"}.items():
         signature = exported.signatures[name]
         assert signature.structured_input_signature == ((), {argument: tf.TensorSpec((None,), tf.string, argument)})
@@ -226,7 +226,7 @@ def test_signatures_name_and_type_what_they_take_and_give(exported):
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no image"])
-def test_what_is_no_image_is_refused(exported, images, encoded):
+def test_bytes_that_are_not_an_image_are_refused(exported, images, encoded):
     with pytest.raises(tf.errors.InvalidArgumentError):
         exported.read([images[0], encoded])
 

@@ -15,7 +15,7 @@ def with_weights(**weights) -> Trained:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_a_saved_model_comes_back_whole(tmp_path, precision):
+def test_a_saved_model_is_loaded_unchanged(tmp_path, precision):
     original = trained(row_embedding=True)._replace(provenance={"data": "mine, ä"})
     save_weights(tmp_path / WEIGHTS, original, precision)
     assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS]
@@ -29,14 +29,14 @@ def test_a_saved_model_comes_back_whole(tmp_path, precision):
         assert loaded.weights[name].dtype == np.float32
         if precision == "float32" or value.ndim < 2:
             np.testing.assert_array_equal(stored, value)
-        elif precision == "float16":  # 11 bits of which the first is not stored
+        elif precision == "float16":  # 11 bits, with an implicit first bit
             np.testing.assert_allclose(stored, value, rtol=2**-11, atol=2**-24)
-        else:  # half a step, of which the largest weight of a channel has 127
+        else:  # half a step; the largest weight of a channel is 127 steps
             step = np.abs(value).max(axis=tuple(range(value.ndim - 1))) / 127
             assert (np.abs(stored - value) <= 0.5001 * step).all()
 
 
-def test_int8_has_a_factor_for_each_output_channel(tmp_path):
+def test_int8_has_a_scale_for_each_output_channel(tmp_path):
     # Of the second channel the largest is 1.27, a step 0.01; of the third all are zero; a vector keeps its values.
     kernel = [[254.0, 0.504, 0.0], [-2.0, -1.27, 0.0]]
     save_weights(tmp_path / WEIGHTS, with_weights(kernel=kernel, bias=[0.123456, 1e30]), "int8")
@@ -46,7 +46,7 @@ def test_int8_has_a_factor_for_each_output_channel(tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "value"), [("float16", 70000.0), ("float32", np.nan), ("int8", np.inf)])
-def test_what_a_precision_cannot_store_is_refused_and_the_file_before_stays(tmp_path, precision, value):
+def test_values_that_a_precision_cannot_store_are_refused_and_the_old_file_stays(tmp_path, precision, value):
     save_weights(tmp_path / WEIGHTS, with_weights(kernel=[[1.0]]))
     with pytest.raises(UserError, match=f"the weight kernel has values that {precision} cannot store"):
         save_weights(tmp_path / WEIGHTS, with_weights(kernel=[[value]]), precision)
@@ -54,7 +54,7 @@ def test_what_a_precision_cannot_store_is_refused_and_the_file_before_stays(tmp_
 
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half a file"])
-def test_damaged_or_missing_weights_are_a_sentence(tmp_path, damage):
+def test_damaged_or_missing_weights_are_a_user_error(tmp_path, damage):
     with pytest.raises(UserError, match="there are no weights in .*: weights.npz is missing; name a file"):
         load_weights(tmp_path)
     with pytest.raises(UserError, match="there is no file .*/mine.npz; name a file"):

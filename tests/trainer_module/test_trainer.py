@@ -95,7 +95,7 @@ def test_a_model_that_starts_from_another_one_knows_its_tokens_too(trained, tran
     np.testing.assert_array_equal(started.weights["encoder/conv1/kernel"], other.weights["encoder/conv1/kernel"])
 
 
-def test_what_a_training_can_start_from(trained, tmp_path):
+def test_a_training_can_start_from_each_kind_of_model(trained, tmp_path):
     exported = read_exported(trained / "Format-Serving")
     save_weights(tmp_path / "weights.npz", exported)
     for name in (trained / "Format-Serving", tmp_path, tmp_path / "weights.npz"):
@@ -103,7 +103,7 @@ def test_what_a_training_can_start_from(trained, tmp_path):
     assert load_start("reader").vocabulary == load_weights(reader.weights_file()).vocabulary
 
 
-def test_a_model_to_start_from_that_is_not_there_is_a_sentence(transformed, tmp_path):
+def test_a_missing_model_to_start_from_is_a_user_error(transformed, tmp_path):
     with pytest.raises(UserError, match="nowhere holds no model that this pipeline exported"):
         run_fn(arguments(transformed, tmp_path, start_from=str(tmp_path / "nowhere")))
 
@@ -124,7 +124,7 @@ def test_precision_is_chosen_by_measuring(transformed, transform, caplog):
     assert chosen == {"float32": "float32", "bfloat16": "mixed_bfloat16"}[min(seconds, key=seconds.get)]
 
 
-def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(transformed, tmp_path, monkeypatch):
+def test_only_the_same_training_continues_from_its_checkpoints(transformed, tmp_path, monkeypatch):
     epochs, exported = [], []
     fit = FormulaModel.fit
 
@@ -146,7 +146,7 @@ def test_a_training_goes_on_from_its_checkpoints_and_another_one_does_not(transf
     (kept,) = (tmp_path / "checkpoints").iterdir()
     assert epochs == [0]
     monkeypatch.setattr(FormulaReader, "save", lambda reader, folder: exported.append(folder))
-    # Another configuration starts anew, and leaves the checkpoints of the first alone.
+    # Another configuration starts from the beginning and does not touch the checkpoints of the first.
     run(seed=7)
     assert epochs == [0, 0]
     assert list((tmp_path / "checkpoints").iterdir()) == [kept]
@@ -182,7 +182,7 @@ def test_formulas_over_the_limit_are_left_out_and_counted(transformed, transform
     assert capsys.readouterr().out == ""
 
 
-def test_no_formula_left_is_a_sentence(transformed, tmp_path):
+def test_no_formula_left_is_a_user_error(transformed, tmp_path):
     with pytest.raises(
         UserError, match=r"no example is left .* 12 have more than 1 tokens; raise training\.max_tokens"
     ):
@@ -234,7 +234,7 @@ print(json.dumps(losses))
 
 @pytest.mark.integration
 def test_several_devices_learn_and_export_together(transformed, tmp_path):
-    """Of 12 examples in batches of 11 the last one would leave a device without any."""
+    """With 12 examples in batches of 11, the last batch has fewer examples than devices."""
     folder = Path(trainer_module.__file__).parents[1]
     given = json.dumps([transformed.config, transformed.output, transformed.examples])
     done = subprocess.run(
@@ -250,7 +250,7 @@ def test_several_devices_learn_and_export_together(transformed, tmp_path):
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3])
-def test_a_batch_for_several_devices_is_filled_with_what_does_not_count(transformed, transform, devices, monkeypatch):
+def test_a_batch_for_several_devices_is_filled_at_zero_weight(transformed, transform, devices, monkeypatch):
     examples = read_examples([transformed.examples], transform, 8)[:4]
     monkeypatch.setattr(tf.distribute, "get_strategy", lambda: SimpleNamespace(num_replicas_in_sync=devices))
     inputs, targets, weights = next(iter(trainer.as_dataset(functools.partial(batches, examples, [np.arange(4)]))))

@@ -43,7 +43,7 @@ from trainer_module.training import (
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_is_the_mean_over_the_tokens_that_count(smoothing):
+def test_loss_is_the_mean_over_tokens_with_weight(smoothing):
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 3, (2, 3, 5)).astype(np.float32)
     targets = np.array([[4, 0, 2], [1, 3, 0]], np.int32)
@@ -120,7 +120,7 @@ TRAINING, VALIDATION = [example(seed) for seed in range(10)], [example(seed) for
 
 @contextlib.contextmanager
 def without_graphs() -> Iterator[None]:
-    """Eager: for the few steps of a test's training, tracing would take nearly all of the time."""
+    """Runs functions eagerly, because tracing would take most of the time of these short trainings."""
     tf.config.run_functions_eagerly(True)
     try:
         yield
@@ -135,7 +135,7 @@ def eagerly() -> Iterator[None]:
 
 
 def train(model, config: TrainingConfig, learnt: list[Example], watched: list[Example], **options) -> Progress:
-    """Trains with batches of one size, which is what Keras takes on TensorFlow without a dataset."""
+    """Trains with batches of equal size, which Keras on TensorFlow requires without a dataset."""
     buckets = Buckets([*learnt, *watched], 1)
 
     def feed(source):
@@ -181,7 +181,7 @@ def test_a_tiny_model_learns_eight_formulas_by_heart():
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_weights_of_the_best_epoch_are_left(monkeypatch):
+def test_the_model_ends_with_the_weights_of_the_best_epoch(monkeypatch):
     # The validation loss falls, then rises: of four epochs the second is the best.
     perplexities, after = iter([3.0, 1.0, 2.0, 2.5]), []
     fit = FormulaModel.fit
@@ -201,7 +201,7 @@ def test_weights_of_the_best_epoch_are_left(monkeypatch):
 
 
 def judged(monkeypatch, perplexities: list[float]) -> list[float]:
-    """Lets each epoch end with a given perplexity, and learn nothing; the learning rates at which they start."""
+    """Makes `fit` return these perplexities without training; returns a list that collects the learning rates."""
     left, rates = iter(perplexities), []
 
     def fit(model, *arguments, **options):
@@ -220,7 +220,7 @@ def test_learning_rate_halves_when_validation_stalls(monkeypatch):
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_validation_loss_is_that_of_the_weights_left():
+def test_the_best_validation_loss_is_that_of_the_final_weights():
     model = tiny()
     progress = train(model, TrainingConfig(**LEARNING | {"epochs": 2}), TRAINING, VALIDATION)
     batch = collate(VALIDATION)  # batch_size is 4: one batch
@@ -246,7 +246,7 @@ def test_perplexity_is_that_of_all_tokens_of_all_batches():
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 3), (2, 6)])
-def test_training_stops_when_validation_has_not_fallen_for_so_many_epochs(monkeypatch, patience, epochs):
+def test_training_stops_after_patience_epochs_without_improvement(monkeypatch, patience, epochs):
     judged(monkeypatch, [3.0, 2.0, 2.5, 1.0, 1.5, 0.5])
     config = TrainingConfig(epochs=6, batch_size=10, patience=patience, optimizer="adam", learning_rate=1e-3)
     assert train(tiny(), config, TRAINING, VALIDATION).epoch == epochs
@@ -298,7 +298,7 @@ def test_lower_precision_keeps_float32_weights():
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_a_training_that_diverges_is_a_sentence():
+def test_a_training_that_diverges_is_a_user_error():
     # Adam moves every weight by its rate: after four of the five batches they are beyond float32's 3.4e38.
     config = TrainingConfig(**LEARNING | {"batch_size": 2, "learning_rate": 1e38, "schedule": "constant"})
     with pytest.raises(UserError, match=r"diverged.*epoch 1.*training\.learning_rate"):
@@ -322,7 +322,7 @@ def uninterrupted(eagerly) -> list[np.ndarray]:
 
 
 def kill_at(monkeypatch, moment: str) -> None:
-    """Ends the training in its second epoch; a batch's checkpoint has been written before."""
+    """Makes the training stop in its second epoch, after it has written a checkpoint within the epoch."""
     if moment == "validation":
 
         def stop(self, logs=None):
@@ -342,7 +342,7 @@ def kill_at(monkeypatch, moment: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["first batch", "validation"])
-def test_a_killed_training_goes_on_to_the_weights_of_one_that_was_not(tmp_path, monkeypatch, uninterrupted, moment):
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, monkeypatch, uninterrupted, moment):
     config = TrainingConfig(**LEARNING, **OFTEN)
     with monkeypatch.context() as patch:
         kill_at(patch, moment)
@@ -380,7 +380,7 @@ with without_graphs():
 
 
 @pytest.mark.integration
-def test_a_training_killed_for_good_goes_on_in_another_process(tmp_path, uninterrupted):
+def test_a_killed_training_continues_in_another_process(tmp_path, uninterrupted):
     folder = Path(trainer_module.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, "-c", KILLED_FOR_GOOD, tmp_path], env=os.environ | {"PYTHONPATH": str(folder)}
@@ -392,7 +392,7 @@ def test_a_training_killed_for_good_goes_on_in_another_process(tmp_path, uninter
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_a_finished_training_is_taken_as_it_is(tmp_path, monkeypatch):
+def test_a_finished_training_is_not_trained_again(tmp_path, monkeypatch):
     config = TrainingConfig(**LEARNING | {"epochs": 1})
     model = tiny()
     train(model, config, TRAINING, VALIDATION, checkpoints=tmp_path)
@@ -405,7 +405,7 @@ def test_a_finished_training_is_taken_as_it_is(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("eagerly")
-def test_checkpoints_wait_for_their_minutes(tmp_path, monkeypatch):
+def test_checkpoints_are_written_at_their_interval(tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(Checkpointing, "save", lambda self: saved.append((self.progress.epoch, self.progress.batch)))
     clock = iter(range(0, 10_000, 40))  # a batch takes 40 seconds
@@ -418,7 +418,7 @@ def test_checkpoints_wait_for_their_minutes(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "of another model"])
 @pytest.mark.usefixtures("eagerly")
-def test_a_checkpoint_that_does_not_fit_is_a_sentence(tmp_path, damage):
+def test_a_checkpoint_that_does_not_fit_is_a_user_error(tmp_path, damage):
     config = TrainingConfig(**LEARNING | {"epochs": 1, "batch_size": 10})
     train(tiny(), config, TRAINING, VALIDATION, checkpoints=tmp_path)
     path = tmp_path / CHECKPOINT

@@ -31,12 +31,12 @@ def test_every_weight_has_a_name_of_its_own():
     )
 
 
-def test_a_vocabulary_is_followed_by_what_the_model_to_start_from_knows_beside_it():
+def test_a_vocabulary_is_extended_by_the_tokens_of_the_model_to_start_from():
     own, known = [*SPECIAL_TEXTS, "x", "y"], [*SPECIAL_TEXTS, "b", "x", "a"]
     assert extended(own, known) == [*own, "b", "a"]
 
 
-def test_a_warm_start_takes_each_token_along_to_its_new_place():
+def test_a_warm_start_moves_the_weights_of_each_token_to_its_new_id():
     other = trained(1)
     vocabulary = [*SPECIAL_TEXTS, "y", "ä", "x"]
     own = trained(2, vocabulary)

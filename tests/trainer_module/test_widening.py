@@ -17,7 +17,7 @@ INPUTS = padded([drawing(32, 56), drawing(24, 40)], 0, 0) | {"tokens": np.array(
 
 
 def logits(filters: tuple[int, ...], units: int) -> tuple[np.ndarray, np.ndarray]:
-    """The logits of a narrow model and of the wide one made from it."""
+    """Returns the logits of a narrow model and of the wide one made from it."""
     narrow = made(NARROW)
     config = ModelConfig(**NARROW | {"filters": filters, "decoder_units": units})
     wide = FormulaModel(config, VOCABULARY)
@@ -34,7 +34,7 @@ def test_a_widened_model_computes_the_same(monkeypatch, filters, units):
     np.testing.assert_allclose(wide, narrow, rtol=1e-4, atol=1e-4)
 
 
-def test_noise_keeps_copies_apart_and_the_model_near():
+def test_noise_makes_copies_differ_and_hardly_changes_the_model():
     narrow, wide = logits((8, 10, 12, 14, 16, 18), 12)
     assert 0 < np.abs(wide - narrow).max() < 0.3 * np.abs(narrow).max()
     config = ModelConfig(**NARROW | {"decoder_units": 12})
@@ -54,7 +54,7 @@ def test_noise_keeps_copies_apart_and_the_model_near():
         ({"decoder_units": 12, "attention": "hierarchical"}, False),
     ],
 )
-def test_what_a_narrower_model_of_the_same_kind_starts_is_widened(changes, is_widened):
+def test_only_a_narrower_model_of_the_same_kind_is_widened(changes, is_widened):
     narrow = made(NARROW)
     start = Trained(narrow.config, ImageConfig(), [], 9, weights_of(narrow))
     weights = widened(start, ModelConfig(**NARROW | changes), seed=0)

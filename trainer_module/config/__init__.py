@@ -1,9 +1,8 @@
-"""What can be set about images, the vocabulary, the model and its training, each in a module of its own.
+"""Configuration of images, vocabulary, model, training and decoding, one module each.
 
-A component takes the modules of what it needs, so that the cache of Transform does not go by the knobs of training.
-Every knob is a field with one line that says what it does and its unit. A value out of range is refused when the
-configuration is made, with the name of the knob (`pydantic.ValidationError`; `pipeline.config` turns it into one
-sentence).
+Each component imports only the modules that it needs, so that, for example, a change to the training options does not
+invalidate the cache of Transform. Every field has a one-line description with its unit. A value out of range raises
+`pydantic.ValidationError` with the name of the field, which `pipeline.config` turns into one sentence.
 """
 
 from __future__ import annotations

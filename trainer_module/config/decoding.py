@@ -1,4 +1,4 @@
-"""What can be set about reading with a trained model."""
+"""Configuration of decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be set about images."""
+"""Configuration of the image normalisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be set about the network."""
+"""Configuration of the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be set about training."""
+"""Configuration of training."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pydantic.dataclasses import dataclass
 
 from trainer_module.config import STRICT
 
-# The file in a ModelRun that says what `training.precision = "auto"` chose.
+# File in a ModelRun artifact with the precision that `training.precision = "auto"` chose.
 PRECISION = "precision"
 
-# The environment variable that says that standard output is shown on a terminal, and standard error goes to a log.
+# Environment variable: set if the parent process shows standard output on a terminal and logs standard error.
 TERMINAL = "IM2LATEX_TERMINAL"
 
 

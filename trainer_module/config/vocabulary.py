@@ -1,4 +1,4 @@
-"""What can be set about the vocabulary."""
+"""Configuration of the vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/* What differs between two runs. */
+/* The comparison of two runs. */
 function showCompare(store, first, second) {
   const { runs, byRun } = store;
   const one = byRun.get(first) || runs.at(-2) || runs[0];
@@ -28,7 +28,7 @@ function showCompare(store, first, second) {
   );
 }
 
-/* The facts of two runs side by side, in the order in which they stand there. */
+/* Pairs the facts of two runs, in their original order. */
 function differences(store, one, other) {
   const sections = [...new Set([...one.facts.keys(), ...other.facts.keys()])];
   return sections.flatMap((section) => {

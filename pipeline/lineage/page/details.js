@@ -1,4 +1,4 @@
-/* Links to nodes that are shown at once. */
+/* Number of links to nodes that are shown at first. */
 const SHOWN = 12;
 
 /* The panel with the details of a node. */
@@ -93,7 +93,7 @@ class Details {
       : [];
   }
 
-  /* Links to nodes, the newest first; many are shown when they are asked for. */
+  /* Links to nodes, newest first; a button shows the rest of a long list. */
   links(title, nodes) {
     if (!nodes.length) {
       return [];

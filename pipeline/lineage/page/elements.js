@@ -1,9 +1,9 @@
-/* Characters of a value that are shown at once. */
+/* Number of characters of a value that are shown at first. */
 const LONG = 160;
 
 const $ = (selector) => document.querySelector(selector);
 
-/* An element with properties, and children that are elements or texts. Texts of the store never become HTML. */
+/* Creates an element with properties and children (elements or texts). Texts are never parsed as HTML. */
 function make(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -24,7 +24,7 @@ function draw(tag, attributes, text = "") {
   return element;
 }
 
-/* ---- Words. ---- */
+/* ---- Texts. ---- */
 
 function duration(milliseconds) {
   const seconds = milliseconds / 1000;
@@ -65,12 +65,12 @@ function shown(value) {
   return value === null ? "–" : typeof value === "string" ? value : JSON.stringify(value);
 }
 
-/* How a run ended, and where. */
+/* The state of a run, and the component where it ended. */
 function stateOf(run) {
   return run.component ? `${run.state} at ${run.component}` : run.state;
 }
 
-/* What a node's button says. */
+/* The text of a node's button. */
 function wordsFor(node) {
   if (node.kind === "run") {
     const facts = [
@@ -95,7 +95,7 @@ function wordsFor(node) {
   };
 }
 
-/* ---- Addresses: what is shown stands behind the #, so that the browser's own Back works. ---- */
+/* ---- Addresses: the view is in the fragment, so that the browser's Back button works. ---- */
 
 function address(view, more = {}) {
   return `#${new URLSearchParams({ view, ...more })}`;
@@ -109,7 +109,7 @@ function fileAddress(uri) {
   return /^(file|https?):\/\//.test(uri) ? uri : "";
 }
 
-/* ---- Pieces. ---- */
+/* ---- Elements. ---- */
 
 function verdict(blessed) {
   if (blessed === null) {
@@ -118,7 +118,7 @@ function verdict(blessed) {
   return make("td", { className: blessed ? "good" : "bad" }, blessed ? "✓ yes" : "✗ no");
 }
 
-/* A list of names and values; what is null is left out. */
+/* A list of names and values; null values are left out. */
 function list(rows) {
   const entries = rows.filter(([, value]) => value !== null && value !== undefined && value !== false);
   return make(
@@ -128,7 +128,7 @@ function list(rows) {
   );
 }
 
-/* A property's value; a long one is shown when it is asked for. */
+/* The value of a property; a button shows the rest of a long one. */
 function long(value) {
   const text = shown(value);
   if (text.length <= LONG) {
@@ -143,7 +143,7 @@ function long(value) {
   );
 }
 
-/* JSON over lines, other texts as they are. */
+/* Indents JSON; returns other texts unchanged. */
 function tidy(text) {
   try {
     return JSON.stringify(JSON.parse(text), null, 1);
@@ -155,14 +155,14 @@ function tidy(text) {
   }
 }
 
-/* Which colour a painted box has. */
+/* The colour of a painted box. */
 function colourOf(node) {
   return node.kind === "execution"
     ? { failed: "bad", cached: "thread", running: "good" }[node.state] || "quiet"
     : { run: "ink" }[node.kind] || "fill";
 }
 
-/* The page's colours, as canvases take them. */
+/* The colours of the page, for canvases. */
 function coloursOf(element) {
   const style = getComputedStyle(element);
   const names = ["line", "thread", "accent", "ink", "quiet", "bad", "good", "fill"];

@@ -1,16 +1,16 @@
-/* As many nodes are elements of the page, which can have the focus and are read out; more are painted as boxes. */
+/* Up to this many nodes in view are elements, which can have the focus; if there are more, boxes are painted. */
 const MOST_ELEMENTS = 500;
-/* As many lanes show their lines, and an id beside each when they are as high as that, in pixels. */
+/* Up to this many lanes in view show their lines; lanes of at least this height, pixels, show their ids. */
 const MOST_LINED = 60;
 const NAME_HEIGHT = 16;
 const [SMALLEST, LARGEST, STEP] = [0.01, 2.5, 1.25];
-/* Under this size the text of a node cannot be read. */
+/* Smallest scale at which the text of a node is legible. */
 const LEGIBLE = 0.55;
 
-/* Shows a scene: painted lines, nodes as buttons as long as they are few enough, and a view that moves over it. */
+/* Shows a scene in a movable view: painted lines, and nodes as buttons or, if they are many, painted boxes. */
 class GraphView {
-  /* stage: the element; chosen: called with a node that was clicked, and whether by keyboard; wordsFor: what a node's
-     button says, { title, note, said, kind }. */
+  /* stage: the element; chosen: called with a node that was clicked, and whether by keyboard; wordsFor: returns the text
+     of a node's button, { title, note, said, kind }. */
   constructor(stage, chosen, wordsFor) {
     this.stage = stage;
     this.canvas = stage.querySelector("canvas");
@@ -39,7 +39,7 @@ class GraphView {
     this.start(first);
   }
 
-  /* The size at which all of the scene is seen, and the one at which it is first shown: legible. */
+  /* The scale at which the whole scene is visible, and the legible scale at which it is shown at first. */
   get whole() {
     const { clientWidth, clientHeight } = this.stage;
     return Math.min(1, clientWidth / this.scene.width, clientHeight / this.scene.height);
@@ -57,7 +57,7 @@ class GraphView {
     this.redraw();
   }
 
-  /* All of one run; of all runs, which are a hundred times higher than wide, their width. */
+  /* Fits one run as a whole; fits all runs, which are a hundred times higher than wide, by their width. */
   fit() {
     const { clientWidth, clientHeight } = this.stage;
     if (!this.scene.run) {
@@ -86,13 +86,13 @@ class GraphView {
     this.redraw();
   }
 
-  /* To a place in the height of the scene, from 0 to 1. */
+  /* Moves the view to a vertical position in the scene, 0 to 1. */
   goTo(share) {
     this.y = this.stage.clientHeight / 2 - share * this.scene.height * this.scale;
     this.redraw();
   }
 
-  /* Moves the view to an item if it is not well inside of what no panel covers at the right or at the bottom. */
+  /* Moves the view to an item, unless it is well inside the part that the panel does not cover. */
   reveal(item) {
     const width = this.stage.clientWidth - this.covered.right;
     const height = this.stage.clientHeight - this.covered.bottom;
@@ -106,7 +106,7 @@ class GraphView {
     this.redraw();
   }
 
-  /* covered: how much a panel covers of the stage, { right, bottom }. */
+  /* covered: the part of the stage that a panel covers, { right, bottom }. */
   select(node, covered) {
     this.selected = node;
     this.covered = covered;
@@ -124,7 +124,7 @@ class GraphView {
     this.redraw();
   }
 
-  /* Finds once, not for each frame, which lines between lanes are highlighted; within lanes when these are seen. */
+  /* Computes once, not for each frame, which lines between lanes are highlighted; within a lane when it is in view. */
   keepLines() {
     this.highlightedLines = new Map();
     this.highlightedBuses = this.scene.buses
@@ -133,8 +133,7 @@ class GraphView {
       .filter((bus) => bus.stops.length > 1);
   }
 
-  /* Whether a node is on the path that is highlighted; in the graph of one run, a cached execution stands for the one
-     that did the work. */
+  /* Whether a node is on the highlighted path; in the graph of one run, a cached execution counts as the original. */
   isHighlighted(node) {
     if (this.highlighted.has(node)) {
       return true;
@@ -157,7 +156,7 @@ class GraphView {
     this.pending ??= requestAnimationFrame(() => this.paint());
   }
 
-  /* What is in view: lanes, and items. */
+  /* The lanes and items in view. */
   visible() {
     const { clientWidth, clientHeight } = this.stage;
     const [left, top] = [-this.x / this.scale, -this.y / this.scale];
@@ -219,7 +218,7 @@ class GraphView {
     this.paintNeighbours(view);
   }
 
-  /* The upright part in view, and the branches. */
+  /* Paints the vertical part in view, and the branches. */
   paintBus(bus, view) {
     if (bus.top > view.bottom || bus.bottom < view.top) {
       return;
@@ -240,7 +239,7 @@ class GraphView {
     context.setLineDash([]);
   }
 
-  /* The lines of the selected node, over all others. */
+  /* Paints the lines of the selected node over all others. */
   paintNeighbours(view) {
     const item = this.selected && this.scene.items.get(this.selected);
     if (!item) {
@@ -282,7 +281,7 @@ class GraphView {
     }
   }
 
-  /* The runs' ids beside their lanes, as long as they do not overlap. */
+  /* Paints the ids of runs beside their lanes, if they do not overlap. */
   paintNames(lanes) {
     const { context, colours } = this;
     const ratio = window.devicePixelRatio;
@@ -299,7 +298,7 @@ class GraphView {
     }
   }
 
-  /* Makes the elements of what came into view and removes those that left it; the one with the focus stays. */
+  /* Creates elements for items that came into view, and removes those that left it, except the one with the focus. */
   place(items) {
     this.layer.style.transform = `translate(${this.x}px, ${this.y}px) scale(${this.scale})`;
     const wanted = new Set(items);
@@ -349,7 +348,7 @@ class GraphView {
     return element;
   }
 
-  /* Gives the focus to an item's element. */
+  /* Moves the focus to an item's element. */
   focus(item) {
     this.current = item;
     this.reveal(item);
@@ -357,7 +356,7 @@ class GraphView {
     this.elements.get(item).focus({ preventScroll: true });
   }
 
-  /* To the nearest item in a direction; what lies askew counts as farther. */
+  /* Finds the nearest item in a direction; a sideways offset counts more. */
   walk(dx, dy) {
     const view = this.visible();
     const from = this.current || {

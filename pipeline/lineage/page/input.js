@@ -1,8 +1,8 @@
-/* How far a pointer may move in a click, and a key moves the view, in pixels. */
+/* How far a pointer may move during a click, and how far a key moves the view, pixels. */
 const STILL = 4;
 const PAN = 80;
 
-/* Moves a graph by pointers, the wheel and keys. */
+/* Moves the view of a graph with pointers, wheel and keys. */
 function listenTo(graph) {
   const pointers = new Map();
   let moved = 0;
@@ -24,7 +24,7 @@ function listenTo(graph) {
       pointers.set(event.pointerId, before);
       return;
     }
-    // So the end of a drag is no click on a node, either.
+    // The end of a drag does not count as a click on a node.
     graph.stage.setPointerCapture(event.pointerId);
     if (other) {
       pinch(graph, before, event, other);
@@ -52,7 +52,7 @@ function listenTo(graph) {
   graph.stage.addEventListener("keydown", (event) => pressKey(graph, event));
 }
 
-/* Two fingers: their middle stays where it is on the scene, and their distance is the size. */
+/* Pinch: the point between two fingers stays fixed on the scene, and their distance sets the scale. */
 function pinch(graph, before, now, other) {
   const box = graph.stage.getBoundingClientRect();
   const distance = (one) => Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY);

@@ -1,9 +1,9 @@
-"""Lays the components of a run out from left to right: in layers, with few crossings and straight lines.
+"""Lays out the components of a run from left to right, in layers, with few crossings and straight lines.
 
 This is the method of Sugiyama, Tagawa and Toda ("Methods for Visual Understanding of Hierarchical System Structures",
-1981). A block is a component's execution with the artifacts that it gave below it; its layer is the longest way to it.
-An artifact that is used in a later layer than the next has a place kept free in each layer between them, so that its
-line crosses no block; all lines from one artifact share it.
+1981). A block is an execution with its output artifacts below it. The layer of a block is the length of the longest
+path to it. If an artifact is used beyond the next layer, space for its line is reserved in each layer between, so that
+the line crosses no block. All lines from one artifact share that space.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Heights and distances of what is drawn; page.css and page.js know the widths.
+# Heights and distances in the drawing; page.css and page.js have the widths.
 EXECUTION_HEIGHT, ARTIFACT_HEIGHT, GAP = 44, 30, 6
 BLOCK_GAP, LINE_GAP = 28, 14
 SWEEPS = 12
@@ -21,42 +21,42 @@ SWEEPS = 12
 
 @dataclass(frozen=True)
 class Block:
-    """What is placed as one."""
+    """An execution and its output artifacts, which are placed together."""
 
-    artifacts: int  # below each other
-    execution: bool = True  # above them; without it they are artifacts that no execution here gave
+    artifacts: int  # number of artifacts, stacked vertically
+    execution: bool = True  # whether there is an execution above them; False for artifacts of other runs
 
     @property
     def height(self) -> int:
-        """From the top of the first to the bottom of the last."""
+        """The height from the top of the first element to the bottom of the last."""
         return (EXECUTION_HEIGHT if self.execution else -GAP) + self.artifacts * (ARTIFACT_HEIGHT + GAP)
 
     def port(self, artifact: int) -> float:
-        """The middle of an artifact, below the top of the block."""
+        """Returns the vertical distance from the top of the block to the middle of an artifact."""
         above = EXECUTION_HEIGHT + GAP if self.execution else 0
         return above + artifact * (ARTIFACT_HEIGHT + GAP) + ARTIFACT_HEIGHT / 2
 
 
 class Edge(NamedTuple):
-    """An artifact that an execution took."""
+    """An artifact that is the input of an execution."""
 
-    block: int  # that has the artifact
-    artifact: int  # which of the block's
+    block: int  # block of the artifact
+    artifact: int  # index of the artifact in the block
     target: int  # block of the execution
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are."""
+    """Positions of blocks and lines."""
 
-    layers: list[int]  # of the blocks, 0 is leftmost
-    tops: list[int]  # of the blocks, 0 is highest
-    lines: dict[tuple[int, int], list[int]]  # by block and artifact: heights of its line in the layers that it passes
+    layers: list[int]  # layer of each block; 0 is leftmost
+    tops: list[int]  # top of each block; 0 is highest
+    lines: dict[tuple[int, int], list[int]]  # by block and artifact: heights of its line in the layers between
     height: int
 
 
 class _Item(NamedTuple):
-    """A block, or the place of an artifact's line in a layer that it passes."""
+    """A block, or the space for an artifact's line in a layer between."""
 
     block: int
     artifact: int = -1  # -1: the block itself
@@ -64,7 +64,7 @@ class _Item(NamedTuple):
 
 
 class _Link(NamedTuple):
-    """A part of a line from one layer to the next, with its ends' distances from the tops of the items."""
+    """A segment of a line from one layer to the next; `start` and `end` are distances from the tops of the items."""
 
     left: _Item
     right: _Item
@@ -73,12 +73,11 @@ class _Link(NamedTuple):
 
 
 def lay_out(blocks: Sequence[Block], edges: Sequence[Edge]) -> Layout:
-    """Places blocks.
+    """Lays out blocks.
 
     Args:
-        blocks: in the order in which they were begun. Edges point from earlier to later ones; an edge that does not
-            has no influence.
-        edges: which artifacts went where.
+        blocks: the blocks, in the order in which their executions started.
+        edges: inputs of the executions. Edges from a later to an earlier block are ignored.
     """
     forward = sorted({edge for edge in edges if edge.block < edge.target})
     layers = _layers(blocks, forward)
@@ -100,45 +99,45 @@ def lay_out(blocks: Sequence[Block], edges: Sequence[Edge]) -> Layout:
 
 
 def _layers(blocks: Sequence[Block], edges: Sequence[Edge]) -> list[int]:
-    """The longest way to each block; what nothing leads to stands right before what it leads to first."""
+    """Returns the layer of each block: the longest path to it. A block without inputs is just before its first user."""
     layers = [0] * len(blocks)
     for edge in sorted(edges, key=lambda edge: edge.target):
         layers[edge.target] = max(layers[edge.target], layers[edge.block] + 1)
-    led_to = {edge.target for edge in edges}
+    targets = {edge.target for edge in edges}
     for number in range(len(blocks)):
         nexts = [layers[edge.target] for edge in edges if edge.block == number]
-        if nexts and number not in led_to:
+        if nexts and number not in targets:
             layers[number] = min(nexts) - 1
     return layers
 
 
 def _links(blocks: Sequence[Block], edges: Sequence[Edge], layers: Sequence[int]) -> Iterator[_Link]:
-    """The lines, cut at the layers; parts that lines of one artifact share are there once."""
+    """Yields the lines, split at the layers; segments that the lines of an artifact share are yielded once."""
     middle = EXECUTION_HEIGHT / 2
     seen = set()
     for block, artifact, target in edges:
-        before, start = _Item(block), blocks[block].port(artifact)
+        previous, start = _Item(block), blocks[block].port(artifact)
         for layer in range(layers[block] + 1, layers[target]):
             passed = _Item(block, artifact, layer)
             if passed not in seen:
                 seen.add(passed)
-                yield _Link(before, passed, start, 0)
-            before, start = passed, 0
-        yield _Link(before, _Item(target), start, middle)
+                yield _Link(previous, passed, start, 0)
+            previous, start = passed, 0
+        yield _Link(previous, _Item(target), start, middle)
 
 
 def _ordered(columns: list[list[_Item]], links: Sequence[_Link]) -> list[list[_Item]]:
-    """Orders each layer by the mean place of the neighbours, to and fro; keeps the order with the fewest crossings."""
+    """Orders each layer by the mean position of neighbours, in alternating sweeps; keeps the best order found."""
     best, fewest = [list(column) for column in columns], _crossings(columns, links)
     for sweep in range(SWEEPS):
         to_the_right = sweep % 2 == 0
         neighbours = _neighbours(links, to_the_right)
         for column in columns[1:] if to_the_right else columns[-2::-1]:
-            places = {item: place for other in columns for place, item in enumerate(other)}
+            positions = {item: position for other in columns for position, item in enumerate(other)}
             means = {
-                item: statistics.fmean(places[other] + 0.01 * shift for other, shift, _ in neighbours[item])
+                item: statistics.fmean(positions[other] + 0.01 * shift for other, shift, _ in neighbours[item])
                 if item in neighbours
-                else places[item]
+                else positions[item]
                 for item in column
             }
             column.sort(key=means.__getitem__)
@@ -149,32 +148,32 @@ def _ordered(columns: list[list[_Item]], links: Sequence[_Link]) -> list[list[_I
 
 
 def _neighbours(links: Sequence[_Link], to_the_right: bool) -> dict[_Item, list[tuple[_Item, float, float]]]:
-    """By item, what it is linked to one layer before (or after), with the distance of either end from its top."""
-    found: dict[_Item, list[tuple[_Item, float, float]]] = {}
+    """Returns for each item its neighbours in the layer before (or after), with the distances of both ends."""
+    neighbours: dict[_Item, list[tuple[_Item, float, float]]] = {}
     for left, right, start, end in links:
         if to_the_right:
-            found.setdefault(right, []).append((left, start, end))
+            neighbours.setdefault(right, []).append((left, start, end))
         else:
-            found.setdefault(left, []).append((right, end, start))
-    return found
+            neighbours.setdefault(left, []).append((right, end, start))
+    return neighbours
 
 
 def _crossings(columns: Sequence[Sequence[_Item]], links: Sequence[_Link]) -> int:
-    places = {item: place for column in columns for place, item in enumerate(column)}
+    positions = {item: position for column in columns for position, item in enumerate(column)}
     layer = {item: number for number, column in enumerate(columns) for item in column}
-    found = 0
+    count = 0
     for number in range(len(columns)):
         ends = [
-            ((places[link.left], link.start), (places[link.right], link.end))
+            ((positions[link.left], link.start), (positions[link.right], link.end))
             for link in links
             if layer[link.left] == number
         ]
-        found += sum(one[0] < other[0] and one[1] > other[1] for one in ends for other in ends)
-    return found
+        count += sum(one[0] < other[0] and one[1] > other[1] for one in ends for other in ends)
+    return count
 
 
 def _tops(columns: Sequence[Sequence[_Item]], links: Sequence[_Link], blocks: Sequence[Block]) -> dict[_Item, float]:
-    """Heights with which lines are as level as the order allows."""
+    """Returns the tops of items for which the lines are as horizontal as the order allows."""
     sizes = {item: blocks[item.block].height if item.artifact < 0 else 0.0 for column in columns for item in column}
     tops: dict[_Item, float] = {}
     for column in columns:
@@ -183,25 +182,25 @@ def _tops(columns: Sequence[Sequence[_Item]], links: Sequence[_Link], blocks: Se
         to_the_right = sweep % 2 == 0
         neighbours = _neighbours(links, to_the_right)
         for column in columns if to_the_right else columns[::-1]:
-            wanted = [
-                statistics.fmean(tops[other] + shift - own for other, shift, own in neighbours[item])
+            preferred = [
+                statistics.fmean(tops[other] + shift - own_shift for other, shift, own_shift in neighbours[item])
                 if item in neighbours
                 else tops[item]
                 for item in column
             ]
-            tops |= dict(zip(column, _apart(column, sizes, wanted), strict=True))
+            tops |= dict(zip(column, _apart(column, sizes, preferred), strict=True))
     return tops
 
 
-def _apart(column: Sequence[_Item], sizes: Mapping[_Item, float], wanted: Sequence[float]) -> list[float]:
-    """The heights nearest to those wanted, by least squares, at which nothing overlaps (pool adjacent violators)."""
+def _apart(column: Sequence[_Item], sizes: Mapping[_Item, float], preferred: Sequence[float]) -> list[float]:
+    """Returns the tops nearest to the preferred ones, by least squares, without overlaps (pool adjacent violators)."""
     offsets = [0.0]
     for above, below in zip(column, column[1:], strict=False):
         line = above.artifact >= 0 and below.artifact >= 0
         offsets.append(offsets[-1] + sizes[above] + (LINE_GAP if line else BLOCK_GAP))
     pools: list[tuple[float, int]] = []  # mean and count
-    for want, offset in zip(wanted, offsets, strict=False):
-        mean, count = want - offset, 1
+    for top, offset in zip(preferred, offsets, strict=False):
+        mean, count = top - offset, 1
         while pools and pools[-1][0] >= mean:
             before, of = pools.pop()
             mean, count = (mean * count + before * of) / (count + of), count + of

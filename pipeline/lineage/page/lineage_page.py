@@ -1,4 +1,4 @@
-"""`im2latex lineage page`: what a store knows as one HTML file, which needs nothing beside it and asks for nothing."""
+"""The command `im2latex lineage page`: writes a store as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pipeline.lineage.store import no_runs, read
 from pipeline.workspace import Workspace
 
 FOLDER = Path(__file__).parent
-# In the order in which they stand in the page.
+# In the order of the page.
 SCRIPTS = (
     "store.js",
     "scene.js",
@@ -45,19 +45,19 @@ SCRIPTS = (
 
 
 class Serving(NamedTuple):
-    """What serves."""
+    """The model that serves now."""
 
-    artifact: int  # PushedModel, 0 where nothing serves or nobody knows who pushed it
-    nothing: str = ""  # why it is 0
+    artifact: int  # id of its PushedModel; 0 if nothing serves, or if no recorded run pushed it
+    nothing: str = ""  # why `artifact` is 0
 
 
 def write_page(workspace: Workspace, file: Path, connection: str | None = None) -> None:
-    """Writes the page of a workspace's runs, whole or not at all.
+    """Writes the page of a workspace's runs atomically.
 
     Args:
-        workspace: whose runs.
-        file: to write.
-        connection: as for `pipeline.lineage.store.read`.
+        workspace: the workspace.
+        file: the file to write.
+        connection: as in `pipeline.lineage.store.read`.
 
     Raises:
         UserError: there are no runs, the store cannot be read, or the file cannot be written.
@@ -82,7 +82,7 @@ def _serving(store: MetadataStore, workspace: Workspace) -> Serving:
 
 
 def render(content: Mapping[str, Any]) -> str:
-    """The page of what `document` gave."""
+    """Renders the page from the content that `document` returns."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     style = (FOLDER / "page.css").read_text("utf-8")
     script = "\n".join((FOLDER / name).read_text("utf-8") for name in SCRIPTS)
@@ -93,31 +93,31 @@ def render(content: Mapping[str, Any]) -> str:
         style=style,
         script=script,
         policy=content_policy(style, script),
-        # Ten times smaller; and in these letters nothing can end the element that it stands in.
+        # Ten times smaller; and base64 cannot contain a tag that ends the element.
         packed=base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode(),
     )
 
 
 class _Values:
-    """A table of JSON values, each once; others name them by their place."""
+    """A table of distinct JSON values; calling it with a value returns the value's index."""
 
     def __init__(self) -> None:
-        self.found: list[Any] = []
-        self._places: dict[str, int] = {}
+        self.items: list[Any] = []
+        self._indices: dict[str, int] = {}
 
     def __call__(self, value: Any) -> int:
         key = json.dumps(value, sort_keys=True)
-        if key not in self._places:
-            self._places[key] = len(self.found)
-            self.found.append(value)
-        return self._places[key]
+        if key not in self._indices:
+            self._indices[key] = len(self.items)
+            self.items.append(value)
+        return self._indices[key]
 
     def pairs(self, values: Mapping[str, Any]) -> list[int]:
-        """Names and values in turn."""
+        """Returns the indices of names and values, alternating."""
         return [self(part) for pair in values.items() for part in pair]
 
     def channels(self, channels: Mapping[str, Sequence[int]]) -> list[list[int]]:
-        """Names, each with ids."""
+        """Returns lists of the index of a name, followed by its artifact ids."""
         return [[self(name), *channels[name]] for name in sorted(channels)]
 
 
@@ -129,20 +129,20 @@ def document(
     gone: Collection[int],
     source: str,
 ) -> dict[str, Any]:
-    """What store.js unpacks. What stands in rows comes by the thousand.
+    """Returns the content of the page, which store.js unpacks. Executions and artifacts are rows, to be compact.
 
     Args:
-        graph: all of a store.
-        summaries: of its runs, by id.
-        known: what runs are compared by, by run.
-        serving: what serves.
-        gone: artifacts whose files are no longer there.
-        source: what the store is called, without a password.
+        graph: the whole store.
+        summaries: summaries of the runs, by id.
+        known: facts that runs are compared by, by run.
+        serving: the model that serves.
+        gone: ids of artifacts whose files no longer exist.
+        source: name of the store, without a password.
     """
     values = _Values()
     layouts = _Layouts(graph)
     sections = _Values()
-    places = {run: place for place, run in enumerate(summaries)}
+    run_index = {run: index for index, run in enumerate(summaries)}
     pushed_by = graph.maker(serving.artifact)
     return {
         "about": {"source": source, "written": round(1000 * time.time()), "nothing": serving.nothing},
@@ -157,53 +157,53 @@ def document(
                 **asdict(summary),
                 "serving": pushed_by is not None and pushed_by.run == run,
                 **layouts.add(graph.of_run.get(run, ())),
-                # Shared: most runs use the same packages and the same machine.
+                # Shared between runs: most use the same packages and the same machine.
                 "facts": {name: sections(values.pairs(named)) for name, named in known[run].items()},
             }
             for run, summary in summaries.items()
         ],
         "executions": [
             [
-                one.id, values(one.component), values(one.type), places.get(one.run, -1), values(one.state),
-                one.started, one.ended, values.pairs(dict(sorted(one.properties.items()))),
-                values.channels(one.inputs), values.channels(one.outputs),
+                e.id, values(e.component), values(e.type), run_index.get(e.run, -1), values(e.state),
+                e.started, e.ended, values.pairs(dict(sorted(e.properties.items()))),
+                values.channels(e.inputs), values.channels(e.outputs),
             ]
-            for one in graph.executions.values()
+            for e in graph.executions.values()
         ],
         "artifacts": [
             [
-                one.id, values(one.type), one.name, one.uri, values(one.state), one.created, one.id in gone,
-                values.pairs(dict(sorted(_properties(one).items()))), one.made_by, one.copy_of,
+                a.id, values(a.type), a.name, a.uri, values(a.state), a.created, a.id in gone,
+                values.pairs(dict(sorted(_properties(a).items()))), a.made_by, a.copy_of,
             ]
-            for one in graph.artifacts.values()
+            for a in graph.artifacts.values()
         ],
-        "layouts": layouts.found,
-        "sections": sections.found,
-        "values": values.found,
+        "layouts": layouts.items,
+        "sections": sections.items,
+        "values": values.items,
     }  # fmt: skip
 
 
 def _properties(artifact: Artifact) -> dict[str, Any]:
-    """With what became of a version that was pushed."""
+    """Returns an artifact's properties and, for a pushed model, its present state."""
     state = now(artifact)
     return {**artifact.properties, **({"now": state} if state else {})}
 
 
 class _Layouts:
-    """Layouts of runs, each once: runs of the same components look the same."""
+    """A table of distinct layouts of runs; runs of the same components have the same layout."""
 
     def __init__(self, graph: Graph) -> None:
-        self.found: list[dict[str, Any]] = []
+        self.items: list[dict[str, Any]] = []
         self._graph = graph
-        self._places: dict[Any, int] = {}
+        self._indices: dict[Any, int] = {}
 
     def add(self, executions: Sequence[Execution]) -> dict[str, Any]:
-        """The place of a run's layout, and what stands in its blocks: ids of an execution (or 0) and of artifacts."""
-        given = {execution.id: self._given(execution) for execution in executions}
-        here = {artifact for artifacts in given.values() for artifact in artifacts}
-        wanted = [artifact for execution in executions for artifact in self._wanted(execution)]
-        foreign = [artifact for artifact in dict.fromkeys(wanted) if artifact not in here]
-        blocks = [[0, artifact] for artifact in foreign] + [[i, *artifacts] for i, artifacts in given.items()]
+        """Returns the index of a run's layout, and for each block the ids of its execution (or 0) and artifacts."""
+        outputs = {execution.id: self._outputs(execution) for execution in executions}
+        own_artifacts = {artifact for artifacts in outputs.values() for artifact in artifacts}
+        inputs = [artifact for execution in executions for artifact in self._inputs(execution)]
+        foreign = [artifact for artifact in dict.fromkeys(inputs) if artifact not in own_artifacts]
+        blocks = [[0, artifact] for artifact in foreign] + [[i, *artifacts] for i, artifacts in outputs.items()]
         ports: dict[int, tuple[int, int]] = {}
         for number, (_, *artifacts) in enumerate(blocks):
             for port, artifact in enumerate(artifacts):
@@ -211,27 +211,27 @@ class _Layouts:
         edges = sorted(
             Edge(*ports[artifact], len(foreign) + number)
             for number, execution in enumerate(executions)
-            for artifact in self._wanted(execution)
+            for artifact in self._inputs(execution)
         )
         shape = [Block(len(artifacts), bool(execution)) for execution, *artifacts in blocks]
-        return {"layout": self._place(shape, edges), "blocks": blocks}
+        return {"layout": self._index_of(shape, edges), "blocks": blocks}
 
-    def _wanted(self, execution: Execution) -> list[int]:
-        """What an execution took; the pushed model that it copied, too."""
-        made = [self._graph.artifacts[artifact] for artifact in self._given(execution)]
-        copied = [artifact.copy_of for artifact in made if artifact.made_by == execution.id]
+    def _inputs(self, execution: Execution) -> list[int]:
+        """Returns the ids of an execution's inputs, including the pushed model that Baseline copied."""
+        outputs = [self._graph.artifacts[artifact] for artifact in self._outputs(execution)]
+        copied = [artifact.copy_of for artifact in outputs if artifact.made_by == execution.id]
         return [artifact for artifact in (*execution.taken(), *copied) if artifact in self._graph.artifacts]
 
-    def _given(self, execution: Execution) -> list[int]:
-        # By the names of the outputs, because ML Metadata keeps no order.
+    def _outputs(self, execution: Execution) -> list[int]:
+        # In order of the output names, because ML Metadata keeps no order.
         ids = [artifact for name in sorted(execution.outputs) for artifact in execution.outputs[name]]
         return [artifact for artifact in dict.fromkeys(ids) if artifact in self._graph.artifacts]
 
-    def _place(self, shape: Sequence[Block], edges: Iterable[Edge]) -> int:
+    def _index_of(self, shape: Sequence[Block], edges: Iterable[Edge]) -> int:
         key = tuple(shape), tuple(edges)
-        if key not in self._places:
-            self._places[key] = len(self.found)
-            place = asdict(lay_out(*key))
-            lines = [[*of, *heights] for of, heights in place["lines"].items()]
-            self.found.append({**place, "lines": lines, "edges": key[1]})
-        return self._places[key]
+        if key not in self._indices:
+            self._indices[key] = len(self.items)
+            positions = asdict(lay_out(*key))
+            lines = [[block, artifact, *heights] for (block, artifact), heights in positions["lines"].items()]
+            self.items.append({**positions, "lines": lines, "edges": key[1]})
+        return self._indices[key]

@@ -42,7 +42,7 @@ class Page {
     document.title = `${{ runs: "Runs", graph: this.sceneName, compare: "What differs" }[view]} · Lineage`;
   }
 
-  /* Where a node is shown: in the graph that is shown if it is there, else in that of its run. */
+  /* Returns the graph to show a node in: the present one if it contains the node, else that of its run. */
   addressOf(node) {
     if (node.kind === "run") {
       return address("graph", { run: node.id });
@@ -143,7 +143,7 @@ class Page {
     if (on) {
       this.chosen.push(run);
     }
-    // The two chosen last.
+    // The two runs that were selected last.
     for (const one of this.chosen.splice(0, this.chosen.length - 2)) {
       this.rows.get(one).querySelector("input").checked = false;
     }
@@ -151,7 +151,7 @@ class Page {
     $("#chosen").textContent = this.chosen.map((one) => one.id).join(" and ");
   }
 
-  /* ---- What serves. ---- */
+  /* ---- The serving model. ---- */
 
   fillServing() {
     const { serving, path, nodes } = this.store;
@@ -188,7 +188,7 @@ class Page {
     );
   }
 
-  /* BLEU of all runs that have one, from the oldest to the newest. */
+  /* BLEU of all runs that have one, oldest first. */
   drawScores() {
     const runs = this.store.runs.filter((run) => "bleu" in run.scores);
     $("#scores").hidden = runs.length < 2;
@@ -235,7 +235,7 @@ class Page {
   }
 
   showGraph(id, node) {
-    // The graph that was shown last, when none is named; at first that of the run that pushed what serves.
+    // Without a name: the graph that was shown last; at first that of the run that pushed the serving model.
     const wanted = id ?? this.sceneKey;
     const first = this.store.serving?.maker?.home || this.store.runs.at(-1);
     const run = this.store.byRun.get(wanted) || (wanted === "*" ? null : first);
@@ -258,14 +258,14 @@ class Page {
     this.view.select(node, this.covered());
   }
 
-  /* What the panel with the details covers of the graph: its right, or on a narrow screen its bottom. */
+  /* The part of the graph that the details panel covers: the right or, on a narrow screen, the bottom. */
   covered() {
     const { offsetWidth, offsetHeight } = $("#details");
     const beside = offsetWidth < $(".stage").clientWidth;
     return { right: beside ? offsetWidth : 0, bottom: beside ? 0 : offsetHeight };
   }
 
-  /* What is in view at first: in all runs what serves, in one run its beginning. */
+  /* The first view: the serving model among all runs, the beginning of one run. */
   startOf(scene) {
     return scene.run ? null : this.store.serving;
   }
@@ -287,13 +287,13 @@ class Page {
     }
   }
 
-  /* ---- Runs compared. ---- */
+  /* ---- Comparison of runs. ---- */
 
   compare(first, second) {
     location.hash = address("compare", { run: first, with: second });
   }
 
-  /* ---- What a person does. ---- */
+  /* ---- User input. ---- */
 
   listen() {
     addEventListener("hashchange", () => this.route());
@@ -348,7 +348,7 @@ class Page {
   }
 }
 
-/* ---- The beginning. ---- */
+/* ---- Start. ---- */
 
 function fail(text) {
   $("#fault").textContent = text;

@@ -1,9 +1,9 @@
-/* Widths and distances of what is drawn, in pixels at full size; layout.py has the heights. */
+/* Widths and distances in the drawing, pixels at full scale; layout.py has the heights. */
 const [WIDTH, BETWEEN, INDENT] = [172, 64, 20];
 const PITCH = WIDTH + BETWEEN;
 const [MARGIN, HEADING, LANE_GAP] = [28, 40, 44];
 
-/* Items (nodes with their places) in lanes, a lane for each run, and the lines between them. */
+/* The items (nodes with their positions) in lanes, one lane per run, and the lines between them. */
 class Scene {
   constructor(store) {
     this.store = store;
@@ -14,7 +14,7 @@ class Scene {
     this.width = this.height = 0;
   }
 
-  /* One run with all that it took and gave. */
+  /* One run with all its inputs and outputs. */
   static ofRun(store, run) {
     const scene = new Scene(store);
     scene.run = run;
@@ -22,7 +22,7 @@ class Scene {
     return scene;
   }
 
-  /* All runs, the newest first; what several share is drawn in the run that made it. */
+  /* All runs, newest first; a shared artifact is drawn in the run that made it. */
   static ofAll(store) {
     const scene = new Scene(store);
     for (const run of [...store.runs].reverse()) {
@@ -70,8 +70,8 @@ class Scene {
     this.items.set(node, item);
   }
 
-  /* Lines between lanes. Lines from one artifact to the same component of many runs are one upright line with a
-     branch to each; so are those from executions that were cached to the one that did the work. */
+  /* Adds the lines between lanes. Lines from one artifact to the same component of many runs are one vertical line with
+     a branch to each. So are the lines from cached executions to the original one. */
   joinLanes() {
     const buses = new Map();
     const branch = (key, x, dashed, ...items) => {
@@ -119,7 +119,7 @@ class Scene {
     );
   }
 
-  /* Lanes that reach into a part of the height. */
+  /* Returns the lanes that overlap a vertical range. */
   between(top, bottom) {
     let [low, high] = [0, this.lanes.length];
     while (low < high) {
@@ -133,13 +133,13 @@ class Scene {
     return found;
   }
 
-  /* The lines within a lane; kept, for they do not change. */
+  /* Returns the lines within a lane; they are cached, because they do not change. */
   linesOf(lane) {
     lane.lines ??= this.draw(lane, () => true);
     return lane.lines;
   }
 
-  /* The lines of a lane from artifacts to executions that are wanted, and from executions to their artifacts. */
+  /* Returns the lines from artifacts to executions for which `wanted` is true, and from executions to artifacts. */
   draw(lane, wanted) {
     const path = new Path2D();
     for (const edge of lane.edges) {
@@ -181,7 +181,7 @@ class Scene {
   }
 }
 
-/* The part of an upright line between the stops that are wanted. */
+/* Returns the part of a vertical line between the selected stops. */
 function busOf(bus, wanted) {
   const stops = bus.stops.filter(wanted);
   return {
@@ -201,7 +201,7 @@ function bend(path, x, y, toX, toY) {
   path.bezierCurveTo(middle, y, middle, toY, toX, toY);
 }
 
-/* The head of an arrow. */
+/* Paints the head of an arrow. */
 function point(path, x, y) {
   path.moveTo(x - 6, y - 4);
   path.lineTo(x, y);

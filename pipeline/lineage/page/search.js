@@ -1,8 +1,8 @@
-/* Search results that are shown at once; milliseconds from a key to a search. */
+/* Maximum number of search results; delay from a key to the search, milliseconds. */
 const FOUND = 50;
 const SEARCH_DELAY = 120;
 
-/* The field for searches, and the list of what was found. */
+/* The search field and the list of results. */
 class Search {
   constructor(store, open) {
     this.store = store;
@@ -84,7 +84,7 @@ class Search {
       ArrowUp: () => count && this.pick((this.picked + count - 1) % count),
       Enter: () => {
         clearTimeout(this.waiting);
-        // What is typed and confirmed at once was not searched for yet.
+        // A text that is confirmed within the delay has not been searched for yet.
         if (this.searched !== $("#search").value) {
           this.find($("#search").value);
         }

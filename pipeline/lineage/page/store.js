@@ -1,13 +1,13 @@
 "use strict";
 
-/* What the page was written with: page_document.py has its form. */
+/* The content of the page; `document` in lineage_page.py defines its form. */
 async function unpack(packed) {
   const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Store(await new Response(stream).json());
 }
 
-/* Runs, executions and artifacts, linked with each other; each is a node with a key of its own: r0, e6, a7. */
+/* Runs, executions and artifacts, linked with each other; each is a node with a unique key: r0, e6, a7. */
 class Store {
   constructor(document) {
     this.about = document.about;
@@ -46,7 +46,7 @@ class Store {
     return node;
   }
 
-  /* What is known of a run stands in sections, each with names and values in turn. */
+  /* The facts of a run are in sections, each with alternating names and values. */
   addRun(run, place, sections) {
     const facts = new Map(Object.entries(run.facts).map(([name, section]) => [name, sections[section]]));
     return this.add({ ...run, kind: "run", key: `r${place}`, id: run.run, title: run.run, place, facts });
@@ -107,7 +107,7 @@ class Store {
     artifact.copyOf?.copies.push(artifact);
   }
 
-  /* Says where a run's artifacts are drawn when all runs are: with the execution that made them. */
+  /* Sets where a run's artifacts are drawn in the graph of all runs: with the execution that made them. */
   settle(run) {
     for (const { execution, artifacts } of run.blocks) {
       for (const artifact of artifacts) {
@@ -119,7 +119,7 @@ class Store {
     }
   }
 
-  /* Names and values, from places in the table of values in turn. */
+  /* Returns names and values from alternating indices in the table of values. */
   pairs(places) {
     const found = [];
     for (let place = 0; place < places.length; place += 2) {
@@ -128,8 +128,8 @@ class Store {
     return found;
   }
 
-  /* What an artifact was made from, itself included. Whether a model is good decides that it is pushed, and not what it
-     is: blessings are not followed where there is a model beside them. */
+  /* Returns the ancestors of an artifact, including itself. A blessing decides whether a model is pushed, but not what
+     the model is, so blessings are not followed if a model is among the inputs too. */
   descent(artifact) {
     const found = new Set([artifact]);
     const left = [artifact];
@@ -151,8 +151,8 @@ class Store {
     return found;
   }
 
-  /* The executions of a set of nodes in the order in which one needs the other: lists of those that need not wait for
-     each other. */
+  /* Returns the executions of a set of nodes in topological order: lists of executions that do not depend on each
+     other. */
   steps(nodes) {
     const depths = new Map();
     const depth = (execution) => {
@@ -172,7 +172,7 @@ class Store {
     return steps;
   }
 
-  /* What came of an artifact or an execution, itself included. */
+  /* Returns the descendants of an artifact or execution, including itself. */
   offspring(node) {
     const found = new Set([node]);
     const left = [node];
@@ -192,7 +192,7 @@ class Store {
     return found;
   }
 
-  /* What led to an artifact or an execution, itself included. */
+  /* Returns the ancestors of an artifact or execution, including itself. */
   ancestry(node) {
     if (node.kind === "artifact") {
       return this.descent(node);
@@ -204,8 +204,8 @@ class Store {
     return found;
   }
 
-  /* Nodes that have every word of a text in their names, types, ids, paths or properties: first what has a word as its
-     id, then runs, then what has one in its name; the newest first. */
+  /* Returns the nodes that have every word of a text in their names, types, ids, paths or properties. Nodes with a word
+     as their id come first, then runs, then nodes with a word in their name; within each group the newest first. */
   search(text) {
     const words = text.toLowerCase().split(/\s+/).filter(Boolean);
     this.lower ??= this.values.map((value) =>
@@ -226,7 +226,7 @@ class Store {
   }
 }
 
-/* Where a node's property values stand in the table of values. */
+/* Returns the indices of a node's property values in the table of values. */
 function placesOf(node) {
   const pairs = node.kind === "run" ? [...node.facts.values()].flat() : node.properties;
   return pairs.filter((_, place) => place % 2);

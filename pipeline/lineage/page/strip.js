@@ -1,6 +1,6 @@
-/* A narrow picture of the lanes of all runs, by which the view is moved. */
+/* A narrow overview of the lanes of all runs, which moves the view. */
 class Strip {
-  /* moved: called with a place in the height, from 0 to 1. */
+  /* moved: called with a vertical position, 0 to 1. */
   constructor(canvas, moved) {
     this.canvas = canvas;
     const move = (event) => moved(Math.min(1, Math.max(0, event.offsetY / canvas.clientHeight)));

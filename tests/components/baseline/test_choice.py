@@ -40,14 +40,14 @@ def push(serving: Path, model: Path, version: int) -> Path:
     return Path(shutil.copytree(model, serving / str(version)))
 
 
-def test_versions_are_numbers_and_nothing_else_also_by_their_address(tmp_path: Path) -> None:
+def test_only_numbers_are_versions_also_at_an_address(tmp_path: Path) -> None:
     for name in ("9", "10", "2", "11.partial", "notes"):
         (tmp_path / name).mkdir()
     assert versions(str(tmp_path)) == [2, 9, 10]
     assert versions(str(tmp_path / "missing")) == []
 
 
-def test_a_digest_follows_names_and_bytes_and_not_the_place(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_a_digest_depends_on_names_and_bytes_and_not_on_the_folder(tmp_path: Path, models: dict[str, Path]) -> None:
     copy = push(tmp_path, models["old"], 1)
     assert digest(str(copy)) == digest(str(models["old"])) != digest(str(models["new"]))
     assert serves(str(tmp_path), 1, str(models["old"]))
@@ -55,7 +55,7 @@ def test_a_digest_follows_names_and_bytes_and_not_the_place(tmp_path: Path, mode
     assert not serves(str(tmp_path), 1, str(models["old"]))
 
 
-def test_nothing_serves_on_the_first_run(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_the_first_run_has_no_baseline(tmp_path: Path, models: dict[str, Path]) -> None:
     assert newest_other(str(tmp_path / "missing"), str(models["new"])) == ("", "")
     assert newest_other(str(tmp_path), str(models["new"])) == ("", "")
 
@@ -66,9 +66,7 @@ def test_the_newest_version_serves(tmp_path: Path, models: dict[str, Path]) -> N
     assert newest_other(str(tmp_path), str(models["new"])) == ("10", "")
 
 
-def test_a_model_is_compared_with_the_same_version_before_and_after_it_was_pushed(
-    tmp_path: Path, models: dict[str, Path]
-) -> None:
+def test_the_baseline_is_the_same_before_and_after_a_push(tmp_path: Path, models: dict[str, Path]) -> None:
     push(tmp_path, models["old"], 1)
     before = newest_other(str(tmp_path), str(models["new"]))
     push(tmp_path, models["new"], 2)
@@ -78,9 +76,7 @@ def test_a_model_is_compared_with_the_same_version_before_and_after_it_was_pushe
 
 
 @pytest.mark.parametrize("damage", ["no graph", "truncated variables", "empty folder", "other signature"])
-def test_a_version_that_cannot_be_evaluated_is_passed_over(
-    damage: str, tmp_path: Path, models: dict[str, Path]
-) -> None:
+def test_a_version_that_cannot_be_evaluated_is_skipped(damage: str, tmp_path: Path, models: dict[str, Path]) -> None:
     push(tmp_path, models["old"], 1)
     if damage == "empty folder":
         (tmp_path / "2").mkdir()
@@ -91,6 +87,6 @@ def test_a_version_that_cannot_be_evaluated_is_passed_over(
         if damage == "truncated variables":
             (data,) = broken.glob("variables/*.data-*")
             data.write_bytes(data.read_bytes()[:1])
-    found = newest_other(str(tmp_path), str(models["new"]))
-    assert found.version == "1"
-    assert found.passed_over.startswith("version 2 cannot be used: ") and "\n" not in found.passed_over
+    serving = newest_other(str(tmp_path), str(models["new"]))
+    assert serving.version == "1"
+    assert serving.passed_over.startswith("version 2 cannot be used: ") and "\n" not in serving.passed_over

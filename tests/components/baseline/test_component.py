@@ -19,7 +19,7 @@ def model(tmp_path: Path) -> Any:
 
 
 def run(model: Any, serving: Path, folder: Path, driver: bool) -> Any:
-    """Baseline's artifact, made with the driver's help (LocalDagRunner) or without (Kubeflow Pipelines)."""
+    """Runs Baseline with its driver (as LocalDagRunner) or without it (as Kubeflow Pipelines). Returns its output."""
     properties: dict[str, Any] = {"serving": str(serving)}
     if driver:
         output = Driver(None).run(execution({"model": model}, properties))

@@ -15,7 +15,9 @@ from tests.components.serving_check.test_component import write_examples
 
 
 @pytest.mark.parametrize(("rule", "blessed"), [("edit_similarity >= 0", 1), ("exact_match >= 0.9", 0)])
-def test_the_configured_number_of_examples_is_tried_as_other_pictures(tmp_path: Path, rule: str, blessed: int) -> None:
+def test_the_configured_number_of_examples_is_evaluated_as_other_pictures(
+    tmp_path: Path, rule: str, blessed: int
+) -> None:
     save(tmp_path / "model" / "Format-Serving", 0)
     outputs = {
         "evaluation": artifact(standard_artifacts.ModelEvaluation, tmp_path / "evaluation"),

@@ -26,7 +26,7 @@ from data.dataset.record import Record
 from data.pictures.synthetic import draw_png
 from im2latex.errors import UserError
 
-# Targets, what a good model reads, and what a worse one reads.
+# Targets, the predictions of a good model, and those of a worse one.
 READ = {
     "x ^ { 2 } + 1": ("x ^ { 2 } + 1", "x ^ { 2 } + 1"),
     "\\frac { a } { b } + c": ("\\frac { a } { b } + c", "\\frac { a } { b } - c"),
@@ -37,7 +37,7 @@ RECORDS = [Record(draw_png(latex, 60), latex, f"{number}.png") for number, latex
 
 
 class Answers(tf.Module):
-    """Knows every image, and counts how often it was asked about one."""
+    """A model that knows every image, and counts how often it reads each."""
 
     def __init__(self, answers: dict[bytes, str]) -> None:
         super().__init__()
@@ -70,8 +70,10 @@ RULES = ["exact_match >= 0.75", "bleu >= baseline", "exact_match >= 0.9 where st
 @pytest.fixture(scope="module")
 def evaluated(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
     folder = tmp_path_factory.mktemp("evaluation")
-    made = evaluate(RECORDS, models, parse_all(RULES), folder, about={BASELINE: {"version": "7"}}, renderer="builtin")
-    return made, folder
+    evaluation = evaluate(
+        RECORDS, models, parse_all(RULES), folder, about={BASELINE: {"version": "7"}}, renderer="builtin"
+    )
+    return evaluation, folder
 
 
 def test_every_slice_has_its_count_and_the_scores_of_its_examples(evaluated: tuple[Evaluation, Path]) -> None:
@@ -93,19 +95,19 @@ def test_every_slice_has_its_count_and_the_scores_of_its_examples(evaluated: tup
             assert found[model] == pytest.approx(expected), (name, model)
     assert evaluation.slices[""][CANDIDATE]["exact_match"] == 0.75
     assert evaluation.slices[""][BASELINE]["exact_match"] == 0.25
-    # Of each key, every example is in one slice at least.
+    # For each key, every example is in at least one slice.
     for key in ("length", "area"):
         assert sum(found["examples"] for name, found in evaluation.slices.items() if name.startswith(f"{key}=")) == 4
 
 
-def test_the_gate_says_which_rule_was_broken_by_which_value(evaluated: tuple[Evaluation, Path]) -> None:
+def test_the_gate_reports_failed_rules_with_their_values(evaluated: tuple[Evaluation, Path]) -> None:
     evaluation, _ = evaluated
     assert [verdict.kept for verdict in evaluation.gate] == [True, True, False]
     assert not evaluation.blessed
     assert evaluation.reasons == ["exact match where structure=root 0.5 is below 0.9"]
 
 
-def test_an_evaluation_is_read_as_it_was_written(evaluated: tuple[Evaluation, Path]) -> None:
+def test_an_evaluation_round_trips_through_its_file(evaluated: tuple[Evaluation, Path]) -> None:
     evaluation, folder = evaluated
     assert read_evaluation(folder) == evaluation
     assert json.loads((folder / "summary.json").read_text())["blessed"] is False
@@ -113,11 +115,11 @@ def test_an_evaluation_is_read_as_it_was_written(evaluated: tuple[Evaluation, Pa
     assert evaluation.models[BASELINE]["version"] == "7" and evaluation.models[CANDIDATE]["seconds"] > 0
     # TFMA's own reader finds the same.
     result = tfma.load_eval_result(str(folder), model_name=CANDIDATE)
-    found = {key: value for key, value in result.slicing_metrics}
-    assert found[()][""][""]["exact_match"]["doubleValue"] == 0.75
+    metrics = {key: value for key, value in result.slicing_metrics}
+    assert metrics[()][""][""]["exact_match"]["doubleValue"] == 0.75
 
 
-def test_predictions_are_kept_beside_their_targets(evaluated: tuple[Evaluation, Path]) -> None:
+def test_predictions_are_stored_with_their_targets(evaluated: tuple[Evaluation, Path]) -> None:
     _, folder = evaluated
     rows = pyarrow.parquet.read_table(folder / PREDICTIONS).to_pylist()
     assert [row["name"] for row in rows] == ["0.png", "1.png", "2.png", "3.png"]
@@ -129,7 +131,7 @@ def test_predictions_are_kept_beside_their_targets(evaluated: tuple[Evaluation, 
     assert rows[3]["structure"] == ["root", "big operator"]
 
 
-def test_without_a_baseline_there_is_nothing_to_be_worse_than(models: dict[str, Path], tmp_path: Path) -> None:
+def test_without_a_baseline_a_baseline_rule_passes(models: dict[str, Path], tmp_path: Path) -> None:
     evaluation = evaluate(
         RECORDS[:1], {CANDIDATE: models[BASELINE]}, parse_all(["bleu >= baseline"]), tmp_path, renderer="builtin"
     )
@@ -137,17 +139,15 @@ def test_without_a_baseline_there_is_nothing_to_be_worse_than(models: dict[str, 
     assert read_evaluation(tmp_path) == evaluation
 
 
-def test_a_slice_that_a_rule_names_and_no_example_is_in_refuses_the_model(
-    models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_rule_on_an_empty_slice_fails(models: dict[str, Path], tmp_path: Path) -> None:
     rules = parse_all(["bleu >= 0 where structure=matrix"])
     evaluation = evaluate(RECORDS, {CANDIDATE: models[CANDIDATE]}, rules, tmp_path, renderer="builtin")
     assert evaluation.reasons == ["BLEU where structure=matrix: there are no such examples"]
 
 
-def test_models_with_other_vocabularies_are_told_apart(evaluated: tuple[Evaluation, Path]) -> None:
+def test_different_vocabularies_are_reported(evaluated: tuple[Evaluation, Path]) -> None:
     evaluation, _ = evaluated
-    assert evaluation.other_vocabulary == ""  # nothing is known of either
+    assert evaluation.other_vocabulary == ""  # both vocabularies are unknown
     about = {"vocabulary": 94, "vocabulary_digest": "a"}
     same = dataclasses.replace(evaluation, models={CANDIDATE: about, BASELINE: about})
     assert same.other_vocabulary == ""
@@ -157,8 +157,8 @@ def test_models_with_other_vocabularies_are_told_apart(evaluated: tuple[Evaluati
     assert other.other_vocabulary == "this model knows 94 tokens, the one serving now 101, not the same"
 
 
-def test_a_model_is_tried_on_other_kinds_of_pictures(models: dict[str, Path], tmp_path: Path) -> None:
-    # The models know the very bytes of the examples, so they read no other picture.
+def test_a_model_is_evaluated_on_other_kinds_of_pictures(models: dict[str, Path], tmp_path: Path) -> None:
+    # The models know the exact bytes of the examples, so they cannot read changed pictures.
     rules = parse_all(["exact_match >= 0.75 where picture=native", "exact_match >= 0.1 where picture=photo"])
     evaluation = evaluate(RECORDS, models, rules, tmp_path, robustness=Robustness(4, 5), renderer="builtin")
     assert list(evaluation.pictures) == [kind for kind in PICTURES if kind != UNSEEN_FONT]
@@ -182,7 +182,7 @@ def test_a_model_is_tried_on_other_kinds_of_pictures(models: dict[str, Path], tm
     }
 
 
-def test_an_evaluation_of_before_there_were_kinds_of_pictures_can_be_read(evaluated, tmp_path: Path) -> None:
+def test_an_old_evaluation_without_kinds_of_pictures_can_be_read(evaluated, tmp_path: Path) -> None:
     evaluation, folder = evaluated
     assert evaluation.pictures == {} and evaluation.hardest_pictures == "" and evaluation.loss("blur") is None
     document = json.loads((folder / "summary.json").read_text())
@@ -191,15 +191,15 @@ def test_an_evaluation_of_before_there_were_kinds_of_pictures_can_be_read(evalua
     assert read_evaluation(tmp_path) == evaluation
 
 
-def test_images_are_read_once_and_answered_in_their_order(models: dict[str, Path]) -> None:
-    told: list[int] = []
+def test_images_are_read_once_and_in_order(models: dict[str, Path]) -> None:
+    reported: list[int] = []
     images = [record.image for record in RECORDS] * 20
-    reading = read_images(ImageReader(models[CANDIDATE]), images, told.append)
+    reading = read_images(ImageReader(models[CANDIDATE]), images, reported.append)
     assert reading.latex == [READ[record.latex][0] for record in RECORDS] * 20
-    assert sum(told) == len(images) and reading.seconds > 0
+    assert sum(reported) == len(images) and reading.seconds > 0
 
 
-def test_what_cannot_be_used_is_refused_by_name(models: dict[str, Path], tmp_path: Path) -> None:
+def test_unusable_inputs_are_refused_by_name(models: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere is not a model that reads images"):
         ImageReader(tmp_path / "nowhere")
     module = tf.Module()

@@ -5,7 +5,7 @@ import pytest
 from components.evaluator.gate import judge, parse, parse_all
 
 
-def test_a_rule_is_read() -> None:
+def test_a_rule_is_parsed() -> None:
     rule = parse(" exact_match >= baseline - 0.02 where structure=big operator ")
     assert rule.score == "exact_match" and rule.at_least and rule.against_baseline
     assert (rule.bound, rule.slice) == (-0.02, "structure=big operator")
@@ -31,13 +31,13 @@ def test_a_rule_is_read() -> None:
         ("bleu >= 0.5 where picture=fax", "no slice picture=fax; of picture there are native, size-0.5, size-0.75,"),
     ],
 )
-def test_what_is_no_rule_is_refused_with_what_would_be_one(text: str, reason: str) -> None:
+def test_an_invalid_rule_is_refused_with_an_example(text: str, reason: str) -> None:
     with pytest.raises(ValueError) as refusal:
         parse(text)
     assert reason in str(refusal.value)
 
 
-def test_a_gate_has_rules_that_do_not_contradict_each_other() -> None:
+def test_a_gate_needs_rules_without_duplicates() -> None:
     assert len(parse_all(["bleu >= 0.5", "bleu >= baseline", "bleu >= 0.6 where length=1-9"])) == 3
     with pytest.raises(ValueError, match="at least one rule"):
         parse_all([])
@@ -45,7 +45,7 @@ def test_a_gate_has_rules_that_do_not_contradict_each_other() -> None:
         parse_all(["bleu >= 0.5", "bleu >= 0.6"])
 
 
-def test_an_absolute_bound_may_just_be_reached() -> None:
+def test_a_score_equal_to_the_bound_passes() -> None:
     rule = parse("bleu >= 0.75")
     assert judge(rule, 0.75, None).kept
     broken = judge(rule, 0.7, None)
@@ -53,7 +53,7 @@ def test_an_absolute_bound_may_just_be_reached() -> None:
     assert broken.text == "BLEU 0.7 is below 0.75"
 
 
-def test_a_model_is_held_against_the_one_that_serves() -> None:
+def test_a_model_is_compared_with_the_baseline() -> None:
     rule = parse("bleu >= baseline - 0.02 where length=1-9")
     assert judge(rule, 0.79, 0.8).kept
     broken = judge(rule, 0.77, 0.8)
@@ -64,13 +64,13 @@ def test_a_model_is_held_against_the_one_that_serves() -> None:
     assert judge(fewer, 5, 2).kept and not judge(fewer, 6, 2).kept
 
 
-def test_with_nothing_to_compare_a_rule_against_it_is_kept() -> None:
+def test_a_baseline_rule_without_a_baseline_passes() -> None:
     verdict = judge(parse("bleu >= baseline - 0.02"), 0.1, None)
     assert verdict.kept and verdict.bound is None
     assert verdict.text == "BLEU is 0.1; nothing to compare with"
 
 
 @pytest.mark.parametrize("text", ["bleu >= 0 where structure=matrix", "bleu >= baseline where structure=matrix"])
-def test_a_slice_without_examples_breaks_its_rule(text: str) -> None:
+def test_a_rule_on_a_slice_without_examples_fails(text: str) -> None:
     verdict = judge(parse(text), None, None)
     assert not verdict.kept and verdict.text == "BLEU where structure=matrix: there are no such examples"

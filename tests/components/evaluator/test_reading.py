@@ -33,7 +33,7 @@ def signatures(folder: Path) -> Any:
 IMAGES = draw(5)
 
 
-def test_hypotheses_are_what_the_signatures_give(reader: ImageReader, signatures: Any) -> None:
+def test_hypotheses_equal_the_outputs_of_the_signatures(reader: ImageReader, signatures: Any) -> None:
     own = signatures["predict_images"](images=tf.constant(IMAGES))
     greedy = reader.read(IMAGES)
     assert [of.latex for (of,) in greedy] == [text.decode() for text in own["latex"].numpy()]
@@ -50,11 +50,11 @@ def test_hypotheses_are_what_the_signatures_give(reader: ImageReader, signatures
 
 
 @pytest.mark.parametrize("beam", [None, Beam(2)])
-def test_what_cannot_be_decoded_does_not_harm_the_rest_of_its_batch(reader: ImageReader, beam: Beam | None) -> None:
+def test_a_damaged_image_does_not_affect_the_rest_of_its_batch(reader: ImageReader, beam: Beam | None) -> None:
     torn = IMAGES[1][:-30]
-    found = reader.read_each([torn, *IMAGES, torn, IMAGES[0]], beam)
-    assert [isinstance(answer, ImageError) for answer in found] == [True, *[False] * 5, True, False]
-    for answer, image in zip(found[1:6], IMAGES, strict=True):
+    answers = reader.read_each([torn, *IMAGES, torn, IMAGES[0]], beam)
+    assert [isinstance(answer, ImageError) for answer in answers] == [True, *[False] * 5, True, False]
+    for answer, image in zip(answers[1:6], IMAGES, strict=True):
         assert not isinstance(answer, ImageError)
         assert [of.latex for of in answer] == [of.latex for of in reader.read([image], beam)[0]]
     with pytest.raises(ImageError, match="the image is damaged"):
@@ -62,14 +62,14 @@ def test_what_cannot_be_decoded_does_not_harm_the_rest_of_its_batch(reader: Imag
     assert reader.read_each([], beam) == []
 
 
-def test_a_model_that_only_reads_greedily_is_known_as_one(reader: ImageReader, tmp_path: Path) -> None:
+def test_a_model_without_beam_search_is_recognised(reader: ImageReader, tmp_path: Path) -> None:
     assert reader.has_alternatives
     assert not ImageReader(save(tmp_path / "old", lambda images: sure(images))).has_alternatives
     with pytest.raises(UserError, match="other is not a model that reads images"):
         ImageReader(save(tmp_path / "other", lambda images: sure(images), signature="something"))
 
 
-def test_batches_are_of_like_size_and_hold_each_image_once() -> None:
+def test_batches_have_images_of_similar_size_each_once() -> None:
     rng = np.random.default_rng(3)
     sizes = rng.integers(8, 400, (500, 2))
     batches = list(of_like_size([tuple(size) for size in sizes], 32))

@@ -8,23 +8,23 @@ from components.evaluator.slices import KEYS, SLICES, slices_of
 @pytest.mark.parametrize(
     ("tokens", "length"), [(1, "1-9"), (9, "1-9"), (10, "10-19"), (79, "40-79"), (80, "80+"), (900, "80+")]
 )
-def test_examples_are_cut_by_the_tokens_of_their_targets(tokens: int, length: str) -> None:
+def test_examples_are_sliced_by_the_length_of_the_target(tokens: int, length: str) -> None:
     assert slices_of("x " * tokens, 10, 10)["length"] == [length]
 
 
 @pytest.mark.parametrize(("height", "width", "area"), [(1, 1, "0-1999"), (20, 100, "2000-3999"), (400, 400, "16000+")])
-def test_examples_are_cut_by_the_pixels_of_their_images(height: int, width: int, area: str) -> None:
+def test_examples_are_sliced_by_the_area_of_the_image(height: int, width: int, area: str) -> None:
     assert slices_of("x", height, width)["area"] == [area]
 
 
-def test_an_example_is_in_the_slice_of_everything_it_is_made_of() -> None:
+def test_an_example_is_in_the_slice_of_each_of_its_structures() -> None:
     latex = "\\frac { \\sqrt { x } } { 2 } \\sum _ { i } \\begin{array} { c } x \\end{array}"
     assert slices_of(latex, 1, 1)["structure"] == ["fraction", "matrix", "root", "big operator"]
     assert slices_of("\\sqrt [ 3 ] { x }", 1, 1)["structure"] == ["root"]
     assert slices_of("\\fraction x ^ { 2 }", 1, 1)["structure"] == ["none of these"]
 
 
-def test_every_slice_an_example_can_be_in_is_known() -> None:
+def test_all_possible_slices_are_listed() -> None:
     for tokens in range(1, 100):
         for key, values in slices_of("\\frac " * tokens, tokens, 200).items():
             assert key in KEYS and set(values) <= set(SLICES[key])

@@ -1,4 +1,4 @@
-"""What cannot be used stops the first component, by a sentence that names the file and the record."""
+"""Unusable data stops the first component, with a message that names the file and the record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GOOD = encode(Record(PNG, "x ^ { 2 }", "good"))
 
 
 def example(**features: Any) -> bytes:
-    """A serialised Example of lists of bytes, or of whole numbers."""
+    """Returns a serialised Example of lists of bytes or integers."""
     made = Example()
     for name, value in features.items():
         feature = made.features.feature[name]
@@ -53,7 +53,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
-def test_a_record_that_cannot_be_used_is_named(bad: bytes, reason: str, tmp_path: Path) -> None:
+def test_an_unusable_record_is_reported_with_its_number(bad: bytes, reason: str, tmp_path: Path) -> None:
     file = tmp_path / "data.tfrecord.gz"
     file.write_bytes(gzip.compress(frame(GOOD) + frame(bad) + frame(GOOD)))
     with pytest.raises(UserError, match=f"^{file}, record 1: {reason}; `im2latex data check` finds all such"):
@@ -63,13 +63,13 @@ def test_a_record_that_cannot_be_used_is_named(bad: bytes, reason: str, tmp_path
 
 
 def cut_between_records(contents: bytes) -> bytes:
-    """A gzipped file as a full disk or a broken download leaves it, every record in it whole."""
+    """Truncates a gzipped file between two records, like a full disk or a broken download."""
     compressor = zlib.compressobj(wbits=31)
     return compressor.compress(contents) + compressor.flush(zlib.Z_FULL_FLUSH)
 
 
 def flipped(content: bytes) -> bytes:
-    """One bit in the middle is another."""
+    """Flips one bit in the middle."""
     changed = bytearray(content)
     changed[len(changed) // 2] ^= 4
     return bytes(changed)
@@ -86,7 +86,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_file_is_named_and_nothing_of_it_is_lost_silently(
+def test_a_damaged_file_is_reported_and_never_truncated_silently(
     damage: Callable[[bytes], bytes], tmp_path: Path
 ) -> None:
     file = tmp_path / "data.tfrecord"
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_named_and_nothing_of_it_is_lost_silently(
 
 
 def run(data: Path, out: Path, spelling: str = "normal") -> Path:
-    """Runs the executor on the splits of a folder; gives the folder of the examples."""
+    """Runs the executor on the splits of a folder. Returns the folder of the examples."""
     splits = [example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS]
     properties = {
         "input_base": str(data),
@@ -106,14 +106,14 @@ def run(data: Path, out: Path, spelling: str = "normal") -> Path:
         "output_data_format": example_gen_pb2.FORMAT_TF_EXAMPLE,
         "output_file_format": example_gen_pb2.FORMAT_TFRECORDS_GZIP,
     }
-    made = artifact(standard_artifacts.Examples, out)
+    output = artifact(standard_artifacts.Examples, out)
     context = Executor.Context(beam_pipeline_args=["--runner=FnApiRunner"])
-    Executor(context).Do({}, {"examples": [made]}, properties)
+    Executor(context).Do({}, {"examples": [output]}, properties)
     return out
 
 
 def dataset(folder: Path) -> Path:
-    """Nine records in each split; those of train gzipped and not, under whatever name."""
+    """Writes nine records per split; in train, gzipped and plain files with any names."""
     with DatasetWriter(folder, "test") as writer:
         for split in SPLITS:
             for number in range(9):
@@ -131,7 +131,7 @@ def test_every_record_of_good_files_is_imported(tmp_path: Path) -> None:
     assert len(names["test"]) == 9
 
 
-def test_formulas_come_in_one_spelling_or_as_they_are(tmp_path: Path) -> None:
+def test_the_spelling_of_formulas_is_configurable(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path / "data", "test") as writer:
         for split in SPLITS:
             for number, latex in enumerate(("{ \\cal D } _ { 1 }", "x ^ {", "\\alpha")):
@@ -144,28 +144,28 @@ def test_formulas_come_in_one_spelling_or_as_they_are(tmp_path: Path) -> None:
 
 
 def test_the_spelling_is_a_property_of_the_component() -> None:
-    made = ImportExampleGen(input_base="data", spelling="im2markup")
-    assert made.exec_properties["spelling"] == "im2markup"
+    component = ImportExampleGen(input_base="data", spelling="im2markup")
+    assert component.exec_properties["spelling"] == "im2markup"
     assert ImportExampleGen(input_base="data").exec_properties["spelling"] == "normal"
     with pytest.raises(UserError, match="there is no spelling latin; the spellings are normal, im2markup"):
         ImportExampleGen(input_base="data", spelling="latin")
 
 
-def test_the_component_ends_in_the_sentence_and_runs_when_the_data_are_mended(tmp_path: Path) -> None:
+def test_the_component_fails_with_the_message_and_runs_with_repaired_data(tmp_path: Path) -> None:
     data = dataset(tmp_path / "data")
     bad = data / "test" / "bad.tfrecord"
     bad.write_bytes(frame(of(image=[b"no image"])))
     with pytest.raises(UserError, match=f"^{bad}, record 0: undecodable image; .* without them$"):
         run(data, tmp_path / "out")
-    bad.write_bytes(gzip.compress(b""))  # a file without records is no fault, a split without any is
+    bad.write_bytes(gzip.compress(b""))  # a file without records is valid, but a split without records is not
     run(data, tmp_path / "repaired")
     next(data.glob("test/data-*")).unlink()
     with pytest.raises(UserError, match=rf"^{data}/test/\* holds no records; every split needs some"):
         run(data, tmp_path / "empty")
 
 
-def test_the_sentence_is_found_in_what_other_processes_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = """Traceback (most recent call last):
+def test_the_message_of_a_worker_error_is_extracted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = """Traceback (most recent call last):
   File "apache_beam/runners/common.py", line 1520, in apache_beam.runners.common.DoFnRunner.process
 im2latex.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it out
 
@@ -180,7 +180,7 @@ im2latex.errors.UserError: /data/x.tfrecord, record 3: empty formula; leave it o
 
         return do
 
-    monkeypatch.setattr(tfx_executor.Executor, "Do", raising(RuntimeError(told)))
+    monkeypatch.setattr(tfx_executor.Executor, "Do", raising(RuntimeError(message)))
     with pytest.raises(UserError, match="^/data/x.tfrecord, record 3: empty formula; leave it out$"):
         run(tmp_path, tmp_path / "out")
     monkeypatch.setattr(tfx_executor.Executor, "Do", raising(RuntimeError("the cluster is gone")))

@@ -18,7 +18,7 @@ from tests.components.artifacts import artifact
 
 
 def validate(folder: Path, *examples: dict[str, list[bytes]]) -> Any:
-    """Runs the executor on a split with these examples; gives the anomalies artifact."""
+    """Runs the executor on a split with these examples. Returns the anomalies artifact."""
     split = folder / "statistics" / "Split-train"
     split.mkdir(parents=True)
     names = sorted({name for example in examples for name in example})
@@ -43,7 +43,7 @@ def validate(folder: Path, *examples: dict[str, list[bytes]]) -> Any:
 GOOD = {"image": [b"png"], "latex": [b"x ^ 2"], "name": [b"one"]}
 
 
-def test_examples_as_the_schema_says_pass(tmp_path: Path) -> None:
+def test_examples_that_match_the_schema_pass(tmp_path: Path) -> None:
     anomalies = validate(tmp_path, GOOD, {**GOOD, "latex": [b"y"]})
     assert anomalies.get_json_value_custom_property("blessed") == {"train": 1}
 

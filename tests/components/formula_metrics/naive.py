@@ -1,4 +1,4 @@
-"""The scores once more, slowly and in other words: what the tests compare with."""
+"""Naive implementations of the scores, which the tests compare with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def distance(one: Sequence, other: Sequence) -> int:
-    """Levenshtein's distance, row by row (Wagner and Fischer 1974)."""
+    """Returns the Levenshtein distance, row by row (Wagner and Fischer 1974)."""
     row = list(range(len(other) + 1))
     for i, a in enumerate(one, 1):
         row, above = [i], row
@@ -18,7 +18,7 @@ def distance(one: Sequence, other: Sequence) -> int:
 
 
 def columns(image: np.ndarray, height: int) -> list[str]:
-    """From left to right, a column as text of 0 and 1 from top to bottom; 1 is ink."""
+    """Returns the columns from left to right, each as text of 0 and 1 from top to bottom; 1 is ink."""
     return [
         "".join("1" if y < image.shape[0] and image[y, x] <= 128 else "0" for y in range(height))
         for x in range(image.shape[1])
@@ -26,19 +26,19 @@ def columns(image: np.ndarray, height: int) -> list[str]:
 
 
 def symbols(pieces: list[str]) -> list[str]:
-    """For each column the first symbol it differs from in fewer than 5 pixels; otherwise it is one itself."""
+    """Returns for each column the first symbol that differs in fewer than 5 pixels; without one, the column itself."""
     known: list[str] = []
-    found = []
+    result = []
     for piece in pieces:
         like = [symbol for symbol in known if sum(a != b for a, b in zip(piece, symbol, strict=True)) < 5]
         if not like:
             known.append(piece)
-        found.append((like or [piece])[0])
-    return found
+        result.append((like or [piece])[0])
+    return result
 
 
 def image_distance(target: np.ndarray | None, read: np.ndarray | None) -> tuple[int, int]:
-    """(distance, length) of two images, by columns."""
+    """Returns (distance, length) of two images, by columns."""
     if target is None or read is None:
         width = sum(image.shape[1] for image in (target, read) if image is not None)
         return width, width

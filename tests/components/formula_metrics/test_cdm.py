@@ -24,10 +24,10 @@ def cdm(reference: str, prediction: str) -> float:
 # --- boxes ------------------------------------------------------------------------------------
 
 
-def test_boxes_are_the_ink_of_characters_in_em_of_the_text() -> None:
+def test_boxes_enclose_the_ink_of_characters_in_em() -> None:
     boxes = symbol_boxes(["x", "^", "{", "2", "}"])
     (left, top, right, bottom), (script_left, _, _, script_bottom) = boxes.corners
-    # cmmi10's x is 0.431 em high and stands on the baseline; the exponent is of cmr10 at 0.75 em, sup1 above it.
+    # cmmi10's x is 0.431 em high, on the baseline; the exponent is cmr10 at 0.75 em, raised by sup1.
     assert (top, bottom) == pytest.approx((-0.43, 0), abs=0.02) and 0 <= left < right < 0.58
     assert script_left > right - 0.05 and script_bottom == pytest.approx(-0.413, abs=0.02)
     assert boxes.sizes.tolist() == [1, 0.75]
@@ -36,8 +36,8 @@ def test_boxes_are_the_ink_of_characters_in_em_of_the_text() -> None:
 @pytest.mark.parametrize(
     ("formula", "symbols"),
     [
-        ("\\frac { a } { b }", 3),  # the bar is one
-        ("\\sqrt { x }", 2),  # the sign and its bar are one
+        ("\\frac { a } { b }", 3),  # the bar is a symbol
+        ("\\sqrt { x }", 2),  # the sign and its bar are one symbol
         ("a \\neq b", 3),
         ("\\sin x", 4),
         ("\\underbrace { a b } _ { n }", 4),
@@ -47,7 +47,7 @@ def test_boxes_are_the_ink_of_characters_in_em_of_the_text() -> None:
         ("x \\quad y", 2),
     ],
 )
-def test_a_symbol_is_what_is_one_for_the_eye(formula: str, symbols: int) -> None:
+def test_symbols_are_counted_as_they_look(formula: str, symbols: int) -> None:
     assert len(symbol_boxes(formula.split()).labels) == symbols
 
 
@@ -80,7 +80,7 @@ def test_delimiters_and_operators_of_any_size_have_one_label() -> None:
         ("| x |", "\\vert x \\vert"),
     ],
 )  # fmt: skip
-def test_another_spelling_of_one_look_scores_one(one: str, other: str) -> None:
+def test_spellings_that_look_the_same_score_one(one: str, other: str) -> None:
     assert cdm(one, other) == cdm(other, one) == 1
     assert cdm_statistics(one, other).tolist() == [PARTS, PARTS, 1, 1, 0]
 
@@ -89,14 +89,14 @@ FORMULA = "a b c + d e f = g h".split()  # noqa: SIM905
 
 
 @pytest.mark.parametrize("place", range(len(FORMULA)))
-def test_one_wrong_symbol_in_n_costs_one_in_n(place: int) -> None:
+def test_one_wrong_symbol_of_n_costs_1_over_n(place: int) -> None:
     n = len(FORMULA)
     wrong = " ".join([*FORMULA[:place], "\\Omega", *FORMULA[place + 1 :]])
     assert cdm(" ".join(FORMULA), wrong) == pytest.approx((n - 1) / n)
 
 
 @pytest.mark.parametrize("place", range(len(FORMULA)))
-def test_a_symbol_that_is_missing_or_too_much_costs_itself_alone(place: int) -> None:
+def test_a_missing_or_extra_symbol_does_not_affect_the_others(place: int) -> None:
     n, whole = len(FORMULA), " ".join(FORMULA)
     shorter = " ".join([*FORMULA[:place], *FORMULA[place + 1 :]])
     assert cdm(whole, shorter) == cdm(shorter, whole) == pytest.approx(2 * (n - 1) / (2 * n - 1))
@@ -128,7 +128,7 @@ def test_order_and_position_count(right: str, wrong: str, most: float) -> None:
     assert 0 < cdm(right, wrong) <= most + 1e-9
 
 
-def test_rows_below_a_missing_row_are_found() -> None:
+def test_rows_below_a_missing_row_are_matched() -> None:
     rows = ["a & b + 1", "c & d + 2", "e & f + 3", "g & h + 4"]
 
     def array(rows: list[str]) -> str:
@@ -137,7 +137,7 @@ def test_rows_below_a_missing_row_are_found() -> None:
     assert cdm(array(rows), array([rows[0], *rows[2:]])) == pytest.approx(2 * 12 / (16 + 12))
 
 
-def test_what_shares_no_symbol_scores_zero() -> None:
+def test_formulas_without_common_symbols_score_zero() -> None:
     assert cdm("a b c", "1 2 3") == 0
 
 
@@ -151,7 +151,7 @@ def test_what_shares_no_symbol_scores_zero() -> None:
         ("\\frac { a } { b } c", "\\frac { a } { b } \\Omega", [PARTS * 3 // 4, PARTS, 0, 1, 0]),
     ],
 )
-def test_what_cannot_be_set_is_wrong_as_a_prediction_and_left_out_as_a_reference(
+def test_formulas_that_cannot_be_typeset_score_zero_or_are_left_out(
     reference: str, prediction: str, expected: list[int]
 ) -> None:
     assert cdm_statistics(reference, prediction).tolist() == expected
@@ -164,12 +164,12 @@ SIZE = DPI * 10 / 72.27  # pixels per em
 PREAMBLE = r"""\documentclass[10pt]{article}\usepackage{amsmath,amssymb}\pagestyle{empty}
 \oddsidemargin=-.9in \hoffset=0pt \begin{document}
 """
-# What a colour would come between.
+# Tokens that a colour command must not separate.
 CLOSED = {"\\big", "\\Big", "\\bigg", "\\Bigg", "\\not"}
 
 
 def coloured(tokens: list[str]) -> tuple[str, dict[int, int]]:
-    """LaTeX in which each character has a colour of its own, and the token's place by the colour's number.
+    """Returns LaTeX in which each character has its own colour, and the index of the token by the colour's number.
 
     Colours are specials, which change no space. What is no character, or is put together, is black.
     """
@@ -195,7 +195,7 @@ def coloured(tokens: list[str]) -> tuple[str, dict[int, int]]:
 
 
 def boxes_by_latex(formulas: list[list[str]], folder: Path) -> list[dict[int, np.ndarray]]:
-    """The box of each character by its token's place, in em, y downwards."""
+    """Returns the box of each character, em, y downwards, by the index of its token."""
     written = [coloured(tokens) for tokens in formulas]
     pages = "".join(f"\\noindent\\hbox{{$\\displaystyle {latex}$}}\\newpage\n" for latex, _ in written)
     (folder / "boxes.tex").write_text(PREAMBLE + pages + "\\end{document}\n")
@@ -218,7 +218,7 @@ def boxes_by_latex(formulas: list[list[str]], folder: Path) -> list[dict[int, np
 
 
 def pairs_of_boxes(tokens: list[str], by_latex: dict[int, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The boxes of both for each character, those of one kind from left to right."""
+    """Pairs the boxes of both for each character; characters of the same kind are paired from left to right."""
     ours = symbol_boxes(tokens)
     kinds: dict[int, tuple[list[np.ndarray], list[np.ndarray]]] = {}
     for label, box in zip(ours.labels, ours.corners, strict=True):
@@ -240,7 +240,7 @@ def pairs_of_boxes(tokens: list[str], by_latex: dict[int, np.ndarray]) -> list[t
 
 @pytest.mark.skipif(default_renderer() != "latex", reason="latex and dvipng are not installed")
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is missing; set IM2LATEX_SAMPLES to the folder of im2latex-100k")
-def test_characters_stand_where_latex_puts_them(tmp_path: Path) -> None:
+def test_characters_have_the_positions_of_latex(tmp_path: Path) -> None:
     formulas = [normal_form(line).split() for line in REAL.read_text().splitlines()[::130][:200]]
     formulas = [tokens for tokens in formulas if len(tokens) <= 100]
     compared = boxes = right = total = 0
@@ -254,7 +254,7 @@ def test_characters_stand_where_latex_puts_them(tmp_path: Path) -> None:
         compared += 1
         boxes += len(pairs)
         total += len(by_latex)
-        # LaTeX's scripts are of 7 and 5 pt, ours of 7.5 and 6, so that lines become longer by a few hundredths.
+        # LaTeX's scripts have 7 and 5 pt, the built-in typesetter's 7.5 and 6; so lines are longer by some hundredths.
         width = max(1.0, one[:, 2].max() - one[:, 0].min())
         right += int(((np.abs(moved[:, 1]) < 0.25) & (np.abs(moved[:, 0]) < 0.25 + 0.05 * width)).sum())
     print(f"{compared} formulas, {boxes} of {total} characters compared, {right / boxes:.4f} where LaTeX puts them")

@@ -43,12 +43,12 @@ def test_every_score_is_a_metric_of_its_name():
     assert [json.loads(config.config)["score"] for config in metric_configs()] == NAMES
 
 
-def test_a_metric_is_made_again_from_its_configuration():
+def test_a_metric_is_recreated_from_its_configuration():
     again = FormulaScore.from_config(FormulaScore("bleu", name="other").get_config())
     assert (again.score, again.name) == ("bleu", "other")
 
 
-def test_a_score_that_does_not_exist_is_refused():
+def test_an_unknown_score_is_refused():
     with pytest.raises(ValueError, match="there is no score 'blue'; the scores are bleu, "):
         FormulaScore("blue")
 
@@ -65,14 +65,14 @@ def inputs(statistics: np.ndarray) -> metric_types.StandardMetricInputs:
     return metric_types.StandardMetricInputs(prediction=statistics, predictions=statistics)
 
 
-# Counts as of some example: so many that no two columns are mistaken for each other.
+# Random statistics of an example, large enough that mixed-up columns are noticed.
 counts = st.lists(st.integers(0, 9), min_size=scores.WIDTH, max_size=scores.WIDTH).map(
     lambda row: np.array(row, np.int64) + np.arange(scores.WIDTH)
 )
 
 
 @given(st.lists(st.lists(counts, max_size=4), min_size=1, max_size=5), st.data())
-def test_merging_in_any_grouping_is_the_value_of_the_sum(groups, data):
+def test_merging_does_not_depend_on_the_grouping(groups, data):
     rows = np.array([row for group in groups for row in group], np.int64).reshape(-1, scores.WIDTH)
     expected = scores.values(rows)
     for name in NAMES:
@@ -94,7 +94,7 @@ def test_merging_in_any_grouping_is_the_value_of_the_sum(groups, data):
 @pytest.mark.parametrize(
     "wrong", [np.array([b"x ^ 2"], object), np.zeros(scores.WIDTH - 1, int), np.zeros(scores.WIDTH), None]
 )
-def test_what_are_no_statistics_is_refused(wrong):
+def test_invalid_statistics_are_refused(wrong):
     fn = combiner(FormulaScore("exact_match"))
     with pytest.raises(ValueError, match="exact_match adds the"):
         fn.add_input(fn.create_accumulator(), inputs(wrong))
@@ -122,7 +122,7 @@ MODELS = ["candidate", "baseline"]
 
 
 def expected(kind: str | None, model: str) -> dict[str, float]:
-    """Every score of a slice, by other means."""
+    """Computes every score of a slice in another way."""
     pairs = [(row.formula, getattr(row, model)) for row in ROWS if kind is None or kind in row.kinds]
     references, predictions = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     options = {"tokenize": "none", "force": True, "smooth_method": "none"}
@@ -130,7 +130,7 @@ def expected(kind: str | None, model: str) -> dict[str, float]:
     length = sum(max(map(len, pair)) for pair in tokens)
     drawn = [(drawing(reference), drawing(prediction)) for reference, prediction in pairs]
     columns = np.array([naive.image_distance(*pair) for pair in drawn]).sum(axis=0)
-    # No formula here looks like another one, not even with four columns of it wrong.
+    # No two formulas here look alike, even with a tolerance of four columns.
     right = sum(reference == prediction for reference, prediction in pairs) / len(pairs)
     return {
         "bleu": sacrebleu.corpus_bleu(predictions, [references], **options).score / 100,
@@ -147,7 +147,7 @@ def expected(kind: str | None, model: str) -> dict[str, float]:
     }
 
 
-# CDM of what is not right: \frac a b - c has five symbols.
+# CDM of the wrong predictions: \frac a b - c has five symbols.
 CDM = {
     (r"\alpha + \beta = 1", r"\alpha + \beta"): 2 * 3 / (5 + 3),
     (r"\frac { a } { b } - c", r"\frac { a } { b } - M"): 4 / 5,
@@ -179,7 +179,7 @@ def eval_config(models: list[str], bleu: str = "", unrendered: str = "") -> conf
 
 @pytest.fixture(scope="module")
 def batch() -> pa.RecordBatch:
-    """ROWS with the statistics of both models; kinds are of many values."""
+    """Returns ROWS with the statistics of both models; an example can have several kinds."""
     columns = {"kind": pa.array([row.kinds for row in ROWS], pa.list_(pa.binary()))}
     for model in MODELS:
         read = [getattr(row, model) for row in ROWS]
@@ -198,7 +198,7 @@ def analyze(batches: list[pa.RecordBatch], config: config_pb2.EvalConfig, output
 
 
 def found(output: Path) -> dict[tuple[str | None, str], dict[str, float]]:
-    """Every score by kind (None is all) and model, and differences by kind and `MODEL diff`."""
+    """Reads every score by kind (None for all) and model, and the differences by kind and `MODEL diff`."""
     result: dict[tuple[str | None, str], dict[str, float]] = {}
     for row in tfma.load_metrics(str(output)):
         kinds = [key.bytes_value.decode() for key in row.slice_key.single_slice_keys]
@@ -234,8 +234,8 @@ def threshold(kind: str, bound: float, direction: str, change: float) -> str:
     }}"""
 
 
-# The candidate's BLEU is 0.914, and above the baseline's by less than 0.9. One of its five cannot be drawn, two of the
-# baseline's cannot.
+# The candidate's BLEU is 0.914, less than 0.9 above the baseline's. Of its five predictions one cannot be drawn, of the
+# baseline's two.
 @pytest.mark.parametrize(
     ("bleu", "unrendered", "accepted"),
     [
@@ -243,7 +243,7 @@ def threshold(kind: str, bound: float, direction: str, change: float) -> str:
         (threshold("lower", 0.92, "HIGHER", 0.9), threshold("upper", 0.5, "LOWER", -1.5), False),
     ],
 )
-def test_thresholds_hold_on_values_and_changes(batch, tmp_path, bleu, unrendered, accepted):
+def test_thresholds_apply_to_values_and_changes(batch, tmp_path, bleu, unrendered, accepted):
     models = [
         tfma.EvalSharedModel(model_name=model, model_type="materialized_prediction", is_baseline=model == "baseline")
         for model in MODELS

@@ -16,7 +16,7 @@ from data.latex.rendering import render, render_all
 from im2latex.errors import UserError
 from tests.components.formula_metrics import naive
 
-# Few tokens, so that n-grams repeat; white space as it comes.
+# Few tokens, so that n-grams repeat; any white space.
 formulas = st.lists(st.sampled_from(["x", "2", "^", "{", "}", r"\frac", ".", "ä"]), max_size=12).flatmap(
     lambda tokens: st.sampled_from([" ".join(tokens), "  ".join(tokens), " " + " ".join(tokens) + " "])
 )
@@ -24,7 +24,7 @@ corpora = st.lists(st.tuples(formulas, formulas), min_size=1, max_size=8)
 
 
 def text_values(pairs: list[tuple[str, str]]) -> dict[str, float]:
-    """Every score that needs no images."""
+    """Computes every score that needs no images."""
     total = np.sum([scores.text_statistics(*pair) for pair in pairs], axis=0)
     return {
         name: score.value(total[score.part]) for name, score in scores.SCORES.items() if score.part.stop <= len(total)
@@ -45,26 +45,26 @@ def sacrebleu_of(pairs: list[tuple[str, str]]) -> float:
 
 
 @given(corpora)
-def test_bleu_is_sacrebleus(pairs):
+def test_bleu_equals_sacrebleu(pairs):
     assert corpus_bleu(pairs) == pytest.approx(sacrebleu_of(pairs), abs=1e-6)
 
 
 @given(st.lists(formulas, min_size=1), st.randoms(use_true_random=False))
-def test_bleu_of_nearly_right_predictions_is_sacrebleus(references, random):
+def test_bleu_of_nearly_right_predictions_equals_sacrebleu(references, random):
     pairs = [(text, " ".join(token for token in text.split() if random.random() < 0.9)) for text in references]
     assert corpus_bleu(pairs) == pytest.approx(sacrebleu_of(pairs), abs=1e-6)
 
 
 def test_bleu_of_a_hand_worked_corpus():
     pairs = [("a b c d e f", "a b c d x"), ("a a b b", "a a a b b")]
-    # Of 10 tokens 4 + 4 match (the third a of the second finds no partner), of 8 pairs 3 + 3 (aa, ab, bb),
-    # of 6 triples 2 + 2 (aab, abb), of 4 runs of four 1 + 1 (aabb). Both have 10 tokens: no brevity penalty.
+    # Matches: 4 + 4 of 10 tokens (the third a of the second formula has none), 3 + 3 of 8 pairs (aa, ab, bb), 2 + 2 of
+    # 6 triples (aab, abb), 1 + 1 of 4 quadruples (aabb). Both have 10 tokens, so there is no brevity penalty.
     np.testing.assert_array_equal(sum(scores.bleu_statistics(*pair) for pair in pairs), [8, 6, 4, 2, 10, 8, 6, 4, 10])
     assert corpus_bleu(pairs) == pytest.approx((8 / 10 * 6 / 8 * 4 / 6 * 2 / 4) ** 0.25, abs=1e-12)
 
 
 def test_short_predictions_are_penalised():
-    # Every n-gram matches; 4 tokens of 6: exp(1 - 6 / 4).
+    # Every n-gram matches; the brevity penalty for 4 tokens instead of 6 is exp(1 - 6 / 4).
     assert corpus_bleu([("a b c d e f", "a b c d")]) == pytest.approx(math.exp(-0.5), abs=1e-12)
 
 
@@ -78,7 +78,7 @@ def test_short_predictions_are_penalised():
         [("", "")],
     ],
 )
-def test_bleu_without_a_common_run_of_four_is_zero(pairs):
+def test_bleu_without_a_common_4_gram_is_zero(pairs):
     assert corpus_bleu(pairs) == 0 == sacrebleu_of(pairs)
 
 
@@ -95,22 +95,22 @@ def test_exact_match_is_the_share_of_equal_token_sequences():
 
 
 @given(corpora)
-def test_edit_similarity_and_token_accuracy_are_those_of_a_slow_calculation(pairs):
+def test_edit_similarity_and_token_accuracy_equal_a_naive_calculation(pairs):
     split = [(reference.split(), prediction.split()) for reference, prediction in pairs]
     length = sum(max(map(len, pair)) for pair in split)
     distance = sum(naive.distance(*pair) for pair in split)
     equal = sum(a == b for pair in split for a, b in zip(*pair, strict=False))
-    found = text_values(pairs)
-    assert found["edit_similarity"] == pytest.approx(1 - distance / length if length else 0)
-    assert found["token_accuracy"] == pytest.approx(equal / length if length else 0)
+    text_scores = text_values(pairs)
+    assert text_scores["edit_similarity"] == pytest.approx(1 - distance / length if length else 0)
+    assert text_scores["token_accuracy"] == pytest.approx(equal / length if length else 0)
 
 
 def test_edit_similarity_and_token_accuracy_of_hand_worked_corpora():
-    # A token too much at the front: one edit in 4, but none of the four stands where it should.
+    # An extra token at the front is one edit of 4, but moves all four tokens.
     assert text_values([("a b c", "x a b c")]) | {"bleu": 0} == {
         "bleu": 0, "exact_match": 0, "edit_similarity": 3 / 4, "token_accuracy": 0
     }  # fmt: skip
-    # Tokens are what is compared: one of one, however many letters it has; letters outside of ASCII count as any.
+    # Tokens are compared, not letters; non-ASCII letters are allowed.
     assert text_values([(r"\alpha", r"\alpho"), ("ä", "ä")])["edit_similarity"] == 1 / 2
     # Sums over the corpus, not means over formulas: 1 of 1 + 3 and 3 of 3 + 1.
     assert text_values([("a", ""), ("a b c", "a b c")])["token_accuracy"] == 3 / 4
@@ -124,11 +124,11 @@ MATCH, MATCH_WITHOUT_BLANKS, DISTANCE, LONGER, NO_PREDICTION, NO_REFERENCE = 0, 
 
 
 def picture(*columns: str, ink: int = 0) -> np.ndarray:
-    """An image from its columns, each written from top to bottom, # for ink."""
+    """Returns an image from its columns, each a text from top to bottom, # for ink."""
     return np.array([[ink if pixel == "#" else 255 for pixel in column] for column in columns], np.uint8).T
 
 
-# Of ten pixels; a, b, c and d differ from each other, and from the blank, in five and more.
+# Columns of ten pixels; a, b, c, d and the blank differ from each other in at least five.
 A, B, C, D, BLANK = "#####.....", ".....#####", "##########", "#.#.#.#.#.", ".........."
 WORD = (A, B, C, D, A, C)
 
@@ -153,27 +153,27 @@ def test_images_match_while_fewer_than_five_columns_in_a_row_differ(run):
         assert statistics[DISTANCE] == run
 
 
-def test_runs_are_counted_apart_where_a_column_between_them_agrees():
+def test_runs_are_separated_by_a_matching_column():
     assert compared((*WORD, B, B, B, B, A, B, B, B, B, *WORD), (*WORD, D, D, D, D, A, D, D, D, D, *WORD))[MATCH]
     assert not compared((*WORD, B, B, B, B, B, B, B, B, *WORD), (*WORD, D, D, D, D, D, D, D, D, *WORD))[MATCH]
 
 
-def test_a_run_is_as_long_as_what_it_takes_of_either_image():
-    # Three columns become six others: the alignment replaces three, and inserts three beside them.
+def test_a_run_has_the_length_of_the_image_with_more_columns():
+    # Three columns become six other columns: the alignment replaces three and inserts three.
     assert not compared((*WORD, B, B, B, *WORD), (*WORD, D, D, D, D, D, D, *WORD))[MATCH]
     assert not compared((*WORD, D, D, D, D, D, D, *WORD), (*WORD, B, B, B, *WORD))[MATCH]
 
 
-def test_columns_that_differ_in_fewer_than_five_pixels_count_as_the_same():
+def test_columns_that_differ_in_fewer_than_five_pixels_are_equal():
     four, five = "####......", "#####....."
     without = (C, C, C, C, C, C, C)
     assert compared((*without, *(BLANK,) * 7), (*without, *(four,) * 7))[:1] == [1]
     assert compared((*without, *(BLANK,) * 7), (*without, *(five,) * 7))[:1] == [0]
-    # The distance is of the exact columns.
+    # The distance compares columns exactly.
     assert compared((*without, *(BLANK,) * 7), (*without, *(four,) * 7))[DISTANCE] == 7
 
 
-def test_the_first_of_like_columns_is_the_one_that_others_are_like():
+def test_columns_are_compared_with_the_first_of_their_group():
     # Low and high differ in six pixels, the middle in three from both.
     low, middle, high = "......####", "...#######", "##########"
     assert naive.symbols([low, middle, high]) == [low, low, high]
@@ -183,11 +183,11 @@ def test_the_first_of_like_columns_is_the_one_that_others_are_like():
     assert compared((middle,) + (low,) * 6, (middle,) + (high,) * 6)[MATCH] == 1
 
 
-def test_blank_columns_are_left_out_of_the_second_match_alone():
+def test_blank_columns_are_left_out_of_the_second_match_only():
     wide = (A, B, *(BLANK,) * 5, C, D)
     assert compared(wide, (A, B, C, D))[:4] == [0, 1, 1, 1]
     assert compared((A, B, C, D), wide)[:4] == [0, 1, 1, 1]
-    # What is blank is like no other column then, though it may differ from it in fewer than five pixels.
+    # A blank column is not similar to any other, even if they differ in fewer than five pixels.
     light = "##........"
     assert compared((BLANK, *(light,) * 6), (*(light,) * 6,))[:4] == [1, 1, 1, 1]
 
@@ -200,14 +200,14 @@ def test_images_without_ink_match_without_blanks():
     assert scores.image_statistics(faint, picture(A, B, C, D, A, ink=128))[:4].tolist() == [0, 1, 0, 1]
 
 
-def test_the_lower_image_is_filled_up_below():
+def test_the_lower_image_is_padded_at_the_bottom():
     high = picture(*(column + "....." for column in WORD))
     assert scores.image_statistics(picture(*WORD), high).tolist() == [1, 1, 1, 1, 0, 6, 0, 0]
     lowered = picture(*("....." + column for column in WORD))
     assert scores.image_statistics(picture(*WORD), lowered)[MATCH] == 0
 
 
-def test_what_cannot_be_drawn_is_a_miss_of_the_other_image_s_width():
+def test_a_formula_that_cannot_be_drawn_has_the_other_width_as_distance():
     image = picture(*WORD)
     assert scores.image_statistics(image, None).tolist() == [0, 1, 0, 1, 6, 6, 1, 0]
     assert scores.image_statistics(None, image).tolist() == [0, 1, 0, 1, 6, 6, 0, 1]
@@ -219,7 +219,7 @@ images = arrays.arrays(np.uint8, shapes, elements=st.sampled_from([0, 128, 129, 
 
 
 @given(images, images)
-def test_the_distance_of_images_is_that_of_a_slow_calculation(target, read):
+def test_the_distance_of_images_equals_a_naive_calculation(target, read):
     statistics = scores.image_statistics(target, read)
     assert tuple(statistics[[DISTANCE, LONGER]]) == naive.image_distance(target, read)
 
@@ -230,7 +230,7 @@ def test_images_match_exactly_when_their_symbols_can_be_aligned(target, read):
     pieces = naive.columns(target, height) + naive.columns(read, height)
     symbols = naive.symbols(pieces)
     edits = naive.distance(symbols[: target.shape[1]], symbols[target.shape[1] :])
-    # With so few edits no run is long enough; so many more columns are a run, or several, of which this cannot tell.
+    # Fewer than five edits cannot be a run of five; five or more extra columns may be one run or several.
     if edits < 5:
         assert scores.image_statistics(target, read)[MATCH] == 1
     if not set(symbols[: target.shape[1]]) & set(symbols[target.shape[1] :]):
@@ -245,27 +245,27 @@ PREDICTIONS = [r"x ^ { 2 }", "", r"\frac { a", "x", "x", "", "ä"]
 
 def test_statistics_of_every_score_from_formulas():
     progress: list[int] = []
-    found = scores.statistics(REFERENCES, PREDICTIONS, "builtin", progress.append)
-    assert found.shape == (7, scores.WIDTH) and found.dtype == np.int64
+    counted = scores.statistics(REFERENCES, PREDICTIONS, "builtin", progress.append)
+    assert counted.shape == (7, scores.WIDTH) and counted.dtype == np.int64
     assert sum(progress) == 7
     widths = [render(formula, scores.DPI, 0, "builtin").shape[1] for formula in REFERENCES[:4]]
-    expected = scores.values(found)
+    expected = scores.values(counted)
     assert list(expected) == list(scores.SCORES)
-    # Of seven, the first and the fourth look right; the fifth's reference cannot be drawn.
+    # Of the seven pairs, the first and the fourth match when drawn; the fifth's reference cannot be drawn.
     assert expected["image_match"] == expected["image_match_without_blanks"] == 2 / 7
-    # Missing predictions and a missing reference count the width of the other; the last two have none at all.
+    # A missing prediction or reference counts the width of the other image; the last two pairs have no image.
     missed = widths[1] + widths[2] + widths[3]
     assert expected["image_edit_similarity"] == pytest.approx(1 - missed / (widths[0] + missed + widths[3]))
-    # Two empty ones, one without balance, and a letter that is not in the fonts.
+    # Two empty predictions, one with unbalanced braces, and one with a letter that the fonts lack.
     assert expected["unrendered"] == 4
-    # Tokens 5, 7, 3, 1, 1, 0, 1 of the longer: right are 5, 0, 0, 1, 0, 0, 1.
+    # The longer formulas have 5, 7, 3, 1, 1, 0, 1 tokens; 5, 0, 0, 1, 0, 0, 1 are correct.
     assert expected["token_accuracy"] == pytest.approx(7 / 18)
-    # Edits: the whole second, four of `\frac { a` for three, and one.
+    # Edits: all of the second, four of `\frac { a` for three, and one.
     assert expected["edit_similarity"] == pytest.approx(1 - (7 + 3 + 1) / 18)
     assert expected["exact_match"] == 4 / 7
 
 
-def test_tokens_are_compared_in_normal_form_or_as_they_are():
+def test_the_spelling_of_the_comparison_is_configurable():
     references, predictions = [r"{ \cal D } \rightarrow x", "y ^ {"], [r"\mathcal { D } \, \to x", "y ^ {"]
     normal = scores.values(scores.statistics(references, predictions, "builtin"))
     assert normal["exact_match"] == normal["edit_similarity"] == normal["token_accuracy"] == 1
@@ -278,7 +278,7 @@ def test_tokens_are_compared_in_normal_form_or_as_they_are():
         scores.statistics(["x"], ["x"], "builtin", spelling="latin")
 
 
-def test_pictures_of_few_pairs_are_in_memory_at_once(monkeypatch):
+def test_few_pictures_are_in_memory_at_once(monkeypatch):
     whole = scores.statistics(REFERENCES, PREDICTIONS, "builtin")
     drawn: list[int] = []
     progress: list[int] = []
@@ -293,7 +293,7 @@ def test_pictures_of_few_pairs_are_in_memory_at_once(monkeypatch):
     assert drawn == [6, 6, 2] and sum(progress) == 7
 
 
-def test_columns_of_scores_lie_side_by_side():
+def test_columns_of_scores_are_contiguous():
     stops = [score.part.stop for score in scores.SCORES.values()]
     starts = [score.part.start for score in scores.SCORES.values()]
     assert starts == [0, *stops[:-1]] and stops[-1] == scores.WIDTH
@@ -301,9 +301,9 @@ def test_columns_of_scores_lie_side_by_side():
 
 
 def test_scores_of_no_examples_are_zero():
-    found = scores.statistics([], [], "builtin")
-    assert found.shape == (0, scores.WIDTH)
-    assert scores.values(found) == dict.fromkeys(scores.SCORES, 0)
+    counted = scores.statistics([], [], "builtin")
+    assert counted.shape == (0, scores.WIDTH)
+    assert scores.values(counted) == dict.fromkeys(scores.SCORES, 0)
 
 
 def test_every_reference_needs_a_prediction():
@@ -320,7 +320,7 @@ pairs_of_few = st.lists(
 
 @settings(max_examples=30)
 @given(st.lists(pairs_of_few, min_size=1, max_size=4), st.data())
-def test_statistics_of_parts_in_any_grouping_are_those_of_the_whole(groups, data):
+def test_statistics_do_not_depend_on_the_grouping(groups, data):
     def of(pairs):
         return scores.statistics([pair[0] for pair in pairs], [pair[1] for pair in pairs], "builtin")
 

@@ -26,7 +26,7 @@ def model(tmp_path: Path) -> Any:
 
 
 class Push:
-    """A push of a model; without an `infra_blessing` of its own it has one as `serves` says."""
+    """A push of a model; by default its `infra_blessing` is given if `serves` is true."""
 
     def __init__(
         self, model: Any, folder: Path, blessed: bool = True, serves: bool = True, infra_blessing: Any = None
@@ -54,7 +54,7 @@ class Push:
 
 def test_a_blessed_model_becomes_the_newest_version(model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path)
-    (push.serving / "99999999999").mkdir(parents=True)  # of a clock that went wrong
+    (push.serving / "99999999999").mkdir(parents=True)  # pushed by a machine with a wrong clock
     version = push.version()
     assert push.run(version) == [100000000000, 99999999999]
     assert push.pushed.get_string_custom_property("pushed_destination") == str(push.serving / version)
@@ -63,9 +63,7 @@ def test_a_blessed_model_becomes_the_newest_version(model: Any, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("blessed", "serves"), [(False, True), (True, False), (False, False)])
-def test_a_model_that_one_has_not_blessed_is_not_pushed(
-    blessed: bool, serves: bool, model: Any, tmp_path: Path
-) -> None:
+def test_a_model_with_one_blessing_is_not_pushed(blessed: bool, serves: bool, model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path, blessed, serves)
     assert push.version() == ""
     assert push.run("") == []
@@ -74,7 +72,7 @@ def test_a_model_that_one_has_not_blessed_is_not_pushed(
 
 @pytest.mark.parametrize("missing", ["model_blessing", "infra_blessing"])
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_blessing_that_is_not_there_is_none(missing: str, empty: bool, model: Any, tmp_path: Path) -> None:
+def test_a_missing_blessing_counts_as_not_blessed(missing: str, empty: bool, model: Any, tmp_path: Path) -> None:
     inputs = {key: [value] for key, value in Push(model, tmp_path).inputs.items()}
     assert Executor().CheckBlessing(inputs)
     if empty:
@@ -84,7 +82,7 @@ def test_a_blessing_that_is_not_there_is_none(missing: str, empty: bool, model: 
     assert not Executor().CheckBlessing(inputs)
 
 
-def test_both_blessings_are_asked_for(tmp_path: Path) -> None:
+def test_both_blessings_are_required(tmp_path: Path) -> None:
     channels = {
         "model": standard_artifacts.Model,
         "model_blessing": standard_artifacts.ModelBlessing,
@@ -109,7 +107,7 @@ def test_a_deleted_version_is_pushed_again(model: Any, tmp_path: Path) -> None:
     assert push.version() not in ("", "7")
 
 
-def test_a_push_that_is_killed_leaves_no_version_and_the_next_one_cleans_up(
+def test_a_killed_push_leaves_no_version_and_the_next_push_cleans_up(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push = Push(model, tmp_path)
@@ -129,15 +127,13 @@ def test_a_push_that_is_killed_leaves_no_version_and_the_next_one_cleans_up(
 
 
 def other(folder: Path, version: int) -> None:
-    """A version of another model."""
+    """Creates a version of another model."""
     (folder / str(version)).mkdir(parents=True)
     (folder / str(version) / "saved_model.pb").write_bytes(b"another graph %d" % version)
 
 
 @pytest.mark.parametrize("driver", [True, False])
-def test_a_withdrawn_model_is_not_pushed_again_until_it_is_brought_back(
-    driver: bool, model: Any, tmp_path: Path
-) -> None:
+def test_a_withdrawn_model_is_not_pushed_again_until_it_is_restored(driver: bool, model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path)
     other(push.serving, 3)
     push.run("7")
@@ -152,7 +148,7 @@ def test_a_withdrawn_model_is_not_pushed_again_until_it_is_brought_back(
     assert push.run() == [7, 3]
 
 
-def test_a_model_that_is_withdrawn_while_its_run_goes_on_is_not_pushed(model: Any, tmp_path: Path) -> None:
+def test_a_model_that_is_withdrawn_during_the_run_is_not_pushed(model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path)
     other(push.serving, 3)
     push.run("7")
@@ -180,7 +176,7 @@ def test_old_versions_are_deleted_after_a_push(model: Any, tmp_path: Path, monke
     assert push.run("7") == [7, 5]  # another number of versions, the same model
 
 
-def test_a_push_waits_for_who_changes_versions(model: Any, tmp_path: Path) -> None:
+def test_a_push_waits_for_the_lock(model: Any, tmp_path: Path) -> None:
     push = Push(model, tmp_path)
     other(push.serving, 3)
     with lock(push.serving):

@@ -1,4 +1,4 @@
-"""A small run as a pipeline leaves it: data, examples, a model that looks coarse and fine, logs, an evaluation."""
+"""The artifacts of a small run: data, examples, a model with coarse and fine attention, logs, an evaluation."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ HOSTILE = '</script><img src=x onerror="document.title=1">'
 
 
 def records(count: int, seed: int, prefix: str) -> list[Record]:
-    """Drawn formulas of a few tokens."""
+    """Draws formulas of a few tokens."""
     return [
         Record(draw_png(formula, em=11), formula, f"{prefix}{number:02}")
         for number, formula in enumerate(formulas(count, seed, level="simple", max_tokens=9))
@@ -47,7 +47,7 @@ def records(count: int, seed: int, prefix: str) -> list[Record]:
 
 
 def misread(latex: str, number: int) -> str:
-    """What a model might make of a formula: every third is right."""
+    """Returns a model's prediction for a formula; every third one is right."""
     tokens = latex.split()
     return {
         0: latex,
@@ -57,7 +57,7 @@ def misread(latex: str, number: int) -> str:
 
 
 def write_examples(folder: Path, splits: dict[str, Sequence[Record]]) -> None:
-    """Writes an Examples artifact as ImportExampleGen does, each split in two files."""
+    """Writes an Examples artifact like ImportExampleGen's, with two files per split."""
     for split, content in splits.items():
         (folder / f"Split-{split}").mkdir(parents=True)
         half = len(content) // 2
@@ -68,7 +68,7 @@ def write_examples(folder: Path, splits: dict[str, Sequence[Record]]) -> None:
 
 
 def write_data(folder: Path, splits: dict[str, Sequence[Record]]) -> None:
-    """Writes a data set, with some records set aside."""
+    """Writes a data set with some rejected records."""
     with DatasetWriter(folder, source="drawn for a test", details={"seed": 3}, allow_rejects=0.5) as writer:
         for split, content in splits.items():
             for record in content:
@@ -79,7 +79,7 @@ def write_data(folder: Path, splits: dict[str, Sequence[Record]]) -> None:
 
 
 def write_model(folder: Path, latex: Sequence[str], attention: str = "hierarchical") -> Trained:
-    """Writes what a report reads of an exported model, its description and its weights; the graph would take long."""
+    """Writes the parts of an exported model that a report reads, description and weights, without the slow graph."""
     tokens = sorted({token for formula in latex for token in formula.split()} | {"\\gamma", "\\delta"})
     keras.utils.set_random_seed(5)
     image = ImageConfig(max_height=32, max_width=96, border=2)
@@ -98,7 +98,7 @@ def write_model(folder: Path, latex: Sequence[str], attention: str = "hierarchic
 
 
 def write_logs(folder: Path, epochs: int = 3) -> None:
-    """Writes the scalars of a training as Keras does."""
+    """Writes the scalars of a training like Keras."""
     for kind in ("train", "validation"):
         writer = tf.summary.create_file_writer(str(folder / kind))
         with writer.as_default():
@@ -114,7 +114,7 @@ def write_logs(folder: Path, epochs: int = 3) -> None:
 def write_evaluation(
     folder: Path, examples: Sequence[Record], reads: dict[str, list[str]], gate: Sequence[str] = GATE
 ) -> Evaluation:
-    """Writes what an evaluation leaves for others to read; a model's log-probabilities fall from example to example."""
+    """Writes the files of an evaluation; a model's log-probabilities decrease from example to example."""
     folder.mkdir(parents=True)
     targets = [record.latex for record in examples]
     columns: dict[str, object] = {"name": [record.name for record in examples], "target": targets}
@@ -145,7 +145,7 @@ def write_evaluation(
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """A run, and what it was made from."""
+    """A run, and the data that its artifacts were made from."""
 
     run: ReportedRun
     examples: list[Record]  # evaluated
@@ -156,7 +156,7 @@ class Material:
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    """A blessed run with a baseline, of which one image is a scaled photograph and one name and formula hostile."""
+    """A run with a blessed model and a baseline; one image is a scaled photograph, one name and formula are hostile."""
     folder = tmp_path_factory.mktemp("run")
     train, test = records(24, 3, "train"), records(15, 8, "test")
     test[4] = dataclasses.replace(test[4], name=HOSTILE, latex=f"x {HOSTILE} y")
@@ -195,11 +195,11 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 @pytest.fixture(scope="session")
 def evaluated(material: Material) -> Evaluated:
-    """Its predictions."""
+    """The predictions of `material`."""
     return read_predictions(Path(material.run.artifacts["evaluation"].uri, PREDICTIONS), CANDIDATE)
 
 
 @pytest.fixture(scope="session")
 def page(material: Material) -> str:
-    """Its report."""
+    """The report of `material`."""
     return render(material.run)

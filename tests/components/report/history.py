@@ -1,4 +1,4 @@
-"""ML Metadata as the local orchestrator leaves it, made with its primitives."""
+"""Writes ML Metadata like the local orchestrator, with the store's basic operations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COMPLETE, CACHED, FAILED = mlmd.Execution.COMPLETE, mlmd.Execution.CACHED, mlmd.
 
 
 class History:
-    """A store in a file, filled run by run."""
+    """A store in a file, to which runs are added."""
 
     def __init__(self, file: Path, pipeline: str = "formulas") -> None:
         config = mlmd.ConnectionConfig()
@@ -41,7 +41,7 @@ class History:
         inputs: Sequence[int] | Mapping[str, int] = (),
         **properties: str | int | float,
     ) -> int:
-        """Adds a component's part in a run, with its output artifacts, and its inputs where they have one, by name."""
+        """Adds an execution of a component to a run, with its output and input artifacts."""
         kind = self.store.put_execution_type(mlmd.ExecutionType(name=f"tfx.{component}"))
         made = mlmd.Execution(type_id=kind, last_known_state=state)
         _set(made.custom_properties, properties)

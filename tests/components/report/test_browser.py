@@ -1,4 +1,4 @@
-"""The page in a real browser."""
+"""Tests of the report in a real browser."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ def file(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_page_is_silent_and_asks_for_nothing(browser: Browser, file: Path) -> None:
-    browser.driver.get("about:blank")  # the browser's own first page asks for much
+def test_the_page_logs_nothing_and_makes_no_requests(browser: Browser, file: Path) -> None:
+    browser.driver.get("about:blank")  # the browser's start page makes requests
     for log in ("browser", "performance"):
         browser.driver.get_log(log)
     browser.open(file)
     assert browser.driver.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert asked[0] == file.as_uri()
-    assert all(url.startswith("data:") for url in asked[1:])
+    requested = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert requested[0] == file.as_uri()
+    assert all(url.startswith("data:") for url in requested[1:])
     assert file.stat().st_size < 5_000_000
 
 
-def test_hostile_names_and_formulas_are_inert(browser: Browser, file: Path) -> None:
+def test_hostile_names_and_formulas_are_text(browser: Browser, file: Path) -> None:
     browser.open(file)
-    assert browser.driver.title.startswith("Not blessed")  # the attack would have changed it
+    assert browser.driver.title.startswith("Not blessed")  # an attack would change the title
     assert browser.run("return [...document.images].filter((image) => !image.src.startsWith('data:')).length") == 0
     assert browser.run("return document.scripts.length") == 1
     shown = browser.run("return [...document.querySelectorAll('h4')].map((title) => title.textContent)")
     assert any("</script><img" in title for title in shown)
 
 
-def test_what_may_run_in_the_page_is_its_own_script_alone(browser: Browser, file: Path) -> None:
+def test_only_the_script_of_the_page_can_run(browser: Browser, file: Path) -> None:
     browser.open(file)
     browser.run(
         "const script = document.createElement('script'); script.textContent = 'window.broken = 1';"
@@ -56,7 +56,7 @@ def test_what_may_run_in_the_page_is_its_own_script_alone(browser: Browser, file
 
 
 def step(browser: Browser, article) -> dict[str, Any]:
-    """What an example shows: the token marked, what is said, and the pixels of the drawn map."""
+    """Returns the state of an example: the marked token, the announced text, and the pixels of the map."""
     return browser.run(
         """
         const article = arguments[0], canvas = article.querySelector("canvas");
@@ -75,7 +75,7 @@ def step(browser: Browser, article) -> dict[str, Any]:
     )
 
 
-def test_the_slider_moves_by_keyboard_and_takes_token_and_map_along(browser: Browser, file: Path) -> None:
+def test_the_slider_moves_token_and_map_with_the_keyboard(browser: Browser, file: Path) -> None:
     browser.open(file)
     article = browser.driver.find_element(By.CSS_SELECTOR, "article:has(.attention)")
     tokens = [token.text for token in article.find_elements(By.CSS_SELECTOR, "[data-step]")]
@@ -88,18 +88,18 @@ def test_the_slider_moves_by_keyboard_and_takes_token_and_map_along(browser: Bro
     assert second["now"] == tokens[1:2] and second["said"].startswith(f"2 of {len(tokens) + 1}: {tokens[1]}")
     assert second["drawn"] != first["drawn"]
     assert slider.get_attribute("aria-valuetext") == f"2 of {len(tokens) + 1}"
-    # Told to those who listen, but not before they touch it.
+    # Announced to screen readers, but only after the first use.
     live = browser.run("return [...document.querySelectorAll('output')].map((output) => output.ariaLive)")
     assert live == ["polite"] + ["off"] * (len(live) - 1)
     slider.send_keys(Keys.END)
     last = step(browser, article)
-    assert last["now"] == [] and "the end" in last["said"]  # the end is no token
+    assert last["now"] == [] and "the end" in last["said"]  # the end has no token
     slider.send_keys(Keys.HOME)
     assert step(browser, article) == first
 
 
 def test_the_drawn_map_is_the_film_of_its_step(browser: Browser, file: Path) -> None:
-    """The brightest place on the canvas is where the page says that the model looks."""
+    """The strongest pixel on the canvas is at the position that the page states."""
     browser.open(file)
     article = browser.driver.find_element(By.CSS_SELECTOR, "article:has(.attention)")
     steps = json.loads(article.find_element(By.CSS_SELECTOR, ".attention").get_attribute("data-steps"))
@@ -118,7 +118,7 @@ def test_the_drawn_map_is_the_film_of_its_step(browser: Browser, file: Path) -> 
         assert opaque >= 0.85 * 255 - 1, number
 
 
-def test_play_goes_through_all_steps_and_stops(browser: Browser, file: Path) -> None:
+def test_play_shows_all_steps_and_stops(browser: Browser, file: Path) -> None:
     browser.open(file)
     articles = browser.driver.find_elements(By.CSS_SELECTOR, "article:has(.attention)")
     article = min(articles, key=lambda one: len(one.find_elements(By.CSS_SELECTOR, "[data-step]")))
@@ -154,7 +154,7 @@ def test_the_page_fits_its_window_and_can_be_read(browser: Browser, file: Path, 
     assert browser.run(CONTRAST) == []
 
 
-def test_headings_landmarks_and_tables_are_as_screen_readers_need_them(browser: Browser, file: Path) -> None:
+def test_headings_landmarks_and_tables_work_with_screen_readers(browser: Browser, file: Path) -> None:
     browser.open(file)
     levels = browser.run("return [...document.querySelectorAll('h1,h2,h3,h4,h5')].map((h) => Number(h.tagName[1]))")
     assert levels[0] == 1 and levels.count(1) == 1
@@ -180,7 +180,7 @@ def test_headings_landmarks_and_tables_are_as_screen_readers_need_them(browser: 
     assert browser.run("return document.querySelectorAll('table').length") >= 8
 
 
-def test_everything_can_be_reached_and_is_seen_when_it_has_the_focus(browser: Browser, file: Path) -> None:
+def test_every_control_is_reachable_and_shows_its_focus(browser: Browser, file: Path) -> None:
     browser.open(file)
     body = browser.driver.find_element(By.TAG_NAME, "body")
     reached: list[str] = []

@@ -30,10 +30,10 @@ KINDS: dict[str, Any] = {
 
 
 def pipeline(material: Material, folder: Path, setting: int = 1) -> Pipeline:
-    """Reporter behind artifacts that are brought in."""
+    """A pipeline of Importers and Reporter."""
     nodes = {}
     for name, made in material.run.artifacts.items():
-        # Importer knows no other kinds of properties.
+        # Importer supports no other types of properties.
         known = {key: value for key, value in made.properties.items() if isinstance(value, str | int)}
         importer = Importer(source_uri=made.uri, artifact_type=KINDS[name], custom_properties=known)
         nodes[name] = importer.with_id(f"Import-{name}")
@@ -55,39 +55,37 @@ def pipeline(material: Material, folder: Path, setting: int = 1) -> Pipeline:
 
 
 def reports(folder: Path) -> list[tuple[str, str]]:
-    """State and address of the report of each run."""
+    """Returns the state and address of the report of each run."""
     store = MetadataStore(sqlite_metadata_connection_config(str(folder / "metadata.sqlite")))
-    found = []
+    rows = []
     for execution in store.get_executions_by_type("components.report.component.Reporter"):
         (event,) = [e for e in store.get_events_by_execution_ids([execution.id]) if e.path.steps[0].key == "report"]
         (made,) = store.get_artifacts_by_id([event.artifact_id])
-        found.append((metadata_store_pb2.Execution.State.Name(execution.last_known_state), made.uri))
-    return found
+        rows.append((metadata_store_pb2.Execution.State.Name(execution.last_known_state), made.uri))
+    return rows
 
 
-def test_a_pipeline_makes_a_report_and_takes_it_from_the_cache_when_nothing_changed(
-    material: Material, tmp_path: Path
-) -> None:
+def test_an_unchanged_report_comes_from_the_cache(material: Material, tmp_path: Path) -> None:
     for setting in (1, 1, 2):
         LocalDagRunner().run(pipeline(material, tmp_path, setting))
     (first, uri), (second, same), (third, other) = reports(tmp_path)
     assert [first, second, third] == ["COMPLETE", "CACHED", "COMPLETE"]
     assert uri == same != other
     page = Path(uri, "report.html").read_text("utf-8")
-    assert "<h1" in page and "Import-evaluation" in page  # what ran
-    assert "Serving check" in page and "612" in page  # properties came along
+    assert "<h1" in page and "Import-evaluation" in page  # the steps
+    assert "Serving check" in page and "612" in page  # the properties
     assert "Where the model looks" in page
     assert "training.epochs" in page
 
 
-def test_the_serving_check_may_be_left_out(material: Material, tmp_path: Path) -> None:
+def test_the_serving_check_is_optional(material: Material, tmp_path: Path) -> None:
     (*_, reporter) = pipeline(material, tmp_path).components
     channels = {name: channel for name, channel in reporter.spec.inputs.items() if name != "serving_check"}
     made = Reporter(pipeline="formulas", settings=[], data="/d", split="test", serving="/s", **channels)
     assert set(made.spec.inputs) == set(KINDS) - {"serving_check"}
 
 
-def test_without_a_driver_the_report_says_who_keeps_what_ran(material: Material, tmp_path: Path) -> None:
+def test_without_a_driver_the_report_refers_to_the_orchestrator(material: Material, tmp_path: Path) -> None:
     inputs = {}
     for name, made in material.run.artifacts.items():
         inputs[name] = [artifact(KINDS[name], Path(made.uri))]
@@ -101,7 +99,7 @@ def test_without_a_driver_the_report_says_who_keeps_what_ran(material: Material,
 
 
 @pytest.mark.parametrize("missing", ["model", "evaluation", "examples"])
-def test_a_report_is_made_whatever_was_removed_since(missing: str, material: Material, tmp_path: Path) -> None:
+def test_a_report_is_written_even_if_artifacts_were_removed(missing: str, material: Material, tmp_path: Path) -> None:
     inputs = {name: [artifact(KINDS[name], Path(made.uri))] for name, made in material.run.artifacts.items()}
     inputs[missing] = [artifact(KINDS[missing], tmp_path / "gone")]
     inputs["serving_check"] = []

@@ -10,18 +10,18 @@ from components.report.curves import Epoch, best, read_epochs
 
 
 class Rate(keras.optimizers.schedules.LearningRateSchedule):
-    """Falls by 0.01 with each step."""
+    """A learning rate that decreases by 0.01 with each step."""
 
     def __call__(self, step):
         return 0.1 - 0.01 * keras.ops.cast(step, "float32")
 
 
-def test_what_keras_logs_is_read_back_epoch_by_epoch(tmp_path: Path) -> None:
+def test_logs_of_keras_are_read_by_epoch(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(Rate()), "mse")
     x = np.linspace(0, 1, 8, dtype=np.float32)[:, None]
     logged: dict[str, list] = {"loss": [], "val_loss": []}
-    # One `fit` for each epoch, as the training does it.
+    # One `fit` per epoch, as in the training.
     for epoch in range(3):
         logs = keras.callbacks.TensorBoard(str(tmp_path), write_graph=False)
         history = model.fit(
@@ -34,17 +34,17 @@ def test_what_keras_logs_is_read_back_epoch_by_epoch(tmp_path: Path) -> None:
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     assert [epoch.loss for epoch in epochs] == pytest.approx(logged["loss"])
     assert [epoch.validation_loss for epoch in epochs] == pytest.approx(logged["val_loss"])
-    # Two steps to an epoch: 0.1, less 0.01 for each of them.
+    # Two steps per epoch: 0.1, minus 0.01 per step.
     assert [epoch.learning_rate for epoch in epochs] == pytest.approx([0.08, 0.06, 0.04])
     assert {epoch.perplexity for epoch in epochs} == {None}
 
 
 def test_the_best_epoch_is_the_first_with_the_lowest_validation_perplexity() -> None:
     epochs = [Epoch(n, None, None, None, value, None) for n, value in enumerate((3.0, 1.5, 1.5, None, 2.0), start=1)]
-    found = best(epochs)
-    assert found is not None and found.number == 2
+    best_epoch = best(epochs)
+    assert best_epoch is not None and best_epoch.number == 2
     assert best([]) is None
-    assert best(epochs[1:]) is None  # the epochs before were logged elsewhere
+    assert best(epochs[1:]) is None  # earlier epochs are in another log
 
 
 def test_a_folder_without_logs_has_no_epochs(tmp_path: Path) -> None:

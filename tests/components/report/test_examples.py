@@ -28,34 +28,34 @@ def test_a_split_is_measured(tmp_path: Path) -> None:
 
 
 def test_images_are_found_by_their_numbers_across_files(tmp_path: Path) -> None:
-    made = [record(number, "a") for number in range(5)]
-    write_examples(tmp_path, {"test": made})
-    assert images(tmp_path / "Split-test", [4, 1]) == {1: made[1].image, 4: made[4].image}
+    records = [record(number, "a") for number in range(5)]
+    write_examples(tmp_path, {"test": records})
+    assert images(tmp_path / "Split-test", [4, 1]) == {1: records[1].image, 4: records[4].image}
 
 
-def test_coverage_counts_what_the_vocabulary_lacks_and_what_is_not_tried() -> None:
-    found = coverage([*SPECIAL_TEXTS, "a", "b", "z"], ["a b", "a q q", "r", "b"])
-    assert (found.size, found.tokens, found.distinct) == (3, 7, 4)
-    assert found.unknown == [("q", 2), ("r", 1)]
-    assert (found.unknown_distinct, found.unknown_tokens) == (2, 3)
-    assert (found.formulas, found.affected, found.untried) == (4, 2, 1)
+def test_coverage_counts_missing_and_unused_tokens() -> None:
+    counts = coverage([*SPECIAL_TEXTS, "a", "b", "z"], ["a b", "a q q", "r", "b"])
+    assert (counts.size, counts.tokens, counts.distinct) == (3, 7, 4)
+    assert counts.unknown == [("q", 2), ("r", 1)]
+    assert (counts.unknown_distinct, counts.unknown_tokens) == (2, 3)
+    assert (counts.formulas, counts.affected, counts.untried) == (4, 2, 1)
 
 
-def test_a_special_is_no_token_that_can_be_written() -> None:
+def test_special_tokens_do_not_count_as_known() -> None:
     assert coverage([*SPECIAL_TEXTS, "a"], ["<unknown> a"]).unknown == [("<unknown>", 1)]
 
 
 def test_rejects_are_grouped_by_their_reason_the_most_frequent_first(tmp_path: Path) -> None:
     write_data(tmp_path / "set", {"train": [record(i, "a") for i in range(8)], "eval": [], "test": []})
-    found = read_data(str(tmp_path / "set"), 0)
-    assert found.rejects is not None
-    assert [(reason.text[:8], reason.records) for reason in found.rejects] == [("undecoda", 4), ("bad name", 1)]
-    assert found.rejects[0].names == ["train: broken0.png", "train: broken1.png", "train: broken2.png"]
-    assert found.described["source"] == "drawn for a test" and found.described["counts"]["train"] == 8
-    assert found.error == ""
+    data = read_data(str(tmp_path / "set"), 0)
+    assert data.rejects is not None
+    assert [(reason.text[:8], reason.records) for reason in data.rejects] == [("undecoda", 4), ("bad name", 1)]
+    assert data.rejects[0].names == ["train: broken0.png", "train: broken1.png", "train: broken2.png"]
+    assert data.described["source"] == "drawn for a test" and data.described["counts"]["train"] == 8
+    assert data.error == ""
 
 
-def test_a_data_set_that_is_gone_unknown_or_newer_than_the_run_is_said_to_be(tmp_path: Path) -> None:
+def test_a_missing_unknown_or_newer_data_set_is_reported(tmp_path: Path) -> None:
     assert "no longer exists" in read_data(str(tmp_path / "gone"), 0).error
     assert "in a bucket" in read_data("s3://formulas/records", 0).error
     (tmp_path / "own").mkdir()
@@ -67,7 +67,7 @@ def test_a_data_set_that_is_gone_unknown_or_newer_than_the_run_is_said_to_be(tmp
     assert "made again" in newer.error and newer.described == {} and newer.rejects is None
 
 
-def test_names_may_hold_any_character(tmp_path: Path) -> None:
+def test_names_can_contain_any_character(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text("{}")
     reject = {"name": "a\u2028b", "split": "train", "reason": "bad"}
     (tmp_path / "rejects.jsonl").write_text(json.dumps(reject, ensure_ascii=False) + "\n", "utf-8")

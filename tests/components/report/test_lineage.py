@@ -10,15 +10,15 @@ from components.report.sections import descent
 EVERYTHING = dict.fromkeys(TITLES, "made")
 
 
-def test_what_is_there_is_drawn_and_what_is_not_is_said_to_be_absent() -> None:
+def test_missing_artifacts_are_drawn_as_absent() -> None:
     notes = {"data": "TFRecords", "examples": "artifact 1"}
     drawing = draw(notes)
-    assert {box.title: box.note for box in drawing.boxes if box.there} == notes
-    assert {box.note for box in drawing.boxes if not box.there} == {"none"}
-    assert [arrow.there for arrow in drawing.arrows].count(True) == 1  # from the data to the examples
+    assert {box.title: box.note for box in drawing.boxes if box.present} == notes
+    assert {box.note for box in drawing.boxes if not box.present} == {"none"}
+    assert [arrow.present for arrow in drawing.arrows].count(True) == 1  # from the data to the examples
 
 
-def test_boxes_lie_in_the_drawing_and_not_over_each_other() -> None:
+def test_boxes_are_inside_the_drawing_and_do_not_overlap() -> None:
     boxes = draw(EVERYTHING).boxes
     assert len(boxes) == len(TITLES)
     for i, box in enumerate(boxes):
@@ -27,7 +27,7 @@ def test_boxes_lie_in_the_drawing_and_not_over_each_other() -> None:
             assert abs(box.x - other.x) >= BOX_WIDTH or abs(box.y - other.y) >= BOX_HEIGHT
 
 
-def test_every_arrow_begins_and_ends_at_a_box() -> None:
+def test_every_arrow_connects_two_boxes() -> None:
     drawing = draw(EVERYTHING)
 
     def touches(x: float, y: float) -> bool:
@@ -46,7 +46,7 @@ def test_every_arrow_begins_and_ends_at_a_box() -> None:
         assert touches(x, y), arrow.path
 
 
-def test_an_artifact_is_listed_where_a_person_finds_it() -> None:
+def test_an_artifact_is_listed_with_its_permanent_address() -> None:
     copied = Output("/s3/formulas/runs/model", 3, {ADDRESS: "s3://formulas/runs/model"})
     here = Output("/home/workspace/pipeline_root/evaluation", 4)
     _, rows = descent(ReportedRun("im2latex", artifacts={"model": copied, "evaluation": here}))

@@ -21,7 +21,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-def test_grey_levels_come_through_unchanged_and_are_shown_at_their_density() -> None:
+def test_grey_levels_are_unchanged_and_shown_at_their_density() -> None:
     pixels = np.arange(200, dtype=np.uint8).reshape(10, 20)
     picture = of_pixels(pixels, density=2)
     assert (picture.width, picture.height) == (10, 5)
@@ -35,21 +35,21 @@ def test_every_format_becomes_one_that_browsers_show(kind: str) -> None:
     assert decoded(picture.address).size == (31, 17) == (picture.width, picture.height)
 
 
-def test_what_is_transparent_is_white_and_sixteen_bits_become_eight() -> None:
+def test_transparency_becomes_white_and_sixteen_bits_become_eight() -> None:
     clear = of_bytes(encoded(Image.new("LA", (4, 4), (0, 0))))
     assert decoded(clear.address).convert("L").getextrema() == (255, 255)
     deep = of_bytes(encoded(Image.fromarray(np.full((4, 4), 40000, np.uint16))))
     assert decoded(deep.address).convert("L").getextrema() == (156, 156)  # 40000 / 256
 
 
-def test_a_photograph_is_made_small_but_shown_in_its_proportions() -> None:
+def test_a_photograph_is_compressed_and_keeps_its_proportions() -> None:
     noise = np.random.default_rng(1).integers(0, 256, (1500, 3000, 3), np.uint8)
     picture = of_bytes(encoded(Image.fromarray(noise)))
     assert len(picture.address) <= MAX_BYTES
     assert (picture.width, picture.height) == (1600, 800)
 
 
-def test_a_film_has_its_frames_below_each_other_each_beside_its_own_highest() -> None:
+def test_the_frames_of_a_film_are_stacked_and_scaled_separately() -> None:
     maps = np.zeros((2, 2, 3), np.float32)
     maps[0, 0, 1], maps[0, 1, 2] = 0.5, 0.25
     maps[1, 1, 0] = 1e-3
@@ -62,5 +62,5 @@ def test_a_film_has_its_frames_below_each_other_each_beside_its_own_highest() ->
     assert pixels[0, 1, :3].tolist() == [10, 20, 30]
 
 
-def test_a_film_of_nothing_is_clear() -> None:
+def test_a_film_of_zeros_is_transparent() -> None:
     assert np.asarray(decoded(film(np.zeros((1, 2, 2), np.float32), (1, 2, 3))))[:, :, 3].max() == 0

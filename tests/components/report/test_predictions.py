@@ -31,14 +31,14 @@ def names(predictions: list[Prediction]) -> str:
     return "".join(one.name for one in predictions)
 
 
-def test_similarity_is_one_less_the_edits_over_the_longer_formula() -> None:
+def test_similarity_is_one_minus_edits_over_the_longer_length() -> None:
     assert prediction("a b c d", "a x c d e").similarity == pytest.approx(1 - 2 / 5)
     assert prediction("a b", "a b").similarity == 1
     assert prediction("a b", "").similarity == 0
 
 
-def test_the_gallery_goes_by_similarity_then_log_probability_then_name() -> None:
-    made = [
+def test_the_gallery_is_ordered_by_similarity_log_probability_and_name() -> None:
+    predictions = [
         prediction("a b", "a b", "d", -2.0),
         prediction("a b", "a b", "b", -0.5),
         prediction("a b", "x y", "f", -3.0),
@@ -46,7 +46,7 @@ def test_the_gallery_goes_by_similarity_then_log_probability_then_name() -> None
         prediction("a b", "a y", "c", -9.0),
         prediction("a b", "a b", "a", -0.5),
     ]
-    gallery = choose(made, 2)
+    gallery = choose(predictions, 2)
     assert [names(group) for group in gallery] == ["ab", "dc", "ef"]
 
 
@@ -62,11 +62,11 @@ def test_the_gallery_goes_by_similarity_then_log_probability_then_name() -> None
     ],
 )
 def test_no_prediction_is_shown_twice_however_few_there_are(count: int, expected: tuple[str, str, str]) -> None:
-    made = [prediction("a", "a", name, -float(place)) for place, name in enumerate("abcdefghijklmno"[:count])]
-    assert tuple(names(group) for group in choose(made)) == expected
+    predictions = [prediction("a", "a", name, -float(place)) for place, name in enumerate("abcdefghijklmno"[:count])]
+    assert tuple(names(group) for group in choose(predictions)) == expected
 
 
-def test_formulas_are_cut_where_they_begin_to_differ() -> None:
+def test_formulas_are_split_where_they_begin_to_differ() -> None:
     target, read = compare(prediction("a b c d e", "a x c d"))
     assert [(part.kind, part.tokens) for part in target] == [
         (SAME, ["a"]), (WRONG, ["b"]), (SAME, ["c", "d"]), (MISSING, ["e"])
@@ -80,7 +80,7 @@ TOKENS = st.lists(st.sampled_from("abcd"), max_size=8)
 
 
 @given(TOKENS, TOKENS)
-def test_the_parts_put_together_are_the_formulas_and_what_is_the_same_is_the_same(target: list, read: list) -> None:
+def test_parts_join_to_the_formulas_and_same_parts_are_equal(target: list, read: list) -> None:
     of_target, of_read = compare(prediction(" ".join(target), " ".join(read)))
     assert [token for part in of_target for token in part.tokens] == target
     assert [token for part in of_read for token in part.tokens] == read
@@ -91,30 +91,32 @@ def test_the_parts_put_together_are_the_formulas_and_what_is_the_same_is_the_sam
 
 
 def test_confusions_count_each_edit_once() -> None:
-    found = confusions([
+    counts = confusions([
         prediction("7 + x", "\\gamma + x"),
         prediction("7 7", "\\gamma 7"),
         prediction("x + y", "x y"),
         prediction("x", "x !"),
     ])  # fmt: skip
-    assert dict(found.substitutions) == {("7", "\\gamma"): 2}
-    assert dict(found.missing) == {"+": 1}
-    assert dict(found.extra) == {"!": 1}
-    assert found.tokens == {"7": 3, "+": 2, "x": 3, "y": 1}
-    assert ranked(found.tokens, 3) == [("7", 3), ("x", 3), ("+", 2)]
+    assert dict(counts.substitutions) == {("7", "\\gamma"): 2}
+    assert dict(counts.missing) == {"+": 1}
+    assert dict(counts.extra) == {"!": 1}
+    assert counts.tokens == {"7": 3, "+": 2, "x": 3, "y": 1}
+    assert ranked(counts.tokens, 3) == [("7", 3), ("x", 3), ("+", 2)]
 
 
-def test_the_matrix_holds_the_most_frequent_and_counts_the_rest() -> None:
-    made = [prediction("a", "b")] * 3 + [prediction("a", "c")] * 2 + [prediction("d", "b")] * 2 + [prediction("e", "f")]
-    made += [prediction("a z", "z")]
-    table = matrix(confusions(made), 2)
+def test_the_matrix_has_the_most_frequent_errors_and_counts_the_rest() -> None:
+    predictions = (
+        [prediction("a", "b")] * 3 + [prediction("a", "c")] * 2 + [prediction("d", "b")] * 2 + [prediction("e", "f")]
+    )
+    predictions += [prediction("a z", "z")]
+    table = matrix(confusions(predictions), 2)
     assert (table.targets, table.readings) == (["a", "d"], ["b", "c"])
     assert table.counts == [[3, 2], [2, 0]]
     assert table.missing == [1, 0]
-    assert table.others == 1  # e as f
+    assert table.others == 1  # e read as f
 
 
-def test_predictions_are_numbered_as_the_records_are(tmp_path: Path) -> None:
+def test_predictions_have_the_indices_of_the_records(tmp_path: Path) -> None:
     table = pa.table({
         "name": ["n0", "n1"], "target": ["a", "b"], "width": [40, 50], "height": [20, 30], "new": ["a", "c"],
         "new_log_probability": [-0.5, -1.5], "length": [["1-9"], ["1-9"]],

@@ -30,16 +30,16 @@ def judged(material: Material, **changed: Output | None):
 
 
 def kept(material: Material):
-    """The evaluation, had the gate been kept."""
+    """Returns the evaluation with a gate that passes."""
     return dataclasses.replace(material.evaluation, gate=material.evaluation.gate[:1])
 
 
-def test_a_refused_model_is_said_to_be_and_why_and_what_goes_on_serving(material: Material) -> None:
-    found = judged(material)
-    assert (found.headline, found.good) == ("Not blessed", False)
-    assert found.sentences[0].startswith("BLEU where length=1-9 ")
-    assert found.sentences[-1] == f"Version 1700000000 is serving: {material.run.serving}/1700000000"
-    assert [rule.kept for rule in found.rules] == [True, True, False]
+def test_the_report_says_why_a_model_was_refused_and_what_serves(material: Material) -> None:
+    outcome = judged(material)
+    assert (outcome.headline, outcome.good) == ("Not blessed", False)
+    assert outcome.sentences[0].startswith("BLEU where length=1-9 ")
+    assert outcome.sentences[-1] == f"Version 1700000000 is serving: {material.run.serving}/1700000000"
+    assert [rule.kept for rule in outcome.rules] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_a_refused_model_is_said_to_be_and_why_and_what_goes_on_serving(material
         (None, PUSHED, "Blessed and pushed", True),
     ],
 )
-def test_the_headline_says_what_became_of_a_blessed_model(
+def test_the_headline_has_the_outcome_of_a_blessed_model(
     material: Material, check: dict | None, pushed: dict, headline: str, good: bool | None
 ) -> None:
     changed = {"serving_check": check and Output("/c", 1, check), "pushed_model": Output("/p", 2, pushed)}
-    found = verdict(with_artifacts(material.run, **changed), kept(material))
-    assert (found.headline, found.good) == (headline, good)
-    text = " ".join(found.sentences)
+    outcome = verdict(with_artifacts(material.run, **changed), kept(material))
+    assert (outcome.headline, outcome.good) == (headline, good)
+    text = " ".join(outcome.sentences)
     assert ("it is slow" in text) == (headline == "Refused by the serving check")
 
 
-def test_what_is_serving_is_looked_up_when_the_report_is_written(material: Material, tmp_path: Path) -> None:
+def test_the_serving_version_is_that_at_the_time_of_the_report(material: Material, tmp_path: Path) -> None:
     def said(serving: str | None) -> str:
         run = with_artifacts(dataclasses.replace(material.run, serving=serving), pushed_model=Output("/p", 2, PUSHED))
         return verdict(run, material.evaluation).sentences[-1]
@@ -74,7 +74,7 @@ def test_what_is_serving_is_looked_up_when_the_report_is_written(material: Mater
     assert said(str(tmp_path)) == f"Version 17 is serving, which this run pushed: {tmp_path}/17"
 
 
-def test_a_run_that_failed_has_a_report_that_says_where_and_why(material: Material) -> None:
+def test_the_report_of_a_failed_run_says_where_and_why(material: Material) -> None:
     steps = [Step("ImportExampleGen", RAN, 1, "r", 4_000, 5_000), Step("Trainer", FAILED, 2, "r", 5_000, 6_000)]
     run = ReportedRun("im2latex", "r", steps, {"examples": material.run.artifacts["examples"]},
               data=material.run.data, log="/logs/run.log", failure="UserError: the training diverged")  # fmt: skip
@@ -84,10 +84,10 @@ def test_a_run_that_failed_has_a_report_that_says_where_and_why(material: Materi
     assert "There is no evaluation: Trainer failed." in page
     assert "There is no log of a training: Trainer failed." in page
     assert "It is not known what is serving." in page
-    assert page.count('class="chart"') == 3  # lengths and sizes of what was to be learned from
+    assert page.count('class="chart"') == 3  # lengths and sizes of the training examples
 
 
-def test_a_run_of_which_nothing_is_known_has_a_report_without_an_exception() -> None:
+def test_an_unknown_run_has_a_report() -> None:
     page = render(ReportedRun("im2latex"))
     assert "Not judged" in page
     assert "There is no evaluation: the run did not get to it." in page
@@ -95,12 +95,12 @@ def test_a_run_of_which_nothing_is_known_has_a_report_without_an_exception() -> 
     assert "The configuration of this run is not known" in page
 
 
-def test_an_evaluation_of_another_version_is_said_to_be_one(material: Material, tmp_path: Path) -> None:
+def test_an_evaluation_of_another_version_is_reported(material: Material, tmp_path: Path) -> None:
     page = render(with_artifacts(material.run, evaluation=Output(str(tmp_path), 3)))
     assert "The evaluation has no summary.json: another version of the pipeline wrote" in page
 
 
-def test_what_is_damaged_is_named_and_the_rest_is_shown(material: Material, tmp_path: Path) -> None:
+def test_damaged_files_are_reported_and_the_rest_is_shown(material: Material, tmp_path: Path) -> None:
     shutil.copytree(material.run.artifacts["evaluation"].uri, tmp_path / "evaluation")
     (tmp_path / "evaluation" / "predictions.parquet").write_bytes(b"PAR1 cut off")
     (tmp_path / "examples").mkdir()
@@ -108,16 +108,16 @@ def test_what_is_damaged_is_named_and_the_rest_is_shown(material: Material, tmp_
     page = render(with_artifacts(material.run, **changed))
     assert f"{tmp_path}/evaluation/predictions.parquet is damaged" in page
     assert f"{tmp_path}/examples/Split-train cannot be read: No such file or directory." in page
-    assert "By slice" in page and page.count('class="chart"') == 3  # of the training
+    assert "By slice" in page and page.count('class="chart"') == 3  # the curves of the training
 
 
-def test_formulas_are_not_drawn_where_their_renderer_is_missing(material: Material, evaluated) -> None:
+def test_formulas_are_not_drawn_without_their_renderer(material: Material, evaluated) -> None:
     shown = gallery(material.run, "quill", evaluated)
     assert shown.notes == ["There is no renderer quill; the renderers are latex, builtin."]
     assert all(one.target is None and one.attention is not None for _, group in shown.groups for one in group)
 
 
-def test_differences_to_what_was_serving_are_marked_by_what_is_better() -> None:
+def test_differences_from_the_baseline_are_marked_better_or_worse() -> None:
     def found(name: str, value: float, baseline: float | None):
         models = {CANDIDATE: {name: value}} | ({BASELINE: {name: baseline}} if baseline is not None else {})
         return cell(SCORES[name], models, name)
@@ -131,9 +131,9 @@ def test_differences_to_what_was_serving_are_marked_by_what_is_better() -> None:
 
 
 def test_slices_are_grouped_with_their_counts_and_small_ones_marked(material: Material) -> None:
-    found = scores(material.evaluation)
-    assert found.examples == 15 and found.baseline
-    groups = dict(found.groups)
+    section_scores = scores(material.evaluation)
+    assert section_scores.examples == 15 and section_scores.baseline
+    groups = dict(section_scores.groups)
     assert set(groups) == {"Length, tokens", "Area of the image, pixels", "Structure"}
     lengths = groups["Length, tokens"]
     assert "1–9" in [row.name for row in lengths]
@@ -142,7 +142,7 @@ def test_slices_are_grouped_with_their_counts_and_small_ones_marked(material: Ma
     assert [len(row.cells) for row in lengths] == [len(SCORES)] * len(lengths)
 
 
-def test_the_gallery_says_what_it_lacks_and_shows_the_rest(material: Material, evaluated) -> None:
+def test_the_gallery_reports_missing_parts_and_shows_the_rest(material: Material, evaluated) -> None:
     shown = gallery(with_artifacts(material.run, model=None), "builtin", evaluated)
     assert shown.notes == ["There is no model: the run did not get to it."]
     every = [one for _, group in shown.groups for one in group]
@@ -167,20 +167,20 @@ def test_the_gallery_shows_each_image_with_its_formulas_and_steps(material: Mate
     assert similarities == sorted(similarities, reverse=True)
 
 
-def test_a_formula_that_cannot_be_drawn_is_said_to_be_one(material: Material, evaluated) -> None:
+def test_a_formula_that_cannot_be_drawn_is_marked(material: Material, evaluated) -> None:
     number = next(i for i, record in enumerate(material.examples) if "frac {" in record.latex)
     (alone,) = [p for p in evaluated.predictions if p.record == number]
     ((_, (shown,)),) = gallery(material.run, "builtin", evaluated._replace(predictions=[alone])).groups
     assert shown.target is None and shown.image is not None
 
 
-def test_what_comes_from_data_is_text_and_nothing_else(page: str) -> None:
+def test_data_is_escaped(page: str) -> None:
     assert page.count("<script>") == 1 and page.count("</script>") == 1
     assert "<img src=x" not in page
     assert HOSTILE.replace("<", "&lt;").replace(">", "&gt;").replace('"', "&#34;") in page
 
 
-def test_the_page_names_no_address_but_its_own_places(page: str) -> None:
+def test_the_page_links_only_within_itself(page: str) -> None:
     assert not re.findall(r"""(?:src|href|action)=["'](?!#|data:)""", page)
     assert not re.findall(r"""url\((?!#)|@import|https?://""", page)
 
@@ -192,7 +192,7 @@ def test_the_page_has_the_configuration_the_data_and_the_versions(page: str) -> 
     assert re.search(r"<dt>numpy</dt><dd>\d+\.\d+", page)
 
 
-def test_a_report_is_written_whole_or_not_at_all(material: Material, tmp_path: Path) -> None:
+def test_a_report_is_written_atomically(material: Material, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
         write_page(ReportedRun("im2latex"), tmp_path / "file" / "report.html")

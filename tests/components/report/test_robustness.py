@@ -16,7 +16,7 @@ from tests.components.report.conftest import Material
 
 
 def tried(evaluation: Evaluation, baseline: bool = True) -> Evaluation:
-    """The evaluation, had the model been tried on four kinds of pictures, one of which this version does not know."""
+    """Returns the evaluation with scores for four kinds of pictures, one of which this version does not know."""
     slices = {}
     for place, (kind, bleu) in enumerate((("native", 0.8), ("blur", 0.6), ("size-2", 0.81), ("fax", 0.2))):
         of = {CANDIDATE: {"bleu": bleu, "exact_match": 0.5, "edit_similarity": 0.9}}
@@ -28,22 +28,22 @@ def tried(evaluation: Evaluation, baseline: bool = True) -> Evaluation:
     )
 
 
-def test_each_kind_stands_beside_the_pictures_as_they_are_and_the_model_before(material: Material) -> None:
-    found = robustness(tried(material.evaluation))
-    assert found.titles == ["BLEU", "exact match", "edit similarity"]
-    assert [row.kind for row in found.rows] == ["native", "blur", "size-2", "fax"]
-    assert [row.share for row in found.rows] == [0.8, 0.6, 0.81, 0.2] and found.mark == 0.8
-    assert [row.difference for row in found.rows] == ["", "−0.200", "+0.010", "−0.600"]
-    assert [row.few for row in found.rows] == [True, False, False, False]
-    assert found.rows[1].help == "out of focus, by a standard deviation of 1/32 em" and found.rows[3].help == ""
-    assert found.rows[1].cells == [
+def test_each_kind_is_compared_with_unchanged_pictures_and_the_baseline(material: Material) -> None:
+    table = robustness(tried(material.evaluation))
+    assert table.titles == ["BLEU", "exact match", "edit similarity"]
+    assert [row.kind for row in table.rows] == ["native", "blur", "size-2", "fax"]
+    assert [row.share for row in table.rows] == [0.8, 0.6, 0.81, 0.2] and table.mark == 0.8
+    assert [row.difference for row in table.rows] == ["", "−0.200", "+0.010", "−0.600"]
+    assert [row.few for row in table.rows] == [True, False, False, False]
+    assert table.rows[1].help == "out of focus, by a standard deviation of 1/32 em" and table.rows[3].help == ""
+    assert table.rows[1].cells == [
         ("0.600", "0.500", "+0.100", "better"),
         ("0.500", "0.500", "0.000", "same"),
         ("0.900", "0.950", "−0.050", "worse"),
     ]
 
 
-def test_a_model_that_was_not_tried_has_a_note(material: Material, page: str) -> None:
+def test_without_a_robustness_test_there_is_a_note(material: Material, page: str) -> None:
     with pytest.raises(Missing, match=r"evaluation\.robustness=200 would try it"):
         robustness(material.evaluation)
     assert "The model was not tried on other kinds of pictures" in page and 'class="strip"' not in page
@@ -61,5 +61,5 @@ def test_the_page_draws_a_bar_for_each_kind(material: Material, tmp_path: Path, 
     assert re.findall(r'class="bar" x="0" y="2" width="([\d.]+)"', table) == ["128.0", "96.0", "129.6", "32.0"]
     assert set(re.findall(r'class="notch" x1="([\d.]+)"', table)) == {"128.0"}
     assert ("▲" in table) == baseline
-    # They are no slices of the examples.
+    # They are not shown as slices of the examples.
     assert "fax" not in page[: page.index("By kind of picture")]

@@ -34,5 +34,5 @@ def plain(text: str) -> str:
         (literal(["a", 1, True]), '["a", 1, true]'),
     ],
 )
-def test_numbers_are_said_as_people_read_them(said: str, expected: str) -> None:
+def test_numbers_are_formatted_for_people(said: str, expected: str) -> None:
     assert plain(said) == expected

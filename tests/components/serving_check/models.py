@@ -1,4 +1,4 @@
-"""Small SavedModels for the check to try, and a process to put in a model's place."""
+"""Small SavedModels for the check, and a replacement for a model's process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Answers = dict[str, tf.Tensor]
 
 
 def draw(count: int) -> list[bytes]:
-    """Images of different formulas."""
+    """Draws images of different formulas."""
     return [draw_png(formula, em=11) for formula in formulas(count, seed=3, level="simple", max_tokens=8)]
 
 
 def save_reader(folder: Path) -> FormulaReader:
-    """This project's model, tiny, with weights so far from zero that different images read differently."""
+    """Saves a tiny model of this project, with weights so far from zero that its predictions differ between images."""
     image = ImageConfig(max_height=32, max_width=96, border=2)
     config = ModelConfig(filters=(4, 4, 6, 6, 8, 8), decoder_units=16, embedding_units=8)
     vocabulary = [*SPECIAL_TEXTS, *"abcdefgh"]
@@ -41,7 +41,7 @@ def save_reader(folder: Path) -> FormulaReader:
 
 
 def save(folder: Path, answer: Callable[[tf.Tensor], Answers], signature: str = "predict_images") -> Path:
-    """A model with some weights that answers (batch,) images by a function of TensorFlow."""
+    """Saves a model with some weights that reads (batch,) images with a TensorFlow function."""
     module = tf.Module()
     module.weights = tf.Variable(tf.zeros(64))
     module.answer = tf.function(answer, input_signature=[tf.TensorSpec((None,), tf.string, name="images")])
@@ -50,7 +50,7 @@ def save(folder: Path, answer: Callable[[tf.Tensor], Answers], signature: str = 
 
 
 def sure(images: tf.Tensor, latex: str | bytes = "x", log_probability: float = -1.0) -> Answers:
-    """The same answer to each image."""
+    """Returns the same answer for each image."""
     return {
         "latex": tf.fill(tf.shape(images), latex),
         "log_probability": tf.fill(tf.shape(images), tf.constant(log_probability, tf.float32)),
@@ -58,7 +58,7 @@ def sure(images: tf.Tensor, latex: str | bytes = "x", log_probability: float = -
 
 
 def hangs(images: tf.Tensor) -> Answers:
-    """A loop that never ends."""
+    """Loops forever."""
     zero = tf.shape(images)[0] * 0
     (stuck,) = tf.while_loop(lambda i: i < 1, lambda i: (tf.minimum(i, zero),), (zero,))
     return sure(images) | {"log_probability": tf.fill(tf.shape(images), tf.cast(stuck, tf.float32))}
@@ -71,22 +71,22 @@ def dies(images: tf.Tensor) -> Answers:
 
 
 def not_a_number(images: tf.Tensor) -> Answers:
-    """Is not sure of anything."""
+    """Returns NaN as the log-probability."""
     return sure(images, log_probability=float("nan"))
 
 
 def latin_1(images: tf.Tensor) -> Answers:
-    """Answers in another encoding."""
+    """Returns text in another encoding."""
     return sure(images, latex=b"\xe4")
 
 
 def other_types(images: tf.Tensor) -> Answers:
-    """Answers probabilities in a column."""
+    """Returns log-probabilities of another rank."""
     return sure(images) | {"log_probability": tf.zeros((tf.shape(images)[0], 1))}
 
 
 def replace_python(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    """Puts a shell script in the place of the interpreter that the check starts."""
+    """Replaces the Python interpreter that the check starts by a shell script."""
     path = folder / "python"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)

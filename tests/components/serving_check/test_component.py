@@ -20,9 +20,9 @@ from tests.components.serving_check import models
 
 
 def write_examples(folder: Path, shards: list[list[bytes]]) -> Any:
-    """An Examples artifact as ImportExampleGen writes it: the images in the split test, in shards; train is empty."""
-    made = artifact(standard_artifacts.Examples, folder)
-    made.split_names = artifact_utils.encode_split_names(["train", "test"])
+    """Writes an Examples artifact like ImportExampleGen's: images in the split test, in shards; train is empty."""
+    examples = artifact(standard_artifacts.Examples, folder)
+    examples.split_names = artifact_utils.encode_split_names(["train", "test"])
     splits: dict[str, list[list[bytes]]] = {"train": [[]], "test": shards}
     for split, parts in splits.items():
         (folder / f"Split-{split}").mkdir(parents=True)
@@ -31,11 +31,11 @@ def write_examples(folder: Path, shards: list[list[bytes]]) -> Any:
             with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
                 for image in images:
                     writer.write(encode(Record(image, "x", "")))
-    return made
+    return examples
 
 
 @given(st.integers(0, 300), st.integers(1, 40))
-def test_items_are_taken_at_even_distances(number: int, count: int) -> None:
+def test_items_are_selected_at_even_distances(number: int, count: int) -> None:
     taken = spread(iter(range(number)), count)
     assert len(taken) == min(number, count)
     assert taken[:1] == list(range(number))[:1]
@@ -45,19 +45,19 @@ def test_items_are_taken_at_even_distances(number: int, count: int) -> None:
         assert number - taken[-1] <= 2 * min(gaps)
 
 
-def test_images_come_from_all_over_the_split(tmp_path: Path) -> None:
+def test_images_are_spread_over_the_split(tmp_path: Path) -> None:
     examples = write_examples(tmp_path, [[b"0", b"1", b"2", b"3"], [b"4", b"5", b"6", b"7"]])
     assert read_images(examples, "test", 4) == [b"0", b"2", b"4", b"6"]
     assert read_images(examples, "test", 100) == [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7"]
 
 
-def test_a_split_without_examples_is_a_sentence(tmp_path: Path) -> None:
+def test_a_split_without_examples_is_one_sentence(tmp_path: Path) -> None:
     examples = write_examples(tmp_path, [[b"0"]])
     with pytest.raises(UserError, match="the split train has no example"):
         read_images(examples, "train", 4)
 
 
-def test_it_takes_and_gives_what_tfx_knows() -> None:
+def test_inputs_and_outputs_have_tfx_types() -> None:
     component = ServingCheck(
         model=types.Channel(standard_artifacts.Model),
         examples=types.Channel(standard_artifacts.Examples),
@@ -70,7 +70,7 @@ def test_it_takes_and_gives_what_tfx_knows() -> None:
 
 
 class Checked:
-    """The blessing of a model, and what a Pusher makes of it when the Evaluator has blessed the model."""
+    """The blessing of a model, and the result of a Pusher with that and with the Evaluator's blessing."""
 
     def __init__(self, model: Path, examples: Any, folder: Path, max_seconds: float) -> None:
         self.blessing = artifact(standard_artifacts.InfraBlessing, folder / "blessing")
@@ -87,7 +87,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write_examples(tmp_path_factory.mktemp("examples"), [models.draw(5)])
 
 
-# Run by Python when it starts: names, when it ends, what was imported.
+# Python runs this at startup; at exit it writes the names of the imported modules.
 WATCH = """
 import atexit, sys
 atexit.register(lambda: open({path!r}, "a").write(" ".join([*sys.modules, ""])))
@@ -95,7 +95,7 @@ atexit.register(lambda: open({path!r}, "a").write(" ".join([*sys.modules, ""])))
 
 
 @pytest.mark.integration
-def test_a_good_model_is_blessed_and_pushed_by_its_saved_model_alone(
+def test_a_good_model_is_blessed_with_its_saved_model_alone(
     examples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = models.save_reader(tmp_path / "model" / "Format-Serving")
@@ -118,13 +118,13 @@ def test_a_good_model_is_blessed_and_pushed_by_its_saved_model_alone(
     assert not {"data", "trainer_module", "pipeline", "tfx", "tensorflow_transform"} & imported
 
 
-def test_a_model_above_the_bound_is_refused_with_the_reason_and_not_pushed(
+def test_a_slow_model_is_refused_with_the_reason_and_not_pushed(
     examples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = {"latex": ["x"], "log_probability": [-1.0], "seconds": 0.25}
     together = {"latex": 3 * ["x"], "log_probability": 3 * [-1.0], "seconds": 0.75}
-    told = [{"seconds_to_load": 1.5}, *4 * [read], together, {"peak_memory": 4096}]
-    (tmp_path / "told").write_text("".join(json.dumps(event) + "\n" for event in told))
+    events = [{"seconds_to_load": 1.5}, *4 * [read], together, {"peak_memory": 4096}]
+    (tmp_path / "told").write_text("".join(json.dumps(event) + "\n" for event in events))
     models.replace_python(tmp_path, monkeypatch, f"cat {tmp_path}/told")
     checked = Checked(tmp_path / "model", examples, tmp_path, max_seconds=0.2)
     blessing, result = checked.blessing, checked.result
@@ -136,7 +136,7 @@ def test_a_model_above_the_bound_is_refused_with_the_reason_and_not_pushed(
     assert checked.pushed == []
 
 
-def test_a_model_whose_process_dies_is_refused_and_nothing_is_raised(
+def test_a_model_that_crashes_is_refused_without_an_exception(
     examples: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models.replace_python(tmp_path, monkeypatch, "kill -9 $$")

@@ -25,11 +25,11 @@ def answer(*latex: str, seconds: float = 0.1, log_probability: float = -1.0) -> 
 
 
 def told(first: dict[str, Any], alone: list[dict[str, Any]], together: dict[str, Any]) -> str:
-    """What a probe writes that comes to its end."""
+    """Returns the output of a probe that succeeds."""
     return lines({"seconds_to_load": 1.5}, first, *alone, together, {"peak_memory": 4096})
 
 
-# Three images, read well.
+# Three images that are read correctly.
 ALONE = [answer("x", seconds=0.1), answer("y", seconds=0.2), answer("z", seconds=0.9)]
 GOOD = told(answer("x", seconds=30.0), ALONE, answer("x", "y", "z", seconds=20.0))
 
@@ -38,7 +38,7 @@ def verdict(output: str, status: int = 0, errors: str = "", max_seconds: float =
     return judge(Ended(status, output, errors), 3, max_seconds, LIMITS)
 
 
-def test_the_times_are_those_of_each_image_alone_without_the_warm_up_and_the_batch() -> None:
+def test_times_exclude_the_warm_up_and_the_batch() -> None:
     got = verdict(GOOD)
     assert got.blessed
     assert (got.seconds_to_load, got.seconds_per_image, got.peak_memory) == (1.5, 0.2, 4096)
@@ -46,7 +46,7 @@ def test_the_times_are_those_of_each_image_alone_without_the_warm_up_and_the_bat
     assert got.seconds_per_image_p99 == pytest.approx(0.2 + 0.98 * 0.7)
 
 
-def test_a_median_above_the_bound_is_refused_with_both_and_keeps_what_was_measured() -> None:
+def test_a_median_above_the_bound_is_refused_with_the_measurements() -> None:
     got = verdict(GOOD, max_seconds=0.15)
     assert got.reason == "the model takes 0.2 s an image (median of 3), more than the 0.15 s allowed"
     assert not got.blessed
@@ -66,7 +66,7 @@ def test_a_median_above_the_bound_is_refused_with_both_and_keeps_what_was_measur
         (told(answer("x", log_probability=-float("inf")), ALONE, answer("x", "y", "z")), "such as -inf"),
     ],
 )
-def test_an_answer_that_is_not_right_is_refused(output: str, reason: str) -> None:
+def test_an_invalid_answer_is_refused(output: str, reason: str) -> None:
     assert reason in verdict(output).reason
 
 
@@ -81,7 +81,7 @@ def test_an_answer_that_is_not_right_is_refused(output: str, reason: str) -> Non
         (6, "after the last answer"),
     ],
 )
-def test_a_process_that_dies_is_refused_with_how_far_it_came(told_lines: int, stage: str) -> None:
+def test_a_crash_is_refused_with_the_stage(told_lines: int, stage: str) -> None:
     output = "".join(GOOD.splitlines(keepends=True)[:told_lines])
     errors, last = "a warning\nValueError: no luck\n\n", "ValueError: no luck"
     assert verdict(output, 1, errors).reason == f"the model failed {stage}: {last}"
@@ -99,7 +99,7 @@ def test_a_process_that_fails_after_all_answers_is_refused() -> None:
 
 
 @pytest.mark.parametrize("nonsense", ["hello", "", "[1]", '{"seconds_to_load": 1.5}', "{"])
-def test_a_process_that_prints_nonsense_is_refused_with_it(nonsense: str) -> None:
+def test_unexpected_output_is_refused_and_quoted(nonsense: str) -> None:
     before, after = GOOD.splitlines(keepends=True)[:3], GOOD.splitlines(keepends=True)[3:]
     got = verdict("".join([*before, nonsense + "\n", *after]))
     assert got.reason == f"the model's process printed {nonsense!r} at image 2 of 3"
@@ -117,12 +117,12 @@ FATAL = "F0000 00:00:1.3 17932 tensor.cc:1] Check failed: size > 0"
 
 
 @pytest.mark.parametrize(("line", "last"), [(f"{FATAL}\n", f": {FATAL}"), ("", "")])
-def test_the_reason_is_the_last_error_of_native_code_and_not_its_stack(line: str, last: str) -> None:
+def test_the_reason_is_the_last_native_error_without_its_stack(line: str, last: str) -> None:
     reason = verdict("", -6, NATIVE.format(line)).reason
     assert reason == "the model's process was killed by SIGABRT while loading" + last
 
 
-def test_a_message_of_many_words_is_cut() -> None:
+def test_a_long_message_is_cut() -> None:
     assert len(verdict("", 1, "word " * 1000).reason) < 400
 
 
@@ -135,16 +135,14 @@ def test_a_message_of_many_words_is_cut() -> None:
         ("echo first >&2; echo last >&2; exit 3", "the model failed while loading: last"),
     ],
 )
-def test_whatever_a_process_does_is_a_verdict(
+def test_every_outcome_of_a_process_gives_a_result(
     script: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models.replace_python(tmp_path, monkeypatch, script)
     assert check_serving("model", [b"image"], 1.0) == CheckResult(reason)
 
 
-def test_the_process_has_none_of_the_variables_that_steer_tensorflow_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_process_does_not_inherit_variables_of_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
     monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
     monkeypatch.setenv("HTTPS_PROXY", "kept")
@@ -158,7 +156,7 @@ def test_the_process_has_none_of_the_variables_that_steer_tensorflow_here(
     assert variables["CUDA_VISIBLE_DEVICES"] == "-1"
 
 
-def test_the_time_it_has_follows_from_the_images_and_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_limit_follows_from_the_images_and_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models.replace_python(tmp_path, monkeypatch, f'echo "$@" > "{tmp_path}/arguments"; exit 1')
     check_serving("model", [b"image"] * 20, 0.5)
     loading, answering = (tmp_path / "arguments").read_text().split()[-2:]
@@ -191,7 +189,7 @@ def test_a_model_that_kills_its_process_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.integration
-def test_the_onnx_file_of_a_model_has_to_read_what_its_savedmodel_reads(tmp_path: Path) -> None:
+def test_an_onnx_file_that_differs_from_the_savedmodel_is_refused(tmp_path: Path) -> None:
     images = models.draw(4)
     models.save_reader(tmp_path / "model")
     assert check_serving(str(tmp_path / "model"), images, 10.0).blessed

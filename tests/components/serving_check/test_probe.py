@@ -11,19 +11,19 @@ from components.serving_check.probe import answer, load
 from tests.components.serving_check import models
 
 
-def test_a_model_without_the_signature_is_named_by_those_it_has(tmp_path: Path) -> None:
+def test_a_missing_signature_is_reported_with_the_existing_ones(tmp_path: Path) -> None:
     model = models.save(tmp_path / "model", models.sure, "serving_default")
     with pytest.raises(SystemExit, match="^there is no signature predict_images among serving_default$"):
         load(str(model))
 
 
-def test_outputs_of_another_type_or_rank_are_named(tmp_path: Path) -> None:
+def test_outputs_of_another_type_or_rank_are_reported(tmp_path: Path) -> None:
     model = models.save(tmp_path / "model", models.other_types)
     with pytest.raises(SystemExit, match=r"log_probability as float32 of rank 1, and gives .*\('float32', 2\)"):
         load(str(model))
 
 
-def test_each_image_of_a_batch_is_answered_with_the_time_it_took(tmp_path: Path) -> None:
+def test_a_batch_is_answered_with_its_duration(tmp_path: Path) -> None:
     signature, seconds = load(str(models.save(tmp_path / "model", models.sure)))
     got = answer(signature, [b"one", b"two"])
     assert got.pop("seconds") > 0
@@ -37,7 +37,7 @@ def test_a_text_that_is_not_utf_8_is_an_error(tmp_path: Path) -> None:
         answer(signature, [b"image"])
 
 
-def test_a_probability_that_is_not_a_number_is_told_and_refused(tmp_path: Path) -> None:
+def test_a_probability_that_is_nan_is_refused(tmp_path: Path) -> None:
     signature, _ = load(str(models.save(tmp_path / "model", models.not_a_number)))
     got: Any = answer(signature, [b"image"])
     output = [{"seconds_to_load": 1.0}, got, got, got, {"peak_memory": 1}]

@@ -47,7 +47,7 @@ def test_a_synthetic_data_set_has_nothing_wrong(tmp_path: Path) -> None:
     assert sheet.width == 1260 and sheet.getextrema() == (0, 255)
 
 
-def test_what_is_wrong_is_found(tmp_path: Path) -> None:
+def test_problems_are_found(tmp_path: Path) -> None:
     path = tmp_path / "set"
     with DatasetWriter(path, "test") as writer:
         writer.write("train", Record(b"GIF89a?", "x", "broken"))
@@ -79,7 +79,7 @@ def test_a_missing_shard_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert any("shards of train are incomplete" in problem for problem in problems)
 
 
-def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of the folders"):
         check_dataset(tmp_path)
 
@@ -109,7 +109,7 @@ def test_records_that_another_tool_wrote_need_no_description(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("counts", [None, [1], {"train": "many"}])
-def test_a_description_that_was_changed_is_told_of(counts: object, tmp_path: Path) -> None:
+def test_a_changed_description_is_reported(counts: object, tmp_path: Path) -> None:
     path = dataset(tmp_path / "set", train=["x"], eval=["y"], test=["z"])
     described = json.loads((path / "dataset.json").read_text())
     (path / "dataset.json").write_text(json.dumps(described | {"counts": counts}))
@@ -117,7 +117,7 @@ def test_a_description_that_was_changed_is_told_of(counts: object, tmp_path: Pat
     assert check_dataset(path)[0].problems == ["dataset.json is unreadable"]
 
 
-def test_what_records_say_commands_no_terminal(tmp_path: Path) -> None:
+def test_text_of_records_is_escaped_for_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "set"
     with DatasetWriter(path, "[/red]") as writer:
         for split in SPLITS:

@@ -25,7 +25,7 @@ RECORDS = st.builds(Record, st.binary(max_size=200), st.text(max_size=50), st.te
 
 
 def framed_head(length: int) -> bytes:
-    """The head of a record that says it has this length, with the right checksum."""
+    """Returns the header of a record with this length and a correct checksum."""
     head = struct.pack("<Q", length)
     return head + frame(head)[-4:]
 
@@ -42,7 +42,7 @@ def test_a_record_survives_encoding(record: Record) -> None:
     assert decode(encode(record)) == record
 
 
-def test_tensorflow_reads_what_is_written_and_the_other_way_round(tmp_path: Path) -> None:
+def test_records_are_exchanged_with_tensorflow_in_both_directions(tmp_path: Path) -> None:
     tf = pytest.importorskip("tensorflow")
     writer = write(tmp_path / "set", [RECORD, Record(b"", "", "ä")])
     [shard] = (tmp_path / "set" / "train").iterdir()
@@ -187,7 +187,7 @@ def test_a_killed_writer_leaves_no_data_set_and_the_next_one_cleans_up(tmp_path:
         assert process.stdout is not None and process.stdout.readline() == b"ready\n"
         [partial] = tmp_path.iterdir()
         assert partial.name.startswith(".set.") and len(list((partial / "train").iterdir())) == 3
-        # While it lives its folder is left alone.
+        # A running writer's folder is not removed.
         write(tmp_path / "set", [RECORD])
         assert partial.exists()
         process.send_signal(signal.SIGKILL)
@@ -196,7 +196,7 @@ def test_a_killed_writer_leaves_no_data_set_and_the_next_one_cleans_up(tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-def test_a_data_set_that_a_killed_writer_was_replacing_is_put_back(tmp_path: Path) -> None:
+def test_a_data_set_that_a_killed_writer_was_replacing_is_restored(tmp_path: Path) -> None:
     write(tmp_path / "set", [RECORD])
     partial = tmp_path / ".set.x.partial"
     partial.mkdir()
@@ -216,7 +216,7 @@ def test_the_lock_of_a_running_writer_is_held(tmp_path: Path) -> None:
         writer.write("train", RECORD)
 
 
-def test_a_split_of_example_gens_is_read_whatever_its_files_are_called(tmp_path: Path) -> None:
+def test_a_split_of_example_gen_is_read_with_any_file_names(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path / "data", source="test") as writer:
         for split in ("train", "eval", "test"):
             for number in range(3):

@@ -20,12 +20,12 @@ def formulas(text: str, **files: str) -> list[str]:
         (r"\begin{equation*} x \tag{1} \nonumber\end{equation*}", ["x"]),
         (r"\begin{displaymath}x\end{displaymath}\begin{math}y\end{math}", ["x", "y"]),
         ("$x\n+y$", ["x +y"]),
-        # Dollars that are none, and text in formulas with dollars of its own.
+        # Escaped dollars, and text with dollars within formulas.
         (r"5\$ and $x$, 3\$.", ["x"]),
         (r"a\\$x$", ["x"]),
         (r"$a \text{ if $b$ holds}$", [r"a \text{ if $b$ holds}"]),
         (r"\\[2mm] $x$", ["x"]),
-        # What is no formula: comments, verbatim text, switched-off text, what stands behind the document.
+        # Not formulas: comments, verbatim text, disabled text, text after the document.
         ("$x$ % $y$\n$z$", ["x", "z"]),
         (r"50\% of $x$", ["x"]),
         (r"\begin{verbatim}$x$\end{verbatim}$y$\verb|$z$|\verb+$w$+", ["y"]),
@@ -35,7 +35,7 @@ def formulas(text: str, **files: str) -> list[str]:
         # A dollar that is never closed ends with its paragraph.
         ("5$ a day\n\nand $x$ then", ["x"]),
         ("$x", []),
-        # Braces that do not balance cost their formula alone.
+        # Unbalanced braces only affect their own formula.
         (r"$\frac{1}{2$ $x$ $y$", [r"\frac{1}{2", "x", "y"]),
         (r"\begin{equation} x", []),
     ],
@@ -67,11 +67,11 @@ def test_formulas_are_found_where_tex_sets_them(text: str, found: list[str]) -> 
         (r"\begin{align} a \\ \intertext{and so} b \end{align}", ["a", "b", r"\begin{aligned} a \\ b \end{aligned}"]),
     ],
 )  # fmt: skip
-def test_several_rows_are_taken_each_and_as_a_whole(text: str, found: list[str]) -> None:
+def test_rows_are_found_one_by_one_and_as_a_whole(text: str, found: list[str]) -> None:
     assert formulas(text) == found
 
 
-def test_definitions_hold_from_where_they_stand() -> None:
+def test_definitions_apply_to_the_text_after_them() -> None:
     assert formulas(r"\def\a{x}$\a$ \renewcommand{\a}{y}$\a$") == ["x", "y"]
     assert formulas(r"$\a$ \def\a{x}") == [r"\a"]
 
@@ -95,7 +95,7 @@ def test_formulas_between_macros_are_found(definition: str, use: str) -> None:
     assert formulas(definition + "text " + use) == ["x"]
 
 
-def test_macros_that_do_not_end_cost_their_formula_alone() -> None:
+def test_endless_macros_only_affect_their_own_formula() -> None:
     assert formulas(r"\def\a{\a\a}$x$ $\a$ $y$") == ["x", "!", "y"]
 
 
@@ -110,7 +110,7 @@ def test_packages_of_the_document_are_read() -> None:
     assert list(find_formulas(files, "paper/main.tex")) == ["x"]
 
 
-def test_documents_are_those_that_no_other_asks_for() -> None:
+def test_main_files_are_those_that_no_other_includes() -> None:
     files = {
         "a.tex": r"\input{b}",
         "b.tex": r"\input{c.tex}",

@@ -64,7 +64,7 @@ def test_the_processed_layout_keeps_its_splits_and_needs_no_images(tmp_path: Pat
     ]
 
 
-def test_what_holds_no_formulas_is_refused(tmp_path: Path) -> None:
+def test_paths_without_formulas_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         read(tmp_path / "no")
     with pytest.raises(UserError, match="neither a data set nor a folder with"):
@@ -87,12 +87,12 @@ def test_what_holds_no_formulas_is_refused(tmp_path: Path) -> None:
         (r"{ \cal L }", r"\mathcal { L }"),
     ],
 )
-def test_what_draws_the_same_has_one_key(one: str, other: str) -> None:
+def test_formulas_that_look_the_same_have_the_same_key(one: str, other: str) -> None:
     assert drawn_key(one) == drawn_key(other)
 
 
 @pytest.mark.parametrize("one, other", [("x", "X"), ("x _ { 1 }", "x ^ { 1 }"), ("a b", "b a"), ("1 1", "1")])
-def test_what_draws_otherwise_has_another_key(one: str, other: str) -> None:
+def test_formulas_that_look_different_have_different_keys(one: str, other: str) -> None:
     assert drawn_key(one) != drawn_key(other)
 
 
@@ -105,7 +105,7 @@ def test_a_list_that_is_written_is_read_again(tmp_path: Path) -> None:
     assert (tmp_path / "list.tsv.gz").read_bytes() == (tmp_path / "deep" / "list.tsv.gz").read_bytes()
 
 
-def test_a_list_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_list_is_written_atomically(tmp_path: Path) -> None:
     def broken():
         yield "a", "x"
         raise RuntimeError

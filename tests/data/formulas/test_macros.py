@@ -1,4 +1,4 @@
-"""What is expected is what TeX does, worked out by hand."""
+"""Macro expansion. The expected results are those of TeX, worked out by hand."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def macros_of(text: str) -> Macros:
         (r"\newenvironment{mat}[1]{\begin{array}{#1}}{\end{array}}", r"\begin{mat}{cc}a&b\end{mat}",
          r"\begin{array}{cc}a&b\end{array}"),
         (r"\newcommand{\a}{\alpha}\renewcommand{\a}{\beta}", r"\a", r"\beta"),
-        # A command behind which a letter stands stays a command of its own name.
+        # A command followed by a letter keeps its name.
         (r"\newcommand{\a}{\alpha}", r"{\a}b \a{}b \a b", r"{\alpha}b \alpha{}b \alpha b"),
         (r"\newcommand{\p}[1]{\partial#1}", r"\p x", r"\partial x"),
         (r"\newcommand{\pp}[1]{#1\partial}", r"\pp xy", r"x\partial y"),
-        # A macro whose arguments stand behind another.
+        # A macro whose arguments follow another macro.
         (r"\newcommand{\bm}[1]{\boldsymbol{#1}}\newcommand{\b}{\bm}", r"\b{x}", r"\boldsymbol{x}"),
-        # \let keeps what its command was, whatever it becomes.
+        # \let keeps the meaning of a command that is redefined later.
         (r"\let\oldphi\phi \renewcommand{\phi}{\varphi}", r"\oldphi \phi", r"\phi \varphi"),
         (r"\let\oldsum=\sum \renewcommand{\sum}{\oldsum\limits}", r"\sum_i", r"\sum\limits_i"),
         (r"\newcommand{\a}{\alpha}\let\b=\a \renewcommand{\a}{x}", r"\b", r"\alpha"),
@@ -78,7 +78,7 @@ def test_macros_are_expanded_as_tex_does(definition: str, formula: str, expanded
         (r"\newcommand{\one}[1]{#1}", r"\one{x", "does not end"),
     ],
 )
-def test_what_cannot_be_expanded_is_refused(definition: str, formula: str, reason: str) -> None:
+def test_macros_that_cannot_be_expanded_are_refused(definition: str, formula: str, reason: str) -> None:
     with pytest.raises(MacroError, match=reason):
         expand(formula, macros_of(definition))
 

@@ -59,7 +59,7 @@ def test_folders_archives_and_files_are_read(tmp_path: Path) -> None:
     assert mined(tmp_path, tmp_path / "one.tex") == ["one\tx"]
 
 
-def test_archives_in_folders_are_read_and_unreadable_ones_told(tmp_path: Path) -> None:
+def test_archives_in_folders_are_read_and_unreadable_ones_reported(tmp_path: Path) -> None:
     archive(paper(tmp_path / "a"), tmp_path / "in.tar.gz")
     folder = tmp_path / "all"
     folder.mkdir()
@@ -71,7 +71,7 @@ def test_archives_in_folders_are_read_and_unreadable_ones_told(tmp_path: Path) -
     assert told.unreadable == [str(folder / "2.tar.gz")] and told.documents == 2 and told.written == 6
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+def test_formulas_left_out_are_counted(tmp_path: Path) -> None:
     told = mine([paper(tmp_path / "a")], tmp_path / "list", 10, workers=1)
     assert dict(told.rejected) == {
         "a command that is not known: \\unknown": 1,
@@ -79,7 +79,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         "more than 10 tokens": 1,
         "macros that do not end": 1,
     }
-    # In each document the first formula stands in two spellings; the second document has all again.
+    # Each document has its first formula in two spellings; the second document repeats the first one.
     again = mine([tmp_path / "a", paper(tmp_path / "b")], tmp_path / "list", 150, workers=1)
     assert again.written == 5 and again.duplicates == 1 + 1 + 5
 

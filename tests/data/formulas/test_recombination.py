@@ -39,10 +39,10 @@ def parts(text: str) -> list[tuple[str, str]]:
         (r"\begin{array}{cc} a & b \\ & d \end{array}", [("cell", "a"), ("cell", "b"), ("cell", "d")]),
         (r"\begin{aligned} a &= b \end{aligned}", [("row", "= b"), ("row", "a")]),
         ("a + b = c, d", [("side", "a + b"), ("side", "c"), ("side", "d")]),
-        # Sides are of the whole formula alone, and end at no comma in brackets.
+        # Sides are only found at the top level, and do not end at a comma in brackets.
         ("f(x, y) = z", [("side", "f ( x , y )"), ("side", "z")]),
         (r"{ a = b }", []),
-        # What is text or a name, what reaches to the end of its group, what is not closed, what belongs to others.
+        # Not parts: text, names, commands that apply to their whole group, unclosed brackets, scripts of other items.
         (r"\mathrm{for_all}", []),
         (r"x_{\displaystyle y} + z_{(n}", []),
         (r"\begin{array}{c} a \\ {[b]} \\ [b] \end{array}", [("cell", "a"), ("cell", "{ [ b ] }")]),
@@ -51,17 +51,17 @@ def parts(text: str) -> list[tuple[str, str]]:
         (r"[0, 1[ \ = x", []),
     ],
 )
-def test_parts_are_what_a_person_would_name(text: str, found: list[tuple[str, str]]) -> None:
+def test_parts_of_all_kinds_are_found(text: str, found: list[tuple[str, str]]) -> None:
     assert parts(text) == found
 
 
 @pytest.mark.parametrize("tokens", ["a }", "{ a", r"\left( a", r"\frac { a }", r"\begin{array} { c } a", "a & b"])
-def test_what_does_not_fit_together_is_refused(tokens: str) -> None:
+def test_unbalanced_groups_are_refused(tokens: str) -> None:
     with pytest.raises(FormulaError):
         find_parts(tokens.split())
 
 
-def test_parts_go_to_their_own_kind_alone() -> None:
+def test_parts_are_exchanged_within_their_kind_only() -> None:
     known = formulas("x_{a}^{b}", "y_{c}^{d}", "z_{e}^{f}")
     made = list(recombine(known, 20, 1, 150))
     assert len(set(made)) == 20
@@ -75,7 +75,7 @@ def test_parts_go_to_their_own_kind_alone() -> None:
     assert set(bases) == {"x", "y", "z"} and subs == {"a", "c", "e"} and sups == {"b", "d", "f"}
 
 
-def test_nothing_comes_out_that_is_known_held_out_or_came_before() -> None:
+def test_known_held_out_and_repeated_formulas_are_not_made() -> None:
     known = formulas("x_{a} = 1", "x_{b} = 1", "y_{a} = 2", r"{y}_{c}\, = 2")
     held_out = {drawn_key("y _ { b } = 2")}
     made = list(recombine(known, 4, 1, 150, held_out))

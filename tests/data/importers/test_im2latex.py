@@ -78,7 +78,7 @@ def test_a_test_list_is_used_where_there_is_one(tmp_path: Path) -> None:
     assert summary.counts == {"train": 20, "eval": 20, "test": 1}
 
 
-def test_each_bad_record_is_set_aside_with_its_reason(tmp_path: Path) -> None:
+def test_each_bad_record_is_rejected_with_its_reason(tmp_path: Path) -> None:
     source = processed(tmp_path / "source")
     images = source / "formula_images_processed"
     (images / "0.png").write_bytes((images / "0.png").read_bytes()[:60])
@@ -151,7 +151,7 @@ def test_the_raw_layout_is_cropped_and_tokenised(tmp_path: Path) -> None:
         assert made["test"][0].name == "bb.png" and Image.open(io.BytesIO(made["test"][0].image)).height < 30
 
 
-def test_formulas_keep_the_spelling_of_their_source_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_formulas_keep_the_spelling_of_their_source_on_request(tmp_path: Path) -> None:
     source = processed(tmp_path / "source")
     lines = (source / "im2latex_formulas.norm.lst").read_text().split("\n")
     (source / "im2latex_formulas.norm.lst").write_text("\n".join(f"{{ {line} }}" for line in lines if line) + "\n")
@@ -202,7 +202,7 @@ def test_the_tfrecords_of_image2latex_are_read_in_both_numberings(tmp_path: Path
     assert records(tmp_path / "out2") == made
 
 
-def test_what_is_no_data_is_refused(tmp_path: Path) -> None:
+def test_invalid_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.tar.gz").write_bytes(b"\x1f\x8b nonsense")
     incomplete = processed(tmp_path / "incomplete")
@@ -220,7 +220,7 @@ def test_what_is_no_data_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_killed_import_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_killed_import_leaves_the_old_data_set(tmp_path: Path) -> None:
     source = processed(tmp_path / "source", 2000)
     before = import_dataset(processed(tmp_path / "small"), tmp_path / "out", workers=1)
     command = [sys.executable, "-c", "from data.commands import app; app()"]
@@ -301,12 +301,12 @@ def test_an_archive_that_would_fill_the_memory_is_refused(tmp_path: Path) -> Non
     member.size = 2**30
     with open("/dev/zero", "rb") as zeros, gzip.open(source / "images.tar.gz", "wb", 1) as packed:
         packed.write(member.tobuf())
-        packed.write(zeros.read(2**20))  # of the rest there is no need: it is not read
+        packed.write(zeros.read(2**20))  # the rest is not read, so it can be missing
     with pytest.raises(UserError, match=r"images.tar.gz holds 0.png of 1,073,741,824 bytes, more than 268,435,456"):
         import_dataset(source, tmp_path / "set", workers=1)
 
 
-def test_nothing_in_an_archive_chooses_where_it_is_read_or_written(tmp_path: Path) -> None:
+def test_members_of_an_archive_cannot_choose_paths(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(draw_png("W", 10))
     source = processed(tmp_path / "source", count=30)
     shutil.rmtree(source / "formula_images_processed")

@@ -24,13 +24,13 @@ BOTH = [pytest.param("latex", marks=LATEX), "builtin"]
 
 
 def columns_with_ink(image: np.ndarray) -> int:
-    """How many separate pieces a formula has from left to right."""
+    """Counts the separate pieces of a formula from left to right."""
     ink = (image < 128).any(axis=0).astype(int)
     return int((np.diff(ink, prepend=0) == 1).sum())
 
 
 def alone(formula: str, **options) -> np.ndarray | None:
-    """What `render` says."""
+    """Returns the image of `render`; None if it cannot draw the formula."""
     try:
         return render(formula, border=0, **options)
     except RenderingError:
@@ -74,12 +74,12 @@ def test_a_long_formula_stays_in_one_line(renderer: str) -> None:
 
 @pytest.mark.parametrize("renderer", BOTH)
 @pytest.mark.parametrize("formula", ["\\frac { 1", "\\undefinedcommand { x }", "", "x }", "{" * 400 + "x" + "}" * 400])
-def test_what_cannot_be_drawn_is_refused(renderer: str, formula: str) -> None:
+def test_formulas_that_cannot_be_drawn_are_refused(renderer: str, formula: str) -> None:
     with pytest.raises(RenderingError):
         render(formula, renderer=renderer)
 
 
-def test_the_builtin_renderer_draws_nothing_for_what_its_fonts_lack() -> None:
+def test_the_builtin_renderer_refuses_characters_that_its_fonts_lack() -> None:
     with pytest.raises(RenderingError, match="ASCII"):
         render("x + \u6211", renderer="builtin")
 
@@ -91,7 +91,7 @@ def test_a_backslash_at_the_end_is_a_space_and_a_comment_ends_with_its_line() ->
     np.testing.assert_array_equal(render("x % y", renderer="latex"), plain)
 
 
-def test_the_builtin_renderer_draws_arrays_and_what_only_mathtext_knows() -> None:
+def test_the_builtin_renderer_draws_arrays_and_symbols_of_mathtext() -> None:
     array = render("\\begin{array} { c c } 1 & 2 \\\\ 3 & 4 \\end{array}", dpi=200, renderer="builtin")
     assert columns_with_ink(array) == 2 and columns_with_ink(array.T) == 2
     assert columns_with_ink(render("a \\curvearrowright b", dpi=200, renderer="builtin")) == 3
@@ -126,7 +126,7 @@ GOOD = [
     "\\widehat { \\hat { \\hat { x } } }",
     "\\rule { 10pt } { 2pt }",
 ]
-# Each is wrong in a way of its own, most of them so that TeX reads on into what follows.
+# Each has a different error; most errors make TeX read on into the next formula.
 BROKEN = [
     "x } y",
     "} x {",
@@ -192,9 +192,9 @@ POWERFUL = [
 
 
 @LATEX
-def test_many_are_drawn_as_each_alone() -> None:
+def test_many_formulas_are_drawn_like_each_alone() -> None:
     formulas = [*GOOD, *BROKEN, *POWERFUL]
-    # A sound one behind each, so that no damage goes unseen.
+    # A valid formula follows each, so that any damage to it is noticed.
     witnesses = [f"\\alpha + \\beta + \\kappa \\quad \\mbox {{ q u a d }} {i}" for i in range(len(formulas))]
     mixed = [formula for pair in zip(formulas, witnesses, strict=True) for formula in pair]
     found = render_all(mixed, renderer="latex")
@@ -219,9 +219,9 @@ def test_many_are_drawn_as_each_alone() -> None:
         "\\def\\x{\\immediate\\write3{" + "x" * 1000 + "}\\x}\\immediate\\openout3=big \\x",
     ],
 )
-def test_what_never_ends_is_stopped_and_its_neighbours_are_drawn(formula: str) -> None:
+def test_endless_formulas_are_stopped_and_their_neighbours_are_drawn(formula: str) -> None:
     neighbours = [f"x _ {{ {i} }}" for i in range(4)]
-    # In one document of five, which is halved until the formula stands alone; each part with it takes the two seconds.
+    # A document of five formulas is halved until the formula is alone; each part with it takes two seconds.
     found = render_all([*neighbours[:3], formula, neighbours[3]], renderer="latex", seconds=2, workers=1)
     assert found.pop(3) is None
     assert_same(neighbours, found, render_all(neighbours, renderer="latex"))
@@ -269,7 +269,7 @@ def test_formulas_read_no_file_of_this_machine(tmp_path: Path, monkeypatch: pyte
     assert nothing is not None and something is not None and nothing.shape != something.shape
     assert all(image is not None and np.array_equal(image, nothing) for image in found[: len(places)])
     assert found[len(places) :] == [None] * len(places)
-    # What is read is seen, where it may be: a file in the folder of the formula.
+    # Reading works where it is allowed: in the folder of the formula.
     own = "\\immediate\\openout3=own \\immediate\\write3{y}\\immediate\\closeout3 " + opened[0].replace(
         places[0], "own"
     )
@@ -311,9 +311,7 @@ def install(folder: Path, script: str) -> None:
 
 
 @pytest.mark.parametrize("draw", [render, lambda formula, renderer: render_all([formula, "y"], renderer=renderer)])
-def test_programs_that_are_missing_or_do_not_work_are_said_to_be(
-    draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_or_broken_programs_are_reported(draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = shutil.which("sh")
     assert shell is not None
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -336,7 +334,7 @@ def test_the_picture_is_that_of_a_document_written_by_hand(tmp_path: Path) -> No
     by_hand = 255 - np.asarray(Image.open(tmp_path / "hand.png").convert("L")).astype(int)
     rows, columns = (np.flatnonzero(by_hand.any(axis=axis)) for axis in (1, 0))
     drawn = 255 - render("\\sum _ { i = 1 } ^ { n } \\mathbb { R }", 400, border=0, renderer="latex").astype(int)
-    # On the page by hand all stands at other fractions of a pixel.
+    # In the handwritten document, positions have other fractions of a pixel.
     assert drawn.shape == pytest.approx((np.ptp(rows) + 1, np.ptp(columns) + 1), abs=1)
     assert drawn.sum() == pytest.approx(by_hand.sum(), rel=0.01)
 
@@ -375,6 +373,6 @@ def test_a_page_is_set_in_its_own_style_size_and_font() -> None:
 
 
 @LATEX
-def test_a_preamble_that_fails_is_told_with_its_packages() -> None:
+def test_a_failing_preamble_is_reported_with_its_packages() -> None:
     with pytest.raises(UserError, match="its packages amsmath, nofont and amssymb"):
         draw_pages([Page("x"), Page("y")], "\\usepackage[a]{nofont}\n")

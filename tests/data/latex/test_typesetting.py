@@ -101,7 +101,7 @@ def test_nothing_is_drawn_outside_the_border() -> None:
         "\\right)",
     ],
 )
-def test_what_cannot_be_set_is_refused(formula: str) -> None:
+def test_unsupported_formulas_are_refused(formula: str) -> None:
     with pytest.raises(ValueError):
         typeset(formula.split(), 10.0)
 
@@ -133,7 +133,7 @@ def test_the_fonts_have_every_symbol_and_letter() -> None:
         ("\\begin{array} { c } a \\\\ b \\\\ \\end{array}", "\\begin{array} { c } a \\\\ b \\end{array}"),
     ],
 )
-def test_spellings_of_one_look_are_set_alike(formula: str, same: str) -> None:
+def test_spellings_that_look_the_same_are_set_the_same(formula: str, same: str) -> None:
     assert typeset(formula.split(), 20.0).marks == typeset(same.split(), 20.0).marks
 
 
@@ -141,7 +141,7 @@ def box_of(formula: str, em: float = 1000.0) -> Box:
     return typeset(formula.split(), em)
 
 
-def test_spaces_that_are_asked_for_are_added() -> None:
+def test_explicit_spaces_are_added() -> None:
     plain = typeset(["x", "y"], 1000.0).width
     assert typeset(["x", "\\quad", "y"], 1000.0).width == pytest.approx(plain + 1000)
     assert typeset(["x", "\\!", "y"], 1000.0).width == pytest.approx(plain - 167)
@@ -153,7 +153,7 @@ def test_a_script_without_a_base_stands_alone() -> None:
     assert y > 0 and two.em == 750
 
 
-def test_text_and_fonts_reach_to_the_end_of_their_group() -> None:
+def test_text_and_fonts_apply_to_the_end_of_their_group() -> None:
     fonts = [mark.font for _, _, mark in glyphs("{ \\bf a b } c \\mathrm { d \\mathit { e } f } \\mathbb { R }")]
     assert fonts == ["b", "b", "m", "r", "i", "r", "S"]
 
@@ -177,7 +177,7 @@ def test_atop_is_a_fraction_without_its_bar() -> None:
 @pytest.mark.parametrize(
     "text", ["\\hspace { x }", "\\big x", "\\begin{array} { c } \\multicolumn { 9 } { c } { x } \\end{array}"]
 )
-def test_what_is_wrong_in_arguments_is_refused(text: str) -> None:
+def test_invalid_arguments_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         typeset(text.split(), 10.0)
 

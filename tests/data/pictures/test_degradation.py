@@ -33,7 +33,7 @@ def formula() -> np.ndarray:
 
 
 def ink(image: np.ndarray) -> float:
-    """How much darker than white, in black pixels."""
+    """Returns the amount of ink, in black pixels."""
     return float((255 - image.astype(float)).sum() / 255)
 
 
@@ -169,7 +169,7 @@ def test_strokes_grow_and_shrink_by_a_share_of_the_em(em, width, bolder, thinner
     assert ink(made(image, "dilation", 1, em=em)) / 9 == pytest.approx(bolder, abs=0.01)
     if (em, width) != (32, 4):
         assert ink(made(image, "erosion", 1, em=em)) / 9 == pytest.approx(thinner, abs=0.01)
-    else:  # both sides are gone but for half of their ink
+    else:  # both sides keep only half of their ink
         assert ink(made(image, "erosion", 1, em=em)) / 9 == pytest.approx(thinner + 1, abs=0.01)
 
 
@@ -252,7 +252,7 @@ def test_broken_strokes_lose_ink_alone():
     assert 0.005 < 1 - ink(changed) / ink(formula()) < 0.1
 
 
-def test_what_is_no_degradation_is_refused():
+def test_unknown_degradations_are_refused():
     with pytest.raises(UserError, match=r"there is no degradation 'fog'; the degradations are scale, rotation.*photo"):
         made(formula(), "fog", 1)
     with pytest.raises(ValueError, match="from 0 to 1"):

@@ -67,7 +67,7 @@ def test_splits_of_the_sources_are_kept() -> None:
     assert in_splits(make_plan(found, PLAIN, 1, split="train")) == {"train": ["w", "x"], "eval": ["y"], "test": ["z"]}
 
 
-def test_what_draws_as_a_held_out_formula_does_is_not_trained_on() -> None:
+def test_formulas_that_look_like_held_out_ones_are_not_in_train() -> None:
     found = [
         *formulas("{ x } ^ { 2 }", "y \\, z", "z"),
         *formulas("x ^ { 2 }", split="eval"),
@@ -78,13 +78,13 @@ def test_what_draws_as_a_held_out_formula_does_is_not_trained_on() -> None:
     assert [reason for _, _, reason in plan.rejects] == 2 * ["draws the same as a formula of eval or test"]
 
 
-def test_a_formula_that_comes_again_is_drawn_once_and_held_out_if_it_was_anywhere() -> None:
+def test_a_repeated_formula_is_drawn_once_and_held_out_if_any_copy_is() -> None:
     found = [*formulas("x", "y", "x", split="train"), *formulas("x", split="test"), *formulas("x", split="train")]
     plan = make_plan(found, PLAIN, 1)
     assert in_splits(plan) == {"train": ["y"], "eval": [], "test": ["x"]} and plan.duplicates == 3
 
 
-def test_lists_are_spread_over_the_splits_by_what_is_drawn() -> None:
+def test_lists_are_spread_over_the_splits_by_look() -> None:
     shares = {"eval_share": 0.2, "test_share": 0.25}
     texts = [f"x _ {{ {' '.join(str(i))} }}" for i in range(2000)]
     plan = make_plan(formulas(*texts), PLAIN, 1, **shares)
@@ -150,7 +150,7 @@ def test_size_style_weight_and_border_are_drawn(tmp_path: Path) -> None:
     assert image("1", resolutions={300: 1}).shape[0] == pytest.approx(6.66 * 300 / 72.27, abs=1)
     assert image("1", border=(7, 7)).shape == (plain.shape[0] + 14, plain.shape[1] + 14)
     assert (image("l", bold=1) < 128).sum() > 1.2 * (image("l") < 128).sum()
-    # In a line, limits stand beside the operator.
+    # In inline style, limits are beside the operator.
     inline, display = image(r"\sum _ { i } ^ { n }", inline=1), image(r"\sum _ { i } ^ { n }")
     assert inline.shape[0] < 0.6 * display.shape[0] and inline.shape[1] > display.shape[1]
 
@@ -170,7 +170,7 @@ def test_each_font_draws_letters_of_its_own(tmp_path: Path) -> None:
 
 @LATEX
 @pytest.mark.integration
-def test_what_latex_cannot_set_is_left_out_with_the_reason(tmp_path: Path) -> None:
+def test_formulas_that_latex_cannot_set_are_rejected_with_the_reason(tmp_path: Path) -> None:
     texts = ["x", "a & b", r"\mathrm { \quad }", r"\left. \right.", r"\hspace { x }"]
     summary = drawn(tmp_path / "set", make_plan(formulas(*texts), PLAIN, 1))
     assert summary.counts["train"] == 1
@@ -228,7 +228,7 @@ def many(count: int = 300) -> Plan:
 
 
 class Interrupted:
-    """Ctrl-C when something is done, as progress tells it."""
+    """Raises KeyboardInterrupt when progress reports that something is done."""
 
     def __init__(self) -> None:
         self.told: list[int] = []
@@ -241,7 +241,7 @@ class Interrupted:
 
 @LATEX
 @pytest.mark.integration
-def test_an_interrupted_command_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_an_interrupted_command_continues_to_the_same_bytes(tmp_path: Path) -> None:
     straight = drawn(tmp_path / "straight", many(), workers=2)
     interrupted = Interrupted()
     with pytest.raises(KeyboardInterrupt):
@@ -257,7 +257,7 @@ def test_an_interrupted_command_goes_on_to_the_same_bytes(tmp_path: Path) -> Non
 
 @LATEX
 @pytest.mark.integration
-def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+def test_a_killed_command_continues_to_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("".join(f"x_{{{i}}}\n" for i in range(600)))
     (tmp_path / "looks").write_text("katex = 0\n[fonts]\ncm = 1\n[resolutions]\n80 = 1\n100 = 1\n")
     command = [sys.executable, "-c", "from data.commands import app; app()", "draw", "list", "--split", "train"]
@@ -274,13 +274,13 @@ def test_a_killed_command_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     for name in ("set", "straight"):
         subprocess.run([*command, name], cwd=tmp_path, env=environment, check=True, capture_output=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list", "looks", "set", "straight", "tmp"]
-    assert not list((tmp_path / "tmp").iterdir())  # what the kill left was in set.drawing
+    assert not list((tmp_path / "tmp").iterdir())  # the killed command left its files in set.drawing
     descriptions = [json.loads((tmp_path / name / "dataset.json").read_text()) for name in ("set", "straight")]
     assert descriptions[0] == descriptions[1] and descriptions[0]["counts"]["train"] == 600
 
 
 @LATEX
-def test_finished_chunks_of_another_command_are_not_taken(tmp_path: Path) -> None:
+def test_finished_chunks_of_another_command_are_not_used(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         drawn(tmp_path / "set", many(20), progress=Interrupted())
     with pytest.raises(UserError, match="set.drawing holds pictures of a command with other formulas or options"):

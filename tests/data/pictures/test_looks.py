@@ -56,8 +56,8 @@ def test_no_look_has_the_held_out_font(chosen: list[Look]) -> None:
     assert HELD_OUT_FONT in FONTS and HELD_OUT_FONT not in {look.font for look in chosen}
 
 
-def test_light_ink_is_degraded_by_what_takes_it_alone(chosen: list[Look]) -> None:
-    """`degrade` asks for ink darker than its paper."""
+def test_light_ink_only_gets_degradations_that_support_it(chosen: list[Look]) -> None:
+    """`degrade` requires ink that is darker than its paper."""
     dark = [look for look in chosen if THEMES[look.theme].is_dark and look.degradations]
     assert {look.theme for look in dark} == {"github-dark", "dark", "solarized-dark"}
     assert {kind for look in dark for kind, _ in look.degradations} == {"scale", "blur", "jpeg", "sharpen"}
@@ -66,7 +66,7 @@ def test_light_ink_is_degraded_by_what_takes_it_alone(chosen: list[Look]) -> Non
         assert not {"inverse", "transparency"} & set(kinds[:-1]) and len(set(kinds)) == len(kinds)
 
 
-def test_a_look_follows_from_seed_formula_and_copy() -> None:
+def test_a_look_depends_on_seed_formula_and_copy_only() -> None:
     one = Looks().choose(3, "x", 1)
     assert one == Looks().choose(3, "x", 1)
     others = [Looks().choose(seed, formula, copy) for seed in (3, 4) for formula in "xyz" for copy in range(4)]
@@ -94,7 +94,7 @@ def test_an_em_is_counted_in_pixels() -> None:
     assert Look("katex", "katex", 16, 2, True, False, 0, "light").em == pytest.approx(38.72)
 
 
-def test_a_file_says_the_shares_and_leaves_the_others(tmp_path: Path) -> None:
+def test_a_file_sets_some_shares_and_keeps_the_other_defaults(tmp_path: Path) -> None:
     file = tmp_path / "looks.toml"
     file.write_text("katex = 0\nborder = [3, 3]\n[fonts]\ntimes = 1\n[sizes]\n9 = 1\n[resolutions]\n80 = 2\n")
     looks = read_looks(file)

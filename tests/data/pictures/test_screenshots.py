@@ -49,7 +49,7 @@ def test_a_picture_does_not_depend_on_its_neighbours(scale: float) -> None:
         np.testing.assert_array_equal(together[i], draw_screenshots([formulas[i]], scale)[0])
 
 
-def test_what_katex_cannot_draw_is_told_in_its_place() -> None:
+def test_formulas_that_katex_cannot_draw_have_an_error_in_their_place() -> None:
     drawn = draw_screenshots([Shown(latex, 16, True) for latex in ("x", r"\foo", "{", r"\ ", "y")], 1)
     assert [str(one) for one in drawn if isinstance(one, RenderingError)] == [
         "KaTeX: Undefined control sequence: \\foo",
@@ -59,7 +59,7 @@ def test_what_katex_cannot_draw_is_told_in_its_place() -> None:
     assert isinstance(drawn[0], np.ndarray) and isinstance(drawn[4], np.ndarray)
 
 
-def test_formulas_run_nothing_in_the_page() -> None:
+def test_formulas_cannot_run_scripts_in_the_page() -> None:
     hostile = [
         r"\href{javascript:document.body.remove()}{x}",
         r"\htmlStyle{position:fixed;top:0}{x}",

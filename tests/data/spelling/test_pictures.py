@@ -1,7 +1,7 @@
-"""A formula and its normal form look alike: both are drawn by LaTeX, spaces left out.
+"""Formulas look the same as their normal forms when LaTeX draws both without spaces.
 
-Where the pictures are not the same, the same marks have to stand there, moved by a few pixels up or down at most, and
-to the side as spaces are left out. The rest is what docs/concepts/normal-form.md explains.
+Images that are not equal must have the same marks, moved up or down by at most a few pixels, and sideways because of
+removed spaces. docs/concepts/normal-form.md explains the exceptions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MINED = SAMPLES / "formulas" / "mined.tsv.gz"
 # How many real formulas are drawn; 0 for all of them.
 COUNT = int(os.environ.get("IM2LATEX_SPELLING_COUNT", "1500"))
 DPI = 100
-# Pixels; scripts of \left( \right) stand up to 2.2 pt, which are 3 pixels, from where those of ( ) stand.
+# Pixels; scripts of \left( \right) are moved by up to 2.2 pt, or 3 pixels, against those of ( ).
 UP_OR_DOWN = 4
 
 pytestmark = [
@@ -54,12 +54,12 @@ TEXT = {"\\textrm", "\\textbf", "\\textit", "\\textsf", "\\texttt", "\\textup", 
 
 
 def without_spaces(latex: str) -> str:
-    """The formula without the spaces that were asked for, and without the blanks between letters of text."""
+    """Removes explicit spaces, and the spaces between letters of text, from a formula."""
     tokens, kept, at = latex.split(), [], 0
     while at < len(tokens):
         token, end = tokens[at], closing(tokens, at + 1)
         if token in SPACES:
-            if tokens[at + 1 : at + 2] in (["_"], ["^"]):  # a script of its own, not of what is before
+            if tokens[at + 1 : at + 2] in (["_"], ["^"]):  # a separate script, not one of the item before
                 kept += ["{", "}"]
             end = at
         elif token == "\\hspace" and end:
@@ -74,7 +74,7 @@ def without_spaces(latex: str) -> str:
 
 
 def closing(tokens: list[str], at: int) -> int:
-    """Where the group that begins there ends; 0 if none does."""
+    """Returns the end of the group that begins at this index; 0 if there is none."""
     depth = 0
     for end in range(at, len(tokens)):
         depth += {"{": 1, "}": -1}.get(tokens[end], 0)
@@ -84,7 +84,7 @@ def closing(tokens: list[str], at: int) -> int:
 
 
 def marks(picture: np.ndarray) -> Iterator[tuple[tuple[int, ...], int, int]]:
-    """The connected marks of a picture: their shape as runs of pixels from their corner, and the corner's x and y."""
+    """Returns the connected marks of an image: the shape of each as runs of pixels, and the x and y of its corner."""
     runs: list[tuple[int, int, int]] = []
     above: list[int] = []
     parent: list[int] = []
@@ -115,7 +115,7 @@ def marks(picture: np.ndarray) -> Iterator[tuple[tuple[int, ...], int, int]]:
 
 
 def look_alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two pictures have the same marks at nearly the same heights."""
+    """Returns whether two images have the same marks at nearly the same heights."""
     if one.shape == other.shape and (one == other).all():
         return True
     if abs(one.shape[0] - other.shape[0]) > UP_OR_DOWN:
@@ -127,7 +127,7 @@ def look_alike(one: np.ndarray, other: np.ndarray) -> bool:
             heights[-1][shape].append((left, top))
     first, second = heights
     if first.keys() != second.keys() or any(len(first[shape]) != len(second[shape]) for shape in first):
-        # Marks that touch without a space are one: then as much ink is enough.
+        # Without spaces, marks can touch and become one. In that case, the same amount of ink is enough.
         ink = [(255.0 - picture).sum() for picture in (one, other)]
         return abs(ink[0] - ink[1]) < 0.004 * max(ink)
     moved = [b[1] - a[1] for shape in first for a, b in zip(sorted(first[shape]), sorted(second[shape]), strict=True)]
@@ -135,7 +135,7 @@ def look_alike(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def different(formulas: Sequence[str]) -> tuple[list[str], int, int]:
-    """Those of which the normal form looks different, how many were drawn, and how many are equal pixel for pixel."""
+    """Returns the formulas whose normal form looks different, the number drawn, and the number of equal images."""
     parsed = []
     for formula in formulas:
         try:

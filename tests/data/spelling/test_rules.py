@@ -1,4 +1,4 @@
-"""Each rule of docs/concepts/normal-form.md, in formulas written by hand; the form is stable for any formula."""
+"""The rules of docs/concepts/normal-form.md, on handwritten formulas; and the stability of the form, on any formula."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RULES = {
         (r"{ \rm s i n } x", r"\sin x"),
         (r"\mathrm { s i } \mathrm { n } ^ { 2 } x", r"\sin ^ { 2 } x"),
         (r"x _ { \mathrm { m a x } }", r"x _ { \max }"),
-        (r"\mathrm { m a x } _ { x }", r"\mathrm { m a x } _ { x }"),  # its subscript stands beside it
+        (r"\mathrm { m a x } _ { x }", r"\mathrm { m a x } _ { x }"),  # its subscript is beside it
         (r"\operatorname* { m a x } _ { x }", r"\max _ { x }"),
         (r"\underset { x } { \mathrm { m a x } } f", r"\max _ { x } f"),
         (r"a \mathrm { m o d } b", r"a \bmod b"),
@@ -225,7 +225,7 @@ def test_deep_nesting_is_a_formula_error() -> None:
         normal_form("{" * 20000 + "x" + "}" * 20000)
 
 
-def test_the_source_may_keep_its_spelling() -> None:
+def test_the_spelling_of_the_source_can_be_kept() -> None:
     assert respell(r"{ \cal D }", AS_THE_SOURCE) == r"{ \cal D }"
     assert respell(r"{ \cal D }", NORMAL) == r"\mathcal { D }"
     assert respell(r"\ref { a }", NORMAL) == r"\ref { a }"  # nothing would be left

@@ -24,55 +24,55 @@ def three_runs(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 @pytest.fixture
 def workspace(three_runs: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """The workspace of `make_three_runs`, shared by all tests: to be read."""
+    """The workspace of `make_three_runs`, shared by all tests and read-only."""
     monkeypatch.setenv("IM2LATEX_HOME", str(three_runs.home))
     return three_runs
 
 
 @pytest.fixture
 def own_workspace(three_runs: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A copy of it for one test, with the addresses in the store changed to its own: to be changed."""
+    """A copy of that workspace for one test, which may change it; the addresses in the store are adapted."""
     before, after = str(three_runs.home.parent), str(tmp_path)
     shutil.copytree(before, after, dirs_exist_ok=True)
-    made = Workspace(tmp_path / "home")
-    monkeypatch.setenv("IM2LATEX_HOME", str(made.home))
-    with sqlite3.connect(made.metadata) as file:
+    copy = Workspace(tmp_path / "home")
+    monkeypatch.setenv("IM2LATEX_HOME", str(copy.home))
+    with sqlite3.connect(copy.metadata) as file:
         for table, column in (("Artifact", "uri"), *((f"{kind}Property", "string_value") for kind in KINDS)):
             file.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (before, after))
     file.close()
-    return made
+    return copy
 
 
 def make_three_runs(folder: Path) -> Workspace:
-    """A workspace of three runs.
+    """Creates a workspace with three runs.
 
-    The first made all there is; the second took the examples from the cache, trained on, and was compared with the
-    first's model; the third failed in training.
+    The first executed all components. The second took the examples from the cache, trained a model, and compared it
+    with the first's. The third failed in training.
     """
-    made = Workspace(folder / "home")
-    made.home.mkdir()
+    workspace = Workspace(folder / "home")
+    workspace.home.mkdir()
     (folder / "formulas").mkdir()
-    past = History(made.metadata, "im2latex")
-    examples = past.artifact("Examples", _folder(made, "examples"), input_fingerprint="split:train,num_files:1")
+    past = History(workspace.metadata, "im2latex")
+    examples = past.artifact("Examples", _folder(workspace, "examples"), input_fingerprint="split:train,num_files:1")
     data = str(folder / "formulas")
     past.execution(FIRST, "ImportExampleGen", outputs={"examples": examples}, input_base=data)
-    pushed = _trained(past, made, FIRST, examples, 0)
+    pushed = _trained(past, workspace, FIRST, examples, 0)
     past.execution(SECOND, "ImportExampleGen", CACHED, {"examples": examples}, input_base=data)
-    _trained(past, made, SECOND, examples, pushed)
+    _trained(past, workspace, SECOND, examples, pushed)
     past.execution(THIRD, "ImportExampleGen", CACHED, {"examples": examples}, input_base=data)
     past.execution(THIRD, "Trainer", FAILED, inputs=[examples])
-    return made
+    return workspace
 
 
 def _trained(past: History, workspace: Workspace, run: str, examples: int, before: int) -> int:
-    """Adds what follows the examples in a run, and returns the pushed model's id."""
+    """Adds the components after the examples to a run. Returns the id of the pushed model."""
     version = VERSIONS[run]
     destination = workspace.serving / "im2latex" / version
     destination.mkdir(parents=True)
     model = past.artifact("Model", _folder(workspace, f"model{version}"))
     past.execution(run, "Trainer", outputs={"model": model}, inputs=[examples])
-    told = {"serving_version": VERSIONS[FIRST] if before else "", **({"pushed_model": before} if before else {})}
-    baseline = past.artifact("Model", _folder(workspace, f"baseline{version}"), **told)
+    properties = {"serving_version": VERSIONS[FIRST] if before else "", **({"pushed_model": before} if before else {})}
+    baseline = past.artifact("Model", _folder(workspace, f"baseline{version}"), **properties)
     serving = str(destination.parent)
     past.execution(run, "Baseline", outputs={"baseline": baseline}, inputs=[model], serving=serving)
     scores = _folder(workspace, f"evaluation{version}")
@@ -90,13 +90,13 @@ def _trained(past: History, workspace: Workspace, run: str, examples: int, befor
 
 
 def _folder(workspace: Workspace, name: str) -> Path:
-    made = workspace.pipeline_root / name
-    made.mkdir(parents=True)
-    return made
+    folder = workspace.pipeline_root / name
+    folder.mkdir(parents=True)
+    return folder
 
 
 def store_properties(workspace: Workspace, run: str, properties: dict[str, str | int]) -> None:
-    """Stores with a run what it was run with."""
+    """Stores the conditions of a run."""
     past = History(workspace.metadata, "im2latex")
     context = past.store.get_context_by_type_and_name("pipeline_run", run)
     for name, value in properties.items():

@@ -1,4 +1,4 @@
-"""A store as years of runs leave it, made through ML Metadata's own API, thousands of things a call."""
+"""A store with the runs of several years, written through ML Metadata's API with thousands of items per call."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STATES = {
     "failed": mlmd.Execution.FAILED,
     "running": mlmd.Execution.RUNNING,
 }
-# Every so many runs other data come, the last configuration is run again, the training fails, the evaluation is killed.
+# Every so many runs: the data changes, the last configuration is repeated, training fails, evaluation is killed.
 NEW_DATA, AGAIN, FAILS, KILLED = 20, 5, 37, 101
 
 
 class Component(NamedTuple):
-    """A component as the pipeline has it."""
+    """A component of the pipeline."""
 
     type: str
     inputs: Mapping[str, tuple[str, str]]  # component and output, by name
@@ -112,7 +112,7 @@ class Pushed(NamedTuple):
 
 @dataclass
 class Years:
-    """Runs that follow each other as the pipeline's cache would have it. Ids are those of an empty SQLite store."""
+    """Successive runs that share cached outputs as in the pipeline. Ids are those in an empty SQLite store."""
 
     home: Path
     cached: bool = True
@@ -140,26 +140,28 @@ class Years:
         outcome: dict[tuple[str, str], int] = {}
         for component, kind in COMPONENTS.items():
             inputs = {key: outcome[of] for key, of in kind.inputs.items()}
-            told = self._told(component, number, settings, inputs)
-            key = component, tuple(inputs.items()), json.dumps(told, default=str)
+            properties = self._told(component, number, settings, inputs)
+            key = component, tuple(inputs.items()), json.dumps(properties, default=str)
             if (
                 component == "Trainer"
                 and number % FAILS == FAILS - 1
                 or component == "Evaluator"
                 and number % KILLED == 9
             ):
-                self._execute(name, component, "failed" if component == "Trainer" else "running", told, inputs, {})
+                self._execute(
+                    name, component, "failed" if component == "Trainer" else "running", properties, inputs, {}
+                )
                 return
             known = self.cache.get(key) if self.cached else None
-            made = known or self._make(component, number, inputs, told)
-            self.cache[key] = made
-            self._execute(name, component, "cached" if known else "ran", told, inputs, made)
-            outcome |= {(component, output): artifact for output, artifact in made.items()}
+            outputs = known or self._make(component, number, inputs, properties)
+            self.cache[key] = outputs
+            self._execute(name, component, "cached" if known else "ran", properties, inputs, outputs)
+            outcome |= {(component, output): artifact for output, artifact in outputs.items()}
 
     def _told(
         self, component: str, number: int, settings: Mapping[str, Any], inputs: Mapping[str, int]
     ) -> dict[str, Any]:
-        """What a component is told, and so what the cache goes by."""
+        """Returns the execution properties of a component, which are part of its cache key."""
         code = {"code": hashlib.sha256(f"{component} {number // 90}".encode()).hexdigest()}
         serving = str(self.home / "serving" / PIPELINE)
         match component:
@@ -223,12 +225,12 @@ class Years:
 
 @functools.cache
 def _knobs() -> list[tuple[str, Any, str]]:
-    """Those of the quickstart, each with its value and what it does."""
+    """Returns the settings of the quickstart: knob, value and help."""
     return list(flatten(load_config("quickstart")))
 
 
 def _end(component: str, number: int) -> str:
-    """How a component ended that did not get to its end, else ""."""
+    """Returns the state of a component that did not succeed, else ""."""
     if component == "Trainer" and number % FAILS == FAILS - 1:
         return "failed"
     return "running" if component == "Evaluator" and number % KILLED == KILLED // 2 else ""
@@ -239,9 +241,9 @@ def build(store: MetadataStore, home: Path, runs: int = 1000, cached: bool = Tru
 
     Args:
         store: ML Metadata.
-        home: the workspace that addresses of artifacts name; none of their files are made.
-        runs: how many.
-        cached: let runs share what was made from the same; else each has 11 executions and 14 artifacts of its own.
+        home: the workspace in the addresses of artifacts; the files are not created.
+        runs: number of runs.
+        cached: whether runs share cached outputs; else each has its own 11 executions and 14 artifacts.
     """
     years = Years(home, cached)
     for number in range(runs):

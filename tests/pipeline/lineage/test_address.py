@@ -17,7 +17,7 @@ from pipeline.lineage.address import Address, parse
         ("mysql://me@[::1]:3306/db", Address("me", "::1", 3306, "db")),
     ],
 )
-def test_an_address_is_read(text: str, address: Address) -> None:
+def test_an_address_is_parsed(text: str, address: Address) -> None:
     assert parse(text) == address
     assert parse(str(address)) == address
 
@@ -27,7 +27,7 @@ def test_an_address_is_read(text: str, address: Address) -> None:
     ["host", "mysql://host/db", "mysql://me@host", "mysql://me@host/", "oracle://me@host/db", "mysql://me@host:no/db",
      "mysql://me@host/db/more", "mysql://me@host/db?ssl=1", "sqlite:///file", "mysql://me@/db", "mysql://me@[host/db"],
 )  # fmt: skip
-def test_what_is_no_address_is_refused_with_the_form_of_one(text: str) -> None:
+def test_an_invalid_address_is_refused_with_the_expected_form(text: str) -> None:
     with pytest.raises(UserError, match=r"metadata\.connection .* mysql://user@host:port/database"):
         parse(text)
 
@@ -39,21 +39,21 @@ def test_a_password_is_refused_and_not_repeated(text: str) -> None:
     assert "hunter2" not in str(refused.value) and "metadata.connection" in str(refused.value)
 
 
-def test_the_knob_is_kept_in_toml() -> None:
+def test_the_knob_round_trips_through_toml() -> None:
     config = load_config(settings=["metadata.connection=mysql://me@host/db"])
     assert config.metadata.connection == "mysql://me@host/db"
     assert 'connection = "mysql://me@host/db"' in to_toml(config)
     assert load_config().metadata.connection == ""
 
 
-def test_why_postgresql_is_refused_is_said() -> None:
+def test_the_refusal_of_postgresql_gives_the_reason() -> None:
     with pytest.raises(UserError, match="PostgreSQL database, where ML Metadata cannot store a text as long"):
         parse("postgresql://me@host/db")
 
 
-def test_a_server_that_does_not_answer_is_named() -> None:
+def test_a_server_that_does_not_answer_is_reported() -> None:
     with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))  # and does not listen
+        bound.bind(("127.0.0.1", 0))  # bound, but not listening
         port = bound.getsockname()[1]
         with pytest.raises(UserError, match=f"mysql://me@127.0.0.1:{port}/db does not answer"):
             parse(f"mysql://me@127.0.0.1:{port}/db").reach()

@@ -30,7 +30,7 @@ def lineage(*arguments: str, status: int = 0) -> Result:
     return result
 
 
-def test_the_story_of_the_serving_model_is_a_tree(workspace: Workspace) -> None:
+def test_the_lineage_of_the_serving_model_is_a_tree(workspace: Workspace) -> None:
     lines = lineage().stdout.splitlines()
     assert lines[0] == f"version {VERSIONS[SECOND]} serves now; it is of run {SECOND}: {lines[0].rsplit(': ', 1)[1]}"
     assert lines[0].endswith("5 components, 1 of them from the cache")
@@ -53,7 +53,7 @@ def test_the_story_of_the_serving_model_is_a_tree(workspace: Workspace) -> None:
     assert f"made by run {FIRST[:19]}" in next(line for line in lines if "ImportExampleGen" in line)
 
 
-def test_the_story_says_which_kinds_of_pictures_are_hard(own_workspace: Workspace) -> None:
+def test_the_lineage_shows_the_hardest_kinds_of_pictures(own_workspace: Workspace) -> None:
     folder = own_workspace.pipeline_root / f"evaluation{VERSIONS[SECOND]}"
     evaluation = read_evaluation(folder)
     bleu = {"native": 0.81, "blur": 0.7, "photo": 0.3}
@@ -62,7 +62,7 @@ def test_the_story_says_which_kinds_of_pictures_are_hard(own_workspace: Workspac
     assert "kinds of pictures: BLEU 0.810 as they are; lowest: photo 0.300, blur 0.700" in lineage().stdout
 
 
-def test_what_a_run_was_run_with_stands_over_the_story(own_workspace: Workspace) -> None:
+def test_the_conditions_of_the_run_are_above_the_lineage(own_workspace: Workspace) -> None:
     data = str(own_workspace.home.parent / "formulas")
     stored = {
         "config": "{}", "config_sha256": "c" * 64, "code_commit": "d" * 40, "code_changed": 1, "data": data,
@@ -71,33 +71,33 @@ def test_what_a_run_was_run_with_stands_over_the_story(own_workspace: Workspace)
     }  # fmt: skip
     for run in (FIRST, SECOND):
         store_properties(own_workspace, run, stored)
-    told = lineage().stdout
-    assert told.splitlines()[1:4] == [
+    output = lineage().stdout
+    assert output.splitlines()[1:4] == [
         "configuration cccccccccccc; code dddddddddddd, changed; data eeeeeeeeeeee",
         "Python 3.11.7, tfx 1.16.0",
         "2 cores of Pentium, 7.8 GiB, no GPU",
     ]
-    assert f"└── {data}  (fingerprint eeeeeeeeeeee)" in told
+    assert f"└── {data}  (fingerprint eeeeeeeeeeee)" in output
 
 
-def test_what_is_gone_is_told(own_workspace: Workspace) -> None:
+def test_missing_files_are_reported(own_workspace: Workspace) -> None:
     (own_workspace.home.parent / "formulas").rmdir()
     (own_workspace.pipeline_root / "examples").rmdir()
-    told = lineage().stdout
-    assert f"{own_workspace.home.parent / 'formulas'}  (gone)" in told and "Examples 1: its files are gone" in told
+    output = lineage().stdout
+    assert f"{own_workspace.home.parent / 'formulas'}  (gone)" in output and "Examples 1: its files are gone" in output
 
 
-def test_what_became_of_data_is_told_by_its_folder(workspace: Workspace) -> None:
-    told = lineage(str(workspace.home.parent / "formulas"), "--down").stdout
+def test_descendants_of_data_are_found_by_its_folder(workspace: Workspace) -> None:
+    output = lineage(str(workspace.home.parent / "formulas"), "--down").stdout
     for version in VERSIONS.values():
-        assert told.count(f"pushed to {workspace.serving / 'im2latex' / version}") == 1
-    assert "Examples 1, what was made of it" in told and ", failed" in told
+        assert output.count(f"pushed to {workspace.serving / 'im2latex' / version}") == 1
+    assert "Examples 1, what was made of it" in output and ", failed" in output
     both = lineage("7", "--up", "--down", "--paths").stdout
     assert "Examples 1" in both and "Model 7, what was made of it" in both
     assert str(workspace.pipeline_root / f"model{VERSIONS[SECOND]}") in both
 
 
-def test_runs_are_listed_the_last_one_last(workspace: Workspace) -> None:
+def test_runs_are_listed_in_order(workspace: Workspace) -> None:
     heading, *rows = lineage("runs").stdout.splitlines()
     assert heading.split() == ["run", "state", "took", "ran", "cached", "BLEU", "blessed", "pushed"]
     assert [row.split()[0] for row in rows] == [f"2020-01-0{day}T10:00:05" for day in (1, 2, 3)]
@@ -109,28 +109,28 @@ def test_runs_are_listed_the_last_one_last(workspace: Workspace) -> None:
 
 
 def test_two_runs_are_compared(workspace: Workspace) -> None:
-    told = lineage("diff", "2020-01-01", "2020-01-02").stdout.splitlines()
-    assert told[0].split() == [FIRST[:19], SECOND[:19]]
-    assert [line.split() for line in told if line.startswith("  ") and line.strip()][1:] == [
+    output = lineage("diff", "2020-01-01", "2020-01-02").stdout.splitlines()
+    assert output[0].split() == [FIRST[:19], SECOND[:19]]
+    assert [line.split() for line in output if line.startswith("  ") and line.strip()][1:] == [
         ["pushed", *VERSIONS.values()], ["bleu", "0.8", "0.81"]
     ]  # fmt: skip
     assert lineage("diff", FIRST, FIRST).stdout == "nothing differs\n"
 
 
-def test_a_check_ends_with_a_status_and_mends_when_asked(own_workspace: Workspace) -> None:
+def test_check_has_an_exit_status_and_repairs_on_request(own_workspace: Workspace) -> None:
     assert lineage("check").stdout == "nothing is broken\n"
     past = History(own_workspace.metadata, "im2latex")
     past.execution("2020-01-04T10:00:05", "Trainer", mlmd.Execution.RUNNING)
-    told = lineage("check", status=4).stdout
-    assert "1 killed" in told and "repair: the same command continues from there" in told
-    assert "Trainer of run 2020-01-04T10:00:05 was left running" in told
+    output = lineage("check", status=4).stdout
+    assert "1 killed" in output and "repair: the same command continues from there" in output
+    assert "Trainer of run 2020-01-04T10:00:05 was left running" in output
     with own_workspace.lock():
         assert "killed" not in lineage("check").stdout
     assert lineage("check", "--repair").stdout == "nothing is broken\n"
     assert lineage("check").stdout == "nothing is broken\n"
 
 
-def test_long_lists_of_what_is_broken_are_cut_for_people_and_whole_for_machines(own_workspace: Workspace) -> None:
+def test_long_lists_of_problems_are_cut_except_in_json(own_workspace: Workspace) -> None:
     past = History(own_workspace.metadata, "im2latex")
     for i in range(12):
         past.artifact("Model", f"/gone/{i}")
@@ -140,7 +140,7 @@ def test_long_lists_of_what_is_broken_are_cut_for_people_and_whole_for_machines(
 
 
 @pytest.mark.parametrize("arguments", ALL, ids=" ".join)
-def test_json_is_as_its_schema_says(own_workspace: Workspace, arguments: list[str]) -> None:
+def test_json_matches_its_schema(own_workspace: Workspace, arguments: list[str]) -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="not installed: jsonschema")
     past = History(own_workspace.metadata, "im2latex")
     past.execution("2020-01-04T10:00:05", "Trainer", mlmd.Execution.RUNNING)
@@ -155,7 +155,7 @@ def test_json_is_as_its_schema_says(own_workspace: Workspace, arguments: list[st
             assert not validator.is_valid(printed | {name: [*value, {}]})
 
 
-def test_json_holds_what_the_tree_shows(workspace: Workspace) -> None:
+def test_json_has_the_content_of_the_tree(workspace: Workspace) -> None:
     printed = json.loads(lineage("--json").stdout)
     assert printed["artifact"] == 11 and printed["format"] == "im2latex-lineage/1"
     assert [run["id"] for run in printed["runs"]] == [FIRST, SECOND]
@@ -163,14 +163,14 @@ def test_json_holds_what_the_tree_shows(workspace: Workspace) -> None:
     assert evaluator["inputs"] == {"in": [1, 7, 8]} and evaluator["outputs"] == {"blessing": [9], "evaluation": [10]}
 
 
-def test_drawings_are_asked_for_one_at_a_time(workspace: Workspace) -> None:
+def test_only_one_output_format_can_be_chosen(workspace: Workspace) -> None:
     assert lineage("--dot").stdout.startswith("digraph lineage {")
     assert lineage("7", "--mermaid").stdout.startswith("flowchart LR")
     with pytest.raises(UserError, match="choose one of them"):
         CliRunner().invoke(app, ["lineage", "--dot", "--json"], catch_exceptions=False)
 
 
-def test_help_and_errors_answer_without_tfx(workspace: Workspace, tmp_path: Path) -> None:
+def test_help_and_errors_do_not_import_tfx(workspace: Workspace, tmp_path: Path) -> None:
     code = (
         "import sys, pipeline.cli as cli\n"
         "try:\n    cli.main()\n"
@@ -183,11 +183,11 @@ def test_help_and_errors_answer_without_tfx(workspace: Workspace, tmp_path: Path
         assert len(ran.stderr.splitlines()) == 1 + status
 
 
-def test_help_answers_at_once(workspace: Workspace) -> None:
+def test_help_is_fast(workspace: Workspace) -> None:
     command = [sys.executable, "-m", "pipeline.cli", "lineage", "--help"]
     subprocess.run(command, check=True, capture_output=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Of the processor's time, which others on the machine do not add to; 0.3 s.
+    # CPU time, which does not depend on the load of the machine; it is 0.3 s.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0

@@ -21,7 +21,7 @@ def test_a_run_does_not_differ_from_itself(workspace: Workspace) -> None:
     assert compared(workspace, FIRST, FIRST) == []
 
 
-def test_what_came_of_runs_is_compared(workspace: Workspace) -> None:
+def test_results_of_runs_are_compared(workspace: Workspace) -> None:
     assert compared(workspace, FIRST, SECOND) == [
         ("outcome", "pushed", VERSIONS[FIRST], VERSIONS[SECOND]),
         ("metrics", "bleu", 0.8, 0.81),
@@ -35,7 +35,7 @@ def test_what_came_of_runs_is_compared(workspace: Workspace) -> None:
     ]
 
 
-def test_what_runs_were_run_with_is_compared(own_workspace: Workspace) -> None:
+def test_conditions_of_runs_are_compared(own_workspace: Workspace) -> None:
     def stored(seed: int, knobs: dict, packages: dict) -> dict[str, str | int]:
         return {
             "config": json.dumps({"training.seed": seed, "model.filters": [1, 2], **knobs}),
@@ -50,8 +50,8 @@ def test_what_runs_were_run_with_is_compared(own_workspace: Workspace) -> None:
 
     store_properties(own_workspace, FIRST, stored(0, {"old.knob": 1}, {"tfx": "1.16.0"}))
     store_properties(own_workspace, THIRD, stored(1, {"new.knob": "a"}, {"tfx": "1.21.0", "jax": "0.4"}))
-    found = [difference for difference in compared(own_workspace, FIRST, THIRD) if difference.section != "outcome"]
-    assert [difference for difference in found if difference.section != "metrics"] == [
+    differing = [difference for difference in compared(own_workspace, FIRST, THIRD) if difference.section != "outcome"]
+    assert [difference for difference in differing if difference.section != "metrics"] == [
         ("data", "fingerprint", "0" * 64, "1" * 64),
         ("configuration", "training.seed", 0, 1),
         ("configuration", "old.knob", 1, None),
@@ -75,7 +75,7 @@ def test_the_vocabulary_is_compared(own_workspace: Workspace) -> None:
     assert ("metrics", "vocabulary", 2, None) in compared(own_workspace, FIRST, SECOND)
 
 
-def test_runs_that_stored_nothing_are_compared_by_what_their_components_were_told(own_workspace: Workspace) -> None:
+def test_old_runs_are_compared_by_their_execution_properties(own_workspace: Workspace) -> None:
     past = History(own_workspace.metadata, "im2latex")
     for run, epochs in ((FIRST, 3), (SECOND, 4)):
         past.execution(run, "Reporter", settings=json.dumps([["training.epochs", epochs, "passes"]]))

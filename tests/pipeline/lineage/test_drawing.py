@@ -26,7 +26,7 @@ def hostile() -> Graph:
     return Graph({1: Artifact(1, HOSTILE, HOSTILE)}, {2: execution})
 
 
-def test_every_artifact_execution_and_step_between_them_is_drawn(graph: Graph) -> None:
+def test_every_artifact_execution_and_edge_is_drawn(graph: Graph) -> None:
     edges = {(f"a{i}", f"e{e.id}") for e in graph.executions.values() for i in e.taken() if i in graph.artifacts} | {
         (f"e{e.id}", f"a{i}") for e in graph.executions.values() for i in e.given()
     }
@@ -38,23 +38,23 @@ def test_every_artifact_execution_and_step_between_them_is_drawn(graph: Graph) -
 
 
 @pytest.mark.skipif(not shutil.which("dot"), reason="not installed: dot (Debian's graphviz)")
-def test_graphviz_draws_it(graph: Graph, hostile: Graph) -> None:
+def test_graphviz_accepts_the_drawing(graph: Graph, hostile: Graph) -> None:
     for one in (graph, hostile):
         drawn = subprocess.run(["dot", "-Tsvg"], input="\n".join(dot(one)), capture_output=True, text=True, check=True)
         assert drawn.stdout.count('class="node"') == len(one.artifacts) + len(one.executions)
         assert drawn.stderr == ""
 
 
-def test_names_cannot_break_out_of_their_labels(hostile: Graph) -> None:
+def test_names_in_labels_are_escaped(hostile: Graph) -> None:
     for line in dot(hostile):
-        # What is left when quoted strings are taken out is the drawing's own.
+        # Without the quoted strings, only the syntax of the drawing is left.
         assert re.fullmatch(r"[\w\s\[\]{}=;,>-]*", re.sub(r'"(?:[^"\\]|\\.)*"', "", line)), line
     for line in mermaid(hostile):
         assert "<script" not in line and "click x" not in re.sub(r'"[^"]*"', "", line)
         assert line.count('"') in (0, 2)
 
 
-def test_a_copy_is_joined_to_what_it_is_a_copy_of() -> None:
+def test_a_copy_is_linked_to_its_original() -> None:
     graph = Graph({1: Artifact(1, "PushedModel", ""), 2: Artifact(2, "Model", "", copy_of=1)})
     assert "  a1 -> a2 [style=dotted label=copy];" in dot(graph)
     assert '  a1 -.->|"copy"| a2' in mermaid(graph)

@@ -16,11 +16,11 @@ from tests.pipeline.lineage.conftest import FIRST, SECOND, VERSIONS
 EXAMPLES, MODEL, PUSHED, SECOND_MODEL, SECOND_BLESSING, SECOND_PUSHED = 1, 2, 6, 7, 9, 11
 
 
-def test_what_serves_is_the_newest_version_in_the_serving_folder(workspace: Workspace) -> None:
+def test_the_newest_version_in_the_serving_folder_serves(workspace: Workspace) -> None:
     assert read(workspace, lambda store: serving_model(store, workspace)) == SECOND_PUSHED
 
 
-def test_an_older_version_serves_when_the_newer_one_is_taken_away(own_workspace: Workspace) -> None:
+def test_an_older_version_serves_if_the_newest_is_removed(own_workspace: Workspace) -> None:
     (own_workspace.serving / "im2latex" / VERSIONS[SECOND]).rmdir()
     assert read(own_workspace, lambda store: serving_model(store, own_workspace)) == PUSHED
 
@@ -30,26 +30,26 @@ def test_the_newest_version_is_the_highest_number(own_workspace: Workspace) -> N
     assert read(own_workspace, lambda store: serving_model(store, own_workspace)) == SECOND_PUSHED
 
 
-def test_a_workspace_that_was_moved_knows_its_model(own_workspace: Workspace) -> None:
+def test_a_moved_workspace_finds_its_model(own_workspace: Workspace) -> None:
     moved = Workspace(own_workspace.home.rename(own_workspace.home.with_name("elsewhere")))
     assert read(moved, lambda store: serving_model(store, moved)) == SECOND_PUSHED
 
 
-def test_a_version_that_nobody_pushed_is_named(own_workspace: Workspace) -> None:
+def test_a_version_without_a_recorded_push_is_reported(own_workspace: Workspace) -> None:
     stranger = own_workspace.serving / "im2latex" / "9999999999"
     stranger.mkdir()
     with pytest.raises(UserError, match=f"no recorded run pushed {stranger}"):
         read(own_workspace, lambda store: serving_model(store, own_workspace))
 
 
-def test_nothing_serves_yet(tmp_path: Path) -> None:
+def test_an_empty_serving_folder_is_reported(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     History(workspace.metadata)
     with pytest.raises(UserError, match="no model was pushed"):
         read(workspace, lambda store: serving_model(store, workspace))
 
 
-def test_an_artifact_is_found_by_whatever_names_it(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_artifact_is_found_by_every_kind_of_name(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
         "2": MODEL,
         VERSIONS[FIRST]: PUSHED,
@@ -77,7 +77,7 @@ def test_an_artifact_is_found_by_its_name_and_a_remote_address(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", ["77", "Modell", "/nowhere", "gs://bucket/none", "", "."])
-def test_what_there_is_not_is_answered_with_what_there_is(workspace: Workspace, text: str) -> None:
+def test_an_unknown_artifact_is_refused_with_the_known_types(workspace: Workspace, text: str) -> None:
     with pytest.raises(UserError, match="there is no artifact .*Examples, Model, ModelBlessing"):
         read(workspace, lambda store: named(store, text))
 

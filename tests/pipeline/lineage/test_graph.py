@@ -15,7 +15,7 @@ from tests.components.report.history import History
 from tests.pipeline.lineage import history
 from tests.pipeline.lineage.conftest import FIRST, SECOND, THIRD
 
-# Of the fixture `workspace`: ids of artifacts and executions in the order in which they are made there.
+# Ids of artifacts and executions in the fixture `workspace`, in order of creation.
 EXAMPLES, MODEL, BASELINE, PUSHED, SECOND_MODEL, SECOND_BASELINE, SECOND_PUSHED = 1, 2, 3, 6, 7, 8, 11
 IMPORTED, TRAINED, COMPARED, EVALUATED, PUSHING = 1, 2, 3, 4, 5
 
@@ -24,7 +24,7 @@ def whole(workspace: Workspace) -> Graph:
     return read(workspace, read_store)
 
 
-def test_a_store_is_read_whole(workspace: Workspace) -> None:
+def test_the_whole_store_is_read(workspace: Workspace) -> None:
     graph = whole(workspace)
     assert list(graph.runs) == [FIRST, SECOND, THIRD]
     assert [execution.component for execution in graph.of_run[FIRST]] == [
@@ -43,7 +43,7 @@ def test_a_store_is_read_whole(workspace: Workspace) -> None:
     assert ("Trainer", "model") not in graph.outputs(THIRD)
 
 
-def test_who_took_an_artifact_from_the_cache_did_not_make_it(workspace: Workspace) -> None:
+def test_a_cached_execution_is_not_the_maker_of_its_outputs(workspace: Workspace) -> None:
     graph = whole(workspace)
     assert graph.executions[6].outputs == {"examples": [EXAMPLES]} and graph.executions[6].state == CACHED
     assert graph.artifacts[EXAMPLES].made_by == IMPORTED
@@ -51,7 +51,7 @@ def test_who_took_an_artifact_from_the_cache_did_not_make_it(workspace: Workspac
     assert maker and maker.run == FIRST
 
 
-def test_a_run_comes_with_those_that_made_what_it_took_from_the_cache(workspace: Workspace) -> None:
+def test_a_run_is_read_with_the_executions_that_made_its_cached_outputs(workspace: Workspace) -> None:
     graph = read(workspace, lambda store: read_runs(store, [SECOND]))
     assert [execution.id for execution in graph.of_run[SECOND]] == [6, 7, 8, 9, 10]
     assert [execution.id for execution in graph.of_run[FIRST]] == [IMPORTED]
@@ -59,7 +59,7 @@ def test_a_run_comes_with_those_that_made_what_it_took_from_the_cache(workspace:
     assert set(graph.artifacts) == {EXAMPLES, *range(SECOND_MODEL, SECOND_PUSHED + 1)}
 
 
-def test_runs_nobody_knows_are_an_empty_graph(workspace: Workspace) -> None:
+def test_unknown_runs_give_an_empty_graph(workspace: Workspace) -> None:
     assert read(workspace, lambda store: read_runs(store, ["2019"])) == Graph()
 
 
@@ -70,11 +70,11 @@ def test_runs_nobody_knows_are_an_empty_graph(workspace: Workspace) -> None:
         (PUSHED, 1, {PUSHING}),
         (PUSHED, 2, {PUSHING, TRAINED, EVALUATED}),
         (EXAMPLES, None, {IMPORTED}),
-        # Not through the baseline to the first model.
+        # The path ends at the baseline, and does not reach the first model.
         (SECOND_PUSHED, None, {IMPORTED, 7, 8, 9, 10}),
     ],
 )
-def test_what_an_artifact_was_made_from(
+def test_ancestors_of_an_artifact_are_read(
     workspace: Workspace, artifact: int, depth: int | None, executions: set[int]
 ) -> None:
     graph = read(workspace, lambda store: read_lineage(store, [artifact], depth=depth))
@@ -87,19 +87,19 @@ def test_what_an_artifact_was_made_from(
     [
         (MODEL, None, {COMPARED, EVALUATED, PUSHING}),
         (PUSHED, None, set()),
-        # By the training that failed too; not by those that took the examples from the cache.
+        # Includes the failed training, but not the executions that took the examples from the cache.
         (EXAMPLES, 1, {TRAINED, EVALUATED, 7, 9, 12}),
         (EXAMPLES, None, {TRAINED, COMPARED, EVALUATED, PUSHING, 7, 8, 9, 10, 12}),
     ],
 )
-def test_what_was_made_of_an_artifact(
+def test_descendants_of_an_artifact_are_read(
     workspace: Workspace, artifact: int, depth: int | None, executions: set[int]
 ) -> None:
     graph = read(workspace, lambda store: read_lineage(store, [artifact], up=False, down=True, depth=depth))
     assert set(graph.executions) == executions
 
 
-def test_a_part_is_read_as_it_is_in_the_whole(tmp_path: Path) -> None:
+def test_a_part_of_the_store_equals_that_part_of_the_whole_graph(tmp_path: Path) -> None:
     store = opened(tmp_path)
     years = history.build(store, tmp_path, 60)
     graph = read_store(store)
@@ -117,16 +117,14 @@ def test_a_part_is_read_as_it_is_in_the_whole(tmp_path: Path) -> None:
         assert dict(part.runs) == {run: graph.runs[run] for run in part.runs}
 
 
-def test_a_baseline_is_known_as_a_copy_by_the_id_that_it_keeps(workspace: Workspace) -> None:
+def test_a_baseline_is_linked_to_its_original_by_the_stored_id(workspace: Workspace) -> None:
     graph = whole(workspace)
     assert graph.artifacts[SECOND_BASELINE].copy_of == PUSHED
     assert graph.artifacts[BASELINE].copy_of == graph.artifacts[MODEL].copy_of == 0
 
 
 @pytest.mark.parametrize(("version", "copied"), [("7", 1), ("8", 0)])
-def test_a_baseline_without_an_id_is_known_by_the_place_it_was_pushed_to(
-    tmp_path: Path, version: str, copied: int
-) -> None:
+def test_a_baseline_without_an_id_is_linked_by_the_pushed_folder(tmp_path: Path, version: str, copied: int) -> None:
     past = History(tmp_path / "metadata.sqlite")
     past.artifact("PushedModel", "/pushed", pushed_destination="gs://bucket/serving/7")
     baseline = past.artifact("Model", "/baseline", serving_version=version)
@@ -134,19 +132,19 @@ def test_a_baseline_without_an_id_is_known_by_the_place_it_was_pushed_to(
     assert read_store(past.store).artifacts[baseline].copy_of == copied
 
 
-def test_properties_are_what_json_has() -> None:
+def test_properties_are_json_values() -> None:
     wrapped, plainly = mlmd.Value(), mlmd.Value()
     json_format.ParseDict({"__value__": ["train", 1, None]}, wrapped.struct_value)
     json_format.ParseDict({"train": {"ok": True}}, plainly.struct_value)
-    found = plain(
+    properties = plain(
         {"text": mlmd.Value(string_value="a"), "number": mlmd.Value(int_value=2), "share": mlmd.Value(double_value=0.5),
          "yes": mlmd.Value(bool_value=True), "list": wrapped, "object": plainly}
     )  # fmt: skip
-    assert found == {
+    assert properties == {
         "text": "a", "number": 2, "share": 0.5, "yes": True, "list": ["train", 1, None],
         "object": {"train": {"ok": True}},
     }  # fmt: skip
-    assert not any(isinstance(value, struct_pb2.Struct) for value in found.values())
+    assert not any(isinstance(value, struct_pb2.Struct) for value in properties.values())
 
 
 def opened(folder: Path) -> MetadataStore:

@@ -37,17 +37,17 @@ def found(workspace: Workspace) -> list[Finding]:
     return check(read(workspace, read_store), workspace)
 
 
-def test_nothing_is_broken_in_a_store_whose_runs_ended(workspace: Workspace) -> None:
+def test_a_store_of_finished_runs_has_no_problems(workspace: Workspace) -> None:
     assert found(workspace) == []
 
 
-def test_files_that_are_gone_are_named_with_the_run_that_made_them(own_workspace: Workspace) -> None:
+def test_missing_files_are_reported_with_their_run(own_workspace: Workspace) -> None:
     folder = own_workspace.pipeline_root / f"model{VERSIONS[FIRST]}"
     folder.rmdir()
     assert found(own_workspace) == [Finding(GONE, f"the files of Model 2, {folder}, are gone", FIRST, 2, MODEL)]
 
 
-def test_what_was_taken_away_on_purpose_is_not_missed(own_workspace: Workspace) -> None:
+def test_artifacts_deleted_on_purpose_are_not_reported(own_workspace: Workspace) -> None:
     (own_workspace.pipeline_root / f"model{VERSIONS[FIRST]}").rmdir()
     past = History(own_workspace.metadata, "im2latex")
     (model,) = past.store.get_artifacts_by_id([MODEL])
@@ -57,17 +57,17 @@ def test_what_was_taken_away_on_purpose_is_not_missed(own_workspace: Workspace) 
     assert found(own_workspace) == []
 
 
-def test_data_that_is_gone_is_told_once(own_workspace: Workspace) -> None:
+def test_missing_data_is_reported_once(own_workspace: Workspace) -> None:
     data = own_workspace.home.parent / "formulas"
     data.rmdir()
     (finding,) = found(own_workspace)
     assert (finding.kind, finding.run) == (SOURCE, FIRST) and str(data) in finding.what
 
 
-def test_what_a_killed_process_left_running_is_found_and_can_be_marked(own_workspace: Workspace) -> None:
+def test_killed_executions_are_found_and_can_be_marked(own_workspace: Workspace) -> None:
     past = History(own_workspace.metadata, "im2latex")
     left = past.execution(FOURTH, "Trainer", mlmd.Execution.RUNNING, run_fn="f")
-    with own_workspace.lock():  # it is going on
+    with own_workspace.lock():  # the run is in progress
         assert found(own_workspace) == []
     (finding,) = found(own_workspace)
     assert (finding.kind, finding.run, finding.execution) == (KILLED, FOURTH, left)
@@ -78,7 +78,7 @@ def test_what_a_killed_process_left_running_is_found_and_can_be_marked(own_works
     assert changed.custom_properties["run_fn"].string_value == "f"
 
 
-def test_what_a_killed_execution_had_begun_to_write_goes_and_no_more(own_workspace: Workspace) -> None:
+def test_only_unfinished_outputs_of_killed_executions_are_deleted(own_workspace: Workspace) -> None:
     past = History(own_workspace.metadata, "im2latex")
     left = past.execution(FOURTH, "Trainer", mlmd.Execution.RUNNING)
     root = own_workspace.pipeline_root
@@ -93,7 +93,7 @@ def test_what_a_killed_execution_had_begun_to_write_goes_and_no_more(own_workspa
     assert repair_killed("", own_workspace) == 0
 
 
-def test_a_push_that_was_killed_before_it_was_recorded_is_recorded(own_workspace: Workspace) -> None:
+def test_an_unrecorded_push_of_a_killed_run_is_recorded(own_workspace: Workspace) -> None:
     past = History(own_workspace.metadata, "im2latex")
     trained = own_workspace.pipeline_root / "Trainer" / "model" / "77"
     version = own_workspace.serving / "im2latex" / "1600000000"
@@ -116,7 +116,7 @@ def test_a_push_that_was_killed_before_it_was_recorded_is_recorded(own_workspace
     assert (Path(graph.artifacts[pushed].uri) / "variables" / "variables.index").read_bytes() == b"weights"
 
 
-def test_a_push_that_was_killed_before_its_end_is_not_recorded(own_workspace: Workspace) -> None:
+def test_an_unfinished_push_of_a_killed_run_is_not_recorded(own_workspace: Workspace) -> None:
     past = History(own_workspace.metadata, "im2latex")
     trained = own_workspace.pipeline_root / "Trainer" / "model" / "77" / "Format-Serving"
     trained.mkdir(parents=True)
@@ -130,9 +130,7 @@ def test_a_push_that_was_killed_before_its_end_is_not_recorded(own_workspace: Wo
     assert {finding.kind for finding in found(own_workspace)} == {UNKNOWN}
 
 
-def test_a_store_that_another_process_holds_is_refused_before_a_run_begins(
-    own_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_locked_store_is_refused_before_the_run(own_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.lineage.store.LOCKED_SECONDS", 0.2)
     code = """import sqlite3, sys
 file = sqlite3.connect(sys.argv[1])
@@ -148,7 +146,7 @@ sys.stdin.read()"""
     assert repair_killed("", own_workspace) == 0
 
 
-def test_a_first_run_finds_nothing_to_mend(tmp_path: Path) -> None:
+def test_the_first_run_repairs_nothing(tmp_path: Path) -> None:
     assert repair_killed("", Workspace(tmp_path)) == 0
 
 
@@ -160,7 +158,7 @@ def test_a_first_run_finds_nothing_to_mend(tmp_path: Path) -> None:
         ({"model_blessing": 1, "infra_blessing": 0}, "infra blessing"),
         ({"model_blessing": 0, "infra_blessing": 0}, "model blessing and infra blessing"),
         ({"model_blessing": 1, "infra_blessing": 1}, None),
-        ({"model_blessing": 1}, None),  # of a pipeline without ServingCheck
+        ({"model_blessing": 1}, None),  # a pipeline without ServingCheck
     ],
 )
 def test_a_model_pushed_without_blessing_is_found(
@@ -177,7 +175,7 @@ def test_a_model_pushed_without_blessing_is_found(
     assert [(f.kind, f.what, f.run, f.artifact) for f in found(own_workspace)] == expected
 
 
-def test_a_version_that_no_known_run_pushed_is_found(own_workspace: Workspace) -> None:
+def test_a_version_that_no_recorded_run_pushed_is_found(own_workspace: Workspace) -> None:
     stranger = own_workspace.serving / "im2latex" / "9999999999"
     stranger.mkdir()
     past = History(own_workspace.metadata, "im2latex")
@@ -188,12 +186,12 @@ def test_a_version_that_no_known_run_pushed_is_found(own_workspace: Workspace) -
     assert (other.kind, other.run, other.artifact) == (UNKNOWN, FOURTH, baseline) and "version 12345" in other.what
 
 
-def test_a_version_that_is_no_longer_served_is_not_missed(own_workspace: Workspace) -> None:
+def test_a_version_that_was_removed_is_not_reported(own_workspace: Workspace) -> None:
     shutil.rmtree(own_workspace.serving / "im2latex" / VERSIONS[SECOND])
     assert found(own_workspace) == []
 
 
-def test_what_another_machine_keeps_is_not_missed_in_a_shared_database(own_workspace: Workspace) -> None:
+def test_files_of_another_machine_are_not_reported_in_a_shared_database(own_workspace: Workspace) -> None:
     (own_workspace.home.parent / "formulas").rmdir()
     shutil.rmtree(own_workspace.pipeline_root)
     graph = read(own_workspace, read_store)
@@ -203,5 +201,5 @@ def test_what_another_machine_keeps_is_not_missed_in_a_shared_database(own_works
     assert check(replace(graph, runs=elsewhere), own_workspace) == []
 
 
-def test_how_to_mend_it_is_said_of_every_kind() -> None:
+def test_every_kind_of_problem_has_a_repair_hint() -> None:
     assert set(REPAIR) == {GONE, KILLED, SOURCE, UNBLESSED, UNKNOWN}

@@ -35,7 +35,7 @@ im2latex.errors.UserError: the training diverged; lower it
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """Three runs: one whose model was refused, one that failed in training, one that another command started."""
+    """Three runs: one with a refused model, one that failed in training, one that another command started."""
     monkeypatch.setenv("IM2LATEX_HOME", str(tmp_path / "home"))
     made = Workspace.from_environment()
     made.logs.mkdir(parents=True)
@@ -58,7 +58,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     (made.logs / "run-20200101-100000.log").write_text("fine\n", "utf-8")
     (made.logs / "run-20200102-100000.log").write_text(LOG, "utf-8")
     config = load_config("small", settings=["training.epochs=3"])
-    # A knob that this version no longer has.
+    # A knob that was removed.
     (made.logs / "run-20200102-100000.toml").write_text(to_toml(config) + "\n[old]\nknob = 1\n", "utf-8")
     return made
 
@@ -67,7 +67,7 @@ def run(workspace: Workspace, run_id: str):
     return read(workspace, lambda store: read_run(store, run_id, workspace))
 
 
-def test_the_report_of_the_last_run_is_written_beside_those_of_others(workspace: Workspace) -> None:
+def test_the_report_of_the_last_run_is_the_default(workspace: Workspace) -> None:
     file = write_report(None, None, show=False)
     assert file == workspace.home / "reports" / "2020-01-03T10-00-05.123456.html"
     page = file.read_text("utf-8")
@@ -90,9 +90,7 @@ def test_a_run_is_named_by_the_beginning_of_its_id(workspace: Workspace, tmp_pat
         ("2020", f"3 runs in .* begin with '2020'; the last ones are {FIRST}, {SECOND}, {THIRD}"),
     ],
 )
-def test_a_name_that_is_not_of_one_run_is_answered_with_those_there_are(
-    workspace: Workspace, run_id: str, sentence: str
-) -> None:
+def test_an_unknown_or_ambiguous_run_is_refused_with_a_list(workspace: Workspace, run_id: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         write_report(run_id, None, show=False)
 
@@ -107,30 +105,30 @@ def test_a_workspace_without_runs_says_what_makes_one(tmp_path: Path, monkeypatc
 
 
 def test_a_run_that_failed_is_read_with_its_log_and_its_configuration(workspace: Workspace) -> None:
-    found = run(workspace, SECOND)
-    assert found.pipeline == "formulas" and found.failed == "Trainer"
-    assert found.failure == "the training diverged; lower it"
-    assert found.log == str(workspace.logs / "run-20200102-100000.log")
-    states = {step.component: step.state for step in found.steps or ()}
+    reported = run(workspace, SECOND)
+    assert reported.pipeline == "formulas" and reported.failed == "Trainer"
+    assert reported.failure == "the training diverged; lower it"
+    assert reported.log == str(workspace.logs / "run-20200102-100000.log")
+    states = {step.component: step.state for step in reported.steps or ()}
     assert states == {name: ABSENT for name in COMPONENTS} | {"ImportExampleGen": CACHED, "Trainer": FAILED}
-    assert found.data is not None and Path(found.data).name == "data"  # what the cached execution read
-    settings = {setting.knob: setting for setting in found.settings or ()}
+    assert reported.data is not None and Path(reported.data).name == "data"  # the input of the original execution
+    settings = {setting.knob: setting for setting in reported.settings or ()}
     assert settings["training.epochs"].value == 3
     assert settings["training.epochs"].help == "passes over the training examples"
     assert (settings["old.knob"].value, settings["old.knob"].help) == (1, "")
 
 
-def test_a_run_that_ended_well_names_no_log(workspace: Workspace) -> None:
-    found = run(workspace, FIRST)
-    assert (found.log, found.failure, found.failed) == ("", "", "")
-    assert [step.state for step in found.steps or ()][:2] == [RAN, RAN]
-    assert found.split == "test" and found.settings is None  # nothing is written beside that log
+def test_a_successful_run_has_no_log_in_its_report(workspace: Workspace) -> None:
+    reported = run(workspace, FIRST)
+    assert (reported.log, reported.failure, reported.failed) == ("", "", "")
+    assert [step.state for step in reported.steps or ()][:2] == [RAN, RAN]
+    assert reported.split == "test" and reported.settings is None  # there is no configuration beside that log
 
 
-def test_a_run_of_another_command_is_not_given_the_log_of_the_run_before(workspace: Workspace) -> None:
-    found = run(workspace, THIRD)
-    assert (found.log, found.failure) == ("", "")
-    assert [(setting.knob, setting.value) for setting in found.settings or ()] == [("training.epochs", 7)]
+def test_a_run_of_another_command_does_not_get_the_log_of_an_earlier_run(workspace: Workspace) -> None:
+    reported = run(workspace, THIRD)
+    assert (reported.log, reported.failure) == ("", "")
+    assert [(setting.knob, setting.value) for setting in reported.settings or ()] == [("training.epochs", 7)]
 
 
 def test_reading_changes_nothing_in_the_store(workspace: Workspace) -> None:
@@ -139,9 +137,7 @@ def test_reading_changes_nothing_in_the_store(workspace: Workspace) -> None:
     assert workspace.metadata.read_bytes() == before
 
 
-def test_the_report_is_shown_in_the_browser_when_asked_for(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_open_shows_the_report_in_the_browser(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
     file = write_report("2020-01-02", None, show=True)

@@ -20,9 +20,9 @@ def summaries(workspace: Workspace) -> dict[str, RunSummary]:
     return {run: summarise(graph, run, current, workspace) for run in graph.runs}
 
 
-def test_a_run_is_summed_up(workspace: Workspace) -> None:
-    found = summaries(workspace)
-    first, second, third = found[FIRST], found[SECOND], found[THIRD]
+def test_a_run_is_summarised(workspace: Workspace) -> None:
+    by_run = summaries(workspace)
+    first, second, third = by_run[FIRST], by_run[SECOND], by_run[THIRD]
     assert (first.state, first.component, first.ran, first.cached) == ("done", "", 5, 0)
     assert (first.scores, first.blessed, first.pushed) == ({"bleu": 0.8, "exact_match": 0.5}, True, VERSIONS[FIRST])
     assert (second.ran, second.cached, second.scores["bleu"]) == (4, 1, 0.81)
@@ -37,7 +37,7 @@ def test_a_run_whose_files_are_gone_has_no_scores(own_workspace: Workspace) -> N
     assert (first.state, first.scores, first.blessed) == ("done", {}, True)
 
 
-def test_a_model_that_one_of_both_refuses_is_not_blessed(tmp_path: Path) -> None:
+def test_a_model_with_one_of_two_blessings_is_not_blessed(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     past = History(workspace.metadata)
     good, bad = past.artifact("ModelBlessing", "/a", blessed=1), past.artifact("InfraBlessing", "/b", blessed=0)
@@ -51,7 +51,7 @@ def test_a_model_that_one_of_both_refuses_is_not_blessed(tmp_path: Path) -> None
 
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Workspace:
-    """Two runs whose training never ended."""
+    """Two runs with an unfinished training."""
     workspace = Workspace(tmp_path)
     past = History(workspace.metadata)
     for run in (FIRST, SECOND):
@@ -60,15 +60,15 @@ def interrupted(tmp_path: Path) -> Workspace:
     return workspace
 
 
-def test_a_run_that_did_not_end_was_killed_unless_it_is_going_on(interrupted: Workspace) -> None:
+def test_an_unfinished_run_is_killed_unless_it_is_in_progress(interrupted: Workspace) -> None:
     assert {run: s.state for run, s in summaries(interrupted).items()} == {FIRST: "killed", SECOND: "killed"}
     with interrupted.lock():
-        found = summaries(interrupted)
-    assert {run: s.state for run, s in found.items()} == {FIRST: "killed", SECOND: "running"}
-    assert found[SECOND].component == "Trainer"
+        by_run = summaries(interrupted)
+    assert {run: s.state for run, s in by_run.items()} == {FIRST: "killed", SECOND: "running"}
+    assert by_run[SECOND].component == "Trainer"
 
 
-def test_a_run_that_got_to_nothing_was_killed(interrupted: Workspace) -> None:
+def test_a_run_without_executions_was_killed(interrupted: Workspace) -> None:
     History(interrupted.metadata).context("pipeline_run", THIRD)
     third = summaries(interrupted)[THIRD]
     assert (third.state, third.component, third.seconds) == ("killed", "", 0.0)
@@ -79,12 +79,12 @@ def test_a_cancelled_component_has_failed(interrupted: Workspace) -> None:
     assert summaries(interrupted)[THIRD].state == "failed" and FAILED != mlmd.Execution.CANCELED
 
 
-def test_only_in_a_shared_database_may_a_run_go_on_elsewhere(interrupted: Workspace) -> None:
+def test_only_in_a_shared_database_can_a_run_be_in_progress_elsewhere(interrupted: Workspace) -> None:
     store_properties(interrupted, FIRST, {"host": "another", "workspace": str(interrupted.home)})
     graph = read(interrupted, read_store)
     assert not is_elsewhere(graph, FIRST, interrupted)
     interrupted.keep_connection("mysql://me@host/db")
     assert is_elsewhere(graph, FIRST, interrupted)
-    # Nothing is known of the second: it is taken for one of here.
+    # The second has no host and workspace, so it counts as local.
     assert not is_elsewhere(graph, SECOND, interrupted)
     assert not is_elsewhere(Graph(), FIRST, interrupted)

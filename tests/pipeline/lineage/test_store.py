@@ -22,7 +22,7 @@ from tests.pipeline.lineage.conftest import FIRST, SECOND, THIRD
 
 @pytest.fixture
 def copy(workspace: Workspace, tmp_path: Path) -> Workspace:
-    """A workspace with nothing but a copy of the store, to be spoilt."""
+    """A workspace with only a copy of the store, which tests may damage."""
     made = Workspace(tmp_path / "copy")
     made.home.mkdir()
     shutil.copy(workspace.metadata, made.metadata)
@@ -34,7 +34,7 @@ def files(workspace: Workspace) -> dict[str, str]:
 
 
 def refused(workspace: Workspace) -> str:
-    """The sentence that reading the store ends in; nothing is changed by it."""
+    """Reads the store, which fails and changes nothing. Returns the error message."""
     before = files(workspace)
     with pytest.raises(UserError) as error:
         read(workspace, read_store)
@@ -50,13 +50,13 @@ def sql(workspace: Workspace, statement: str) -> None:
     file.close()
 
 
-def test_reading_changes_no_byte(copy: Workspace) -> None:
+def test_reading_does_not_change_the_file(copy: Workspace) -> None:
     before = files(copy)
     assert len(read(copy, read_store).runs) == 3
     assert files(copy) == before
 
 
-def test_reading_needs_no_leave_to_write(copy: Workspace) -> None:
+def test_reading_needs_no_write_permission(copy: Workspace) -> None:
     copy.metadata.chmod(0o444)
     assert len(read(copy, read_store).runs) == 3
 
@@ -84,7 +84,7 @@ def _overwritten(workspace: Workspace) -> None:
 
 
 def _holed(workspace: Workspace) -> None:
-    """What begins well has a page of noise wherever artifacts lie."""
+    """Overwrites a page of the file with noise, in the table of artifacts, and keeps its beginning."""
     content = workspace.metadata.read_bytes()
     with sqlite3.connect(workspace.metadata) as file:
         (page,) = file.execute("SELECT rootpage FROM sqlite_master WHERE name = 'Artifact'").fetchone()
@@ -99,7 +99,7 @@ def _emptied(workspace: Workspace) -> None:
 
 
 def _without_types(workspace: Workspace) -> None:
-    """The first run is killed when ML Metadata has made its tables and nothing else."""
+    """Simulates that the first run was killed when ML Metadata had created only its tables."""
     for table in ("Type", "ParentType", "TypeProperty", "Context", "Execution", "Artifact"):
         sql(workspace, f"DELETE FROM {table}")
 
@@ -110,7 +110,7 @@ def _of_something_else(workspace: Workspace) -> None:
 
 
 def _half_written(workspace: Workspace) -> None:
-    """A process is killed while it writes more than fits into its memory."""
+    """Simulates that a process was killed during a large transaction."""
     code = """import os, sqlite3, sys
 file = sqlite3.connect(sys.argv[1], isolation_level=None)
 file.execute("PRAGMA cache_size = 2")
@@ -142,18 +142,18 @@ def test_a_store_that_cannot_be_read_is_one_sentence(
     assert words in refused(copy)
 
 
-def test_the_last_run_is_the_one_that_began_last_though_the_clock_was_set_back(copy: Workspace) -> None:
+def test_the_last_run_is_the_newest_even_if_the_clock_was_set_back(copy: Workspace) -> None:
     sql(copy, f"UPDATE Context SET create_time_since_epoch = 1 WHERE name = '{THIRD}'")
     assert read(copy, run_ids) == [FIRST, SECOND, THIRD] == list(read(copy, read_store).runs)
 
 
-def test_what_a_killed_process_left_half_done_is_undone(copy: Workspace) -> None:
+def test_an_unfinished_transaction_is_rolled_back(copy: Workspace) -> None:
     before = read(copy, read_store)
     _half_written(copy)
     assert read(copy, read_store) == before
 
 
-def test_a_locked_store_is_not_waited_for_long(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_store_is_reported_soon(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "LOCKED_SECONDS", 0.2)
     code = """import sqlite3, sys, time
 file = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -184,7 +184,7 @@ def test_a_run_is_named_by_the_beginning_of_its_id(workspace: Workspace) -> None
         choose_run([], None, workspace)
 
 
-def test_the_workspace_keeps_where_its_last_run_left_its_metadata(tmp_path: Path) -> None:
+def test_the_workspace_stores_the_connection_of_its_last_run(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert workspace.connection == ""
     workspace.keep_connection("")
@@ -195,7 +195,7 @@ def test_the_workspace_keeps_where_its_last_run_left_its_metadata(tmp_path: Path
     assert workspace.connection == ""
 
 
-def test_a_held_workspace_is_seen_and_not_let_go(tmp_path: Path) -> None:
+def test_a_locked_workspace_is_recognised_and_stays_locked(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     assert not workspace.is_locked() and list(tmp_path.iterdir()) == []
     with workspace.lock():

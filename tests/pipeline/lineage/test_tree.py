@@ -15,21 +15,21 @@ def outline(branches: list[Branch]) -> list:
     ]
 
 
-def test_what_made_a_model_stands_under_it_the_newest_first_and_each_once(workspace: Workspace) -> None:
+def test_ancestors_are_listed_once_and_newest_first(workspace: Workspace) -> None:
     graph = read(workspace, read_store)
-    # The model was taken by Evaluator and Baseline too; it stands with Pusher, which is nearest to it.
+    # The model is also an input of Evaluator and Baseline; it is listed below Pusher, which is nearest to it.
     assert outline(made_from(graph, SECOND_PUSHED)) == [
         ("Pusher", [("Evaluator", ["Baseline"]), ("Trainer", ["ImportExampleGen"])])
     ]
 
 
-def test_what_was_made_of_data_stands_under_it_in_the_order_of_the_work(workspace: Workspace) -> None:
+def test_descendants_are_listed_oldest_first(workspace: Workspace) -> None:
     graph = read(workspace, read_store)
     chain = ("Trainer", [("Baseline", [("Evaluator", ["Pusher"])])])
     assert outline(made_of(graph, EXAMPLES)) == [chain, chain, "Trainer"]
 
 
-def test_a_store_that_goes_in_a_circle_has_a_tree_too() -> None:
+def test_a_cyclic_store_has_a_tree_too() -> None:
     def turn(i: int, taken: int, given: int) -> Execution:
         return Execution(i, f"C{i}", "", "", "", "ran", 0, 0, {}, {"in": [taken]}, {"out": [given]})
 

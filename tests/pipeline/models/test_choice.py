@@ -1,4 +1,4 @@
-"""Which model a command uses, and how the one that comes with im2latex becomes a SavedModel."""
+"""The model that a command uses, and the SavedModel of the model that comes with im2latex."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainer_module.trained import Trained, save_weights
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A small model to ship in place of the real one."""
+    """A small model that replaces the reader."""
     folder = tmp_path_factory.mktemp("tiny")
     save_reader(folder)
     return read_exported(folder)
@@ -29,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture
 def shipped(tiny: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of a small model in the place of the real one, and a cache and a workspace that are empty."""
+    """A reader that is replaced by a small model, an empty cache and an empty workspace."""
     save_weights(tmp_path / "shipped" / WEIGHTS, tiny)
     monkeypatch.setattr(reader, "weights_file", lambda: tmp_path / "shipped" / WEIGHTS)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -43,7 +43,7 @@ def push(home: Path, version: str) -> Path:
     return folder
 
 
-def test_without_a_name_it_is_the_model_pushed_last_else_the_reader(
+def test_the_default_is_the_model_pushed_last_else_the_reader(
     shipped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader_folder = tmp_path / "prepared"
@@ -60,31 +60,31 @@ def test_without_a_name_it_is_the_model_pushed_last_else_the_reader(
     assert capsys.readouterr().err == "model: im2latex 10 (workspace/serving/im2latex/10)\n"
     assert chosen_model("reader") == reader_folder
     assert capsys.readouterr() == ("", of_reader)
-    # A folder of that name is still a folder.
+    # A path is a folder, even if its name is `reader`.
     for name in ("./reader", "elsewhere/9"):
         assert chosen_model(name) == Path(name)
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_saved_model_is_made_once_and_again_when_the_weights_are_others(
+def test_the_saved_model_is_made_once_per_set_of_weights(
     shipped: Path, tiny: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = saved_model()
-    assert made.parent == tmp_path / "cache" / "im2latex" / "models" == cache()
+    folder = saved_model()
+    assert folder.parent == tmp_path / "cache" / "im2latex" / "models" == cache()
     assert capsys.readouterr().err.startswith("preparing the model (once, about ")
-    read = tf.saved_model.load(str(made)).signatures["predict_images"](images=tf.constant(draw(3)))
+    read = tf.saved_model.load(str(folder)).signatures["predict_images"](images=tf.constant(draw(3)))
     assert all(read["latex"].numpy())
-    changed = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
-    assert saved_model() == made
-    assert {path: path.stat().st_mtime_ns for path in made.rglob("*")} == changed
+    changed = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert saved_model() == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == changed
     assert capsys.readouterr().err == ""
     save_weights(shipped, tiny._replace(max_tokens=5))
     other = saved_model()
-    assert other != made and other.parent == made.parent
-    assert sorted(path.name for path in made.parent.iterdir()) == sorted([made.name, other.name])
+    assert other != folder and other.parent == folder.parent
+    assert sorted(path.name for path in folder.parent.iterdir()) == sorted([folder.name, other.name])
 
 
-def test_of_two_processes_at_once_both_have_a_whole_model(
+def test_two_processes_can_prepare_the_model_at_once(
     shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.models import export
@@ -93,7 +93,7 @@ def test_of_two_processes_at_once_both_have_a_whole_model(
     others: list[Path] = []
 
     def overtaken(trained: Trained, folder: Path) -> None:
-        """Another process makes the same folder while this one is at work."""
+        """Simulates another process that writes the same folder at the same time."""
         save(trained, folder)
         others.extend(folder.rglob("*"))
         save(trained, folder)
@@ -104,9 +104,7 @@ def test_of_two_processes_at_once_both_have_a_whole_model(
     assert [path.name for path in cache().iterdir()] == [made.name]
 
 
-def test_where_the_cache_cannot_be_written_the_model_is_made_for_this_process_alone(
-    shipped: Path, tmp_path: Path
-) -> None:
+def test_without_a_writable_cache_the_model_is_made_in_a_temporary_folder(shipped: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
     code = (
         "from pathlib import Path; from trainer_module import reader; from pipeline.models.choice import saved_model;"
@@ -120,7 +118,7 @@ def test_where_the_cache_cannot_be_written_the_model_is_made_for_this_process_al
     assert "cannot be kept in" in sentence and "XDG_CACHE_HOME" in sentence
 
 
-def test_a_missing_file_of_weights_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_of_weights_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "NAME", "absent")
     with pytest.raises(UserError, match="absent.npz, the model that comes with im2latex, is missing"):
         saved_model()

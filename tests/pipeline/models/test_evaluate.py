@@ -30,7 +30,7 @@ def evaluate(folder: Path, *arguments: object) -> Result:
     return CliRunner().invoke(app, ["evaluate", "--renderer", "builtin", *map(str, arguments)], env=environment)
 
 
-def test_the_model_pushed_last_is_judged_slice_by_slice(folder: Path, tmp_path: Path) -> None:
+def test_the_model_pushed_last_is_evaluated_by_slice(folder: Path, tmp_path: Path) -> None:
     baseline = folder / "workspace" / "serving" / "im2latex" / "7"
     answer = evaluate(
         folder, "--data", folder / "data", "--baseline", baseline, "--gate", "exact_match >= 0.9",
@@ -50,7 +50,7 @@ def test_the_model_pushed_last_is_judged_slice_by_slice(folder: Path, tmp_path: 
         raise evaluate(folder, "--data", folder / "data", "--out", tmp_path / "kept").exception or AssertionError
 
 
-def test_machines_get_json_and_nothing_else(folder: Path) -> None:
+def test_json_output_has_nothing_else(folder: Path) -> None:
     answer = evaluate(folder, "--data", folder / "data" / "test", "--json")
     assert answer.exit_code == 0, answer.output
     document = json.loads(answer.stdout)
@@ -61,7 +61,7 @@ def test_machines_get_json_and_nothing_else(folder: Path) -> None:
     assert json.loads(answer.stdout)["spelling"] == "im2markup"
 
 
-def test_kinds_of_pictures_have_a_table_of_their_own(folder: Path, tmp_path: Path) -> None:
+def test_kinds_of_pictures_have_their_own_table(folder: Path, tmp_path: Path) -> None:
     arguments = ("--data", folder / "data", "--robustness", "--robustness-examples", 3, "--robustness-seed", 4)
     answer = evaluate(folder, *arguments, "--gate", "bleu >= 0.2 where picture=jpeg-30", "--out", tmp_path / "kept")
     assert answer.exit_code == 3, answer.output
@@ -70,7 +70,7 @@ def test_kinds_of_pictures_have_a_table_of_their_own(folder: Path, tmp_path: Pat
     start = rows.index(["picture", "count", "BLEU", "exact", "edit", "loss"])
     of = {row[0]: row[1:] for row in rows[start + 1 : start + 21]}
     assert list(of)[:2] == ["native", "size-0.5"] and list(of)[-1] == "photo"
-    count, bleu, exact, _ = of["native"]  # which has no loss
+    count, bleu, exact, _ = of["native"]  # it has no loss
     assert (count, of["blur"][0]) == ("3", "3") and float(exact) > 0.5
     assert of["blur"][1:] == ["0.000", "0.000", of["blur"][3], bleu]
     document = json.loads((tmp_path / "kept" / "summary.json").read_text())
@@ -94,12 +94,12 @@ def test_kinds_of_pictures_have_a_table_of_their_own(folder: Path, tmp_path: Pat
         (["--data", "{data}", "--model", "nowhere"], "nowhere is not a model that reads images"),
     ],
 )
-def test_a_mistake_is_one_sentence(folder: Path, arguments: list[str], sentence: str) -> None:
+def test_an_error_is_one_sentence(folder: Path, arguments: list[str], sentence: str) -> None:
     answer = evaluate(folder, *(argument.format(data=folder / "data") for argument in arguments))
     assert isinstance(answer.exception, UserError) and sentence in str(answer.exception)
 
 
-def test_before_the_first_push_the_model_that_comes_with_im2latex_is_judged(
+def test_without_a_pushed_model_the_reader_is_evaluated(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = folder / "workspace" / "serving" / "im2latex" / "8"

@@ -1,4 +1,4 @@
-"""`im2latex export`: from weights and SavedModels to both."""
+"""The command `im2latex export`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer_module.trained import load_weights
 
 
 def export(*arguments: object) -> Result:
-    # As the command sets it, but for this test alone.
+    # As the command does, but for this test only.
     return CliRunner().invoke(app, ["export", *map(str, arguments)], env={"KERAS_BACKEND": "tensorflow"})
 
 
@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_a_pushed_model_becomes_one_file_and_that_a_model_again(model: Path, tmp_path: Path, precision: str) -> None:
+def test_a_pushed_model_round_trips_through_a_file_of_weights(model: Path, tmp_path: Path, precision: str) -> None:
     file = tmp_path / "made" / "mine.npz"
     answer = export(
         "--model", model, "--format", "weights", "--precision", precision, "--out", file,
@@ -71,7 +71,7 @@ def test_a_pushed_model_becomes_one_file_and_that_a_model_again(model: Path, tmp
         (["--model", "{1}", "--format", "weights", "--out", "/proc/mine.npz"], "cannot write /proc/mine.npz: "),
     ],
 )
-def test_a_mistake_is_a_sentence_and_leaves_nothing(
+def test_an_error_is_one_sentence_and_leaves_no_files(
     model: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
     answer = export(*(argument.format(tmp_path, model) for argument in arguments))
@@ -80,7 +80,7 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_nothing(
+def test_a_full_disk_is_one_sentence_and_leaves_no_files(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(reader: FormulaReader, folder: str) -> None:
@@ -95,12 +95,12 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_a_pushed_model_and_weights_become_the_same_onnx_file(model: Path, tmp_path: Path, precision: str) -> None:
+def test_a_pushed_model_and_its_weights_give_the_same_onnx_file(model: Path, tmp_path: Path, precision: str) -> None:
     from_model, weights, from_weights = (tmp_path / name for name in ("a.onnx", "weights.npz", "b.onnx"))
-    given = ("--format", "onnx", "--precision", precision)
-    assert export("--model", model, *given, "--out", from_model).exit_code == 0
+    options = ("--format", "onnx", "--precision", precision)
+    assert export("--model", model, *options, "--out", from_model).exit_code == 0
     assert export("--model", model, "--format", "weights", "--out", weights).exit_code == 0
-    assert export("--weights", weights, *given, "--out", from_weights).exit_code == 0
+    assert export("--weights", weights, *options, "--out", from_weights).exit_code == 0
     images = draw(6)
     first, second = (Reader(file).read_each(images) for file in (from_model, from_weights))
     assert first == second

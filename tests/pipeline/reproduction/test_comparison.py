@@ -14,13 +14,13 @@ from pipeline.reproduction.comparison import GONE, OTHER, SAME, Compared, compar
 
 
 def both(component: str, output: str, folder: Path) -> list[Compared]:
-    """What is said of `folder/first` and `folder/second`."""
+    """Compares the artifacts in `folder/first` and `folder/second`."""
     key = component, output
     return list(compare({key: folder / "first"}, {key: folder / "second"}))
 
 
 def write_records(folder: Path, texts: list[str]) -> None:
-    """A split of records, whose features stand in any order."""
+    """Writes a split of records, with their features in any order."""
     (folder / "Split-train").mkdir(parents=True)
     with tf.io.TFRecordWriter(str(folder / "Split-train" / "data.gz"), "GZIP") as writer:
         for text in texts:
@@ -39,7 +39,7 @@ def write_records(folder: Path, texts: list[str]) -> None:
         (["a"], OTHER, "other records: 3 of 4 of train"),
     ],
 )
-def test_records_are_the_same_in_any_order(texts: list[str], verdict: str, detail: str, tmp_path: Path) -> None:
+def test_the_order_of_records_does_not_matter(texts: list[str], verdict: str, detail: str, tmp_path: Path) -> None:
     write_records(tmp_path / "first", ["a", "b", "b", "c"])
     write_records(tmp_path / "second", texts)
     (found,) = both("ImportExampleGen", "examples", tmp_path)
@@ -68,7 +68,7 @@ def test_weights_are_compared_bit_for_bit(tmp_path: Path) -> None:
         (np.float32(2**-23), "1 of 2 arrays differ, by 1.19e-07 at most"),
     ],
 )
-def test_by_how_much_weights_differ_is_told(change: np.float32, detail: str, tmp_path: Path) -> None:
+def test_the_largest_difference_of_weights_is_reported(change: np.float32, detail: str, tmp_path: Path) -> None:
     ones = np.ones((2, 3), np.float32)
     save(tmp_path / "first", ones, ones)
     save(tmp_path / "second", ones, ones + change)
@@ -89,13 +89,13 @@ def evaluate(folder: Path, read: list[str], bleu: float = 0.5, renderer: str = "
     Evaluation(len(read), renderer, seconds, slices, [kept]).write(folder)
 
 
-def test_predictions_and_scores_are_compared_and_times_are_not(tmp_path: Path) -> None:
+def test_times_are_ignored_in_the_comparison_of_evaluations(tmp_path: Path) -> None:
     evaluate(tmp_path / "first", ["x", "y", "z"])
     evaluate(tmp_path / "second", ["x", "y", "z"])
     assert [one.verdict for one in both("Evaluator", "evaluation", tmp_path)] == [SAME, SAME]
 
 
-def test_what_is_read_otherwise_and_scored_otherwise_is_told(tmp_path: Path) -> None:
+def test_differing_predictions_and_scores_are_reported(tmp_path: Path) -> None:
     evaluate(tmp_path / "first", ["x", "y", "z"])
     evaluate(tmp_path / "second", ["x", "y", "a"], 0.25, "builtin")
     assert both("Evaluator", "evaluation", tmp_path) == [
@@ -116,7 +116,7 @@ def test_a_vocabulary_is_compared_token_by_token(tmp_path: Path) -> None:
     assert found.detail == "3 tokens and 3, of which 2 are in one only"
 
 
-def test_what_is_gone_is_no_agreement(tmp_path: Path) -> None:
+def test_missing_files_do_not_count_as_the_same(tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     (found,) = both("ImportSchemaGen", "schema", tmp_path)
     assert (found.verdict, found.detail) == (GONE, "the files of the second run")

@@ -20,7 +20,7 @@ from tests.pipeline.lineage.conftest import FIRST, THIRD, make_three_runs, store
 
 
 class Past:
-    """A workspace whose run FIRST stored with what it was run, and the folder of its data."""
+    """A workspace in which the conditions of the run FIRST are stored, and the folder of its data."""
 
     def __init__(self, folder: Path) -> None:
         self.workspace = make_three_runs(folder)
@@ -47,18 +47,18 @@ def past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
 
 @pytest.fixture
 def started(past: Past, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """With what the pipeline was started, which then ends in an error."""
-    told: dict[str, Any] = {}
+    """The arguments that the pipeline was started with; it then raises an error."""
+    arguments: dict[str, Any] = {}
 
     def start(config: Any, **options: Any) -> int:
-        told.update(options, config=config, cores=os.sched_getaffinity(0), environment=dict(os.environ))
+        arguments.update(options, config=config, cores=os.sched_getaffinity(0), environment=dict(os.environ))
         raise UserError("started")
 
     monkeypatch.setattr(module, "run_pipeline", start)
-    return told
+    return arguments
 
 
-def test_the_recorded_configuration_is_run_elsewhere_from_its_data(past: Past, started: dict[str, Any]) -> None:
+def test_the_recorded_configuration_and_data_are_used_in_another_workspace(past: Past, started: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="started"):
         reproduce(FIRST)
     assert started["config"] == load_config("small", settings=[f"data.source={past.data}"])
@@ -66,7 +66,7 @@ def test_the_recorded_configuration_is_run_elsewhere_from_its_data(past: Past, s
     assert started["workspace"].home != past.workspace.home and not started["workspace"].home.exists()
 
 
-def test_data_that_was_given_from_another_folder_is_found(past: Past, started: dict[str, Any]) -> None:
+def test_relative_data_paths_are_resolved(past: Past, started: dict[str, Any]) -> None:
     knobs = json.loads(str(past.properties["config"])) | {"data.source": past.data.name}
     past.store(config=json.dumps(knobs))
     with pytest.raises(UserError, match="started"):
@@ -74,7 +74,7 @@ def test_data_that_was_given_from_another_folder_is_found(past: Past, started: d
     assert started["config"].data.source == str(past.data)
 
 
-def test_a_log_that_a_sentence_names_stays(past: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_in_an_error_message_is_kept(past: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(config: Any, workspace: Workspace, **options: Any) -> int:
         workspace.logs.mkdir()
         raise UserError(f"Trainer failed (the full log is {workspace.logs / 'run.log'})")
@@ -86,16 +86,16 @@ def test_a_log_that_a_sentence_names_stays(past: Past, tmp_path: Path, monkeypat
     assert (kept / "logs").is_dir()
 
 
-def test_a_run_goes_as_far_as_the_recorded_one_did(past: Past, started: dict[str, Any]) -> None:
+def test_the_run_ends_at_the_last_recorded_component(past: Past, started: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="started"):
         reproduce(FIRST)
-    assert started["last"] == "Pusher"  # the history has no report
+    assert started["last"] == "Pusher"  # the recorded run has no report
     with pytest.raises(UserError, match="started"):
         reproduce(FIRST, last="transform")
     assert started["last"] == "Transform"
 
 
-def test_other_data_is_refused_unless_it_is_wanted(past: Past, started: dict[str, Any]) -> None:
+def test_changed_data_is_refused_unless_allowed(past: Past, started: dict[str, Any]) -> None:
     (past.data / "train" / "data.tfrecord.gz").write_bytes(b"changed")
     with pytest.raises(
         UserError, match=f"the data of run {FIRST} is not what it was: {past.data} .* --allow-changed-data"
@@ -109,7 +109,7 @@ def test_other_data_is_refused_unless_it_is_wanted(past: Past, started: dict[str
         reproduce(FIRST, allow_changed_data=True)
 
 
-def test_what_is_other_than_it_was_is_told(
+def test_differing_conditions_are_reported(
     past: Past, started: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     packages = json.loads(str(past.properties["packages"])) | {"keras": "1.0"}
@@ -123,7 +123,7 @@ def test_what_is_other_than_it_was_is_told(
     assert {"data", "packages", "processor", "cores"} <= {name for name, verdict in rows.items() if verdict == "same"}
 
 
-def test_it_computes_on_as_many_cores_and_with_the_same_variables(
+def test_the_same_cores_and_variables_are_used(
     past: Past, started: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in VARIABLES:
@@ -142,24 +142,24 @@ def test_it_computes_on_as_many_cores_and_with_the_same_variables(
     assert os.sched_getaffinity(0) == cores and dict(os.environ) == before
 
 
-def test_what_auto_chose_by_the_clock_is_not_chosen_again(past: Past, started: dict[str, Any]) -> None:
+def test_the_precision_chosen_by_auto_is_reused(past: Past, started: dict[str, Any]) -> None:
     model_run = past.workspace.home / "model_run"
     model_run.mkdir()
     (model_run / "precision").write_text("bfloat16\n")
     knobs = json.loads(str(past.properties["config"])) | {"training.precision": "auto"}
     past.store(config=json.dumps(knobs))
     recorded = read(past.workspace, lambda store: module._recorded(store, FIRST))
-    made = Artifact(99, "ModelRun", str(model_run))
-    recorded = recorded._replace(outputs={**recorded.outputs, ("Trainer", "model_run"): made})
+    artifact = Artifact(99, "ModelRun", str(model_run))
+    recorded = recorded._replace(outputs={**recorded.outputs, ("Trainer", "model_run"): artifact})
     assert module._config(recorded, ()).training.precision == "bfloat16"
 
 
-def test_a_run_that_stored_too_little_is_refused(past: Past) -> None:
+def test_a_run_without_a_stored_configuration_is_refused(past: Past) -> None:
     with pytest.raises(UserError, match=f"run {THIRD} was recorded without its configuration"):
         reproduce(THIRD)
 
 
-def test_a_knob_that_is_no_longer_there_is_named_with_the_code_that_had_it(past: Past) -> None:
+def test_a_removed_knob_is_reported_with_the_commit_of_the_run(past: Past) -> None:
     knobs = json.loads(str(past.properties["config"])) | {"training.momentum": 0.9}
     past.store(config=json.dumps(knobs), code_commit="c0ffee" * 6 + "beef")
     with pytest.raises(UserError, match=r"there is no knob 'training.momentum'.*commit c0ffeec0ffee"):
@@ -167,22 +167,22 @@ def test_a_knob_that_is_no_longer_there_is_named_with_the_code_that_had_it(past:
 
 
 @pytest.mark.parametrize("place", ["home", "home/pipeline_root"])
-def test_it_never_runs_where_something_is(place: str, past: Past, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused(place: str, past: Past, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already and is not empty"):
         reproduce(FIRST, out=tmp_path / place)
 
 
-def test_synthetic_formulas_are_drawn_again_or_taken_from_where_they_were(past: Past, tmp_path: Path) -> None:
+def test_synthetic_formulas_are_drawn_again_or_read_from_the_original_folder(past: Past, tmp_path: Path) -> None:
     sizes = ["data.train=3", "data.eval=1", "data.test=1"]
     config = load_config(settings=sizes)
     other = Workspace(tmp_path / "other")
     folder = prepare_examples(config.data, other)
     recorded = module.Recorded(FIRST, describe(config, other), ["ImportExampleGen"], {})
     assert module._with_data(config, recorded, Workspace(tmp_path / "again")) == config
-    # As if the code drew them otherwise now.
+    # Simulates code that draws other formulas.
     (folder / "train" / "more.tfrecord.gz").write_bytes(b"")
     recorded = recorded._replace(properties=describe(config, other))
     again = module._with_data(config, recorded, Workspace(tmp_path / "again"))
     assert again.data.source == str(folder)
-    asked = load_config(settings=[*sizes, "data.seed=2"])
-    assert module._with_data(asked, recorded, Workspace(tmp_path / "asked")) == asked
+    changed = load_config(settings=[*sizes, "data.seed=2"])
+    assert module._with_data(changed, recorded, Workspace(tmp_path / "asked")) == changed

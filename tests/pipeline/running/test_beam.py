@@ -28,22 +28,22 @@ def config(*settings: str) -> BeamConfig:
 
 
 def options(*settings: str) -> pipeline_options.PipelineOptions:
-    """What Beam itself makes of the arguments."""
+    """Parses the arguments with Beam's own options."""
     return pipeline_options.PipelineOptions(beam_arguments(config(*settings)))
 
 
-def test_without_any_setting_beam_runs_in_this_process() -> None:
+def test_by_default_beam_runs_in_this_process() -> None:
     read = options().get_all_options(drop_default=True)
     assert read == {"runner": "FnApiRunner", "setup_file": str(SETUP)}
 
 
-def test_multi_processing_starts_as_many_processes_as_are_asked_for() -> None:
+def test_multi_processing_starts_the_configured_number_of_processes() -> None:
     for settings, workers in (((), 0), (("workers=3",), 3)):
         read = options("runner=multi_processing", *settings).view_as(pipeline_options.DirectOptions)
         assert (read.direct_running_mode, read.direct_num_workers) == ("multi_processing", workers)
 
 
-def test_flink_is_told_where_it_is_and_how_wide_to_run() -> None:
+def test_flink_gets_its_address_and_parallelism() -> None:
     arguments = beam_arguments(
         config(
             "runner=flink",
@@ -67,19 +67,19 @@ def test_flink_is_told_where_it_is_and_how_wide_to_run() -> None:
         ("worker_image=registry/im2latex:7", environments.DockerEnvironment, "registry/im2latex:7"),
     ],
 )
-def test_workers_are_where_the_configuration_says(
+def test_the_configuration_chooses_the_worker_environment(
     runner: str, setting: str, kind: type, place: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is sent to workers is built from setup.py, which takes seconds; tests/environment builds it.
+    # The package for workers is built from setup.py, which takes seconds; tests/environment builds it.
     monkeypatch.setattr(environments, "python_sdk_dependencies", lambda options: ())
-    made = environments.Environment.from_options(
+    environment = environments.Environment.from_options(
         options(f"runner={runner}", setting).view_as(pipeline_options.PortableOptions)
     )
-    assert isinstance(made, kind)
-    assert getattr(made, "url", getattr(made, "container_image", None)) == place
+    assert isinstance(environment, kind)
+    assert getattr(environment, "url", getattr(environment, "container_image", None)) == place
 
 
-def test_spark_and_dataflow_are_told_what_they_need() -> None:
+def test_spark_and_dataflow_get_their_arguments() -> None:
     spark = options("runner=spark", "spark_master=spark://127.0.0.1:7077", "job_server=localhost:8099")
     assert spark.view_as(pipeline_options.SparkRunnerOptions).spark_master_url == "spark://127.0.0.1:7077"
     assert spark.view_as(pipeline_options.PortableOptions).job_endpoint == "localhost:8099"
@@ -93,7 +93,7 @@ def test_spark_and_dataflow_are_told_what_they_need() -> None:
 @pytest.mark.parametrize(
     "settings", [(), ("runner=multi_processing",), ("runner=flink",), ("runner=spark", "worker_image=i")]
 )
-def test_tfx_is_not_made_to_pack_itself_at_every_step(settings: tuple[str, ...]) -> None:
+def test_tfx_does_not_package_itself_at_every_step(settings: tuple[str, ...]) -> None:
     arguments = beam_arguments(config(*settings))
     assert dependency_utils.make_beam_dependency_flags(arguments) == arguments
 
@@ -103,7 +103,7 @@ def pipeline(*settings: str) -> Pipeline:
     return create_pipeline(loaded, data="/data", pipeline_root="/root", serving="/serving")
 
 
-def test_arguments_of_one_component_go_over_those_of_all() -> None:
+def test_arguments_of_one_component_override_those_of_all() -> None:
     compiled = Compiler().compile(
         pipeline("runner=flink", "arguments=['--parallelism=3']", "by_component={Transform=['--parallelism=8']}")
     )
@@ -115,17 +115,17 @@ def test_arguments_of_one_component_go_over_those_of_all() -> None:
 
 
 def executors(compiled) -> dict[str, executable_spec_pb2.BeamExecutableSpec]:
-    """Of the components that run on Beam, by their names."""
+    """Returns the compiled executors of the components that run on Beam, by name."""
     from tfx.proto.orchestration import pipeline_pb2
 
     deployment = pipeline_pb2.IntermediateDeploymentConfig()
     compiled.deployment_config.Unpack(deployment)
-    found = {}
+    specs = {}
     for name, spec in deployment.executor_specs.items():
         if spec.Is(executable_spec_pb2.BeamExecutableSpec.DESCRIPTOR):
-            found[name] = executable_spec_pb2.BeamExecutableSpec()
-            spec.Unpack(found[name])
-    return found
+            specs[name] = executable_spec_pb2.BeamExecutableSpec()
+            spec.Unpack(specs[name])
+    return specs
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def executors(compiled) -> dict[str, executable_spec_pb2.BeamExecutableSpec]:
         (["runner=dataflow", "worker_image=i", "arguments=['--project=p']"], "needs --region, --temp_location in"),
     ],
 )
-def test_what_cannot_work_is_refused_in_a_sentence(settings: list[str], says: str) -> None:
+def test_an_impossible_combination_is_refused_with_one_sentence(settings: list[str], says: str) -> None:
     with pytest.raises(UserError) as refusal:
         config(*settings)
     assert says in str(refusal.value) and "beam" in str(refusal.value) and "\n" not in str(refusal.value)
 
 
-def test_settings_of_an_engine_stay_while_another_runner_is_tried() -> None:
+def test_settings_of_another_runner_are_allowed() -> None:
     kept = ("flink_master=far.example:8081", "worker_image=i")
     assert beam_arguments(config(*kept)) == beam_arguments(config())
     assert beam_arguments(config(*kept, "runner=flink"))[0] == "--runner=FlinkRunner"
@@ -161,7 +161,7 @@ def test_settings_of_an_engine_stay_while_another_runner_is_tried() -> None:
 
 @pytest.fixture
 def flink() -> Iterator[tuple[str, dict]]:
-    """A server that answers as Flink's REST API does, and what it answers."""
+    """A server for Flink's REST API, and the answer that it gives."""
     overview = {"taskmanagers": 2, "slots-total": 4, "flink-version": "1.20.5"}
 
     class Overview(http.server.BaseHTTPRequestHandler):
@@ -181,7 +181,7 @@ def flink() -> Iterator[tuple[str, dict]]:
         thread.join()
 
 
-def test_a_cluster_is_named_with_its_size_and_its_page(flink: tuple[str, dict]) -> None:
+def test_a_cluster_is_described_by_size_and_address(flink: tuple[str, dict]) -> None:
     address, overview = flink
     reached = config("runner=flink", f"flink_master={address}", f"job_server={address}", "worker_pool=localhost:50000")
     assert check_engine(reached) == f"on Flink 1.20.5, 2 task managers, 4 slots: http://{address}"
@@ -199,7 +199,7 @@ def test_a_cluster_is_named_with_its_size_and_its_page(flink: tuple[str, dict]) 
         (["worker_image=i", "flink_version='1.19'"], {}, "the cluster is Flink 1.20: set beam.flink_version='1.20'"),
     ],
 )
-def test_a_cluster_that_cannot_take_the_work_is_refused_before_anything_runs(
+def test_an_unsuitable_cluster_is_refused_before_the_run(
     settings: list[str], answer: dict, says: str, flink: tuple[str, dict], with_java: None
 ) -> None:
     address, overview = flink
@@ -209,7 +209,7 @@ def test_a_cluster_that_cannot_take_the_work_is_refused_before_anything_runs(
     assert says in str(refusal.value)
 
 
-def test_an_engine_that_is_not_there_is_refused_with_its_address(with_java: None) -> None:
+def test_an_unreachable_engine_is_refused_with_its_address(with_java: None) -> None:
     with pytest.raises(UserError, match=r"no Flink at http://127\.0\.0\.1:9 \(beam\.flink_master\): .*refused"):
         check_engine(config("runner=flink", "flink_master=127.0.0.1:9"))
     with pytest.raises(UserError, match=r"no job server at 127\.0\.0\.1:9 \(beam\.job_server\): .*refused"):
@@ -218,13 +218,13 @@ def test_an_engine_that_is_not_there_is_refused_with_its_address(with_java: None
 
 @pytest.fixture
 def with_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Java on PATH, whether the machine has one or not."""
+    """Puts a fake Java on PATH, and nothing else, so that the test does not depend on the machine."""
     (tmp_path / "java").write_text("#!/bin/sh\n")
     (tmp_path / "java").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
-def test_what_the_job_server_needs_is_missed_before_anything_runs(
+def test_missing_requirements_of_the_job_server_are_reported_before_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))

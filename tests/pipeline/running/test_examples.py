@@ -12,7 +12,7 @@ from pipeline.running.examples import examples_folder, prepare_examples
 from pipeline.workspace import Workspace
 
 
-def test_synthetic_examples_are_made_once_with_the_counts_asked_for(tmp_path: Path) -> None:
+def test_synthetic_examples_are_drawn_once_with_the_configured_counts(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     config = DataConfig(train=6, eval=2, test=3, level="digits")
     drawn: list[int] = []
@@ -28,13 +28,13 @@ def test_synthetic_examples_are_made_once_with_the_counts_asked_for(tmp_path: Pa
     "change",
     [{"train": 7}, {"eval": 3}, {"test": 4}, {"level": "simple"}, {"seed": 2}, {"dpi": 99}, {"max_tokens": 30}],
 )
-def test_every_knob_of_synthetic_data_leads_to_a_folder_of_its_own(change: dict[str, Any], tmp_path: Path) -> None:
+def test_every_knob_of_synthetic_data_changes_the_folder(change: dict[str, Any], tmp_path: Path) -> None:
     knobs: dict[str, Any] = {"train": 6, "eval": 2, "test": 3, "level": "digits", "seed": 1, "dpi": 80}
     first = examples_folder(DataConfig(**knobs), Workspace(tmp_path))
     assert examples_folder(DataConfig(**{**knobs, **change}), Workspace(tmp_path)) != first
 
 
-def test_a_folder_of_ones_own_without_a_split_is_refused(tmp_path: Path) -> None:
+def test_a_folder_of_the_user_without_a_split_is_refused(tmp_path: Path) -> None:
     for split in ("train", "eval"):
         (tmp_path / split).mkdir()
         (tmp_path / split / "data.tfrecord").touch()

@@ -19,24 +19,26 @@ def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     with workspace.lock(), pytest.raises(UserError, match="another run is using"), workspace.lock():
         pass
-    with workspace.lock():  # free again
+    with workspace.lock():  # the lock is released
         pass
 
 
 def follow(folder: Path, program: str, terminal: bool = False) -> dict:
-    """What a process that runs this program, `report` its way to tell events, comes to."""
-    told = "import json, os, sys\ndef report(event): os.write(int(sys.argv[2]), (json.dumps(event) + '\\n').encode())\n"
-    command, console = [sys.executable, "-c", told + program], Console(file=io.StringIO(), force_terminal=terminal)
+    """Runs a Python program as the pipeline's process, in which `report` sends an event. Returns the result."""
+    setup = (
+        "import json, os, sys\ndef report(event): os.write(int(sys.argv[2]), (json.dumps(event) + '\\n').encode())\n"
+    )
+    command, console = [sys.executable, "-c", setup + program], Console(file=io.StringIO(), force_terminal=terminal)
     with open(folder / "lock", "wb") as lock:
         return _follow(command, dict(os.environ), Workspace(folder), folder / "run.log", lock.fileno(), console)
 
 
-def test_what_a_process_dies_of_behind_its_result_does_not_count(tmp_path: Path) -> None:
+def test_a_crash_after_the_result_is_ignored(tmp_path: Path) -> None:
     assert follow(tmp_path, "report({'result': {'pushed': 'here'}}); os.abort()") == {"pushed": "here"}
 
 
 @pytest.mark.parametrize(("terminal", "value"), [(True, "1"), (False, "")])
-def test_a_process_is_told_whether_its_output_is_on_a_terminal(
+def test_the_process_knows_whether_its_output_is_a_terminal(
     terminal: bool, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(TERMINAL, "from outside")
@@ -48,7 +50,7 @@ def test_a_process_is_told_whether_its_output_is_on_a_terminal(
 @pytest.mark.parametrize(
     ("program", "how"), [("os.abort()", "was killed by SIGABRT"), ("sys.exit(3)", "ended with status 3")]
 )
-def test_a_process_that_dies_before_its_result_is_a_sentence(program: str, how: str, tmp_path: Path) -> None:
+def test_a_crash_before_the_result_is_one_sentence(program: str, how: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as raised:
         follow(tmp_path, f"report({{'component': 'Trainer', 'state': 'running'}}); {program}")
     log = tmp_path / "run.log"
@@ -61,8 +63,8 @@ def view(terminal: bool) -> tuple[_View, io.StringIO, io.BytesIO]:
     return _View(Console(file=screen, force_terminal=terminal, width=100), log), screen, log
 
 
-def test_training_is_shown_as_it_is_on_a_terminal_and_as_its_last_state_elsewhere() -> None:
-    # What Keras writes: the line again and again, over itself, in colour.
+def test_training_output_is_verbatim_on_a_terminal_and_the_last_state_elsewhere() -> None:
+    # Keras overwrites one line again and again, in colour.
     chunks = [b"Epoch 1/2\n\x1b[1m1/2\x1b[0m loss: 3.0", b"\x08\x08\x08\r2/2 loss: 2.5", b"\nrest"]
     for terminal, shown in ((True, b"".join(chunks).decode()), (False, "Epoch 1/2\n2/2 loss: 2.5\n")):
         part, screen, log = view(terminal)
@@ -73,14 +75,14 @@ def test_training_is_shown_as_it_is_on_a_terminal_and_as_its_last_state_elsewher
         assert log.getvalue() == b"Epoch 1/2\n2/2 loss: 2.5\n"
 
 
-def test_other_output_goes_into_the_log_alone() -> None:
+def test_other_output_goes_only_to_the_log() -> None:
     part, screen, log = view(terminal=False)
     part.event(b'{"component": "Transform", "state": "running"}\n')
     part.output(b"warning\n")
     assert (screen.getvalue(), log.getvalue()) == ("", b"warning\n")
 
 
-def test_a_component_is_a_line_with_its_time_or_that_it_was_cached() -> None:
+def test_a_component_has_a_line_with_its_duration_or_cached() -> None:
     part, screen, _ = view(terminal=False)
     for cached in (False, True):
         event = {"component": "Trainer", "state": "done", "seconds": 242.1, "cached": cached, "detail": "fine"}
@@ -90,7 +92,7 @@ def test_a_component_is_a_line_with_its_time_or_that_it_was_cached() -> None:
     assert screen.getvalue() == "Trainer             4 m 02 s  fine\nTrainer               cached  fine\n"
 
 
-def test_the_table_says_why_a_model_was_not_blessed_and_nothing_of_a_push() -> None:
+def test_the_summary_says_why_a_model_was_not_blessed() -> None:
     screen = io.StringIO()
     result = {
         "examples": {"train": 10000, "test": 300}, "vocabulary": 97, "metrics": {"bleu": 0.5, "exact_match": 0.25},

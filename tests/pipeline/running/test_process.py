@@ -18,13 +18,13 @@ EARLIER, KILLED = "2020-01-01T10:00:00.000000", "2020-01-02T10:00:00.000000"
 
 @pytest.fixture
 def pipeline() -> pipeline_pb2.Pipeline:
-    made = pipeline_pb2.Pipeline()
+    compiled = pipeline_pb2.Pipeline()
     for component in COMPONENTS:
-        made.nodes.add().pipeline_node.node_info.id = component
-    return made
+        compiled.nodes.add().pipeline_node.node_info.id = component
+    return compiled
 
 
-def test_a_part_of_a_run_goes_on_from_the_newest_run_that_has_all_before_it(
+def test_a_partial_run_continues_from_the_newest_run_with_all_its_inputs(
     tmp_path: Path, pipeline: pipeline_pb2.Pipeline
 ) -> None:
     workspace = Workspace(tmp_path)
@@ -41,7 +41,9 @@ def test_a_part_of_a_run_goes_on_from_the_newest_run_that_has_all_before_it(
     assert runner._base(pipeline, "Reporter") == EARLIER
 
 
-def test_a_part_without_a_run_that_got_there_is_refused(tmp_path: Path, pipeline: pipeline_pb2.Pipeline) -> None:
+def test_a_partial_run_without_a_run_that_has_its_inputs_is_refused(
+    tmp_path: Path, pipeline: pipeline_pb2.Pipeline
+) -> None:
     workspace = Workspace(tmp_path)
     History(workspace.metadata, "im2latex").execution(KILLED, "ImportExampleGen")
     runner = ReportingRunner(connection("", workspace), {}, print)

@@ -33,22 +33,22 @@ def config(formulas: Path, *settings: str) -> Config:
     return load_config("small", settings=[f"data.source={formulas}", *settings])
 
 
-def test_a_run_is_described(formulas: Path, tmp_path: Path) -> None:
+def test_the_conditions_of_a_run_are_described(formulas: Path, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "home")
-    found = describe(config(formulas, "training.epochs=3"), workspace)
-    assert all(isinstance(value, str | int) for value in found.values())
-    knobs = json.loads(str(found["config"]))
+    record = describe(config(formulas, "training.epochs=3"), workspace)
+    assert all(isinstance(value, str | int) for value in record.values())
+    knobs = json.loads(str(record["config"]))
     assert knobs["training.epochs"] == 3 and knobs["model.filters"] == [16, 32, 64, 64, 128, 256]
-    assert found["config_sha256"] == hashlib.sha256(str(found["config"]).encode()).hexdigest()
-    assert json.loads(str(found["packages"]))["numpy"] == version("numpy")
-    assert found["python"] == platform.python_version()
-    assert found["data"] == str(formulas) and found["workspace"] == str(workspace.home)
-    hardware = json.loads(str(found["hardware"]))
+    assert record["config_sha256"] == hashlib.sha256(str(record["config"]).encode()).hexdigest()
+    assert json.loads(str(record["packages"]))["numpy"] == version("numpy")
+    assert record["python"] == platform.python_version()
+    assert record["data"] == str(formulas) and record["workspace"] == str(workspace.home)
+    hardware = json.loads(str(record["hardware"]))
     assert hardware["cores"] == len(os.sched_getaffinity(0)) and hardware["memory"] > 0.5 and hardware["processor"]
     assert isinstance(hardware["gpus"], list)
 
 
-def test_the_configuration_that_is_stored_can_be_read_again(formulas: Path, tmp_path: Path) -> None:
+def test_the_stored_configuration_can_be_read(formulas: Path, tmp_path: Path) -> None:
     first = config(formulas, "training.epochs=3", 'evaluation.gate=["bleu >= 0.2"]')
     knobs = json.loads(str(describe(first, Workspace(tmp_path))["config"]))
     (tmp_path / "again.toml").write_text(
@@ -57,7 +57,7 @@ def test_the_configuration_that_is_stored_can_be_read_again(formulas: Path, tmp_
     assert load_config(path=tmp_path / "again.toml") == first
 
 
-def test_where_it_is_stored_is_no_part_of_the_configuration(formulas: Path, tmp_path: Path) -> None:
+def test_the_stored_configuration_lacks_the_metadata_section(formulas: Path, tmp_path: Path) -> None:
     here = describe(config(formulas), Workspace(tmp_path))
     there = describe(config(formulas, "metadata.connection=mysql://me@host/db"), Workspace(tmp_path))
     other = describe(config(formulas, "training.epochs=3"), Workspace(tmp_path))
@@ -65,9 +65,7 @@ def test_where_it_is_stored_is_no_part_of_the_configuration(formulas: Path, tmp_
     assert "mysql" not in json.dumps(there)
 
 
-def test_data_has_the_same_fingerprint_wherever_it_lies_and_another_when_a_byte_changes(
-    formulas: Path, tmp_path: Path
-) -> None:
+def test_the_fingerprint_of_data_depends_on_bytes_and_not_on_the_folder(formulas: Path, tmp_path: Path) -> None:
     def of(folder: Path) -> object:
         return describe(config(folder), Workspace(tmp_path))["data_fingerprint"]
 
@@ -81,14 +79,14 @@ def test_data_has_the_same_fingerprint_wherever_it_lies_and_another_when_a_byte_
     assert of(moved) != first
 
 
-def test_a_fingerprint_is_that_of_names_and_digests(tmp_path: Path) -> None:
+def test_a_fingerprint_covers_names_and_digests(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * (3 << 20))
     line = f"a\0{hashlib.sha256(b'x' * (3 << 20)).hexdigest()}\n"
     assert fingerprint(tmp_path, [tmp_path / "a"]) == hashlib.sha256(line.encode()).hexdigest()
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="not installed: git")
-def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path: Path) -> None:
+def test_the_commit_of_the_checkout_is_recorded_with_changed_files(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
         command = ["git", "-C", str(tmp_path), *identity, *arguments]
@@ -102,7 +100,7 @@ def test_the_commit_is_that_of_the_checkout_and_says_when_files_differ(tmp_path:
     assert record._commit(tmp_path) == {"code_commit": git("rev-parse", "HEAD"), "code_changed": 0}
     (tmp_path / "file").write_text("2")
     assert record._commit(tmp_path)["code_changed"] == 1
-    # Code that lies in the checkout of something else has no commit of its own.
+    # Code inside the checkout of another project has no commit.
     assert record._commit(tmp_path / "inner") == {}
 
 
@@ -123,7 +121,7 @@ def test_packages_do_not_depend_on_what_was_imported(
     assert describe(config(formulas), Workspace(tmp_path))["packages"] == before
 
 
-def test_variables_that_decide_how_is_computed_are_stored(
+def test_variables_that_affect_computations_are_stored(
     formulas: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in record.VARIABLES:
@@ -134,17 +132,17 @@ def test_variables_that_decide_how_is_computed_are_stored(
     assert json.loads(str(stored)) == {"TF_NUM_INTRAOP_THREADS": "1"}
 
 
-def test_the_model_that_a_training_starts_from_is_told_by_its_bytes(formulas: Path, tmp_path: Path) -> None:
+def test_the_start_of_a_training_is_fingerprinted_by_its_bytes(formulas: Path, tmp_path: Path) -> None:
     assert "start_fingerprint" not in describe(config(formulas), Workspace(tmp_path))
     start = tmp_path / "start" / "variables"
     start.mkdir(parents=True)
     stored = []
     for content in (b"weights", b"others"):
         (start / "variables.index").write_bytes(content)
-        found = describe(config(formulas, f"training.start_from={start.parent}"), Workspace(tmp_path))
-        stored.append(found["start_fingerprint"])
+        record = describe(config(formulas, f"training.start_from={start.parent}"), Workspace(tmp_path))
+        stored.append(record["start_fingerprint"])
     assert stored[0] != stored[1]
-    found = describe(
+    record = describe(
         load_config("reader", settings=[f"data.source={formulas}", "training.start_from=reader"]), Workspace(tmp_path)
     )
-    assert found["start_fingerprint"] == hashlib.sha256(reader.weights_file().read_bytes()).hexdigest()
+    assert record["start_fingerprint"] == hashlib.sha256(reader.weights_file().read_bytes()).hexdigest()

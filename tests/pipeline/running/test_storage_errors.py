@@ -15,7 +15,7 @@ HOME = Path("/home/me/workspace")
 
 
 def raised_from(cause: BaseException) -> RuntimeError:
-    """An exception that says nothing of the one behind it."""
+    """An exception whose message does not mention its cause."""
     try:
         raise RuntimeError("Execution 3 failed") from cause
     except RuntimeError as error:
@@ -32,12 +32,12 @@ def raised_from(cause: BaseException) -> RuntimeError:
         errors.InternalError("Error when executing query: database or disk is full query: COMMIT;"),
     ],
 )
-def test_a_full_disk_is_recognised_in_the_words_of_everyone_who_meets_it(error: Exception) -> None:
+def test_a_full_disk_is_recognised_in_the_errors_of_all_libraries(error: Exception) -> None:
     said = f"no space is left on the device of {HOME}: free some, and the same command continues from here"
     assert storage_error(error, HOME) == storage_error(raised_from(error), HOME) == said
 
 
-def test_the_place_that_an_exception_names_is_told(tmp_path: Path) -> None:
+def test_the_message_has_the_path_of_the_exception(tmp_path: Path) -> None:
     place = tmp_path / "serving" / "1"
     for error in (
         OSError(errno.EROFS, "Read-only file system", str(place)),
@@ -47,11 +47,11 @@ def test_the_place_that_an_exception_names_is_told(tmp_path: Path) -> None:
         assert "cannot be written: make it writable" in storage_error(error, HOME)
 
 
-def test_a_locked_store_is_no_matter_of_the_disk() -> None:
+def test_a_locked_store_has_its_own_message() -> None:
     error = errors.AbortedError("Concurrent writes aborted after max number of retries.")
     assert storage_error(error, HOME).startswith("ML Metadata is locked by another process")
 
 
-def test_what_has_nothing_to_do_with_storage_is_left_to_speak_for_itself() -> None:
+def test_errors_that_are_not_about_storage_get_no_message() -> None:
     assert storage_error(raised_from(ValueError("shapes (2, 3) and (4,) do not fit")), HOME) == ""
     assert storage_error(FileNotFoundError(errno.ENOENT, "No such file or directory", "/data"), HOME) == ""

@@ -32,7 +32,7 @@ def run(workspace: Workspace, schema: Path) -> None:
     RecordingRunner(store, RECORD).run(pipeline)
 
 
-def test_every_run_has_a_record_of_its_own_that_tfx_leaves_alone(tmp_path: Path) -> None:
+def test_tfx_does_not_change_the_record_of_a_run(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     run(workspace, SCHEMA)
     run(workspace, SCHEMA)
@@ -44,7 +44,7 @@ def test_every_run_has_a_record_of_its_own_that_tfx_leaves_alone(tmp_path: Path)
     assert [execution.run for execution in graph.executions.values()] == list(graph.runs)
 
 
-def test_a_run_is_a_child_of_its_pipeline_as_tfx_makes_it(tmp_path: Path) -> None:
+def test_a_run_is_a_child_of_its_pipeline(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     run(workspace, SCHEMA)
     store = MetadataStore(connection("", workspace))
@@ -52,7 +52,7 @@ def test_a_run_is_a_child_of_its_pipeline_as_tfx_makes_it(tmp_path: Path) -> Non
     assert [parent.name for parent in store.get_parent_contexts_by_context(found.id)] == ["small"]
 
 
-def test_a_run_that_fails_at_once_has_its_record(tmp_path: Path) -> None:
+def test_a_run_that_fails_immediately_has_a_record(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     with pytest.raises(Exception, match="missing.pbtxt"):
         run(workspace, tmp_path / "missing.pbtxt")
@@ -61,7 +61,7 @@ def test_a_run_that_fails_at_once_has_its_record(tmp_path: Path) -> None:
     assert [execution.state for execution in graph.executions.values()] == ["failed"]
 
 
-def test_the_metadata_goes_where_the_configuration_says_and_the_workspace_keeps_it(
+def test_the_workspace_stores_the_configured_metadata_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Address, "reach", lambda self: None)

@@ -1,4 +1,4 @@
-"""A workspace with a few runs that share what the cache gave them, and one that tries to break the page."""
+"""A workspace with a few runs that share cached artifacts, and one with hostile names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOSTILE_RUN = f"2035-01-01 {HOSTILE}"
 
 
 def open_store(file: Path) -> MetadataStore:
-    """A new SQLite store, to write to."""
+    """Creates a SQLite store for writing."""
     config = mlmd.ConnectionConfig()
     config.sqlite.filename_uri = str(file)
     config.sqlite.connection_mode = mlmd.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
@@ -26,7 +26,7 @@ def open_store(file: Path) -> MetadataStore:
 
 
 def fill(home: Path, runs: int, hostile: bool = True, cached: bool = True) -> Years:
-    """Makes a workspace: its store, its evaluations, and the version that was pushed last in its serving folder."""
+    """Creates a workspace: its store, its evaluations, and the version pushed last in its serving folder."""
     home.mkdir(parents=True)
     workspace = Workspace(home)
     years = build(open_store(workspace.metadata), home, runs, cached)

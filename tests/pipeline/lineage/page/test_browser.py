@@ -1,4 +1,4 @@
-"""The page in a real browser."""
+"""Tests of the lineage page in a real browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.browser import CONTRAST, Browser
 from tests.pipeline.lineage.page.page_workspace import HOSTILE, HOSTILE_RUN, fill
 
 RUNS, MANY = 8, 1000
-# How the serving model was made: what its trainer learned from, and who pushed it; not who judged it.
+# The ancestors of the serving model: its training data and its Pusher, without its evaluation.
 WAY = {
     "ImportExampleGen", "examples", "ImportSchemaGen", "schema", "Transform", "transform_graph", "transformed_examples",
     "Trainer", "model", "Pusher", "pushed_model",
@@ -36,7 +36,7 @@ WAY = {
 
 
 class Material:
-    """A workspace, what its store holds, and its page."""
+    """A workspace, the graph of its store, and its page."""
 
     def __init__(self, home: Path, runs: int, hostile: bool = True, cached: bool = True) -> None:
         self.years = fill(home, runs, hostile, cached)
@@ -60,7 +60,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Material:
 
 
 def show(browser: Browser, material: Material, where: str = "", width: int = 1280, scheme: str = "light") -> None:
-    """Opens the page at what stands behind the # in its address."""
+    """Opens the page at a fragment of its address."""
     browser.open(material.file, width, scheme)
     ready(browser)
     if where:
@@ -75,7 +75,7 @@ def ready(browser: Browser) -> None:
 
 
 def settle(browser: Browser) -> None:
-    """Waits until what was asked for is painted."""
+    """Waits until the page has painted all pending changes."""
     browser.driver.execute_async_script(
         "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))"
     )
@@ -94,7 +94,7 @@ def node(browser: Browser, key: str) -> WebElement:
 
 
 def boxes(browser: Browser) -> dict[str, dict[str, float]]:
-    """Where the nodes that are elements are on the screen, by key."""
+    """Returns the positions of the nodes that are elements, by key."""
     return browser.run(
         "return Object.fromEntries([...document.querySelectorAll('.node')]"
         ".map((e) => [e.dataset.key, e.getBoundingClientRect().toJSON()]))"
@@ -102,7 +102,7 @@ def boxes(browser: Browser) -> dict[str, dict[str, float]]:
 
 
 def ink(browser: Browser) -> int:
-    """Points of the canvas that are painted."""
+    """Returns the painted points of the canvas."""
     return browser.run(
         """
         const canvas = document.querySelector(".stage canvas");
@@ -120,8 +120,8 @@ def details(browser: Browser) -> str:
     return find(browser, "#about").text
 
 
-def test_the_page_is_silent_and_asks_for_nothing(browser: Browser, material: Material) -> None:
-    browser.driver.get("about:blank")  # the browser's own first page asks for much
+def test_the_page_logs_nothing_and_makes_no_requests(browser: Browser, material: Material) -> None:
+    browser.driver.get("about:blank")  # the browser's start page makes requests
     for log in ("browser", "performance"):
         browser.driver.get_log(log)
     show(browser, material, of_run("*"))
@@ -130,12 +130,12 @@ def test_the_page_is_silent_and_asks_for_nothing(browser: Browser, material: Mat
         settle(browser)
     assert browser.driver.get_log("browser") == []
     messages = [json.loads(entry["message"])["message"] for entry in browser.driver.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert asked[0] == material.file.as_uri()
-    assert all(url.startswith("data:") for url in asked[1:])
+    requested = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert requested[0] == material.file.as_uri()
+    assert all(url.startswith("data:") for url in requested[1:])
 
 
-def test_what_may_run_in_the_page_is_its_own_script_alone(browser: Browser, material: Material) -> None:
+def test_only_the_script_of_the_page_can_run(browser: Browser, material: Material) -> None:
     show(browser, material)
     browser.run(
         "const script = document.createElement('script'); script.textContent = 'window.broken = 1';"
@@ -146,7 +146,7 @@ def test_what_may_run_in_the_page_is_its_own_script_alone(browser: Browser, mate
     assert any("Content Security Policy" in entry["message"] for entry in browser.driver.get_log("browser"))
 
 
-def test_hostile_names_are_shown_and_inert(browser: Browser, material: Material) -> None:
+def test_hostile_names_are_shown_as_text(browser: Browser, material: Material) -> None:
     show(browser, material)
     assert any(HOSTILE in text for text in texts(browser, "#runs-table th a"))
     show(browser, material, of_run(HOSTILE_RUN))
@@ -156,7 +156,7 @@ def test_hostile_names_are_shown_and_inert(browser: Browser, material: Material)
         node(browser, key).click()
         settle(browser)
         assert " ".join(shown.split()) in " ".join(details(browser).split())
-    # Its address is no link: a browser would run it.
+    # Its address is not a link, because a browser would run it.
     node(browser, f"a{examples}").click()
     settle(browser)
     assert "javascript:document.title" in details(browser)
@@ -165,7 +165,7 @@ def test_hostile_names_are_shown_and_inert(browser: Browser, material: Material)
     assert "broken" not in browser.driver.title.split("·")[-1] and browser.driver.title.endswith("· Lineage")
 
 
-def test_the_list_says_of_each_run_what_the_command_says(browser: Browser, material: Material) -> None:
+def test_the_list_agrees_with_the_command(browser: Browser, material: Material) -> None:
     show(browser, material)
     rows = browser.run(
         "return [...document.querySelectorAll('#runs-table tbody tr')]"
@@ -183,13 +183,13 @@ def test_the_list_says_of_each_run_what_the_command_says(browser: Browser, mater
     assert find(browser, "#serving-title").text == f"Version {material.summaries[material.serving].pushed} is serving"
 
 
-def test_the_list_is_sorted_and_filtered(browser: Browser, material: Material) -> None:
+def test_the_list_can_be_sorted_and_filtered(browser: Browser, material: Material) -> None:
     show(browser, material)
     button = find(browser, "th[data-column=bleu] button")
     button.send_keys(Keys.ENTER)
     shown = texts(browser, "#runs-table tbody td:nth-child(7)")
-    found = sorted((value for value in shown if value != "–"), reverse=True)
-    assert len(set(found)) > 3 and shown == [*found, *["–"] * (len(shown) - len(found))]
+    known = sorted((value for value in shown if value != "–"), reverse=True)
+    assert len(set(known)) > 3 and shown == [*known, *["–"] * (len(shown) - len(known))]
     button.send_keys(Keys.ENTER)
     assert texts(browser, "#runs-table tbody td:nth-child(7)") == shown[::-1]
     assert find(browser, "th[data-column=bleu]").get_attribute("aria-sort") == "ascending"
@@ -199,15 +199,15 @@ def test_the_list_is_sorted_and_filtered(browser: Browser, material: Material) -
     assert find(browser, "#runs-table caption").text.startswith("1 run.")
 
 
-def test_a_run_that_is_chosen_is_drawn_from_left_to_right(browser: Browser, material: Material) -> None:
+def test_a_selected_run_is_drawn_from_left_to_right(browser: Browser, material: Material) -> None:
     show(browser, material)
     first = next(iter(material.graph.runs))
     find(browser, "#runs-table tbody tr:last-child th a").send_keys(Keys.ENTER)
     settle(browser)
     executions = material.graph.of_run[first]
     places = boxes(browser)
-    made = {f"a{artifact}" for execution in executions for artifact in execution.given()}
-    assert set(places) == {f"e{execution.id}" for execution in executions} | made and len(places) == 25
+    outputs = {f"a{artifact}" for execution in executions for artifact in execution.given()}
+    assert set(places) == {f"e{execution.id}" for execution in executions} | outputs and len(places) == 25
     for execution in executions:
         for artifact in execution.taken():
             assert places[f"a{artifact}"]["right"] <= places[f"e{execution.id}"]["left"], execution.component
@@ -215,7 +215,7 @@ def test_a_run_that_is_chosen_is_drawn_from_left_to_right(browser: Browser, mate
         apart = one["right"] <= other["left"] or other["right"] <= one["left"]
         assert apart or one["bottom"] <= other["top"] or other["bottom"] <= one["top"]
     assert ink(browser) > 1000
-    # Artifacts and executions are not drawn alike, and neither are those that came from the cache.
+    # Artifacts, executions and cached executions are drawn differently.
     show(browser, material, of_run(list(material.graph.runs)[4]))
     styles = browser.run(
         "return ['.execution', '.artifact'].map((kind) => { const style = getComputedStyle("
@@ -225,19 +225,19 @@ def test_a_run_that_is_chosen_is_drawn_from_left_to_right(browser: Browser, mate
     assert len(browser.driver.find_elements(By.CSS_SELECTOR, ".node.cached")) == 11
 
 
-def test_how_the_serving_model_was_made_is_highlighted_at_first(browser: Browser, material: Material) -> None:
+def test_the_ancestors_of_the_serving_model_are_highlighted_at_first(browser: Browser, material: Material) -> None:
     show(browser, material, "view=graph")
     assert Select(find(browser, "#run")).first_selected_option.text == material.serving
     assert set(texts(browser, ".node.path .title")) == WAY
     assert len(texts(browser, ".node.path .title")) == len(WAY)
     assert "execution" in str(find(browser, ".node.path").get_attribute("aria-label"))
-    # The list begins with the same way.
+    # The list begins with the same path.
     show(browser, material)
     steps = [step.split() for step in texts(browser, ".way li")]
     assert set(texts(browser, ".way a")) == WAY and len(steps) == 4
 
 
-def test_what_came_of_a_node_can_be_highlighted_instead(browser: Browser, material: Material) -> None:
+def test_the_descendants_of_a_node_can_be_highlighted(browser: Browser, material: Material) -> None:
     first = next(iter(material.graph.runs))
     trainer = next(e for e in material.graph.of_run[first] if e.component == "Trainer")
     show(browser, material, of_run(first, at=f"e{trainer.id}"))
@@ -282,12 +282,12 @@ def test_a_click_shows_properties_neighbours_and_files(browser: Browser, materia
     browser.driver.back()
     settle(browser)
     assert find(browser, "#about h2").text == "model"
-    # What is selected is in view, beside the panel.
+    # The selected node is in view, beside the panel.
     chosen, panel = boxes(browser)[f"a{gone.id}"], find(browser, "#details").rect
     assert chosen["right"] <= panel["x"]
 
 
-def test_all_of_it_goes_by_keyboard(browser: Browser, material: Material) -> None:
+def test_everything_works_with_the_keyboard(browser: Browser, material: Material) -> None:
     first = next(iter(material.graph.runs))
     show(browser, material, of_run(first))
     find(browser, ".zoom button:last-child").send_keys(Keys.TAB, Keys.TAB)
@@ -334,7 +334,7 @@ def test_all_of_it_goes_by_keyboard(browser: Browser, material: Material) -> Non
         ("formulas0", "ImportExampleGen"),  # the value of a property
     ],
 )
-def test_everything_is_found(browser: Browser, material: Material, text: str, expected: str) -> None:
+def test_search_finds_every_kind_of_text(browser: Browser, material: Material, text: str, expected: str) -> None:
     show(browser, material)
     box = find(browser, "#search")
     box.send_keys(text)
@@ -349,7 +349,7 @@ def test_everything_is_found(browser: Browser, material: Material, text: str, ex
     assert not find(browser, ".found").is_displayed()
 
 
-def test_arrows_choose_among_what_was_found(browser: Browser, material: Material) -> None:
+def test_arrow_keys_select_search_results(browser: Browser, material: Material) -> None:
     show(browser, material)
     find(browser, "#search").send_keys("Pusher")
     WebDriverWait(browser.driver, 5).until(lambda _: find(browser, ".found").is_displayed())
@@ -366,14 +366,14 @@ def test_arrows_choose_among_what_was_found(browser: Browser, material: Material
     assert not find(browser, ".found").is_displayed()
 
 
-def test_what_is_not_there_is_not_found(browser: Browser, material: Material) -> None:
+def test_search_without_results_says_so(browser: Browser, material: Material) -> None:
     show(browser, material)
     find(browser, "#search").send_keys("Trainer xyzzy", Keys.ENTER)
     assert find(browser, "#count").text == "Nothing found"
     assert find(browser, "#runs").is_displayed()
 
 
-def test_two_runs_differ_in_what_the_command_says(browser: Browser, material: Material) -> None:
+def test_the_comparison_of_two_runs_agrees_with_the_command(browser: Browser, material: Material) -> None:
     show(browser, material)
     places = (2, 5)
     for place in places:
@@ -416,14 +416,14 @@ def test_the_view_zooms_and_pans_by_wheel_mouse_and_keys(browser: Browser, mater
     )
     larger = place()
     assert larger["width"] > 1.2 * start["width"]
-    # What is under the pointer stays there.
+    # The point under the pointer stays there.
     assert larger["x"] == pytest.approx(start["x"], abs=2) and larger["y"] == pytest.approx(start["y"], abs=2)
     ActionChains(browser.driver).move_to_element_with_offset(stage, -200, 250).click_and_hold().move_by_offset(
         70, -40
     ).release().perform()
     dragged = place()
     assert (dragged["x"] - larger["x"], dragged["y"] - larger["y"]) == pytest.approx((70, -40), abs=2)
-    # A drag that begins on a node moves the view and chooses nothing.
+    # A drag that begins on a node moves the view and does not select the node.
     ActionChains(browser.driver).click_and_hold(node(browser, key)).move_by_offset(-60, 30).release().perform()
     again = place()
     assert again["x"] - dragged["x"] == pytest.approx(-60, abs=2)
@@ -458,7 +458,7 @@ def test_two_fingers_zoom(browser: Browser, material: Material) -> None:
     assert boxes(browser)["e1"]["width"] == pytest.approx(2 * before, rel=0.1)
 
 
-def test_what_runs_share_is_drawn_once_with_what_made_it(browser: Browser, material: Material) -> None:
+def test_artifacts_shared_by_runs_are_drawn_once_with_their_producer(browser: Browser, material: Material) -> None:
     show(browser, material, of_run("*"))
     seen: set[str] = set()
     beside: set[int] = set()
@@ -477,8 +477,8 @@ def test_what_runs_share_is_drawn_once_with_what_made_it(browser: Browser, mater
         settle(browser)
     graph = material.graph
     assert len(beside) > 0.9 * len(graph.artifacts)
-    wanted = {f"e{i}" for i in graph.executions} | {f"a{i}" for i in graph.artifacts}
-    assert seen == wanted | {f"r{place}" for place in range(len(graph.runs))}
+    expected = {f"e{i}" for i in graph.executions} | {f"a{i}" for i in graph.artifacts}
+    assert seen == expected | {f"r{place}" for place in range(len(graph.runs))}
 
 
 def test_colours_can_be_chosen(browser: Browser, material: Material) -> None:
@@ -535,7 +535,7 @@ def test_screen_readers_find_names_for_everything(browser: Browser, material: Ma
     assert find(browser, "nav [aria-current=page]").text == "Graph"
 
 
-def test_a_thousand_runs_are_there_at_once(browser: Browser, many: Material) -> None:
+def test_a_thousand_runs_are_loaded_fast(browser: Browser, many: Material) -> None:
     assert len(many.graph.executions) > 0.98 * 11 * MANY and len(many.graph.artifacts) > 0.97 * 14 * MANY
     assert many.file.stat().st_size < 10_000_000
     for where in ("", of_run("*"), of_run(many.serving)):
@@ -543,15 +543,15 @@ def test_a_thousand_runs_are_there_at_once(browser: Browser, many: Material) -> 
         started = time.monotonic()
         browser.driver.get(f"{many.file.as_uri()}{'#' * bool(where)}{where}")
         ready(browser)
-        assert time.monotonic() - started < 30, where  # a second, where nothing else runs
+        assert time.monotonic() - started < 30, where  # one second on an idle machine
     assert len(texts(browser, "#runs-table tbody tr")) == MANY
 
 
-def test_a_thousand_runs_are_moved_over_smoothly(browser: Browser, many: Material) -> None:
+def test_panning_over_a_thousand_runs_is_smooth(browser: Browser, many: Material) -> None:
     show(browser, many, of_run("*"))
 
     def pan() -> float:
-        """Median milliseconds between frames while the view moves with every frame."""
+        """Returns the median time between frames, milliseconds, while the view moves with every frame."""
         return browser.driver.execute_async_script(
             """
             const done = arguments[0], times = [], stage = document.querySelector(".stage");
@@ -567,9 +567,9 @@ def test_a_thousand_runs_are_moved_over_smoothly(browser: Browser, many: Materia
             """
         )
 
-    assert pan() < 500  # 20, where nothing else runs
+    assert pan() < 500  # 20 on an idle machine
     assert find(browser, ".stage").get_attribute("data-drawn") == "elements"
-    assert 10 < len(boxes(browser)) < 200  # what is in view, and no more
+    assert 10 < len(boxes(browser)) < 200  # only nodes in view
     smaller = find(browser, "[data-zoom=out]")
     for _ in range(12):
         smaller.click()
@@ -579,7 +579,7 @@ def test_a_thousand_runs_are_moved_over_smoothly(browser: Browser, many: Materia
     assert pan() < 500
 
 
-def test_the_strip_takes_the_view_to_any_run(browser: Browser, many: Material) -> None:
+def test_the_strip_moves_the_view_to_any_run(browser: Browser, many: Material) -> None:
     show(browser, many, of_run("*"))
     strip = find(browser, ".strip")
     assert f"r{MANY - 1}" in boxes(browser)  # the newest

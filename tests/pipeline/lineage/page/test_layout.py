@@ -25,12 +25,12 @@ def graphs(draw: st.DrawFn) -> tuple[list[Block], list[Edge]]:
 
 
 def spans(blocks: list[Block], layout: Layout, layer: int) -> list[tuple[int, int]]:
-    """From the top to the bottom of every block in a layer, the highest first."""
+    """Returns the tops and bottoms of the blocks in a layer, from top to bottom."""
     places = zip(blocks, layout.layers, layout.tops, strict=True)
     return sorted((top, top + block.height) for block, of, top in places if of == layer)
 
 
-def test_a_block_is_as_high_as_what_stands_in_it() -> None:
+def test_the_height_of_a_block_follows_from_its_content() -> None:
     assert Block(2).height == EXECUTION_HEIGHT + 2 * (GAP + ARTIFACT_HEIGHT)
     assert Block(1, execution=False).height == ARTIFACT_HEIGHT
     assert Block(2).port(1) == Block(2).height - ARTIFACT_HEIGHT / 2
@@ -38,7 +38,7 @@ def test_a_block_is_as_high_as_what_stands_in_it() -> None:
 
 
 @given(graphs())
-def test_what_is_used_stands_left_of_what_uses_it(graph: tuple[list[Block], list[Edge]]) -> None:
+def test_inputs_are_left_of_their_users(graph: tuple[list[Block], list[Edge]]) -> None:
     blocks, edges = graph
     layout = lay_out(blocks, edges)
     assert min(layout.layers) >= 0
@@ -63,7 +63,7 @@ def test_nothing_overlaps_and_no_line_crosses_a_block(graph: tuple[list[Block], 
 
 
 @given(graphs())
-def test_a_line_has_a_place_in_every_layer_that_it_passes(graph: tuple[list[Block], list[Edge]]) -> None:
+def test_a_line_has_space_in_every_layer_that_it_passes(graph: tuple[list[Block], list[Edge]]) -> None:
     blocks, edges = graph
     layout = lay_out(blocks, edges)
     for block, artifact in {(edge.block, edge.artifact) for edge in edges}:
@@ -73,28 +73,28 @@ def test_a_line_has_a_place_in_every_layer_that_it_passes(graph: tuple[list[Bloc
         assert len(layout.lines.get((block, artifact), [])) == between
 
 
-def test_lines_do_not_cross_where_they_need_not() -> None:
-    # Two chains whose middles are begun in the other order.
+def test_avoidable_crossings_are_avoided() -> None:
+    # Two chains whose middle blocks start in reverse order.
     blocks = [Block(1) for _ in range(6)]
     edges = [Edge(0, 0, 3), Edge(1, 0, 2), Edge(2, 0, 4), Edge(3, 0, 5)]
     tops = lay_out(blocks, edges).tops
     assert (tops[0] < tops[1]) == (tops[3] < tops[2]) == (tops[5] < tops[4])
 
 
-def test_a_chain_is_level() -> None:
+def test_a_chain_is_horizontal() -> None:
     layout = lay_out([Block(1)] * 4, [Edge(0, 0, 1), Edge(1, 0, 2), Edge(2, 0, 3)])
     assert layout.layers == [0, 1, 2, 3]
-    # Each execution at the height of the artifact that it takes.
+    # Each execution is at the height of its input artifact.
     down = Block(1).port(0) - EXECUTION_HEIGHT / 2
     assert [after - before for before, after in itertools.pairwise(layout.tops)] == [down] * 3
 
 
-def test_the_same_graph_looks_the_same_every_time() -> None:
+def test_the_layout_is_deterministic() -> None:
     blocks, edges = [Block(2), Block(1), Block(1)], [Edge(0, 0, 1), Edge(0, 1, 2), Edge(1, 0, 2)]
     assert lay_out(blocks, edges) == lay_out(blocks, edges[::-1])
 
 
-def test_what_has_no_edges_is_laid_out_below_each_other() -> None:
+def test_blocks_without_edges_are_stacked() -> None:
     layout = lay_out([Block(1), Block(0)], [])
     assert layout.layers == [0, 0]
     assert layout.tops[1] > layout.tops[0] + Block(1).height

@@ -28,7 +28,7 @@ REPORT_STYLE = REPOSITORY / "components" / "report" / "report.css"
 
 
 def content(page: str) -> dict[str, Any]:
-    """What a page was written with."""
+    """Returns the content that a page was written with."""
     (packed,) = re.findall(r'<script type="application/octet-stream" id="store">([A-Za-z0-9+/=]+)</script>', page)
     return json.loads(gzip.decompress(base64.b64decode(packed)))
 
@@ -47,42 +47,42 @@ def page(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> str:
     return file.read_text("utf-8")
 
 
-def test_what_the_store_holds_stands_in_the_page(workspace: Workspace, page: str) -> None:
+def test_the_page_has_the_content_of_the_store(workspace: Workspace, page: str) -> None:
     graph = read(workspace, read_store)
-    found = content(page)
-    assert [run["run"] for run in found["runs"]] == list(graph.runs) and len(graph.runs) == RUNS + 1
-    assert [row[0] for row in found["executions"]] == list(graph.executions)
-    assert [row[0] for row in found["artifacts"]] == list(graph.artifacts)
-    values = found["values"]
-    for row, execution in zip(found["executions"], graph.executions.values(), strict=True):
+    page_content = content(page)
+    assert [run["run"] for run in page_content["runs"]] == list(graph.runs) and len(graph.runs) == RUNS + 1
+    assert [row[0] for row in page_content["executions"]] == list(graph.executions)
+    assert [row[0] for row in page_content["artifacts"]] == list(graph.artifacts)
+    values = page_content["values"]
+    for row, execution in zip(page_content["executions"], graph.executions.values(), strict=True):
         pairs = [values[place] for place in row[7]]
         assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == dict(execution.properties)
         assert {values[key]: ids for key, *ids in row[8]} == {key: list(ids) for key, ids in execution.inputs.items()}
         assert {values[key]: ids for key, *ids in row[9]} == {key: list(ids) for key, ids in execution.outputs.items()}
 
 
-def test_what_is_said_more_than_once_is_stored_once(page: str) -> None:
-    found = content(page)
+def test_repeated_values_are_stored_once(page: str) -> None:
+    page_content = content(page)
     for table in ("values", "layouts", "sections"):
-        texts = [json.dumps(value, sort_keys=True) for value in found[table]]
+        texts = [json.dumps(value, sort_keys=True) for value in page_content[table]]
         assert len(texts) == len(set(texts)), table
-    # The first run, those that learned anew, the one from the cache, the one that fails.
-    assert len(found["layouts"]) <= 4
+    # Layouts: the first run, runs with a new training, the run from the cache, the failed run.
+    assert len(page_content["layouts"]) <= 4
 
 
-def test_a_run_shows_what_it_took_from_others_and_made_none_of(page: str) -> None:
-    found = content(page)
-    again = found["runs"][4]
+def test_a_run_shows_inputs_that_other_runs_made(page: str) -> None:
+    page_content = content(page)
+    again = page_content["runs"][4]
     assert again["cached"] == 11
     assert len(again["blocks"]) == 11 and all(block[0] for block in again["blocks"])
-    made_here = [run["blocks"] for run in found["runs"] if run["cached"] < 11]
-    # A run that learns compares with a version of another run, which its graph has, too.
+    made_here = [run["blocks"] for run in page_content["runs"] if run["cached"] < 11]
+    # A run with a training compares with a version of another run, which is in its graph too.
     foreign = [block for blocks in made_here for block in blocks if not block[0]]
-    pushed = {row[0] for row in found["artifacts"] if found["values"][row[1]] == "PushedModel"}
+    pushed = {row[0] for row in page_content["artifacts"] if page_content["values"][row[1]] == "PushedModel"}
     assert foreign and {artifact for _, artifact in foreign} <= pushed
 
 
-def test_the_page_may_run_its_own_script_and_ask_for_nothing(page: str) -> None:
+def test_the_content_policy_allows_only_the_script_of_the_page(page: str) -> None:
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
     rules = dict(rule.split(" ", 1) for rule in policy.replace("&#39;", "'").split("; "))
     (style,), (script,) = (
@@ -92,15 +92,15 @@ def test_the_page_may_run_its_own_script_and_ask_for_nothing(page: str) -> None:
     for name, text in (("style-src", style), ("script-src", script)):
         assert rules[name] == f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
     assert rules["default-src"] == "'none'" and not {"connect-src", "font-src"} & set(rules)
-    written = re.sub(r"[A-Za-z0-9+/=]{100,}", "", page)  # without what is packed
-    assert set(re.findall(r"https?://[\w./]+", written)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
+    written = re.sub(r"[A-Za-z0-9+/=]{100,}", "", page)  # without the packed content
+    assert set(re.findall(r"https?://[\w./]+", written)) == {"http://www.w3.org/2000/svg"}  # a namespace, not a link
     assert not re.findall(r"\b(?:src|href)=\"(?!#|data:)", page)
 
 
-def test_hostile_names_stand_nowhere_as_they_are(page: str) -> None:
+def test_hostile_names_are_never_verbatim_in_the_html(page: str) -> None:
     assert "onerror" not in page and HOSTILE_RUN not in page
-    found = content(page)
-    assert HOSTILE in found["values"] and found["runs"][-1]["run"] == HOSTILE_RUN
+    page_content = content(page)
+    assert HOSTILE in page_content["values"] and page_content["runs"][-1]["run"] == HOSTILE_RUN
 
 
 def test_the_page_has_the_colours_of_the_report() -> None:
@@ -115,24 +115,24 @@ def test_the_page_has_the_colours_of_the_report() -> None:
     assert ours == {name: (colours(light)[name], colours(dark)[name]) for name in ours}
 
 
-def test_gone_files_and_the_serving_version_are_told(workspace: Workspace, page: str) -> None:
-    found = content(page)
-    types = {row[0]: found["values"][row[1]] for row in found["artifacts"]}
-    gone = {row[0] for row in found["artifacts"] if row[6]}
-    assert {types[i] for i in types if i not in gone} == {"ModelEvaluation"}  # the only files that were made
-    (run,) = [run for run in found["runs"] if run["serving"]]
-    assert types[found["serving"]] == "PushedModel"
+def test_missing_files_and_the_serving_version_are_marked(workspace: Workspace, page: str) -> None:
+    page_content = content(page)
+    types = {row[0]: page_content["values"][row[1]] for row in page_content["artifacts"]}
+    gone = {row[0] for row in page_content["artifacts"] if row[6]}
+    assert {types[i] for i in types if i not in gone} == {"ModelEvaluation"}  # only these files exist
+    (run,) = [run for run in page_content["runs"] if run["serving"]]
+    assert types[page_content["serving"]] == "PushedModel"
     assert workspace.newest_model().name == run["pushed"]
 
 
 def test_a_store_with_nothing_serving_says_why(tmp_path: Path) -> None:
     History(tmp_path / "metadata.sqlite").execution("2020-01-01T10:00:00", "ImportExampleGen")
     write_page(Workspace(tmp_path), tmp_path / "lineage.html")
-    found = content((tmp_path / "lineage.html").read_text("utf-8"))
-    assert found["serving"] == 0 and "no model was pushed" in found["about"]["nothing"]
+    page_content = content((tmp_path / "lineage.html").read_text("utf-8"))
+    assert page_content["serving"] == 0 and "no model was pushed" in page_content["about"]["nothing"]
 
 
-def test_executions_of_no_run_and_ids_that_were_not_read_do_no_harm() -> None:
+def test_executions_without_a_run_and_unknown_ids_are_accepted() -> None:
     graph = Graph(
         {1: Artifact(1, "Model", "/m/1", made_by=9, copy_of=77)},
         {
@@ -142,12 +142,12 @@ def test_executions_of_no_run_and_ids_that_were_not_read_do_no_harm() -> None:
         {"r": Run("r", 1)},
     )
     summaries = {"r": RunSummary("r", DONE, "", 1, 0.001, 1, 0, {}, None, "")}
-    found = content(render(document(graph, summaries, {"r": {}}, Serving(0, "nothing"), {1}, "here")))
-    assert [row[3] for row in found["executions"]] == [0, -1]
-    assert found["runs"][0]["blocks"] == [[9, 1]]
+    page_content = content(render(document(graph, summaries, {"r": {}}, Serving(0, "nothing"), {1}, "here")))
+    assert [row[3] for row in page_content["executions"]] == [0, -1]
+    assert page_content["runs"][0]["blocks"] == [[9, 1]]
 
 
-def test_the_page_is_written_whole_or_not_at_all(workspace: Workspace, tmp_path: Path) -> None:
+def test_the_page_is_written_atomically(workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "lineage.html"
     file.mkdir()
     with pytest.raises(UserError, match=re.escape(f"cannot write {file}: Is a directory; choose another place")):
@@ -155,13 +155,13 @@ def test_the_page_is_written_whole_or_not_at_all(workspace: Workspace, tmp_path:
     assert list(tmp_path.iterdir()) == [file] and not list(file.iterdir())
 
 
-def test_reading_for_the_page_changes_no_byte_of_the_store(workspace: Workspace, tmp_path: Path) -> None:
+def test_the_page_does_not_change_the_store(workspace: Workspace, tmp_path: Path) -> None:
     before = workspace.metadata.read_bytes()
     write_page(workspace, tmp_path / "lineage.html")
     assert workspace.metadata.read_bytes() == before
 
 
-def test_the_command_writes_into_the_workspace_and_says_where(
+def test_the_command_writes_to_the_workspace_and_prints_the_path(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IM2LATEX_HOME", str(workspace.home))
