@@ -1,4 +1,4 @@
-"""The folder of what is made or fetched once."""
+"""Where files are kept that are made or downloaded once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from pathlib import Path
 
 
 def cache_folder(kind: str) -> Path:
-    """The folder of one kind of things, in XDG_CACHE_HOME or ~/.cache; whatever is in it can be deleted."""
+    """Returns a folder in XDG_CACHE_HOME or ~/.cache; its content can be deleted at any time."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "im2latex" / kind

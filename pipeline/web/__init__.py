@@ -1,1 +1,1 @@
-"""The reader in a browser: a folder for any static host (`im2latex export --format web`)."""
+"""The reader as a static web page (`im2latex export --format web`)."""

@@ -1,4 +1,4 @@
-"""Writes the folder: the page of the service, a model, and what reads pictures with it in a browser."""
+"""Writes a static web page that reads pictures in the browser: the service's page, ONNX Runtime Web, and a model."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ TEX2TYPST = Package(
     "0.6.2",
     "KQwpKUZ3kWI/cBEChFhVPJJV5/61R2Eb0epL6AGlQTKdto4OZer9wX4F2mbTsThVJPeLP4Ax0CkUk23IdcgnGQ==",
 )
-# Where files of packages go. Some hosts do not know .mjs, and browsers then refuse to run it.
+# The files of the packages, and their paths in the folder. Not .mjs: hosts that do not know it send a type that
+# browsers refuse to run.
 _OF_ONNX_RUNTIME = {
     "dist/ort.wasm.bundle.min.mjs": "onnxruntime/ort.wasm.bundle.min.js",
     "dist/ort-wasm-simd-threaded.wasm": "onnxruntime/ort-wasm-simd-threaded.wasm",
     "README.md": "onnxruntime/README.md",
 }
 _OF_TEX2TYPST = {"dist/tex2typst.min.js": "tex2typst/tex2typst.min.js", "LICENSE": "tex2typst/LICENSE"}
-# What the page may do, as a host without headers of its own can say it: nothing is asked for but these files.
+# In the page itself, because static hosts send no headers of ours.
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; "
     "style-src 'self'; font-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'"
 )
-# The tables of LaTeX's commands that the scripts read.
+# The tables of LaTeX's commands that the scripts use.
 _TABLES = (
     "BLANKS_ARE_DRAWN", "FORMULA_ENVIRONMENTS", "FRACTIONS", "FUNCTIONS", "FUNCTIONS_WITH_LIMITS", "ONE_ARGUMENT",
     "OPTION_AND_ARGUMENT", "RENAMED", "SCRIPT_MARKS", "SCRIPTS_WITHOUT_BRACES", "SPACED_FUNCTIONS", "STARRED",
@@ -46,18 +47,17 @@ _TABLES = (
 
 
 def save_web(out: Path, trained: Trained, precision: Precision = "float16", npm: Path | None = None) -> None:
-    """Writes the folder of a page that reads pictures in the browser, whole or not at all.
+    """Writes the folder of the web page, atomically.
 
     Args:
         out: the folder.
         trained: the model.
-        precision: of its matrices, as `trainer_module.trained.save_weights` stores them.
-        npm: a folder with the archives of `ONNX_RUNTIME` and `TEX2TYPST`; None takes them from the cache or the
-            registry.
+        precision: number format of the matrices, as in `trainer_module.trained.save_weights`.
+        npm: folder with the archives of `ONNX_RUNTIME` and `TEX2TYPST`; None takes them from the cache or the registry.
 
     Raises:
-        OSError: the folder cannot be written, or is there and not empty.
-        UserError: an archive cannot be had, or the weights do not fit the precision.
+        OSError: the folder cannot be written, or exists and is not empty.
+        UserError: an archive is missing, or the weights do not fit the precision.
     """
     contents = {address.lstrip("/"): file.content for address, file in files().items()}
     contents["index.html"] = _page(contents.pop("").decode()).encode()
@@ -78,7 +78,7 @@ def save_web(out: Path, trained: Trained, precision: Precision = "float16", npm:
 
 
 def _page(html: str) -> str:
-    """The service's page with its policy in itself, and with the converter to Typst."""
+    """Adds the content security policy and the converter to Typst to the service's page."""
     charset, script = '<meta charset="utf-8">', '<script src="page.js" defer></script>'
     assert charset in html and script in html
     html = html.replace(charset, f'{charset}\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">')
@@ -86,7 +86,7 @@ def _page(html: str) -> str:
 
 
 def _commands() -> str:
-    """The tables as a module of JavaScript."""
+    """Returns the tables as a JavaScript module."""
     return "".join(f"export const {name} = {_as_script(getattr(latex_commands, name))};\n" for name in _TABLES)
 
 

@@ -1,4 +1,4 @@
-"""Packages of npm: fetched once, checked against a digest that is pinned here, and kept in the cache."""
+"""Downloads npm packages once, checks them against pinned digests, and keeps them in the cache."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS_TO_ANSWER = 60.0
 
 
 class Package(NamedTuple):
-    """A version of a package, and the SHA-512 of its archive, in base64, as npm's lock files have it."""
+    """A version of a package with the SHA-512 of its archive, in base64, as in npm's lock files."""
 
     name: str
     version: str
@@ -31,26 +31,26 @@ class Package(NamedTuple):
 
     @property
     def archive(self) -> str:
-        """The name that npm gives the archive."""
+        """The file name of the archive, as `npm pack` writes it."""
         return f"{self.name}-{self.version}.tgz"
 
 
 def unpack(package: Package, names: Sequence[str], given: Path | None = None) -> dict[str, bytes]:
-    """Files of a package, by their names in it.
+    """Returns the contents of files of a package, by their names.
 
     Args:
-        package: the package; its archive comes from `given`, from the cache, or from the registry
-            (NPM_CONFIG_REGISTRY, as npm has it).
-        names: of files, such as dist/index.js.
-        given: a folder with archives as `npm pack` writes them, for machines without a network.
+        package: the package. Its archive is read from `given`, else from the cache, else from the registry, which
+            NPM_CONFIG_REGISTRY can name.
+        names: files in the package, such as dist/index.js.
+        given: folder with archives, as `npm pack` writes them, for machines without a network.
 
     Raises:
-        UserError: the archive cannot be had, or is another one.
+        UserError: the archive cannot be read or downloaded, or its digest differs.
     """
     content = _given(package, given) if given else _kept(package) or _fetched(package)
     wanted = {f"package/{name}": name for name in names}
     found = {}
-    # From the first to the last: going back would decompress all of it again.
+    # In one pass: seeking back would decompress the archive again.
     with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as archive:
         for member in archive:
             if member.name in wanted and (file := archive.extractfile(member)):
@@ -72,7 +72,7 @@ def _given(package: Package, folder: Path) -> bytes:
 
 
 def _kept(package: Package) -> bytes | None:
-    """The archive in the cache, if it is there and whole."""
+    """Returns the archive from the cache, or None if it is missing or damaged."""
     with contextlib.suppress(OSError, UserError):
         content = (cache_folder("npm") / package.archive).read_bytes()
         _check(package, content, "the cache")
@@ -100,7 +100,4 @@ def _fetched(package: Package) -> bytes:
 
 def _check(package: Package, content: bytes, source: str) -> None:
     if base64.b64encode(hashlib.sha512(content).digest()).decode() != package.sha512:
-        raise UserError(
-            f"{source} is not {package.name} {package.version}: its SHA-512 is another; fetch it again, from another "
-            "registry if need be"
-        )
+        raise UserError(f"{source} is not {package.name} {package.version}: its SHA-512 differs; download it again")

@@ -46,6 +46,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "im2latex" / "npm"
 
 
+@pytest.mark.integration
 def test_the_folder_is_small_and_names_no_other_site(folder: Path) -> None:
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 30_000_000
@@ -75,11 +76,11 @@ def test_another_archive_is_refused(cache: Path, tmp_path: Path, monkeypatch: py
     (tmp_path / "made" / "-").mkdir(parents=True)
     for file in (tmp_path / "made-1.2.3.tgz", tmp_path / "made" / "-" / "made-1.2.3.tgz"):
         file.write_bytes(archive("alert()"))
-    with pytest.raises(UserError, match=f"^{tmp_path}/made-1.2.3.tgz is not made 1.2.3: its SHA-512 is another"):
+    with pytest.raises(UserError, match=f"^{tmp_path}/made-1.2.3.tgz is not made 1.2.3: its SHA-512 differs"):
         unpack(MADE, FILES, tmp_path)
     with hosted(tmp_path) as server:
         monkeypatch.setenv("NPM_CONFIG_REGISTRY", f"http://127.0.0.1:{server.server_port}")
-        with pytest.raises(UserError, match="^http://127.0.0.1:.* is not made 1.2.3: its SHA-512 is another"):
+        with pytest.raises(UserError, match="^http://127.0.0.1:.* is not made 1.2.3: its SHA-512 differs"):
             unpack(MADE, FILES)
     assert not cache.exists()
 
@@ -102,6 +103,7 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.integration
 def test_archives_are_taken_from_a_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`folder` comes first, with which the archives come into the cache."""
     from pipeline.cache import cache_folder
