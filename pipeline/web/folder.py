@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import data.latex
 from data.files import atomic_folder
+from data.pictures.screenshots import KATEX
 from im2latex import latex_commands
 from im2latex.glyph_size import estimator
 from pipeline.serving.web_page import files
@@ -65,7 +65,7 @@ def save_web(out: Path, trained: Trained, precision: Precision = "float16", npm:
         contents[script.name] = script.read_bytes()
     for package, places in ((ONNX_RUNTIME, _OF_ONNX_RUNTIME), (TEX2TYPST, _OF_TEX2TYPST)):
         contents |= {places[name]: content for name, content in unpack(package, list(places), npm).items()}
-    contents["katex/LICENSE"] = Path(str(data.latex.__file__)).with_name("katex").joinpath("LICENSE").read_bytes()
+    contents["katex/LICENSE"] = KATEX.joinpath("LICENSE").read_bytes()
     contents["commands.js"] = _commands().encode()
     contents["model.onnx"] = onnx_of(trained, precision)
     network = {name: array.tolist() for name, array in estimator()._asdict().items()}

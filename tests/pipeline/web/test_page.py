@@ -12,14 +12,14 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-import data.latex
 from data.pictures.synthetic import draw_png
+from data.repository import REPOSITORY
 from tests.browser import CONTRAST, Browser
 from tests.pipeline.serving.test_browser import GIVE
 from tests.pipeline.web.conftest import Page, hosted
 from tests.pipeline.web.test_reading import saved
 
-FORMULA = Path(data.latex.__file__).parents[2] / "docs" / "formula.png"
+FORMULA = REPOSITORY / "docs" / "formula.png"
 
 
 def give(page: Page, picture: bytes, name: str = "formula.png", kind: str = "paste") -> str:
