@@ -35,21 +35,23 @@ export class Reader {
     ]);
     const session = await ort.InferenceSession.create(new Uint8Array(model));
     // What runs first is compiled first: here, so that no picture has to wait for it.
-    await session.run(inputs({ height: 1, width: 1, pixels: Uint8Array.of(0) }, 1), ["tokens"]);
+    await session.run(inputs({ height: 1, width: 1, pixels: Uint8Array.of(0) }, 1, 0), ["tokens"]);
     return new Reader(session, described);
   }
 
-  /* Reads the file of a picture, a Blob, by a beam search of this width.
+  /* Reads the file of a picture, a Blob, by the model's own search, or a wider one for more alternatives than its beam.
 
-     Gives { status, alternatives }, as the service does: the best first, each { latex, log_probability, probability },
-     LaTeX as a person would type it. */
-  async read(picture, width) {
-    const { image, estimator, vocabulary } = this.described;
+     Gives { status, alternatives }, as the service does: at most `count`, the best first, each { latex, log_probability,
+     probability }, LaTeX as a person would type it. */
+  async read(picture, count) {
+    const { image, decoding, estimator, vocabulary } = this.described;
     const normalised = normalise(await decode(picture), image, estimator);
     if (normalised.pixels.every((level) => level === WHITE)) {
       return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 1 }] };
     }
-    const found = await this.session.run(inputs(normalised, width), ["tokens", "log_probability"]);
+    const width = Math.max(count, decoding.beam_width);
+    const given = inputs(normalised, width, decoding.length_penalty);
+    const found = await this.session.run(given, ["tokens", "log_probability"]);
     const [, , steps] = found.tokens.dims;
     const alternatives = [...found.log_probability.data].map((logProbability, i) => {
       const tokens = found.tokens.data.subarray(i * steps, (i + 1) * steps);
@@ -60,7 +62,8 @@ export class Reader {
       return { latex: clean(latex), log_probability: logProbability, probability: Math.exp(logProbability) };
     });
     // Where there are fewer sentences than were asked for, the others have no probability.
-    return { status: "read", alternatives: alternatives.filter((one) => Number.isFinite(one.log_probability)) };
+    const sentences = alternatives.filter((one) => Number.isFinite(one.log_probability));
+    return { status: "read", alternatives: sentences.slice(0, count) };
   }
 }
 
@@ -95,7 +98,7 @@ async function decode(picture) {
 }
 
 /* What im2latex/graph.py says that the model takes. */
-function inputs({ height, width, pixels }, beam) {
+function inputs({ height, width, pixels }, beam, lengthPenalty) {
   const sides = [height, width].map((side) => Math.ceil(side / STRIDE) * STRIDE);
   const padded = new Uint8Array(sides[0] * sides[1]).fill(WHITE);
   for (let y = 0; y < height; y++) {
@@ -105,6 +108,6 @@ function inputs({ height, width, pixels }, beam) {
     image: new ort.Tensor("uint8", padded, [1, ...sides]),
     size: new ort.Tensor("int64", BigInt64Array.of(BigInt(height), BigInt(width)), [1, 2]),
     width: new ort.Tensor("int64", BigInt64Array.of(BigInt(beam)), []),
-    length_penalty: new ort.Tensor("float32", Float32Array.of(0), []),
+    length_penalty: new ort.Tensor("float32", Float32Array.of(lengthPenalty), []),
   };
 }
