@@ -20,6 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from im2latex.models import is_version
+
 # Custom properties of Baseline's output.
 SERVING_VERSION = "serving_version"  # the version that serves; "" if there is none
 PASSED_OVER = "passed_over"  # newer versions that cannot be used, with reasons
@@ -44,8 +46,7 @@ def versions(folder: str | Path) -> list[int]:
         names = [os.fspath(name).rstrip("/") for name in fileio.listdir(folder)] if fileio.isdir(folder) else []
     else:
         names = os.listdir(folder) if os.path.isdir(folder) else []
-    # A server would load 007 too, but this project never creates such a name.
-    return sorted(int(name) for name in names if name.isdecimal() and name == f"{int(name)}")
+    return sorted(int(name) for name in names if is_version(name))
 
 
 def digest(model: str) -> str:

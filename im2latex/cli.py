@@ -1,4 +1,4 @@
-"""The `im2latex` command. It runs `predict` itself and passes other commands to the pipeline, if that is installed.
+"""The `im2latex` command. It runs `predict` and `serve` itself and passes other commands to the pipeline, if installed.
 
 Heavy imports are inside functions, so that a command imports only what it needs.
 """
@@ -6,19 +6,22 @@ Heavy imports are inside functions, so that a command imports only what it needs
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from im2latex import __version__, help
 from im2latex.errors import UserError
-from im2latex.models import choose, is_saved_model_alone
+from im2latex.models import choose, is_saved_model_alone, pushed, workspace
+from im2latex.serving.limits import options
+from im2latex.serving.logs import FORMATS as LOG_FORMATS
 
 # Entry point group under which the pipeline registers its command.
 PLUGINS = "im2latex.commands"
 # Exit status after Ctrl-C.
 INTERRUPTED = 130
 MOST_ALTERNATIVES = 32
+HOST, PORT = "127.0.0.1", 8501
 
 
 def main() -> None:
@@ -51,20 +54,44 @@ def run(arguments: Sequence[str]) -> int:
 
             if choice.sentence:
                 print(choice.sentence, file=sys.stderr)
-            reader = Reader(choice.path)
-            try:
-                status = predict_images(given.images, reader, given.alternatives, given.clean, given.json)
-                sys.stdout.flush()
-            except OSError as error:
-                # Otherwise Python would flush standard output again at exit, and fail again.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                raise UserError(f"the answer cannot be written to standard output ({error.strerror})") from None
-            return status
+            return predict_images(given.images, Reader(choice.path), given.alternatives, given.clean, given.json)
+    if arguments[:1] == ["serve"]:
+        serve(**vars(_parser().parse_args(arguments)))
+        return 0
     whole = _pipeline()
     if whole is None:
         return _alone(arguments)
     whole()
     return 0
+
+
+def serve(
+    model: str | None, host: str, port: int, allow_host: Sequence[str] | None, log_format: str, **limits: float
+) -> None:
+    """`im2latex serve`: serves the model that is named, or always the newest.
+
+    Args:
+        model, host, port, allow_host, log_format: as `im2latex serve --help` says.
+        limits: fields of `im2latex.serving.limits.Limits`.
+
+    Raises:
+        UserError: no model works, or the address cannot be had.
+    """
+    from im2latex.serving import server
+    from im2latex.serving.limits import Limits
+
+    choice = choose(model)
+
+    def versions() -> list[Path]:
+        return pushed(workspace() / "serving") if model is None else []
+
+    def folders() -> list[Path]:
+        return versions() or [choice.path]
+
+    if not versions() and choice.sentence:
+        print(choice.sentence, file=sys.stderr)
+
+    server.serve(folders, host, port, allow_host or (), log_format, Limits(**limits))  # type: ignore[arg-type]
 
 
 def _pipeline() -> Callable[[], None] | None:
@@ -94,7 +121,7 @@ def _alone(arguments: Sequence[str]) -> int:
         )
     raise UserError(
         f"`im2latex {arguments[0]}` is a command of the pipeline, which is not installed: pip install "
-        "'im2latex[pipeline]'; without it there is `im2latex predict`"
+        "'im2latex[pipeline]'; without it there are `im2latex predict` and `im2latex serve`"
     )
 
 
@@ -107,7 +134,40 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--clean", action="store_true", help=help.CLEAN)
     predict.add_argument("--alternatives", type=_count, metavar="COUNT", help=help.ALTERNATIVES)
     predict.add_argument("--json", action="store_true", help=help.JSON)
+    served = commands.add_parser("serve", help=help.SERVE, description=f"{help.SERVE} {help.SERVE_SIGNALS}")
+    served.add_argument("--host", default=HOST, metavar="TEXT", help=f"{help.HOST} Default: {HOST}.")
+    served.add_argument("--port", type=_port, default=PORT, metavar="INTEGER", help=f"{help.PORT} Default: {PORT}.")
+    served.add_argument("--model", metavar="DIR", help=help.SERVED_MODEL)
+    served.add_argument("--allow-host", action="append", metavar="NAME", help=help.ALLOW_HOST)
+    served.add_argument("--log-format", choices=LOG_FORMATS, default=LOG_FORMATS[0], help=help.LOG_FORMAT)
+    for option in options():
+        kind = _whole if isinstance(option.default, int) else _seconds
+        text = f"{option.help} Default: {option.default:g}." if kind is _seconds else ""
+        text = text or f"{option.help} Default: {option.default}."
+        served.add_argument(option.flag, type=kind, default=option.default, metavar=option.metavar, help=text)
     return parser
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text[:6]) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text[:20]} is no number from 0 to 65535")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text[:19]) >= 1):
+        raise argparse.ArgumentTypeError(f"{text[:20]} is no whole number from 1 on")
+    return int(text[:19])
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"{text[:20]} is no number of seconds")
+    return seconds
 
 
 def _count(text: str) -> int:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +17,8 @@ from im2latex.reading import Beam, Hypothesis
 
 STANDARD_INPUT = "-"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+# Maximum size of an image file: twice the largest image that is read, uncompressed and with 16 bits per channel.
+MOST_BYTES = 2**28
 # Number of images in memory at once, enough to form batches of similar size.
 HELD = 1024
 
@@ -48,14 +53,39 @@ def predict_images(
 
     Returns:
         The exit status: 0, or 1 if an image could not be read.
+
+    Raises:
+        UserError: nothing can be written to standard output.
     """
+    if sys.stdout is None:
+        raise UserError("standard output is closed; the answer has nowhere to go")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may hold what the terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        failed = _predict(images, reader, alternatives, as_typed, as_json)
+        sys.stdout.flush()
+    except OSError as error:
+        # Otherwise Python would flush standard output again at exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UserError(f"the answer cannot be written to standard output ({error.strerror})") from None
+    return int(failed)
+
+
+def _predict(
+    images: Sequence[str], reader: ReadsImages, alternatives: int | None, as_typed: bool, as_json: bool
+) -> bool:
+    """Whether an image could not be read."""
     failed = False
     sources: list[Source] = []
     for image in images:
         try:
-            sources += find(image)
+            there, wrong = find(image)
         except UserError as error:
-            failed = _complain(error)
+            failed = _complain(error, image)
+            continue
+        sources += there
+        for folder, problem in wrong:
+            failed = _complain(problem, folder)
     beam = Beam(alternatives) if alternatives else None
     for start in range(0, len(sources), HELD):
         held = sources[start : start + HELD]
@@ -67,24 +97,32 @@ def predict_images(
             if came == BLANK and not as_json:
                 say("the picture is blank", source.name)
             _print(source.name, came, found, bool(beam), named=len(sources) > 1, as_json=as_json)
-    return int(failed)
+    return failed
 
 
-def find(image: str) -> list[Source]:
+def find(image: str) -> tuple[list[Source], list[tuple[str, UserError]]]:
     """Returns the images that an argument names: a file, all images in a folder and its subfolders, or standard input.
+
+    Returns:
+        The images, and the folders that cannot be read, with the errors.
 
     Raises:
         UserError: the folder contains no images.
     """
     if image == STANDARD_INPUT:
-        return [Source(STANDARD_INPUT, None)]
-    path = Path(image)
-    if not path.is_dir():
-        return [Source(image, path)]
-    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-    if not found:
-        raise UserError(f"{image}: the folder has no images, files such as {', '.join(SUFFIXES[:3])}")
-    return [Source(str(file), file) for file in found]
+        return [Source(STANDARD_INPUT, None)], []
+    if not os.path.isdir(image):
+        return [Source(image, Path(image))], []
+    wrong: list[tuple[str, UserError]] = []
+
+    def cannot(error: OSError) -> None:
+        wrong.append((str(error.filename), UserError(f"the folder cannot be read ({error.strerror})")))
+
+    files = (Path(folder, name) for folder, _, names in os.walk(image, onerror=cannot) for name in names)
+    found = sorted(file for file in files if file.suffix.lower() in SUFFIXES and os.path.isfile(file))
+    if not found and not wrong:
+        raise UserError(f"the folder has no images, files such as {', '.join(SUFFIXES[:3])}")
+    return [Source(str(file), file) for file in found], wrong
 
 
 def _read(reader: ReadsImages, sources: Sequence[Source], beam: Beam | None) -> list[list[Hypothesis] | UserError]:
@@ -102,9 +140,20 @@ def _read(reader: ReadsImages, sources: Sequence[Source], beam: Beam | None) -> 
 
 def _content(source: Source) -> bytes:
     try:
-        return sys.stdin.buffer.read() if source.path is None else source.path.read_bytes()
+        if source.path is None:
+            if sys.stdin is None:
+                raise UserError("standard input is closed")
+            content = sys.stdin.buffer.read(MOST_BYTES + 1)
+        else:
+            if not stat.S_ISREG(source.path.stat().st_mode):  # to open a FIFO waits for its other end
+                raise UserError("this is no file but a pipe or device; `im2latex predict -` reads one")
+            with source.path.open("rb") as file:
+                content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"the file cannot be read ({error.strerror})") from None
+    if len(content) > MOST_BYTES:
+        raise UserError(f"the file has more than {MOST_BYTES:,} bytes, too many for a picture")
+    return content
 
 
 def _print(name: str, status: str, found: Sequence[dict[str, Any]], several: bool, named: bool, as_json: bool) -> None:
@@ -113,7 +162,7 @@ def _print(name: str, status: str, found: Sequence[dict[str, Any]], several: boo
         print(json.dumps(line, ensure_ascii=False))
         return
     for one in found:
-        columns = [name] if named else []
+        columns = [_shown(name)] if named else []
         columns += [f"{one['probability']:.3f}"] if several else []
         print("\t".join([*columns, one["latex"]]))
 
@@ -125,4 +174,10 @@ def _complain(error: UserError, name: str = "") -> bool:
 
 def say(sentence: str, name: str = "") -> None:
     """Prints a message on stderr, with the name of the image if given."""
-    print(f"im2latex: {name + ': ' if name else ''}{sentence}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"im2latex: {_shown(name) + ': ' if name else ''}{sentence}", file=sys.stderr)
+
+
+def _shown(name: str) -> str:
+    """Escapes control characters, which a terminal would interpret or which would look like another line or column."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)

@@ -47,9 +47,13 @@ def workspace() -> Path:
 
 def pushed(serving: Path) -> list[Path]:
     """Returns the folders of all models in a serving folder, NAME/VERSION, oldest first."""
-    # Ignores names such as 007, which a server would accept but this project never writes.
-    folders = (path for path in serving.glob("*/*") if path.name.isdecimal() and path.name == f"{int(path.name)}")
-    return sorted(folders, key=lambda path: int(path.name))
+    return sorted((path for path in serving.glob("*/*") if is_version(path.name)), key=lambda path: int(path.name))
+
+
+def is_version(name: str) -> bool:
+    """Whether the name of a folder is that of a version: TensorFlow Serving's are whole numbers of 63 bits."""
+    # A server would accept 007 too, but this project never writes such a name.
+    return name.isdecimal() and name == f"{int(name)}" and int(name) < 2**63
 
 
 def is_saved_model_alone(model: Path) -> bool:
@@ -71,5 +75,6 @@ def readable_file(model: Path) -> Path:
         if (model / name).is_file():
             return model / name
     raise UserError(
-        f"{model} holds neither {ONNX} nor {WEIGHTS}; im2latex export --model {model} --format onnx writes one"
+        f"{model} holds neither {ONNX} nor {WEIGHTS}; `im2latex export --model {model} --format onnx --out "
+        f"{model / ONNX}` writes one"
     )

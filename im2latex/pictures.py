@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from im2latex.errors import ImageError
 
@@ -30,6 +31,20 @@ LEAST_PIXELS = 9
 MAX_SCANS = 100
 # PNG compression level; low, because these PNGs are kept for milliseconds only.
 COMPRESSION = 1
+
+# How to rotate an image by its EXIF orientation. Pillow's `exif_transpose` also rewrites the other EXIF data, and fails
+# on unusual data.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Every PNG with an orientation contains one of these. To read the orientation, Pillow decodes the whole image.
+_NOTES = re.compile(rb"eXIf|exif|xmp")
 
 # Register all of Pillow's decoders, so that FORMATS can select some.
 Image.init()
@@ -66,7 +81,8 @@ def encode(picture: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -
             )
         picture = Image.fromarray(np.ascontiguousarray(picture.reshape(shape)))
     if isinstance(picture, Image.Image):
-        return _as_png(ImageOps.exif_transpose(picture) if _is_turned(picture) else picture).encoded
+        turn = _turn(picture)
+        return _as_png(picture if turn is None else picture.transpose(turn)).encoded
     return Path(picture).read_bytes()
 
 
@@ -80,15 +96,39 @@ def prepare(encoded: bytes, turn: bool = True) -> Picture:
     Raises:
         ImageError: the file is not an image in one of FORMATS, or the image is too large, too small or damaged.
     """
+    image = _checked(encoded)
+    try:
+        how = _turn(image, encoded) if turn else None
+        if how is None and _is_decoded_by_the_model(image, encoded):
+            return Picture(encoded, *image.size)
+        image.load()
+        return _as_png(image if how is None else image.transpose(how))
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001  Pillow's decoders raise nearly anything for damaged files
+        raise damaged(error) from None
+
+
+def size_of(encoded: bytes) -> tuple[int, int]:
+    """Width and height of an image in pixels, from its header.
+
+    Raises:
+        ImageError: as `prepare`, but for what only decoding shows.
+    """
+    return _checked(encoded).size
+
+
+def damaged(error: Exception) -> ImageError:
+    """What is said of an image that a decoder failed on."""
+    return ImageError(f"the image is damaged: it cannot be decoded ({type(error).__name__})")
+
+
+def _checked(encoded: bytes) -> Image.Image:
     if not encoded:
         raise ImageError("the image is empty: it has no bytes")
     image = _opened(encoded)
     _check(image, encoded)
-    turn = turn and _is_turned(image)
-    if _is_decoded_by_the_model(image, encoded) and not turn:
-        return Picture(encoded, *image.size)
-    _load(image)
-    return _as_png(ImageOps.exif_transpose(image) if turn else image)
+    return image
 
 
 def _opened(encoded: bytes) -> Image.Image:
@@ -98,19 +138,8 @@ def _opened(encoded: bytes) -> Image.Image:
         raise ImageError(f"the image is damaged, or of another format than {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"the image has far more than {MAX_PIXELS:,} pixels; make it smaller") from None
-    except Exception as error:  # noqa: BLE001  Pillow's decoders raise many different exceptions for damaged files
-        raise _damaged(error) from None
-
-
-def _load(image: Image.Image) -> None:
-    try:
-        image.load()
-    except Exception as error:  # noqa: BLE001  as above
-        raise _damaged(error) from None
-
-
-def _damaged(error: Exception) -> ImageError:
-    return ImageError(f"the image is damaged: it cannot be decoded ({type(error).__name__})")
+    except Exception as error:  # noqa: BLE001  Pillow's readers raise nearly anything for damaged headers
+        raise damaged(error) from None
 
 
 def _check(image: Image.Image, encoded: bytes) -> None:
@@ -132,11 +161,14 @@ def _is_decoded_by_the_model(image: Image.Image, encoded: bytes) -> bool:
     return image.format in _MODEL_DECODES
 
 
-def _is_turned(image: Image.Image) -> bool:
+def _turn(image: Image.Image, encoded: bytes = b"") -> Image.Transpose | None:
+    """How to turn a picture upright; None where it is, or has no notes that can be read."""
+    if image.format == "PNG" and encoded and not _NOTES.search(encoded):
+        return None
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    except Exception:  # noqa: BLE001  as above; without readable EXIF data, the image is not rotated
-        return False
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001  as above
+        return None
 
 
 def _as_png(image: Image.Image) -> Picture:
@@ -154,6 +186,8 @@ def _as_png(image: Image.Image) -> Picture:
         image = image.convert(mode)
     except ValueError:
         raise ImageError(f"the image has colours of the kind {image.mode}; save it as RGB") from None
+    # Notes and colour profiles, which may be damaged, would be written too.
+    image.info = {name: image.info[name] for name in ("transparency",) if name in image.info}
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=COMPRESSION)
     return Picture(buffer.getvalue(), *image.size)

@@ -14,7 +14,7 @@ from PIL import Image
 from im2latex.errors import ImageError, UserError
 from im2latex.images import WHITE, normalise
 from im2latex.models import readable_file
-from im2latex.pictures import encode, prepare
+from im2latex.pictures import damaged, encode, prepare
 from im2latex.reading import BLANK, READ_AT_ONCE, STRIDE, Attention, Beam, Decoding, Hypothesis, Reading, of_like_size
 from im2latex.weights import DESCRIPTION, opened_weights, weights_file
 
@@ -135,24 +135,42 @@ class Reader:
         pixels: dict[int, np.ndarray] = {}
         for i, image in enumerate(images):
             try:
-                normalised = normalise(prepare(image).encoded, self._form)
+                normalised = self.normalise(image)
             except ImageError as error:
                 answers[i] = error
                 continue
-            except Exception as error:  # noqa: BLE001  Pillow's decoders raise many different exceptions
-                answers[i] = ImageError(f"the image is damaged: it cannot be decoded ({type(error).__name__})")
-                continue
-            if (normalised == WHITE).all():
+            if normalised is None:
                 answers[i] = Reading((BLANK,))
             else:
                 pixels[i] = normalised
         places = list(pixels)
         for chosen in of_like_size([(pixels[i].shape[1], pixels[i].shape[0]) for i in places], READ_AT_ONCE):
             batch = [places[place] for place in chosen]
-            answers |= zip(batch, self._read_batch([pixels[i] for i in batch], beam, attention), strict=True)
+            answers |= zip(batch, self.read_normalised([pixels[i] for i in batch], beam, attention), strict=True)
         return [answers[i] for i in range(len(images))]
 
-    def _read_batch(self, pixels: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[Reading]:
+    def normalise(self, image: bytes, turn: bool = True) -> np.ndarray | None:
+        """Decodes an image and normalises it for `read_normalised`: uint8 (height, width).
+
+        Args:
+            image: the bytes of a file.
+            turn: whether to rotate a photo by its EXIF orientation.
+
+        Returns:
+            None if the image is blank.
+
+        Raises:
+            ImageError: the image cannot be read.
+        """
+        try:
+            pixels = normalise(prepare(image, turn).encoded, self._form)
+        except ImageError:
+            raise
+        except Exception as error:  # noqa: BLE001  Pillow's decoders raise nearly anything for damaged files
+            raise damaged(error) from None
+        return None if (pixels == WHITE).all() else pixels
+
+    def read_normalised(self, pixels: Sequence[np.ndarray], beam: Beam, attention: bool = False) -> list[Reading]:
         """Reads a batch of at least one normalised image, uint8 (height, width)."""
         width, length_penalty = self._decoding.search(beam)
         sizes = np.array([image.shape for image in pixels], np.int64)
@@ -224,6 +242,8 @@ def _opened(file: Path, threads: int) -> tuple[dict[str, Any], onnxruntime.Infer
     options.intra_op_num_threads = threads
     # Spinning threads take half of the processor time without reading pictures any faster.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Would cache a memory layout for every batch size that it has seen, without a bound.
+    options.enable_mem_pattern = False
     options.log_severity_level = 4  # errors are raised anyway, so do not log them too
     content: str | bytes = str(file)
     if _is_npz(file):

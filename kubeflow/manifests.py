@@ -57,7 +57,8 @@ def _labels(name: str) -> dict[str, str]:
 
 
 def _deployment(config: Config, name: str, replicas: int, names: Iterable[str]) -> dict[str, Any]:
-    arguments = ["serve", "--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104
+    arguments = ["serve", "--host", "0.0.0.0", "--port", str(PORT), "--log-format", "json"]  # noqa: S104
+    arguments += ["--drain-delay", str(_SECONDS_TO_BE_FORGOTTEN)]
     arguments += [part for host in names for part in ("--allow-host", host)]
     container = _container(config, "serve", arguments, read_only=True) | {
         "ports": [{"name": "http", "containerPort": PORT}],
@@ -65,7 +66,6 @@ def _deployment(config: Config, name: str, replicas: int, names: Iterable[str]) 
         "startupProbe": _probe("/readyz", period=2, failures=150),
         "readinessProbe": _probe("/readyz", period=5, failures=2),
         "livenessProbe": _probe("/healthz", period=10, failures=6),
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_SECONDS_TO_BE_FORGOTTEN)]}}},
     }
     pod = _pod(config, container, read_only=True)
     # Spread replicas over nodes, if possible.

@@ -64,9 +64,13 @@ def test_data_needs_nothing_heavy() -> None:
     assert {file: names for file, names in wrong.items() if names} == {}
 
 
-def test_the_reader_needs_three_packages_alone() -> None:
-    found = {name.partition(".")[0] for names in imported_by(modules("im2latex")).values() for name in names}
-    assert found - sys.stdlib_module_names == {"im2latex", "numpy", "PIL", "onnxruntime"}
+def test_the_reader_needs_three_packages_alone_and_the_service_four_more() -> None:
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for file, names in imported_by(modules("im2latex")).items():
+        found[file.startswith("im2latex/serving/")] |= {name.partition(".")[0] for name in names}
+    assert found[False] - sys.stdlib_module_names == {"im2latex", "numpy", "PIL", "onnxruntime"}
+    served = {"starlette", "uvicorn", "h11", "prometheus_client"}  # and python_multipart, for Starlette's forms
+    assert found[True] - sys.stdlib_module_names == {"im2latex", "numpy", "PIL"} | served
 
 
 def test_what_reads_a_store_or_moves_versions_needs_no_tfx_to_be_imported() -> None:

@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+import im2latex
 from data.latex.program import RenderingError
 from im2latex.errors import UserError
 
-KATEX = Path(__file__).resolve().parents[1] / "latex" / "katex"
+KATEX = Path(str(im2latex.__file__)).with_name("serving") / "katex"
 _PAGE = Path(__file__).with_name("screenshots.html")
 # Maximum width and height of a screenshot, in device pixels; Chromium's own limit is 16384.
 _MAX_SIDE = 16000

@@ -1,1 +1,1 @@
-"""Uses what the pipeline pushes: on the command line, as an HTTP service, and on a page in the browser."""
+"""Uses what the pipeline pushes: on the command line, as an HTTP service, and back to an older version."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 import typer
 
-from im2latex import help
+from im2latex import cli, help
 from im2latex.cli import MOST_ALTERNATIVES
-from pipeline.options import Model, hush
+from im2latex.serving import logs
+from im2latex.serving.limits import options
+from pipeline.options import hush
 
 app = typer.Typer()
 
@@ -41,25 +45,34 @@ def predict(
     raise typer.Exit(predict_images(images, reader, alternatives, clean, as_json))
 
 
-@app.command()
-def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8501,
-    model: Model = None,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(help="Additional host name to accept in requests; '*' for any. Repeatable.", metavar="NAME"),
-    ] = None,
-) -> None:
-    """Serve a model over HTTP, with a page for the browser. Without --model, newly pushed versions are loaded.
-
-    Ctrl-C and SIGTERM stop the service after the requests in progress are answered.
-    """
+def serve(**given: Any) -> None:
     hush()
-    from pipeline.models.choice import chosen_model
-    from pipeline.workspace import Workspace
+    cli.serve(**given)
 
-    chosen, workspace = chosen_model(model), Workspace.from_environment()
-    from pipeline.serving.service import serve as serve_models
 
-    serve_models(lambda: (workspace.versions() if model is None else []) or [chosen], host, port, allow_host or ())
+def _parameters() -> Iterator[inspect.Parameter]:
+    """The options of `serve`: a limit of the service is an option here and there."""
+    text: dict[str, Any] = {
+        "host": (str, cli.HOST, typer.Option(help=help.HOST)),
+        "port": (int, cli.PORT, typer.Option(min=0, max=65535, help=help.PORT)),
+        "model": (str | None, None, typer.Option(help=help.SERVED_MODEL, metavar="DIR")),
+        "allow_host": (list[str] | None, None, typer.Option(help=help.ALLOW_HOST, metavar="NAME")),
+        "log_format": (
+            Literal[logs.FORMATS],
+            logs.TEXT,
+            typer.Option(help=help.LOG_FORMAT, metavar="|".join(logs.FORMATS)),
+        ),
+    }
+    for option in options():
+        least = 1 if isinstance(option.default, int) else 0
+        information = typer.Option(option.flag, min=least, help=option.help, metavar=option.metavar)
+        text[option.name] = (type(option.default), option.default, information)
+    for name, (kind, default, information) in text.items():
+        yield inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, information]
+        )
+
+
+serve.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]  # typer reads it
+del serve.__annotations__["given"]
+app.command(help=f"{help.SERVE}\n\n{help.SERVE_SIGNALS}")(serve)

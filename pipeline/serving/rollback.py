@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from components import serving_folder
 from components.serving_folder import WITHDRAWN, activate, lock
 from im2latex.errors import UserError
+from im2latex.models import is_saved_model_alone
 from pipeline.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -138,10 +139,15 @@ def _before(folder: Path, there: list[int], say: Say) -> int:
 
 def _load_error(folder: Path) -> str:
     """Why a version does not work, or ""; it is loaded as a server would."""
-    from pipeline.serving.models import load
-
     try:
-        load(folder)
+        if is_saved_model_alone(folder):  # TensorFlow Serving takes it
+            from pipeline.serving.saved_model import SavedModelReader
+
+            SavedModelReader(folder, searches=False)
+        else:
+            from im2latex.serving.models import load
+
+            load(folder)
     except UserError as error:
         return str(error)
     return ""

@@ -10,7 +10,7 @@ from data.files import atomic_folder
 from data.pictures.screenshots import KATEX
 from im2latex import latex_commands
 from im2latex.glyph_size import estimator
-from pipeline.serving.web_page import files
+from im2latex.serving.web_page import files
 from pipeline.web.npm import Package, unpack
 from trainer_module.trained import Precision, Trained, description, onnx_of
 

@@ -21,7 +21,7 @@ import tensorflow as tf
 from data.dataset.tfrecords import read_records
 from data.pictures.synthetic import synthesize
 from pipeline.config import load_config
-from tests.benchmarks.commands import lineage, serving
+from tests.benchmarks.commands import lineage
 from tests.benchmarks.measuring import (
     FLOP,
     FULL,
@@ -39,6 +39,7 @@ from tests.benchmarks.measuring import (
     trained_once,
 )
 from tests.benchmarks.predicting import predicting
+from tests.benchmarks.serving import serving
 from trainer_module import features
 from trainer_module.batching import Batch, batches, collate, padding, plan
 from trainer_module.config.model import ModelConfig

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,23 +19,6 @@ from tests.components.serving_check.models import save_reader
 from trainer_module.config.model import ModelConfig
 
 SMALLEST = Size(ModelConfig(filters=(4, 4, 8, 8, 8, 8), decoder_units=16, embedding_units=8), most=8, repeats=0)
-# Replaces hey if it is not installed: it has the same options and columns, and sends requests one after another.
-HEY = """#!{python}
-import argparse, time, urllib.request
-
-parser = argparse.ArgumentParser()
-for option in ("-n", "-c", "-o", "-m", "-D"):
-    parser.add_argument(option, required=True)
-parser.add_argument("url")
-given = parser.parse_args()
-print("response-time,DNS+dialup,DNS,Request-write,Response-delay,Response-read,status-code,offset")
-for _ in range(int(given.n)):
-    began = time.monotonic()
-    request = urllib.request.Request(given.url, open(given.D, "rb").read(), method=given.m)
-    with urllib.request.urlopen(request) as answer:
-        answer.read()
-    print(f"{{time.monotonic() - began:.4f}},0,0,0,0,0,{{answer.status}},0")
-"""
 OF_REAL_FORMULAS = {"training_mixed_sizes", "decoding_greedy", "decoding_beam", "lookups"}
 UNITS = {"GFLOP/s", "images/s", "answers/s", "answers", "cells", "pixels", "ms", "s", "MiB", "%"}
 
@@ -73,10 +53,6 @@ def test_every_case_runs_at_its_smallest(
     name: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("IM2LATEX_HOME", str(workspace))
-    if shutil.which("hey") is None:
-        (tmp_path / "hey").write_text(HEY.format(python=sys.executable))
-        (tmp_path / "hey").chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     figures = measure(name, SMALLEST)
     assert len(figures) > 1
     for label, figure in figures.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -21,6 +23,11 @@ ROOT = Path(__file__).resolve().parents[2]
 READER = "im2latex"
 PIPELINE = ["data", "trainer_module", "components", "pipeline", "kubeflow"]
 PACKAGES = [READER, *PIPELINE]
+# What the reader and its service need, as site-packages has it; not all of it with every Python.
+NEEDED = [
+    "numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime", "starlette", "uvicorn", "python_multipart",
+    "prometheus_client", "anyio", "idna", "h11", "click", "typing_extensions.py", "exceptiongroup",
+]  # fmt: skip
 
 
 def test_every_package_is_seen_from_any_folder(tmp_path: Path) -> None:
@@ -74,8 +81,8 @@ def test_the_reader_alone_reads_a_picture_in_an_empty_environment(wheels: dict[s
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True, timeout=300)
     (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
     # What it asks for, and nothing else of this environment.
-    for name in ("numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime"):
-        place = next((Path(folder, name) for folder in sys.path if Path(folder, name).is_dir()), None)
+    for name in NEEDED:
+        place = next((Path(folder, name) for folder in sys.path if Path(folder, name).exists()), None)
         if place is not None:  # the libraries of a wheel have a folder of their own in some versions
             (packages / name).symlink_to(place)
     python = str(tmp_path / "env" / "bin" / "python")
@@ -89,6 +96,16 @@ def test_the_reader_alone_reads_a_picture_in_an_empty_environment(wheels: dict[s
 
     answer = run("predict", "--clean", str(ROOT / "docs" / "formula.png"))
     assert answer.stdout == "\\int_{-\\infty}^\\infty e^{-x^2}dx=\\sqrt{\\pi}\n", answer.stderr
+    serve = [*command, "serve", "--port", "0"]
+    with subprocess.Popen(serve, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        address = service.stdout.readline().split()[0]
+        for path in ("/", "/page.css", "/katex/katex.min.js", "/katex/fonts/KaTeX_Main-Regular.woff2"):
+            assert urllib.request.urlopen(address + path).read()
+        picture = (ROOT / "docs" / "formula.png").read_bytes()
+        read = json.load(urllib.request.urlopen(f"{address}/predict?clean=1", picture))
+        service.terminate()
+    assert read["latex"] + "\n" == answer.stdout
     other = run("run", "--preset", "quickstart")
     assert (other.returncode, other.stdout) == (1, "")
     assert other.stderr.startswith("im2latex: `im2latex run` is a command of the pipeline, which is not installed")

@@ -133,7 +133,7 @@ def serve(workspace: Workspace, image: bytes, told: Path, stop: Path) -> int:
         told: file of a line for each version: its name, and its digest at first sight; or what went wrong.
         stop: a file; when there is one, the end has come.
     """
-    from pipeline.serving.models import Models
+    from im2latex.serving.models import Models
 
     seen: dict[Path, str] = {}
     models: Models | None = None

@@ -1,5 +1,5 @@
 """Reuses the pictures and the small model of the service's tests."""
 
-from tests.pipeline.serving.conftest import images, model, picture, signatures
+from tests.im2latex.serving.conftest import images, model, picture, signatures
 
 __all__ = ["images", "model", "picture", "signatures"]

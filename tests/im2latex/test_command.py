@@ -1,20 +1,22 @@
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from im2latex.errors import UserError
 from pipeline.cli import app
-from tests.components.serving_check.models import save, sure
-from tests.pipeline.serving.conftest import encoded
+from tests.im2latex.serving.conftest import encoded
 
 
 def predict(model: Path, *arguments: object, given: bytes = b"") -> Result:
@@ -44,6 +46,8 @@ def files(tmp_path: Path, images: list[bytes]) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def expected(signatures: Any, images: list[bytes]) -> list[str]:
+    import tensorflow as tf
+
     return [signatures["predict_images"](images=tf.constant([image]))["latex"][0].numpy().decode() for image in images]
 
 
@@ -68,6 +72,8 @@ def test_several_are_named_in_the_order_they_were_given(
 def test_json_has_probabilities_and_the_alternatives_of_the_beam(
     model: Path, pushed: Path, files: list[Path], signatures: Any, images: list[bytes]
 ) -> None:
+    import tensorflow as tf
+
     own = signatures["predict_alternatives"](
         images=tf.constant(images[:1]), width=tf.constant(3), length_penalty=tf.constant(0.0)
     )
@@ -165,8 +171,71 @@ def test_inverted_and_transparent_pictures_are_read_as_the_plain_one(
 
 
 def test_a_model_without_a_beam_is_a_user_error(tmp_path: Path, pushed: Path, files: list[Path]) -> None:
+    from tests.components.serving_check.models import save, sure
+
     folder = save(tmp_path / "3", lambda images: sure(images))
     with pytest.raises(UserError, match="3 has no signature predict_alternatives"):
         raise predict(pushed, "--model", folder, "--alternatives", 2, files[0]).exception or AssertionError
     with pytest.raises(UserError, match="there is no model .*nowhere; name a folder"):
         raise predict(pushed, "--model", tmp_path / "nowhere", files[0]).exception or AssertionError
+
+
+def run(*arguments: object, **streams: Any) -> Any:
+    """The command as a process, on the model that comes with im2latex."""
+    command = [sys.executable, "-m", "im2latex", "predict", "--model", "reader", *map(os.fsencode, map(str, arguments))]
+    settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 300, **streams}
+    return subprocess.run(command, **settings)
+
+
+@pytest.mark.integration
+def test_odd_files_and_names_are_a_sentence_each_and_the_others_are_read(tmp_path: Path, images: list[bytes]) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    names = [b"line\nbreak.png", b"bell\x07\x1b[31m.png", b"latin-\xe4.png", b"tab\t.png"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(images[0])
+    photograph = Image.Exif()
+    photograph[0x0112], photograph[0x927C] = 6, "odd"
+    Image.open(io.BytesIO(images[0])).convert("L").save(tmp_path / "turned.jpg", exif=photograph)
+    with open("/dev/zero", "rb") as endless:
+        answer = run("-", tmp_path / "pipe.png", "/dev/null", "x" * 300 + ".png", tmp_path, stdin=endless)
+    lines = [line.split("\t") for line in answer.stdout.decode().splitlines()]
+    assert {Path(name).name for name, _ in lines} == {
+        r"line\nbreak.png", r"bell\x07\x1b[31m.png", r"latin-\udce4.png", r"tab\t.png", "turned.jpg"
+    }  # fmt: skip
+    said = answer.stderr.decode().splitlines()[1:]
+    assert answer.returncode == 1 and len(said) == 4
+    for sentence, line in zip(
+        ["-: the file has more than", "pipe.png: this is no file but a pipe", "/dev/null: this is no file", "x.png: "],
+        said,
+        strict=True,
+    ):
+        assert sentence in line
+
+
+@pytest.mark.integration
+def test_an_answer_that_cannot_be_written_is_a_sentence(tmp_path: Path, images: list[bytes]) -> None:
+    (tmp_path / "formula.png").write_bytes(images[0])
+    with open("/dev/full", "wb") as full:
+        answer = run(tmp_path / "formula.png", stdout=full)
+    assert answer.returncode == 1 and b"cannot be written to standard output (No space left" in answer.stderr
+    answer = run(tmp_path / "formula.png", stdout=None, preexec_fn=lambda: os.close(1))
+    assert answer.returncode == 1 and b"standard output is closed" in answer.stderr
+    answer = run("-", tmp_path / "formula.png", preexec_fn=lambda: os.close(0))
+    assert answer.returncode == 1 and b"-: standard input is closed" in answer.stderr and answer.stdout
+    assert b"Traceback" not in answer.stderr
+
+
+def test_a_folder_that_cannot_be_read_is_a_sentence_and_the_others_are_read(
+    pushed: Path, files: list[Path], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refused(path: Any) -> Any:
+        if Path(path).name == "more":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    answer = predict(pushed, files[0].parent)
+    assert answer.exit_code == 1 and answer.stdout.count("\n") == len(files) - 1
+    assert f"im2latex: {files[-1].parent}: the folder cannot be read (Permission denied)\n" in answer.stderr

@@ -11,7 +11,7 @@ from PIL import Image
 from im2latex import pictures
 from im2latex.errors import ImageError
 from im2latex.pictures import prepare
-from tests.pipeline.serving.conftest import encoded
+from tests.im2latex.serving.conftest import encoded
 from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image
 

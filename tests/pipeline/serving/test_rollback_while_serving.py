@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.serving.rollback import rollback
 from pipeline.workspace import Workspace
-from tests.pipeline.serving.conftest import running
+from tests.im2latex.serving.conftest import running
 
 pytestmark = pytest.mark.integration
 

@@ -1,4 +1,4 @@
-"""The page of the folder in a real browser: what only it does, and not the service's (tests/pipeline/serving)."""
+"""The page of the folder in a real browser: what only it does, and not the service's (tests/im2latex/serving)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from data.pictures.synthetic import draw_png
 from data.repository import REPOSITORY
 from tests.browser import CONTRAST, Browser
-from tests.pipeline.serving.test_browser import GIVE
+from tests.im2latex.serving.test_browser import GIVE
 from tests.pipeline.web.conftest import Page, hosted
 from tests.pipeline.web.test_reading import saved
 

@@ -16,7 +16,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.browser import CONTRAST, Browser
-from tests.pipeline.serving.conftest import Running, encoded
+from tests.im2latex.serving.conftest import Running, encoded
 
 # Gives the page a file as a person would, by the clipboard or with the mouse.
 GIVE = """

@@ -6,18 +6,17 @@ import socket
 from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
+from starlette.exceptions import HTTPException
 
-from pipeline.serving.hosts import Hosts, hosts_of
-from tests.pipeline.serving.conftest import Running
+from im2latex.serving.hosts import Hosts, hosts_of
+from tests.im2latex.serving.conftest import Running
 
 
 def knows(hosts: Hosts, host: str) -> bool:
     try:
-        hosts.check(make_mocked_request("GET", "/", headers={"Host": host}))
-    except web.HTTPMisdirectedRequest as error:
-        assert error.text is not None and "--allow-host" in error.text
+        hosts.check("GET", {"host": host})
+    except HTTPException as error:
+        assert error.status_code == 421 and "--allow-host" in error.detail
         return False
     return True
 
@@ -62,5 +61,31 @@ def test_no_address_answers_to_a_foreign_name(
 def test_a_page_of_another_site_cannot_ask_and_may_link(service: Running, images: list[bytes]) -> None:
     foreign = {"Sec-Fetch-Site": "cross-site"}
     assert service.ask("POST", "/predict", images[0], **foreign).status == 403
+    assert service.ask("POST", "/predict", images[0], Origin="http://evil.example").status == 403
     assert service.ask("GET", "/", **foreign, **{"Sec-Fetch-Mode": "navigate"}).status == 200
     assert service.ask("POST", "/predict", images[0], **{"Sec-Fetch-Site": "same-origin"}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "is_own"),
+    [
+        ("http://localhost:8501", "localhost:8501", True),
+        ("https://formulas.example", "formulas.example", True),
+        ("https://formulas.example", "10.0.0.7:8501", True),  # behind a proxy, and allowed by name
+        ("http://localhost:3000", "localhost:8501", False),  # another server on the same machine
+        ("http://127.0.0.1:8501", "localhost:8501", False),
+        ("http://evil.example", "localhost:8501", False),
+        ("null", "localhost:8501", False),
+        ("", "localhost:8501", False),
+    ],
+)
+def test_the_origin_is_the_services_own(origin: str, host: str, is_own: bool) -> None:
+    hosts = Hosts(["formulas.example"])
+    hosts.check("GET", {"host": host, "origin": origin})  # a link
+    if is_own:
+        hosts.check("POST", {"host": host, "origin": origin})
+    else:
+        with pytest.raises(HTTPException) as error:
+            hosts.check("POST", {"host": host, "origin": origin})
+        assert error.value.status_code == 403
+    Hosts(["*"]).check("POST", {"host": host, "origin": origin})

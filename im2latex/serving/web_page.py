@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import components.report
-import data.latex
-
 FOLDER = Path(__file__).parent
+KATEX = FOLDER / "katex"
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -31,16 +29,13 @@ class File(NamedTuple):
 
 def files() -> dict[str, File]:
     """The files by the paths of their addresses."""
-    katex = Path(str(data.latex.__file__)).with_name("katex")
     paths = {
-        "/": FOLDER / "page.html",
-        "/page.css": FOLDER / "page.css",
-        "/page.js": FOLDER / "page.js",
-        "/read.js": FOLDER / "read.js",
-        # The page looks like the report of a run.
-        "/report.css": Path(str(components.report.__file__)).with_name("report.css"),
-        "/katex/katex.min.css": katex / "katex.min.css",
-        "/katex/katex.min.js": katex / "katex.min.js",
+        "/": FOLDER / "page" / "page.html",
+        "/page.css": FOLDER / "page" / "page.css",
+        "/page.js": FOLDER / "page" / "page.js",
+        "/read.js": FOLDER / "page" / "read.js",
+        "/katex/katex.min.css": KATEX / "katex.min.css",
+        "/katex/katex.min.js": KATEX / "katex.min.js",
     }
-    paths |= {f"/katex/fonts/{path.name}": path for path in (katex / "fonts").glob("*.woff2")}
+    paths |= {f"/katex/fonts/{path.name}": path for path in (KATEX / "fonts").glob("*.woff2")}
     return {address: File(path.read_bytes(), TYPES[path.suffix]) for address, path in paths.items()}

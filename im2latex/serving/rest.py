@@ -12,13 +12,13 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from data.dataset.record import Example
 from im2latex.errors import UserError
 from im2latex.reading import Beam, Hypothesis
+from im2latex.serving.example import images_of_example
 
-DEFAULT = "serving_default"
+DEFAULT, ALTERNATIVES = "serving_default", "predict_alternatives"
 # The input of each signature that holds images.
-SIGNATURES = {DEFAULT: "examples", "predict_images": "images", "predict_alternatives": "images"}
+SIGNATURES = {DEFAULT: "examples", "predict_images": "images", ALTERNATIVES: "images"}
 MAX_WIDTH = 32
 
 
@@ -51,7 +51,7 @@ def parse(body: bytes) -> Request:
     else:
         given = document["inputs"]
         inputs = given if isinstance(given, dict) and "b64" not in given else {name: given}
-    beam = _beam(inputs) if signature == "predict_alternatives" else None
+    beam = _beam(inputs) if signature == ALTERNATIVES else None
     expected = {name, "width", "length_penalty"} if beam else {name}
     if set(inputs) != expected:
         raise UserError(f"{signature} takes {', '.join(sorted(expected))}, and nothing else")
@@ -98,12 +98,10 @@ def _bytes(value: Any, place: str) -> bytes:
 
 
 def _image_of_example(serialised: bytes, place: str) -> bytes:
-    example = Example()
     try:
-        example.ParseFromString(serialised)
-    except Exception:  # noqa: BLE001  protobuf's DecodeError is another class in each of its implementations
+        values = images_of_example(serialised)
+    except ValueError:
         raise UserError(f"{place} is not a serialised tf.Example") from None
-    values = example.features.feature["image"].bytes_list.value
     if len(values) != 1:
         raise UserError(f'{place} has to have a feature "image" with one value of bytes')
     return values[0]
@@ -126,3 +124,28 @@ def status(version: int) -> dict[str, Any]:
     """The body that says that a version serves."""
     state = {"version": str(version), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     return {"model_version_status": [state]}
+
+
+def metadata(name: str, version: int) -> dict[str, Any]:
+    """The body that says what the model takes and gives: the signatures of a pushed SavedModel."""
+
+    def tensor(of: str, dtype: str, *sizes: int) -> dict[str, Any]:
+        dims = [{"size": str(size), "name": ""} for size in sizes]
+        return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": of}
+
+    def signature(inputs: dict[str, Any], *sizes: int, scored: bool) -> dict[str, Any]:
+        outputs = {"latex": tensor("latex", "DT_STRING", *sizes)}
+        floats = ("log_probability", "score") if scored else ("log_probability",)
+        outputs |= {of: tensor(of, "DT_FLOAT", *sizes) for of in floats}
+        return {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
+
+    signatures = {}
+    for of, images in SIGNATURES.items():
+        inputs = {images: tensor(images, "DT_STRING", -1)}
+        if of == ALTERNATIVES:
+            inputs |= {"width": tensor("width", "DT_INT32"), "length_penalty": tensor("length_penalty", "DT_FLOAT")}
+        signatures[of] = signature(inputs, *((-1, -1) if of == ALTERNATIVES else (-1,)), scored=of == ALTERNATIVES)
+    return {
+        "model_spec": {"name": name, "signature_name": "", "version": str(version)},
+        "metadata": {"signature_def": {"signature_def": signatures}},
+    }

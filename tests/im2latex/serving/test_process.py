@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.integration
 @contextlib.contextmanager
 def serving(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "serve", *arguments],
+        [sys.executable, "-m", "im2latex", "serve", *arguments],
         env={**os.environ, "IM2LATEX_HOME": str(home), "NO_COLOR": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -82,7 +83,7 @@ def test_a_signal_ends_it_when_what_was_asked_is_answered(
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
         said = process.communicate()[1]
-        assert "version 8 is passed over" in said and "ending: 1 images" in said
+        assert "version 8 is passed over" in said and "ending: 1 requests" in said
         assert "Traceback" not in said
 
 
@@ -94,22 +95,58 @@ def test_without_a_model_that_works_it_ends_with_a_sentence(tmp_path: Path) -> N
         assert "Traceback" not in said
 
 
-def test_before_the_first_push_the_model_that_comes_with_im2latex_serves(
-    tmp_path: Path, images: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with serving("--port", "0", home=tmp_path) as process:
+def test_before_the_first_push_the_model_that_comes_with_im2latex_serves(tmp_path: Path, images: list[bytes]) -> None:
+    with serving("--port", "0", "--log-format", "json", home=tmp_path) as process:
         assert process.stdout is not None
-        match = re.match(r"http://127\.0\.0\.1:(\d+) serves (.*/reader-\w{16});", process.stdout.readline())
-        assert match and Path(match[2]).parent == tmp_path / "cache" / "im2latex" / "models"
+        match = re.match(r"http://127\.0\.0\.1:(\d+) serves .*/reader\.npz;", process.stdout.readline())
+        assert match
         connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=60)
-        connection.request("POST", "/predict", images[0])
+        connection.request("POST", "/predict", images[0], {"X-Request-ID": "mine-1"})
         answer = connection.getresponse()
         assert answer.status == 200 and json.loads(answer.read())["version"] == "1"
         process.terminate()
-        said = process.communicate(timeout=300)[1].splitlines()
-    assert said[0] == f"model: the reader that comes with im2latex {__version__}"
-    assert said[1].startswith("preparing the model (once, about ")
+        first, *lines = process.communicate(timeout=300)[1].splitlines()
+    assert first == f"model: the reader that comes with im2latex {__version__}"
+    (line,) = (told for told in map(json.loads, lines) if "request_id" in told)
+    expected = {"level": "info", "request_id": "mine-1", "client": "127.0.0.1", "method": "POST", "path": "/predict",
+                "status": 200, "images": 1, "version": 1}  # fmt: skip
+    assert {name: line[name] for name in expected} == expected and line["seconds"] > 0
+
+
+def test_while_it_drains_it_is_not_ready_and_still_takes_requests(home: Path, images: list[bytes]) -> None:
+    with serving("--port", "0", "--drain-delay", "2", home=home) as process:
+        assert process.stdout is not None
+        match = re.match(r"http://127\.0\.0\.1:(\d+) ", process.stdout.readline())
+        assert match
+
+        def ask(method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+            connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=60)
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+        assert ask("GET", "/readyz") == (200, b"version 7\n")
+        process.terminate()
+        deadline = time.monotonic() + 1.5
+        while ask("GET", "/readyz") != (503, b"ending\n"):
+            assert time.monotonic() < deadline
+        assert ask("GET", "/healthz")[0] == 200
+        assert ask("POST", "/predict", images[0])[0] == 200
+        assert process.wait(60) == 0
+
+
+def test_limits_are_options_and_wrong_ones_are_refused(home: Path) -> None:
+    with serving("--port", "0", "--max-body", "1000", home=home) as process:
+        assert process.stdout is not None
+        match = re.match(r"http://127\.0\.0\.1:(\d+) ", process.stdout.readline())
+        assert match
+        connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=60)
+        connection.request("POST", "/predict", bytes(1001))
+        assert connection.getresponse().status == 413
+    for wrong in (("--max-body", "0"), ("--body-timeout", "nan"), ("--log-format", "xml"), ("--port", "70000")):
+        with serving(*wrong, home=home) as process:
+            said = process.communicate(timeout=60)[1]
+            assert process.returncode == 2 and wrong[0] in said and "Traceback" not in said
 
 
 def test_a_port_that_is_taken_is_a_sentence(home: Path) -> None:

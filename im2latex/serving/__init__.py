@@ -1,0 +1,1 @@
+"""`im2latex serve`: a model over HTTP, with a page for the browser."""

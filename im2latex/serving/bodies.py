@@ -1,0 +1,146 @@
+"""Takes the bodies of requests: in time, in bounds, unpacked, and out of forms."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import AsyncGenerator
+
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from im2latex.errors import UserError
+from im2latex.serving.limits import Limits
+from im2latex.serving.pools import Held, Pool
+
+# Parts of a form.
+MOST_FILES, MOST_FIELDS, LONGEST_FIELD = 1, 16, 4096
+# Bytes that are unpacked or looked through between two looks at other requests.
+SLICE = 2**16
+_ENCODINGS = {"": None, "identity": None, "gzip": 31, "x-gzip": 31, "deflate": 15}
+
+
+class ClientGone(Exception):
+    """The client closed the connection."""
+
+
+class _Form(MultiPartParser):
+    """A parser that tells whether it has seen the end of the form."""
+
+    is_whole = False
+
+    def on_end(self) -> None:
+        self.is_whole = True
+
+
+class Bodies:
+    """Takes bodies.
+
+    Args:
+        limits: of one body.
+        pool: of the bytes of all bodies.
+    """
+
+    def __init__(self, limits: Limits, pool: Pool) -> None:
+        self._limits = limits
+        self._pool = pool
+
+    async def read(self, request: Request, held: Held) -> bytes:
+        """All of a body.
+
+        Raises:
+            Busy: other requests hold too many bytes.
+            ClientGone: the client is.
+            HTTPException: it is too large, too slow, or packed in a way that is not known.
+            UserError: it is damaged.
+        """
+        return b"".join([chunk async for chunk in self._chunks(request, held)])
+
+    async def image(self, request: Request, held: Held) -> bytes:
+        """The image of an upload: the file of a form, or the body itself. Raises as `read`."""
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+            return await self.read(request, held)
+        parser = _Form(
+            request.headers,
+            self._chunks(request, held),
+            max_files=MOST_FILES,
+            max_fields=MOST_FIELDS,
+            max_part_size=LONGEST_FIELD,
+        )
+        parser.spool_max_size = self._limits.max_body + 1  # never to the disk
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            if error.message.startswith("Too many"):
+                raise UserError(f"the form has more than {MOST_FILES} file or {MOST_FIELDS} fields") from None
+            raise UserError(f"the form is damaged ({error.message.rstrip('.')})") from None
+        try:
+            if not parser.is_whole:
+                raise UserError("the form is damaged (its end is missing)")
+            for value in form.values():
+                if not isinstance(value, str):
+                    return await value.read()
+        finally:
+            await form.close()
+        raise UserError("the form has no file; send one, as in curl -F image=@formula.png")
+
+    async def _chunks(self, request: Request, held: Held) -> AsyncGenerator[bytes, None]:
+        """The body as it comes, unpacked."""
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal():  # before the client is told to go on
+            if len(declared) > 15 or int(declared) > self._limits.max_body:
+                raise self._too_large()
+            self._pool.check(int(declared))
+        encoding = request.headers.get("content-encoding", "").strip().lower()
+        if encoding not in _ENCODINGS:
+            raise HTTPException(415, f"the content encoding {encoding!r:.40} is not known; send gzip, deflate or none")
+        window = _ENCODINGS[encoding]
+        unpacker = zlib.decompressobj(window) if window else None
+        received = unpacked = 0
+        async for packed in self._received(request):
+            received += len(packed)
+            if received > self._limits.max_body:
+                raise self._too_large()
+            chunk = b""
+            while packed or len(chunk) == SLICE:  # what is unpacked already may be longer than a slice
+                chunk, packed = _unpack(unpacker, packed)
+                unpacked += len(chunk)
+                if unpacked > self._limits.max_body:
+                    raise self._too_large()
+                held.take(self._pool, len(chunk))
+                if chunk:
+                    yield chunk
+                await asyncio.sleep(0)
+        if unpacker and (not unpacker.eof or unpacker.unused_data):
+            raise UserError(f"the body is no whole {encoding} stream")
+
+    async def _received(self, request: Request) -> AsyncGenerator[bytes, None]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._limits.body_timeout
+        more = True
+        while more:
+            try:
+                message = await asyncio.wait_for(request.receive(), max(deadline - loop.time(), 0))
+            except asyncio.TimeoutError:
+                sentence = f"the body did not arrive within {self._limits.body_timeout:g} s"
+                raise HTTPException(408, sentence) from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            more = message.get("more_body", False)
+            yield message.get("body", b"")
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(413, f"the body is larger than {self._limits.max_body:,} bytes; send less at once")
+
+
+def _unpack(unpacker: zlib._Decompress | None, packed: bytes) -> tuple[bytes, bytes]:
+    """A slice of the body, and what is still packed."""
+    if unpacker is None:
+        return packed[:SLICE], packed[SLICE:]
+    if unpacker.eof:
+        raise UserError("the body goes on behind the end of its compressed stream")
+    try:
+        return unpacker.decompress(packed, SLICE), unpacker.unconsumed_tail
+    except zlib.error:
+        raise UserError("the body is damaged: it cannot be decompressed") from None

@@ -1,0 +1,122 @@
+"""Runs the service on uvicorn, until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from im2latex.errors import UserError
+from im2latex.serving import logs
+from im2latex.serving.hosts import hosts_of
+from im2latex.serving.limits import Limits
+from im2latex.serving.models import Models
+from im2latex.serving.service import Service
+from im2latex.serving.web import LONGEST_HEAD
+
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """Serves until SIGTERM or Ctrl-C, then answers what it has begun; a second signal ends it at once.
+
+    Args:
+        service: what answers.
+        started: called when it listens.
+    """
+
+    def __init__(self, service: Service, started: Callable[[], None] = lambda: None) -> None:
+        limits = service.limits
+        super().__init__(
+            uvicorn.Config(
+                service.application(),
+                http=service.connections.protocol,
+                ws="none",
+                lifespan="on",
+                loop="asyncio",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                h11_max_incomplete_event_size=2 * LONGEST_HEAD,
+                timeout_keep_alive=max(1, round(limits.head_timeout)),
+                timeout_graceful_shutdown=max(1, round(limits.drain_timeout)),
+            )
+        )
+        self._service = service
+        self._started = started
+        self._ends_at = 0.0
+
+    def end(self) -> None:
+        """Ends it, after the delay for those who send requests to hear that it is not ready."""
+        self._ends_at = time.monotonic() + self._service.limits.drain_delay
+        self._service.end(len(self.server_state.tasks))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._service.ending:
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        self.end()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._service.ending and time.monotonic() >= self._ends_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Takes an address; a name may have several.
+
+    Args:
+        host: where to listen.
+        port: 0 takes one that is free.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            port = sockets[0].getsockname()[1] if sockets else port
+            sockets.append(socket.create_server((str(address[0]), port), family=family, backlog=BACKLOG))
+    except (OSError, UnicodeError) as error:
+        for opened in sockets:
+            opened.close()
+        reason = getattr(error, "strerror", None) or "this is no address"
+        raise UserError(f"cannot listen at {host}:{port} ({reason}); choose another --port or --host") from None
+    return sockets
+
+
+def serve(
+    folders: Callable[[], Sequence[Path]],
+    host: str,
+    port: int,
+    allowed: Sequence[str] = (),
+    log_format: str = logs.TEXT,
+    limits: Limits | None = None,
+) -> None:
+    """`im2latex serve`: loads the newest of the versions and serves until it is told to end.
+
+    Raises:
+        UserError: no version works, or the address cannot be had.
+    """
+    logs.configure(log_format)
+    service = Service(Models(folders), limits or Limits(), hosts_of(host, allowed))
+    sockets = listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{sockets[0].getsockname()[1]}"
+
+    def started() -> None:
+        print(f"{address} serves {service.models.served.folder}; Ctrl-C ends it", flush=True)
+
+    asyncio.run(Server(service, started).serve(sockets))

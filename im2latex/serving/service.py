@@ -1,0 +1,271 @@
+"""The HTTP service on a model.
+
+What all requests hold together is bounded: images, pixels that are to be decoded, bytes of bodies; beyond it they are
+answered 503. Nothing in a request names a file: pages are held in memory, models come from the folder that the service
+was started with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from im2latex.answer import describe, status
+from im2latex.errors import UserError
+from im2latex.pictures import MAX_PIXELS
+from im2latex.reading import BLANK, Beam, Hypothesis
+from im2latex.serving import rest
+from im2latex.serving.batching import Batcher
+from im2latex.serving.bodies import Bodies, ClientGone
+from im2latex.serving.connections import ABOVE_LIMIT, Connections
+from im2latex.serving.decoding import Decoding
+from im2latex.serving.hosts import Hosts
+from im2latex.serving.limits import Limits
+from im2latex.serving.metrics import CONTENT_TYPE, Metrics
+from im2latex.serving.models import Models, Served, read
+from im2latex.serving.pools import Busy, Held, Pool
+from im2latex.serving.web import QUIET, ROUTE, Around, as_json, tell
+from im2latex.serving.web_page import POLICY, files
+
+NAME = "im2latex"
+MAX_ALTERNATIVES = 10
+# A body of JSON above so many bytes takes much memory while it is read.
+LARGE_JSON = 2**20
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+    "Server": NAME,
+}
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+_VERSION = re.compile(r"[0-9]{1,19}")
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Service:
+    """Answers requests by a model.
+
+    Args:
+        models: the model that serves; its `refresh` is called for as long as the service lives.
+        limits: what it takes at most.
+        hosts: the names it answers to.
+    """
+
+    def __init__(self, models: Models, limits: Limits, hosts: Hosts | None = None) -> None:
+        self.models = models
+        self.limits = limits
+        self.ending = False
+        self.images = Pool("images are waiting", limits.max_images, self._wait)
+        self.bytes = Pool("bytes of other requests are waiting", limits.max_bytes, self._wait)
+        self.connections = Connections(limits, HEADERS)
+        self.metrics = Metrics(lambda: self.images.taken, lambda: models.served.version)
+        models.reloaded = self.metrics.reloaded
+        self._hosts = hosts or Hosts()
+        self._bodies = Bodies(limits, self.bytes)
+        self._files = files()
+        self._decoding: Decoding
+        self._batcher: Batcher[Served, list[Hypothesis]]
+
+    def application(self) -> ASGIApp:
+        """The application that uvicorn runs."""
+        versioned = f"/v1/models/{NAME}/versions/{{version}}"
+        routes = [_route(address, self._file) for address in self._files]
+        routes += [
+            _route("/healthz", self._healthz),
+            _route("/readyz", self._readyz),
+            _route("/metrics", self._metrics),
+            _route("/predict", self._predict, "POST"),
+            _route(f"/v1/models/{NAME}:predict", self._predict_as_tensorflow_serving, "POST"),
+            _route(f"/v1/models/{NAME}", self._status),
+            _route(f"/v1/models/{NAME}/metadata", self._metadata),
+            _route(f"{versioned}:predict", self._predict_as_tensorflow_serving, "POST"),
+            _route(f"{versioned}/metadata", self._metadata),
+            _route(versioned, self._status),
+        ]
+        handlers = dict.fromkeys((HTTPException, UserError, Busy, Exception), lambda request, error: as_json(error))
+        app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._work)
+        app.router.redirect_slashes = False
+        return Around(app, self._hosts, self.metrics, HEADERS, lambda: self.ending)
+
+    def end(self, requests: int) -> None:
+        """Says that the service is not ready any longer, while so many requests are in progress."""
+        self.ending = True
+        log.info("ending: %d requests are still to be answered", requests)
+
+    @contextlib.asynccontextmanager
+    async def _work(self, app: Starlette) -> AsyncIterator[None]:
+        """What goes on beside the requests."""
+        self._decoding = Decoding(self.limits.max_pixels)
+        self._batcher = Batcher(read, self.metrics.batch.observe)
+        tasks = [asyncio.create_task(work) for work in (self._watch(), self.connections.look())]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._batcher.close()
+        self._decoding.close()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self.limits.refresh)
+            try:
+                await asyncio.to_thread(self.models.refresh)
+            except Exception:  # noqa: BLE001  whatever is wrong with the folder now, the version that serves goes on
+                log.exception("could not look for a newer version")
+
+    def _wait(self) -> float:
+        """The seconds that the images take which are there."""
+        return self._decoding.wait() + self._batcher.wait()
+
+    # --- Answers ---------------------------------------------------------------------------------------------------
+
+    async def _file(self, request: Request) -> Response:
+        file = self._files[request.url.path]
+        return Response(file.content, headers={"Content-Type": file.content_type, "Cache-Control": "no-cache"})
+
+    async def _healthz(self, request: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def _readyz(self, request: Request) -> Response:
+        if self.ending:
+            return PlainTextResponse("ending\n", 503)
+        has_room = self.images.has(1) and self.bytes.has(self.limits.max_body) and self._decoding.pixels.has(MAX_PIXELS)
+        if self.connections.is_full or not has_room:
+            return PlainTextResponse("busy\n", 503)
+        return PlainTextResponse(f"version {self.models.served.version}\n")
+
+    async def _metrics(self, request: Request) -> Response:
+        return Response(self.metrics.page(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _status(self, request: Request) -> Response:
+        return JSONResponse(rest.status(self._version(request)))
+
+    async def _metadata(self, request: Request) -> Response:
+        return JSONResponse(rest.metadata(NAME, self._version(request)))
+
+    async def _predict_as_tensorflow_serving(self, request: Request) -> Response:
+        self._version(request)
+        with Held() as held:
+            body = await self._bodies.read(request, held)
+            parse = functools.partial(rest.parse, body)
+            asked = await (self._decoding.alone(parse) if len(body) > LARGE_JSON else asyncio.to_thread(parse))
+            del body, parse
+            if len(asked.images) > self.limits.max_images:
+                raise UserError(f"a request may hold {self.limits.max_images} images; send them in several")
+            _, found = await _unless_gone(request, self._read(held, asked.images, asked.beam, turn=False))
+        tell(request.scope, images=len(found))
+        return JSONResponse(rest.answer(asked, found))
+
+    async def _predict(self, request: Request) -> Response:
+        beam, as_typed = _asked(request)
+        with Held() as held:
+            image = await self._bodies.image(request, held)
+            version, (hypotheses,) = await _unless_gone(request, self._read(held, [image], beam, turn=True))
+        tell(request.scope, images=1, version=version)
+        found = describe(hypotheses, as_typed)
+        answer: dict[str, Any] = {"status": status(hypotheses), **found[0], "version": str(version)}
+        return JSONResponse(answer | ({"alternatives": found} if beam else {}))
+
+    # --- Parts of them ---------------------------------------------------------------------------------------------
+
+    def _version(self, request: Request) -> int:
+        """The version that serves; in a request that names one it has to be that."""
+        serves, version = self.models.served.version, request.path_params.get("version")
+        if version is not None and not _VERSION.fullmatch(version):
+            raise HTTPException(404)
+        if version is not None and int(version) != serves:
+            raise HTTPException(404, f"version {version} does not serve; {serves} does")
+        return serves
+
+    async def _read(
+        self, held: Held, images: Sequence[bytes], beam: Beam | None, turn: bool
+    ) -> tuple[int, list[list[Hypothesis]]]:
+        """Reads the images of a request by the version that serves now, in the batches of all requests."""
+        held.take(self.images, len(images))
+        served = self.models.served
+
+        async def answered() -> list[list[Hypothesis]]:
+            pixels = await self._decoding.normalise(served.reader, images, turn, held)
+            held.give_back(self.bytes)
+            inked = [of for of in pixels if of is not None]
+            found = iter(await self._batcher.read(served, inked, beam or Beam(1)))
+            return [[BLANK] if of is None else next(found) for of in pixels]
+
+        try:
+            return served.version, await asyncio.wait_for(answered(), self.limits.answer_timeout)
+        except asyncio.TimeoutError:
+            raise HTTPException(504, "the model did not answer in time; try again") from None
+
+
+def _route(path: str, handler: Handler, *methods: str) -> Route:
+    async def endpoint(request: Request) -> Response:
+        request.scope["state"][ROUTE] = path
+        if request.scope["state"].get(ABOVE_LIMIT) and path not in QUIET:
+            raise HTTPException(503, "too many connections; come later", headers={"Retry-After": "5"})
+        return await handler(request)
+
+    return Route(path, endpoint, methods=methods or ("GET",))
+
+
+def _asked(request: Request) -> tuple[Beam | None, bool]:
+    """The beam, and whether LaTeX is to be as a person types it.
+
+    Raises:
+        UserError: a parameter is wrong, or not known.
+    """
+    known = ("alternatives", "clean")
+    given = request.query_params.multi_items()
+    for name, _ in given:
+        if name not in known:
+            raise UserError(f"there is no parameter {name!r:.80}; there are {', '.join(known)}")
+    query = dict(given)
+    if len(query) < len(given):
+        raise UserError("a parameter is given twice")
+    clean, alternatives = query.get("clean", "").lower(), query.get("alternatives")
+    if clean not in (*TRUE, *FALSE):
+        raise UserError(f"clean has to be 1 or 0, not {clean!r:.80}")
+    if alternatives is None:
+        return None, clean in TRUE
+    if not re.fullmatch("[0-9]{1,2}", alternatives) or not 1 <= int(alternatives) <= MAX_ALTERNATIVES:
+        raise UserError(f"alternatives has to be a whole number from 1 to {MAX_ALTERNATIVES}")
+    return Beam(int(alternatives)), clean in TRUE
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Does what was asked for, as long as the client waits for it.
+
+    Raises:
+        ClientGone: it did not.
+    """
+    task = asyncio.create_task(work)
+    gone = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)

@@ -1,0 +1,166 @@
+"""What is done around every request: who may ask, the id, headers, errors as JSON, log and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from im2latex.errors import UserError
+from im2latex.serving.bodies import ClientGone
+from im2latex.serving.hosts import Hosts
+from im2latex.serving.logs import ACCESS
+from im2latex.serving.metrics import Metrics
+from im2latex.serving.pools import Busy
+
+ID = "x-request-id"
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# As nginx calls it: the client is gone before its answer.
+GONE = 499
+# How long the rest of a body that is not wanted is taken and thrown away, so that its client reads the answer.
+LINGERING_SECONDS = 3.0
+# Bytes of all headers of a request.
+LONGEST_HEAD = 2**15
+# Addresses that are asked all the time stand in no log.
+QUIET = ("/healthz", "/readyz", "/metrics")
+# In `scope["state"]`: the template of the address, and what else the log is to tell.
+ROUTE, TOLD = "route", "told"
+
+log = logging.getLogger(__name__)
+
+
+class Around:
+    """Wraps an application.
+
+    Args:
+        app: what answers.
+        hosts: the names that it answers to.
+        metrics: where requests are counted.
+        headers: of every answer.
+        is_ending: whether connections are to be closed after the answer.
+    """
+
+    def __init__(
+        self, app: ASGIApp, hosts: Hosts, metrics: Metrics, headers: Mapping[str, str], is_ending: Callable[[], bool]
+    ) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._metrics = metrics
+        self._headers = headers
+        self._is_ending = is_ending
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        given = Headers(scope=scope)
+        state = scope.setdefault("state", {})
+        identity = given.get(ID, "")
+        state["id"] = identity if _ID.fullmatch(identity) else secrets.token_hex(8)
+        exchange = _Exchange(scope, receive, send, {**self._headers, ID: state["id"]}, self._is_ending)
+        try:
+            try:
+                if sum(len(name) + len(value) for name, value in scope["headers"]) > LONGEST_HEAD:
+                    raise HTTPException(431, f"the headers are longer than {LONGEST_HEAD:,} bytes")
+                self._hosts.check(scope["method"], given)
+                await self._app(scope, exchange.receive, exchange.send)
+            except HTTPException as error:
+                await as_json(error)(scope, exchange.receive, exchange.send)
+        except (ClientGone, OSError):
+            exchange.status = GONE
+        except asyncio.CancelledError:
+            exchange.status = GONE
+            raise
+        except Exception:  # noqa: BLE001  it has been answered; a fault of ours must not end the service
+            log.exception("%s %s failed", scope["method"], _path(scope), extra={"request_id": state["id"]})
+        finally:
+            seconds = time.perf_counter() - started
+            route = state.get(ROUTE, "other")
+            self._metrics.requests.labels(route, exchange.status).inc()
+            self._metrics.seconds.labels(route).observe(seconds)
+            if route not in QUIET or exchange.status >= 500:
+                _note(scope, exchange.status, seconds)
+
+
+class _Exchange:
+    """A request and its answer, as they pass."""
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], is_ending: Callable[[], bool]
+    ) -> None:
+        self.status = GONE
+        self._receive = receive
+        self._send = send
+        self._headers = headers
+        self._is_ending = is_ending
+        given = Headers(scope=scope)
+        self._has_more = given.get("content-length", "0") != "0" or "transfer-encoding" in given
+        # Asking for the body would tell the client to send it.
+        self._lingers = "expect" not in given
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._has_more = message["type"] == "http.request" and message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in self._headers.items():
+                headers.setdefault(name, value)
+            if self._has_more or self._is_ending():
+                headers["connection"] = "close"
+        elif self._has_more and self._lingers and not message.get("more_body", False):
+            # What the client still sends is taken, or it would be cut off before it reads the answer.
+            await self._send({**message, "more_body": True})
+            await self._linger()
+            message = {**message, "body": b""}
+        await self._send(message)
+
+    async def _linger(self) -> None:
+        async def rest() -> None:
+            while self._has_more:
+                await self.receive()
+
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(rest(), LINGERING_SECONDS)
+
+
+def as_json(error: Exception) -> JSONResponse:
+    """The answer to what is wrong: a sentence in JSON, as TensorFlow Serving does."""
+    if isinstance(error, HTTPException):
+        return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+    if isinstance(error, Busy):
+        return JSONResponse({"error": str(error)}, 503, headers={"Retry-After": str(error.seconds)})
+    if isinstance(error, UserError):
+        return JSONResponse({"error": str(error)}, 400)
+    return JSONResponse({"error": "the model failed; the service's log says how"}, 500)
+
+
+def tell(scope: Scope, **what: Any) -> None:
+    """Adds to the line of a request in the log."""
+    scope["state"].setdefault(TOLD, {}).update(what)
+
+
+def _note(scope: Scope, status: int, seconds: float) -> None:
+    client = scope["client"][0] if scope.get("client") else ""
+    known = {"client": client, "method": scope["method"], "path": _path(scope), "status": status}
+    known |= {"request_id": scope["state"]["id"], "seconds": round(seconds, 6), **scope["state"].get(TOLD, {})}
+    ACCESS.info("%s %s %s %d %.0f ms", client, scope["method"], _path(scope), status, 1e3 * seconds, extra=known)
+
+
+def _path(scope: Scope) -> str:
+    """As it was sent, with everything but printable ASCII in per cents."""
+    return scope["raw_path"].decode("ascii", "replace")[:200]
