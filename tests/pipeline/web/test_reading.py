@@ -59,5 +59,5 @@ def test_it_reads_what_the_command_reads_and_asks_nobody(page: Page) -> None:
         np.testing.assert_allclose([number for _, number in found], given, rtol=0, atol=0.01)
     # The model's own search, which is wider than what is asked for.
     alone = page.read(pictures[:3], alternatives=1)
-    expected = [reading.clean for reading in im2latex.predict(pictures[:3])]
-    assert [[one["latex"] for one in answer["alternatives"]] for answer in alone] == [[latex] for latex in expected]
+    best = [reading.clean for reading in im2latex.predict(pictures[:3])]
+    assert [[one["latex"] for one in answer["alternatives"]] for answer in alone] == [[latex] for latex in best]
