@@ -233,25 +233,33 @@ def rollback(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="Folder of the SavedModel, or other file, to write.", metavar="PATH")],
+    out: Annotated[Path, typer.Option(help="Folder or file to write.", metavar="PATH")],
     weights: Annotated[
         Path | None, typer.Option(help="File of weights, or folder with weights.npz, to read.", metavar="PATH")
     ] = None,
-    model: Annotated[Path | None, typer.Option(help="SavedModel to read, such as a pushed one.", metavar="DIR")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="SavedModel to read, such as a pushed one, or `reader`, the model that comes with im2latex.",
+            metavar="DIR",
+        ),
+    ] = None,
     to: Annotated[
-        Literal["savedmodel", "weights", "onnx"],
+        Literal["savedmodel", "weights", "onnx", "web"],
         typer.Option(
             "--format",
-            help="Write a SavedModel, one small file of weights, or an ONNX file.",
-            metavar="savedmodel|weights|onnx",
+            help="Write a SavedModel, one small file of weights, an ONNX file, or a web page that reads pictures.",
+            metavar="savedmodel|weights|onnx|web",
         ),
     ] = "savedmodel",
     precision: Annotated[
-        Literal["float32", "float16", "int8"],
+        Literal["float32", "float16", "int8"] | None,
         typer.Option(
-            help="Number format of the matrices in a file of weights or ONNX.", metavar="float32|float16|int8"
+            help="Number format of the matrices in a file of weights, ONNX or a web page. Default: float32, for a web "
+            "page float16.",
+            metavar="float32|float16|int8",
         ),
-    ] = "float32",
+    ] = None,
     calibration: Annotated[
         Path | None,
         typer.Option(
@@ -262,6 +270,13 @@ def export(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data set for --calibrate.")] = "eval",
+    npm: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the packages of a web page, as `npm pack` writes them; if not given, they are fetched.",
+            metavar="DIR",
+        ),
+    ] = None,
     notes: Annotated[
         list[str] | None,
         typer.Option(
@@ -269,7 +284,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Export a trained model as a SavedModel, as the pipeline pushes it, as one file of weights, or as ONNX."""
+    """Export a trained model as a SavedModel, one file of weights, ONNX, or a page that reads in the browser."""
     hush()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     from pipeline.models.export import calibrated, export_model, read_model, with_provenance
@@ -282,7 +297,7 @@ def export(
     if calibration is not None:
         trained, sentence = calibrated(trained, calibration, split)
         typer.echo(sentence)
-    export_model(trained, out, to, precision)
+    export_model(trained, out, to, precision, npm)
     size = sum(file.stat().st_size for file in (out.rglob("*") if out.is_dir() else (out,)) if file.is_file())
     numbers = sum(array.size for array in trained.weights.values())
     typer.echo(f"{out}: {numbers:,} parameters, {len(trained.vocabulary)} tokens, {size:,} bytes")

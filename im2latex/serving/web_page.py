@@ -33,6 +33,7 @@ def files() -> dict[str, File]:
         "/": FOLDER / "page" / "page.html",
         "/page.css": FOLDER / "page" / "page.css",
         "/page.js": FOLDER / "page" / "page.js",
+        "/read.js": FOLDER / "page" / "read.js",
         "/katex/katex.min.css": KATEX / "katex.min.css",
         "/katex/katex.min.js": KATEX / "katex.min.js",
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import hashlib
-import os
 import shutil
 import tempfile
 from importlib.metadata import version
@@ -15,6 +14,7 @@ import typer
 from im2latex import weights
 from im2latex.errors import UserError
 from im2latex.models import choose
+from pipeline.cache import cache_folder
 from pipeline.models.export import save_model
 from trainer_module import reader
 
@@ -70,8 +70,7 @@ def saved_model() -> Path:
 
 def cache() -> Path:
     """Returns the folder of prepared models; its content can be deleted at any time."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if os.path.isabs(home) else Path.home() / ".cache") / "im2latex" / "models"
+    return cache_folder("models")
 
 
 def _digest() -> str:

@@ -1,4 +1,4 @@
-"""The command `im2latex export`: converts a trained model to a SavedModel, a file of weights, or an ONNX file."""
+"""The command `im2latex export`: converts a trained model to a SavedModel, a file of weights or ONNX, or a web page."""
 
 from __future__ import annotations
 
@@ -11,40 +11,53 @@ from pathlib import Path
 import im2latex
 from data.files import atomic_folder
 from im2latex.errors import UserError
+from im2latex.weights import NAME, weights_file
+from pipeline.web.folder import save_web
 from pipeline.workspace import Workspace
 from trainer_module.trained import Precision, Trained, load_weights, save_onnx, save_weights
 
-SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE = "savedmodel", "weights", "onnx"
-FORMATS = (SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE)
+SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE, WEB = "savedmodel", "weights", "onnx", "web"
+FORMATS = (SAVED_MODEL, WEIGHTS_FILE, ONNX_FILE, WEB)
 
 
-def export_model(trained: Trained, out: Path, to: str, precision: Precision) -> None:
+def export_model(
+    trained: Trained, out: Path, to: str, precision: Precision | None = None, npm: Path | None = None
+) -> None:
     """Writes a model in one of `FORMATS`.
 
     Args:
         trained: the model.
-        out: folder of the SavedModel, or file of the weights or ONNX; it must not exist yet.
+        out: folder of the SavedModel or web page, or file of the weights or ONNX; it must not exist yet.
         to: one of `FORMATS`.
-        precision: number format of the matrices in a file of weights or ONNX.
+        precision: number format of the matrices, but in a SavedModel; the default is float32, for a web page float16.
+        npm: folder with the npm packages of a web page; None downloads them.
 
     Raises:
-        UserError: `out` exists or cannot be written, or the weights do not fit the precision.
+        UserError: `out` exists or cannot be written, the weights do not fit the precision, or a package is missing.
     """
+    if npm and to != WEB:
+        raise UserError("--npm is for --format web; leave it out")
     if out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     try:
         if to == WEIGHTS_FILE:
-            save_weights(out, trained, precision)
+            save_weights(out, trained, precision or "float32")
         elif to == ONNX_FILE:
-            save_onnx(out, trained, precision)
+            save_onnx(out, trained, precision or "float32")
+        elif to == WEB:
+            save_web(out, trained, precision or "float16", npm)
         else:
             save_model(trained, out)
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror}; choose another --out") from None
 
 
-def read_model(weights: Path | None, model: Path | None) -> Trained:
+def read_model(weights: Path | None, model: str | None) -> Trained:
     """Reads a model from weights or from a SavedModel.
+
+    Args:
+        weights: a file, or a folder with `weights.npz`.
+        model: a folder, or `reader` for the model that comes with im2latex.
 
     Raises:
         UserError: not exactly one of the two is given, or the model cannot be read.
@@ -54,9 +67,11 @@ def read_model(weights: Path | None, model: Path | None) -> Trained:
     if weights is not None:
         return load_weights(weights)
     assert model is not None
+    if model == NAME:
+        return load_weights(weights_file())
     from trainer_module.signatures import read_exported
 
-    return read_exported(model)
+    return read_exported(Path(model))
 
 
 def calibrated(trained: Trained, data: Path, split: str) -> tuple[Trained, str]:
@@ -79,7 +94,7 @@ def calibrated(trained: Trained, data: Path, split: str) -> tuple[Trained, str]:
     return trained._replace(calibration=fit.calibration), f"calibrated on {fit.examples:,} examples: {error}"
 
 
-def with_provenance(trained: Trained, model: Path | None, notes: Mapping[str, str]) -> Trained:
+def with_provenance(trained: Trained, model: str | None, notes: Mapping[str, str]) -> Trained:
     """Returns the model with more provenance: the date, im2latex's version, the run with its BLEU, and the notes.
 
     Args:
@@ -88,7 +103,7 @@ def with_provenance(trained: Trained, model: Path | None, notes: Mapping[str, st
         notes: texts by name.
     """
     made = {"date": datetime.date.today().isoformat(), "im2latex": im2latex.__version__}
-    pushed = _pushed(model) if model else {}
+    pushed = _pushed(Path(model)) if model else {}
     return trained._replace(provenance={**trained.provenance, **made, **pushed, **notes})
 
 

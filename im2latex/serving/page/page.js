@@ -1,10 +1,15 @@
 "use strict";
 
+/* The page of the service, and of the folder that `im2latex export --format web` writes. What reads a picture there, the
+   service or the browser, is in read.js: `read(picture, alternatives, signal)` gives { status, alternatives }. */
+
 /* How many readings are asked for. */
 const ALTERNATIVES = 5;
+const NOTHING_YET = "Nothing to read yet.";
 /* A drawing is sent so much smaller, which makes its strokes as thin as print. */
 const SHRINK = 4;
 const PEN = 7;
+const KATEX = { throwOnError: true, trust: false, maxExpand: 1000, maxSize: 50 };
 
 const of = (id) => document.getElementById(id);
 const canvas = of("canvas");
@@ -25,7 +30,7 @@ function render(formula, element, displayMode) {
     return false;
   }
   try {
-    katex.render(formula, element, { displayMode, throwOnError: true, trust: false, maxExpand: 1000, maxSize: 50 });
+    katex.render(formula, element, { ...KATEX, displayMode });
     return true;
   } catch (error) {
     element.textContent = "This LaTeX cannot be drawn here.";
@@ -70,7 +75,7 @@ function show(answer) {
   of("answer").hidden = false;
 }
 
-/* Asks the service about a picture; an older question is given up. */
+/* Reads a picture; an older question is given up. */
 async function ask(picture) {
   asking?.abort();
   asking = new AbortController();
@@ -79,27 +84,21 @@ async function ask(picture) {
   say("Reading…");
   const started = performance.now();
   try {
-    const response = await fetch(`/predict?clean=1&alternatives=${ALTERNATIVES}`, {
-      method: "POST",
-      body: picture,
-      headers: { "Content-Type": "application/octet-stream" },
-      signal,
-    });
-    const answer = await response.json();
-    if (!response.ok) {
-      say(`Not read: ${answer.error}.`, true);
+    const answer = await read(picture, ALTERNATIVES, signal);
+    if (signal.aborted) {
       return;
     }
     show(answer);
     const seconds = ((performance.now() - started) / 1000).toFixed(2);
+    const by = answer.version ? ` by version ${answer.version}` : "";
     say(
       answer.status === "blank"
         ? "This picture is blank."
-        : `Read in ${seconds} s by version ${answer.version}: ${percent(answer.probability)} sure.`,
+        : `Read in ${seconds} s${by}: ${percent(answer.alternatives[0].probability)} sure.`,
     );
   } catch (error) {
     if (!signal.aborted) {
-      say("Not read: the service does not answer. Is it still running?", true);
+      say(`Not read: ${error.message}`, true);
     }
   }
 }
@@ -154,7 +153,15 @@ document.addEventListener("drop", (event) => {
   takeFirst(event.dataTransfer.files, "What was dropped is no file.");
 });
 
-async function copy(button, text) {
+/* Copies what the LaTeX becomes in another form. */
+async function copy(button, convert) {
+  let text;
+  try {
+    text = convert(latex);
+  } catch (error) {
+    say("This LaTeX cannot be converted.", true);
+    return;
+  }
   const label = button.textContent;
   try {
     await navigator.clipboard.writeText(text);
@@ -162,16 +169,31 @@ async function copy(button, text) {
     say("Copied.");
   } catch (error) {
     // A browser that does not trust this address lets nobody write to the clipboard but the person.
+    of("latex").textContent = text;
     getSelection().selectAllChildren(of("latex"));
-    say("This browser does not let the page copy: the LaTeX is selected, press Ctrl+C.", true);
+    say("This browser does not let the page copy: the text is selected, press Ctrl+C.", true);
   }
   setTimeout(() => {
     button.textContent = label;
   }, 1500);
 }
 
-of("copy").addEventListener("click", () => copy(of("copy"), latex));
-of("copy-dollars").addEventListener("click", () => copy(of("copy-dollars"), `$${latex}$`));
+function asMathML(formula) {
+  const drawn = katex.renderToString(formula, { ...KATEX, displayMode: true, output: "mathml" });
+  return drawn.slice(drawn.indexOf("<math"), drawn.lastIndexOf("</math>") + "</math>".length);
+}
+
+const FORMS = {
+  copy: (formula) => formula,
+  "copy-dollars": (formula) => `$${formula}$`,
+  "copy-mathml": asMathML,
+  // Where the page has no converter to Typst, it has no button for it.
+  ...(window.tex2typst && { "copy-typst": (formula) => tex2typst(formula) }),
+};
+for (const [id, convert] of Object.entries(FORMS)) {
+  of(id).hidden = false;
+  of(id).addEventListener("click", () => copy(of(id), convert));
+}
 
 /* --- Drawing --- */
 

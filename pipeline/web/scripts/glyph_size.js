@@ -1,0 +1,73 @@
+/* The size of the glyphs in an image: im2latex/glyph_size.py once more. The estimator is a perceptron with one hidden
+   layer of rectified units and a second one; its arrays come with the model. */
+
+import { rint, sum } from "./numbers.js";
+
+const PYRAMID_LEVELS = 7;
+/* Scales are powers of 2 with this many steps to the next. */
+const STEPS = 8;
+const [LEAST_SCALE, MOST_SCALE] = [1 / 16, 4];
+
+const { abs, ceil, fround, hypot, log, max, min } = Math;
+
+/* How the ink of an image, { height, width, values }, is spread over scales: of each level of a pyramid the steps across
+   and down and the squares, in pixels of the first; and the area of the ink. */
+export function measures(ink) {
+  const found = [];
+  const area = fround(sum(ink.values));
+  for (let level = 0; level < PYRAMID_LEVELS; level++) {
+    const { height, width, values } = ink;
+    let [across, down, squares] = [0, 0, 0];
+    for (let y = 0; y < height; y++) {
+      for (let x = 0, i = y * width; x < width; x++, i++) {
+        across += abs(fround(values[i] - (x ? values[i - 1] : 0)));
+        down += abs(fround(values[i] - (y ? values[i - width] : 0)));
+        squares += fround(values[i] * values[i]);
+      }
+      across += values[(y + 1) * width - 1];
+    }
+    down += sum(values.subarray((height - 1) * width));
+    found.push(fround(across) * 2 ** level, fround(down) * 2 ** level, fround(squares) * 4 ** level);
+    ink = halved(ink);
+  }
+  return [found, area];
+}
+
+/* The means of 2 x 2 pixels. */
+function halved({ height, width, values }) {
+  const half = { height: ceil(height / 2), width: ceil(width / 2) };
+  const sums = new Float32Array(half.height * half.width);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      sums[(y >> 1) * half.width + (x >> 1)] += values[y * width + x];
+    }
+  }
+  return { ...half, values: sums.map((total) => total / 4) };
+}
+
+/* The factor that brings the glyphs of an image to a size: of an em, pixels. */
+export function glyphScale(found, area, size, estimator) {
+  if (area <= 0) {
+    return 1;
+  }
+  const em = predict(estimator, found, area);
+  const step = rint(fround(fround(STEPS * fround(fround(log(size)) - em)) / fround(log(2))));
+  return min(max(2 ** (step / STEPS), LEAST_SCALE), MOST_SCALE);
+}
+
+/* The logarithm of the size of an em, pixels. */
+function predict(estimator, found, area) {
+  const given = found.map((of, i) => {
+    const relative = log(max(fround(of / area), fround(1e-6)));
+    return (relative - estimator.mean[i]) / estimator.deviation[i];
+  });
+  // A stroke of length l and width w has the area l * w and an outline of 2 * l.
+  const stroke = log(2) - log(hypot(found[0], found[1]) / area);
+  const first = layer(given, estimator.hidden, estimator.hidden_bias).map((unit) => max(unit, 0));
+  const second = layer(first, estimator.second, estimator.second_bias).map((unit) => max(unit, 0));
+  return fround(stroke + sum(second.map((unit, i) => unit * estimator.output[i])) + estimator.output_bias);
+}
+
+function layer(inputs, weights, biases) {
+  return biases.map((bias, unit) => bias + sum(inputs.map((value, i) => value * weights[i][unit])));
+}

@@ -1,0 +1,58 @@
+"use strict";
+
+/* How page.js reads a picture where there is no service: by the model in a worker. */
+
+const worker = new Worker("worker.js", { type: "module" });
+const waiting = new Map();
+let asked = 0;
+let failed = "";
+
+of("where").textContent = "Read in this browser: no picture leaves this device.";
+say("Loading the model…");
+
+function fail(reason) {
+  failed = `the model could not be loaded (${reason}). Load the page again.`;
+  say(`Nothing can be read: ${failed}`, true);
+  for (const { reject } of waiting.values()) {
+    reject(new Error(failed));
+  }
+  waiting.clear();
+}
+
+/* KaTeX's fonts, which are otherwise fetched when they are needed: too late for a page that is offline. */
+const fonts = new Promise((done) => window.addEventListener("load", done)).then(() =>
+  Promise.allSettled([...document.fonts].map((font) => font.load())),
+);
+
+worker.addEventListener("message", async ({ data }) => {
+  if (data.loaded) {
+    await fonts;
+    if (!asked) {
+      say(NOTHING_YET);
+    }
+  } else if (data.failed) {
+    fail(data.failed);
+  } else {
+    const { resolve, reject } = waiting.get(data.id);
+    waiting.delete(data.id);
+    if (data.error) {
+      reject(new Error(`${data.error}.`));
+    } else {
+      resolve(data.answer);
+    }
+  }
+});
+worker.addEventListener("error", (event) => fail(event.message ?? "a script is missing"));
+
+/* What stands in a picture: { status, alternatives }. */
+function read(picture, alternatives) {
+  return new Promise((resolve, reject) => {
+    if (failed) {
+      reject(new Error(failed));
+      return;
+    }
+    asked += 1;
+    waiting.set(asked, { resolve, reject });
+    worker.postMessage({ id: asked, picture, alternatives });
+  });
+}

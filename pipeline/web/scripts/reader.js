@@ -1,0 +1,113 @@
+/* A picture to LaTeX, with ONNX Runtime: im2latex/reader.py for one picture at a time. */
+
+import * as ort from "./onnxruntime/ort.wasm.bundle.min.js";
+import { clean } from "./clean.js";
+import { WHITE, normalise } from "./images.js";
+
+/* The convolutional encoder halves both sides three times. */
+const STRIDE = 8;
+const PAD = 0;
+/* As im2latex/pictures.py has them. */
+const MAX_PIXELS = 16000000;
+const MAX_SIDE = 16000;
+const LEAST_PIXELS = 9;
+
+const here = (name) => new URL(name, import.meta.url).href;
+
+/* A picture that cannot be read: one sentence that begins with "the image". */
+export class ImageError extends Error {}
+
+/* A model that reads pictures. `load` makes one. */
+export class Reader {
+  constructor(session, described) {
+    this.session = session;
+    this.described = described;
+  }
+
+  /* Fetches all that is needed; from then on there is no request. */
+  static async load() {
+    // More threads need headers (COOP and COEP) that static hosts do not send.
+    ort.env.wasm.numThreads = 1;
+    ort.env.wasm.wasmPaths = { wasm: here("onnxruntime/ort-wasm-simd-threaded.wasm") };
+    const [model, described] = await Promise.all([
+      download("model.onnx").then((response) => response.arrayBuffer()),
+      download("model.json").then((response) => response.json()),
+    ]);
+    const session = await ort.InferenceSession.create(new Uint8Array(model));
+    // What runs first is compiled first: here, so that no picture has to wait for it.
+    await session.run(inputs({ height: 1, width: 1, pixels: Uint8Array.of(0) }, 1, 0), ["tokens"]);
+    return new Reader(session, described);
+  }
+
+  /* Reads the file of a picture, a Blob, by the model's own search, or a wider one for more alternatives than its beam.
+
+     Gives { status, alternatives }, as the service does: at most `count`, the best first, each { latex, log_probability,
+     probability }, LaTeX as a person would type it. */
+  async read(picture, count) {
+    const { image, decoding, estimator, vocabulary } = this.described;
+    const normalised = normalise(await decode(picture), image, estimator);
+    if (normalised.pixels.every((level) => level === WHITE)) {
+      return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 1 }] };
+    }
+    const width = Math.max(count, decoding.beam_width);
+    const given = inputs(normalised, width, decoding.length_penalty);
+    const found = await this.session.run(given, ["tokens", "log_probability"]);
+    const [, , steps] = found.tokens.dims;
+    const alternatives = [...found.log_probability.data].map((logProbability, i) => {
+      const tokens = found.tokens.data.subarray(i * steps, (i + 1) * steps);
+      const latex = Array.from(tokens, Number)
+        .filter((token) => token !== PAD)
+        .map((token) => vocabulary[token])
+        .join(" ");
+      return { latex: clean(latex), log_probability: logProbability, probability: Math.exp(logProbability) };
+    });
+    // Where there are fewer sentences than were asked for, the others have no probability.
+    const sentences = alternatives.filter((one) => Number.isFinite(one.log_probability));
+    return { status: "read", alternatives: sentences.slice(0, count) };
+  }
+}
+
+async function download(name) {
+  const response = await fetch(here(name));
+  if (!response.ok) {
+    throw new Error(`${name} is missing on this site (status ${response.status})`);
+  }
+  return response;
+}
+
+async function decode(picture) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(picture, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
+  } catch (error) {
+    throw new ImageError("the image is damaged, or of a format that this browser does not know");
+  }
+  const { height, width } = bitmap;
+  if (height * width > MAX_PIXELS || Math.max(height, width) > MAX_SIDE) {
+    throw new ImageError(
+      `the image has ${width} x ${height} pixels, more than ${MAX_PIXELS} in all or ${MAX_SIDE} a side; make it smaller`,
+    );
+  }
+  if (height * width < LEAST_PIXELS) {
+    throw new ImageError(`the image has ${width} x ${height} pixels, too few for a formula; take a larger one`);
+  }
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return { height, width, data: context.getImageData(0, 0, width, height).data };
+}
+
+/* What im2latex/graph.py says that the model takes. */
+function inputs({ height, width, pixels }, beam, lengthPenalty) {
+  const sides = [height, width].map((side) => Math.ceil(side / STRIDE) * STRIDE);
+  const padded = new Uint8Array(sides[0] * sides[1]).fill(WHITE);
+  for (let y = 0; y < height; y++) {
+    padded.set(pixels.subarray(y * width, (y + 1) * width), y * sides[1]);
+  }
+  return {
+    image: new ort.Tensor("uint8", padded, [1, ...sides]),
+    size: new ort.Tensor("int64", BigInt64Array.of(BigInt(height), BigInt(width)), [1, 2]),
+    width: new ort.Tensor("int64", BigInt64Array.of(BigInt(beam)), []),
+    length_penalty: new ort.Tensor("float32", Float32Array.of(lengthPenalty), []),
+  };
+}

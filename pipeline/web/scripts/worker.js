@@ -1,0 +1,21 @@
+/* Reads pictures beside the page, which stays alive meanwhile. */
+
+import { ImageError, Reader } from "./reader.js";
+
+const loading = Reader.load();
+loading.then(
+  () => postMessage({ loaded: true }),
+  (error) => postMessage({ failed: error.message }),
+);
+/* One after the other: the runtime reads no two at once. */
+let last = loading;
+
+onmessage = ({ data: { id, picture, alternatives } }) => {
+  last = last.then(async () => {
+    try {
+      postMessage({ id, answer: await (await loading).read(picture, alternatives) });
+    } catch (error) {
+      postMessage({ id, error: error instanceof ImageError ? error.message : `the model failed (${error.message})` });
+    }
+  });
+};
