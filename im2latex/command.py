@@ -91,11 +91,11 @@ def _predict(
     sources: list[Source] = []
     for image in images:
         try:
-            found, unreadable = find(image)
+            files, unreadable = find(image)
         except UserError as error:
             failed = _complain(error, image)
             continue
-        sources += found
+        sources += files
         for folder, problem in unreadable:
             failed = _complain(problem, folder)
     beam = Beam(alternatives) if alternatives else None

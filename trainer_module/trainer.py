@@ -19,7 +19,7 @@ from im2latex.errors import UserError
 from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
 from trainer_module.batching import Batch, feeders, padding, plan
-from trainer_module.calibration import calibrate
+from trainer_module.calibration import EXAMPLES, calibrate
 from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
@@ -102,7 +102,8 @@ def run_fn(fn_args: FnArgs) -> None:
             )
     log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
     trained = Trained(model_config, image, vocabulary, training_config.max_tokens, weights_of(model), decoding)
-    fit = calibrate(trained, [(one.image, _text(one.tokens, vocabulary)) for one in validation], normalised=True)
+    sample = validation[:: -(-len(validation) // EXAMPLES)]
+    fit = calibrate(trained, [(one.image, _text(one.tokens, vocabulary)) for one in sample], normalised=True)
     log.info("calibration error %.3f, %.3f before, on %d validation examples", fit.after, fit.before, fit.examples)
     trained = trained._replace(calibration=fit.calibration)
     FormulaReader(trained, TransformedImages(transform)).save(fn_args.serving_model_dir)

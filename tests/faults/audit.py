@@ -157,7 +157,7 @@ def serve(workspace: Workspace, image: bytes, told: Path, stop: Path) -> int:
                 models.refresh()
                 if models.served.folder != before:
                     tell(answered=models.served.folder.name)
-                (answer,) = models.read([image], None)
+                (answer,) = models.served.reader.read_each([image])
                 if isinstance(answer, Exception):
                     tell(fault=f"version {models.served.folder.name}: {answer!r}")
             time.sleep(0.05)

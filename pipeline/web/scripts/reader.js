@@ -47,11 +47,11 @@ export class Reader {
     const { image, decoding, estimator, vocabulary } = this.described;
     const normalised = normalise(await decode(picture), image, estimator);
     if (normalised.pixels.every((level) => level === WHITE)) {
-      return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 1 }] };
+      return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 0 }] };
     }
     const width = Math.max(count, decoding.beam_width);
     const given = inputs(normalised, width, decoding.length_penalty);
-    const found = await this.session.run(given, ["tokens", "log_probability"]);
+    const found = await this.session.run(given, ["tokens", "log_probability", "probability"]);
     const [, , steps] = found.tokens.dims;
     const alternatives = [...found.log_probability.data].map((logProbability, i) => {
       const tokens = found.tokens.data.subarray(i * steps, (i + 1) * steps);
@@ -59,7 +59,7 @@ export class Reader {
         .filter((token) => token !== PAD)
         .map((token) => vocabulary[token])
         .join(" ");
-      return { latex: clean(latex), log_probability: logProbability, probability: Math.exp(logProbability) };
+      return { latex: clean(latex), log_probability: logProbability, probability: found.probability.data[i] };
     });
     // Where there are fewer sentences than were asked for, the others have no probability.
     const sentences = alternatives.filter((one) => Number.isFinite(one.log_probability));

@@ -57,6 +57,8 @@ def test_it_reads_what_the_command_reads_and_asks_nobody(page: Page) -> None:
         assert [latex for latex, _ in found] == [one.clean for one in expected.alternatives]
         given = [one.log_probability for one in expected.alternatives]
         np.testing.assert_allclose([number for _, number in found], given, rtol=0, atol=0.01)
+        probabilities = [one["probability"] for one in answer["alternatives"]]
+        np.testing.assert_allclose(probabilities, [one.probability for one in expected.alternatives], rtol=0, atol=0.01)
     # The model's own search, which is wider than what is asked for.
     alone = page.read(pictures[:3], alternatives=1)
     best = [reading.clean for reading in im2latex.predict(pictures[:3])]
