@@ -47,15 +47,15 @@ def watch(
     preset: Preset = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.", metavar="SECONDS")] = 60,
+    every: Annotated[float, typer.Option(min=1, help="Seconds between checks.", metavar="SECONDS")] = 60,
     once: Annotated[
-        bool, typer.Option("--once", help="Look once, run if something has changed, and end; for cron.")
+        bool, typer.Option("--once", help="Check once, run if something has changed, and exit; for cron.")
     ] = False,
 ) -> None:
-    """Run the pipeline whenever data, configuration or code have changed.
+    """Run the pipeline when data, configuration or code have changed.
 
-    A run that failed, or whose model was refused, is told to the command in IM2LATEX_NOTIFY_COMMAND and the webhook in
-    IM2LATEX_NOTIFY_WEBHOOK. Exit status with --once: that of the run, 0 if nothing has changed.
+    IM2LATEX_NOTIFY_COMMAND and IM2LATEX_NOTIFY_WEBHOOK name a command and a webhook that receive a notification of each
+    failed run and each refused model. Exit status with --once: that of the run, or 0 if nothing has changed.
     """
     from pipeline.config import load_config
     from pipeline.running.watch import Watch
@@ -67,5 +67,5 @@ def watch(
     load = functools.partial(load_config, preset, config, settings or ())
     if once:
         load()
-        raise typer.Exit(Watch(load, say, settled=True).look() or 0)
+        raise typer.Exit(Watch(load, say, settled=True).check() or 0)
     watch_for_changes(load, every, say)

@@ -1,7 +1,7 @@
-"""Tells the operator of a run that failed or was refused: by a command, a webhook, or both.
+"""Notifies the operator of failed and refused runs, by a command, a webhook, or both.
 
-Both come from the environment: IM2LATEX_NOTIFY_COMMAND is run by the shell, with the message as JSON on its standard
-input; IM2LATEX_NOTIFY_WEBHOOK is an address that the JSON is posted to.
+Environment variables name them: the shell runs IM2LATEX_NOTIFY_COMMAND with the message as JSON on its standard input;
+IM2LATEX_NOTIFY_WEBHOOK is an address that the JSON is posted to.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from im2latex.errors import UserError
 
 COMMAND, WEBHOOK = "IM2LATEX_NOTIFY_COMMAND", "IM2LATEX_NOTIFY_WEBHOOK"
 FAILED, REFUSED = "failed", "refused"
-# What either may take.
+# Timeout of each.
 SECONDS = 30
 
 
 def check_environment(environment: Mapping[str, str] = os.environ) -> None:
-    """Refuses a webhook that is no address, before there is something to tell.
+    """Checks the address of the webhook before there is anything to send.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not an address.
     """
     address = environment.get(WEBHOOK, "")
     if address and not address.startswith(("http://", "https://")):
-        raise UserError(f"{WEBHOOK} is {address!r}, and has to be an address that starts with http:// or https://")
+        raise UserError(f"{WEBHOOK} is {address!r}, but has to start with http:// or https://")
 
 
 def notify(source: str, outcome: str, sentence: str, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Tells the operator; does nothing where no one is to be told.
+    """Sends a notification to each configured receiver.
 
     Args:
         source: what failed or was refused: the name of a pipeline, or a component.
         outcome: `FAILED` or `REFUSED`.
         sentence: why.
-        environment: with the variables above.
+        environment: the environment variables.
 
     Returns:
-        A sentence for each way that did not work.
+        A sentence for each receiver that failed.
     """
     message = json.dumps({
         "source": source,
@@ -65,7 +65,7 @@ def _run(command: str, message: str) -> str:
     try:
         done = subprocess.run(command, shell=True, input=message, text=True, timeout=SECONDS, stdout=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        return f"{COMMAND} did not end within {SECONDS} s"
+        return f"{COMMAND} took longer than {SECONDS} s"
     return f"{COMMAND} ended with status {done.returncode}" if done.returncode else ""
 
 
@@ -78,4 +78,4 @@ def _post(address: str, message: str) -> str:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(error, urllib.error.HTTPError):
             return f"{WEBHOOK} answered with {error.code} {reason}"
-        return f"{WEBHOOK} was not reached ({reason})"
+        return f"{WEBHOOK} cannot be reached ({reason})"

@@ -1,4 +1,4 @@
-"""`im2latex watch`: runs the pipeline whenever data, configuration or code have changed, and tells what goes wrong."""
+"""`im2latex watch`: runs the pipeline when data, configuration or code have changed, and reports failures."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from pipeline.running.record import fingerprint_of, start_of
 from pipeline.sources import all_files, fingerprint
 from pipeline.workspace import Workspace
 
-# What decides on a run, as it is named to people.
+# The inputs of a run, as messages name them.
 PARTS = ("configuration", "code", "data", "model to start from")
 
 
 class Watch:
-    """Looks for changes since the last run that it brought to an end, in this process or before.
+    """Runs the pipeline when its inputs differ from those of the last finished run, of this process or an earlier one.
 
     Args:
-        load: reads the configuration anew.
-        say: takes what happens, in sentences.
-        settled: whether a change counts as soon as it is seen, and not only if the next look finds nothing newer.
-        run: runs the pipeline, as `run_pipeline`.
+        load: loads the configuration again.
+        say: prints a message.
+        settled: run at the first check that finds a change; otherwise only if the next check finds the same.
+        run: runs the pipeline, like `run_pipeline`.
     """
 
     def __init__(
@@ -48,15 +48,15 @@ class Watch:
         self._complaint = ""
         self._seen: dict[str, str] = {}
 
-    def look(self) -> int | None:
-        """Runs the pipeline if there is something new, and it is whole.
+    def check(self) -> int | None:
+        """Runs the pipeline if its inputs have changed and are complete.
 
         Returns:
-            The exit status of the run, 1 of one that failed; None if there was nothing to do.
+            The exit status of the run, 1 if it failed; None if there was nothing to do.
         """
         try:
             config = self._load()
-            found = self._state(config)
+            state = self._state(config)
         except UserError as error:  # a file that is being edited, say
             if str(error) != self._complaint:
                 self._say(str(error))
@@ -65,25 +65,25 @@ class Watch:
         self._complaint = ""
         file = self._workspace.home / "watch" / f"{config.name}.json"
         before = json.loads(file.read_text("utf-8")) if file.exists() else {}
-        changed = [part for part in PARTS if found[part] != before.get(part)]
-        is_whole, self._seen = self._settled or found == self._seen, found
-        if not changed or not is_whole:
+        changed = [part for part in PARTS if state[part] != before.get(part)]
+        is_complete, self._seen = self._settled or state == self._seen, state
+        if not changed or not is_complete:
             return None
-        self._say(f"{' and '.join(changed)} changed: running" if before else "the first run")
+        self._say(f"{' and '.join(changed)} changed: running" if before else "first run")
         try:
             status = self._run(config)
         except UserError as error:
-            self._tell(config, FAILED, str(error))
+            self._notify(config, FAILED, str(error))
             status = error.exit_status
         else:
             if status:
                 why = "the model was not good enough or was withdrawn; `im2latex report` says more"
-                self._tell(config, REFUSED, why)
-        # What was interrupted runs again; what failed does so when something has changed.
-        write_atomically(file, json.dumps(found, indent=1) + "\n")
+                self._notify(config, REFUSED, why)
+        # An interrupted run leaves the file as it is and so runs again; a failed one runs again after a change.
+        write_atomically(file, json.dumps(state, indent=1) + "\n")
         return status
 
-    def _tell(self, config: Config, outcome: str, sentence: str) -> None:
+    def _notify(self, config: Config, outcome: str, sentence: str) -> None:
         self._say(f"{outcome}: {sentence}")
         for problem in notify(config.name, outcome, sentence):
             self._say(problem)
@@ -99,11 +99,12 @@ class Watch:
         }
 
     def _fingerprint(self, folder: Path) -> str:
-        """Of the records' bytes, which are read again only if a name, size or time has changed; synthetic ones that are
-        not drawn yet are named by all that decides on them.
+        """Returns the fingerprint of the records. Reads them again only if a name, size or time has changed.
+
+        Synthetic records may not exist yet; the name of their folder identifies them.
 
         Raises:
-            UserError: files change while they are read.
+            UserError: the files change during reading.
         """
         if folder.is_relative_to(self._workspace.data):
             return folder.name
@@ -111,7 +112,7 @@ class Watch:
         if self._data is None or self._data[0] != seen:
             content = fingerprint_of(folder)
             if _names(folder) != seen:
-                raise UserError(f"{folder} is being changed; it is looked at again")
+                raise UserError(f"{folder} is changing; it is checked again")
             self._data = seen, content
         return self._data[1]
 
@@ -120,14 +121,14 @@ def _names(folder: Path) -> list[tuple[str, int, int]]:
     try:
         stats = [(path, path.stat()) for path in sorted(folder.glob("*/*"))]
     except FileNotFoundError:
-        raise UserError(f"{folder} is being changed; it is looked at again") from None
+        raise UserError(f"{folder} is changing; it is checked again") from None
     return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 
 def watch(load: Callable[[], Config], every: float, say: Callable[[str], None]) -> None:
-    """Looks for changes every so many seconds, until Ctrl-C."""
+    """Checks for changes at an interval, in seconds, until Ctrl-C."""
     watching = Watch(load, say)
-    say(f"looking every {every:g} s at the configuration, the code and the data; Ctrl-C ends it")
+    say(f"checking configuration, code and data every {every:g} s; Ctrl-C stops")
     while True:
-        watching.look()
+        watching.check()
         time.sleep(every)

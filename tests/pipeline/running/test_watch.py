@@ -1,4 +1,4 @@
-"""`im2latex watch` runs when something has changed, once for each change, and tells what goes wrong."""
+"""`im2latex watch` runs once for each change, and notifies of failures."""
 
 from __future__ import annotations
 
@@ -65,78 +65,78 @@ def watch(settings: list[str], runs: Runs, said: list[str]) -> Watch:
 def test_it_runs_once_for_each_change(
     watch: Watch, runs: Runs, said: list[str], data: Path, settings: list[str]
 ) -> None:
-    assert [watch.look(), watch.look()] == [0, None]
+    assert [watch.check(), watch.check()] == [0, None]
     # Another process that is told the same goes on from there.
     again = Watch(lambda: load_config(None, None, settings), said.append, settled=True, run=runs)
-    assert again.look() is None and len(runs.configs) == 1
+    assert again.check() is None and len(runs.configs) == 1
     (data / "train" / "b.tfrecord").write_bytes(b"more")
-    assert [watch.look(), watch.look()] == [0, None]
+    assert [watch.check(), watch.check()] == [0, None]
     settings.append("training.epochs=7")
-    assert [watch.look(), watch.look()] == [0, None]
+    assert [watch.check(), watch.check()] == [0, None]
     assert runs.configs[-1].training.epochs == 7
-    assert said == ["the first run", "data changed: running", "configuration changed: running"]
+    assert said == ["first run", "data changed: running", "configuration changed: running"]
 
 
 def test_a_file_that_is_only_touched_is_no_change(watch: Watch, data: Path) -> None:
-    assert watch.look() == 0
+    assert watch.check() == 0
     os.utime(data / "train" / "a.tfrecord", (1, 1))
-    assert watch.look() is None
+    assert watch.check() is None
 
 
 def test_other_code_is_a_change(watch: Watch, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert watch.look() == 0
+    assert watch.check() == 0
     monkeypatch.setattr("pipeline.running.watch.all_files", list)
-    assert watch.look() == 0 and said[-1] == "code changed: running"
+    assert watch.check() == 0 and said[-1] == "code changed: running"
 
 
 def test_what_is_still_being_copied_waits(settings: list[str], runs: Runs, said: list[str], data: Path) -> None:
     watch = Watch(lambda: load_config(None, None, settings), said.append, run=runs)
-    assert watch.look() is None
+    assert watch.check() is None
     (data / "train" / "b.tfrecord").write_bytes(b"half")
-    assert watch.look() is None
+    assert watch.check() is None
     (data / "train" / "b.tfrecord").write_bytes(b"half and half")
-    assert [watch.look(), watch.look(), watch.look()] == [None, 0, None]
+    assert [watch.check(), watch.check(), watch.check()] == [None, 0, None]
 
 
 def test_an_interrupted_run_is_run_again_and_a_failed_one_is_not(watch: Watch, runs: Runs, data: Path) -> None:
     runs.end = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        watch.look()
+        watch.check()
     runs.end = UserError("Trainer: the training diverged")
-    assert [watch.look(), watch.look()] == [1, None]
+    assert [watch.check(), watch.check()] == [1, None]
     (data / "train" / "a.tfrecord").write_bytes(b"better")
     runs.end = 0
-    assert watch.look() == 0
+    assert watch.check() == 0
 
 
 def test_a_configuration_that_cannot_be_read_is_said_once(
     watch: Watch, runs: Runs, said: list[str], settings: list[str]
 ) -> None:
     settings.append("training.epochs=none")
-    assert [watch.look(), watch.look()] == [None, None]
+    assert [watch.check(), watch.check()] == [None, None]
     assert len(said) == 1 and "training.epochs" in said[0]
     settings.pop()
-    assert watch.look() == 0
+    assert watch.check() == 0
 
 
-def test_a_command_is_told_of_a_run_that_failed_or_was_refused(
+def test_a_command_is_notified_of_failed_and_refused_runs(
     watch: Watch, runs: Runs, said: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(COMMAND, f"cat >> {tmp_path / 'told'}; echo >> {tmp_path / 'told'}")
-    assert watch.look() == 0 and not (tmp_path / "told").exists()
+    assert watch.check() == 0 and not (tmp_path / "told").exists()
     runs.end = UserError("ImportExampleGen: a record is damaged")
     (data / "train" / "a.tfrecord").write_bytes(b"damaged")
-    assert watch.look() == 1
+    assert watch.check() == 1
     runs.end = 3
     (data / "train" / "a.tfrecord").write_bytes(b"poor")
-    assert watch.look() == 3
+    assert watch.check() == 3
     failed, refused = map(json.loads, (tmp_path / "told").read_text().splitlines())
     assert (failed["source"], failed["outcome"]) == ("im2latex", "failed")
     assert failed["text"] == "ImportExampleGen: a record is damaged"
     assert refused["outcome"] == "refused" and "not good enough" in refused["text"]
     monkeypatch.setenv(COMMAND, "exit 7")
     (data / "train" / "a.tfrecord").write_bytes(b"poorer")
-    assert watch.look() == 3 and said[-1] == f"{COMMAND} ended with status 7"
+    assert watch.check() == 3 and said[-1] == f"{COMMAND} ended with status 7"
 
 
 @pytest.fixture
@@ -172,5 +172,5 @@ def test_a_webhook_is_told_too(server: tuple[str, list[bytes]]) -> None:
     (problem,) = notify("Trainer", FAILED, "", {WEBHOOK: "http://127.0.0.1:9/"})
     assert "refused" in problem
     assert notify("Trainer", FAILED, "", {}) == []
-    with pytest.raises(UserError, match="has to be an address that starts with"):
+    with pytest.raises(UserError, match="has to start with http"):
         check_environment({WEBHOOK: "hooks.example.com"})
