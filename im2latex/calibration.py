@@ -1,18 +1,18 @@
-"""From a model's log-probabilities to probabilities that mean what they say."""
+"""Converts a model's log-probabilities to calibrated probabilities."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-# Log-probabilities above this count as this: nothing is certain.
+# Maximum log-probability before calibration, so that the log-odds are finite.
 CERTAIN = -1e-5
 
 
 class Calibration(NamedTuple):
     """A logistic regression for tokens and one for whole formulas (Platt scaling, Guo et al. 2017, section 4.2).
 
-    The probability of being right is sigmoid(slope * x + offset), where x are the log-odds that the model gives. What
-    stands here leaves the model's probabilities as they are.
+    The calibrated probability is sigmoid(slope * x + offset), where x is the log-odds of the model's probability. The
+    default values leave the model's probabilities unchanged.
     """
 
     token_slope: float = 1.0

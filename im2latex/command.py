@@ -66,7 +66,7 @@ def predict_images(
     """
     if sys.stdout is None:
         raise UserError("standard output is closed; the answer has nowhere to go")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may hold what the terminal's encoding has not
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not fit the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         failed = _predict(images, reader, alternatives, as_typed, as_json, min_confidence)
@@ -163,7 +163,7 @@ def _content(source: Source) -> bytes:
                 raise UserError("standard input is closed")
             content = sys.stdin.buffer.read(MOST_BYTES + 1)
         else:
-            if not stat.S_ISREG(source.path.stat().st_mode):  # to open a FIFO waits for its other end
+            if not stat.S_ISREG(source.path.stat().st_mode):  # opening a FIFO would block
                 raise UserError("this is no file but a pipe or device; `im2latex predict -` reads one")
             with source.path.open("rb") as file:
                 content = file.read(MOST_BYTES + 1)

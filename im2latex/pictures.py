@@ -110,16 +110,16 @@ def prepare(encoded: bytes, turn: bool = True) -> Picture:
 
 
 def size_of(encoded: bytes) -> tuple[int, int]:
-    """Width and height of an image in pixels, from its header.
+    """Returns width and height of an image in pixels, from its header.
 
     Raises:
-        ImageError: as `prepare`, but for what only decoding shows.
+        ImageError: as `prepare`, except for errors that only decoding finds.
     """
     return _checked(encoded).size
 
 
 def damaged(error: Exception) -> ImageError:
-    """What is said of an image that a decoder failed on."""
+    """Returns the error for an image that a decoder failed on."""
     return ImageError(f"the image is damaged: it cannot be decoded ({type(error).__name__})")
 
 
@@ -162,12 +162,12 @@ def _is_decoded_by_the_model(image: Image.Image, encoded: bytes) -> bool:
 
 
 def _turn(image: Image.Image, encoded: bytes = b"") -> Image.Transpose | None:
-    """How to turn a picture upright; None where it is, or has no notes that can be read."""
+    """Returns the transposition that makes an image upright; None if none is needed or the EXIF data is unreadable."""
     if image.format == "PNG" and encoded and not _NOTES.search(encoded):
         return None
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # noqa: BLE001  as above
+    except Exception:  # noqa: BLE001  unreadable EXIF data, see above
         return None
 
 
@@ -186,7 +186,7 @@ def _as_png(image: Image.Image) -> Picture:
         image = image.convert(mode)
     except ValueError:
         raise ImageError(f"the image has colours of the kind {image.mode}; save it as RGB") from None
-    # Notes and colour profiles, which may be damaged, would be written too.
+    # Remove metadata and colour profiles, which may be damaged and would be written too.
     image.info = {name: image.info[name] for name in ("transparency",) if name in image.info}
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=COMPRESSION)

@@ -192,7 +192,7 @@ class Reader:
         }
         names = self._outputs if attention else [name for name in self._outputs if name in _OF_HYPOTHESES]
         given = dict(zip(names, self._session.run(names, inputs), strict=True))
-        if "probability" not in given:  # a file of before there was a calibration
+        if "probability" not in given:  # file from an older version, without calibration
             given["probability"] = np.exp(given["log_probability"])
             given["token_probability"] = np.zeros((*given["probability"].shape, 0), np.float32)
         readings = []

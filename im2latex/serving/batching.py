@@ -1,4 +1,4 @@
-"""Puts images that come in at the same time into one batch: a queue in front of one thread of the model."""
+"""Collects images of concurrent requests into batches, with a queue in front of one model thread."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 from im2latex.reading import READ_AT_ONCE, Beam
 from im2latex.serving.decoding import together
 
-# How long the first image of a batch waits for others, seconds, when the last batch had several: a client that is alone
-# does not wait.
+# Maximum time in seconds that the first image of a batch waits for others, if the previous batch had several images. A
+# single client does not wait.
 LONGEST_WAIT = 0.003
-# Of a new measurement in the running mean of seconds an image.
+# Weight of a new measurement in the running mean of seconds per image.
 WEIGHT = 0.1
-# Pixels of a batch times hypotheses: its memory and its time are bounded, so that others have their turn.
+# Maximum number of pixels times hypotheses in a batch: bounds memory and time, so that other requests get their turn.
 MOST_WORK = 2_000_000
 
 Model = TypeVar("Model")
@@ -32,17 +32,17 @@ class _Waiting(Generic[Model, Answer]):
     model: Model
     beam: Beam
     pixels: np.ndarray
-    turn: int  # those with lower ones come first
+    turn: int  # lower numbers are read first
     answer: asyncio.Future[Answer]
     since: float = field(default_factory=time.monotonic)
 
 
 class Batcher(Generic[Model, Answer]):
-    """Reads images in batches; made and used in one event loop.
+    """Reads images in batches; must be created and used in the same event loop.
 
     Args:
-        read: takes a model, normalised images and a beam to an answer for each; called in a thread of its own, for one
-            batch after the other.
+        read: returns an answer for each image, from a model, normalised images and a beam; called in its own thread,
+            one batch at a time.
         observe: called with the number of images in each batch.
     """
 
@@ -62,20 +62,20 @@ class Batcher(Generic[Model, Answer]):
         self._task = asyncio.create_task(self._run())
 
     def wait(self) -> float:
-        """The seconds that images take which are waiting."""
+        """Returns the estimated time in seconds to read the waiting images."""
         return len(self._waiting) * self._seconds_an_image
 
     async def read(self, model: Model, images: Sequence[np.ndarray], beam: Beam) -> list[Answer]:
-        """Reads the images of a request; cancelling this takes them out of the queue.
+        """Reads the images of a request. Cancelling this call removes them from the queue.
 
         Raises:
-            Exception: the model's.
+            Exception: the exception that the model raised.
         """
         loop, turn, waiting = asyncio.get_running_loop(), self._turn, []
         for pixels in images:
             waiting.append(_Waiting(model, beam, pixels, turn, loop.create_future()))
-            # Each image of a request has its turn after the work of those before it: other requests, which have less
-            # of it, come between them (start-time fair queueing, Goyal et al. 1996).
+            # The turn of an image comes after the work of the request's earlier images, so other requests with less
+            # work go in between (start-time fair queueing, Goyal et al. 1996).
             turn += _work(pixels.shape, 1, beam)
         self._waiting += waiting
         if waiting:
@@ -83,7 +83,7 @@ class Batcher(Generic[Model, Answer]):
         return await together([one.answer for one in waiting])
 
     async def close(self) -> None:
-        """Ends the thread; what still waits is not read."""
+        """Stops the thread; images that still wait are not read."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -92,10 +92,10 @@ class Batcher(Generic[Model, Answer]):
     async def _run(self) -> None:
         while True:
             await self._arrived.wait()
-            # Those that came while the last batch was read have waited long enough.
+            # Images that arrived while the last batch was read have waited long enough.
             if self._last_size > 1 and len(self._waiting) < READ_AT_ONCE:
                 await asyncio.sleep(max(0.0, self._waiting[0].since + LONGEST_WAIT - time.monotonic()))
-            # The client of an answer that is cancelled is gone.
+            # A cancelled answer means that the client has disconnected.
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
             batch = choose(self._waiting)
             self._waiting = [waiting for waiting in self._waiting if waiting not in batch]
@@ -112,7 +112,7 @@ class Batcher(Generic[Model, Answer]):
         try:
             loop = asyncio.get_running_loop()
             answers = await loop.run_in_executor(self._thread, self._read, first.model, images, first.beam)
-        except Exception as error:  # noqa: BLE001  whatever the model raised, each of the batch is told
+        except Exception as error:  # noqa: BLE001  any exception of the model goes to the requests
             for waiting in batch:
                 if not waiting.answer.done():
                     waiting.answer.set_exception(error)
@@ -127,9 +127,10 @@ class Batcher(Generic[Model, Answer]):
 
 
 def choose(waiting: Sequence[_Waiting[Model, Answer]]) -> list[_Waiting[Model, Answer]]:
-    """The next batch: the one whose turn it is, and others of the same model and beam whose size is most like its own.
+    """Returns the next batch: the image whose turn it is, and the images of most similar size with the same model and
+    beam.
 
-    At most half of a batch is padding, and its work is at most `MOST_WORK`.
+    At most half of the batch is padding, and its work is at most `MOST_WORK`.
     """
     if not waiting:
         return []

@@ -1,4 +1,4 @@
-"""Takes the bodies of requests: in time, in bounds, unpacked, and out of forms."""
+"""Reads request bodies with limits on time and size, decompresses them, and extracts images from forms."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from im2latex.errors import UserError
 from im2latex.serving.limits import Limits
 from im2latex.serving.pools import Held, Pool
 
-# Parts of a form.
+# Limits of a form: files, fields, and bytes per field.
 MOST_FILES, MOST_FIELDS, LONGEST_FIELD = 1, 16, 4096
-# Bytes that are unpacked or looked through between two looks at other requests.
+# Maximum number of bytes to decompress or parse before other requests get a turn.
 SLICE = 2**16
 _ENCODINGS = {"": None, "identity": None, "gzip": 31, "x-gzip": 31, "deflate": 15}
 
@@ -26,7 +26,7 @@ class ClientGone(Exception):
 
 
 class _Form(MultiPartParser):
-    """A parser that tells whether it has seen the end of the form."""
+    """A parser that records whether it has seen the end of the form."""
 
     is_whole = False
 
@@ -35,11 +35,11 @@ class _Form(MultiPartParser):
 
 
 class Bodies:
-    """Takes bodies.
+    """Reads request bodies.
 
     Args:
-        limits: of one body.
-        pool: of the bytes of all bodies.
+        limits: limits for each body.
+        pool: limits the bytes of all bodies together.
     """
 
     def __init__(self, limits: Limits, pool: Pool) -> None:
@@ -47,18 +47,18 @@ class Bodies:
         self._pool = pool
 
     async def read(self, request: Request, held: Held) -> bytes:
-        """All of a body.
+        """Returns the complete body of a request, decompressed.
 
         Raises:
-            Busy: other requests hold too many bytes.
-            ClientGone: the client is.
-            HTTPException: it is too large, too slow, or packed in a way that is not known.
-            UserError: it is damaged.
+            Busy: other requests use too many bytes.
+            ClientGone: the client has disconnected.
+            HTTPException: the body is too large, too slow, or has an unknown content encoding.
+            UserError: the body is damaged.
         """
         return b"".join([chunk async for chunk in self._chunks(request, held)])
 
     async def image(self, request: Request, held: Held) -> bytes:
-        """The image of an upload: the file of a form, or the body itself. Raises as `read`."""
+        """Returns the image of an upload: the file in a form, or the body itself. Raises the same errors as `read`."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
             return await self.read(request, held)
         parser = _Form(
@@ -68,7 +68,7 @@ class Bodies:
             max_fields=MOST_FIELDS,
             max_part_size=LONGEST_FIELD,
         )
-        parser.spool_max_size = self._limits.max_body + 1  # never to the disk
+        parser.spool_max_size = self._limits.max_body + 1  # keep files in memory, never on disk
         try:
             form = await parser.parse()
         except MultiPartException as error:
@@ -86,9 +86,9 @@ class Bodies:
         raise UserError("the form has no file; send one, as in curl -F image=@formula.png")
 
     async def _chunks(self, request: Request, held: Held) -> AsyncGenerator[bytes, None]:
-        """The body as it comes, unpacked."""
+        """Yields the body in decompressed pieces as it arrives."""
         declared = request.headers.get("content-length", "")
-        if declared.isdecimal():  # before the client is told to go on
+        if declared.isdecimal():  # check before the client is told to continue
             if len(declared) > 15 or int(declared) > self._limits.max_body:
                 raise self._too_large()
             self._pool.check(int(declared))
@@ -103,7 +103,7 @@ class Bodies:
             if received > self._limits.max_body:
                 raise self._too_large()
             chunk = b""
-            while packed or len(chunk) == SLICE:  # what is unpacked already may be longer than a slice
+            while packed or len(chunk) == SLICE:  # the decompressed data may be longer than one slice
                 chunk, packed = _unpack(unpacker, packed)
                 unpacked += len(chunk)
                 if unpacked > self._limits.max_body:
@@ -135,7 +135,7 @@ class Bodies:
 
 
 def _unpack(unpacker: zlib._Decompress | None, packed: bytes) -> tuple[bytes, bytes]:
-    """A slice of the body, and what is still packed."""
+    """Returns a decompressed slice of the body, and the data that is still compressed."""
     if unpacker is None:
         return packed[:SLICE], packed[SLICE:]
     if unpacker.eof:

@@ -1,4 +1,4 @@
-"""The connections of the service: uvicorn's, with the limits of number and time that it has not."""
+"""Client connections of the service: extends uvicorn's with limits on number and time."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from im2latex.serving.limits import Limits
 
-# Connections above the limit, which are answered about the service's health alone: the oldest gives way to a new one.
+# Maximum number of connections above the limit. They can only read the service's health; a new one replaces the oldest.
 SPARE = 16
-# Between looks at the times of all connections, seconds.
+# Interval in seconds between checks for connections that take too long.
 LOOK_SECONDS = 0.25
-# In a request's `scope["state"]`: whether its connection is above the limit.
+# Key in a request's `scope["state"]`: whether its connection is above the limit.
 ABOVE_LIMIT = "above_limit"
 
 
 class Connection(H11Protocol):
-    """A connection. `Connections.protocol` makes a class of these for one service."""
+    """A connection. `Connections.protocol` creates a subclass of this for a service."""
 
     group: Connections
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._waits_since: float | None = time.monotonic()  # for the head of a request
+        self._waits_since: float | None = time.monotonic()  # since when the connection waits for a request's head
         self._writes_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,7 +50,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def look(self, now: float, limits: Limits) -> None:
-        """Ends the connection if a head is late, or if the client does not take what was written."""
+        """Closes the connection if the head of a request is late, or if the client does not read the answer."""
         if self._waits_since is not None and now - self._waits_since > limits.head_timeout:
             self.transport.abort()
         elif not self.transport.get_write_buffer_size():
@@ -61,8 +61,8 @@ class Connection(H11Protocol):
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what is no HTTP."""
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer is under way
+        """Sends the response to data that is not HTTP."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # a response has already started
             self.transport.close()
             return
         body = json.dumps({"error": "this is no HTTP request that can be read"}).encode()
@@ -77,24 +77,24 @@ class Connections:
     """All connections of a service.
 
     Args:
-        limits: how many, and how slow they may be.
-        headers: of the answers to what is no HTTP.
+        limits: limits on the number and the times of connections.
+        headers: headers of responses to data that is not HTTP.
     """
 
     def __init__(self, limits: Limits, headers: Mapping[str, str]) -> None:
         self.limits = limits
         self.headers = headers
-        self._spare: dict[Connection, None] = {}  # in the order they came
+        self._spare: dict[Connection, None] = {}  # in order of arrival
         self.protocol = type("Connection", (Connection,), {"group": self})
         self._all: set[Connection] = set()
 
     @property
     def is_full(self) -> bool:
-        """Whether a new connection would be above the limit."""
+        """Whether a new connection would exceed the limit."""
         return len(self._all) >= self.limits.max_connections
 
     def is_above(self, connection: Connection, count: int) -> bool:
-        """Takes in a new connection; whether it is above the limit."""
+        """Registers a new connection, and returns whether it exceeds the limit."""
         self._all.add(connection)
         if count <= self.limits.max_connections:
             return False
@@ -106,12 +106,12 @@ class Connections:
         return True
 
     def forget(self, connection: Connection) -> None:
-        """Leaves out a connection that ended."""
+        """Removes a closed connection."""
         self._spare.pop(connection, None)
         self._all.discard(connection)
 
     async def look(self) -> None:
-        """Ends connections that take too long, for as long as it runs."""
+        """Closes connections that take too long; runs until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = time.monotonic()

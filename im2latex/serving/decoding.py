@@ -1,4 +1,4 @@
-"""Decodes and normalises images in threads, small ones past large ones."""
+"""Decodes and normalises images in threads; small images do not wait for large ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from im2latex.pictures import size_of
 from im2latex.reader import Reader
 from im2latex.serving.pools import Held, Pool
 
-# An image of more pixels is large: one of them is decoded at a time, so that memory is bounded.
+# An image with more pixels than this is large. Only one large image is decoded at a time, which limits memory.
 LARGE = 1_000_000
-# Threads for small images, and how many of one request are decoded at once.
+# Number of threads for small images, and maximum number of images of one request that are decoded at once.
 SMALL_THREADS = 2
-# Of a new measurement in the running mean of seconds a pixel.
+# Weight of a new measurement in the running mean of seconds per pixel.
 WEIGHT = 0.2
 
 Result = TypeVar("Result")
@@ -29,7 +29,7 @@ class Decoding:
     """Decodes images.
 
     Args:
-        max_pixels: of large images that wait or are decoded.
+        max_pixels: maximum number of pixels of the large images that wait or are being decoded.
     """
 
     def __init__(self, max_pixels: int) -> None:
@@ -39,23 +39,25 @@ class Decoding:
         self._seconds_a_pixel = 0.0
 
     def wait(self) -> float:
-        """The seconds that large images take which are there."""
+        """Returns the estimated time in seconds to decode the large images that wait or are being decoded."""
         return self.pixels.taken * self._seconds_a_pixel
 
     async def alone(self, work: Callable[[], Result]) -> Result:
-        """Does in a thread what takes memory, one after the other with large images."""
+        """Runs work that needs much memory in the thread of the large images, so that nothing else like it runs at
+        once.
+        """
         return await asyncio.get_running_loop().run_in_executor(self._large, work)
 
     async def normalise(
         self, reader: Reader, images: Sequence[bytes], turn: bool, held: Held
     ) -> list[np.ndarray | None]:
-        """The images of a request, as `Reader.normalise` gives them.
+        """Returns the images of a request, normalised by `Reader.normalise`.
 
-        A request has at most two small images and one large image in the queues, so that each one gets its turn.
+        A request has at most two small images and one large image in the queues, so that other requests get their turn.
 
         Raises:
             Busy: too many pixels are waiting.
-            ImageError: one cannot be decoded; of several it is named by its place.
+            ImageError: an image cannot be decoded; the message has its number if the request has several images.
         """
         several, one_large = asyncio.Semaphore(SMALL_THREADS), asyncio.Lock()
         loop = asyncio.get_running_loop()
@@ -84,13 +86,13 @@ class Decoding:
         return await together(one(number, image) for number, image in enumerate(images, 1))
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Stops the threads."""
         self._small.shutdown(wait=True, cancel_futures=True)
         self._large.shutdown(wait=True, cancel_futures=True)
 
 
 async def together(work: Iterable[Awaitable[Result]]) -> list[Result]:
-    """Waits for all; if one fails, or this is cancelled, the others are cancelled, and awaited before it is raised."""
+    """Awaits all; if one fails or the call is cancelled, cancels and awaits the others before it raises."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         return await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""Reads the image of a serialised tf.Example, without TensorFlow and protobuf.
+"""Reads the image from a serialised tf.Example, without TensorFlow or protobuf.
 
 The messages are those of tensorflow/core/example/{example,feature}.proto, in the wire format of protocol buffers:
 Example.features = 1, Features.feature = 1 (a map: key = 1, value = 2), Feature.bytes_list = 1, BytesList.value = 1.
@@ -10,15 +10,15 @@ from collections.abc import Iterator
 
 FEATURE = b"image"
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-# Where the bytes of a Feature may be: of several members of a `oneof`, the last one counts.
+# Field numbers of a Feature's value. If several members of a `oneof` are set, the last one counts.
 _KINDS = (1, 2, 3)
 
 
 def images_of_example(serialised: bytes) -> list[bytes]:
-    """The values of the feature "image"; none if there is no such feature, or it holds numbers.
+    """Returns the values of the feature "image"; an empty list if the feature is missing or holds numbers.
 
     Raises:
-        ValueError: the bytes are no tf.Example.
+        ValueError: the bytes are not a tf.Example.
     """
     found: list[bytes] = []
     for features in _messages(serialised, 1):
@@ -41,7 +41,7 @@ def _messages(message: bytes, wanted: int) -> Iterator[bytes]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each field that has bytes, with its number."""
+    """Yields the number and content of each length-delimited field."""
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)

@@ -1,7 +1,8 @@
-"""Who may ask: not the pages of other sites, in the browser of somebody who can reach the service.
+"""Refuses requests from web pages of other sites that a user of the service has open in a browser.
 
-A service at loopback is open to every page that is looked at on its machine. A page whose site's name is made to point
-to 127.0.0.1 (DNS rebinding) would even be given the answers; what it cannot change is the name in the header Host.
+Any open page can send requests to a service on the loopback interface. With DNS rebinding, where a page's host name is
+made to resolve to 127.0.0.1, the page could even read the responses. The page cannot change the Host header, however,
+so the service checks it.
 """
 
 from __future__ import annotations
@@ -17,30 +18,31 @@ ANY = "*"
 
 
 class Hosts:
-    """The names by which a request may call the service.
+    """The host names that a request may use for the service.
 
-    Addresses, such as 127.0.0.1, may always: no other site is called so.
+    IP addresses such as 127.0.0.1 are always allowed, because no other site has such a name.
 
     Args:
-        names: further ones beside localhost; "*" is every name.
+        names: additional names besides localhost; "*" allows every name.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._further = {*map(str.lower, names)}
 
     def check(self, method: str, headers: Mapping[str, str]) -> None:
-        """Looks at the headers of a request, whose names are in lower case; one without Host comes from no browser.
+        """Checks the headers of a request, with lower-case names. Accepts a request without Host: browsers always send
+        it.
 
         Raises:
-            HTTPException: 421, it calls the service by a name that is none of its own; 403, a browser says that the
-                page of another site asks for it.
+            HTTPException: 421 if the Host header is not a name of the service; 403 if the browser reports that a page
+                of another site sent the request.
         """
         host = headers.get("host")
         if host is not None and ANY not in self._further and not self._knows(host):
             raise HTTPException(
                 421, f"{host!r:.80} is no name of this service; `im2latex serve --allow-host NAME` adds one"
             )
-        # A link on another site may lead to the page.
+        # Links on other sites may lead to the page, so GET and HEAD are allowed.
         if method not in ("GET", "HEAD") and (
             headers.get("sec-fetch-site") == "cross-site" or not self._is_own(headers.get("origin"), host)
         ):
@@ -51,7 +53,7 @@ class Hosts:
         return name == "localhost" or name in self._further or _is_address(name)
 
     def _is_own(self, origin: str | None, host: str | None) -> bool:
-        """Whether a page of this service asks: at the same name and port, or at a name that was allowed."""
+        """Returns whether the request comes from a page of this service: the same host and port, or an allowed name."""
         if origin is None or ANY in self._further:
             return True
         _, _, authority = origin.partition("://")
@@ -59,7 +61,9 @@ class Hosts:
 
 
 def hosts_of(bound: str, further: Iterable[str] = ()) -> Hosts:
-    """The names of a service that listens at `bound`: that, the machine's own where others can reach it, and others."""
+    """Returns the names of a service that listens at `bound`: `bound`, the machine's name if not loopback, and
+    `further`.
+    """
     is_open = not (bound == "localhost" or (_is_address(bound) and ipaddress.ip_address(bound).is_loopback))
     own = [] if bound == "localhost" or _is_address(bound) else [bound]
     return Hosts([*own, *([socket.gethostname()] if is_open else []), *further])

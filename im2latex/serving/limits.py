@@ -1,4 +1,4 @@
-"""What the service takes at most: each limit is an option of `im2latex serve`."""
+"""Limits of the service; each limit is an option of `im2latex serve`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _limit(default: float, text: str, metavar: str) -> Any:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service takes at most."""
+    """Limits of the service."""
 
     max_images: int = _limit(128, "Images that wait or are being read.", "N")
     max_pixels: int = _limit(256_000_000, "Pixels of the large images among them that are still to be decoded.", "N")
@@ -44,5 +44,5 @@ class Option(NamedTuple):
 
 
 def options() -> list[Option]:
-    """An option for each limit."""
+    """Returns the option for each limit."""
     return [Option(of.name, of.default, **of.metadata) for of in fields(Limits)]  # type: ignore[arg-type]

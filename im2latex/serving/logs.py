@@ -1,4 +1,4 @@
-"""The log of the service, on stderr: lines for people, or one JSON object a line."""
+"""Writes the service's log to stderr, as text or as one JSON object per line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import logging
 TEXT, JSON = "text", "json"
 FORMATS = (TEXT, JSON)
 PACKAGE = "im2latex.serving"
-# What of a request stands in a line of its own, as `logging` takes it in `extra`.
+# Attributes of a request that are logged; `logging` takes them as `extra`.
 REQUEST = ("request_id", "client", "method", "path", "status", "seconds", "images", "version")
 ACCESS = logging.getLogger(f"{PACKAGE}.access")
 
 
 def configure(form: str) -> None:
-    """Writes the log to stderr.
+    """Configures logging to stderr.
 
     Args:
         form: one of `FORMATS`.
@@ -30,18 +30,18 @@ def configure(form: str) -> None:
 
 
 class Text(logging.Formatter):
-    """Time, message, and the id of the request that it is about."""
+    """Formats the time, the message and the request id."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s  %(message)s")
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name comes from logging
         request = getattr(record, "request_id", None)
         return super().formatMessage(record) + (f"  [{request}]" if request else "")
 
 
 class Json(logging.Formatter):
-    """An object of `time` (UTC), `level`, `message`, what is known of the request, and the traceback."""
+    """Formats an object with `time` (UTC), `level`, `message`, the request's attributes and the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)

@@ -1,4 +1,4 @@
-"""What the service counts, as Prometheus reads it at /metrics."""
+"""Metrics of the service, which Prometheus reads at /metrics."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Metrics:
     """The metrics of one service.
 
     Args:
-        queue: gives the number of images that wait or are read.
-        version: gives the version that serves.
+        queue: returns the number of images that wait or are being read.
+        version: returns the version that serves.
     """
 
     def __init__(self, queue: Callable[[], int], version: Callable[[], int]) -> None:
@@ -48,9 +48,9 @@ class Metrics:
         Gauge("im2latex_model_version", "The version that serves.", registry=self._registry).set_function(version)
 
     def reloaded(self, served: bool) -> None:
-        """Counts a newer version."""
+        """Counts an attempt to load a newer version."""
         self.reloads.labels("served" if served else "passed over").inc()
 
     def page(self) -> bytes:
-        """The text of /metrics."""
+        """Returns the text of /metrics."""
         return generate_latest(self._registry)

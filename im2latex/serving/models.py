@@ -1,4 +1,4 @@
-"""The model that serves: the newest version that works, replaced while it serves."""
+"""Keeps the newest working version of the model loaded, and replaces it while the service runs."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from im2latex.errors import UserError
 from im2latex.reader import Reader
 from im2latex.reading import Beam, Hypothesis
 
-# After so long a version that did not work is tried again, even if its files look the same: what was wrong may have
-# been the memory, or the network that its files came by.
+# A version that failed is retried after this time, even if its files have not changed: the cause may have been a lack
+# of memory, or the network file system.
 RETRY_SECONDS = 600.0
 
 log = logging.getLogger(__name__)
 
 
 class Served(NamedTuple):
-    """A version that is loaded."""
+    """A loaded version."""
 
     folder: Path
     reader: Reader
 
     @property
     def version(self) -> int:
-        """As TensorFlow Serving counts them; 1 where the folder's name is not a number."""
+        """The version number as in TensorFlow Serving; 1 if the folder's name is not a number."""
         return int(self.folder.name) if self.folder.name.isdecimal() else 1
 
 
 @dataclass(frozen=True)
 class _Broken:
-    """A version that did not work: how its files looked then, and when it was tried."""
+    """A version that failed: the state of its files at that time, and when it was tried."""
 
     files: frozenset[tuple[object, ...]]
     tried: float
 
 
 class Models:
-    """Keeps the newest version loaded.
+    """Keeps the newest working version loaded.
 
     Args:
-        folders: gives the versions that there are, the oldest first.
+        folders: returns the folders of the available versions, oldest first.
 
     Attributes:
         served: the version that serves.
-        reloaded: called after each attempt to load a newer version, with whether it serves now.
+        reloaded: called after each attempt to load a newer version, with whether it succeeded.
 
     Raises:
-        UserError: there is none, or none that works.
+        UserError: there is no version, or none works.
     """
 
     def __init__(self, folders: Callable[[], Sequence[Path]]) -> None:
@@ -70,9 +70,10 @@ class Models:
         self.served = served
 
     def refresh(self) -> None:
-        """Loads the newest version that works beside the one that serves, lets it read, and then replaces that one.
+        """Loads the newest working version while the current one serves, reads an image with it, and then switches to
+        it.
 
-        A version that was taken away does not serve any longer, as long as there is another.
+        A version whose folder was removed is replaced too, if there is another one.
         """
         served = self._newest(self.served)
         if served is not None and served.folder != self.served.folder:
@@ -81,9 +82,9 @@ class Models:
             self.reloaded(True)
 
     def _newest(self, serving: Served | None) -> Served | None:
-        """The newest that works; the one that serves is known to."""
+        """Returns the newest working version; the current one is not tested again."""
         folders = self._folders()
-        # One that was moved away while it was being loaded is not broken, and may come back.
+        # A version that was moved away during loading is not marked as broken, because it may come back.
         self._broken = {folder: broken for folder, broken in self._broken.items() if folder in folders}
         for folder in reversed(folders):
             if serving is not None and folder == serving.folder:
@@ -102,10 +103,10 @@ class Models:
 
 
 def load(folder: Path) -> Served:
-    """Loads a version and lets it read an image, each way there is, so that the first request is as quick as others.
+    """Loads a version and reads an image with each kind of search, so that the first request is not slower than others.
 
     Raises:
-        UserError: it does not work.
+        UserError: the version does not work.
     """
     started = time.monotonic()
     try:
@@ -118,7 +119,7 @@ def load(folder: Path) -> Served:
                 raise UserError("it answers an image with what is no probability")
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001  a damaged model, or the file system below it, can raise nearly anything
+    except Exception as error:  # noqa: BLE001  a damaged model or its file system can raise nearly anything
         raise UserError(f"{folder} cannot be used ({type(error).__name__}: {error})".partition("\n")[0]) from None
     log.info("version %s was loaded in %.1f s", folder.name, time.monotonic() - started)
     return Served(folder, reader)
@@ -130,12 +131,12 @@ def read(served: Served, images: Sequence[np.ndarray], beam: Beam) -> list[list[
 
 
 def _is_probable(hypothesis: Hypothesis) -> bool:
-    # Rounding may take the sum of certain steps above 0 by a little.
+    # Rounding can make the log-probability of a certain hypothesis slightly positive.
     return math.isfinite(hypothesis.log_probability) and hypothesis.log_probability < 1e-3
 
 
 def _probe() -> bytes:
-    """A picture of two strokes."""
+    """Returns a test image with two strokes, as PNG."""
     ink = Image.new("L", (64, 16), "white")
     ink.paste("black", (8, 7, 24, 9))
     ink.paste("black", (40, 2, 42, 14))
@@ -145,7 +146,9 @@ def _probe() -> bytes:
 
 
 def _files(model: Path) -> frozenset[tuple[object, ...]]:
-    """How a version's files look: any change to one of them changes this, also where copying keeps their times."""
+    """Returns the state of a version's files. It differs after any change, even if a copy has the same modification
+    times.
+    """
     places = [model, *(Path(folder, name) for folder, folders, names in os.walk(model) for name in folders + names)]
     return frozenset((str(place), *_state(place)) for place in places)
 
@@ -153,6 +156,6 @@ def _files(model: Path) -> frozenset[tuple[object, ...]]:
 def _state(place: Path) -> tuple[int, ...]:
     try:
         state = place.stat()
-    except OSError as error:  # taken away meanwhile, or a link that leads nowhere
+    except OSError as error:  # removed meanwhile, or a broken link
         return (error.errno or 0,)
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino

@@ -1,20 +1,20 @@
-"""Bounds what all requests hold together: images, bytes, pixels."""
+"""Limits what all requests use together: images, bytes, pixels."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
 
-# The longest time that a client is told to wait, seconds.
+# Maximum time in seconds after which a client is told to retry.
 LONGEST_RETRY = 120
 
 
 class Busy(Exception):
-    """There is no place for another request.
+    """The service has no capacity for another request.
 
     Args:
-        what: there are too many of.
-        seconds: after which there should be a place again, at least 1.
+        what: message that says what there are too many of.
+        seconds: estimated time until there is capacity again, at least 1.
     """
 
     def __init__(self, what: str, seconds: int) -> None:
@@ -23,12 +23,12 @@ class Busy(Exception):
 
 
 class Pool:
-    """A number of places.
+    """A limited number of units, such as bytes or images.
 
     Args:
-        what: takes them, in words.
-        most: how many there are.
-        wait: gives the seconds until some are given back.
+        what: message of `Busy` if the pool is full.
+        most: number of units.
+        wait: returns the estimated seconds until units become free.
     """
 
     def __init__(self, what: str, most: int, wait: Callable[[], float]) -> None:
@@ -38,26 +38,26 @@ class Pool:
         self._wait = wait
 
     def has(self, count: int) -> bool:
-        """Whether there are so many places."""
+        """Returns whether this many units are free."""
         return self.taken + count <= self.most
 
     def check(self, count: int) -> None:
-        """Looks for places without taking them.
+        """Checks for free units without taking them.
 
         Raises:
-            Busy: there are not so many.
+            Busy: fewer units are free.
         """
         if not self.has(count):
             raise Busy(self._what, max(1, min(LONGEST_RETRY, round(self._wait() + 0.5))))
 
     def take(self, count: int) -> None:
-        """Takes places; raises as `check`."""
+        """Takes units; raises the same error as `check`."""
         self.check(count)
         self.taken += count
 
 
 class Held:
-    """What one request has taken; the end of the `with` block gives it back."""
+    """The units that one request has taken; returns them at the end of the `with` block."""
 
     def __init__(self) -> None:
         self._counts: Counter[Pool] = Counter()
@@ -70,10 +70,10 @@ class Held:
             self.give_back(pool)
 
     def take(self, pool: Pool, count: int) -> None:
-        """Takes places of a pool; raises as `Pool.check`."""
+        """Takes units of a pool; raises the same error as `Pool.check`."""
         pool.take(count)
         self._counts[pool] += count
 
     def give_back(self, pool: Pool) -> None:
-        """Gives back all that was taken of a pool."""
+        """Returns all units taken from a pool."""
         pool.taken -= self._counts.pop(pool, 0)

@@ -1,7 +1,7 @@
-"""TensorFlow Serving's REST API, what it takes and gives (tensorflow.org/tfx/serving/api_rest).
+"""Request and response bodies of TensorFlow Serving's REST API (tensorflow.org/tfx/serving/api_rest).
 
-A request names a signature and holds its inputs by rows, `instances`, or by columns, `inputs`; bytes are
-`{"b64": "..."}`. The answer has the same order: `predictions` or `outputs`.
+A request names a signature and has its inputs by row, `instances`, or by column, `inputs`; bytes are `{"b64": "..."}`.
+The response has the same order: `predictions` or `outputs`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from im2latex.reading import Beam, Hypothesis
 from im2latex.serving.example import images_of_example
 
 DEFAULT, ALTERNATIVES = "serving_default", "predict_alternatives"
-# The input of each signature that holds images.
+# The image input of each signature.
 SIGNATURES = {DEFAULT: "examples", "predict_images": "images", ALTERNATIVES: "images"}
 MAX_WIDTH = 32
 
 
 class Request(NamedTuple):
-    """What a request asks for."""
+    """A parsed request."""
 
     images: list[bytes]
     beam: Beam | None
@@ -31,10 +31,10 @@ class Request(NamedTuple):
 
 
 def parse(body: bytes) -> Request:
-    """Reads the body of a request.
+    """Parses the body of a request.
 
     Raises:
-        UserError: it is no such request; says what is wrong in it.
+        UserError: the body is not a valid request; the message says what is wrong.
     """
     try:
         document = json.loads(body)
@@ -108,7 +108,7 @@ def _image_of_example(serialised: bytes, place: str) -> bytes:
 
 
 def answer(request: Request, read: Sequence[Sequence[Hypothesis]]) -> dict[str, Any]:
-    """The body of the answer, from the hypotheses of each image."""
+    """Returns the response body for the hypotheses of each image."""
     names = ("latex", *_numbers(request.beam is not None))
 
     def value(hypotheses: Sequence[Hypothesis], name: str) -> Any:
@@ -121,13 +121,13 @@ def answer(request: Request, read: Sequence[Sequence[Hypothesis]]) -> dict[str, 
 
 
 def status(version: int) -> dict[str, Any]:
-    """The body that says that a version serves."""
+    """Returns the body that reports that a version serves."""
     state = {"version": str(version), "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     return {"model_version_status": [state]}
 
 
 def metadata(name: str, version: int) -> dict[str, Any]:
-    """The body that says what the model takes and gives: the signatures of a pushed SavedModel."""
+    """Returns the body that describes the model's inputs and outputs: the signatures of a pushed SavedModel."""
 
     def tensor(of: str, dtype: str, *sizes: int) -> dict[str, Any]:
         dims = [{"size": str(size), "name": ""} for size in sizes]
@@ -151,5 +151,5 @@ def metadata(name: str, version: int) -> dict[str, Any]:
 
 
 def _numbers(scored: bool) -> tuple[str, ...]:
-    """The names of the numbers that a signature gives of each hypothesis."""
+    """Returns the names of the numbers that a signature returns for each hypothesis."""
     return ("log_probability", *(("score",) if scored else ()), "probability")

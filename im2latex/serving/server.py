@@ -1,4 +1,4 @@
-"""Runs the service on uvicorn, until it is told to end."""
+"""Runs the service on uvicorn until it is told to stop."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ BACKLOG = 2048
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM or Ctrl-C, then answers what it has begun; a second signal ends it at once.
+    """Serves until SIGTERM or Ctrl-C, and then finishes the requests in progress; a second signal stops it at once.
 
     Args:
-        service: what answers.
-        started: called when it listens.
+        service: the service to run.
+        started: called when the server listens.
     """
 
     def __init__(self, service: Service, started: Callable[[], None] = lambda: None) -> None:
@@ -54,7 +54,7 @@ class Server(uvicorn.Server):
         self._ends_at = 0.0
 
     def end(self) -> None:
-        """Ends it, after the delay for those who send requests to hear that it is not ready."""
+        """Stops the server, after a delay in which load balancers can see that it is not ready."""
         self._ends_at = time.monotonic() + self._service.limits.drain_delay
         self._service.end(len(self.server_state.tasks))
 
@@ -75,14 +75,14 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Takes an address; a name may have several.
+    """Opens the sockets of an address; a host name may have several.
 
     Args:
-        host: where to listen.
-        port: 0 takes one that is free.
+        host: host name or IP address to listen at.
+        port: TCP port; 0 selects a free one.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: the address is not available.
     """
     sockets: list[socket.socket] = []
     try:
@@ -105,10 +105,10 @@ def serve(
     log_format: str = logs.TEXT,
     limits: Limits | None = None,
 ) -> None:
-    """`im2latex serve`: loads the newest of the versions and serves until it is told to end.
+    """`im2latex serve`: loads the newest working version and serves until it is told to stop.
 
     Raises:
-        UserError: no version works, or the address cannot be had.
+        UserError: no version works, or the address is not available.
     """
     logs.configure(log_format)
     service = Service(Models(folders), limits or Limits(), hosts_of(host, allowed))

@@ -1,7 +1,7 @@
-"""The HTTP service on a model.
+"""The HTTP service for a model.
 
-What all requests hold together is bounded: images, pixels that are to be decoded, bytes of bodies; beyond it they are
-answered 503. Nothing in a request names a file: pages are held in memory, models come from the folder that the service
+All requests together have limits on images, on pixels to be decoded and on bytes of bodies; beyond them the service
+answers 503. A request cannot name a file: pages are held in memory, and models come from the folder that the service
 was started with.
 """
 
@@ -41,7 +41,7 @@ from im2latex.serving.web_page import POLICY, files
 
 NAME = "im2latex"
 MAX_ALTERNATIVES = 10
-# A body of JSON above so many bytes takes much memory while it is read.
+# Parsing a larger JSON body, in bytes, needs much memory.
 LARGE_JSON = 2**20
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -64,12 +64,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Service:
-    """Answers requests by a model.
+    """Answers requests with a model.
 
     Args:
-        models: the model that serves; its `refresh` is called for as long as the service lives.
-        limits: what it takes at most.
-        hosts: the names it answers to.
+        models: the model that serves; the service calls its `refresh` regularly.
+        limits: limits of the service.
+        hosts: the host names that the service answers to.
     """
 
     def __init__(self, models: Models, limits: Limits, hosts: Hosts | None = None) -> None:
@@ -88,7 +88,7 @@ class Service:
         self._batcher: Batcher[Served, list[Hypothesis]]
 
     def application(self) -> ASGIApp:
-        """The application that uvicorn runs."""
+        """Returns the ASGI application for uvicorn."""
         versioned = f"/v1/models/{NAME}/versions/{{version}}"
         routes = [_route(address, self._file) for address in self._files]
         routes += [
@@ -109,13 +109,13 @@ class Service:
         return Around(app, self._hosts, self.metrics, HEADERS, lambda: self.ending)
 
     def end(self, requests: int) -> None:
-        """Says that the service is not ready any longer, while so many requests are in progress."""
+        """Marks the service as not ready, and logs the number of requests in progress."""
         self.ending = True
         log.info("ending: %d requests are still to be answered", requests)
 
     @contextlib.asynccontextmanager
     async def _work(self, app: Starlette) -> AsyncIterator[None]:
-        """What goes on beside the requests."""
+        """Runs the background tasks of the service."""
         self._decoding = Decoding(self.limits.max_pixels)
         self._batcher = Batcher(read, self.metrics.batch.observe)
         tasks = [asyncio.create_task(work) for work in (self._watch(), self.connections.look())]
@@ -131,14 +131,14 @@ class Service:
             await asyncio.sleep(self.limits.refresh)
             try:
                 await asyncio.to_thread(self.models.refresh)
-            except Exception:  # noqa: BLE001  whatever is wrong with the folder now, the version that serves goes on
+            except Exception:  # noqa: BLE001  the current version continues, whatever is wrong with the folder
                 log.exception("could not look for a newer version")
 
     def _wait(self) -> float:
-        """The seconds that the images take which are there."""
+        """Returns the estimated time in seconds to read the images in the queues."""
         return self._decoding.wait() + self._batcher.wait()
 
-    # --- Answers ---------------------------------------------------------------------------------------------------
+    # --- Endpoints -------------------------------------------------------------------------------------------------
 
     async def _file(self, request: Request) -> Response:
         file = self._files[request.url.path]
@@ -187,10 +187,10 @@ class Service:
         answer: dict[str, Any] = {"status": status(hypotheses), **found[0], "version": str(version)}
         return JSONResponse(answer | ({"alternatives": found} if beam else {}))
 
-    # --- Parts of them ---------------------------------------------------------------------------------------------
+    # --- Helpers ---------------------------------------------------------------------------------------------------
 
     def _version(self, request: Request) -> int:
-        """The version that serves; in a request that names one it has to be that."""
+        """Returns the version that serves; if the request names a version, it must be the same."""
         serves, version = self.models.served.version, request.path_params.get("version")
         if version is not None and not _VERSION.fullmatch(version):
             raise HTTPException(404)
@@ -201,7 +201,7 @@ class Service:
     async def _read(
         self, held: Held, images: Sequence[bytes], beam: Beam | None, turn: bool
     ) -> tuple[int, list[list[Hypothesis]]]:
-        """Reads the images of a request by the version that serves now, in the batches of all requests."""
+        """Reads the images of a request with the current version, batched with other requests."""
         held.take(self.images, len(images))
         served = self.models.served
 
@@ -229,10 +229,10 @@ def _route(path: str, handler: Handler, *methods: str) -> Route:
 
 
 def _asked(request: Request) -> tuple[Beam | None, bool]:
-    """The beam, and whether LaTeX is to be as a person types it.
+    """Returns the beam of a request, and whether to return LaTeX as a person would type it.
 
     Raises:
-        UserError: a parameter is wrong, or not known.
+        UserError: a parameter is wrong or unknown.
     """
     known = ("alternatives", "clean")
     given = request.query_params.multi_items()
@@ -253,10 +253,10 @@ def _asked(request: Request) -> tuple[Beam | None, bool]:
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Does what was asked for, as long as the client waits for it.
+    """Awaits the work, and cancels it if the client disconnects.
 
     Raises:
-        ClientGone: it did not.
+        ClientGone: the client disconnected.
     """
     task = asyncio.create_task(work)
     gone = asyncio.ensure_future(request.receive())

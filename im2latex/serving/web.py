@@ -1,4 +1,4 @@
-"""What is done around every request: who may ask, the id, headers, errors as JSON, log and metrics."""
+"""ASGI middleware for every request: allowed hosts, request id, headers, JSON errors, log and metrics."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from im2latex.serving.pools import Busy
 
 ID = "x-request-id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# As nginx calls it: the client is gone before its answer.
+# nginx's status for a client that disconnected before the response.
 GONE = 499
-# How long the rest of a body that is not wanted is taken and thrown away, so that its client reads the answer.
+# How long the server reads and discards the rest of a refused body, so that the client can read the response.
 LINGERING_SECONDS = 3.0
-# Bytes of all headers of a request.
+# Maximum size in bytes of all headers of a request.
 LONGEST_HEAD = 2**15
-# Addresses that are asked all the time stand in no log.
+# Health and metrics requests are too frequent to log.
 QUIET = ("/healthz", "/readyz", "/metrics")
-# In `scope["state"]`: the template of the address, and what else the log is to tell.
+# Keys in `scope["state"]`: the route's path template, and additional attributes for the log.
 ROUTE, TOLD = "route", "told"
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,11 @@ class Around:
     """Wraps an application.
 
     Args:
-        app: what answers.
-        hosts: the names that it answers to.
-        metrics: where requests are counted.
-        headers: of every answer.
-        is_ending: whether connections are to be closed after the answer.
+        app: the application.
+        hosts: the host names that the service answers to.
+        metrics: counts the requests.
+        headers: headers of every response.
+        is_ending: returns whether to close connections after the response.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Around:
         except asyncio.CancelledError:
             exchange.status = GONE
             raise
-        except Exception:  # noqa: BLE001  it has been answered; a fault of ours must not end the service
+        except Exception:  # noqa: BLE001  the response is sent already; an internal error must not stop the service
             log.exception("%s %s failed", scope["method"], _path(scope), extra={"request_id": state["id"]})
         finally:
             seconds = time.perf_counter() - started
@@ -94,7 +94,7 @@ class Around:
 
 
 class _Exchange:
-    """A request and its answer, as they pass."""
+    """Tracks a request and its response."""
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], is_ending: Callable[[], bool]
@@ -106,7 +106,7 @@ class _Exchange:
         self._is_ending = is_ending
         given = Headers(scope=scope)
         self._has_more = given.get("content-length", "0") != "0" or "transfer-encoding" in given
-        # Asking for the body would tell the client to send it.
+        # Reading the body would make the server send "100 Continue".
         self._lingers = "expect" not in given
 
     async def receive(self) -> Message:
@@ -123,7 +123,7 @@ class _Exchange:
             if self._has_more or self._is_ending():
                 headers["connection"] = "close"
         elif self._has_more and self._lingers and not message.get("more_body", False):
-            # What the client still sends is taken, or it would be cut off before it reads the answer.
+            # Read the rest of the body; otherwise the connection is reset before the client reads the response.
             await self._send({**message, "more_body": True})
             await self._linger()
             message = {**message, "body": b""}
@@ -139,7 +139,7 @@ class _Exchange:
 
 
 def as_json(error: Exception) -> JSONResponse:
-    """The answer to what is wrong: a sentence in JSON, as TensorFlow Serving does."""
+    """Returns the response for an error: a sentence in JSON, as in TensorFlow Serving."""
     if isinstance(error, HTTPException):
         return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
     if isinstance(error, Busy):
@@ -150,7 +150,7 @@ def as_json(error: Exception) -> JSONResponse:
 
 
 def tell(scope: Scope, **what: Any) -> None:
-    """Adds to the line of a request in the log."""
+    """Adds attributes to a request's log line."""
     scope["state"].setdefault(TOLD, {}).update(what)
 
 
@@ -162,5 +162,5 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
 
 
 def _path(scope: Scope) -> str:
-    """As it was sent, with everything but printable ASCII in per cents."""
+    """Returns the path as the client sent it: percent-encoded, at most 200 characters."""
     return scope["raw_path"].decode("ascii", "replace")[:200]

@@ -1,4 +1,4 @@
-"""The page in the browser: every file of it, read once when the service starts."""
+"""The files of the web page, read once when the service starts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".woff2": "font/woff2",
 }
-# What the page may do: what comes from this service, and pictures that it holds itself.
+# Content security policy: the page may load resources of this service, and images that it holds itself.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self'; connect-src 'self'; "
     "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -21,14 +21,14 @@ POLICY = (
 
 
 class File(NamedTuple):
-    """A file as it is sent."""
+    """The content and content type of a file."""
 
     content: bytes
     content_type: str
 
 
 def files() -> dict[str, File]:
-    """The files by the paths of their addresses."""
+    """Returns the files by URL path."""
     paths = {
         "/": FOLDER / "page" / "page.html",
         "/page.css": FOLDER / "page" / "page.css",

@@ -1,12 +1,12 @@
 "use strict";
 
-/* The page of the service, and of the folder that `im2latex export --format web` writes. What reads a picture there, the
-   service or the browser, is in read.js: `read(picture, alternatives, signal)` gives { status, alternatives }. */
+/* Web page of the service, and of the folder that `im2latex export --format web` writes. read.js defines how a picture
+   is read, by the service or in the browser: `read(picture, alternatives, signal)` returns { status, alternatives }. */
 
-/* How many readings are asked for. */
+/* Number of alternatives to request. */
 const ALTERNATIVES = 5;
 const NOTHING_YET = "Nothing to read yet.";
-/* A drawing is sent so much smaller, which makes its strokes as thin as print. */
+/* Factor by which a drawing is reduced before it is sent, so that its strokes are as thin as in print. */
 const SHRINK = 4;
 const PEN = 7;
 const KATEX = { throwOnError: true, trust: false, maxExpand: 1000, maxSize: 50 };
@@ -23,7 +23,7 @@ function say(text, bad = false) {
   of("status").classList.toggle("bad", bad);
 }
 
-/* Draws LaTeX into an element; what KaTeX does not know is said. */
+/* Renders LaTeX into an element, and shows a message if KaTeX cannot. */
 function render(formula, element, displayMode) {
   if (!formula) {
     element.textContent = "Blank.";
@@ -75,7 +75,7 @@ function show(answer) {
   of("answer").hidden = false;
 }
 
-/* Reads a picture; an older question is given up. */
+/* Reads a picture, and cancels an earlier request. */
 async function ask(picture) {
   asking?.abort();
   asking = new AbortController();
@@ -103,7 +103,7 @@ async function ask(picture) {
   }
 }
 
-/* Shows a picture and asks about it. */
+/* Shows a picture and reads it. */
 function take(picture, name) {
   const preview = of("preview");
   URL.revokeObjectURL(preview.src);
@@ -153,7 +153,7 @@ document.addEventListener("drop", (event) => {
   takeFirst(event.dataTransfer.files, "What was dropped is no file.");
 });
 
-/* Copies what the LaTeX becomes in another form. */
+/* Copies the LaTeX, converted to another format. */
 async function copy(button, convert) {
   let text;
   try {
@@ -168,7 +168,7 @@ async function copy(button, convert) {
     button.textContent = "Copied";
     say("Copied.");
   } catch (error) {
-    // A browser that does not trust this address lets nobody write to the clipboard but the person.
+    // On an insecure origin, browsers allow only the user to copy: select the text.
     of("latex").textContent = text;
     getSelection().selectAllChildren(of("latex"));
     say("This browser does not let the page copy: the text is selected, press Ctrl+C.", true);
@@ -187,7 +187,7 @@ const FORMS = {
   copy: (formula) => formula,
   "copy-dollars": (formula) => `$${formula}$`,
   "copy-mathml": asMathML,
-  // Where the page has no converter to Typst, it has no button for it.
+  // The button exists only if the page has the converter to Typst.
   ...(window.tex2typst && { "copy-typst": (formula) => tex2typst(formula) }),
 };
 for (const [id, convert] of Object.entries(FORMS)) {

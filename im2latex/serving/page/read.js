@@ -1,10 +1,10 @@
 "use strict";
 
-/* How page.js reads a picture where there is a service. */
+/* Reads pictures with the HTTP service. */
 
 of("where").textContent = "Read on this server; the page loads nothing from elsewhere.";
 
-/* What stands in a picture: { status, alternatives, version }. */
+/* Returns the reading of a picture: { status, alternatives, version }. */
 async function read(picture, alternatives, signal) {
   let response;
   let answer;
