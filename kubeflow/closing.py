@@ -1,4 +1,4 @@
-"""The end of a run on Kubeflow, in the database that it was recorded in."""
+"""Updates the database of ML Metadata when a run on Kubeflow has ended."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pipeline.lineage.graph import PIPELINE_RUN, PUSHED
 
 
 def close_run(store: MetadataStore, run: str) -> bool | None:
-    """Marks what a run that has ended left running as cancelled.
+    """Marks the executions of a finished run that are still recorded as running as cancelled.
 
     Returns:
-        Whether the run pushed its model; None if it did not get to it, or is not recorded.
+        Whether the run pushed its model; None if the run did not reach the Pusher, or is not recorded.
     """
     context = store.get_context_by_type_and_name(PIPELINE_RUN, run)
     if context is None:

@@ -91,7 +91,7 @@ class Node:
         )
 
     def execution_type(self) -> Any:
-        """ML Metadata's type of its executions, as TFX's compiler has it."""
+        """Returns the type of its executions in ML Metadata, as in TFX's compiler."""
         from ml_metadata.proto import metadata_store_pb2
 
         made = metadata_store_pb2.ExecutionType(name=self.type)
@@ -215,7 +215,7 @@ def _recorder(address: str, node: Node) -> Recorder:
 
 
 def path_of(kind: type) -> str:
-    """The dotted path of a class."""
+    """Returns the dotted path of a class."""
     return f"{kind.__module__}.{kind.__qualname__}"
 
 

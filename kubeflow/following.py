@@ -297,7 +297,7 @@ def was_pushed(
 
 
 def _recorded_push(connection: str, run_id: str, say: Say) -> bool | None:
-    """Whether a run that has ended pushed its model, from the database; what it left running is marked as cancelled."""
+    """Reads from the database whether a finished run pushed its model; marks unfinished executions as cancelled."""
     from kubeflow.closing import close_run
     from pipeline.lineage.store import write
     from pipeline.workspace import Workspace

@@ -1,13 +1,13 @@
-"""Records a run on Kubeflow in a database of ML Metadata, in the types, events and contexts of the local runner.
+"""Records a run on Kubeflow in a database of ML Metadata, with the same types, events and contexts as the local runner.
 
-Every container records its own task. A task may be tried several times, and two containers may record the same at the
-same time, so an execution is named RUN.COMPONENT, which can be there once: another attempt takes over the execution of
-the one before.
+Every container records its own task. A task may be retried, and two containers may record the same execution at the
+same time. Executions are therefore named RUN.COMPONENT, which is unique: a retry reuses the execution of the attempt
+before it.
 
-A task whose outputs come from the cache starts no container. It is recorded by the tasks that take these outputs: what
-made them, and what that took, is recorded as cached unless this run made it. The task `record-lineage` at the end takes
-what nothing else takes. The cache cannot have outputs that the database does not know, because the address of the
-database is part of the cache's key.
+A task whose outputs come from the cache starts no container. The tasks that use these outputs record it instead: unless
+this run produced the outputs, the execution that did, and those before it, are recorded as cached. The task
+`record-lineage` at the end does this for outputs that no other task uses. The cache has no outputs that are missing in
+the database, because the address of the database is part of the cache key.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pipeline.workspace import Workspace
 
 EXAMPLES, TRAINER = "ImportExampleGen", "Trainer"
 DATA_FINGERPRINT = "data_fingerprint"
-# How long a database may be away before the task fails, seconds; the first pause and the longest one.
+# How long to retry before the task fails, and the first and the longest pause between retries, in seconds.
 PATIENCE = 300.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0
 Answer = TypeVar("Answer")
@@ -53,11 +53,11 @@ class Recorder:
     def __init__(self, address: str, node: Node) -> None:
         """
         Args:
-            address: of the database, as in metadata.connection.
-            node: the task's.
+            address: address of the database, as in metadata.connection.
+            node: the component of the task.
 
         Raises:
-            UserError: the pod does not know its run.
+            UserError: the id of the run is not set in the pod's environment.
         """
         if not os.environ.get(RUN):
             raise UserError(f"{RUN} is not set in this pod; `im2latex kubeflow compile` writes a pipeline that sets it")
@@ -67,19 +67,20 @@ class Recorder:
         self._execution = 0
 
     def metadata(self) -> Metadata:
-        """The database, for TFX's drivers."""
+        """Returns the database connection for TFX's drivers."""
         return self._patiently(lambda: Metadata(connection(self._address, Workspace.from_environment())))
 
     def describe_run(self, told: Mapping[str, Any], data: str) -> None:
-        """Records what the run is run with.
+        """Records the configuration and the code of the run.
 
         Args:
-            told: `knobs` and `code` of the compiled pipeline, as `pipeline.running.record` has them.
-            data: where the records are.
+            told: `knobs` and `code` of the compiled pipeline, as in `pipeline.running.record`.
+            data: address of the records.
         """
         knobs = told["knobs"] | {"data.source": data}
         here = code()
-        # The checkout that the pipeline was compiled in has a commit, the image has none: the same code has the same.
+        # The image has no Git commit; use that of the checkout where the pipeline was compiled, if the code is the
+        # same.
         same = told["code"]["code_sha256"] == here["code_sha256"]
         described = {
             **configuration(knobs),
@@ -97,9 +98,9 @@ class Recorder:
     def recorded(
         self, inputs: Mapping[str, list[Artifact]], outputs: Mapping[str, list[Artifact]], properties: Mapping[str, Any]
     ) -> Iterator[None]:
-        """Around the work of an executor: records that it runs, what it takes, how it ends and what it made.
+        """Context manager for the work of an executor: records its start, inputs, end and outputs.
 
-        The inputs get the ids that they have in the database.
+        It sets the ids of the input artifacts in the database.
         """
         self._begin(inputs, properties)
         try:
@@ -107,7 +108,7 @@ class Recorder:
         except Exception:
             try:
                 self._store(self._fail)
-            except UserError as lost:  # what the executor said matters more
+            except UserError as lost:  # the executor's error is more important
                 logging.error("%s", lost)
             raise
         self._end(outputs)
@@ -132,7 +133,7 @@ class Recorder:
                 for artifact, stored in zip(artifacts, taken[key], strict=True):
                     artifact.id = stored.id
             self._execution = execution.id
-            if self._node.id == TRAINER:  # its machine is the one that matters
+            if self._node.id == TRAINER:  # the hardware of the training is recorded for the run
                 self._describe(handle, machine())
 
         self._store(put)
@@ -145,7 +146,7 @@ class Recorder:
             before = _artifacts(handle.store, self._execution, OUTPUTS)
             for key, (artifact,) in made.items():
                 artifact.state, artifact.is_external = ArtifactState.PUBLISHED, False
-                if key in before:  # an earlier attempt was stopped after it had recorded them
+                if key in before:  # recorded by an earlier attempt that was then stopped
                     artifact.id = before[key]
             if before:
                 handle.store.put_artifacts([artifact.mlmd_artifact for (artifact,) in made.values()])
@@ -157,21 +158,21 @@ class Recorder:
         self._store(put)
 
     def _fail(self, handle: Metadata) -> None:
-        """The next attempt takes the execution over."""
+        """Marks the execution as failed; a retry reuses it."""
         (execution,) = handle.store.get_executions_by_id([self._execution])
         execution.last_known_state = _Execution.FAILED
         handle.store.put_executions([execution])
 
     def record_cached(self, inputs: Mapping[str, list[Artifact]]) -> None:
-        """Records what made artifacts, and what that took, as cached, unless this run made it."""
+        """Records the executions behind these artifacts as cached, unless they belong to this run."""
         self._store(lambda handle: self._taken(handle, inputs))
 
     def steps(self) -> str:
-        """The run's steps so far, as the report takes them."""
+        """Returns the run's steps so far as JSON, for the report."""
         return self._store(lambda handle: json.dumps(origins(read_steps(handle.store, self.run)[0])))
 
     def _taken(self, handle: Metadata, inputs: Mapping[str, list[Artifact]]) -> dict[str, list[Artifact]]:
-        """Inputs as the database has them; one that it does not have is new, and nobody knows what made it."""
+        """Returns the inputs as stored in the database; those that are not in it stay as they are."""
         taken = {key: [_known(handle.store, _as_stored(one)) for one in artifacts] for key, artifacts in inputs.items()}
         self._record_makers(handle, {one.id for artifacts in taken.values() for one in artifacts if one.id})
         return taken
@@ -189,7 +190,7 @@ class Recorder:
                     frontier |= self._record_cached(handle, maker, run) - seen
 
     def _record_cached(self, handle: Metadata, maker: Any, run: str) -> set[int]:
-        """Records that this run took the outputs of another run's execution from the cache; gives what that took."""
+        """Records an execution of another run as cached in this run; returns the ids of that execution's inputs."""
         store = handle.store
         component = context_name(store, maker.id, NODE).rpartition(".")[2]
         events = [event for event in store.get_events_by_execution_ids([maker.id]) if event.type in INPUTS | OUTPUTS]
@@ -213,7 +214,7 @@ class Recorder:
         return {event.artifact_id for event in events if event.type in INPUTS}
 
     def _describe(self, handle: Metadata, properties: Mapping[str, str | int]) -> None:
-        """Sets properties of the run, and leaves those that others set."""
+        """Sets properties of the run; keeps the other properties."""
         run = self._contexts(handle, "")[1]
         changed = metadata_store_pb2.Context(id=run.id, type_id=run.type_id, name=run.name)
         for name, value in properties.items():
@@ -224,14 +225,14 @@ class Recorder:
         handle.store.put_contexts([changed], field_mask_paths=[f"custom_properties.{name}" for name in properties])
 
     def _contexts(self, handle: Metadata, component: str) -> list[Any]:
-        """The pipeline, its run and, if a component is named, its node; made if they are missing."""
+        """Returns the contexts of the pipeline, the run and, if named, the component; creates missing ones."""
         register = context_lib.register_context_if_not_exists
         pipeline = register(handle, "pipeline", self._node.pipeline)
         contexts = [pipeline, register(handle, PIPELINE_RUN, self.run, parent_contexts=[pipeline])]
         return [*contexts, register(handle, NODE, f"{self._node.pipeline}.{component}")] if component else contexts
 
     def _store(self, put: Callable[[Metadata], Answer]) -> Answer:
-        """Writes to the database, which is opened for that alone: a training outlives a connection."""
+        """Writes to the database in a new connection, because a connection does not outlast a training."""
 
         def once() -> Answer:
             with Metadata(connection(self._address, Workspace.from_environment())) as handle:
@@ -240,10 +241,12 @@ class Recorder:
         return self._patiently(once)
 
     def _patiently(self, do: Callable[[], Answer]) -> Answer:
-        """Does something again while the database is away, or others write the same; all that is done here may be.
+        """Retries an operation while the database is unreachable or another container writes the same record.
+
+        The operation must be idempotent.
 
         Raises:
-            UserError: it does not work, or the database refuses the user.
+            UserError: the retries failed, or the database refuses the user.
         """
         end, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
         while True:
@@ -258,7 +261,7 @@ class Recorder:
 
 
 def _as_stored(artifact: Artifact) -> Artifact:
-    """An artifact of this container with addresses in place of the launcher's paths, and no id."""
+    """Returns a copy of a container's artifact with the launcher's paths replaced by addresses, and without an id."""
     made = type(artifact)()
     stored = metadata_store_pb2.Artifact()
     stored.CopyFrom(artifact.mlmd_artifact)
@@ -273,7 +276,7 @@ def _as_stored(artifact: Artifact) -> Artifact:
 
 
 def _known(store: MetadataStore, artifact: Artifact) -> Artifact:
-    """The artifact as the database has it, or as it is given if the database has none at its address."""
+    """Returns the stored artifact with the same address and type, or the given artifact if there is none."""
     found = [one for one in store.get_artifacts_by_uri(artifact.uri) if one.type == artifact.type_name]
     if found:
         artifact.set_mlmd_artifact(max(found, key=lambda one: one.id))
@@ -281,6 +284,6 @@ def _known(store: MetadataStore, artifact: Artifact) -> Artifact:
 
 
 def _artifacts(store: MetadataStore, execution: int, types: Iterable[int]) -> dict[str, int]:
-    """The artifacts that an execution took or gave, by name."""
+    """Returns the ids of an execution's input or output artifacts, by name."""
     events = store.get_events_by_execution_ids([execution])
     return {event.path.steps[0].key: event.artifact_id for event in events if event.type in types}

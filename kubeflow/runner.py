@@ -41,7 +41,7 @@ from pipeline.running.record import code, knobs_of
 
 SCHEMA_VERSION = "2.1.0"
 COMMAND = ("python", "-m", "kubeflow.entrypoint")
-# Components whose drivers read external state. Reporter's is not one: it reads the local runner's ML Metadata.
+# Components whose drivers read external state. The Reporter is not one of them, although its driver reads ML Metadata.
 RESOLVED = ("ImportExampleGen", "Baseline", "Pusher")
 # The pod label with the id of the run, which the backend sets.
 RUN_LABEL = "metadata.labels['pipeline/runid']"
@@ -184,7 +184,7 @@ def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str
 
 
 def _record_lineage(config: Config, leaves: dict[str, tuple[str, Any]]) -> Task:
-    """The task that records what a run took from the cache; it takes what nothing else takes, which is small."""
+    """Returns the task that records cached tasks; its inputs are the small outputs that no other task uses."""
     node = Node(RECORD, {key: path_of(channel.type) for key, (_, channel) in leaves.items()}, config.name)
     artifacts = {key: _produced(task, key) for key, (task, _) in leaves.items()}
     return _container_task(
@@ -204,7 +204,7 @@ def _metadata(config: Config) -> list[str]:
 
 
 def _run(component: BaseComponent, config: Config) -> list[str]:
-    """What the run is run with, for the first task that runs in every run."""
+    """Returns the arguments with the run's configuration and code, for the first task that runs in every run."""
     if not config.metadata.connection or component.id != "ImportExampleGen":
         return []
     return ["--run", json.dumps({"knobs": knobs_of(config), "code": code()}, sort_keys=True)]

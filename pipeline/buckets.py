@@ -1,4 +1,4 @@
-"""Buckets (gs://, s3://, minio://), opened with the credentials of the environment."""
+"""Reads buckets (gs://, s3://, minio://) with the credentials of the environment."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from urllib.parse import urlsplit
 from im2latex.errors import UserError
 
 SCHEMES = ("gs://", "s3://", "minio://")
-# Without credentials, Google's client would look for them for a quarter of an hour.
+# Time limit for retries: without credentials, Google's client would retry for 15 minutes.
 GOOGLE_PATIENCE = datetime.timedelta(seconds=60)
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is the address of something in a bucket."""
+    """Returns whether a text is an address in a bucket."""
     return text.startswith(SCHEMES)
 
 
 def file_system(address: str) -> Any:
-    """The pyarrow.fs.FileSystem of an address. AWS_ENDPOINT_URL names an S3 store that is not Amazon's."""
+    """Returns the pyarrow.fs.FileSystem of an address; AWS_ENDPOINT_URL sets the endpoint of an S3-compatible store."""
     from pyarrow.fs import GcsFileSystem, S3FileSystem
 
     if address.startswith("gs://"):
@@ -37,18 +37,16 @@ def file_system(address: str) -> Any:
 
 
 def place(address: str) -> str:
-    """An address as its file system names it: bucket and key."""
+    """Returns the path of an address in its file system: bucket and key."""
     return address.partition("://")[2].rstrip("/")
 
 
 def download(address: str, target: Path) -> None:
-    """Copies a file, or a folder with all that is in it, from a bucket; it appears complete or not at all.
-
-    Of what is not there, nothing appears.
+    """Copies a file or a folder from a bucket, atomically. Does nothing if the address does not exist.
 
     Args:
-        address: of the file or folder.
-        target: where to put it; does nothing if there is something.
+        address: address of the file or folder.
+        target: local path of the copy; an existing file or folder is kept.
 
     Raises:
         UserError: the bucket cannot be read.

@@ -1,4 +1,4 @@
-"""Where files are kept that are made or downloaded once."""
+"""The cache folder for files that are generated or downloaded once."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Fits what a model's probabilities mean: how often formulas and tokens with such a probability are right.
+"""Calibrates a model's probabilities: fits how often formulas and tokens with a given probability are correct.
 
-NumPy, scipy and ONNX Runtime, so that any trained model can be calibrated anywhere.
+This module uses NumPy, SciPy and ONNX Runtime only, so it can calibrate any trained model without TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,24 +24,26 @@ from im2latex.reader import Reader
 from im2latex.reading import Beam, Hypothesis
 from trainer_module.trained import Trained, save_onnx
 
-# Bins of probability, of equal width, in which what a model is sure of is compared with what is right.
+# Number of probability bins, of equal width, for the expected calibration error.
 BINS = 10
-# Examples that are read at most, evenly from all: two numbers need no more.
+# Maximum number of examples, evenly spaced in the data; fitting two parameters does not need more.
 EXAMPLES = 2000
-# How many examples the belief counts for that the model's own probabilities are right.
+# Weight of the prior, in examples, that the model's own probabilities are right.
 PRIOR = 4.0
 
 
 class Read(NamedTuple):
-    """What a model read, and what stands there."""
+    """A formula that the model has read, and its target."""
 
     target: str
     read: Hypothesis
 
 
 class Fit(NamedTuple):
-    """A calibration, and the expected calibration error of formulas on the half of the examples that another one, fit
-    on the other half, has not seen: with the model's own probabilities, and with those."""
+    """A calibration, and the expected calibration error of formulas before and after calibration.
+
+    The error is measured by cross-validation: on one half of the examples, with parameters fitted on the other half.
+    """
 
     calibration: Calibration
     examples: int
@@ -50,12 +52,12 @@ class Fit(NamedTuple):
 
 
 def calibrate(trained: Trained, examples: Sequence[tuple[bytes, str]], normalised: bool = False) -> Fit:
-    """Fits the probabilities of a model on examples that it has not learned from, read as it is searched by default.
+    """Calibrates a model's probabilities on examples that were not used in training, with the model's default search.
 
     Args:
-        trained: the model; its calibration is left aside.
-        examples: encoded pictures and their formulas; of more than `EXAMPLES`, so many are read.
-        normalised: whether the pictures are PNG as the model takes them.
+        trained: the model; its existing calibration is ignored.
+        examples: encoded pictures and their formulas; at most `EXAMPLES` of them are read.
+        normalised: whether the pictures are PNGs that are already normalised for the model.
 
     Raises:
         UserError: no picture can be read.
@@ -65,7 +67,7 @@ def calibrate(trained: Trained, examples: Sequence[tuple[bytes, str]], normalise
 
 
 def read_examples(trained: Trained, examples: Sequence[tuple[bytes, str]], normalised: bool) -> list[Read]:
-    """Reads examples with ONNX Runtime; pictures without ink, and what cannot be read, are left out."""
+    """Reads examples with ONNX Runtime; leaves out blank pictures and pictures that cannot be read."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
         save_onnx(file, trained)
@@ -86,13 +88,13 @@ def read_examples(trained: Trained, examples: Sequence[tuple[bytes, str]], norma
 
 
 def fit(examples: Sequence[Read]) -> Fit:
-    """Fits the probabilities of formulas and of tokens.
+    """Fits the calibration of formulas and of tokens.
 
     Args:
-        examples: read with the model's own probabilities.
+        examples: readings with the model's uncalibrated probabilities.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no examples.
     """
     if not examples:
         raise UserError("there are no examples with a picture that can be read: nothing to calibrate on")
@@ -122,7 +124,7 @@ def fit(examples: Sequence[Read]) -> Fit:
 
 
 def right_tokens(target: Sequence[str], read: Sequence[str]) -> np.ndarray:
-    """bool (len(read),): which tokens stand in the target too, in the alignment with the fewest edits."""
+    """Returns which tokens match the target in an alignment with the fewest edits, bool, (len(read),)."""
     right = np.zeros(len(read), bool)
     for block in Levenshtein.opcodes(target, read).as_matching_blocks():
         right[block.b : block.b + block.size] = True
@@ -130,26 +132,29 @@ def right_tokens(target: Sequence[str], read: Sequence[str]) -> np.ndarray:
 
 
 def log_odds(log_probability: np.ndarray) -> np.ndarray:
-    """The log-odds of log-probabilities, as decoding has them."""
+    """Converts log-probabilities to log-odds, in the same way as decoding."""
     below = np.minimum(log_probability, CERTAIN)
     return below - np.log1p(-np.exp(below))
 
 
 def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
-    """The expected calibration error (Naeini et al. 2015), 0 to 1: over `BINS`, how far the mean probability lies from
-    the share that is right, in the mean over the examples."""
+    """Returns the expected calibration error (Naeini et al. 2015), 0 to 1.
+
+    This is the difference between the mean probability and the share of correct examples in each of `BINS` bins,
+    averaged over the bins with their numbers of examples as weights.
+    """
     bins = bins_of(probability)
     sums = np.bincount(bins, np.asarray(probability) - np.asarray(right, float), BINS)
     return float(np.abs(sums).sum() / max(len(bins), 1))
 
 
 def bins_of(probability: np.ndarray | float) -> np.ndarray:
-    """The bin of each probability, int64."""
+    """Returns the index of each probability's bin, int64."""
     return np.minimum((np.asarray(probability) * BINS).astype(np.int64), BINS - 1)
 
 
 def _logistic(odds: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-    """Slope, above 0, and offset, of the most likely logistic regression, held near 1 and 0 by `PRIOR` examples."""
+    """Fits a logistic regression; returns its slope, which is positive, and offset, regularised by `PRIOR` examples."""
     right = right.astype(np.float64)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:

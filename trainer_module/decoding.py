@@ -46,8 +46,8 @@ def search(
     Each step keeps the most probable hypotheses; the search stops when all of them have ended. All steps cost the same,
     because only the decoder's state is passed on. The cells of the images are not repeated for the hypotheses.
 
-    A hypothesis that is in a loop (`im2latex.graph.LOOPS`) has to end, and the repetitions are cut off. Its
-    log-probability is still that of all tokens.
+    A hypothesis in a loop (`im2latex.graph.LOOPS`) is ended, and the repetitions are removed. Its log-probability still
+    includes the removed tokens.
 
     Args:
         model: the model.
@@ -135,7 +135,7 @@ def _ranked(
 ) -> Decoded:
     """Orders hypotheses by their scores, best first; arguments as in `Decoded` and `search`.
 
-    `cut` is how many of the last tokens of each are a loop, int32, (batch, width).
+    `cut` is the number of tokens at the end of each hypothesis that belong to a loop, int32, (batch, width).
     """
     positions = ops.arange(tokens.shape[-1], dtype="int32")
     lengths = ops.sum(ops.cast(tokens != PAD, "int32"), axis=-1) - cut

@@ -1,7 +1,8 @@
-"""Transformed examples on disk, with an index of them in memory.
+"""Stores transformed examples on disk, with an index in memory.
 
-A million pictures take some gigabytes, and a training needs those of a batch: the index says where each lies and how
-large it is, in 24 bytes, and the system keeps in memory what of the file there is room for. NumPy alone.
+A million pictures take some gigabytes, while training needs only those of the current batch. The index holds the
+position and size of each example in 24 bytes, and the operating system caches the file as memory allows. This module
+uses NumPy only.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import IO, NamedTuple, overload
 
 import numpy as np
 
-# What is sorted at once.
+# Number of bytes that are sorted at once, in memory.
 RUN_BYTES = 64 << 20
 _TOKEN = np.dtype(np.int32)
 _INDEX = np.dtype(
     [
-        ("offset", np.int64),  # of the image in the file; the ids of the tokens lie behind it
+        ("offset", np.int64),  # position of the image in the file; the token ids follow it
         ("image", np.uint32),  # bytes
         ("tokens", np.uint32),
         ("height", np.uint32),  # pixels
@@ -40,36 +41,36 @@ class Example(NamedTuple):
 
 
 class Examples(Sequence[Example]):
-    """Examples in a file that nobody else sees and that goes with the process; made by `write` and `write_sorted`.
+    """Examples in an unnamed temporary file, which is deleted when the process exits; use `write` or `write_sorted`.
 
-    A part, `examples[indices]`, shares the file. It can be sent to another process on this machine, which reads the
-    file as long as this process keeps it open.
+    A part, `examples[indices]`, shares the file. It can be sent to another process on the same machine, which can read
+    the file as long as this process keeps it open.
     """
 
     def __init__(self, file: IO[bytes] | Path, index: np.ndarray, ids: np.ndarray | None = None) -> None:
         """
         Args:
-            file: open, or where it can be opened.
-            index: of type `_INDEX`, (examples,).
-            ids: what stands for each id in the file, int32; None: the id itself.
+            file: an open file, or the path of one.
+            index: index of type `_INDEX`, (examples,).
+            ids: new token id for each token id in the file, int32; None keeps the ids.
         """
-        # Kept open for those that share it, too.
+        # The file stays open, also for processes that share it.
         self._file = open(file, "rb", buffering=0) if isinstance(file, Path) else file  # noqa: SIM115
         self._index = index
         self._ids = ids
 
     @classmethod
     def write(cls, examples: Iterable[Example], folder: Path) -> Examples:
-        """Keeps examples in their order.
+        """Stores examples in the given order.
 
         Args:
-            examples: read once.
-            folder: on a disk that holds them.
+            examples: the examples; they are iterated once.
+            folder: folder on a disk with enough space.
 
         Raises:
             OSError: the disk is full.
         """
-        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, open as long as there are examples in it
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115, stays open while its examples are used
         sizes = array.array("I")
         for example in examples:
             file.write(example.image)
@@ -85,27 +86,27 @@ class Examples(Sequence[Example]):
 
     @classmethod
     def write_sorted(cls, examples: Iterable[Example], folder: Path) -> Examples:
-        """Keeps examples in the order of their bytes; arguments and errors as those of `write`."""
+        """Stores examples sorted by their bytes; arguments and errors as in `write`."""
         runs = [cls.write(sorted(run, key=_bytes), folder) for run in _runs(examples)]
         return runs[0] if len(runs) == 1 else cls.write(heapq.merge(*runs, key=_bytes), folder)
 
     @property
     def sizes(self) -> np.ndarray:
-        """Height and width in pixels, and tokens, of each example, int32, (examples, 3)."""
+        """Returns height and width in pixels, and number of tokens, of each example, int32, (examples, 3)."""
         return np.stack([self._index[name] for name in ("height", "width", "tokens")], axis=1, dtype=np.int32)
 
     def renumbered(self, ids: np.ndarray | None) -> Examples:
-        """The same examples with ids[i] in place of the token i, int32."""
+        """Returns the same examples with token i replaced by ids[i], int32."""
         return Examples(self._file, self._index, ids)
 
     def without_tokens(self) -> Examples:
-        """The same images with no tokens."""
+        """Returns the same images with empty formulas."""
         index = self._index.copy()
         index["tokens"] = 0
         return Examples(self._file, index, self._ids)
 
     def __add__(self, other: Examples) -> Examples:
-        """These and then the others, which are in the same file."""
+        """Concatenates two parts of the same file."""
         assert other._file is self._file
         return Examples(self._file, np.concatenate([self._index, other._index]), self._ids)
 
@@ -134,19 +135,19 @@ class Examples(Sequence[Example]):
 
     @property
     def _path(self) -> Path:
-        """Where other processes find the file, which has no name."""
+        """Path by which other processes can open the file, which has no name."""
         return Path(f"/proc/{os.getpid()}/fd/{self._file.fileno()}")
 
 
 def sizes_of(examples: Sequence[Example]) -> np.ndarray:
-    """Height and width in pixels, and tokens, of each example, int32, (examples, 3)."""
+    """Returns height and width in pixels, and number of tokens, of each example, int32, (examples, 3)."""
     if isinstance(examples, Examples):
         return examples.sizes
     return np.array([(e.height, e.width, len(e.tokens)) for e in examples], np.int32).reshape(-1, 3)
 
 
 def part_of(examples: Sequence[Example], indices: np.ndarray) -> Sequence[Example]:
-    """The examples of these indices, in this order."""
+    """Returns the examples with these indices, in this order."""
     return examples[indices] if isinstance(examples, Examples) else [examples[i] for i in indices]
 
 
@@ -155,7 +156,7 @@ def _bytes(example: Example) -> tuple[bytes, bytes]:
 
 
 def _runs(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """The examples in lists of about RUN_BYTES; at least one list."""
+    """Yields the examples in lists of about RUN_BYTES; at least one list."""
     run: list[Example] = []
     size = 0
     for example in examples:

@@ -1,10 +1,10 @@
-"""ImportExampleGen: reads TFRecords, and stops the run at the first record that cannot be used.
+"""ImportExampleGen: reads TFRecords, and stops the run at the first invalid record.
 
 TFX's ImportExampleGen accepts whatever Beam reads. Beam accepts a gzipped file that is truncated between two records,
-and for other damage it names neither the file nor the record. An invalid record would fail a later component, without a
-hint at the record: Transform or, if it is in the evaluated split, the Evaluator, after all the training.
+and for other damage it names neither the file nor the record. An invalid record would make a later component fail,
+without naming the record: Transform or, if it is in the evaluated split, the Evaluator, after all the training.
 
-This component also brings formulas into one spelling, before anything is counted or learned.
+This component also converts formulas to one spelling, before the vocabulary is computed and the model is trained.
 
 TFX shuffles the records with Beam, which keeps all of them in memory if it runs in one process. This component instead
 writes each record into one of `SHARDS` files, chosen by the checksum of the record. Memory does not grow with the
@@ -42,7 +42,8 @@ from data.spelling import NORMAL, known_spelling, respell
 from im2latex.errors import UserError
 
 SPELLING = "spelling"
-# Files of a split that each process writes: as many processes can read a split side by side. Beam holds this many open.
+# Number of files per split that each process writes, so that as many processes can read a split in parallel. Beam keeps
+# this many files open.
 SHARDS = 16
 _RAISED = re.compile(rf"^{UserError.__module__}\.{UserError.__name__}: (.*)$", re.MULTILINE)
 _STEP = re.compile(r" \[while running '.*?'\]$")
@@ -114,13 +115,13 @@ class _TFRecordSink(beam_files.FileSink):
         return beam_files.FileMetadata("application/octet-stream", CompressionTypes.UNCOMPRESSED)
 
     def open(self, fh: BinaryIO) -> None:
-        # No name and no time in the header: the same records give the same bytes.
+        # Without a name and time in the header, the same records give the same bytes.
         self._file = gzip.GzipFile("", "wb", compresslevel=6, fileobj=fh, mtime=0)
 
     def write(self, record: bytes) -> None:
         self._file.write(frame(record))
 
-    def flush(self) -> None:  # once, before Beam closes the file
+    def flush(self) -> None:  # Beam calls this once, before it closes the file
         self._file.close()
 
 
@@ -129,14 +130,14 @@ def _shard(content: bytes) -> str:
 
 
 def _refuse_missing(written: beam_files.FileResult, folder: str) -> None:
-    """Beam takes a file that it cannot move into its place for one that an earlier attempt has moved."""
+    """Raises an error if a file is missing: Beam ignores a failed rename, as if an earlier attempt had done it."""
     path = FileSystems.join(folder, written.file_name)
     if not FileSystems.exists(path):
         raise OSError(f"{path} could not be written")
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
-    """Reads TFRecords as `read_usable` does, and writes them into shards."""
+    """Reads TFRecords with `read_usable`, and writes them into shards."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
         """Writes the examples of each split to `examples`.
@@ -149,7 +150,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         proto_utils.json_to_proto(exec_properties[standard_component_specs.INPUT_CONFIG_KEY], config)
         examples = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
         examples.split_names = artifact_utils.encode_split_names([split.name for split in config.splits])
-        # Beam writes files under other names first; those of a worker that failed stay there.
+        # Beam first writes temporary files; those of a failed worker remain.
         unfinished = os.path.join(examples.uri, ".unfinished")
         try:
             with self._make_beam_pipeline() as pipeline:

@@ -1,4 +1,4 @@
-"""How well a model knows what it knows: its probabilities beside the share that is right."""
+"""Section of the report about calibration: compares predicted probabilities with the share of correct formulas."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from trainer_module.calibration import BINS
 
 
 class Bin(NamedTuple):
-    """Formulas with about the same probability."""
+    """A bin of formulas with similar probabilities."""
 
     range: str
     formulas: int
-    probability: str  # in the mean
-    right: str  # their share
+    probability: str  # mean
+    right: str  # share of correct formulas
 
 
 class Confidence(NamedTuple):
-    """A reliability diagram (Guo et al. 2017, section 2), and its figures."""
+    """A reliability diagram (Guo et al. 2017, section 2) and the figures in it."""
 
     chart: charts.Chart
     bins: list[Bin]
@@ -32,10 +32,10 @@ class Confidence(NamedTuple):
 
 
 def confidence(evaluated: Evaluated) -> Confidence:
-    """Of the evaluated formulas.
+    """Returns the reliability diagram of the evaluated formulas.
 
     Raises:
-        Missing: the evaluation knows no probabilities.
+        Missing: the evaluation has no probabilities.
     """
     score = SCORES["calibration_error"]
     total = evaluated.statistics.sum(axis=0)[score.part] if len(evaluated.statistics) else np.zeros(0)

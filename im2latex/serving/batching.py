@@ -127,8 +127,7 @@ class Batcher(Generic[Model, Answer]):
 
 
 def choose(waiting: Sequence[_Waiting[Model, Answer]]) -> list[_Waiting[Model, Answer]]:
-    """Returns the next batch: the image whose turn it is, and the images of most similar size with the same model and
-    beam.
+    """Returns the next batch: the next image, and the images of similar size with the same model and beam.
 
     At most half of the batch is padding, and its work is at most `MOST_WORK`.
     """

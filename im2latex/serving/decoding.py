@@ -43,9 +43,7 @@ class Decoding:
         return self.pixels.taken * self._seconds_a_pixel
 
     async def alone(self, work: Callable[[], Result]) -> Result:
-        """Runs work that needs much memory in the thread of the large images, so that nothing else like it runs at
-        once.
-        """
+        """Runs work that needs much memory in the thread for large images, one at a time."""
         return await asyncio.get_running_loop().run_in_executor(self._large, work)
 
     async def normalise(

@@ -30,8 +30,9 @@ class Hosts:
         self._further = {*map(str.lower, names)}
 
     def check(self, method: str, headers: Mapping[str, str]) -> None:
-        """Checks the headers of a request, with lower-case names. Accepts a request without Host: browsers always send
-        it.
+        """Checks the headers of a request, with lower-case names.
+
+        A request without the header Host is accepted, because browsers always send it.
 
         Raises:
             HTTPException: 421 if the Host header is not a name of the service; 403 if the browser reports that a page
@@ -61,9 +62,7 @@ class Hosts:
 
 
 def hosts_of(bound: str, further: Iterable[str] = ()) -> Hosts:
-    """Returns the names of a service that listens at `bound`: `bound`, the machine's name if not loopback, and
-    `further`.
-    """
+    """Returns the names of a service: `bound`, `further`, and the machine's name if others can reach it."""
     is_open = not (bound == "localhost" or (_is_address(bound) and ipaddress.ip_address(bound).is_loopback))
     own = [] if bound == "localhost" or _is_address(bound) else [bound]
     return Hosts([*own, *([socket.gethostname()] if is_open else []), *further])

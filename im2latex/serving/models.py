@@ -70,8 +70,7 @@ class Models:
         self.served = served
 
     def refresh(self) -> None:
-        """Loads the newest working version while the current one serves, reads an image with it, and then switches to
-        it.
+        """Loads and tests the newest working version while the current one serves, and then switches to it.
 
         A version whose folder was removed is replaced too, if there is another one.
         """
@@ -146,9 +145,7 @@ def _probe() -> bytes:
 
 
 def _files(model: Path) -> frozenset[tuple[object, ...]]:
-    """Returns the state of a version's files. It differs after any change, even if a copy has the same modification
-    times.
-    """
+    """Returns the state of a version's files, which differs after any change, even if modification times are kept."""
     places = [model, *(Path(folder, name) for folder, folders, names in os.walk(model) for name in folders + names)]
     return frozenset((str(place), *_state(place)) for place in places)
 

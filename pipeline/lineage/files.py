@@ -1,4 +1,4 @@
-"""The files of artifacts: where they lie, or a copy of those in a bucket."""
+"""Local access to the files of artifacts, with copies of files in buckets."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from im2latex.errors import UserError
 from pipeline.buckets import download, is_address, place
 from pipeline.workspace import Workspace
 
-# Buckets that could not be read; each is asked once, because an answer may take seconds.
+# Buckets that could not be read; they are not tried again, because each attempt may take seconds.
 _closed: set[str] = set()
 
 
 def local_copy(uri: str, file: str = "") -> Path:
-    """The path of an artifact, or of something in it; what lies in a bucket is copied to the workspace once.
+    """Returns the local path of an artifact or of a file in it; copies files in a bucket to the workspace once.
 
     Raises:
         UserError: the bucket cannot be read.
     """
     if not is_address(uri):
         return Path(uri, file)
-    # A folder of which a file was copied is not there as a whole.
+    # Single files are kept apart from whole folders, so that a partly copied folder is not taken for a complete one.
     folder = Workspace.from_environment().buckets / ("parts" if file else "whole")
     address = "/".join(filter(None, (uri.rstrip("/"), file)))
     download(address, folder / place(address))
@@ -29,7 +29,7 @@ def local_copy(uri: str, file: str = "") -> Path:
 
 
 def look(uri: str, file: str = "") -> Path | None:
-    """As `local_copy`; None if there is no such file, or its bucket cannot be read, which is said once."""
+    """As `local_copy`, but returns None if the file is missing or its bucket is unreadable, which is reported once."""
     bucket = place(uri).partition("/")[0] if is_address(uri) else ""
     if bucket in _closed:
         return None

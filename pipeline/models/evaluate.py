@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from components.evaluator.summary import Evaluation
 
 NOT_GOOD_ENOUGH = 3
-# The scores shown for each kind of picture, before its loss of BLEU against the unchanged pictures.
+# Scores shown for each kind of picture, before its loss of BLEU against the unchanged pictures.
 OF_PICTURES = ("bleu", "exact_match", "edit_similarity")
 
 

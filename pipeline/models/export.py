@@ -75,15 +75,18 @@ def read_model(weights: Path | None, model: str | None) -> Trained:
 
 
 def calibrated(trained: Trained, data: Path, split: str) -> tuple[Trained, str]:
-    """The model with its probabilities fitted on examples that it has not learned from, and what came of it.
+    """Calibrates a model's probabilities on examples that were not used in training.
 
     Args:
         trained: the model.
-        data: a data set with splits, a folder of TFRecords, or one file of them.
-        split: of a data set.
+        data: a data set with splits, a folder of TFRecords, or one TFRecord file.
+        split: split of a data set.
+
+    Returns:
+        The calibrated model, and a message with the number of examples and the calibration error before and after.
 
     Raises:
-        UserError: there are no such examples.
+        UserError: the data has no such examples.
     """
     from data.dataset.tfrecords import examples_of, read_records
     from trainer_module.calibration import calibrate

@@ -1,4 +1,4 @@
-"""The paper's table: a model's scores on im2latex-100k beside those that were published."""
+"""The table of `im2latex evaluate --published`: a model's scores on im2latex-100k next to published ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from components.evaluator.summary import CANDIDATE, Evaluation
 
 
 class Published(NamedTuple):
-    """Scores on the test split of im2latex-100k, percent; as later papers cite them."""
+    """Published scores on the test split of im2latex-100k in percent, as cited by later papers."""
 
     name: str
     bleu: float
@@ -17,7 +17,7 @@ class Published(NamedTuple):
     match: float
 
 
-# What the columns are here.
+# The names of the corresponding scores in an evaluation.
 SCORES = ("bleu", "image_edit_similarity", "image_match", "image_match_without_blanks")
 PUBLISHED = (
     Published("Im2Markup (Deng et al. 2017)", 87.73, 87.60, 77.46),
@@ -30,12 +30,12 @@ WIDTH = 100
 
 
 def published_table(evaluation: Evaluation, data: str, split: str) -> str:
-    """The table, and what makes its rows differ besides the models.
+    """Returns the table of scores, with a list of other differences between its rows than the model.
 
     Args:
-        evaluation: in the source's spelling.
-        data: what was evaluated on.
-        split: of it.
+        evaluation: an evaluation in the spelling of the source.
+        data: name of the evaluated data.
+        split: name of the evaluated split.
     """
     lines = [f"{'percent':<38}{'BLEU':>8}{'edit':>8}{'match':>8}{'no blanks':>11}"]
     for model, scores in evaluation.slices[""].items():

@@ -25,15 +25,15 @@ TEX2TYPST = Package(
     "0.6.2",
     "KQwpKUZ3kWI/cBEChFhVPJJV5/61R2Eb0epL6AGlQTKdto4OZer9wX4F2mbTsThVJPeLP4Ax0CkUk23IdcgnGQ==",
 )
-# The files of the packages, and their paths in the folder. Not .mjs: hosts that do not know it send a type that
-# browsers refuse to run.
+# The files of the packages, and their paths in the folder. They are renamed from .mjs, because some hosts send that
+# suffix with a content type that browsers refuse to execute.
 _OF_ONNX_RUNTIME = {
     "dist/ort.wasm.bundle.min.mjs": "onnxruntime/ort.wasm.bundle.min.js",
     "dist/ort-wasm-simd-threaded.wasm": "onnxruntime/ort-wasm-simd-threaded.wasm",
     "README.md": "onnxruntime/README.md",
 }
 _OF_TEX2TYPST = {"dist/tex2typst.min.js": "tex2typst/tex2typst.min.js", "LICENSE": "tex2typst/LICENSE"}
-# In the page itself, because static hosts send no headers of ours.
+# The policy is in the page itself, because it cannot be set in the headers of a static host.
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; "
     "style-src 'self'; font-src 'self'; img-src 'self' blob: data:; base-uri 'none'; form-action 'none'"

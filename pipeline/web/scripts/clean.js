@@ -1,4 +1,4 @@
-/* LaTeX as a person would type it, from the tokens that a model writes: im2latex/clean.py once more. */
+/* Converts a model's tokens to LaTeX as a person would type it. JavaScript port of im2latex/clean.py. */
 
 import {
   BLANKS_ARE_DRAWN,
@@ -16,8 +16,8 @@ const CLOSING = new Map([
   ["[", "]"],
 ]);
 
-/* Rewrites a formula of tokens, separated by one space; what is no formula, or would become another one, is given back
-   as it is. */
+/* Rewrites a formula of tokens separated by single spaces. Returns it unchanged if it is not a valid formula, or if
+   the result would be another formula. */
 export function clean(latex) {
   try {
     const cleaned = joined(scripts(functions(latex.split(" "))));
@@ -122,7 +122,7 @@ function groupEnd(tokens, at) {
   return tokens[at] === "{" ? closing(tokens, at) : 0;
 }
 
-/* The index of what closes the brace or bracket at `at`; 0 where none does. */
+/* Returns the index of the token that closes the brace or bracket at `at`; 0 if none does. */
 function closing(tokens, at) {
   const [opening, closes] = [tokens[at], CLOSING.get(tokens[at])];
   let depth = 0;

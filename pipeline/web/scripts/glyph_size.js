@@ -1,17 +1,18 @@
-/* The size of the glyphs in an image: im2latex/glyph_size.py once more. The estimator is a perceptron with one hidden
-   layer of rectified units and a second one; its arrays come with the model. */
+/* Estimates the size of the glyphs in an image. JavaScript port of im2latex/glyph_size.py. The estimator is a
+   perceptron with one hidden layer of rectified linear units; its arrays come with the model. */
 
 import { rint, sum } from "./numbers.js";
 
 const PYRAMID_LEVELS = 7;
-/* Scales are powers of 2 with this many steps to the next. */
+/* Number of steps per power of 2 in the scales. */
 const STEPS = 8;
 const [LEAST_SCALE, MOST_SCALE] = [1 / 16, 4];
 
 const { abs, ceil, fround, hypot, log, max, min } = Math;
 
-/* How the ink of an image, { height, width, values }, is spread over scales: of each level of a pyramid the steps across
-   and down and the squares, in pixels of the first; and the area of the ink. */
+/* Measures how the ink of an image, { height, width, values }, is distributed over scales. Returns the measures of
+   each level of an image pyramid (steps across and down, and squares), in pixels of the first level, and the area
+   of the ink. */
 export function measures(ink) {
   const found = [];
   const area = fround(sum(ink.values));
@@ -33,7 +34,7 @@ export function measures(ink) {
   return [found, area];
 }
 
-/* The means of 2 x 2 pixels. */
+/* Returns the means of 2 x 2 pixels. */
 function halved({ height, width, values }) {
   const half = { height: ceil(height / 2), width: ceil(width / 2) };
   const sums = new Float32Array(half.height * half.width);
@@ -45,7 +46,7 @@ function halved({ height, width, values }) {
   return { ...half, values: sums.map((total) => total / 4) };
 }
 
-/* The factor that brings the glyphs of an image to a size: of an em, pixels. */
+/* Returns the factor that scales the glyphs of an image to a size: pixels per em. */
 export function glyphScale(found, area, size, estimator) {
   if (area <= 0) {
     return 1;
@@ -55,7 +56,7 @@ export function glyphScale(found, area, size, estimator) {
   return min(max(2 ** (step / STEPS), LEAST_SCALE), MOST_SCALE);
 }
 
-/* The logarithm of the size of an em, pixels. */
+/* Returns the logarithm of the estimated size of an em in pixels. */
 function predict(estimator, found, area) {
   const given = found.map((of, i) => {
     const relative = log(max(fround(of / area), fround(1e-6)));

@@ -1,7 +1,7 @@
-/* Images brought into the form the model reads: im2latex/images.py once more, function by function, with the same pixels.
+/* Normalises images for the model. JavaScript port of im2latex/images.py, function by function, with the same pixels.
 
-   An image is { height, width, values }, values being a Float32Array, row by row, but for what `normalise` takes.
-   NumPy computes in float32, and so does this: Math.fround rounds each step as NumPy does. */
+   An image is { height, width, values } with the values row by row in a Float32Array; only `normalise` takes
+   another form. NumPy computes in float32, so Math.fround rounds each step in the same way. */
 
 import { glyphScale, measures } from "./glyph_size.js";
 import { rint, sum } from "./numbers.js";
@@ -18,20 +18,20 @@ const INK_QUANTILE = 0.75;
 const [NOISE_OFF, MOST_OFF] = [1.5, 0.15];
 const INK_SHARE = 3 / 16;
 const NOISE_LEFT = 2.5;
-/* Grey levels from -64 to 255. */
+/* Number of grey levels, from -64 to 255. */
 const [LEVELS, BELOW] = [320, 64];
 
 const { abs, ceil, floor, fround, max, min, trunc } = Math;
 
-/* Brings a decoded picture into the form the model reads.
+/* Normalises a decoded picture for the model.
 
-   picture: { height, width, data }, data being red, green, blue and alpha of each pixel, as a canvas gives them.
+   picture: { height, width, data }; data has red, green, blue and alpha of each pixel, as in a canvas.
    form: max_height, max_width, border and glyph_size, in pixels.
    estimator: the network of glyph_size.js.
-   Gives { height, width, pixels }, pixels a Uint8Array; of a blank picture one white pixel with its border. */
+   Returns { height, width, pixels } with a Uint8Array; for a blank picture, one white pixel with its border. */
 export function normalise(picture, form, estimator) {
   const [ink, least] = stretch(flatten(reframe(darkness(picture))));
-  // Twice, for scaling can make a faint edge too light to be ink.
+  // Crop twice, because scaling can make a faint edge too light to be ink.
   const cut = crop(resize(crop(ink, least), form, estimator), least);
   const [height, width] = [cut.height + 2 * form.border, cut.width + 2 * form.border];
   const pixels = new Uint8Array(height * width).fill(WHITE);
@@ -88,13 +88,13 @@ function darkness({ height, width, data }) {
   return found;
 }
 
-/* The picture on white or on black, whichever shows more of it. */
+/* Returns the picture on white or on black, whichever shows more of it. */
 function opaque(data) {
   const alphas = new Int32Array(256);
   for (let i = 3; i < data.length; i += 4) {
     alphas[data[i]]++;
   }
-  // All zero is no transparency.
+  // If all alpha values are zero, the picture has no real transparency.
   if (alphas[255] === data.length / 4 || alphas[0] === data.length / 4) {
     return data;
   }
@@ -108,7 +108,7 @@ function opaque(data) {
   return contrast(onWhite) >= contrast(onBlack) ? onWhite : onBlack;
 }
 
-/* The widest range of a channel. */
+/* Returns the widest range of values of a channel. */
 function contrast(colours) {
   const low = [255, 255, 255, 255];
   const high = [0, 0, 0, 0];
@@ -119,7 +119,7 @@ function contrast(colours) {
   return max(...[0, 1, 2].map((channel) => high[channel] - low[channel]));
 }
 
-/* The first level at or under which at least this share of all lie. */
+/* Returns the lowest level at or below which at least this share of the pixels lie. */
 function quantile(histogram, share) {
   const enough = fround(fround(share) * fround(sum(histogram)));
   let counted = 0;
@@ -176,7 +176,7 @@ function flatten(dark) {
   return flat;
 }
 
-/* The means over blocks, of as many as the tiles have. */
+/* Returns the means over blocks, for as many blocks as the tiles have. */
 function blocks({ height, width, values }, block, tile) {
   const means = image(ceil(height / tile) * TILE, ceil(width / tile) * TILE);
   const sums = new Float64Array(means.values.length);
@@ -192,7 +192,7 @@ function blocks({ height, width, values }, block, tile) {
   return means;
 }
 
-/* The least of each tile's blocks. */
+/* Returns the minimum of each tile's blocks. */
 function lightestOf(means) {
   const tiles = image(means.height / TILE, means.width / TILE);
   tiles.values.fill(Infinity);
@@ -205,7 +205,7 @@ function lightestOf(means) {
   return tiles;
 }
 
-/* A morphological opening: a tile full of ink takes its neighbours' paper. */
+/* Morphological opening: a tile full of ink takes the paper level of its neighbours. */
 function opened(tiles) {
   return overNeighbours(overNeighbours(tiles, min), max);
 }
@@ -228,7 +228,8 @@ function overNeighbours(grid, pick) {
   return all;
 }
 
-/* Linear interpolation between the middles of tiles: of each place the tiles before and after it, and their shares. */
+/* Linear interpolation between the centres of tiles: returns for each position the tiles before and after it, and
+   their weights. */
 function between(length, tiles, tile) {
   const [before, after] = [new Int32Array(length), new Int32Array(length)];
   const [share, rest] = [new Float32Array(length), new Float32Array(length)];
@@ -257,7 +258,7 @@ function stretch(dark) {
   const paper = histogram.map((n, level) => (level < half ? n : 0));
   const isPaper = paper.some((n) => n > 0);
   const [low, middle, high] = [0.16, 0.5, 0.6].map((share) => quantile(paper, share) - BELOW);
-  // As of a normal distribution; above the median too, because white cuts off what is lighter.
+  // Estimates for a normal distribution; uses values above the median too, because white clips lighter values.
   const mean = isPaper ? middle : 0;
   const deviation = isPaper ? max(middle - low, fround((high - middle) / fround(0.253))) : 0;
   const stretched = image(height, width);
@@ -272,7 +273,7 @@ function stretch(dark) {
   return [stretched, INK_SHARE + max(NOISE_LEFT * deviation - (off - mean), 0) / (ink - off)];
 }
 
-/* From the first to the last row and column with more than `least`; one pixel of paper if there are none. */
+/* Crops to the first and last row and column with values above `least`; one pixel of paper if there are none. */
 function crop({ height, width, values }, least) {
   const limit = fround(least);
   let [top, bottom, left, right] = [height, -1, width, -1];
@@ -332,8 +333,8 @@ function resize(ink, form, estimator) {
   return scaled;
 }
 
-/* What the source pixels give to each target pixel: the first that gives something, and the weights of those from it
-   on. Cubic convolution (Keys 1981); scaled down, the kernel is wider by as much. */
+/* Weights of the source pixels for each target pixel: index of the first source pixel, and the weights from there
+   on. Cubic convolution (Keys 1981); for downscaling, the kernel is wider by the same factor. */
 function cubic(source, target) {
   const step = fround(source / target);
   const stretched = max(step, 1);

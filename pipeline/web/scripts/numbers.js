@@ -1,6 +1,6 @@
-/* What NumPy computes otherwise than JavaScript does. */
+/* Functions that behave differently in NumPy and in JavaScript. */
 
-/* Half a unit goes to the even neighbour: what is added leaves no room for fractions. */
+/* Rounds half to even: the added constant leaves no bits for the fraction. */
 const NO_FRACTIONS = 1.5 * 2 ** 52;
 
 export function rint(value) {

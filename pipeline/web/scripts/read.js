@@ -1,6 +1,6 @@
 "use strict";
 
-/* How page.js reads a picture where there is no service: by the model in a worker. */
+/* Reads pictures in the browser, without the service: the model runs in a worker. */
 
 const worker = new Worker("worker.js", { type: "module" });
 const waiting = new Map();
@@ -19,7 +19,7 @@ function fail(reason) {
   waiting.clear();
 }
 
-/* KaTeX's fonts, which are otherwise fetched when they are needed: too late for a page that is offline. */
+/* Loads KaTeX's fonts at once. Otherwise the browser loads them on first use, when the page may be offline. */
 const fonts = new Promise((done) => window.addEventListener("load", done)).then(() =>
   Promise.allSettled([...document.fonts].map((font) => font.load())),
 );
@@ -44,7 +44,7 @@ worker.addEventListener("message", async ({ data }) => {
 });
 worker.addEventListener("error", (event) => fail(event.message ?? "a script is missing"));
 
-/* What stands in a picture: { status, alternatives }. */
+/* Returns the reading of a picture: { status, alternatives }. */
 function read(picture, alternatives) {
   return new Promise((resolve, reject) => {
     if (failed) {

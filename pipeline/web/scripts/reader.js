@@ -1,4 +1,4 @@
-/* A picture to LaTeX, with ONNX Runtime: im2latex/reader.py for one picture at a time. */
+/* Reads a picture with ONNX Runtime. JavaScript port of im2latex/reader.py, for one picture at a time. */
 
 import * as ort from "./onnxruntime/ort.wasm.bundle.min.js";
 import { clean } from "./clean.js";
@@ -7,24 +7,24 @@ import { WHITE, normalise } from "./images.js";
 /* The convolutional encoder halves both sides three times. */
 const STRIDE = 8;
 const PAD = 0;
-/* As im2latex/pictures.py has them. */
+/* The same limits as in im2latex/pictures.py. */
 const MAX_PIXELS = 16000000;
 const MAX_SIDE = 16000;
 const LEAST_PIXELS = 9;
 
 const here = (name) => new URL(name, import.meta.url).href;
 
-/* A picture that cannot be read: one sentence that begins with "the image". */
+/* A picture that cannot be read; the message is a sentence that begins with "the image". */
 export class ImageError extends Error {}
 
-/* A model that reads pictures. `load` makes one. */
+/* A model that reads pictures; create it with `load`. */
 export class Reader {
   constructor(session, described) {
     this.session = session;
     this.described = described;
   }
 
-  /* Fetches all that is needed; from then on there is no request. */
+  /* Fetches all files that are needed; no requests are made afterwards. */
   static async load() {
     // More threads need headers (COOP and COEP) that static hosts do not send.
     ort.env.wasm.numThreads = 1;
@@ -34,15 +34,16 @@ export class Reader {
       download("model.json").then((response) => response.json()),
     ]);
     const session = await ort.InferenceSession.create(new Uint8Array(model));
-    // What runs first is compiled first: here, so that no picture has to wait for it.
+    // The first run compiles the graph; do it here, so that no picture has to wait for it.
     await session.run(inputs({ height: 1, width: 1, pixels: Uint8Array.of(0) }, 1, 0), ["tokens"]);
     return new Reader(session, described);
   }
 
-  /* Reads the file of a picture, a Blob, by the model's own search, or a wider one for more alternatives than its beam.
+  /* Reads a picture file, a Blob, with the model's own beam search; the beam is wider if more alternatives are
+     requested.
 
-     Gives { status, alternatives }, as the service does: at most `count`, the best first, each { latex, log_probability,
-     probability }, LaTeX as a person would type it. */
+     Returns { status, alternatives } like the service: at most `count` alternatives, best first, each { latex,
+     log_probability, probability }, with LaTeX as a person would type it. */
   async read(picture, count) {
     const { image, decoding, estimator, vocabulary } = this.described;
     const normalised = normalise(await decode(picture), image, estimator);
@@ -61,7 +62,7 @@ export class Reader {
         .join(" ");
       return { latex: clean(latex), log_probability: logProbability, probability: found.probability.data[i] };
     });
-    // Where there are fewer sentences than were asked for, the others have no probability.
+    // If the search finds fewer hypotheses than requested, the others have log-probability -inf.
     const sentences = alternatives.filter((one) => Number.isFinite(one.log_probability));
     return { status: "read", alternatives: sentences.slice(0, count) };
   }
@@ -97,7 +98,7 @@ async function decode(picture) {
   return { height, width, data: context.getImageData(0, 0, width, height).data };
 }
 
-/* What im2latex/graph.py says that the model takes. */
+/* Returns the model's inputs, as described in im2latex/graph.py. */
 function inputs({ height, width, pixels }, beam, lengthPenalty) {
   const sides = [height, width].map((side) => Math.ceil(side / STRIDE) * STRIDE);
   const padded = new Uint8Array(sides[0] * sides[1]).fill(WHITE);

@@ -1,4 +1,4 @@
-/* LaTeX to tokens: im2latex/tokenizer.py once more, method by method. */
+/* Splits LaTeX into tokens. JavaScript port of im2latex/tokenizer.py, method by method. */
 
 import {
   FORMULA_ENVIRONMENTS,
@@ -30,10 +30,10 @@ const SIDE = /^\\(?:left|right|middle)(?=[^a-zA-Z])/;
 const WRAPPED = /^\s*(?:\$\$(.*)\$\$|\$(.*)\$|\\\[(.*)\\\]|\\\((.*)\\\))\s*$/s;
 const LETTERS_AND_DIGITS = /^[\p{L}\p{N}]+$/u;
 
-/* A formula that TeX would not read. */
+/* A formula that TeX cannot parse. */
 export class FormulaError extends Error {}
 
-/* Tokens of a formula in the normalised style. */
+/* Returns the tokens of a formula in the normalised style. */
 export function tokenize(latex) {
   const wrapped = WRAPPED.exec(latex);
   const reader = new Reader(wrapped ? wrapped.slice(1).find((group) => group !== undefined) : latex);
@@ -79,12 +79,12 @@ function isInkless(token) {
   return WITHOUT_INK.has(token) || WITHOUT_INK_ARGUMENT.has(token);
 }
 
-/* Recursive descent over the lexemes; every method gives tokens. */
+/* Recursive-descent parser over the lexemes; every method returns tokens. */
 class Reader {
   constructor(latex) {
     this.lexemes = lex(latex);
     this.at = 0;
-    this.noMarkBefore = 0; // up to here nothing draws, and no script follows it
+    this.noMarkBefore = 0; // up to this index nothing is drawn, and no script follows
   }
 
   peek() {
@@ -272,7 +272,7 @@ class Reader {
         throw new FormulaError(`${this.peek()} in text`);
       }
       if (this.peek() === "\\rm") {
-        this.take(); // text is upright anyway
+        this.take(); // text is upright by default
       } else {
         tokens.push(...this.scripted());
       }

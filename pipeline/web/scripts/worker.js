@@ -1,4 +1,4 @@
-/* Reads pictures beside the page, which stays alive meanwhile. */
+/* Reads pictures in a worker, so that the page stays responsive. */
 
 import { ImageError, Reader } from "./reader.js";
 
@@ -7,7 +7,7 @@ loading.then(
   () => postMessage({ loaded: true }),
   (error) => postMessage({ failed: error.message }),
 );
-/* One after the other: the runtime reads no two at once. */
+/* Requests are queued, because the runtime cannot run two at once. */
 let last = loading;
 
 onmessage = ({ data: { id, picture, alternatives } }) => {
