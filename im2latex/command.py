@@ -105,16 +105,16 @@ def _predict(
             if isinstance(answer, UserError):
                 failed = _complain(answer, source.name)
                 continue
-            found, came = describe(answer, as_typed), status(answer, min_confidence)
-            if came == DOUBTFUL:
+            described, outcome = describe(answer, as_typed), status(answer, min_confidence)
+            if outcome == DOUBTFUL:
                 failed = True
                 if not as_json:
-                    probability = found[0]["probability"]
+                    probability = described[0]["probability"]
                     say(f"the reading is doubtful: its probability is {probability:.3f}", source.name)
                     continue
-            if came == BLANK and not as_json:
+            if outcome == BLANK and not as_json:
                 say("the picture is blank", source.name)
-            _print(source.name, came, found, bool(beam), named=len(sources) > 1, as_json=as_json)
+            _print(source.name, outcome, described, bool(beam), named=len(sources) > 1, as_json=as_json)
     return failed
 
 

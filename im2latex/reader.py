@@ -191,17 +191,17 @@ class Reader:
             "length_penalty": np.array(length_penalty, np.float32),
         }
         names = self._outputs if attention else [name for name in self._outputs if name in _OF_HYPOTHESES]
-        given = dict(zip(names, self._session.run(names, inputs), strict=True))
-        if "probability" not in given:  # file from an older version, without calibration
-            given["probability"] = np.exp(given["log_probability"])
-            given["token_probability"] = np.zeros((*given["probability"].shape, 0), np.float32)
+        outputs = dict(zip(names, self._session.run(names, inputs), strict=True))
+        if "probability" not in outputs:  # file from an older version, without calibration
+            outputs["probability"] = np.exp(outputs["log_probability"])
+            outputs["token_probability"] = np.zeros((*outputs["probability"].shape, 0), np.float32)
         readings = []
         for i in range(len(pixels)):
-            found = [self._hypothesis(*(given[name][i, j] for name in _OF_HYPOTHESES)) for j in range(beam.width)]
+            found = [self._hypothesis(*(outputs[name][i, j] for name in _OF_HYPOTHESES)) for j in range(beam.width)]
             # If the search finds fewer hypotheses than its width, the others have log-probability -inf.
             hypotheses = tuple(one for one in found if one.log_probability > -np.inf)
-            looked = _followed(given, i, batch.shape[1:], pixels[i]) if attention else None
-            readings.append(Reading(hypotheses, looked))
+            attended = _followed(outputs, i, batch.shape[1:], pixels[i]) if attention else None
+            readings.append(Reading(hypotheses, attended))
         return readings
 
     def _hypothesis(
@@ -213,25 +213,25 @@ class Reader:
         return Hypothesis(latex, float(log_probability), float(score), float(probability), token_probability)
 
 
-def _followed(given: Mapping[str, np.ndarray], i: int, sides: Sequence[int], image: np.ndarray) -> Attention:
+def _followed(output: Mapping[str, np.ndarray], i: int, sides: Sequence[int], image: np.ndarray) -> Attention:
     """Collects the attention of an image's best hypothesis by following it back through the beam.
 
     Args:
-        given: the outputs of `im2latex.graph.onnx_model`.
+        output: the output of `im2latex.graph.onnx_model`.
         i: the image's index in the batch.
         sides: height and width of the padded images of the batch.
         image: the image without padding.
     """
-    fine = "fine" in given
-    steps = int((given["tokens"][i, 0] != PAD).sum())
-    maps, at = [], int(given["order"][i, 0])
-    for parents, weights in zip(given["parents"][::-1, i], given["fine" if fine else "coarse"][::-1, i], strict=True):
+    fine = "fine" in output
+    steps = int((output["tokens"][i, 0] != PAD).sum())
+    maps, at = [], int(output["order"][i, 0])
+    for parents, weights in zip(output["parents"][::-1, i], output["fine" if fine else "coarse"][::-1, i], strict=True):
         at = int(parents[at])
         maps.append(weights[at])
     weights = np.array(maps[::-1][:steps])
     rows, columns = (side // STRIDE for side in sides)
     cell = STRIDE if fine else STRIDE * BLOCK
-    if "coarse" in given:
+    if "coarse" in output:
         rows, columns = -(-rows // BLOCK), -(-columns // BLOCK)
         if fine:  # the fine cells are ordered by block
             blocks = weights.reshape(steps, rows, columns, BLOCK, BLOCK).transpose(0, 1, 3, 2, 4)

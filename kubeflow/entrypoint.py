@@ -105,50 +105,52 @@ class Node:
 
 
 def run_executor(
-    node: Node, given: dict[str, Any], beam_arguments: list[str], recorder: Recorder | None = None
+    node: Node, task_input: dict[str, Any], beam_arguments: list[str], recorder: Recorder | None = None
 ) -> None:
     """Runs the executor on an ExecutorInput, records it, and writes the ExecutorOutput."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
     from tfx.orchestration.portable import outputs_utils
     from tfx.utils import import_utils
 
-    inputs, outputs = _artifacts(node.inputs, given["inputs"]), _artifacts(node.outputs, given["outputs"])
-    properties = _parameters(node, given)
-    properties |= _found(properties.pop(FOUND, None), outputs)
+    inputs, outputs = _artifacts(node.inputs, task_input["inputs"]), _artifacts(node.outputs, task_input["outputs"])
+    properties = _parameters(node, task_input)
+    properties |= _apply_driver_output(properties.pop(FOUND, None), outputs)
     outputs_utils.make_output_dirs(outputs)
     executor_class = import_utils.import_class_by_path(node.executor)
     with tempfile.TemporaryDirectory(prefix=f"{node.id}-") as folder:
-        about: dict[str, Any] = {"tmp_dir": folder, "unique_id": "0"}
+        context: dict[str, Any] = {"tmp_dir": folder, "unique_id": "0"}
         if issubclass(executor_class, BaseBeamExecutor):
-            about["beam_pipeline_args"] = beam_arguments
+            context["beam_pipeline_args"] = beam_arguments
         if recorder:
-            about["pipeline_run_id"] = recorder.run
-            recorder.record_cached(_artifacts(node.further, given["inputs"]))
+            context["pipeline_run_id"] = recorder.run
+            recorder.record_cached(_artifacts(node.further, task_input["inputs"]))
             if node.id == REPORTER:
                 recorder.record_cached(inputs)
                 properties[STEPS] = recorder.steps()
         with recorder.recorded(inputs, outputs, properties) if recorder else contextlib.nullcontext():
-            executor_class(executor_class.Context(**about)).Do(inputs, outputs, properties)
+            executor_class(executor_class.Context(**context)).Do(inputs, outputs, properties)
             outputs_utils.tag_output_artifacts_with_version(outputs)
     for blessing in outputs.get("blessing", ()):
         if blessing.get_int_custom_property("blessed") != 1:
-            _tell(node, REFUSED, blessing.get_string_custom_property("reason") or "the model was not blessed")
-    addresses = {key: told["artifacts"][0]["uri"] for key, told in given["outputs"].get("artifacts", {}).items()}
-    made = {
+            _notify(node, REFUSED, blessing.get_string_custom_property("reason") or "the model was not blessed")
+    addresses = {
+        key: listed["artifacts"][0]["uri"] for key, listed in task_input["outputs"].get("artifacts", {}).items()
+    }
+    results = {
         key: {"artifacts": [{"uri": addresses[key], "metadata": _metadata(artifact)}]}
         for key, (artifact,) in outputs.items()
     }
-    _write(given["outputs"]["outputFile"], json.dumps({"artifacts": made}, sort_keys=True))
+    _write(task_input["outputs"]["outputFile"], json.dumps({"artifacts": results}, sort_keys=True))
 
 
 def run_driver(
-    node: Node, given: dict[str, Any], recorder: Recorder | None = None, run: dict[str, Any] | None = None
+    node: Node, task_input: dict[str, Any], recorder: Recorder | None = None, run: dict[str, Any] | None = None
 ) -> None:
     """Runs the driver on an ExecutorInput and writes its DriverOutput, as JSON, to the output parameter `found`.
 
     Args:
         node: the component.
-        given: ExecutorInput.
+        task_input: ExecutorInput.
         recorder: gives the driver access to ML Metadata, and records which inputs come from the cache.
         run: configuration and code of the run, to be recorded.
     """
@@ -157,20 +159,20 @@ def run_driver(
     from tfx.utils import import_utils
 
     outputs = {key: [import_utils.import_class_by_path(path)()] for key, path in node.outputs.items()}
-    inputs = _artifacts(node.inputs, given["inputs"])
+    inputs = _artifacts(node.inputs, task_input["inputs"])
     if recorder:
         recorder.record_cached(inputs)
         if run:
-            recorder.describe_run(run, given["inputs"]["parameterValues"][INPUT_BASE])
-    with _records(_parameters(node, given), given) as properties:
+            recorder.describe_run(run, task_input["inputs"]["parameterValues"][INPUT_BASE])
+    with _records(_parameters(node, task_input), task_input) as properties:
         execution = ExecutionInfo(input_dict=inputs, output_dict=outputs, exec_properties=dict(properties))
         database = recorder.metadata() if recorder else None
-        found = import_utils.import_class_by_path(node.driver)(database).run(execution)
-    for name, value in values(found.exec_properties).items():  # a driver may repeat its input
+        output = import_utils.import_class_by_path(node.driver)(database).run(execution)
+    for name, value in values(output.exec_properties).items():  # a driver may repeat its input
         if properties.get(name) == value:
-            del found.exec_properties[name]
-    text = json.dumps(json_format.MessageToDict(found), sort_keys=True)
-    _write(given["outputs"]["parameters"][FOUND]["outputFile"], text)
+            del output.exec_properties[name]
+    text = json.dumps(json_format.MessageToDict(output), sort_keys=True)
+    _write(task_input["outputs"]["parameters"][FOUND]["outputFile"], text)
 
 
 def main(arguments: list[str]) -> None:
@@ -183,27 +185,27 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--run", type=json.loads, help="record what the run is run with")
     parser.add_argument("--record-lineage", action="store_true", help="record what the inputs are made from, and end")
     own, beam_arguments = parser.parse_known_args(arguments)
-    given = {"inputs": {}, "outputs": {}, **own.executor_input}
+    task_input = {"inputs": {}, "outputs": {}, **own.executor_input}
     try:
         recorder = _recorder(own.metadata, own.node) if own.metadata else None
         if own.record_lineage:
             assert recorder
-            recorder.record_cached(_artifacts(own.node.inputs, given["inputs"]))
+            recorder.record_cached(_artifacts(own.node.inputs, task_input["inputs"]))
         elif own.resolve:
-            run_driver(own.node, given, recorder, own.run)
+            run_driver(own.node, task_input, recorder, own.run)
         else:
-            run_executor(own.node, given, beam_arguments, recorder)
+            run_executor(own.node, task_input, beam_arguments, recorder)
     except UserError as error:
         sentence = with_addresses(str(error))
         print(f"im2latex: {own.node.id}: {sentence}", file=sys.stderr)
-        _tell(own.node, FAILED, sentence)
+        _notify(own.node, FAILED, sentence)
         sys.exit(1)
     except Exception as error:
-        _tell(own.node, FAILED, f"{type(error).__name__}: {error}")
+        _notify(own.node, FAILED, f"{type(error).__name__}: {error}")
         raise
 
 
-def _tell(node: Node, outcome: str, sentence: str) -> None:
+def _notify(node: Node, outcome: str, sentence: str) -> None:
     for problem in notify(node.id, outcome, sentence):
         print(f"im2latex: {problem}", file=sys.stderr)
 
@@ -219,22 +221,24 @@ def path_of(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _artifacts(classes: Mapping[str, str], given: dict[str, Any]) -> dict[str, list[Any]]:
+def _artifacts(classes: Mapping[str, str], side: dict[str, Any]) -> dict[str, list[Any]]:
     """Creates the TFX artifacts of an ExecutorInput's inputs or outputs; an optional input may be missing."""
-    told = given.get("artifacts", {})
-    return {key: [_artifact(path, told[key])] for key, path in classes.items() if key in told}
+    lists = side.get("artifacts", {})
+    return {key: [_artifact(path, lists[key])] for key, path in classes.items() if key in lists}
 
 
-def _parameters(node: Node, given: dict[str, Any]) -> dict[str, Any]:
-    told = given["inputs"].get("parameterValues", {})
-    read: dict[str, Any] = {name: int(value) if name in node.whole else value for name, value in told.items()}
-    if DATA in given["inputs"].get("artifacts", {}):  # the launcher has downloaded the records
-        read[INPUT_BASE] = local_path(read[INPUT_BASE])
-    return read
+def _parameters(node: Node, task_input: dict[str, Any]) -> dict[str, Any]:
+    values_by_name = task_input["inputs"].get("parameterValues", {})
+    properties: dict[str, Any] = {
+        name: int(value) if name in node.whole else value for name, value in values_by_name.items()
+    }
+    if DATA in task_input["inputs"].get("artifacts", {}):  # the launcher has downloaded the records
+        properties[INPUT_BASE] = local_path(properties[INPUT_BASE])
+    return properties
 
 
 @contextlib.contextmanager
-def _records(properties: dict[str, Any], given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _records(properties: dict[str, Any], task_input: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yields a driver's properties. If it reads records, their folder is replaced by a local one.
 
     Raises:
@@ -243,47 +247,47 @@ def _records(properties: dict[str, Any], given: dict[str, Any]) -> Iterator[dict
     if INPUT_BASE not in properties:
         yield properties
         return
-    told = given["inputs"]["parameterValues"][INPUT_BASE]
+    address = task_input["inputs"]["parameterValues"][INPUT_BASE]
     with tempfile.TemporaryDirectory(prefix="listing-") as listing:
         folder = Path(properties[INPUT_BASE])
         if is_address(str(properties[INPUT_BASE])):
             from kubeflow.listing import mirror
 
             folder = Path(listing)
-            mirror(told, folder)
-        elif is_address(told):
-            _date_by_content(folder)
+            mirror(address, folder)
+        elif is_address(address):
+            _set_times_by_content(folder)
         if not any(path.is_file() for path in folder.rglob("*")):
             raise UserError(
-                f"there is no file in {told}; kubeflow.data and --param data=ADDRESS take the folder of the records"
+                f"there is no file in {address}; kubeflow.data and --param data=ADDRESS take the folder of the records"
             )
         yield properties | {INPUT_BASE: str(folder)}
 
 
-def _artifact(path: str, told: dict[str, Any]) -> Any:
+def _artifact(path: str, described: dict[str, Any]) -> Any:
     """Creates a TFX artifact of a class from an ArtifactList with one RuntimeArtifact."""
     from tfx.utils import import_utils
 
-    (told,) = told["artifacts"]
-    made = import_utils.import_class_by_path(path)()
-    made.uri = local_path(told["uri"])
-    if made.uri != told["uri"]:
-        made.set_string_custom_property(ADDRESS, told["uri"])
-    if told.get("name", "").isdecimal():  # its id in the backend's ML Metadata
-        made.id = int(told["name"])
-    properties = {name: _plain(value) for name, value in told.get("metadata", {}).items()}
+    (described,) = described["artifacts"]
+    artifact = import_utils.import_class_by_path(path)()
+    artifact.uri = local_path(described["uri"])
+    if artifact.uri != described["uri"]:
+        artifact.set_string_custom_property(ADDRESS, described["uri"])
+    if described.get("name", "").isdecimal():  # its id in the backend's ML Metadata
+        artifact.id = int(described["name"])
+    properties = {name: _plain(value) for name, value in described.get("metadata", {}).items()}
     for name, value in properties.items():
-        if name in (made.PROPERTIES or {}):
-            setattr(made, name, value)
+        if name in (artifact.PROPERTIES or {}):
+            setattr(artifact, name, value)
         elif isinstance(value, str) and name not in _OF_THE_LAUNCHER:
-            made.set_string_custom_property(name, value)
+            artifact.set_string_custom_property(name, value)
         elif isinstance(value, bool | dict | list):
-            made.set_json_value_custom_property(name, value)
+            artifact.set_json_value_custom_property(name, value)
         elif isinstance(value, int):
-            made.set_int_custom_property(name, value)
+            artifact.set_int_custom_property(name, value)
         elif isinstance(value, float):
-            made.set_float_custom_property(name, value)
-    return made
+            artifact.set_float_custom_property(name, value)
+    return artifact
 
 
 def _metadata(artifact: Any) -> dict[str, Any]:
@@ -293,25 +297,25 @@ def _metadata(artifact: Any) -> dict[str, Any]:
     structured = {
         n: artifact.get_json_value_custom_property(n) for n, v in custom.items() if v.HasField("struct_value")
     }
-    told = known | values(custom) | structured
-    told.pop(ADDRESS, None)
-    return {name: with_addresses(value) if isinstance(value, str) else value for name, value in told.items()}
+    merged = known | values(custom) | structured
+    merged.pop(ADDRESS, None)
+    return {name: with_addresses(value) if isinstance(value, str) else value for name, value in merged.items()}
 
 
-def _found(text: str | None, outputs: dict[str, list[Any]]) -> dict[str, Any]:
+def _apply_driver_output(text: str | None, outputs: dict[str, list[Any]]) -> dict[str, Any]:
     """Applies a driver's output: sets its properties of artifacts on `outputs`, returns its execution properties."""
     from google.protobuf import json_format
     from tfx.proto.orchestration import driver_output_pb2
 
-    found = json_format.Parse(text or "{}", driver_output_pb2.DriverOutput())
-    for key, artifacts in found.output_artifacts.items():
-        (made,), (seen,) = outputs[key], artifacts.artifacts
-        for name, value in seen.custom_properties.items():
-            made.mlmd_artifact.custom_properties[name].CopyFrom(value)
-    return values(found.exec_properties)
+    output = json_format.Parse(text or "{}", driver_output_pb2.DriverOutput())
+    for key, artifacts in output.output_artifacts.items():
+        (artifact,), (described,) = outputs[key], artifacts.artifacts
+        for name, value in described.custom_properties.items():
+            artifact.mlmd_artifact.custom_properties[name].CopyFrom(value)
+    return values(output.exec_properties)
 
 
-def _date_by_content(folder: Path) -> None:
+def _set_times_by_content(folder: Path) -> None:
     """Sets the modification time of each file to the checksum of its content.
 
     ExampleGen detects changed files by name, size and time, and the launcher downloads them anew for each task.

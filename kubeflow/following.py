@@ -51,9 +51,9 @@ class Task:
         """Returns a line about its state, for people."""
         if self.state == "running":
             return f"{self.name:<26} {'':>9}  started"
-        taken = "" if self.seconds is None else duration(self.seconds)
-        told = f"{self.state}: {self.message}" if self.message else self.state
-        return f"{self.name:<26} {taken:>9}  {told}"
+        took = "" if self.seconds is None else duration(self.seconds)
+        outcome = f"{self.state}: {self.message}" if self.message else self.state
+        return f"{self.name:<26} {took:>9}  {outcome}"
 
 
 def tasks_of(cluster: Cluster, run: Any) -> list[str]:
@@ -227,15 +227,15 @@ def _retry(cluster: Cluster, look: Callable[[], Any], say: Say, patience: float)
     Raises:
         UserError: the server refuses the request, or has not answered for `patience` seconds.
     """
-    lost = 0.0
+    unreachable_since = 0.0
     pause = FIRST_PAUSE
     logged_in = False
     while True:
         try:
-            seen = look()
+            answer = look()
         except Unreachable as error:
-            lost = lost or time.monotonic()
-            if time.monotonic() - lost + pause > patience:
+            unreachable_since = unreachable_since or time.monotonic()
+            if time.monotonic() - unreachable_since + pause > patience:
                 raise
             say(f"{error.what}; looking again in {pause:.0f} s")
             time.sleep(pause)
@@ -248,9 +248,9 @@ def _retry(cluster: Cluster, look: Callable[[], Any], say: Say, patience: float)
             with contextlib.suppress(Refused, Unreachable):
                 cluster.reconnect()
         else:
-            if lost:
+            if unreachable_since:
                 say("the server answers again")
-            return seen
+            return answer
 
 
 def seconds_of(run: Any) -> float:
@@ -284,15 +284,15 @@ def was_pushed(
     if states[PUSHER] == "skipped":
         return False
     try:
-        made = _retry(cluster, lambda: _made(cluster, run.run_id, PUSHER), say, patience)
+        artifacts = _retry(cluster, lambda: _outputs(cluster, run.run_id, PUSHER), say, patience)
     except UserError as error:
         say(f"whether the model was pushed is not known: {error} (ML Metadata is behind the address of the web page)")
         return None
-    found = [artifact.custom_properties[PUSHED] for artifact in made if PUSHED in artifact.custom_properties]
-    if not found:
+    values = [artifact.custom_properties[PUSHED] for artifact in artifacts if PUSHED in artifact.custom_properties]
+    if not values:
         say("whether the model was pushed is not known: ML Metadata has nothing of it")
         return None
-    (value, *_) = found
+    (value, *_) = values
     return bool(getattr(value, value.WhichOneof("value")))
 
 
@@ -309,7 +309,7 @@ def _recorded_push(connection: str, run_id: str, say: Say) -> bool | None:
         return None
 
 
-def _made(cluster: Cluster, run_id: str, task: str) -> list[Any]:
+def _outputs(cluster: Cluster, run_id: str, task: str) -> list[Any]:
     """Returns the output artifacts of a task, which this run produced or took from the cache."""
     context = cluster.metadata("GetContextByTypeAndName", type_name="system.PipelineRun", context_name=run_id).context
     executions = cluster.metadata("GetExecutionsByContext", context_id=context.id).executions

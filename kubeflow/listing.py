@@ -25,13 +25,13 @@ def mirror(address: str, folder: Path) -> None:
 
     root = place(address)
     try:
-        found = file_system(address).get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
+        files = file_system(address).get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
     except OSError as error:
         raise UserError(
             f"cannot list {address}: {' '.join(str(error).split())}; check the address, and the credentials that "
             "kubeflow.secrets and kubeflow.environment give the pods"
         ) from None
-    for info in found:
+    for info in files:
         if info.type == FileType.File:
             file = folder / os.path.relpath(info.path, root)
             file.parent.mkdir(parents=True, exist_ok=True)

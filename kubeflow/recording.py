@@ -68,23 +68,23 @@ class Recorder:
 
     def metadata(self) -> Metadata:
         """Returns the database connection for TFX's drivers."""
-        return self._patiently(lambda: Metadata(connection(self._address, Workspace.from_environment())))
+        return self._retry(lambda: Metadata(connection(self._address, Workspace.from_environment())))
 
-    def describe_run(self, told: Mapping[str, Any], data: str) -> None:
+    def describe_run(self, compiled: Mapping[str, Any], data: str) -> None:
         """Records the configuration and the code of the run.
 
         Args:
-            told: `knobs` and `code` of the compiled pipeline, as in `pipeline.running.record`.
+            compiled: `knobs` and `code` of the compiled pipeline, as in `pipeline.running.record`.
             data: address of the records.
         """
-        knobs = told["knobs"] | {"data.source": data}
+        knobs = compiled["knobs"] | {"data.source": data}
         here = code()
         # The image has no Git commit; use that of the checkout where the pipeline was compiled, if the code is the
         # same.
-        same = told["code"]["code_sha256"] == here["code_sha256"]
+        same = compiled["code"]["code_sha256"] == here["code_sha256"]
         described = {
             **configuration(knobs),
-            **(told["code"] if same else here),
+            **(compiled["code"] if same else here),
             **packages(),
             **machine(),
             **start_of(knobs["training.start_from"]),
@@ -108,8 +108,8 @@ class Recorder:
         except Exception:
             try:
                 self._store(self._fail)
-            except UserError as lost:  # the executor's error is more important
-                logging.error("%s", lost)
+            except UserError as failure:  # the executor's error is more important
+                logging.error("%s", failure)
             raise
         self._end(outputs)
         if self._node.id == EXAMPLES:
@@ -118,12 +118,12 @@ class Recorder:
 
     def _begin(self, inputs: Mapping[str, list[Artifact]], properties: Mapping[str, Any]) -> None:
         def put(handle: Metadata) -> None:
-            taken = self._taken(handle, inputs)
+            taken = self._stored_inputs(handle, inputs)
             name, kind = f"{self.run}.{self._node.id}", self._node.execution_type()
-            told = {
+            values = {
                 key: with_addresses(value) if isinstance(value, str) else value for key, value in properties.items()
             }
-            execution = execution_lib.prepare_execution(handle, kind, _Execution.RUNNING, told, name)
+            execution = execution_lib.prepare_execution(handle, kind, _Execution.RUNNING, values, name)
             if before := handle.store.get_execution_by_type_and_name(kind.name, name):
                 execution.id = before.id
                 handle.store.put_executions([execution])
@@ -142,18 +142,18 @@ class Recorder:
         def put(handle: Metadata) -> None:
             (execution,) = handle.store.get_executions_by_id([self._execution])
             execution.last_known_state = _Execution.COMPLETE
-            made = {key: [_as_stored(artifact) for artifact in artifacts] for key, artifacts in outputs.items()}
+            produced = {key: [_as_stored(artifact) for artifact in artifacts] for key, artifacts in outputs.items()}
             before = _artifacts(handle.store, self._execution, OUTPUTS)
-            for key, (artifact,) in made.items():
+            for key, (artifact,) in produced.items():
                 artifact.state, artifact.is_external = ArtifactState.PUBLISHED, False
                 if key in before:  # recorded by an earlier attempt that was then stopped
                     artifact.id = before[key]
             if before:
-                handle.store.put_artifacts([artifact.mlmd_artifact for (artifact,) in made.values()])
+                handle.store.put_artifacts([artifact.mlmd_artifact for (artifact,) in produced.values()])
                 handle.store.put_executions([execution])
             else:
                 contexts = self._contexts(handle, self._node.id)
-                execution_lib.put_execution(handle, execution, contexts, output_artifacts=made)
+                execution_lib.put_execution(handle, execution, contexts, output_artifacts=produced)
 
         self._store(put)
 
@@ -165,13 +165,13 @@ class Recorder:
 
     def record_cached(self, inputs: Mapping[str, list[Artifact]]) -> None:
         """Records the executions behind these artifacts as cached, unless they belong to this run."""
-        self._store(lambda handle: self._taken(handle, inputs))
+        self._store(lambda handle: self._stored_inputs(handle, inputs))
 
     def steps(self) -> str:
         """Returns the run's steps so far as JSON, for the report."""
         return self._store(lambda handle: json.dumps(origins(read_steps(handle.store, self.run)[0])))
 
-    def _taken(self, handle: Metadata, inputs: Mapping[str, list[Artifact]]) -> dict[str, list[Artifact]]:
+    def _stored_inputs(self, handle: Metadata, inputs: Mapping[str, list[Artifact]]) -> dict[str, list[Artifact]]:
         """Returns the inputs as stored in the database; those that are not in it stay as they are."""
         taken = {key: [_known(handle.store, _as_stored(one)) for one in artifacts] for key, artifacts in inputs.items()}
         self._record_makers(handle, {one.id for artifacts in taken.values() for one in artifacts if one.id})
@@ -238,9 +238,9 @@ class Recorder:
             with Metadata(connection(self._address, Workspace.from_environment())) as handle:
                 return put(handle)
 
-        return self._patiently(once)
+        return self._retry(once)
 
-    def _patiently(self, do: Callable[[], Answer]) -> Answer:
+    def _retry(self, do: Callable[[], Answer]) -> Answer:
         """Retries an operation while the database is unreachable or another container writes the same record.
 
         The operation must be idempotent.
@@ -254,15 +254,15 @@ class Recorder:
                 return do()
             except (RuntimeError, errors.StatusError, UserError) as error:
                 if "Access denied" in str(error) or time.monotonic() + pause > end:
-                    said = str(error) if isinstance(error, UserError) else f"{self._address} {problem(str(error))}"
-                    raise UserError(f"{said} (the run's metadata cannot be recorded)") from error
+                    message = str(error) if isinstance(error, UserError) else f"{self._address} {problem(str(error))}"
+                    raise UserError(f"{message} (the run's metadata cannot be recorded)") from error
             time.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _as_stored(artifact: Artifact) -> Artifact:
     """Returns a copy of a container's artifact with the launcher's paths replaced by addresses, and without an id."""
-    made = type(artifact)()
+    copy = type(artifact)()
     stored = metadata_store_pb2.Artifact()
     stored.CopyFrom(artifact.mlmd_artifact)
     stored.ClearField("id")
@@ -271,15 +271,15 @@ def _as_stored(artifact: Artifact) -> Artifact:
     for value in (*stored.properties.values(), *stored.custom_properties.values()):
         if value.HasField("string_value"):
             value.string_value = with_addresses(value.string_value)
-    made.set_mlmd_artifact(stored)
-    return made
+    copy.set_mlmd_artifact(stored)
+    return copy
 
 
 def _known(store: MetadataStore, artifact: Artifact) -> Artifact:
     """Returns the stored artifact with the same address and type, or the given artifact if there is none."""
-    found = [one for one in store.get_artifacts_by_uri(artifact.uri) if one.type == artifact.type_name]
-    if found:
-        artifact.set_mlmd_artifact(max(found, key=lambda one: one.id))
+    stored = [one for one in store.get_artifacts_by_uri(artifact.uri) if one.type == artifact.type_name]
+    if stored:
+        artifact.set_mlmd_artifact(max(stored, key=lambda one: one.id))
     return artifact
 
 

@@ -328,11 +328,11 @@ def _platform(config: Config, pod: Pod) -> dict[str, Any]:
 
 def _whole_run(config: KubeflowConfig) -> dict[str, Any]:
     """Returns the settings that apply to a whole run."""
-    asked = {"activeDeadlineSeconds": config.timeout, "resourceTtlOnCompletion": config.keep}
-    asked = {field: seconds for field, seconds in asked.items() if seconds}
-    if not asked:
+    settings = {"activeDeadlineSeconds": config.timeout, "resourceTtlOnCompletion": config.keep}
+    settings = {field: seconds for field, seconds in settings.items() if seconds}
+    if not settings:
         return {}
-    return _valid({"pipelineConfig": asked}, pipeline_spec_pb2.SinglePlatformSpec(), python="3.12")
+    return _valid({"pipelineConfig": settings}, pipeline_spec_pb2.SinglePlatformSpec(), python="3.12")
 
 
 def _valid(document: dict[str, Any], message: Any, python: str = "3.11") -> dict[str, Any]:

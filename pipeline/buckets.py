@@ -60,10 +60,10 @@ def download(address: str, target: Path) -> None:
         copy = Path(folder, target.name)
         try:
             system, root = file_system(address), place(address)
-            found = [system.get_file_info(root)]
-            if found[0].type != FileType.File:
-                found = system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
-            for file in found:
+            files = [system.get_file_info(root)]
+            if files[0].type != FileType.File:
+                files = system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
+            for file in files:
                 if file.type == FileType.File:
                     part = Path(os.path.normpath(copy / os.path.relpath(file.path, root)))
                     part.parent.mkdir(parents=True, exist_ok=True)

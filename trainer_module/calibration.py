@@ -72,17 +72,17 @@ def read_examples(trained: Trained, examples: Sequence[tuple[bytes, str]], norma
         file = Path(folder, "model.onnx")
         save_onnx(file, trained)
         reader = Reader(file)
-    found: list[list[Hypothesis] | ImageError]
+    answers: list[list[Hypothesis] | ImageError]
     if normalised:
         pixels = [np.asarray(Image.open(io.BytesIO(image))) for image, _ in examples]
-        examples = [one for one, image in zip(examples, pixels, strict=True) if (image != WHITE).any()]
+        examples = [example for example, image in zip(examples, pixels, strict=True) if (image != WHITE).any()]
         readings = reader.read_normalised([image for image in pixels if (image != WHITE).any()], Beam(1))
-        found = [list(reading.alternatives) for reading in readings]
+        answers = [list(reading.alternatives) for reading in readings]
     else:
-        found = reader.read_each([image for image, _ in examples])
+        answers = reader.read_each([image for image, _ in examples])
     return [
         Read(target, hypotheses[0])
-        for (_, target), hypotheses in zip(examples, found, strict=True)
+        for (_, target), hypotheses in zip(examples, answers, strict=True)
         if not isinstance(hypotheses, ImageError) and not hypotheses[0].is_of_blank
     ]
 
@@ -98,13 +98,13 @@ def fit(examples: Sequence[Read]) -> Fit:
     """
     if not examples:
         raise UserError("there are no examples with a picture that can be read: nothing to calibrate on")
-    targets = [respell(one.target, NORMAL).split() for one in examples]
-    read = [respell(one.read.latex, NORMAL).split() for one in examples]
+    targets = [respell(example.target, NORMAL).split() for example in examples]
+    read = [respell(example.read.latex, NORMAL).split() for example in examples]
     right = np.array(list(map(list.__eq__, targets, read)))
-    odds = log_odds(np.array([one.read.log_probability for one in examples]))
-    of_tokens = np.concatenate([one.read.token_probability for one in examples])
+    odds = log_odds(np.array([example.read.log_probability for example in examples]))
+    of_tokens = np.concatenate([example.read.token_probability for example in examples])
     tokens_right = np.concatenate(
-        [right_tokens(target, one.read.latex.split()) for target, one in zip(targets, examples, strict=True)]
+        [right_tokens(target, example.read.latex.split()) for target, example in zip(targets, examples, strict=True)]
     )
     calibration = Calibration(
         *_logistic(log_odds(np.log(np.maximum(of_tokens, 1e-30))), tokens_right), *_logistic(odds, right)
@@ -164,8 +164,8 @@ def _logistic(odds: np.ndarray, right: np.ndarray) -> tuple[float, float]:
         value = np.sum(np.logaddexp(0, z) - right * z) + PRIOR / 2 * ((slope - 1) ** 2 + offset**2)
         return value, np.array([np.sum(wrong_by * odds) + PRIOR * (slope - 1), np.sum(wrong_by) + PRIOR * offset])
 
-    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0.05, 20.0), (-20.0, 20.0)])
-    slope, offset = found.x.tolist()
+    result = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0.05, 20.0), (-20.0, 20.0)])
+    slope, offset = result.x.tolist()
     return round(slope, 6), round(offset, 6)
 
 

@@ -182,8 +182,8 @@ def _said_by_worker(error: Exception) -> str:
 
     Beam appends the name of the step. From another process it passes only the text of the traceback.
     """
-    found = [str(error)] if isinstance(error, UserError) else _RAISED.findall(str(error))
-    return _STEP.sub("", found[-1]) if found else ""
+    messages = [str(error)] if isinstance(error, UserError) else _RAISED.findall(str(error))
+    return _STEP.sub("", messages[-1]) if messages else ""
 
 
 class ImportExampleGen(component.ImportExampleGen):

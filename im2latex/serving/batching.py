@@ -133,18 +133,18 @@ def choose(waiting: Sequence[_Waiting[Model, Answer]]) -> list[_Waiting[Model, A
     """
     if not waiting:
         return []
-    first = min(waiting, key=lambda one: one.turn)
+    first = min(waiting, key=lambda item: item.turn)
     height, width = first.pixels.shape
-    others = [one for one in waiting if one is not first and (one.model, one.beam) == (first.model, first.beam)]
-    others.sort(key=lambda one: abs(one.pixels.shape[1] - width) + abs(one.pixels.shape[0] - height))
+    others = [item for item in waiting if item is not first and (item.model, item.beam) == (first.model, first.beam)]
+    others.sort(key=lambda item: abs(item.pixels.shape[1] - width) + abs(item.pixels.shape[0] - height))
     batch, pixels = [first], height * width
-    for one in others[: READ_AT_ONCE - 1]:
-        height, width = max(height, one.pixels.shape[0]), max(width, one.pixels.shape[1])
-        pixels += one.pixels.size
+    for item in others[: READ_AT_ONCE - 1]:
+        height, width = max(height, item.pixels.shape[0]), max(width, item.pixels.shape[1])
+        pixels += item.pixels.size
         count = len(batch) + 1
         if height * width * count > 2 * pixels or _work((height, width), count, first.beam) > MOST_WORK:
             break
-        batch.append(one)
+        batch.append(item)
     return batch
 
 

@@ -57,7 +57,7 @@ class Decoding:
             Busy: too many pixels are waiting.
             ImageError: an image cannot be decoded; the message has its number if the request has several images.
         """
-        several, one_large = asyncio.Semaphore(SMALL_THREADS), asyncio.Lock()
+        small, large = asyncio.Semaphore(SMALL_THREADS), asyncio.Lock()
         loop = asyncio.get_running_loop()
 
         def first_look(image: bytes) -> int | np.ndarray | None:
@@ -65,23 +65,23 @@ class Decoding:
             return width * height if width * height > LARGE else reader.normalise(image, turn)
 
         async def decoded(image: bytes) -> np.ndarray | None:
-            async with several:
-                found = await loop.run_in_executor(self._small, first_look, image)
-            if not isinstance(found, int):
-                return found
-            held.take(self.pixels, found)
-            async with one_large:
+            async with small:
+                first = await loop.run_in_executor(self._small, first_look, image)
+            if not isinstance(first, int):
+                return first
+            held.take(self.pixels, first)
+            async with large:
                 seconds, pixels = await self.alone(lambda: _timed(lambda: reader.normalise(image, turn)))
-            self._seconds_a_pixel += WEIGHT * (seconds / found - self._seconds_a_pixel)
+            self._seconds_a_pixel += WEIGHT * (seconds / first - self._seconds_a_pixel)
             return pixels
 
-        async def one(number: int, image: bytes) -> np.ndarray | None:
+        async def numbered(number: int, image: bytes) -> np.ndarray | None:
             try:
                 return await decoded(image)
             except ImageError as error:
                 raise error if len(images) == 1 else ImageError(f"image {number} of {len(images)}: {error}") from None
 
-        return await together(one(number, image) for number, image in enumerate(images, 1))
+        return await together(numbered(number, image) for number, image in enumerate(images, 1))
 
     def close(self) -> None:
         """Stops the threads."""
@@ -91,7 +91,7 @@ class Decoding:
 
 async def together(work: Iterable[Awaitable[Result]]) -> list[Result]:
     """Awaits all; if one fails or the call is cancelled, cancels and awaits the others before it raises."""
-    tasks = [asyncio.ensure_future(one) for one in work]
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in work]
     try:
         return await asyncio.gather(*tasks)
     finally:

@@ -45,4 +45,4 @@ class Option(NamedTuple):
 
 def options() -> list[Option]:
     """Returns the option for each limit."""
-    return [Option(of.name, of.default, **of.metadata) for of in fields(Limits)]  # type: ignore[arg-type]
+    return [Option(limit.name, limit.default, **limit.metadata) for limit in fields(Limits)]  # type: ignore[arg-type]

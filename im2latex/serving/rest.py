@@ -49,8 +49,8 @@ def parse(body: bytes) -> Request:
     if by_rows:
         inputs = {name: _rows(document["instances"], name)}
     else:
-        given = document["inputs"]
-        inputs = given if isinstance(given, dict) and "b64" not in given else {name: given}
+        columns = document["inputs"]
+        inputs = columns if isinstance(columns, dict) and "b64" not in columns else {name: columns}
     beam = _beam(inputs) if signature == ALTERNATIVES else None
     expected = {name, "width", "length_penalty"} if beam else {name}
     if set(inputs) != expected:
@@ -129,21 +129,23 @@ def status(version: int) -> dict[str, Any]:
 def metadata(name: str, version: int) -> dict[str, Any]:
     """Returns the body that describes the model's inputs and outputs: the signatures of a pushed SavedModel."""
 
-    def tensor(of: str, dtype: str, *sizes: int) -> dict[str, Any]:
+    def tensor(tensor_name: str, dtype: str, *sizes: int) -> dict[str, Any]:
         dims = [{"size": str(size), "name": ""} for size in sizes]
-        return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": of}
+        return {"dtype": dtype, "tensor_shape": {"dim": dims, "unknown_rank": False}, "name": tensor_name}
 
     def signature(inputs: dict[str, Any], *sizes: int, scored: bool) -> dict[str, Any]:
         outputs = {"latex": tensor("latex", "DT_STRING", *sizes)}
-        outputs |= {of: tensor(of, "DT_FLOAT", *sizes) for of in _numbers(scored)}
+        outputs |= {output: tensor(output, "DT_FLOAT", *sizes) for output in _numbers(scored)}
         return {"inputs": inputs, "outputs": outputs, "method_name": "tensorflow/serving/predict"}
 
     signatures = {}
-    for of, images in SIGNATURES.items():
+    for signature_name, images in SIGNATURES.items():
         inputs = {images: tensor(images, "DT_STRING", -1)}
-        if of == ALTERNATIVES:
+        if signature_name == ALTERNATIVES:
             inputs |= {"width": tensor("width", "DT_INT32"), "length_penalty": tensor("length_penalty", "DT_FLOAT")}
-        signatures[of] = signature(inputs, *((-1, -1) if of == ALTERNATIVES else (-1,)), scored=of == ALTERNATIVES)
+        signatures[signature_name] = signature(
+            inputs, *((-1, -1) if signature_name == ALTERNATIVES else (-1,)), scored=signature_name == ALTERNATIVES
+        )
     return {
         "model_spec": {"name": name, "signature_name": "", "version": str(version)},
         "metadata": {"signature_def": {"signature_def": signatures}},

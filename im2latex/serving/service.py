@@ -169,23 +169,23 @@ class Service:
         with Held() as held:
             body = await self._bodies.read(request, held)
             parse = functools.partial(rest.parse, body)
-            asked = await (self._decoding.alone(parse) if len(body) > LARGE_JSON else asyncio.to_thread(parse))
+            parsed = await (self._decoding.alone(parse) if len(body) > LARGE_JSON else asyncio.to_thread(parse))
             del body, parse
-            if len(asked.images) > self.limits.max_images:
+            if len(parsed.images) > self.limits.max_images:
                 raise UserError(f"a request may hold {self.limits.max_images} images; send them in several")
-            _, found = await _unless_gone(request, self._read(held, asked.images, asked.beam, turn=False))
-        tell(request.scope, images=len(found))
-        return JSONResponse(rest.answer(asked, found))
+            _, hypotheses = await _unless_gone(request, self._read(held, parsed.images, parsed.beam, turn=False))
+        tell(request.scope, images=len(hypotheses))
+        return JSONResponse(rest.answer(parsed, hypotheses))
 
     async def _predict(self, request: Request) -> Response:
-        beam, as_typed = _asked(request)
+        beam, as_typed = _options(request)
         with Held() as held:
             image = await self._bodies.image(request, held)
             version, (hypotheses,) = await _unless_gone(request, self._read(held, [image], beam, turn=True))
         tell(request.scope, images=1, version=version)
-        found = describe(hypotheses, as_typed)
-        answer: dict[str, Any] = {"status": status(hypotheses), **found[0], "version": str(version)}
-        return JSONResponse(answer | ({"alternatives": found} if beam else {}))
+        described = describe(hypotheses, as_typed)
+        answer: dict[str, Any] = {"status": status(hypotheses), **described[0], "version": str(version)}
+        return JSONResponse(answer | ({"alternatives": described} if beam else {}))
 
     # --- Helpers ---------------------------------------------------------------------------------------------------
 
@@ -208,9 +208,9 @@ class Service:
         async def answered() -> list[list[Hypothesis]]:
             pixels = await self._decoding.normalise(served.reader, images, turn, held)
             held.give_back(self.bytes)
-            inked = [of for of in pixels if of is not None]
-            found = iter(await self._batcher.read(served, inked, beam or Beam(1)))
-            return [[BLANK] if of is None else next(found) for of in pixels]
+            inked = [image for image in pixels if image is not None]
+            hypotheses = iter(await self._batcher.read(served, inked, beam or Beam(1)))
+            return [[BLANK] if image is None else next(hypotheses) for image in pixels]
 
         try:
             return served.version, await asyncio.wait_for(answered(), self.limits.answer_timeout)
@@ -228,19 +228,19 @@ def _route(path: str, handler: Handler, *methods: str) -> Route:
     return Route(path, endpoint, methods=methods or ("GET",))
 
 
-def _asked(request: Request) -> tuple[Beam | None, bool]:
+def _options(request: Request) -> tuple[Beam | None, bool]:
     """Returns the beam of a request, and whether to return LaTeX as a person would type it.
 
     Raises:
         UserError: a parameter is wrong or unknown.
     """
     known = ("alternatives", "clean")
-    given = request.query_params.multi_items()
-    for name, _ in given:
+    parameters = request.query_params.multi_items()
+    for name, _ in parameters:
         if name not in known:
             raise UserError(f"there is no parameter {name!r:.80}; there are {', '.join(known)}")
-    query = dict(given)
-    if len(query) < len(given):
+    query = dict(parameters)
+    if len(query) < len(parameters):
         raise UserError("a parameter is given twice")
     clean, alternatives = query.get("clean", "").lower(), query.get("alternatives")
     if clean not in (*TRUE, *FALSE):
@@ -266,6 +266,6 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> R
             raise ClientGone
         return task.result()
     finally:
-        for one in (task, gone):
-            one.cancel()
+        for future in (task, gone):
+            future.cancel()
         await asyncio.gather(task, gone, return_exceptions=True)

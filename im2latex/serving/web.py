@@ -34,7 +34,7 @@ LONGEST_HEAD = 2**15
 # Health and metrics requests are too frequent to log.
 QUIET = ("/healthz", "/readyz", "/metrics")
 # Keys in `scope["state"]`: the route's path template, and additional attributes for the log.
-ROUTE, TOLD = "route", "told"
+ROUTE, LOGGED = "route", "logged"
 
 log = logging.getLogger(__name__)
 
@@ -64,16 +64,16 @@ class Around:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        given = Headers(scope=scope)
+        request_headers = Headers(scope=scope)
         state = scope.setdefault("state", {})
-        identity = given.get(ID, "")
-        state["id"] = identity if _ID.fullmatch(identity) else secrets.token_hex(8)
+        request_id = request_headers.get(ID, "")
+        state["id"] = request_id if _ID.fullmatch(request_id) else secrets.token_hex(8)
         exchange = _Exchange(scope, receive, send, {**self._headers, ID: state["id"]}, self._is_ending)
         try:
             try:
                 if sum(len(name) + len(value) for name, value in scope["headers"]) > LONGEST_HEAD:
                     raise HTTPException(431, f"the headers are longer than {LONGEST_HEAD:,} bytes")
-                self._hosts.check(scope["method"], given)
+                self._hosts.check(scope["method"], request_headers)
                 await self._app(scope, exchange.receive, exchange.send)
             except HTTPException as error:
                 await as_json(error)(scope, exchange.receive, exchange.send)
@@ -90,7 +90,7 @@ class Around:
             self._metrics.requests.labels(route, exchange.status).inc()
             self._metrics.seconds.labels(route).observe(seconds)
             if route not in QUIET or exchange.status >= 500:
-                _note(scope, exchange.status, seconds)
+                _log_request(scope, exchange.status, seconds)
 
 
 class _Exchange:
@@ -104,10 +104,10 @@ class _Exchange:
         self._send = send
         self._headers = headers
         self._is_ending = is_ending
-        given = Headers(scope=scope)
-        self._has_more = given.get("content-length", "0") != "0" or "transfer-encoding" in given
+        request_headers = Headers(scope=scope)
+        self._has_more = request_headers.get("content-length", "0") != "0" or "transfer-encoding" in request_headers
         # Reading the body would make the server send "100 Continue".
-        self._lingers = "expect" not in given
+        self._lingers = "expect" not in request_headers
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -151,13 +151,13 @@ def as_json(error: Exception) -> JSONResponse:
 
 def tell(scope: Scope, **what: Any) -> None:
     """Adds attributes to a request's log line."""
-    scope["state"].setdefault(TOLD, {}).update(what)
+    scope["state"].setdefault(LOGGED, {}).update(what)
 
 
-def _note(scope: Scope, status: int, seconds: float) -> None:
+def _log_request(scope: Scope, status: int, seconds: float) -> None:
     client = scope["client"][0] if scope.get("client") else ""
     known = {"client": client, "method": scope["method"], "path": _path(scope), "status": status}
-    known |= {"request_id": scope["state"]["id"], "seconds": round(seconds, 6), **scope["state"].get(TOLD, {})}
+    known |= {"request_id": scope["state"]["id"], "seconds": round(seconds, 6), **scope["state"].get(LOGGED, {})}
     ACCESS.info("%s %s %s %d %.0f ms", client, scope["method"], _path(scope), status, 1e3 * seconds, extra=known)
 
 

@@ -34,9 +34,9 @@ def look(uri: str, file: str = "") -> Path | None:
     if bucket in _closed:
         return None
     try:
-        found = local_copy(uri, file)
+        path = local_copy(uri, file)
     except UserError as error:
         _closed.add(bucket)
         print(f"im2latex: {error}", file=sys.stderr)
         return None
-    return found if found.exists() else None
+    return path if path.exists() else None

@@ -105,9 +105,9 @@ def with_provenance(trained: Trained, model: str | None, notes: Mapping[str, str
         model: the SavedModel that it was read from; the run is known if the workspace has pushed it.
         notes: texts by name.
     """
-    made = {"date": datetime.date.today().isoformat(), "im2latex": im2latex.__version__}
+    origin = {"date": datetime.date.today().isoformat(), "im2latex": im2latex.__version__}
     pushed = _pushed(Path(model)) if model else {}
-    return trained._replace(provenance={**trained.provenance, **made, **pushed, **notes})
+    return trained._replace(provenance={**trained.provenance, **origin, **pushed, **notes})
 
 
 def _pushed(model: Path) -> dict[str, str]:
@@ -116,9 +116,9 @@ def _pushed(model: Path) -> dict[str, str]:
     workspace, folder = Workspace.from_environment(), model.absolute()
     if folder.parent.parent != workspace.serving or not folder.name.isdecimal():
         return {}
-    (found,) = (known for known in versions(workspace, folder.parent.name) if known.number == int(folder.name))
-    scores = {} if found.bleu is None else {"scores": f"BLEU {found.bleu:.3f}"}
-    return {"run": found.run, **scores} if found.run else {}
+    (version,) = (known for known in versions(workspace, folder.parent.name) if known.number == int(folder.name))
+    scores = {} if version.bleu is None else {"scores": f"BLEU {version.bleu:.3f}"}
+    return {"run": version.run, **scores} if version.run else {}
 
 
 def save_model(trained: Trained, folder: Path) -> None:

@@ -11,16 +11,16 @@ const SHRINK = 4;
 const PEN = 7;
 const KATEX = { throwOnError: true, trust: false, maxExpand: 1000, maxSize: 50 };
 
-const of = (id) => document.getElementById(id);
-const canvas = of("canvas");
+const byId = (id) => document.getElementById(id);
+const canvas = byId("canvas");
 const pen = canvas.getContext("2d");
 const strokes = [];
 let asking = null;
 let latex = "";
 
 function say(text, bad = false) {
-  of("status").textContent = text;
-  of("status").classList.toggle("bad", bad);
+  byId("status").textContent = text;
+  byId("status").classList.toggle("bad", bad);
 }
 
 /* Renders LaTeX into an element, and shows a message if KaTeX cannot. */
@@ -45,8 +45,8 @@ function percent(probability) {
 
 function choose(alternative, buttons, button) {
   latex = alternative.latex;
-  of("latex").textContent = latex;
-  render(latex, of("formula"), true);
+  byId("latex").textContent = latex;
+  render(latex, byId("formula"), true);
   for (const other of buttons) {
     other.setAttribute("aria-pressed", String(other === button));
   }
@@ -64,7 +64,7 @@ function show(answer) {
     buttons[i].append(share, drawn, code);
     buttons[i].addEventListener("click", () => choose(alternative, buttons, buttons[i]));
   });
-  of("alternatives").replaceChildren(
+  byId("alternatives").replaceChildren(
     ...buttons.map((button) => {
       const item = document.createElement("li");
       item.append(button);
@@ -72,7 +72,7 @@ function show(answer) {
     }),
   );
   choose(answer.alternatives[0], buttons, buttons[0]);
-  of("answer").hidden = false;
+  byId("answer").hidden = false;
 }
 
 /* Reads a picture, and cancels an earlier request. */
@@ -80,7 +80,7 @@ async function ask(picture) {
   asking?.abort();
   asking = new AbortController();
   const { signal } = asking;
-  of("answer").hidden = true;
+  byId("answer").hidden = true;
   say("Reading…");
   const started = performance.now();
   try {
@@ -105,14 +105,14 @@ async function ask(picture) {
 
 /* Shows a picture and reads it. */
 function take(picture, name) {
-  const preview = of("preview");
+  const preview = byId("preview");
   URL.revokeObjectURL(preview.src);
   preview.hidden = false;
   preview.src = URL.createObjectURL(picture);
   preview.alt = `The picture that is read: ${name}`;
-  of("name").textContent = name;
-  of("shown").hidden = false;
-  of("empty").hidden = true;
+  byId("name").textContent = name;
+  byId("shown").hidden = false;
+  byId("empty").hidden = true;
   ask(picture);
 }
 
@@ -124,16 +124,16 @@ function takeFirst(files, otherwise) {
   }
 }
 
-of("preview").addEventListener("error", () => {
-  of("preview").hidden = true;
-  of("name").textContent += " (this browser cannot show it)";
+byId("preview").addEventListener("error", () => {
+  byId("preview").hidden = true;
+  byId("name").textContent += " (this browser cannot show it)";
 });
-of("choose").addEventListener("click", () => of("file").click());
-of("file").addEventListener("change", () => {
-  if (of("file").files.length) {
-    takeFirst(of("file").files, "");
+byId("choose").addEventListener("click", () => byId("file").click());
+byId("file").addEventListener("change", () => {
+  if (byId("file").files.length) {
+    takeFirst(byId("file").files, "");
   }
-  of("file").value = "";
+  byId("file").value = "";
 });
 document.addEventListener("paste", (event) => {
   takeFirst(event.clipboardData.files, "The clipboard holds no picture.");
@@ -169,8 +169,8 @@ async function copy(button, convert) {
     say("Copied.");
   } catch (error) {
     // On an insecure origin, browsers allow only the user to copy: select the text.
-    of("latex").textContent = text;
-    getSelection().selectAllChildren(of("latex"));
+    byId("latex").textContent = text;
+    getSelection().selectAllChildren(byId("latex"));
     say("This browser does not let the page copy: the text is selected, press Ctrl+C.", true);
   }
   setTimeout(() => {
@@ -191,8 +191,8 @@ const FORMS = {
   ...(window.tex2typst && { "copy-typst": (formula) => tex2typst(formula) }),
 };
 for (const [id, convert] of Object.entries(FORMS)) {
-  of(id).hidden = false;
-  of(id).addEventListener("click", () => copy(of(id), convert));
+  byId(id).hidden = false;
+  byId(id).addEventListener("click", () => copy(byId(id), convert));
 }
 
 /* --- Drawing --- */
@@ -232,20 +232,20 @@ canvas.addEventListener("pointermove", (event) => {
     redraw();
   }
 });
-of("draw").addEventListener("click", () => {
-  const opens = of("drawing").hidden;
-  of("drawing").hidden = !opens;
-  of("draw").setAttribute("aria-expanded", String(opens));
+byId("draw").addEventListener("click", () => {
+  const opens = byId("drawing").hidden;
+  byId("drawing").hidden = !opens;
+  byId("draw").setAttribute("aria-expanded", String(opens));
 });
-of("undo").addEventListener("click", () => {
+byId("undo").addEventListener("click", () => {
   strokes.pop();
   redraw();
 });
-of("clear").addEventListener("click", () => {
+byId("clear").addEventListener("click", () => {
   strokes.length = 0;
   redraw();
 });
-of("read").addEventListener("click", () => {
+byId("read").addEventListener("click", () => {
   if (!strokes.length) {
     say("Nothing is drawn yet.", true);
     return;

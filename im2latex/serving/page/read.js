@@ -2,7 +2,7 @@
 
 /* Reads pictures with the HTTP service. */
 
-of("where").textContent = "Read on this server; the page loads nothing from elsewhere.";
+byId("where").textContent = "Read on this server; the page loads nothing from elsewhere.";
 
 /* Returns the reading of a picture: { status, alternatives, version }. */
 async function read(picture, alternatives, signal) {

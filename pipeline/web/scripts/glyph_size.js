@@ -14,7 +14,7 @@ const { abs, ceil, fround, hypot, log, max, min } = Math;
    each level of an image pyramid (steps across and down, and squares), in pixels of the first level, and the area
    of the ink. */
 export function measures(ink) {
-  const found = [];
+  const measured = [];
   const area = fround(sum(ink.values));
   for (let level = 0; level < PYRAMID_LEVELS; level++) {
     const { height, width, values } = ink;
@@ -28,10 +28,10 @@ export function measures(ink) {
       across += values[(y + 1) * width - 1];
     }
     down += sum(values.subarray((height - 1) * width));
-    found.push(fround(across) * 2 ** level, fround(down) * 2 ** level, fround(squares) * 4 ** level);
+    measured.push(fround(across) * 2 ** level, fround(down) * 2 ** level, fround(squares) * 4 ** level);
     ink = halved(ink);
   }
-  return [found, area];
+  return [measured, area];
 }
 
 /* Returns the means of 2 x 2 pixels. */
@@ -47,24 +47,24 @@ function halved({ height, width, values }) {
 }
 
 /* Returns the factor that scales the glyphs of an image to a size: pixels per em. */
-export function glyphScale(found, area, size, estimator) {
+export function glyphScale(measured, area, size, estimator) {
   if (area <= 0) {
     return 1;
   }
-  const em = predict(estimator, found, area);
+  const em = predict(estimator, measured, area);
   const step = rint(fround(fround(STEPS * fround(fround(log(size)) - em)) / fround(log(2))));
   return min(max(2 ** (step / STEPS), LEAST_SCALE), MOST_SCALE);
 }
 
 /* Returns the logarithm of the estimated size of an em in pixels. */
-function predict(estimator, found, area) {
-  const given = found.map((of, i) => {
-    const relative = log(max(fround(of / area), fround(1e-6)));
+function predict(estimator, measured, area) {
+  const features = measured.map((measure, i) => {
+    const relative = log(max(fround(measure / area), fround(1e-6)));
     return (relative - estimator.mean[i]) / estimator.deviation[i];
   });
   // A stroke of length l and width w has the area l * w and an outline of 2 * l.
-  const stroke = log(2) - log(hypot(found[0], found[1]) / area);
-  const first = layer(given, estimator.hidden, estimator.hidden_bias).map((unit) => max(unit, 0));
+  const stroke = log(2) - log(hypot(measured[0], measured[1]) / area);
+  const first = layer(features, estimator.hidden, estimator.hidden_bias).map((unit) => max(unit, 0));
   const second = layer(first, estimator.second, estimator.second_bias).map((unit) => max(unit, 0));
   return fround(stroke + sum(second.map((unit, i) => unit * estimator.output[i])) + estimator.output_bias);
 }

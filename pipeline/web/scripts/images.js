@@ -80,12 +80,12 @@ function darkness({ height, width, data }) {
   }
   const [red, green, blue] = sides.map((levels) => quantile(levels, 0.5));
   const sign = isDark ? 1 : -1;
-  const found = image(height, width);
+  const dark = image(height, width);
   for (let i = 0; i < count; i++) {
     const ofRedAndGreen = max(sign * (colours[4 * i] - red), sign * (colours[4 * i + 1] - green));
-    found.values[i] = max(ofRedAndGreen, sign * (colours[4 * i + 2] - blue));
+    dark.values[i] = max(ofRedAndGreen, sign * (colours[4 * i + 2] - blue));
   }
-  return found;
+  return dark;
 }
 
 /* Returns the picture on white or on black, whichever shows more of it. */

@@ -4,10 +4,10 @@
 
 const worker = new Worker("worker.js", { type: "module" });
 const waiting = new Map();
-let asked = 0;
+let requests = 0;
 let failed = "";
 
-of("where").textContent = "Read in this browser: no picture leaves this device.";
+byId("where").textContent = "Read in this browser: no picture leaves this device.";
 say("Loading the model…");
 
 function fail(reason) {
@@ -27,7 +27,7 @@ const fonts = new Promise((done) => window.addEventListener("load", done)).then(
 worker.addEventListener("message", async ({ data }) => {
   if (data.loaded) {
     await fonts;
-    if (!asked) {
+    if (!requests) {
       say(NOTHING_YET);
     }
   } else if (data.failed) {
@@ -51,8 +51,8 @@ function read(picture, alternatives) {
       reject(new Error(failed));
       return;
     }
-    asked += 1;
-    waiting.set(asked, { resolve, reject });
-    worker.postMessage({ id: asked, picture, alternatives });
+    requests += 1;
+    waiting.set(requests, { resolve, reject });
+    worker.postMessage({ id: requests, picture, alternatives });
   });
 }

@@ -51,16 +51,16 @@ export class Reader {
       return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 0 }] };
     }
     const width = Math.max(count, decoding.beam_width);
-    const given = inputs(normalised, width, decoding.length_penalty);
-    const found = await this.session.run(given, ["tokens", "log_probability", "probability"]);
-    const [, , steps] = found.tokens.dims;
+    const feeds = inputs(normalised, width, decoding.length_penalty);
+    const outputs = await this.session.run(feeds, ["tokens", "log_probability", "probability"]);
+    const [, , steps] = outputs.tokens.dims;
     const alternatives = [...found.log_probability.data].map((logProbability, i) => {
-      const tokens = found.tokens.data.subarray(i * steps, (i + 1) * steps);
+      const tokens = outputs.tokens.data.subarray(i * steps, (i + 1) * steps);
       const latex = Array.from(tokens, Number)
         .filter((token) => token !== PAD)
         .map((token) => vocabulary[token])
         .join(" ");
-      return { latex: clean(latex), log_probability: logProbability, probability: found.probability.data[i] };
+      return { latex: clean(latex), log_probability: logProbability, probability: outputs.probability.data[i] };
     });
     // If the search finds fewer hypotheses than requested, the others have log-probability -inf.
     const sentences = alternatives.filter((one) => Number.isFinite(one.log_probability));
