@@ -93,17 +93,17 @@ def _predict(
         try:
             files, unreadable = find(image)
         except UserError as error:
-            failed = _complain(error, image)
+            failed = _print_error(error, image)
             continue
         sources += files
         for folder, problem in unreadable:
-            failed = _complain(problem, folder)
+            failed = _print_error(problem, folder)
     beam = Beam(alternatives) if alternatives else None
     for start in range(0, len(sources), HELD):
         held = sources[start : start + HELD]
         for source, answer in zip(held, _read(reader, held, beam), strict=True):
             if isinstance(answer, UserError):
-                failed = _complain(answer, source.name)
+                failed = _print_error(answer, source.name)
                 continue
             described, outcome = describe(answer, as_typed), status(answer, min_confidence)
             if outcome == DOUBTFUL:
@@ -180,12 +180,12 @@ def _print(name: str, status: str, found: Sequence[dict[str, Any]], several: boo
         print(json.dumps(line, ensure_ascii=False))
         return
     for one in found:
-        columns = [_shown(name)] if named else []
+        columns = [_escaped(name)] if named else []
         columns += [f"{one['probability']:.3f}"] if several else []
         print("\t".join([*columns, one["latex"]]))
 
 
-def _complain(error: UserError, name: str = "") -> bool:
+def _print_error(error: UserError, name: str = "") -> bool:
     say(str(error), name)
     return True
 
@@ -193,9 +193,9 @@ def _complain(error: UserError, name: str = "") -> bool:
 def say(sentence: str, name: str = "") -> None:
     """Prints a message on stderr, with the name of the image if given."""
     if sys.stderr is not None:
-        print(f"im2latex: {_shown(name) + ': ' if name else ''}{sentence}", file=sys.stderr)
+        print(f"im2latex: {_escaped(name) + ': ' if name else ''}{sentence}", file=sys.stderr)
 
 
-def _shown(name: str) -> str:
+def _escaped(name: str) -> str:
     """Escapes control characters, which a terminal would interpret or which would look like another line or column."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in name)

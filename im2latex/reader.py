@@ -197,11 +197,13 @@ class Reader:
             outputs["token_probability"] = np.zeros((*outputs["probability"].shape, 0), np.float32)
         readings = []
         for i in range(len(pixels)):
-            found = [self._hypothesis(*(outputs[name][i, j] for name in _OF_HYPOTHESES)) for j in range(beam.width)]
+            candidates = [
+                self._hypothesis(*(outputs[name][i, j] for name in _OF_HYPOTHESES)) for j in range(beam.width)
+            ]
             # If the search finds fewer hypotheses than its width, the others have log-probability -inf.
-            hypotheses = tuple(one for one in found if one.log_probability > -np.inf)
-            attended = _followed(outputs, i, batch.shape[1:], pixels[i]) if attention else None
-            readings.append(Reading(hypotheses, attended))
+            hypotheses = tuple(one for one in candidates if one.log_probability > -np.inf)
+            attention_map = _trace_attention(outputs, i, batch.shape[1:], pixels[i]) if attention else None
+            readings.append(Reading(hypotheses, attention_map))
         return readings
 
     def _hypothesis(
@@ -213,7 +215,7 @@ class Reader:
         return Hypothesis(latex, float(log_probability), float(score), float(probability), token_probability)
 
 
-def _followed(output: Mapping[str, np.ndarray], i: int, sides: Sequence[int], image: np.ndarray) -> Attention:
+def _trace_attention(output: Mapping[str, np.ndarray], i: int, sides: Sequence[int], image: np.ndarray) -> Attention:
     """Collects the attention of an image's best hypothesis by following it back through the beam.
 
     Args:

@@ -105,14 +105,14 @@ def use_experiment(cluster: Cluster, name: str, say: Say) -> Any:
         UserError: the server refuses it or does not answer.
     """
     name = os.environ.get(EXPERIMENT_VARIABLE) or name
-    found = cluster.named("list experiments", "experiments", "list_experiments", "experiments", name)
-    if found is None:
+    existing = cluster.named("list experiments", "experiments", "list_experiments", "experiments", name)
+    if existing is None:
         wanted = kfp_server_api.V2beta1Experiment(display_name=name, namespace=cluster.namespace or None)
-        made = cluster.call(f"make the experiment {name}", "experiments", "create_experiment", wanted)
+        created = cluster.call(f"make the experiment {name}", "experiments", "create_experiment", wanted)
         say(f"{'experiment':<12} {name}, new")
-        return made
+        return created
     say(f"{'experiment':<12} {name}")
-    return found
+    return existing
 
 
 def start_run(
@@ -289,10 +289,10 @@ def set_schedule(
         max_concurrency=str(max_concurrency),
         no_catchup=not catchup,
     )
-    made = cluster.call("make the schedule", "recurring_runs", "create_recurring_run", wanted)
+    created = cluster.call("make the schedule", "recurring_runs", "create_recurring_run", wanted)
     # Deleted last, so that they stay if the server refuses the new one.
     delete_schedules(cluster, earlier)
-    return made, len(earlier)
+    return created, len(earlier)
 
 
 def delete_schedules(cluster: Cluster, found: Sequence[Any]) -> None:

@@ -130,7 +130,7 @@ def _task(name: str, driver: Any, node: Any, skipped: Sequence[datetime.datetime
         started = None
     if state in ("waiting", "running", "skipped"):
         ended = None
-    return Task(name, state, started, ended, _why(present) if state == "failed" else "")
+    return Task(name, state, started, ended, _error_message(present) if state == "failed" else "")
 
 
 def _state(driver: Any, node: Any, skipped: Sequence[datetime.datetime | None]) -> str:
@@ -144,7 +144,7 @@ def _state(driver: Any, node: Any, skipped: Sequence[datetime.datetime | None]) 
         case "CACHED":
             return "cached"
         case "SUCCEEDED":
-            return "cached" if _took_no_container(node, skipped) else "succeeded"
+            return "cached" if _is_cached(node, skipped) else "succeeded"
         case "FAILED" | "CANCELED":
             return "failed"
         case "SKIPPED":
@@ -158,7 +158,7 @@ def _is_omitted(node: Any) -> bool:
     return node.state in (None, "RUNTIME_STATE_UNSPECIFIED") and _moment(node.end_time) is not None
 
 
-def _took_no_container(node: Any, skipped: Sequence[datetime.datetime | None]) -> bool:
+def _is_cached(node: Any, skipped: Sequence[datetime.datetime | None]) -> bool:
     """Returns whether a task's outputs came from the cache, so that its container was skipped.
 
     The API does not say which task a container belongs to, so times decide: a skipped container starts and ends with
@@ -170,7 +170,7 @@ def _took_no_container(node: Any, skipped: Sequence[datetime.datetime | None]) -
     return any(moment is not None and start <= moment <= end for moment in skipped)
 
 
-def _why(nodes: Sequence[Any]) -> str:
+def _error_message(nodes: Sequence[Any]) -> str:
     """Returns the message of the last error among a task's nodes."""
     for node in reversed(nodes):
         errors = [node.error, *(status.error for status in reversed(node.state_history or []))]

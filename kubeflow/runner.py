@@ -135,9 +135,9 @@ def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str
     """Yields a component's task and, before it, the task of its driver, if the driver reads external state."""
     name = task_name(component.id)
     properties = {key: _in_image(value) for key, value in component.exec_properties.items() if value is not None}
-    given: dict[str, Any] = {key: {"runtimeValue": {"constant": value}} for key, value in properties.items()}
+    parameter_values: dict[str, Any] = {key: {"runtimeValue": {"constant": value}} for key, value in properties.items()}
     if place := READS_DATA.get(component.id):
-        given[place] = {"componentInputParameter": DATA}
+        parameter_values[place] = {"componentInputParameter": DATA}
     definitions = {key: {"parameterType": _TYPES[type(value)]} for key, value in properties.items()}
     artifacts = {
         key: _produced(task_name(c.producer_component_id), c.output_key) for key, c in component.inputs.items()
@@ -156,20 +156,22 @@ def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str
 
     if component.id in RESOLVED:
         resolver = f"resolve-{name}"
-        seen = {key: source for key, source in artifacts.items() if key != DATA or not lists_records(config.kubeflow)}
+        driver_artifacts = {
+            key: source for key, source in artifacts.items() if key != DATA or not lists_records(config.kubeflow)
+        }
         yield _container_task(
             resolver,
             config,
             config.kubeflow.pod(EVERY),
             ["--resolve", *arguments, *_run(component, config)],
-            {"dependentTasks": sorted(upstream | _producers(seen)), "cachingOptions": {}},
-            inputs={"parameters": given, "artifacts": seen},
-            takes={"parameters": definitions, "artifacts": {key: types[key] for key in seen}},
+            {"dependentTasks": sorted(upstream | _producers(driver_artifacts)), "cachingOptions": {}},
+            inputs={"parameters": parameter_values, "artifacts": driver_artifacts},
+            takes={"parameters": definitions, "artifacts": {key: types[key] for key in driver_artifacts}},
             gives={"parameters": {FOUND: {"parameterType": "STRING"}}},
         )
         upstream.add(resolver)
-        found = {"producerTask": resolver, "outputParameterKey": FOUND}
-        given = given | {FOUND: {"taskOutputParameter": found}}
+        driver_output = {"producerTask": resolver, "outputParameterKey": FOUND}
+        parameter_values = parameter_values | {FOUND: {"taskOutputParameter": driver_output}}
         definitions = definitions | {FOUND: {"parameterType": "STRING"}}
     yield _container_task(
         name,
@@ -177,7 +179,7 @@ def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str
         config.kubeflow.pod(component.id),
         arguments,
         {"dependentTasks": sorted(upstream | _producers(artifacts)), "cachingOptions": {"enableCache": True}},
-        inputs={"parameters": given, "artifacts": artifacts},
+        inputs={"parameters": parameter_values, "artifacts": artifacts},
         takes={"parameters": definitions, "artifacts": types},
         gives={"artifacts": {key: _type(channel.type) for key, channel in component.outputs.items()}},
     )
@@ -344,5 +346,7 @@ def _valid(document: dict[str, Any], message: Any, python: str = "3.11") -> dict
     try:
         return json_format.MessageToDict(json_format.ParseDict(document, message))
     except json_format.ParseError as error:
-        said = str(error).splitlines()[0]
-        raise UserError(f"the installed kfp cannot say this ({said}); compile with Python {python} or newer") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the installed kfp cannot say this ({reason}); compile with Python {python} or newer"
+        ) from None

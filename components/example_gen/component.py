@@ -86,7 +86,7 @@ def respelled(content: bytes, spelling: str) -> bytes:
     return content if latex == record.latex else encode(dataclasses.replace(record, latex=latex))
 
 
-def _refuse_none(count: int, pattern: str) -> None:
+def _check_count(count: int, pattern: str) -> None:
     if not count:
         raise UserError(f"{pattern} holds no records; every split needs some: `im2latex data import` can hold some out")
 
@@ -104,7 +104,7 @@ def _Records(pipeline: beam.Pipeline, exec_properties: dict[str, Any], split_pat
         | "Read" >> beam.FlatMap(read_usable)
         | "Respell" >> beam.Map(respelled, spelling=exec_properties[SPELLING])
     )
-    _ = records | beam.combiners.Count.Globally() | "RefuseNone" >> beam.Map(_refuse_none, pattern=pattern)
+    _ = records | beam.combiners.Count.Globally() | "RefuseNone" >> beam.Map(_check_count, pattern=pattern)
     return records
 
 
@@ -129,7 +129,7 @@ def _shard(content: bytes) -> str:
     return f"data_tfrecord-{zlib.crc32(content) % SHARDS:02d}"
 
 
-def _refuse_missing(written: beam_files.FileResult, folder: str) -> None:
+def _check_written(written: beam_files.FileResult, folder: str) -> None:
     """Raises an error if a file is missing: Beam ignores a failed rename, as if an earlier attempt had done it."""
     path = FileSystems.join(folder, written.file_name)
     if not FileSystems.exists(path):
@@ -166,9 +166,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     )
                     records = pipeline | f"Read[{split.name}]" >> _Records(exec_properties, split.pattern)
                     written = records | f"Write[{split.name}]" >> write
-                    _ = written | f"RefuseMissing[{split.name}]" >> beam.Map(_refuse_missing, folder=folder)
+                    _ = written | f"RefuseMissing[{split.name}]" >> beam.Map(_check_written, folder=folder)
         except Exception as error:
-            if sentence := _said_by_worker(error):
+            if sentence := _worker_message(error):
                 raise UserError(sentence) from error
             raise
         fileio.rmtree(unfinished)
@@ -177,7 +177,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         logging.info("Examples generated.")
 
 
-def _said_by_worker(error: Exception) -> str:
+def _worker_message(error: Exception) -> str:
     """Extracts the message of a worker's UserError; "" if the error is another one.
 
     Beam appends the name of the step. From another process it passes only the text of the traceback.

@@ -173,7 +173,7 @@ class Service:
             del body, parse
             if len(parsed.images) > self.limits.max_images:
                 raise UserError(f"a request may hold {self.limits.max_images} images; send them in several")
-            _, hypotheses = await _unless_gone(request, self._read(held, parsed.images, parsed.beam, turn=False))
+            _, hypotheses = await _until_disconnect(request, self._read(held, parsed.images, parsed.beam, turn=False))
         tell(request.scope, images=len(hypotheses))
         return JSONResponse(rest.answer(parsed, hypotheses))
 
@@ -181,7 +181,7 @@ class Service:
         beam, as_typed = _options(request)
         with Held() as held:
             image = await self._bodies.image(request, held)
-            version, (hypotheses,) = await _unless_gone(request, self._read(held, [image], beam, turn=True))
+            version, (hypotheses,) = await _until_disconnect(request, self._read(held, [image], beam, turn=True))
         tell(request.scope, images=1, version=version)
         described = describe(hypotheses, as_typed)
         answer: dict[str, Any] = {"status": status(hypotheses), **described[0], "version": str(version)}
@@ -252,7 +252,7 @@ def _options(request: Request) -> tuple[Beam | None, bool]:
     return Beam(int(alternatives)), clean in TRUE
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def _until_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """Awaits the work, and cancels it if the client disconnects.
 
     Raises:

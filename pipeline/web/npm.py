@@ -35,30 +35,30 @@ class Package(NamedTuple):
         return f"{self.name}-{self.version}.tgz"
 
 
-def unpack(package: Package, names: Sequence[str], given: Path | None = None) -> dict[str, bytes]:
+def unpack(package: Package, names: Sequence[str], archives: Path | None = None) -> dict[str, bytes]:
     """Returns the contents of files of a package, by their names.
 
     Args:
-        package: the package. Its archive is read from `given`, else from the cache, else from the registry, which
+        package: the package. Its archive is read from `archives`, else from the cache, else from the registry, which
             NPM_CONFIG_REGISTRY can name.
         names: files in the package, such as dist/index.js.
-        given: folder with archives, as `npm pack` writes them, for machines without a network.
+        archives: folder with archives, as `npm pack` writes them, for machines without a network.
 
     Raises:
         UserError: the archive cannot be read or downloaded, or its digest differs.
     """
-    content = _given(package, given) if given else _kept(package) or _fetched(package)
+    content = _from_folder(package, archives) if archives else _cached(package) or _downloaded(package)
     wanted = {f"package/{name}": name for name in names}
-    found = {}
+    contents = {}
     # In one pass: seeking back would decompress the archive again.
     with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as archive:
         for member in archive:
             if member.name in wanted and (file := archive.extractfile(member)):
-                found[wanted[member.name]] = file.read()
-    return found
+                contents[wanted[member.name]] = file.read()
+    return contents
 
 
-def _given(package: Package, folder: Path) -> bytes:
+def _from_folder(package: Package, folder: Path) -> bytes:
     file = folder / package.archive
     try:
         content = file.read_bytes()
@@ -71,7 +71,7 @@ def _given(package: Package, folder: Path) -> bytes:
     return content
 
 
-def _kept(package: Package) -> bytes | None:
+def _cached(package: Package) -> bytes | None:
     """Returns the archive from the cache, or None if it is missing or damaged."""
     with contextlib.suppress(OSError, UserError):
         content = (cache_folder("npm") / package.archive).read_bytes()
@@ -80,7 +80,7 @@ def _kept(package: Package) -> bytes | None:
     return None
 
 
-def _fetched(package: Package) -> bytes:
+def _downloaded(package: Package) -> bytes:
     registry = os.environ.get("NPM_CONFIG_REGISTRY") or REGISTRY
     address = f"{registry.rstrip('/')}/{package.name}/-/{package.archive}"
     try:
