@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 # Maximum log-probability before calibration, so that the log-odds are finite.
 CERTAIN = -1e-5
+# Number of probability bins, of equal width, for the expected calibration error.
+BINS = 10
 
 
 class Calibration(NamedTuple):
@@ -19,3 +23,8 @@ class Calibration(NamedTuple):
     token_offset: float = 0.0
     formula_slope: float = 1.0
     formula_offset: float = 0.0
+
+
+def bins_of(probability: np.ndarray | float) -> np.ndarray:
+    """Returns the index of each probability's bin, int64."""
+    return np.minimum((np.asarray(probability) * BINS).astype(np.int64), BINS - 1)

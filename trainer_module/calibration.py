@@ -17,15 +17,13 @@ from rapidfuzz.distance import Levenshtein
 from scipy.optimize import minimize
 
 from data.spelling import NORMAL, respell
-from im2latex.calibration import CERTAIN, Calibration
+from im2latex.calibration import BINS, CERTAIN, Calibration, bins_of
 from im2latex.errors import ImageError, UserError
 from im2latex.images import WHITE
 from im2latex.reader import Reader
 from im2latex.reading import Beam, Hypothesis
 from trainer_module.trained import Trained, save_onnx
 
-# Number of probability bins, of equal width, for the expected calibration error.
-BINS = 10
 # Maximum number of examples, evenly spaced in the data; fitting two parameters does not need more.
 EXAMPLES = 2000
 # Weight of the prior, in examples, that the model's own probabilities are right.
@@ -146,11 +144,6 @@ def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
     bins = bins_of(probability)
     sums = np.bincount(bins, np.asarray(probability) - np.asarray(right, float), BINS)
     return float(np.abs(sums).sum() / max(len(bins), 1))
-
-
-def bins_of(probability: np.ndarray | float) -> np.ndarray:
-    """Returns the index of each probability's bin, int64."""
-    return np.minimum((np.asarray(probability) * BINS).astype(np.int64), BINS - 1)
 
 
 def _logistic(odds: np.ndarray, right: np.ndarray) -> tuple[float, float]:

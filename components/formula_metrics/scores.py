@@ -25,7 +25,7 @@ from sacrebleu.metrics.helpers import extract_all_word_ngrams
 from components.formula_metrics.cdm import cdm_statistics
 from data.latex.rendering import render_all
 from data.spelling import NORMAL, respell
-from trainer_module.calibration import BINS, bins_of
+from im2latex.calibration import BINS, bins_of
 
 # im2markup draws at 12 pt and 200 dpi, which is 240 dpi at the 10 pt used here. The tolerances below are in pixels. Of
 # the formulas with one wrong symbol, one of five still counts as a match; at 100 dpi it would be four of five.

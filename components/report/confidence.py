@@ -11,7 +11,7 @@ from components.report import charts
 from components.report.predictions import Evaluated
 from components.report.sections import Missing
 from components.report.wording import number
-from trainer_module.calibration import BINS
+from im2latex.calibration import BINS
 
 
 class Bin(NamedTuple):

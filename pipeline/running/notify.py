@@ -1,6 +1,6 @@
 """Notifies the operator of failed and refused runs, by a command, a webhook, or both.
 
-Environment variables name them: the shell runs IM2LATEX_NOTIFY_COMMAND with the message as JSON on its standard input;
+Environment variables name them: IM2LATEX_NOTIFY_COMMAND gets the message as JSON on its standard input;
 IM2LATEX_NOTIFY_WEBHOOK is an address that the JSON is posted to.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import subprocess
 import time
@@ -63,7 +64,10 @@ def notify(source: str, outcome: str, sentence: str, environment: Mapping[str, s
 
 def _run(command: str, message: str) -> str:
     try:
-        done = subprocess.run(command, shell=True, input=message, text=True, timeout=SECONDS, stdout=subprocess.DEVNULL)
+        arguments = shlex.split(command)
+        done = subprocess.run(arguments, input=message, text=True, timeout=SECONDS, stdout=subprocess.DEVNULL)
+    except (OSError, ValueError) as error:
+        return f"{COMMAND} cannot be run ({getattr(error, 'strerror', None) or error})"
     except subprocess.TimeoutExpired:
         return f"{COMMAND} took longer than {SECONDS} s"
     return f"{COMMAND} ended with status {done.returncode}" if done.returncode else ""

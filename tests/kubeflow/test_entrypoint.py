@@ -220,7 +220,7 @@ def test_a_bucket_that_cannot_be_listed_is_one_sentence(
 def test_a_user_error_is_one_sentence_and_notifies_the_operator(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(COMMAND, f"cat > {tmp_path / 'told'}")
+    monkeypatch.setenv(COMMAND, f"sh -c 'cat > {tmp_path / 'told'}'")
     task = given(tmp_path, {"split": "test", "images": 2.0, "max_seconds": 1.0})
     task["inputs"]["artifacts"] = {
         key: {"artifacts": [{"name": "1", "uri": str(tmp_path), "metadata": metadata}]}

@@ -54,7 +54,7 @@ export class Reader {
     const feeds = inputs(normalised, width, decoding.length_penalty);
     const outputs = await this.session.run(feeds, ["tokens", "log_probability", "probability"]);
     const [, , steps] = outputs.tokens.dims;
-    const alternatives = [...found.log_probability.data].map((logProbability, i) => {
+    const alternatives = [...outputs.log_probability.data].map((logProbability, i) => {
       const tokens = outputs.tokens.data.subarray(i * steps, (i + 1) * steps);
       const latex = Array.from(tokens, Number)
         .filter((token) => token !== PAD)

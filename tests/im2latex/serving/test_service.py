@@ -61,6 +61,7 @@ def test_each_image_alone_is_answered_as_the_signature_answers_it(
         expected = {
             "latex": own["latex"][0].numpy().decode(),
             "log_probability": pytest.approx(float(own["log_probability"][0]), abs=1e-3),
+            "probability": pytest.approx(float(own["probability"][0]), abs=1e-3),
         }
         for name, sent in (("predict_images", image), ("serving_default", example(image))):
             answer = service.predict({"signature_name": name, "instances": [b64(sent)]})
@@ -76,7 +77,7 @@ def test_a_blank_picture_has_a_status_of_its_own(service: Running, images: list[
     assert [one["latex"] for one in answer.json["alternatives"]] == [""]
     assert service.ask("POST", "/predict", images[0]).json["status"] == "read"
     asked = {"signature_name": "predict_images", "instances": [b64(blank)]}
-    assert service.predict(asked).json == {"predictions": [{"latex": "", "log_probability": 0.0}]}
+    assert service.predict(asked).json == {"predictions": [{"latex": "", "log_probability": 0.0, "probability": 0.0}]}
 
 
 def test_images_of_one_request_are_answered_in_their_order(
@@ -103,13 +104,13 @@ def test_alternatives_are_those_of_the_signature(service: Running, signatures: A
     assert [one["latex"] for one in found["alternatives"]] == [text.decode() for text in own["latex"][0].numpy()]
     given = [one["log_probability"] for one in found["alternatives"]]
     np.testing.assert_allclose(given, own["log_probability"][0], rtol=0, atol=1e-3)
-    assert found["alternatives"][0]["probability"] == pytest.approx(np.exp(given[0]))
+    assert found["alternatives"][0]["probability"] == pytest.approx(np.exp(given[0]), abs=2e-5)
     assert found["latex"] == found["alternatives"][0]["latex"]
 
 
 def test_an_empty_batch_is_answered_as_the_signature_answers_it(service: Running) -> None:
     answer = service.predict({"signature_name": "predict_images", "inputs": []})
-    assert answer.json == {"outputs": {"latex": [], "log_probability": []}}
+    assert answer.json == {"outputs": {"latex": [], "log_probability": [], "probability": []}}
 
 
 def test_a_form_and_other_formats_are_read_as_the_png(service: Running, images: list[bytes], picture: Any) -> None:

@@ -22,7 +22,7 @@ def test_the_page_has_the_colours_of_the_report_and_those_that_it_uses() -> None
 
 def test_every_file_that_the_page_names_is_there() -> None:
     served = files()
-    named = re.findall(r'(?:href|src)="(/[^"]*)"', served["/"].content.decode())
+    named = re.findall(r'(?:href|src)="([^"#:]+)"', served["/"].content.decode())
     fonts = re.findall(r"url\((fonts/[^)]+\.woff2)\)", served["/katex/katex.min.css"].content.decode())
     assert named and fonts
-    assert {*named, *(f"/katex/{font}" for font in fonts)} <= set(served)
+    assert {f"/{name}" for name in (*named, *(f"katex/{font}" for font in fonts))} <= set(served)

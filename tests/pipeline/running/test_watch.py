@@ -122,7 +122,7 @@ def test_a_configuration_that_cannot_be_read_is_said_once(
 def test_a_command_is_notified_of_failed_and_refused_runs(
     watch: Watch, runs: Runs, said: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(COMMAND, f"cat >> {tmp_path / 'told'}; echo >> {tmp_path / 'told'}")
+    monkeypatch.setenv(COMMAND, f"sh -c 'cat >> {tmp_path / 'told'}; echo >> {tmp_path / 'told'}'")
     assert watch.check() == 0 and not (tmp_path / "told").exists()
     runs.end = UserError("ImportExampleGen: a record is damaged")
     (data / "train" / "a.tfrecord").write_bytes(b"damaged")
@@ -134,9 +134,10 @@ def test_a_command_is_notified_of_failed_and_refused_runs(
     assert (failed["source"], failed["outcome"]) == ("im2latex", "failed")
     assert failed["text"] == "ImportExampleGen: a record is damaged"
     assert refused["outcome"] == "refused" and "not good enough" in refused["text"]
-    monkeypatch.setenv(COMMAND, "exit 7")
-    (data / "train" / "a.tfrecord").write_bytes(b"poorer")
-    assert watch.check() == 3 and said[-1] == f"{COMMAND} ended with status 7"
+    for command, problem in [("sh -c 'exit 7'", "ended with status 7"), ("/nowhere", "cannot be run (No such file")]:
+        monkeypatch.setenv(COMMAND, command)
+        (data / "train" / "a.tfrecord").write_bytes(command.encode())
+        assert watch.check() == 3 and said[-1].startswith(f"{COMMAND} {problem}")
 
 
 @pytest.fixture
