@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im2latex.calibration import Calibration
+from im2latex.calibration import Calibration, bins_of
 from im2latex.errors import UserError
 from im2latex.reading import Hypothesis
 from trainer_module.calibration import (
     Read,
-    bins_of,
     calibrate,
     calibration_error,
     fit,
