@@ -141,7 +141,9 @@ def test_the_image_is_healthy_and_runs_the_entry_point_as_anyone(image: Build) -
     assert image.user == "1000"
     image.run(image.checked, user="4711")
     pipeline = create_pipeline(load_config(), data="/data", pipeline_root="", serving="/serving")
-    node = next(Node.of(component) for component in pipeline.components if component.id == "ImportSchemaGen")
+    node = next(
+        Node.of(component, "im2latex") for component in pipeline.components if component.id == "ImportSchemaGen"
+    )
     task = {
         "inputs": {"parameterValues": {"schema_file": "pipeline/schema/schema.pbtxt", "code": ""}},
         "outputs": {
