@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data.dataset.images import open_image
 from data.dataset.record import SPLITS, BadRecord, Record, decode
 from data.dataset.tfrecords import read_tfrecords, shards
 from data.dataset.writer import is_dataset
@@ -232,8 +233,7 @@ def _check_formula(record: Record, seen: _Seen, problems: _Problems) -> None:
 def _check_image(record: Record, seen: _Seen, problems: _Problems) -> bool:
     """Checks a record's image and returns whether it can be decoded."""
     try:
-        with Image.open(io.BytesIO(record.image)) as image:
-            image.load()
+        with open_image(record.image) as image:
             seen.widths.append(image.width)
             seen.heights.append(image.height)
             if image.format not in ("PNG", "JPEG"):
@@ -241,9 +241,8 @@ def _check_image(record: Record, seen: _Seen, problems: _Problems) -> bool:
             low, high = image.convert("L").getextrema()
             if low == high:
                 problems.add("blank image", record.name)
-    # Pillow's decoders raise many different exceptions for broken images.
-    except Exception:
-        problems.add("undecodable image", record.name)
+    except BadRecord as error:
+        problems.add(error.reason, record.name)
         return False
     return True
 

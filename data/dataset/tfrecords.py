@@ -35,8 +35,11 @@ def read_tfrecords(path: Path) -> Iterator[bytes]:
     """Yields the records of a TFRecord file, gzipped or not, as bytes.
 
     Raises:
-      UserError: the file is missing or cut off, or a checksum is wrong; names the file and the record's number.
+      UserError: the file is missing, no regular file, cut off, or a checksum is wrong; names the file and the record's
+        number.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for another process
+        raise UserError(f"{path} is a link, pipe or device instead of a file; replace it by the file")
     try:
         with open(path, "rb") as raw:
             yield from parse_tfrecords(raw, str(path))
