@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import hashlib
 import io
 import json
@@ -66,16 +67,17 @@ class DatasetReport:
 
 @dataclass
 class _Seen:
-    """Values collected while the records of a split are read."""
+    """Values collected while the records of a split are read: 36 bytes for each record, and counts of tokens."""
 
-    widths: list[int] = field(default_factory=list)
-    heights: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
+    widths: array.array = field(default_factory=lambda: array.array("I"))
+    heights: array.array = field(default_factory=lambda: array.array("I"))
+    lengths: array.array = field(default_factory=lambda: array.array("I"))
     image_bytes: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
-    formulas: Counter[str] = field(default_factory=Counter)
-    pairs: set[bytes] = field(default_factory=set)
-    names: Counter[str] = field(default_factory=Counter)
+    # Digests of 64 bits: of a million records, two that differ are equal with a probability of 3e-8.
+    formulas: array.array = field(default_factory=lambda: array.array("Q"))
+    pairs: array.array = field(default_factory=lambda: array.array("Q"))
+    names: array.array = field(default_factory=lambda: array.array("Q"))
     samples: list[Record] = field(default_factory=list)
     unusable: int = 0
 
@@ -108,10 +110,11 @@ def check_dataset(
     if described and rejected != sum(described["rejected"].values()):
         problems.add(f"rejects.jsonl has {rejected:,} lines, dataset.json says {sum(described['rejected'].values()):,}")
     train = seen["train"]
-    shared = {split: sum(n for f, n in seen[split].formulas.items() if f in train.formulas) for split in SPLITS[1:]}
+    shared = {split: int(np.isin(seen[split].formulas, train.formulas).sum()) for split in SPLITS[1:]}
     for split in SPLITS[1:]:
-        same = len(seen[split].pairs & train.pairs)
-        if same > MAX_SHARED * len(seen[split].pairs):
+        pairs = np.unique(seen[split].pairs)
+        same = int(np.isin(pairs, train.pairs).sum())
+        if same > MAX_SHARED * len(pairs):
             problems.add(f"{same:,} examples of {split}, image and formula, are in train too")
     vocabulary = sum((part.tokens for part in seen.values()), Counter())
     report = DatasetReport(
@@ -132,7 +135,7 @@ def check_dataset(
         most_common=[(_shown(token), count) for token, count in vocabulary.most_common(20)],
         seen_once=sum(count == 1 for count in vocabulary.values()),
         unseen={split: len(set(seen[split].tokens) - set(train.tokens)) for split in SPLITS[1:]},
-        duplicates={split: sum(part.formulas.values()) - len(part.formulas) for split, part in seen.items()},
+        duplicates={split: len(part.formulas) - len(np.unique(part.formulas)) for split, part in seen.items()},
         shared=shared,
         problems=problems.listed(),
     )
@@ -211,7 +214,7 @@ def _read_split(
         problems.add(f"{split} holds {found:,} records, dataset.json says {expected:,}")
     if not found:
         problems.add(f"{split} holds no records")
-    if twice := sum(count > 1 for count in seen.names.values()):
+    if twice := int((np.unique(seen.names, return_counts=True)[1] > 1).sum()):
         problems.add(f"{twice:,} names occur more than once in {split}")
     return seen
 
@@ -221,13 +224,17 @@ def _check_formula(record: Record, seen: _Seen, problems: _Problems) -> None:
     seen.lengths.append(len(tokens))
     seen.image_bytes += len(record.image)
     seen.tokens.update(tokens)
-    seen.formulas[record.latex] += 1
-    seen.names[record.name] += 1
-    seen.pairs.add(hashlib.sha256(record.image + b"\0" + record.latex.encode()).digest()[:16])
+    seen.formulas.append(_digest(record.latex.encode()))
+    seen.names.append(_digest(record.name.encode()))
+    seen.pairs.append(_digest(record.image + b"\0" + record.latex.encode()))
     if not tokens:
         problems.add("empty formula", record.name)
     elif " ".join(tokens) != record.latex:
         problems.add("tokens not separated by one space each", record.name)
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
 
 
 def _check_image(record: Record, seen: _Seen, problems: _Problems) -> bool:
