@@ -33,7 +33,7 @@ PAD = 0
 _OF_HYPOTHESES = ("tokens", "log_probability", "score", "probability", "token_probability")
 
 
-class Form(NamedTuple):
+class ImageSettings(NamedTuple):
     """Settings of the image normalisation, see `im2latex.images.ImageForm`."""
 
     max_height: int
@@ -59,7 +59,7 @@ class Reader:
         described, self._session = _opened(file, threads)
         try:
             self.vocabulary: list[str] = described["vocabulary"]
-            self._form = Form(**described["image"])
+            self._form = ImageSettings(**described["image"])
             self._decoding = Decoding(**described.get("decoding", {}))
         except (KeyError, TypeError):
             raise UserError(

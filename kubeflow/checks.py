@@ -22,7 +22,7 @@ _NEEDED = {
 }
 
 
-def check_place(config: KubeflowConfig, *further: str) -> None:
+def check_settings(config: KubeflowConfig, *further: str) -> None:
     """Checks that the image (with a version), the volume and the `further` knobs are set.
 
     Raises:

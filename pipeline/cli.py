@@ -106,7 +106,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model on any data: all scores, overall and by slice.
 
-    Exit status: 0 done, 3 a rule of --gate is broken, 1 failed.
+    Exit status: 0 done, 3 a rule of --gate failed, 1 failed.
     """
     hush()
     from pipeline.models.evaluate import evaluate_model

@@ -26,7 +26,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
-from components.baseline.choice import Serving, newest_other
+from components.baseline.choice import BaselineChoice, newest_other
 from components.serving_folder import COPY_OF, PASSED_OVER, SERVING_VERSION
 
 
@@ -120,6 +120,6 @@ class Baseline(base_component.BaseComponent):
         super().__init__(BaselineSpec(model=model, serving=serving, baseline=types.Channel(standard_artifacts.Model)))
 
 
-def _find_serving(input_dict: dict[str, list], exec_properties: dict[str, Any]) -> Serving:
+def _find_serving(input_dict: dict[str, list], exec_properties: dict[str, Any]) -> BaselineChoice:
     model = artifact_utils.get_single_instance(input_dict["model"])
     return newest_other(exec_properties["serving"], path_utils.serving_model_path(model.uri))

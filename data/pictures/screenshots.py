@@ -45,7 +45,7 @@ _OPTIONS = (
 )
 
 
-class Shown(NamedTuple):
+class PageFormula(NamedTuple):
     """A formula on a page.
 
     Attributes:
@@ -77,7 +77,7 @@ def find_chromium() -> str:
     )
 
 
-def draw_screenshots(formulas: Sequence[Shown], scale: float) -> list[np.ndarray | RenderingError]:
+def draw_screenshots(formulas: Sequence[PageFormula], scale: float) -> list[np.ndarray | RenderingError]:
     """Draws formulas with KaTeX, each cropped to its ink.
 
     Args:
@@ -150,7 +150,7 @@ class _Chromium:
         self.run(KATEX.joinpath("katex.min.js").read_text("utf-8"))
         self.run(_STYLED)
 
-    def draw(self, formulas: Sequence[Shown], scale: float) -> list[np.ndarray | RenderingError]:
+    def draw(self, formulas: Sequence[PageFormula], scale: float) -> list[np.ndarray | RenderingError]:
         argument = json.dumps([formula._asdict() for formula in formulas])
         metrics: dict[str, Any] = {"deviceScaleFactor": scale, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", width=1600, height=1000, **metrics)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from im2latex.errors import UserError
 from im2latex.serving.limits import Limits
-from im2latex.serving.pools import Held, Pool
+from im2latex.serving.pools import Allocation, Quota
 
 # Limits of a form: files, fields, and bytes per field.
 MOST_FILES, MOST_FIELDS, LONGEST_FIELD = 1, 16, 4096
@@ -25,7 +25,7 @@ class ClientGone(Exception):
     """The client closed the connection."""
 
 
-class _Form(MultiPartParser):
+class _FormParser(MultiPartParser):
     """A parser that records whether it has seen the end of the form."""
 
     is_whole = False
@@ -42,11 +42,11 @@ class Bodies:
         pool: limits the bytes of all bodies together.
     """
 
-    def __init__(self, limits: Limits, pool: Pool) -> None:
+    def __init__(self, limits: Limits, quota: Quota) -> None:
         self._limits = limits
-        self._pool = pool
+        self._pool = quota
 
-    async def read(self, request: Request, held: Held) -> bytes:
+    async def read(self, request: Request, allocation: Allocation) -> bytes:
         """Returns the complete body of a request, decompressed.
 
         Raises:
@@ -55,15 +55,15 @@ class Bodies:
             HTTPException: the body is too large, too slow, or has an unknown content encoding.
             UserError: the body is damaged.
         """
-        return b"".join([chunk async for chunk in self._chunks(request, held)])
+        return b"".join([chunk async for chunk in self._chunks(request, allocation)])
 
-    async def image(self, request: Request, held: Held) -> bytes:
+    async def image(self, request: Request, allocation: Allocation) -> bytes:
         """Returns the image of an upload: the file in a form, or the body itself. Raises the same errors as `read`."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-            return await self.read(request, held)
-        parser = _Form(
+            return await self.read(request, allocation)
+        parser = _FormParser(
             request.headers,
-            self._chunks(request, held),
+            self._chunks(request, allocation),
             max_files=MOST_FILES,
             max_fields=MOST_FIELDS,
             max_part_size=LONGEST_FIELD,
@@ -85,7 +85,7 @@ class Bodies:
             await form.close()
         raise UserError("the form has no file; send one, as in curl -F image=@formula.png")
 
-    async def _chunks(self, request: Request, held: Held) -> AsyncGenerator[bytes, None]:
+    async def _chunks(self, request: Request, allocation: Allocation) -> AsyncGenerator[bytes, None]:
         """Yields the body in decompressed pieces as it arrives."""
         declared = request.headers.get("content-length", "")
         if declared.isdecimal():  # check before the client is told to continue
@@ -108,7 +108,7 @@ class Bodies:
                 unpacked += len(chunk)
                 if unpacked > self._limits.max_body:
                     raise self._too_large()
-                held.take(self._pool, len(chunk))
+                allocation.take(self._pool, len(chunk))
                 if chunk:
                     yield chunk
                 await asyncio.sleep(0)

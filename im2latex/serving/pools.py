@@ -22,7 +22,7 @@ class Busy(Exception):
         self.seconds = seconds
 
 
-class Pool:
+class Quota:
     """A limited number of units, such as bytes or images.
 
     Args:
@@ -56,24 +56,24 @@ class Pool:
         self.taken += count
 
 
-class Held:
+class Allocation:
     """The units that one request has taken; returns them at the end of the `with` block."""
 
     def __init__(self) -> None:
-        self._counts: Counter[Pool] = Counter()
+        self._counts: Counter[Quota] = Counter()
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> Allocation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in list(self._counts):
-            self.give_back(pool)
+        for quota in list(self._counts):
+            self.give_back(quota)
 
-    def take(self, pool: Pool, count: int) -> None:
+    def take(self, quota: Quota, count: int) -> None:
         """Takes units of a pool; raises the same error as `Pool.check`."""
-        pool.take(count)
-        self._counts[pool] += count
+        quota.take(count)
+        self._counts[quota] += count
 
-    def give_back(self, pool: Pool) -> None:
+    def give_back(self, quota: Quota) -> None:
         """Returns all units taken from a pool."""
-        pool.taken -= self._counts.pop(pool, 0)
+        quota.taken -= self._counts.pop(quota, 0)

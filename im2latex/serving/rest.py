@@ -86,24 +86,24 @@ def _beam(inputs: dict[str, Any]) -> Beam:
     return Beam(width, float(length_penalty))
 
 
-def _bytes(value: Any, place: str) -> bytes:
+def _bytes(value: Any, name: str) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if not isinstance(value, dict) or set(value) != {"b64"} or not isinstance(value["b64"], str):
-        raise UserError(f'{place} has to be bytes: {{"b64": "..."}}')
+        raise UserError(f'{name} has to be bytes: {{"b64": "..."}}')
     try:
         return base64.b64decode(value["b64"], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UserError(f"{place} is not base64 ({error})") from None
+        raise UserError(f"{name} is not base64 ({error})") from None
 
 
-def _image_of_example(serialised: bytes, place: str) -> bytes:
+def _image_of_example(serialised: bytes, name: str) -> bytes:
     try:
         values = images_of_example(serialised)
     except ValueError:
-        raise UserError(f"{place} is not a serialised tf.Example") from None
+        raise UserError(f"{name} is not a serialised tf.Example") from None
     if len(values) != 1:
-        raise UserError(f'{place} has to have a feature "image" with one value of bytes')
+        raise UserError(f'{name} has to have a feature "image" with one value of bytes')
     return values[0]
 
 

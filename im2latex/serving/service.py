@@ -30,12 +30,12 @@ from im2latex.serving import rest
 from im2latex.serving.batching import Batcher
 from im2latex.serving.bodies import Bodies, ClientGone
 from im2latex.serving.connections import ABOVE_LIMIT, Connections
-from im2latex.serving.decoding import Decoding
+from im2latex.serving.decoding import ImageDecoder
 from im2latex.serving.hosts import Hosts
 from im2latex.serving.limits import Limits
-from im2latex.serving.metrics import CONTENT_TYPE, Metrics
+from im2latex.serving.metrics import CONTENT_TYPE, ServiceMetrics
 from im2latex.serving.models import Models, Served, read
-from im2latex.serving.pools import Busy, Held, Pool
+from im2latex.serving.pools import Allocation, Busy, Quota
 from im2latex.serving.web import QUIET, ROUTE, Around, as_json, tell
 from im2latex.serving.web_page import POLICY, files
 
@@ -76,15 +76,15 @@ class Service:
         self.models = models
         self.limits = limits
         self.ending = False
-        self.images = Pool("images are waiting", limits.max_images, self._wait)
-        self.bytes = Pool("bytes of other requests are waiting", limits.max_bytes, self._wait)
+        self.images = Quota("images are waiting", limits.max_images, self._wait)
+        self.bytes = Quota("bytes of other requests are waiting", limits.max_bytes, self._wait)
         self.connections = Connections(limits, HEADERS)
-        self.metrics = Metrics(lambda: self.images.taken, lambda: models.served.version)
+        self.metrics = ServiceMetrics(lambda: self.images.taken, lambda: models.served.version)
         models.reloaded = self.metrics.reloaded
         self._hosts = hosts or Hosts()
         self._bodies = Bodies(limits, self.bytes)
         self._files = files()
-        self._decoding: Decoding
+        self._decoding: ImageDecoder
         self._batcher: Batcher[Served, list[Hypothesis]]
 
     def application(self) -> ASGIApp:
@@ -116,7 +116,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def _work(self, app: Starlette) -> AsyncIterator[None]:
         """Runs the background tasks of the service."""
-        self._decoding = Decoding(self.limits.max_pixels)
+        self._decoding = ImageDecoder(self.limits.max_pixels)
         self._batcher = Batcher(read, self.metrics.batch.observe)
         tasks = [asyncio.create_task(work) for work in (self._watch(), self.connections.look())]
         yield
@@ -166,22 +166,24 @@ class Service:
 
     async def _predict_as_tensorflow_serving(self, request: Request) -> Response:
         self._version(request)
-        with Held() as held:
-            body = await self._bodies.read(request, held)
+        with Allocation() as allocation:
+            body = await self._bodies.read(request, allocation)
             parse = functools.partial(rest.parse, body)
             parsed = await (self._decoding.alone(parse) if len(body) > LARGE_JSON else asyncio.to_thread(parse))
             del body, parse
             if len(parsed.images) > self.limits.max_images:
                 raise UserError(f"a request may hold {self.limits.max_images} images; send them in several")
-            _, hypotheses = await _until_disconnect(request, self._read(held, parsed.images, parsed.beam, turn=False))
+            _, hypotheses = await _until_disconnect(
+                request, self._read(allocation, parsed.images, parsed.beam, turn=False)
+            )
         tell(request.scope, images=len(hypotheses))
         return JSONResponse(rest.answer(parsed, hypotheses))
 
     async def _predict(self, request: Request) -> Response:
         beam, as_typed = _options(request)
-        with Held() as held:
-            image = await self._bodies.image(request, held)
-            version, (hypotheses,) = await _until_disconnect(request, self._read(held, [image], beam, turn=True))
+        with Allocation() as allocation:
+            image = await self._bodies.image(request, allocation)
+            version, (hypotheses,) = await _until_disconnect(request, self._read(allocation, [image], beam, turn=True))
         tell(request.scope, images=1, version=version)
         described = describe(hypotheses, as_typed)
         answer: dict[str, Any] = {"status": status(hypotheses), **described[0], "version": str(version)}
@@ -199,15 +201,15 @@ class Service:
         return serves
 
     async def _read(
-        self, held: Held, images: Sequence[bytes], beam: Beam | None, turn: bool
+        self, allocation: Allocation, images: Sequence[bytes], beam: Beam | None, turn: bool
     ) -> tuple[int, list[list[Hypothesis]]]:
         """Reads the images of a request with the current version, batched with other requests."""
-        held.take(self.images, len(images))
+        allocation.take(self.images, len(images))
         served = self.models.served
 
         async def answered() -> list[list[Hypothesis]]:
-            pixels = await self._decoding.normalise(served.reader, images, turn, held)
-            held.give_back(self.bytes)
+            pixels = await self._decoding.normalise(served.reader, images, turn, allocation)
+            allocation.give_back(self.bytes)
             inked = [image for image in pixels if image is not None]
             hypotheses = iter(await self._batcher.read(served, inked, beam or Beam(1)))
             return [[BLANK] if image is None else next(hypotheses) for image in pixels]
@@ -259,13 +261,13 @@ async def _until_disconnect(request: Request, work: Coroutine[Any, Any, Result])
         ClientGone: the client disconnected.
     """
     task = asyncio.create_task(work)
-    gone = asyncio.ensure_future(request.receive())
+    disconnected = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnected), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientGone
         return task.result()
     finally:
-        for future in (task, gone):
+        for future in (task, disconnected):
             future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await asyncio.gather(task, disconnected, return_exceptions=True)

@@ -20,7 +20,7 @@ from im2latex.errors import UserError
 from im2latex.serving.bodies import ClientGone
 from im2latex.serving.hosts import Hosts
 from im2latex.serving.logs import ACCESS
-from im2latex.serving.metrics import Metrics
+from im2latex.serving.metrics import ServiceMetrics
 from im2latex.serving.pools import Busy
 
 ID = "x-request-id"
@@ -51,7 +51,12 @@ class Around:
     """
 
     def __init__(
-        self, app: ASGIApp, hosts: Hosts, metrics: Metrics, headers: Mapping[str, str], is_ending: Callable[[], bool]
+        self,
+        app: ASGIApp,
+        hosts: Hosts,
+        metrics: ServiceMetrics,
+        headers: Mapping[str, str],
+        is_ending: Callable[[], bool],
     ) -> None:
         self._app = app
         self._hosts = hosts

@@ -81,7 +81,7 @@ def evaluate_model(
     records = list(read_records(examples_of(data, split)))
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     from components.evaluator.evaluation import evaluate
-    from components.evaluator.pictures import Robustness
+    from components.evaluator.pictures import RobustnessTest
     from components.evaluator.summary import BASELINE, CANDIDATE, SUMMARY
 
     models = {CANDIDATE: chosen_model(model)} | ({BASELINE: chosen_model(baseline)} if baseline else {})
@@ -93,7 +93,7 @@ def evaluate_model(
                 models,
                 rules,
                 folder,
-                robustness=Robustness(*pictures) if pictures else None,
+                robustness=RobustnessTest(*pictures) if pictures else None,
                 spelling=spelling,
                 about=about,
                 renderer=renderer,
@@ -161,8 +161,8 @@ def _print(evaluation: Evaluation, console: Console) -> None:
         rate = evaluation.examples / max(facts["seconds"], 1e-9)
         console.print(f"{model}: read {evaluation.examples:,} images in {facts['seconds']:.1f} s, {rate:.0f} a second")
     for verdict in evaluation.gate:
-        kept = "kept  " if verdict.kept else "broken"
-        console.print(f"{kept}  {verdict.rule}  ({verdict.text})", markup=False, soft_wrap=True)
+        outcome = "passed" if verdict.passed else "failed"
+        console.print(f"{outcome}  {verdict.rule}  ({verdict.text})", markup=False, soft_wrap=True)
 
 
 def _pictures(evaluation: Evaluation) -> Table:

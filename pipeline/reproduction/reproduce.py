@@ -21,7 +21,7 @@ from im2latex.errors import UserError
 from pipeline.config import Config, config_of
 from pipeline.config.sections import COMPONENTS, SYNTHETIC
 from pipeline.lineage.files import local_copy, look
-from pipeline.lineage.graph import Artifact, Graph, read_runs
+from pipeline.lineage.graph import Artifact, LineageGraph, read_runs
 from pipeline.lineage.store import choose_run, read, run_ids
 from pipeline.reproduction.comparison import COMPARISONS, OTHER, SAME, Compared, Folders, compare
 from pipeline.running.examples import prepare_examples
@@ -125,7 +125,7 @@ def reproduce(
 
 
 def _recorded(store: MetadataStore, run: str) -> Recorded:
-    graph: Graph = read_runs(store, [run])
+    graph: LineageGraph = read_runs(store, [run])
     done = {execution.component for execution in graph.of_run.get(run, ()) if execution.state in (RAN, CACHED)}
     properties = graph.runs[run].properties
     return Recorded(run, properties, [name for name in COMPONENTS if name in done], graph.outputs(run))

@@ -39,7 +39,7 @@ def test_the_report_says_why_a_model_was_refused_and_what_serves(material: Mater
     assert (outcome.headline, outcome.good) == ("Not blessed", False)
     assert outcome.sentences[0].startswith("BLEU where length=1-9 ")
     assert outcome.sentences[-1] == f"Version 1700000000 is serving: {material.run.serving}/1700000000"
-    assert [rule.kept for rule in outcome.rules] == [True, True, False]
+    assert [rule.passed for rule in outcome.rules] == [True, True, False]
 
 
 @pytest.mark.parametrize(

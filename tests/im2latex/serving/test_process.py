@@ -84,7 +84,7 @@ def test_a_signal_ends_it_when_what_was_asked_is_answered(
             socket.create_connection(("127.0.0.1", port))
         said = process.communicate()[1]
         # The request for /healthz may still be ending too.
-        assert "version 8 is passed over" in said and re.search("ending: [12] requests", said)
+        assert "version 8 is skipped" in said and re.search("ending: [12] requests", said)
         assert "Traceback" not in said
 
 

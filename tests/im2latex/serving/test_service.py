@@ -256,7 +256,7 @@ def test_no_request_is_lost_when_a_newer_version_takes_over(
         counted = metrics(service)
         assert counted["im2latex_model_version", ()] == 8
         assert counted["im2latex_reloads_total", ("served",)] == 1
-        assert counted["im2latex_reloads_total", ("passed over",)] == 1
+        assert counted["im2latex_reloads_total", ("skipped",)] == 1
 
 
 def test_a_model_that_fails_is_an_answer_and_a_line_in_the_log(
