@@ -162,19 +162,19 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text[:20]} is no number from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 0 to 1")
     return share
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text[:6]) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text[:20]} is no number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 0 to 65535")
     return int(text)
 
 
 def _positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text[:19]) >= 1):
-        raise argparse.ArgumentTypeError(f"{text[:20]} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a whole number of at least 1")
     return int(text[:19])
 
 
@@ -184,11 +184,11 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{text[:20]} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number of seconds")
     return seconds
 
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_ALTERNATIVES):
-        raise argparse.ArgumentTypeError(f"{text[:20]} is no number from 1 to {MOST_ALTERNATIVES}")
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 1 to {MOST_ALTERNATIVES}")
     return int(text)

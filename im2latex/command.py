@@ -65,7 +65,7 @@ def predict_images(
         UserError: nothing can be written to standard output.
     """
     if sys.stdout is None:
-        raise UserError("standard output is closed; the answer has nowhere to go")
+        raise UserError("standard output is closed, so the result cannot be written")
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not fit the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -74,7 +74,7 @@ def predict_images(
     except OSError as error:
         # Otherwise Python would flush standard output again at exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise UserError(f"the answer cannot be written to standard output ({error.strerror})") from None
+        raise UserError(f"the result cannot be written to standard output ({error.strerror})") from None
     return int(failed)
 
 
@@ -110,7 +110,7 @@ def _predict(
                 failed = True
                 if not as_json:
                     probability = described[0]["probability"]
-                    say(f"the reading is doubtful: its probability is {probability:.3f}", source.name)
+                    say(f"the result is doubtful: its probability is {probability:.3f}", source.name)
                     continue
             if outcome == BLANK and not as_json:
                 say("the picture is blank", source.name)
@@ -139,7 +139,7 @@ def find(image: str) -> tuple[list[ImageSource], list[tuple[str, UserError]]]:
     files = (Path(folder, name) for folder, _, names in os.walk(image, onerror=cannot) for name in names)
     images = sorted(file for file in files if file.suffix.lower() in SUFFIXES and os.path.isfile(file))
     if not images and not wrong:
-        raise UserError(f"the folder has no images, files such as {', '.join(SUFFIXES[:3])}")
+        raise UserError(f"the folder has no images ({', '.join(SUFFIXES)})")
     return [ImageSource(str(file), file) for file in images], wrong
 
 
@@ -164,13 +164,13 @@ def _content(source: ImageSource) -> bytes:
             content = sys.stdin.buffer.read(MOST_BYTES + 1)
         else:
             if not stat.S_ISREG(source.path.stat().st_mode):  # opening a FIFO would block
-                raise UserError("this is no file but a pipe or device; `im2latex predict -` reads one")
+                raise UserError("this is a pipe or device, not a file; `im2latex predict -` reads standard input")
             with source.path.open("rb") as file:
                 content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"the file cannot be read ({error.strerror})") from None
     if len(content) > MOST_BYTES:
-        raise UserError(f"the file has more than {MOST_BYTES:,} bytes, too many for a picture")
+        raise UserError(f"the file has more than {MOST_BYTES:,} bytes, which is too large for a picture")
     return content
 
 

@@ -152,7 +152,7 @@ def _check(image: Image.Image, encoded: bytes) -> None:
     if width * height < LEAST_PIXELS:
         raise ImageError(f"the image has {width} x {height} pixels, too few for a formula; send a larger one")
     if encoded.startswith(b"\xff\xd8") and encoded.count(b"\xff\xda") > MAX_SCANS:
-        raise ImageError(f"the image is a JPEG of more than {MAX_SCANS} scans; save it anew")
+        raise ImageError(f"the image is a JPEG of more than {MAX_SCANS} scans; save it again")
 
 
 def _is_decoded_by_the_model(image: Image.Image, encoded: bytes) -> bool:

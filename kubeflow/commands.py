@@ -320,7 +320,7 @@ def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_js
 def _interrupted(cluster: Cluster, run_id: str) -> UserError:
     """Returns the error for Ctrl-C, which says how to follow or stop the run."""
     error = UserError(
-        f"the run goes on in the cluster; {cluster.command(f'status {run_id} --follow')} follows it, "
+        f"the run continues in the cluster; {cluster.command(f'status {run_id} --follow')} follows it, "
         f"{cluster.command(f'cancel {run_id}')} stops it"
     )
     error.exit_status = INTERRUPTED
@@ -383,7 +383,7 @@ def _print_schedules(recurring_runs: list[Any], state: str, name: str, as_json: 
     if as_json:
         _print_json([_schedule(recurring) for recurring in recurring_runs])
     elif not recurring_runs:
-        typer.echo(f"the pipeline {name} is on no schedule")
+        typer.echo(f"the pipeline {name} has no schedule")
     for recurring in [] if as_json else recurring_runs:
         row = _schedule(recurring)
         runs = f"{row['max_concurrency']} at a time, {'with' if row['catchup'] else 'without'} those missed"

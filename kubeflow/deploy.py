@@ -65,7 +65,7 @@ def upload(cluster: Cluster, name: str, specification: Specification, say: Say) 
             return version
         for version in _versions(cluster, pipeline):
             if version.pipeline_spec == specification.content:
-                say(f"{'pipeline':<12} {name}, version {version.display_name}, which is the same")
+                say(f"{'pipeline':<12} {name}, version {version.display_name}, unchanged")
                 return version
         version = cluster.call(
             f"take a version of the pipeline {name}",
@@ -144,7 +144,7 @@ def start_run(
         )
         raise UserError(
             f"{error} ({doubt}; the pipeline's version {version.display_name} and the experiment "
-            f"{experiment.display_name} are there and will be used)"
+            f"{experiment.display_name} exist and will be reused)"
         ) from None
     address = cluster.address(run.run_id)
     say(f"{'run':<12} {run.run_id}")
@@ -190,7 +190,7 @@ def last_run(cluster: Cluster, name: str) -> str:
     pipeline = find_pipeline(cluster, name)
     if pipeline is None:
         raise UserError(
-            f"there is no pipeline {name}; `im2latex kubeflow deploy` makes it, --set name=NAME another one"
+            f"there is no pipeline {name}; `im2latex kubeflow deploy` creates it; --set name=NAME selects another one"
         )
     runs = cluster.every(
         "list runs", "runs", "list_runs", "runs", namespace=cluster.namespace, sort_by="created_at desc"

@@ -205,7 +205,7 @@ def follow(
             run = _retry(cluster, lambda: cluster.run(run_id), say, PATIENCE)
         except UserError as error:
             way_on = cluster.command(f"status {run_id} --follow")
-            raise UserError(f"{error} (the run goes on; {way_on} follows it)") from None
+            raise UserError(f"{error} (the run continues; {way_on} follows it)") from None
         tasks = read_tasks(run, names)
         for task in sorted(tasks, key=_last_moment):
             if shown.get(task.name, "waiting") != task.state:
@@ -237,7 +237,7 @@ def _retry(cluster: Cluster, look: Callable[[], Any], say: Say, patience: float)
             unreachable_since = unreachable_since or time.monotonic()
             if time.monotonic() - unreachable_since + pause > patience:
                 raise
-            say(f"{error.what}; looking again in {pause:.0f} s")
+            say(f"{error.what}; trying again in {pause:.0f} s")
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         except Refused as refusal:
@@ -286,11 +286,14 @@ def was_pushed(
     try:
         artifacts = _retry(cluster, lambda: _outputs(cluster, run.run_id, PUSHER), say, patience)
     except UserError as error:
-        say(f"whether the model was pushed is not known: {error} (ML Metadata is behind the address of the web page)")
+        say(
+            f"it is not known whether the model was pushed: {error} (ML Metadata is reached through the web page's "
+            "address)"
+        )
         return None
     values = [artifact.custom_properties[PUSHED] for artifact in artifacts if PUSHED in artifact.custom_properties]
     if not values:
-        say("whether the model was pushed is not known: ML Metadata has nothing of it")
+        say("it is not known whether the model was pushed: ML Metadata has no record of it")
         return None
     (value, *_) = values
     return bool(getattr(value, value.WhichOneof("value")))
@@ -305,7 +308,7 @@ def _recorded_push(connection: str, run_id: str, say: Say) -> bool | None:
     try:
         return write(Workspace.from_environment(), lambda store: close_run(store, run_id), connection)
     except UserError as error:
-        say(f"whether the model was pushed is not known: {error}")
+        say(f"it is not known whether the model was pushed: {error}")
         return None
 
 

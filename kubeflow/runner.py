@@ -348,5 +348,5 @@ def _valid(document: dict[str, Any], message: Any, python: str = "3.11") -> dict
     except json_format.ParseError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"the installed kfp cannot say this ({reason}); compile with Python {python} or newer"
+            f"the installed kfp does not support this setting ({reason}); compile with Python {python} or newer"
         ) from None

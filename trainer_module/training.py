@@ -350,7 +350,7 @@ class Checkpointing(keras.callbacks.Callback):
             for variable, value in zip(self._variables(), state, strict=True):
                 variable.assign(value)
         except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
-            raise UserError(f"the checkpoint {path} is damaged or of another model; remove it to train anew") from None
+            raise UserError(f"the checkpoint {path} is damaged or of another model; remove it to start over") from None
         for field, value in progress.items():
             setattr(self.progress, field, value)
 

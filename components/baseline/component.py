@@ -89,7 +89,7 @@ class Executor(base_executor.BaseExecutor):
         baseline.set_string_custom_property(SERVING_VERSION, version)
         if passed_over:
             baseline.set_string_custom_property(PASSED_OVER, passed_over)
-            logging.warning("Passed over as the baseline: %s", passed_over)
+            logging.warning("Skipped as the baseline: %s", passed_over)
         if exec_properties.get(COPY_OF):
             baseline.set_int_custom_property(COPY_OF, exec_properties[COPY_OF])
         if version:

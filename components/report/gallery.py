@@ -108,7 +108,7 @@ def gallery(run: ReportedRun, renderer: str | None, evaluated: Evaluated) -> Sho
 def _images(run: ReportedRun, predictions: Sequence[Prediction]) -> list[bytes]:
     folder = folder_of(run, "examples")
     if run.split is None:
-        raise Missing("It is not known which split of the examples was evaluated, so there are no images.")
+        raise Missing("The split of the evaluated examples is unknown, so there are no images.")
     images_of = images(folder / f"Split-{run.split}", [prediction.record for prediction in predictions])
     return [images_of[prediction.record] for prediction in predictions]
 
@@ -126,7 +126,7 @@ def _draw(predictions: Sequence[Prediction], renderer: str | None) -> dict[str, 
 def _look(run: ReportedRun, predictions: Sequence[Prediction], encoded: Sequence[bytes]) -> list[Looked]:
     model = folder_of(run, "model") / SERVING
     if not (model / DESCRIPTION).exists():
-        raise Missing("The model does not say how it is built, so nobody can see where it looks.")
+        raise Missing("The model has no record of its configuration, so its attention cannot be shown.")
     return look(str(model), encoded, [prediction.read for prediction in predictions])
 
 

@@ -43,7 +43,7 @@ def robustness(evaluation: Evaluation) -> RobustnessSection:
     """
     scores_by_kind = evaluation.pictures
     if not scores_by_kind:
-        raise Missing("The model was not tried on other kinds of pictures; evaluation.robustness=200 would try it.")
+        raise Missing("The model was not evaluated on other kinds of pictures; set evaluation.robustness=200.")
     rows = []
     for kind, scores in scores_by_kind.items():
         lost = evaluation.loss(kind)

@@ -85,7 +85,7 @@ def folder_of(run: ReportedRun, name: str) -> Path:
     """
     artifact = run.artifacts.get(name)
     if artifact is None:
-        why = f"{run.failed} failed" if run.failed else "the run did not get to it"
+        why = f"{run.failed} failed" if run.failed else "the run did not reach it"
         raise Missing(f"There is no {ARTIFACTS[name]}: {why}.")
     if not Path(artifact.uri).exists():
         raise Missing(f"The {ARTIFACTS[name]} was made, but {artifact.uri} is no longer there.")
@@ -204,7 +204,7 @@ def _headline(run: ReportedRun, blessed: Any, refused: bool, pushed: bool) -> tu
     if run.failed:
         return f"{run.failed} failed", False
     if blessed is None:
-        return "Not judged", None
+        return "Not evaluated", None
     if not blessed:
         return "Not blessed", False
     if refused:
@@ -319,7 +319,7 @@ def measured(run: ReportedRun, evaluated: Evaluated | None) -> Measured:
     """Compares lengths and sizes in the training split with those in the evaluated split."""
     train = measure(folder_of(run, "examples") / "Split-train")
     if not len(train.lengths):
-        raise Missing("There are no examples to learn from.")
+        raise Missing("There are no training examples.")
     values = {"Length": {"train": train.lengths}, "Width": {"train": train.widths}, "Height": {"train": train.heights}}
     if evaluated:
         lengths = np.array([len(prediction.target.split()) for prediction in evaluated.predictions])
@@ -345,7 +345,7 @@ def vocabulary(run: ReportedRun, evaluated: Evaluated) -> Coverage:
     """Computes how much of the evaluated formulas the model's vocabulary covers."""
     path = folder_of(run, "model") / SERVING / DESCRIPTION
     if not path.exists():
-        raise Missing("The model does not say what its vocabulary is.")
+        raise Missing("The model has no record of its vocabulary.")
     texts = json.loads(path.read_text("utf-8"))["vocabulary"]
     return coverage(texts, [prediction.target for prediction in evaluated.predictions])
 

@@ -97,7 +97,7 @@ def read_images(examples: types.Artifact, split: str, count: int) -> list[bytes]
     records = read_split(artifact_utils.get_split_uri([examples], split))
     images = [record.image for record in spread(records, count)]
     if not images:
-        raise UserError(f"the split {split} has no example to try the model with; choose another split, or fill it")
+        raise UserError(f"the split {split} has no examples to test the model with; choose another split")
     return images
 
 

@@ -79,7 +79,7 @@ def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> Ch
     limits = (LOADING_SECONDS, FIRST_ANSWER_SECONDS + PATIENCE * max_seconds * 2 * len(images))
     ended = _run("components.serving_check.probe", model, images, *map(str, limits))
     if ended.errors:
-        logging.info("The process that tried the model wrote:\n%s", ended.errors)
+        logging.info("The process that tested the model wrote:\n%s", ended.errors)
     result = judge(ended, len(images), max_seconds, limits)
     onnx = Path(model) / ONNX
     if result.blessed and onnx.is_file():

@@ -70,7 +70,7 @@ def open_source(source: Path, layout: str | None = None, vocabulary: Path | None
 
 def _named(name: str) -> Format:
     if name not in FORMATS:
-        raise UserError(f"there is no layout {name}; --format is one of {', '.join(FORMATS)}")
+        raise UserError(f"there is no format {name}; the formats are {', '.join(FORMATS)}")
     return FORMATS[name]
 
 

@@ -188,7 +188,7 @@ def draw_dataset(
       UserError: there is nothing to draw, programs are missing, the folder is taken, or too many images were rejected.
     """
     if not plan.pictures:
-        raise UserError("none of the formulas can be drawn; see that the lists hold LaTeX formulas, one a line")
+        raise UserError("none of the formulas can be drawn; check that the lists have one LaTeX formula per line")
     renderers = {picture.look.renderer for picture in plan.pictures}
     if "latex" in renderers:
         find_programs()
@@ -228,7 +228,7 @@ def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
             raise UserError(f"another command is writing to {work}; wait for it, or choose another --out") from error
         if plan_file.exists() and plan_file.read_text("utf-8") != plan.digest:
             raise UserError(
-                f"{work} holds pictures of a command with other formulas or options; give that command again to finish "
+                f"{work} holds pictures of a command with other formulas or options; run that command again to finish "
                 "it, or remove the folder"
             )
         shutil.rmtree(work / _TEMPORARY, ignore_errors=True)  # left by a killed command

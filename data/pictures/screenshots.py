@@ -72,9 +72,7 @@ def find_chromium() -> str:
     for program in _PROGRAMS:
         if path := shutil.which(program):
             return path
-    raise UserError(
-        "chromium cannot be found, which draws formulas as KaTeX does; install it, or draw none so with --katex-share 0"
-    )
+    raise UserError("Chromium, which draws formulas with KaTeX, cannot be found; install it, or use --katex-share 0")
 
 
 def draw_screenshots(formulas: Sequence[PageFormula], scale: float) -> list[np.ndarray | RenderingError]:
@@ -139,7 +137,7 @@ class _Chromium:
             self.open_page()
         except (TimeoutError, ConnectionError) as error:
             self.close()
-            raise UserError(f"{program} does not start ({error}); see that it runs with --headless") from error
+            raise UserError(f"{program} does not start ({error}); check that it runs with --headless") from error
 
     def open_page(self) -> None:
         frame = self.call("Page.getFrameTree")["frameTree"]["frame"]["id"]

@@ -13,7 +13,7 @@ import numpy as np
 from im2latex.errors import ImageError
 from im2latex.pictures import size_of
 from im2latex.reader import Reader
-from im2latex.serving.pools import Allocation, Quota
+from im2latex.serving.quotas import Allocation, Quota
 
 # An image with more pixels than this is large. Only one large image is decoded at a time, which limits memory.
 LARGE = 1_000_000
@@ -81,7 +81,7 @@ class ImageDecoder:
             except ImageError as error:
                 raise error if len(images) == 1 else ImageError(f"image {number} of {len(images)}: {error}") from None
 
-        return await together(numbered(number, image) for number, image in enumerate(images, 1))
+        return await gather_or_cancel(numbered(number, image) for number, image in enumerate(images, 1))
 
     def close(self) -> None:
         """Stops the threads."""
@@ -89,7 +89,7 @@ class ImageDecoder:
         self._large.shutdown(wait=True, cancel_futures=True)
 
 
-async def together(work: Iterable[Awaitable[Result]]) -> list[Result]:
+async def gather_or_cancel(work: Iterable[Awaitable[Result]]) -> list[Result]:
     """Awaits all; if one fails or the call is cancelled, cancels and awaits the others before it raises."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in work]
     try:

@@ -113,9 +113,9 @@ def load(folder: Path) -> Served:
         for beam in (Beam(1), Beam(2)):
             (reading,) = reader.read_each([_probe()], beam)
             if isinstance(reading, UserError):
-                raise UserError(f"it cannot read an image: {reading}")
+                raise UserError(f"{folder} cannot read the test image: {reading}")
             if not reading or not all(map(_is_probable, reading)):
-                raise UserError("it answers an image with what is no probability")
+                raise UserError("{folder} gives no valid probability for the test image")
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  a damaged model or its file system can raise nearly anything

@@ -28,15 +28,15 @@ from im2latex.pictures import MAX_PIXELS
 from im2latex.reading import BLANK, Beam, Hypothesis
 from im2latex.serving import rest
 from im2latex.serving.batching import Batcher
-from im2latex.serving.bodies import Bodies, ClientGone
+from im2latex.serving.bodies import Bodies, ClientDisconnected
 from im2latex.serving.connections import ABOVE_LIMIT, Connections
 from im2latex.serving.decoding import ImageDecoder
 from im2latex.serving.hosts import Hosts
 from im2latex.serving.limits import Limits
 from im2latex.serving.metrics import CONTENT_TYPE, ServiceMetrics
 from im2latex.serving.models import Models, Served, read
-from im2latex.serving.pools import Allocation, Busy, Quota
-from im2latex.serving.web import QUIET, ROUTE, Around, as_json, tell
+from im2latex.serving.quotas import Allocation, Busy, Quota
+from im2latex.serving.web import QUIET, ROUTE, RequestMiddleware, add_to_log, as_json
 from im2latex.serving.web_page import POLICY, files
 
 NAME = "im2latex"
@@ -75,7 +75,7 @@ class Service:
     def __init__(self, models: Models, limits: Limits, hosts: Hosts | None = None) -> None:
         self.models = models
         self.limits = limits
-        self.ending = False
+        self.stopping = False
         self.images = Quota("images are waiting", limits.max_images, self._wait)
         self.bytes = Quota("bytes of other requests are waiting", limits.max_bytes, self._wait)
         self.connections = Connections(limits, HEADERS)
@@ -106,12 +106,12 @@ class Service:
         handlers = dict.fromkeys((HTTPException, UserError, Busy, Exception), lambda request, error: as_json(error))
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._work)
         app.router.redirect_slashes = False
-        return Around(app, self._hosts, self.metrics, HEADERS, lambda: self.ending)
+        return RequestMiddleware(app, self._hosts, self.metrics, HEADERS, lambda: self.stopping)
 
     def end(self, requests: int) -> None:
         """Marks the service as not ready, and logs the number of requests in progress."""
-        self.ending = True
-        log.info("ending: %d requests are still to be answered", requests)
+        self.stopping = True
+        log.info("stopping: %d requests in progress", requests)
 
     @contextlib.asynccontextmanager
     async def _work(self, app: Starlette) -> AsyncIterator[None]:
@@ -132,7 +132,7 @@ class Service:
             try:
                 await asyncio.to_thread(self.models.refresh)
             except Exception:  # noqa: BLE001  the current version continues, whatever is wrong with the folder
-                log.exception("could not look for a newer version")
+                log.exception("checking for a newer version failed")
 
     def _wait(self) -> float:
         """Returns the estimated time in seconds to read the images in the queues."""
@@ -148,8 +148,8 @@ class Service:
         return PlainTextResponse("alive\n")
 
     async def _readyz(self, request: Request) -> Response:
-        if self.ending:
-            return PlainTextResponse("ending\n", 503)
+        if self.stopping:
+            return PlainTextResponse("stopping\n", 503)
         has_room = self.images.has(1) and self.bytes.has(self.limits.max_body) and self._decoding.pixels.has(MAX_PIXELS)
         if self.connections.is_full or not has_room:
             return PlainTextResponse("busy\n", 503)
@@ -172,11 +172,11 @@ class Service:
             parsed = await (self._decoding.alone(parse) if len(body) > LARGE_JSON else asyncio.to_thread(parse))
             del body, parse
             if len(parsed.images) > self.limits.max_images:
-                raise UserError(f"a request may hold {self.limits.max_images} images; send them in several")
+                raise UserError(f"a request can contain at most {self.limits.max_images} images; send several requests")
             _, hypotheses = await _until_disconnect(
                 request, self._read(allocation, parsed.images, parsed.beam, turn=False)
             )
-        tell(request.scope, images=len(hypotheses))
+        add_to_log(request.scope, images=len(hypotheses))
         return JSONResponse(rest.answer(parsed, hypotheses))
 
     async def _predict(self, request: Request) -> Response:
@@ -184,7 +184,7 @@ class Service:
         with Allocation() as allocation:
             image = await self._bodies.image(request, allocation)
             version, (hypotheses,) = await _until_disconnect(request, self._read(allocation, [image], beam, turn=True))
-        tell(request.scope, images=1, version=version)
+        add_to_log(request.scope, images=1, version=version)
         described = describe(hypotheses, as_typed)
         answer: dict[str, Any] = {"status": status(hypotheses), **described[0], "version": str(version)}
         return JSONResponse(answer | ({"alternatives": described} if beam else {}))
@@ -197,7 +197,7 @@ class Service:
         if version is not None and not _VERSION.fullmatch(version):
             raise HTTPException(404)
         if version is not None and int(version) != serves:
-            raise HTTPException(404, f"version {version} does not serve; {serves} does")
+            raise HTTPException(404, f"version {version} is not served; version {serves} is")
         return serves
 
     async def _read(
@@ -224,7 +224,7 @@ def _route(path: str, handler: Handler, *methods: str) -> Route:
     async def endpoint(request: Request) -> Response:
         request.scope["state"][ROUTE] = path
         if request.scope["state"].get(ABOVE_LIMIT) and path not in QUIET:
-            raise HTTPException(503, "too many connections; come later", headers={"Retry-After": "5"})
+            raise HTTPException(503, "too many connections; try again later", headers={"Retry-After": "5"})
         return await handler(request)
 
     return Route(path, endpoint, methods=methods or ("GET",))
@@ -240,10 +240,10 @@ def _options(request: Request) -> tuple[Beam | None, bool]:
     parameters = request.query_params.multi_items()
     for name, _ in parameters:
         if name not in known:
-            raise UserError(f"there is no parameter {name!r:.80}; there are {', '.join(known)}")
+            raise UserError(f"unknown parameter {name!r:.80}; the parameters are {', '.join(known)}")
     query = dict(parameters)
     if len(query) < len(parameters):
-        raise UserError("a parameter is given twice")
+        raise UserError("a parameter is repeated; give each one once")
     clean, alternatives = query.get("clean", "").lower(), query.get("alternatives")
     if clean not in (*TRUE, *FALSE):
         raise UserError(f"clean has to be 1 or 0, not {clean!r:.80}")
@@ -258,14 +258,14 @@ async def _until_disconnect(request: Request, work: Coroutine[Any, Any, Result])
     """Awaits the work, and cancels it if the client disconnects.
 
     Raises:
-        ClientGone: the client disconnected.
+        ClientDisconnected: the client disconnected.
     """
     task = asyncio.create_task(work)
     disconnected = asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait((task, disconnected), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone
+            raise ClientDisconnected
         return task.result()
     finally:
         for future in (task, disconnected):

@@ -164,13 +164,17 @@ class BeamConfig:
     @model_validator(mode="after")
     def _parts_fit_together(self) -> BeamConfig:
         if self.runner == "local" and self.workers > 1:
-            raise ValueError(f"workers = {self.workers}, and the runner local is one process: take multi_processing")
+            raise ValueError(
+                f"workers = {self.workers}, but the runner local has one process: use the runner multi_processing"
+            )
         if self.runner == "spark" and self.workers:
-            raise ValueError(f"workers = {self.workers}, and Spark goes by the cores of its own workers: set it to 0")
+            raise ValueError(f"workers = {self.workers}, but Spark uses the cores of its own workers: set it to 0")
         if self.job_server and self.job_server_jar:
-            raise ValueError("job_server is one that runs, job_server_jar one to be started: give one of them")
+            raise ValueError(
+                "job_server (a running one) and job_server_jar (one to start) exclude each other: set one of them"
+            )
         if self.worker_image and self.worker_pool:
-            raise ValueError("worker_image and worker_pool both say where the workers come from: give one of them")
+            raise ValueError("worker_image and worker_pool exclude each other: set one of them")
         if self.runner == "dataflow":
             self._dataflow_has_what_it_needs()
         if self.runner in ("flink", "spark") and not (self.worker_image or self.worker_pool):
@@ -181,7 +185,7 @@ class BeamConfig:
 
     def _dataflow_has_what_it_needs(self) -> None:
         if not self.worker_image:
-            raise ValueError("Dataflow's own image lacks TFX: give worker_image")
+            raise ValueError("Dataflow's own image lacks TFX: set worker_image")
         names = {argument.partition("=")[0] for argument in self.arguments}
         missing = [name for name in ("--project", "--region", "--temp_location") if name not in names]
         if missing:

@@ -37,12 +37,11 @@ RECENT = 500
 KILLED, GONE, SOURCE, UNBLESSED, UNKNOWN = "killed", "files gone", "source gone", "not blessed", "not known"
 REPAIR = {
     KILLED: "the same command continues from there; the next run, or `im2latex lineage check --repair`, marks it as "
-    "cancelled and removes what it had begun to write, or records what it had pushed",
-    GONE: "put them back; or run with the same configuration again, which makes anew what is gone",
-    SOURCE: "put it back; synthetic formulas are drawn again by `im2latex run` with the same configuration",
-    UNBLESSED: "judge it by `im2latex evaluate --model`, and take it out of the serving folder if it is not good",
-    UNKNOWN: "take it out of the serving folder, or judge it by `im2latex evaluate --model`; `im2latex run` pushes one "
-    "whose origin is known",
+    "cancelled and removes its unfinished files, or records its push",
+    GONE: "restore them, or run the pipeline again with the same configuration, which makes missing files again",
+    SOURCE: "restore it; synthetic formulas are drawn again by `im2latex run` with the same configuration",
+    UNBLESSED: "evaluate it with `im2latex evaluate --model`, and remove it from the serving folder if it is not good",
+    UNKNOWN: "remove it from the serving folder, or evaluate it with `im2latex evaluate --model`",
 }
 
 

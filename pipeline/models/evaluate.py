@@ -71,11 +71,10 @@ def evaluate_model(
     if baseline is None and any(rule.against_baseline for rule in rules):
         raise UserError("--gate: a rule compares with a baseline; name one with --baseline")
     if pictures is None and any(rule.of_picture for rule in rules):
-        raise UserError("--gate: a rule is about a kind of picture; add --robustness, which makes them")
+        raise UserError("--gate: a rule applies to a kind of picture; add --robustness")
     known_spelling(spelling)
     if published and (spelling == NORMAL or as_json):
-        raise UserError("--published compares scores of the source's spelling, in a table: add --spelling im2markup, "
-                        "and leave out --json")  # fmt: skip
+        raise UserError("--published needs --spelling im2markup, and cannot be used with --json")  # fmt: skip
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     records = list(read_records(examples_of(data, split)))
@@ -156,7 +155,7 @@ def _print(evaluation: Evaluation, console: Console) -> None:
         console.print(f"CDM leaves out {left_out_of}: the built-in typesetter cannot set the references")
     for model in evaluation.models:
         error = evaluation.slices[""][model]["calibration_error"]
-        console.print(f"{model}: probabilities are off by {error:.3f} in the mean (calibration error)")
+        console.print(f"{model}: calibration error {error:.3f} (mean deviation of the probabilities)")
     for model, facts in evaluation.models.items():
         rate = evaluation.examples / max(facts["seconds"], 1e-9)
         console.print(f"{model}: read {evaluation.examples:,} images in {facts['seconds']:.1f} s, {rate:.0f} a second")

@@ -132,7 +132,7 @@ def executors(compiled) -> dict[str, executable_spec_pb2.BeamExecutableSpec]:
     ("settings", "says"),
     [
         (["runner=dask"], "'local', 'multi_processing', 'flink', 'spark' or 'dataflow'"),
-        (["workers=2"], "take multi_processing"),
+        (["workers=2"], "use the runner multi_processing"),
         (["runner=spark", "workers=2"], "set it to 0"),
         (["arguments=['--runner=PrismRunner']"], "which runner sets"),
         (["by_component={Trainer=['--x']}"], "those on Beam are ImportExampleGen, StatisticsGen, Transform, Evaluator"),

@@ -150,7 +150,7 @@ def test_executions_without_a_run_and_unknown_ids_are_accepted() -> None:
 def test_the_page_is_written_atomically(workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "lineage.html"
     file.mkdir()
-    with pytest.raises(UserError, match=re.escape(f"cannot write {file}: Is a directory; choose another place")):
+    with pytest.raises(UserError, match=re.escape(f"cannot write {file}: Is a directory; choose another path")):
         write_page(workspace, file)
     assert list(tmp_path.iterdir()) == [file] and not list(file.iterdir())
 

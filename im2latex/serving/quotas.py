@@ -26,7 +26,7 @@ class Quota:
     """A limited number of units, such as bytes or images.
 
     Args:
-        what: message of `Busy` if the pool is full.
+        what: message of `Busy` if the quota is used up.
         most: number of units.
         wait: returns the estimated seconds until units become free.
     """
@@ -70,10 +70,10 @@ class Allocation:
             self.give_back(quota)
 
     def take(self, quota: Quota, count: int) -> None:
-        """Takes units of a pool; raises the same error as `Pool.check`."""
+        """Takes units of a quota; raises the same error as `Quota.check`."""
         quota.take(count)
         self._counts[quota] += count
 
     def give_back(self, quota: Quota) -> None:
-        """Returns all units taken from a pool."""
+        """Returns all units taken from a quota."""
         quota.taken -= self._counts.pop(quota, 0)

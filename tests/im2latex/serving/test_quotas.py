@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from im2latex.serving.pools import Allocation, Busy, Quota
+from im2latex.serving.quotas import Allocation, Busy, Quota
 
 
 def test_over_capacity_there_is_no_place_until_one_is_given_back() -> None:
