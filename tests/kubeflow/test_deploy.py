@@ -439,7 +439,7 @@ def test_without_ml_metadata_the_push_is_reported_as_unknown(deployed: Command, 
     server.pushed = None
     answer = deployed()
     assert answer.status == 0
-    assert "whether the model was pushed is not known" in answer.out
+    assert "it is not known whether the model was pushed" in answer.out
     assert "does not answer for ML Metadata (404): 404 page not found" in answer.out
     assert re.search(r"^done .* succeeded$", answer.out, re.M)
 

@@ -90,5 +90,5 @@ def test_a_chromium_that_was_killed_is_started_again() -> None:
 
 def test_without_chromium_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="chromium cannot be found.*--katex-share 0"):
+    with pytest.raises(UserError, match="cannot be found.*--katex-share 0"):
         find_chromium()
