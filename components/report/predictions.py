@@ -37,7 +37,7 @@ class Prediction(NamedTuple):
         return Levenshtein.normalized_similarity(self.target.split(), self.read.split())
 
 
-class Predictions(Iterable[Prediction]):
+class StoredPredictions(Iterable[Prediction]):
     """A model's predictions for the evaluated split, which are read anew each time that they are iterated.
 
     Args:
@@ -68,8 +68,8 @@ class Evaluated(NamedTuple):
 
 
 def read_predictions(file: Path, model: str) -> Evaluated:
-    """Reads a model's predictions from an evaluation; arguments as in `Predictions`."""
-    predictions = Predictions(file, model)
+    """Reads a model's predictions from an evaluation; arguments as in `StoredPredictions`."""
+    predictions = StoredPredictions(file, model)
     lengths = array.array("i", (len(prediction.target.split()) for prediction in predictions))
     widths, heights, statistics = array.array("i"), array.array("i"), np.zeros(0, np.int64)
     for columns in _batches(file, ["width", "height", f"{model}_statistics"]):
@@ -92,7 +92,7 @@ def _batches(file: Path, columns: list[str]) -> Iterator[dict[str, pyarrow.Array
 
 
 class Gallery(NamedTuple):
-    """Predictions to show; each list is in descending order, and no prediction is in two lists."""
+    """StoredPredictions to show; each list is in descending order, and no prediction is in two lists."""
 
     best: list[Prediction]
     median: list[Prediction]

@@ -22,7 +22,7 @@ from data.dataset.tfrecords import read_records
 from data.dataset.writer import is_dataset
 from data.files import atomic_file
 from data.importers.convert import CONTROL, MAX_FORMULA_BYTES
-from data.importers.source import NOT_REGULAR, SPLIT_NAMES, Files, Lines, line_number, without_mark
+from data.importers.source import NOT_REGULAR, SPLIT_NAMES, Files, FileLines, line_number, without_mark
 from data.parallel import ordered_map
 from data.spelling import normal_form
 from im2latex.errors import UserError
@@ -47,7 +47,7 @@ class Formula(NamedTuple):
     key: str
 
 
-class Line(NamedTuple):
+class ListedFormula(NamedTuple):
     """A formula as it was read; `where` names its file and line."""
 
     latex: str
@@ -96,7 +96,7 @@ def read_keys(paths: Iterable[Path], workers: int | None = None) -> set[str]:
     return {formula.key for formula in read_formulas(paths, sys.maxsize, workers) if isinstance(formula, Formula)}
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path) -> Iterator[ListedFormula]:
     """Yields the formulas of a list, a data set or a folder without tokenising them.
 
     Raises:
@@ -106,7 +106,7 @@ def read_lines(path: Path) -> Iterator[Line]:
         for split in SPLITS:
             if any(path.joinpath(split).iterdir()):
                 for number, record in enumerate(read_records(path / split)):
-                    yield Line(record.latex, label_of(path.name), split, f"{path / split}, record {number}")
+                    yield ListedFormula(record.latex, label_of(path.name), split, f"{path / split}, record {number}")
     elif path.is_dir():
         yield from _read_folder(path)
     else:
@@ -130,9 +130,9 @@ def label_of(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "_", name)
 
 
-def _chunks(paths: Iterable[Path], max_tokens: int) -> Iterator[tuple[list[Line], int]]:
+def _chunks(paths: Iterable[Path], max_tokens: int) -> Iterator[tuple[list[ListedFormula], int]]:
     for path in paths:
-        chunk: list[Line] = []
+        chunk: list[ListedFormula] = []
         for line in read_lines(path):
             chunk.append(line)
             if len(chunk) == _CHUNK:
@@ -141,7 +141,7 @@ def _chunks(paths: Iterable[Path], max_tokens: int) -> Iterator[tuple[list[Line]
         yield chunk, max_tokens
 
 
-def _tokenized(work: tuple[list[Line], int]) -> list[Formula | Problem]:
+def _tokenized(work: tuple[list[ListedFormula], int]) -> list[Formula | Problem]:
     lines, max_tokens = work
     results: list[Formula | Problem] = []
     for line in lines:
@@ -163,7 +163,7 @@ def _tokenized(work: tuple[list[Line], int]) -> list[Formula | Problem]:
     return results
 
 
-def _read_list(path: Path) -> Iterator[Line]:
+def _read_list(path: Path) -> Iterator[ListedFormula]:
     name = label_of(path.name.split(".")[0])
     if path.exists() and not path.is_file():  # opening a pipe would wait for another process
         raise UserError(f"{path} is a {NOT_REGULAR}; give a list of formulas or a data set")
@@ -182,14 +182,14 @@ def _read_list(path: Path) -> Iterator[Line]:
                 line = content.decode("utf-8", "replace").rstrip("\r\n")
                 source, tab, latex = line.rpartition("\t")
                 if latex.strip():
-                    yield Line(latex, label_of(source) if tab else name, "", f"{path}:{number}")
+                    yield ListedFormula(latex, label_of(source) if tab else name, "", f"{path}:{number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is cut off or damaged; make or download it again") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a list of formulas or a data set") from error
 
 
-def _read_folder(path: Path) -> Iterator[Line]:
+def _read_folder(path: Path) -> Iterator[ListedFormula]:
     """Yields the formulas of the processed im2latex-100k; images are not needed."""
     files = Files(path)
     names, lists = files.matching("*formulas*.lst"), files.matching("*_filter.lst")
@@ -198,15 +198,15 @@ def _read_folder(path: Path) -> Iterator[Line]:
             f"{path} is neither a data set nor a folder with im2latex_formulas.norm.lst and im2latex_*_filter.lst; "
             "give one of these, or a list of formulas"
         )
-    formulas = Lines(files.read(names[0]))
+    formulas = FileLines(files.read(names[0]))
     for name in lists:
         split = SPLIT_NAMES.get(Path(name).stem.removeprefix("im2latex_").removesuffix("_filter"))
-        for number, row in enumerate(Lines(files.read(name)), start=1):
+        for number, row in enumerate(FileLines(files.read(name)), start=1):
             line = [line_number(field) for field in row.decode("utf-8", "replace").split()[1:2]]
             if split is None or not line or line[0] >= len(formulas):
                 raise UserError(f"{path / name}, line {number}: no formula line of a known split; correct the list")
             latex = formulas[line[0]].decode("utf-8", "replace")
-            yield Line(latex, label_of(path.name), split, f"{name}:{number}")
+            yield ListedFormula(latex, label_of(path.name), split, f"{name}:{number}")
 
 
 def write_list(path: Path, formulas: Iterable[tuple[str, str]]) -> None:

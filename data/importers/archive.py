@@ -38,7 +38,7 @@ _OPENERS = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma
 _DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError, RecursionError)
 
 
-class Part(NamedTuple):
+class FilePart(NamedTuple):
     """A part of a file, which other processes on this machine can read too."""
 
     path: str
@@ -72,13 +72,13 @@ class Archive:
     def __len__(self) -> int:
         return len(self._offsets)
 
-    def get(self, name: str) -> Part | None:
+    def get(self, name: str) -> FilePart | None:
         """Returns a file; None if there is none of this name."""
         number = self._numbers.get(name)
         if number is None:
             return None
         place = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"  # the file has no name
-        return Part(place, self._offsets[number], self._sizes[number])
+        return FilePart(place, self._offsets[number], self._sizes[number])
 
 
 class _Stream:

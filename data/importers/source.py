@@ -17,7 +17,7 @@ from typing import NamedTuple, overload
 import numpy as np
 
 from data.dataset.record import BadRecord
-from data.importers.archive import IMAGES, MAX_FILE_BYTES, MAX_IMAGE_BYTES, Archive, Part, shown, unpack
+from data.importers.archive import IMAGES, MAX_FILE_BYTES, MAX_IMAGE_BYTES, Archive, FilePart, shown, unpack
 from im2latex.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "validate": "eval", "val": "eval", "eval": "eval", "test": "test"}
@@ -37,12 +37,12 @@ class Candidate(NamedTuple):
 
     split: str
     name: str
-    image: bytes | Path | Part
+    image: bytes | Path | FilePart
     formula: bytes
     problem: str = ""
 
 
-def read_image(image: bytes | Path | Part) -> bytes:
+def read_image(image: bytes | Path | FilePart) -> bytes:
     """Returns the bytes of a candidate's image file.
 
     Raises:
@@ -50,7 +50,7 @@ def read_image(image: bytes | Path | Part) -> bytes:
     """
     if isinstance(image, bytes):
         return image
-    if isinstance(image, Part):
+    if isinstance(image, FilePart):
         with open(image.path, "rb", buffering=0) as file:
             return os.pread(file.fileno(), image.size, image.offset)
     try:
@@ -64,11 +64,11 @@ def read_image(image: bytes | Path | Part) -> bytes:
     return content
 
 
-def image_size(image: bytes | Path | Part) -> int:
+def image_size(image: bytes | Path | FilePart) -> int:
     """Returns the size of a candidate's image file, bytes; 0 if it has disappeared."""
     if isinstance(image, bytes):
         return len(image)
-    if isinstance(image, Part):
+    if isinstance(image, FilePart):
         return image.size
     try:
         return image.stat().st_size
@@ -184,7 +184,7 @@ class Files:
         if not any(map(_is_image, names)) and not any(map(_is_image, (name for a in self._archives for name in a))):
             raise UserError(f"{self.source} holds no images; put the image folder or its .tar.gz there")
 
-    def image(self, name: str) -> Path | Part:
+    def image(self, name: str) -> Path | FilePart:
         """Returns an image by its file name; one in an archive wins over one in a folder.
 
         Raises:
@@ -207,7 +207,7 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGES)
 
 
-class Lines(Sequence[bytes]):
+class FileLines(Sequence[bytes]):
     """The lines of a file, split at line feeds only. They stay one block of memory, with 8 bytes for each line."""
 
     def __init__(self, content: bytes) -> None:
@@ -269,14 +269,14 @@ def read_lists(files: Files, formulas: str, lists: str, name_first: bool, suffix
     list_files = [name for name in list_files if name not in formula_files]
     if len(formula_files) != 1 or not list_files:
         raise UserError(f"{files.source} lacks {formulas} or {lists}; complete the download, or check --format")
-    lines = Lines(files.read(formula_files[0]))
+    lines = FileLines(files.read(formula_files[0]))
     files.open_images()
     for list_file in list_files:
         kind = Path(list_file).stem.removeprefix("im2latex_").removesuffix("_filter")
         if kind not in SPLIT_NAMES:
             continue
         split = SPLIT_NAMES[kind]
-        for number, row in enumerate(Lines(files.read(list_file)), start=1):
+        for number, row in enumerate(FileLines(files.read(list_file)), start=1):
             where = f"{list_file}:{number}"
             fields = row.decode("utf-8", "replace").split()
             if not fields:
