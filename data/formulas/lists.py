@@ -22,7 +22,7 @@ from data.dataset.tfrecords import read_records
 from data.dataset.writer import is_dataset
 from data.files import atomic_file
 from data.importers.convert import CONTROL, MAX_FORMULA_BYTES
-from data.importers.source import NOT_REGULAR, SPLIT_NAMES, Files, FileLines, line_number, without_mark
+from data.importers.source import NOT_REGULAR, SPLIT_NAMES, FileLines, Files, line_number, without_mark
 from data.parallel import ordered_map
 from data.spelling import normal_form
 from im2latex.errors import UserError
