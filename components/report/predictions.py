@@ -110,11 +110,11 @@ def choose(predictions: Iterable[Prediction], count: int = SHOWN) -> Gallery:
     for prediction in predictions:
         similarities.append(-prediction.similarity)
         log_probabilities.append(-prediction.log_probability)
-    order = np.lexsort((log_probabilities, similarities)).tolist()
+    order = np.lexsort((log_probabilities, similarities))
     best, rest = order[:count], order[count:]
     worst, rest = rest[max(len(rest) - count, 0) :], rest[: max(len(rest) - count, 0)]
     middle = max((len(order) - count) // 2 - len(best), 0)
-    groups = (best, rest[middle : middle + count], worst)
+    groups = [places.tolist() for places in (best, rest[middle : middle + count], worst)]
     needed = {place for group in groups for place in group}
     found = {place: prediction for place, prediction in enumerate(predictions) if place in needed}
     return Gallery(*([found[place] for place in group] for group in groups))
