@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _integer(least: int, most: int = 10**18) -> Callable[[str], int]:
+def _integer(least: int, most: int = 10**12) -> Callable[[str], int]:
     """Returns a parser of whole numbers from `least` to `most`."""
 
     def parse(text: str) -> int:
