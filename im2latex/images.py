@@ -230,7 +230,7 @@ def _between(length: int, tiles: int, tile: int) -> np.ndarray:
 
 
 def _stretch(darkness: np.ndarray) -> tuple[np.ndarray, float]:
-    """Scales darkness in place, float32: ink is 1 and paper is 0. Returns it and the threshold above which it is ink."""
+    """Scales darkness in place, so that ink is 1 and paper is 0; returns it with the threshold of ink."""
     # Histogram of the levels from -64 on.
     histogram = np.zeros(320, np.int64)
     for rows in bands(*darkness.shape):

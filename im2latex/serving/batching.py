@@ -68,6 +68,12 @@ class Batcher(Generic[Model, Answer]):
     async def read(self, model: Model, images: Sequence[np.ndarray], beam: Beam) -> list[Answer]:
         """Reads the images of a request. Cancelling this call removes them from the queue.
 
+        Args:
+            model: the model to read with.
+            images: normalised images.
+            beam: the beam that the model searches with, see `Reader.search`; images with the same beam can be read
+                together.
+
         Raises:
             Exception: the exception that the model raised.
         """
