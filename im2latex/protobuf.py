@@ -41,10 +41,11 @@ class Graph:
         self._inputs.append(_value(name, dtype, shape))
         return name
 
-    def output(self, value: str, name: str, dtype: str, shape: Sequence[str | int] | None = None) -> None:
-        """Adds an output with this name for a value."""
-        self._nodes.append(_node("Identity", [value], [name], {}))
-        self._outputs.append(_value(name, dtype, shape))
+    def output(self, value: str, dtype: str, name: str = "", shape: Sequence[str | int] | None = None) -> None:
+        """Makes a value an output, under this name; the outputs of a loop's body need none."""
+        if name:
+            self._nodes.append(_node("Identity", [value], [name], {}))
+        self._outputs.append(_value(name or value, dtype, shape))
 
     def constant(self, value: np.ndarray | int | float | bool | Sequence[int], name: str = "") -> str:
         """Stores a constant: arrays keep their dtype, Python numbers become int64, float32 or bool."""
@@ -130,6 +131,8 @@ def _bytes(field: int, value: bytes) -> Message:
 
 
 def _varint(value: int) -> bytes:
+    if value <= 0x7F:  # most are
+        return bytes((value,))
     parts = bytearray()
     while value > 0x7F:
         parts.append(value & 0x7F | 0x80)
