@@ -15,8 +15,8 @@ import numpy as np
 from im2latex.reading import READ_AT_ONCE, Beam
 from im2latex.serving.decoding import gather_or_cancel
 
-# Maximum time in seconds that the first image of a batch waits for others, if the previous batch had several images. A
-# single client does not wait.
+# If a batch had several images, their clients may send others at once: for so many seconds after it, the first image of
+# the next batch waits for them. A single client does not wait, nor does the first image after a pause.
 LONGEST_WAIT = 0.003
 # Weight of a new measurement in the running mean of seconds per image.
 WEIGHT = 0.1
@@ -57,7 +57,7 @@ class Batcher(Generic[Model, Answer]):
         self._arrived = asyncio.Event()
         self._turn = 0
         self._seconds_an_image = 0.0
-        self._last_size = 0
+        self._last_size, self._last_end = 0, 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._task = asyncio.create_task(self._run())
 
@@ -100,7 +100,8 @@ class Batcher(Generic[Model, Answer]):
             await self._arrived.wait()
             # Images that arrived while the last batch was read have waited long enough.
             if self._last_size > 1 and len(self._waiting) < READ_AT_ONCE:
-                await asyncio.sleep(max(0.0, self._waiting[0].since + LONGEST_WAIT - time.monotonic()))
+                since = min(self._waiting[0].since, self._last_end)
+                await asyncio.sleep(max(0.0, since + LONGEST_WAIT - time.monotonic()))
             # A cancelled answer means that the client has disconnected.
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
             batch = choose(self._waiting)
@@ -126,9 +127,9 @@ class Batcher(Generic[Model, Answer]):
             for waiting, answer in zip(batch, answers, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(answer)
-        self._last_size = len(batch)
+        self._last_size, self._last_end = len(batch), time.monotonic()
         self._observe(len(batch))
-        spent = (time.monotonic() - started) / len(batch)
+        spent = (self._last_end - started) / len(batch)
         self._seconds_an_image += WEIGHT * (spent - self._seconds_an_image)
 
 
