@@ -15,9 +15,9 @@ import numpy as np
 from im2latex.reading import READ_AT_ONCE, Beam
 from im2latex.serving.decoding import gather_or_cancel
 
-# If a batch had several images, their clients may send others at once: for so many seconds after it, the first image of
-# the next batch waits for them. A single client does not wait, nor does the first image after a pause.
-LONGEST_WAIT = 0.003
+# Maximum time in seconds that the first image of a batch waits for others, if the previous batch had several images and
+# ended less than PAUSE seconds before. A single client does not wait, nor does the first image after a pause.
+LONGEST_WAIT, PAUSE = 0.003, 0.1
 # Weight of a new measurement in the running mean of seconds per image.
 WEIGHT = 0.1
 # Maximum number of pixels times hypotheses in a batch: bounds memory and time, so that other requests get their turn.
@@ -98,9 +98,9 @@ class Batcher(Generic[Model, Answer]):
     async def _run(self) -> None:
         while True:
             await self._arrived.wait()
-            # Images that arrived while the last batch was read have waited long enough.
-            if self._last_size > 1 and len(self._waiting) < READ_AT_ONCE:
-                since = min(self._waiting[0].since, self._last_end)
+            since = self._waiting[0].since
+            if self._last_size > 1 and since < self._last_end + PAUSE and len(self._waiting) < READ_AT_ONCE:
+                # Images that arrived while the last batch was read have waited long enough.
                 await asyncio.sleep(max(0.0, since + LONGEST_WAIT - time.monotonic()))
             # A cancelled answer means that the client has disconnected.
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]

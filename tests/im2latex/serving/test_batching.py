@@ -78,7 +78,7 @@ def test_a_client_that_is_alone_does_not_wait_and_those_that_come_in_crowds_do(m
         alone = time.monotonic() - started
         await batcher.read(MODEL, [image(3), image(4)], GREEDY)
         await asyncio.gather(batcher.read(MODEL, [image(5)], GREEDY), later(batcher, 6))
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(0.3)
         started = time.monotonic()
         await batcher.read(MODEL, [image(7)], GREEDY)  # after a pause
         return max(alone, time.monotonic() - started)
