@@ -2,6 +2,8 @@
 
     python -m pipeline.standalone DATA --out OUT --preset paper
 
+With --hosts, several machines train one model together.
+
 It writes OUT/weights.npz, which `im2latex export --weights OUT` converts to a SavedModel, OUT/metrics.json and
 OUT/predictions.txt. It needs jax, keras, numpy, pillow, pydantic, protobuf, google-crc32c and sacrebleu.
 
@@ -19,7 +21,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from im2latex.errors import UserError
@@ -28,9 +30,9 @@ from pipeline.config import load_config
 from pipeline.standalone import say
 from pipeline.standalone.evaluation import evaluate
 from pipeline.standalone.examples import make_vocabulary, read_splits
+from pipeline.standalone.hosts import FAILED, add_options, chosen_hosts, run_host
 from pipeline.standalone.training import train_model
 
-FAILED = 1
 INTERRUPTED = 130
 
 
@@ -40,30 +42,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 done, 1 failed, 130 stopped by Ctrl-C.
     """
+    return _reported(_run, argv)
+
+
+def _reported(work: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     try:
-        run(argv)
+        return work(argv)
     except UserError as error:
         print(f"im2latex: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("im2latex: stopped; the same command continues from the last checkpoint", file=sys.stderr)
         return INTERRUPTED
-    return 0
 
 
-def run(argv: Sequence[str] | None = None) -> None:
+def _run(argv: Sequence[str] | None) -> int:
+    hosts = chosen_hosts(_parser().parse_args(argv))
+    _choose_backend()
+    return _train(argv) if hosts.count == 1 else run_host(hosts, functools.partial(_reported, _train), argv)
+
+
+def _train(argv: Sequence[str] | None) -> int:
     """Reads the examples, trains, evaluates, and writes the results.
 
-    Args:
-        argv: the arguments; None for those of the process.
-
     Raises:
-        UserError: a setting is invalid, the data cannot be used, a package is missing, or the training diverged.
+        UserError: a setting is invalid, the data cannot be used, or the training diverged.
     """
     started = time.monotonic()
     arguments = _parser().parse_args(argv)
+    hosts = chosen_hosts(arguments)
     config = load_config(arguments.preset, arguments.config, arguments.settings)
-    _choose_backend()
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,11 +85,15 @@ def run(argv: Sequence[str] | None = None) -> None:
         f"{len(vocabulary)} ({time.monotonic() - started:.1f} s)"
     )
     deadline = started + 60 * arguments.minutes
-    trained, metrics = train_model(config, vocabulary, training, validation, arguments.out, deadline)
+    trained, metrics = train_model(config, vocabulary, training, validation, arguments.out, deadline, hosts)
+    if hosts.host > 0:
+        say(f"{hosts}: done; host 0 evaluates the model")
+        return 0
     metrics |= evaluate(trained, validation, config.data.spelling, arguments.beam, arguments.out)
     metrics["seconds"] = round(time.monotonic() - started, 1)
     (arguments.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", "utf-8")
     say(f"weights.npz, metrics.json and predictions.txt in {arguments.out}")
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--examples", type=count, metavar="N", help="read at most so many of each split")
     parser.add_argument("--beam", type=count, metavar="W", help="judge by beam search of this width too")
+    add_options(parser)
     return parser
 
 

@@ -73,20 +73,26 @@ def server(module: str, option: str) -> Iterator[str]:
     """One of Beam's servers in a process of its own, at the address given."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    # It starts `python`.
+    with started([sys.executable, "-m", module, f"--{option}={port}"], "localhost", port):
+        yield f"localhost:{port}"
+
+
+@contextlib.contextmanager
+def started(command: list[str], host: str, port: int) -> Iterator[None]:
+    """A server in a process of its own, which listens when the block begins and ends with it."""
+    # Beam's worker pool starts `python`.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     process = subprocess.Popen(
-        [sys.executable, "-m", module, f"--{option}={port}"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
-    )  # fmt: skip
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
     try:
         deadline = time.monotonic() + 120
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
+            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
                 break
-            assert process.poll() is None and time.monotonic() < deadline, module
+            assert process.poll() is None and time.monotonic() < deadline, command
             time.sleep(0.3)
-        yield f"localhost:{port}"
+        yield
     finally:
         process.terminate()
         process.wait()
@@ -287,3 +293,47 @@ def test_flink_goes_on_after_the_loss_of_a_task_manager(
     assert cluster.failures(job)
     assert (manager, cluster.task_managers()) == ("one", {"two"})
     assert results(project) == local
+
+
+@contextlib.contextmanager
+def worker_pool_at(host: str, port: int) -> Iterator[None]:
+    """Beam's worker pool at one address; its own program listens at all of them."""
+    program = (
+        "import sys, grpc\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from apache_beam.portability.api import beam_fn_api_pb2_grpc\n"
+        "from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer\n"
+        "server = grpc.server(ThreadPoolExecutor())\n"
+        "pool = BeamFnExternalWorkerPoolServicer(use_process=True)\n"
+        "beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)\n"
+        "server.add_insecure_port(sys.argv[1])\n"
+        "server.start()\n"
+        "server.wait_for_termination()\n"
+    )
+    with started([sys.executable, "-c", program, f"{host}:{port}"], host, port):
+        yield
+
+
+def test_two_task_managers_share_the_work(project: Project, local: Results, cluster: flink.Cluster) -> None:
+    with contextlib.ExitStack() as stack:
+        (port,) = flink.free_ports(1)
+        for manager in cluster.task_managers():
+            cluster.kill(manager)
+        for number, manager in enumerate(("left", "right"), 2):
+            stack.enter_context(worker_pool_at(f"127.0.0.{number}", port))
+            cluster.start_task_manager(manager, pool=f"127.0.0.{number}")
+        cluster.wait_for({"left", "right"})
+        before = set(cluster.records())
+        output = run(
+            project,
+            "beam.runner=flink",
+            f"beam.flink_master={cluster.page}",
+            f"beam.job_server_jar={flink.job_server_jar(CACHE)}",
+            f"beam.worker_pool={flink.POOL}:{port}",
+            "beam.workers=4",
+        )
+    assert f"on Flink {flink.VERSION}, 2 task managers, 4 slots: http://127.0.0.1:" in output
+    assert results(project) == local
+    read = {name: counts for name, counts in cluster.records().items() if name not in before}
+    assert read
+    print(read)
