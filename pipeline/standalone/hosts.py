@@ -7,6 +7,7 @@ Each host is a process that reads its share of every batch. Keras copies the mod
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import multiprocessing
 import os
@@ -29,6 +30,9 @@ FAILED = 1
 COORDINATOR, HOSTS, HOST = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 # How long a host waits for the others, which may still read the data or pull their image.
 SECONDS_TO_JOIN = 1800
+# How JAX's errors begin if another host does not answer.
+_LOST = ("ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "FAILED_PRECONDITION", "INTERNAL", "UNAVAILABLE", "UNKNOWN")
+MOST_OF_A_REASON = 200  # characters of JAX's error in a sentence
 _CONTINUES = "give the same command on all hosts to continue from the last checkpoint"
 
 
@@ -96,6 +100,8 @@ def join(hosts: Hosts, batch_size: int) -> int:
 
     if hosts.count > 1:
         say(f"{hosts}: waiting for the others at {hosts.coordinator}")
+        # Without it, hosts that have CPUs only cannot exchange anything.
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
         # Not keras.distribution.initialize, which imports TensorFlow to seed it too, if it is installed.
         jax.distributed.initialize(hosts.coordinator, hosts.count, hosts.host, initialization_timeout=SECONDS_TO_JOIN)
     devices = Counter(device.process_index for device in jax.devices())
@@ -182,21 +188,20 @@ def run_host(hosts: Hosts, work: Callable[[Sequence[str] | None], int], argv: Se
 
 def _work(hosts: Hosts, work: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> None:
     end_with_parent()
-    # JAX reads this when it is imported; without it, hosts that have CPUs only cannot exchange anything.
-    os.environ.setdefault("JAX_CPU_COLLECTIVES_IMPLEMENTATION", "gloo")
     import jax
 
     status = FAILED
     try:
         status = work(argv)
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        if reason.startswith("RESOURCE_EXHAUSTED"):
-            traceback.print_exc()
+        if str(error).startswith(_LOST):
+            reason = re.sub(r"(Error dispatching computation: %s)+", "", str(error)).partition("\n")[0]
+            _tell(f"{hosts} has lost another host ({reason[:MOST_OF_A_REASON]}); {_CONTINUES}")
         else:
-            _tell(f"{hosts} has lost another host ({reason}); {_CONTINUES}")
+            traceback.print_exc()
     except Exception:
         traceback.print_exc()
+    gc.collect()  # the worker processes' semaphores, of which Python would say that they leaked
     sys.stdout.flush()
     # At once: the usual end would wait for the other hosts, some of which may be gone.
     os._exit(status)

@@ -89,7 +89,7 @@ def predictions(out: Path) -> dict[str, dict]:
     return read
 
 
-EPOCHS = 12
+EPOCHS = 8
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from im2latex.errors import UserError
 from kubeflow.train_job import training_manifests
 from pipeline import cli
 from pipeline.config import load_config
-from pipeline.standalone.__main__ import _parser
+from pipeline.standalone.command import _parser
 from pipeline.standalone.hosts import Hosts, chosen_hosts
 from tests.kubeflow.test_manifests import check
 from tests.kubeflow.test_runner import CLUSTER
