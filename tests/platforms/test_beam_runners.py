@@ -22,7 +22,8 @@ from data.dataset.tfrecords import read_records, read_split, read_tfrecords
 from data.dataset.writer import DatasetWriter
 from data.importers.importing import import_dataset
 from pipeline.config import load_config
-from tests.platforms import flink
+from tests.platforms import flink, spark
+from tests.platforms import job_server as job_server_parts
 from tests.project import Project
 
 SAMPLE = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
@@ -128,7 +129,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink.Cluster]
     try:
         flink.job_server_jar(CACHE)
         jars = flink.libraries(CACHE)
-    except flink.NotToBeHad as reason:
+    except job_server_parts.NotToBeHad as reason:
         pytest.skip(f"no Flink: {reason}")
     with flink.cluster(tmp_path_factory.mktemp("flink"), jars) as made:
         yield made
@@ -147,6 +148,16 @@ def on_flink(cluster: flink.Cluster) -> list[str]:
 @pytest.fixture(scope="module")
 def on_flink_with_a_worker_pool(on_flink: list[str], pool: str) -> list[str]:
     return [*on_flink, pool]
+
+
+@pytest.fixture(scope="module")
+def on_spark() -> list[str]:
+    """Spark itself, in the process of Beam's job server."""
+    try:
+        jar = spark.job_server_jar(CACHE.parent / "spark")
+    except job_server_parts.NotToBeHad as reason:
+        pytest.skip(f"no Spark: {reason}")
+    return ["beam.runner=spark", f"beam.job_server_jar={jar}"]
 
 
 def arguments(settings: list[str]) -> list[str]:
@@ -203,7 +214,7 @@ def test_the_local_runner_has_made_something_to_compare_with(local: Results) -> 
     assert {split: counter.total() for split, counter in local.transformed.items()} == {"train": 240, "eval": 40}
 
 
-RUNNERS = ["processes", "job_server", "on_flink"]
+RUNNERS = ["processes", "job_server", "on_flink", "on_spark"]
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
@@ -215,7 +226,8 @@ def test_examples_statistics_vocabulary_and_transformed_examples_are_those_of_on
     states = dict(project.executions()[before:])
     assert [states[step] for step in ("ImportExampleGen", "StatisticsGen", "Transform")] == ["COMPLETE"] * 3
     assert results(project) == local
-    assert output.count("on Flink") == (runner != "processes")
+    assert output.count("on Flink") == (runner in ("job_server", "on_flink"))
+    assert output.count("on Spark") == (runner == "on_spark")
     if runner == "on_flink":
         assert f"on Flink {flink.VERSION}, 1 task manager, 2 slots: http://127.0.0.1:" in output
 
