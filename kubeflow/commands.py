@@ -335,7 +335,7 @@ def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_js
 def _interrupted(cluster: Cluster, run_id: str) -> UserError:
     """Returns the error for Ctrl-C, which says how to follow or stop the run."""
     error = UserError(
-        f"the run goes on in the cluster; {cluster.command(f'status {run_id} --follow')} follows it, "
+        f"the run continues in the cluster; {cluster.command(f'status {run_id} --follow')} follows it, "
         f"{cluster.command(f'cancel {run_id}')} stops it"
     )
     error.exit_status = INTERRUPTED

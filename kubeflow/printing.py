@@ -12,7 +12,7 @@ from data.duration import duration
 
 if TYPE_CHECKING:
     from kubeflow.cluster import Cluster
-    from kubeflow.following import Task
+    from kubeflow.following import RunTask
 
 VERDICTS = {True: "pushed", False: "not pushed: the model was not good enough or was withdrawn", None: "succeeded"}
 
@@ -21,7 +21,7 @@ def print_json(content: Any) -> None:
     typer.echo(json.dumps(content, indent=2, default=lambda moment: moment.isoformat()))
 
 
-def run_document(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | None) -> dict[str, Any]:
+def run_document(cluster: Cluster, run: Any, tasks: list[RunTask], pushed: bool | None) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "name": run.display_name,
@@ -33,7 +33,7 @@ def run_document(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | N
     }
 
 
-def print_run(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | None) -> None:
+def print_run(cluster: Cluster, run: Any, tasks: list[RunTask], pushed: bool | None) -> None:
     """Prints a run as a table."""
     from rich.console import Console
     from rich.table import Table
@@ -46,8 +46,8 @@ def print_run(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | None
     table.columns[3].justify = "right"
     for task in tasks:
         started = task.started.astimezone().strftime("%Y-%m-%d %H:%M:%S") if task.started else ""
-        taken = "" if task.seconds is None else duration(task.seconds)
-        table.add_row(task.name, task.state, started, taken)
+        seconds = "" if task.seconds is None else duration(task.seconds)
+        table.add_row(task.name, task.state, started, seconds)
     console.print()
     console.print(table, markup=False)
     for task in tasks:
@@ -73,7 +73,7 @@ def print_schedules(recurring_runs: list[Any], state: str, name: str, as_json: b
     if as_json:
         print_json([schedule_document(recurring) for recurring in recurring_runs])
     elif not recurring_runs:
-        typer.echo(f"the pipeline {name} is on no schedule")
+        typer.echo(f"the pipeline {name} has no schedule")
     for recurring in [] if as_json else recurring_runs:
         row = schedule_document(recurring)
         runs = f"{row['max_concurrency']} at a time, {'with' if row['catchup'] else 'without'} those missed"

@@ -11,7 +11,7 @@ import yaml
 
 from im2latex.errors import UserError
 from kubeflow import pods
-from kubeflow.checks import check_place
+from kubeflow.checks import check_settings
 from pipeline.buckets import is_address
 from pipeline.config import Config, to_toml
 from pipeline.config.sections import Pod
@@ -40,7 +40,7 @@ def training_manifests(config: Config, hosts: int, namespace: str | None) -> str
     Raises:
         UserError: a knob of the section `kubeflow` is not set or does not fit, or the pipeline's name is too long.
     """
-    check_place(config.kubeflow, "data")
+    check_settings(config.kubeflow, "data")
     if is_address(config.kubeflow.data) or not config.kubeflow.data.startswith(f"{config.kubeflow.mount}/"):
         raise UserError(
             f"kubeflow.data = {config.kubeflow.data!r} is not on the volume, where all hosts can read it; "

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from data.parallel import Pool, cores
+from data.parallel import ProcessPool, cores
 from im2latex.images import WHITE
 from trainer_module.augmentation import Augmentation
 from trainer_module.config.image import STRIDE
@@ -120,7 +120,7 @@ class _Work:
         """
         count = np.arange(multiple, len(extents), multiple)
         whole = len(extents) * self(extents.max(axis=0, keepdims=True))[0]
-        found: tuple[float, np.ndarray, int] | None = None
+        best_cut: tuple[float, np.ndarray, int] | None = None
         for key in keys:
             order = np.argsort(key, kind="stable")
             # Largest extents of every `multiple` examples, and from these of all before and all behind a place.
@@ -131,10 +131,10 @@ class _Work:
             best = int(saved.argmax())
             if saved[best] < 1e-9 * whole:  # nothing but rounding; even halves need the fewest further divisions
                 best = len(count) // 2
-            if found is None or saved[best] > found[0]:
-                found = float(saved[best]), order, int(count[best])
-        assert found is not None
-        return found
+            if best_cut is None or saved[best] > best_cut[0]:
+                best_cut = float(saved[best]), order, int(count[best])
+        assert best_cut is not None
+        return best_cut
 
 
 def _cut(part: np.ndarray, extents: np.ndarray, keys: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -145,8 +145,8 @@ def _cut(part: np.ndarray, extents: np.ndarray, keys: np.ndarray, batch_size: in
         if len(part) <= batch_size:
             planned.append(part)
         else:
-            _, order, place = work.cut(extents[part], (key[part] for key in keys.T), batch_size)
-            parts += [part[order[:place]], part[order[place:]]]
+            _, order, position = work.cut(extents[part], (key[part] for key in keys.T), batch_size)
+            parts += [part[order[:position]], part[order[position:]]]
     return planned
 
 
@@ -224,9 +224,9 @@ class Buckets:
             The work saved, and both parts; the second part is empty if no division saves work.
         """
         if len(part) > 1:
-            saved, order, place = self._work.cut(part, part.T)
+            saved, order, position = self._work.cut(part, part.T)
             if saved > 0:
-                return saved, part[order[:place]], part[order[place:]]
+                return saved, part[order[:position]], part[order[position:]]
         return 0.0, part, part[:0]
 
 
@@ -272,7 +272,7 @@ def batches(
     examples: Sequence[Example],
     planned: Sequence[np.ndarray],
     augmentation: Augmentation | None = None,
-    pool: Pool | None = None,
+    pool: ProcessPool | None = None,
     share: Share = ALL,
 ) -> Iterator[Batch]:
     """Yields the planned batches, or a host's share of each.
@@ -285,7 +285,7 @@ def batches(
         share: the part of each batch. A batch that has no example for this host yields one example at zero weight.
     """
     tasks = (_task(examples, indices, augmentation, share) for indices in planned)
-    yield from map(_made, tasks) if pool is None else pool.map(_made, tasks)
+    yield from map(_batch, tasks) if pool is None else pool.map(_batch, tasks)
 
 
 def feeders() -> int:
@@ -308,12 +308,12 @@ def _task(examples: Sequence[Example], indices: np.ndarray, augmentation: Augmen
     return _Task(part_of(examples, chosen), chosen, augmentation, len(own) > 0)
 
 
-def _made(task: _Task) -> Batch:
-    held = list(task.chosen)
+def _batch(task: _Task) -> Batch:
+    loaded = list(task.chosen)
     images = None
     if task.augmentation is not None:
-        images = [task.augmentation(int(i), decoded(one)) for i, one in zip(task.indices, held, strict=True)]
-    batch = collate(held, images)
+        images = [task.augmentation(int(i), decoded(example)) for i, example in zip(task.indices, loaded, strict=True)]
+    batch = collate(loaded, images)
     return batch if task.counts else batch._replace(weights=np.zeros_like(batch.weights))
 
 
