@@ -219,7 +219,7 @@ class Host:
 
     def end(self, status: int) -> tuple[str, str]:
         """Waits for the end with this status. Returns the output and the errors."""
-        ended = self.process.wait(timeout=300)
+        ended = self.process.wait(timeout=600)
         output, errors = (file.read_text() for file in self.files)
         assert ended == status, output + errors
         return output, errors
@@ -241,7 +241,7 @@ def two_hosts(folder: Path, *arguments, settings=((), ())) -> Iterator[list[Host
 def test_two_hosts_train_like_one_also_after_one_of_them_died(source, out, tmp_path):
     epochs = [f"training.epochs={EPOCHS}"]
     with two_hosts(tmp_path / "first", source, "--out", tmp_path / "out", settings=(epochs, epochs)) as hosts:
-        end = time.monotonic() + 240
+        end = time.monotonic() + 600
         while not list(tmp_path.glob("out/checkpoints/*/checkpoint.npz")):
             assert all(host.process.poll() is None for host in hosts) and time.monotonic() < end
             time.sleep(0.005)

@@ -207,13 +207,12 @@ class Cluster:
         raise TimeoutError(f"no task runs (logs: {self._folder})")
 
     def records(self) -> dict[str, Counter[str]]:
-        """For each job, by its name, the records that each task manager has read, of all the job's tasks."""
+        """For each job, by its id, the records that each task manager has read, of all the job's tasks."""
         read: dict[str, Counter[str]] = {}
-        for job in self.ask("/jobs/overview")["jobs"]:
-            vertices = self.ask(f"/jobs/{job['jid']}")["vertices"]
-            counts = read.setdefault(job["name"], Counter())
-            for vertex in vertices:
-                for manager in self.ask(f"/jobs/{job['jid']}/vertices/{vertex['id']}/taskmanagers")["taskmanagers"]:
+        for job in self.ask("/jobs")["jobs"]:
+            counts = read[job["id"]] = Counter()
+            for vertex in self.ask(f"/jobs/{job['id']}")["vertices"]:
+                for manager in self.ask(f"/jobs/{job['id']}/vertices/{vertex['id']}/taskmanagers")["taskmanagers"]:
                     counts[manager["taskmanager-id"]] += manager["metrics"]["read-records"]
         return read
 
