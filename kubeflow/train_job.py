@@ -106,7 +106,8 @@ def _job(config: Config, name: str, requested: Pod, hosts: int) -> dict[str, Any
     }
     if limits := pods.resources(requested):
         trainer["resourcesPerNode"] = limits
-    specification = {"runtimeRef": {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": name}, "trainer": trainer}
+    runtime = {"apiGroup": GROUP, "kind": "TrainingRuntime", "name": name}
+    specification: dict[str, Any] = {"runtimeRef": runtime, "trainer": trainer}
     if requested.timeout:
         # For all attempts together.
         specification["activeDeadlineSeconds"] = requested.timeout * (requested.retries + 1)

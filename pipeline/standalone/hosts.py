@@ -7,6 +7,7 @@ Each host is a process that reads its share of every batch. Keras copies the mod
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import hashlib
 import multiprocessing
@@ -17,7 +18,6 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,8 @@ MOST_OF_A_REASON = 200  # characters of JAX's error in a sentence
 _CONTINUES = "give the same command on all hosts to continue from the last checkpoint"
 
 
-class Hosts(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Hosts:
     """The hosts of a training, as one of them sees them."""
 
     count: int = 1
