@@ -1,7 +1,7 @@
-"""A Flink cluster on loopback: a job manager and task managers, each a process of its own.
+"""A Flink cluster on loopback: a job manager and a task manager, each a process of its own.
 
-Task managers number their workers alike, and Beam's worker pool goes by that number: each needs a pool of its own. All
-are told the same address of it, so each task manager here has its own idea of which machine the name `POOL` is.
+Task managers number their workers alike, and Beam's worker pool goes by that number: each needs a pool of its own, so
+on one machine there is one task manager at a time.
 """
 
 from __future__ import annotations
@@ -13,23 +13,33 @@ import socket
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import urllib.request
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from tests.platforms import job_server
-from tests.platforms.job_server import NotToBeHad, whole_or_not_at_all
 
 # Of the versions for which both stacks' Beams publish a job server, one.
 VERSION = "1.19.3"
 LINE = VERSION.rpartition(".")[0]
 BEAM_VERSION = "2.62.0"
 JOB_SERVER = "org.apache.beam.runners.flink.FlinkJobServerDriver"
-# The name of the machine with the worker pool; its addresses are those of loopback.
-POOL = "worker-pool"
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>im2latex</groupId>
+  <artifactId>job-server</artifactId>
+  <version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.beam</groupId>
+      <artifactId>beam-runners-flink-{LINE}</artifactId>
+      <version>{BEAM_VERSION}</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 # Flink reads and copies private fields of these packages, which Java has closed since version 16.
@@ -54,14 +64,59 @@ MEMORY = {
 }
 
 
+class NotToBeHad(Exception):
+    """What the cluster is made of is not on this machine and cannot be fetched; one sentence says what."""
+
+
 def job_server_jar(cache: Path) -> Path:
     """Beam's job server for this Flink, from the Maven index into the cache.
+
+    Beam also publishes it with all that it needs in one jar, which not every index has; these are the same classes in
+    the jars of each project, and one beside them that names them.
 
     Raises:
         NotToBeHad: Java or Maven is missing, or the index lacks a jar.
     """
-    runner = f"org.apache.beam:beam-runners-flink-{LINE}:{BEAM_VERSION}"
-    return job_server.jar(cache, f"beam-runners-flink-{LINE}-{BEAM_VERSION}", [runner], JOB_SERVER)
+    if shutil.which("java") is None:
+        raise NotToBeHad("java is missing (on Debian and Ubuntu: apt-get install default-jre-headless)")
+    folder = cache / f"beam-runners-flink-{LINE}-{BEAM_VERSION}"
+    jar = folder / "job-server.jar"
+    if not folder.exists():
+        if shutil.which("mvn") is None:
+            raise NotToBeHad("mvn is missing (on Debian and Ubuntu: apt-get install maven)")
+        with _whole_or_not_at_all(folder) as partial:
+            (partial / "pom.xml").write_text(POM, encoding="utf-8")
+            command = ["mvn", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=."]
+            fetched = subprocess.run(command, cwd=partial, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            if fetched.returncode:
+                errors = [line for line in fetched.stdout.splitlines() if line.startswith("[ERROR]")]
+                raise NotToBeHad(f"Maven does not bring Beam's runner: {errors[0] if errors else fetched.stderr}")
+            _name_jars(sorted(path.name for path in partial.glob("*.jar")), partial / jar.name)
+    return jar
+
+
+def _name_jars(names: list[str], jar: Path) -> None:
+    """Writes a jar that starts the job server from these jars beside it."""
+    # A line of a manifest has at most 72 bytes, line break not counted; the next goes on with it after a space.
+    text = " ".join(["Class-Path:", *names])
+    lines = [text[:72], *(f" {text[at : at + 71]}" for at in range(72, len(text), 71))]
+    with zipfile.ZipFile(jar, "w") as archive:
+        manifest = "\n".join(["Manifest-Version: 1.0", f"Main-Class: {JOB_SERVER}", *lines])
+        archive.writestr("META-INF/MANIFEST.MF", f"{manifest}\n")
+
+
+@contextlib.contextmanager
+def _whole_or_not_at_all(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which is there under its own name only when that is done."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        yield partial
+        partial.chmod(0o755)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial)
+        raise
 
 
 def libraries(cache: Path) -> Path:
@@ -74,7 +129,7 @@ def libraries(cache: Path) -> Path:
     if not folder.exists():
         package = f"apache-flink-libraries=={VERSION}"
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
-        with whole_or_not_at_all(folder) as partial:
+        with _whole_or_not_at_all(folder) as partial:
             fetched = subprocess.run([*command, "--dest", str(partial), package], capture_output=True, text=True)
             if fetched.returncode:
                 raise NotToBeHad(f"pip does not bring {package}: {fetched.stderr.strip()[-300:]}")
@@ -98,7 +153,7 @@ class Cluster:
     def __init__(self, folder: Path, jars: Path) -> None:
         self._folder = folder
         self._jars = jars
-        self._port, rpc = free_ports(2)
+        self._port, rpc = _free_ports(2)
         self._processes: dict[str, subprocess.Popen] = {}
         settings = {
             "jobmanager.rpc.address": "127.0.0.1",
@@ -133,34 +188,21 @@ class Cluster:
         """Address of Flink's page, which is what jobs are sent to as well."""
         return f"http://127.0.0.1:{self._port}"
 
-    def start(self, name: str, entry: str, memory: str, *arguments: str, java: Sequence[str] = ()) -> None:
+    def start(self, name: str, entry: str, memory: str, *arguments: str) -> None:
         """Starts a process of the cluster."""
         opened = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED]
         log4j = f"-Dlog4j2.configurationFile={self._folder / 'log4j2.properties'}"
         # What runs for a minute does not pay for the optimising compiler.
-        command = [
-            "java",
-            f"-Xmx{memory}",
-            "-XX:TieredStopAtLevel=1",
-            log4j,
-            *java,
-            *opened,
-            "-cp",
-            f"{self._jars}/*",
-            entry,
-        ]
+        command = ["java", f"-Xmx{memory}", "-XX:TieredStopAtLevel=1", log4j, *opened, "-cp", f"{self._jars}/*", entry]
         with (self._folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
                 [*command, "--configDir", str(self._folder), *arguments],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
-    def start_task_manager(self, name: str, pool: str = "127.0.0.1") -> None:
-        """Starts a task manager that goes by this name, and for which `POOL` is at an address of loopback."""
-        hosts = self._folder / f"{name}.hosts"  # Java asks nothing else
-        hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n{pool} {POOL}\n")
-        java = [f"-Djdk.net.hosts.file={hosts}"]
-        self.start(name, TASK_MANAGER, "512m", f"-Dtaskmanager.resource-id={name}", java=java)
+    def start_task_manager(self, name: str) -> None:
+        """Starts a task manager that goes by this name."""
+        self.start(name, TASK_MANAGER, "512m", f"-Dtaskmanager.resource-id={name}")
 
     def kill(self, name: str) -> None:
         """kill -9."""
@@ -206,16 +248,6 @@ class Cluster:
             time.sleep(0.05)
         raise TimeoutError(f"no task runs (logs: {self._folder})")
 
-    def records(self) -> dict[str, Counter[str]]:
-        """For each job, by its id, the records that each task manager has read, of all the job's tasks."""
-        read: dict[str, Counter[str]] = {}
-        for job in self.ask("/jobs")["jobs"]:
-            counts = read[job["id"]] = Counter()
-            for vertex in self.ask(f"/jobs/{job['id']}")["vertices"]:
-                for manager in self.ask(f"/jobs/{job['id']}/vertices/{vertex['id']}/taskmanagers")["taskmanagers"]:
-                    counts[manager["taskmanager-id"]] += manager["metrics"]["read-records"]
-        return read
-
     def failures(self, job: str) -> list[dict]:
         """What went wrong in a job, whether it was started again or not."""
         return self.ask(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"]
@@ -234,7 +266,7 @@ def cluster(folder: Path, jars: Path) -> Iterator[Cluster]:
         made.close()
 
 
-def free_ports(count: int) -> list[int]:
+def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [each.getsockname()[1] for each in sockets]

@@ -22,8 +22,7 @@ from data.dataset.tfrecords import read_records, read_split, read_tfrecords
 from data.dataset.writer import DatasetWriter
 from data.importers.importing import import_dataset
 from pipeline.config import load_config
-from tests.platforms import flink, spark
-from tests.platforms import job_server as job_server_parts
+from tests.platforms import flink
 from tests.project import Project
 
 SAMPLE = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
@@ -74,26 +73,20 @@ def server(module: str, option: str) -> Iterator[str]:
     """One of Beam's servers in a process of its own, at the address given."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with started([sys.executable, "-m", module, f"--{option}={port}"], "localhost", port):
-        yield f"localhost:{port}"
-
-
-@contextlib.contextmanager
-def started(command: list[str], host: str, port: int) -> Iterator[None]:
-    """A server in a process of its own, which listens when the block begins and ends with it."""
-    # Beam's worker pool starts `python`.
+    # It starts `python`.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-    )
+        [sys.executable, "-m", module, f"--{option}={port}"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
+    )  # fmt: skip
     try:
         deadline = time.monotonic() + 120
         while True:
-            with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+            with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
                 break
-            assert process.poll() is None and time.monotonic() < deadline, command
+            assert process.poll() is None and time.monotonic() < deadline, module
             time.sleep(0.3)
-        yield
+        yield f"localhost:{port}"
     finally:
         process.terminate()
         process.wait()
@@ -129,7 +122,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink.Cluster]
     try:
         flink.job_server_jar(CACHE)
         jars = flink.libraries(CACHE)
-    except job_server_parts.NotToBeHad as reason:
+    except flink.NotToBeHad as reason:
         pytest.skip(f"no Flink: {reason}")
     with flink.cluster(tmp_path_factory.mktemp("flink"), jars) as made:
         yield made
@@ -148,16 +141,6 @@ def on_flink(cluster: flink.Cluster) -> list[str]:
 @pytest.fixture(scope="module")
 def on_flink_with_a_worker_pool(on_flink: list[str], pool: str) -> list[str]:
     return [*on_flink, pool]
-
-
-@pytest.fixture(scope="module")
-def on_spark() -> list[str]:
-    """Spark itself, in the process of Beam's job server."""
-    try:
-        jar = spark.job_server_jar(CACHE.parent / "spark")
-    except job_server_parts.NotToBeHad as reason:
-        pytest.skip(f"no Spark: {reason}")
-    return ["beam.runner=spark", f"beam.job_server_jar={jar}"]
 
 
 def arguments(settings: list[str]) -> list[str]:
@@ -214,7 +197,7 @@ def test_the_local_runner_has_made_something_to_compare_with(local: Results) -> 
     assert {split: counter.total() for split, counter in local.transformed.items()} == {"train": 240, "eval": 40}
 
 
-RUNNERS = ["processes", "job_server", "on_flink", "on_spark"]
+RUNNERS = ["processes", "job_server", "on_flink"]
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
@@ -226,8 +209,7 @@ def test_examples_statistics_vocabulary_and_transformed_examples_are_those_of_on
     states = dict(project.executions()[before:])
     assert [states[step] for step in ("ImportExampleGen", "StatisticsGen", "Transform")] == ["COMPLETE"] * 3
     assert results(project) == local
-    assert output.count("on Flink") == (runner in ("job_server", "on_flink"))
-    assert output.count("on Spark") == (runner == "on_spark")
+    assert output.count("on Flink") == (runner != "processes")
     if runner == "on_flink":
         assert f"on Flink {flink.VERSION}, 1 task manager, 2 slots: http://127.0.0.1:" in output
 
@@ -305,50 +287,3 @@ def test_flink_goes_on_after_the_loss_of_a_task_manager(
     assert cluster.failures(job)
     assert (manager, cluster.task_managers()) == ("one", {"two"})
     assert results(project) == local
-
-
-@contextlib.contextmanager
-def worker_pool_at(host: str, port: int) -> Iterator[None]:
-    """Beam's worker pool at one address; its own program listens at all of them."""
-    program = (
-        "import sys, grpc\n"
-        "from concurrent.futures import ThreadPoolExecutor\n"
-        "from apache_beam.portability.api import beam_fn_api_pb2_grpc\n"
-        "from apache_beam.runners.worker.worker_pool_main import BeamFnExternalWorkerPoolServicer\n"
-        "server = grpc.server(ThreadPoolExecutor())\n"
-        "pool = BeamFnExternalWorkerPoolServicer(use_process=True)\n"
-        "beam_fn_api_pb2_grpc.add_BeamFnExternalWorkerPoolServicer_to_server(pool, server)\n"
-        "server.add_insecure_port(sys.argv[1])\n"
-        "server.start()\n"
-        "server.wait_for_termination()\n"
-    )
-    with started([sys.executable, "-c", program, f"{host}:{port}"], host, port):
-        yield
-
-
-def test_two_task_managers_share_the_work(project: Project, local: Results, cluster: flink.Cluster) -> None:
-    with contextlib.ExitStack() as stack:
-        (port,) = flink.free_ports(1)
-        for manager in cluster.task_managers():
-            cluster.kill(manager)
-        for number, manager in enumerate(("left", "right"), 2):
-            stack.enter_context(worker_pool_at(f"127.0.0.{number}", port))
-            cluster.start_task_manager(manager, pool=f"127.0.0.{number}")
-        cluster.wait_for({"left", "right"})
-        before = set(cluster.records())
-        output = run(
-            project,
-            "beam.runner=flink",
-            f"beam.flink_master={cluster.page}",
-            f"beam.job_server_jar={flink.job_server_jar(CACHE)}",
-            f"beam.worker_pool={flink.POOL}:{port}",
-            "beam.workers=4",
-        )
-        records = cluster.records()
-    assert f"on Flink {flink.VERSION}, 2 task managers, 4 slots: http://127.0.0.1:" in output
-    assert results(project) == local
-    read = sum((counts for job, counts in records.items() if job not in before), Counter())
-    print(records, before)
-    # Both have read a good part of the records, by Flink's own count.
-    assert set(read) == {"left", "right"}
-    assert min(read.values()) > 0.2 * read.total()
