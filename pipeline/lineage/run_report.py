@@ -26,6 +26,7 @@ from pipeline.workspace import Workspace
 # Names of the artifacts in a report, by component and output name.
 _ARTIFACTS = {
     ("ImportExampleGen", "examples"): "examples",
+    ("ExampleValidator", "anomalies"): "anomalies",
     ("Transform", "transform_graph"): "transform_graph",
     ("Trainer", "model"): "model",
     ("Trainer", "model_run"): "model_run",

@@ -90,11 +90,12 @@ def calibrated(trained: Trained, data: Path, split: str) -> tuple[Trained, str]:
     """
     from data.dataset.tfrecords import examples_of, read_records
     from trainer_module.calibration import calibrate
+    from trainer_module.calibration import calibrated as with_fit
 
     records = read_records(examples_of(data, split))
     fit = calibrate(trained, [(record.image, record.latex) for record in records])
     error = f"calibration error {fit.after:.3f}, {fit.before:.3f} before"
-    return trained._replace(calibration=fit.calibration), f"calibrated on {fit.examples:,} examples: {error}"
+    return with_fit(trained, fit), f"calibrated on {fit.examples:,} examples: {error}"
 
 
 def with_provenance(trained: Trained, model: str | None, notes: Mapping[str, str]) -> Trained:

@@ -17,12 +17,13 @@ import numpy as np
 
 from data.parallel import Pool
 from im2latex.errors import UserError
+from im2latex.statistics import to_document
 from pipeline.config import Config
 from pipeline.standalone import say
 from pipeline.standalone.examples import Formulas
 from trainer_module.batching import Batch, Buckets, feeders, prefetched
 from trainer_module.config.training import TrainingConfig
-from trainer_module.examples import Examples
+from trainer_module.examples import Examples, statistics_of
 
 if TYPE_CHECKING:
     from trainer_module.model import FormulaModel
@@ -125,7 +126,11 @@ def train_model(
             ],
         )
     say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
-    trained = Trained(config.model, config.image, vocabulary, knobs.max_tokens, weights_of(model), config.decoding)
+    learned = to_document(statistics_of(learnt))
+    weights = weights_of(model)
+    trained = Trained(
+        config.model, config.image, vocabulary, knobs.max_tokens, weights, config.decoding, statistics=learned
+    )
     save_weights(out / WEIGHTS, trained)
     # The mean, because some batches are not full.
     images_per_batch = len(learnt) / len(buckets.cut(learnt, knobs.batch_size, 0, 0))
