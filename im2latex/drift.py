@@ -7,7 +7,7 @@ the L-infinity distance, the largest difference of a share, between counts of ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,12 +41,12 @@ class Comparison(NamedTuple):
     @property
     def text(self) -> str:
         """The comparison in a few words."""
-        return f"{self.feature} {self.distance:.3f} (limit {self.threshold:g})"
+        return f"{self.feature} {self.distance:.3f} (threshold {self.threshold:g})"
 
 
-def thresholds() -> dict[str, float]:
+def thresholds(features: Iterable[str]) -> dict[str, float]:
     """Returns the default thresholds by feature."""
-    return {name: feature.threshold for name, feature in FEATURES.items()}
+    return {name: FEATURES[name].threshold for name in features}
 
 
 def compare(learned: Statistics, found: Statistics, at_most: Mapping[str, float]) -> list[Comparison]:

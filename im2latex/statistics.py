@@ -79,6 +79,9 @@ class Histogram:
 
 
 Statistics = dict[str, Histogram]
+# The features of examples, and those of what a service is asked.
+OF_EXAMPLES = ("width", "height", "ink", "length", "unknown")
+OF_REQUESTS = ("width", "height", "ink", "length", "confidence")
 
 
 def empty(*names: str) -> Statistics:

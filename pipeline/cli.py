@@ -136,6 +136,13 @@ def report(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file to write.", metavar="FILE")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the file in the browser.")] = False,
+    service: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a service, or file with its answer at /statistics, to compare with its training data.",
+            metavar="URL|FILE",
+        ),
+    ] = None,
     connection: Annotated[
         str | None,
         typer.Option(help="Database that holds the run. Default: that of the last run.", metavar="ADDRESS"),
@@ -145,7 +152,7 @@ def report(
     hush()
     from pipeline.lineage.run_report import write_report
 
-    typer.echo(write_report(run_id, out, show, connection))
+    typer.echo(write_report(run_id, out, show, connection, service))
 
 
 @app.command()

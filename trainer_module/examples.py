@@ -19,7 +19,7 @@ from typing import IO, NamedTuple, overload
 import numpy as np
 from PIL import Image
 
-from im2latex.statistics import Statistics, add_formula, add_picture, empty
+from im2latex.statistics import OF_EXAMPLES, Statistics, add_formula, add_picture, empty
 from trainer_module.features import UNKNOWN
 
 # Number of examples whose pictures are measured: enough for histograms, and a second of work.
@@ -155,7 +155,7 @@ def sizes_of(examples: Sequence[Example]) -> np.ndarray:
 
 def statistics_of(examples: Sequence[Example]) -> Statistics:
     """Returns the histograms of the pictures and formulas, of at most `MEASURED` examples, evenly spaced."""
-    statistics = empty("width", "height", "ink", "length", "unknown")
+    statistics = empty(*OF_EXAMPLES)
     for place in range(0, len(examples), -(-len(examples) // MEASURED)):
         example = examples[place]
         add_picture(statistics, np.asarray(Image.open(io.BytesIO(example.image))))

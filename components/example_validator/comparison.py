@@ -23,7 +23,7 @@ from components.serving_folder import versions
 from data.dataset.tfrecords import read_split
 from im2latex.drift import CATEGORIES, Comparison, comparable
 from im2latex.images import WHITE, normalise
-from im2latex.statistics import Histogram, Statistics, add_formula, add_picture, empty, from_document
+from im2latex.statistics import OF_EXAMPLES, Histogram, Statistics, add_formula, add_picture, empty, from_document
 from trainer_module.config.image import ImageConfig
 from trainer_module.features import DESCRIPTION
 
@@ -75,7 +75,7 @@ def measure(folder: Path, count: int, described: Mapping[str, Any]) -> Statistic
     """
     image, vocabulary = ImageConfig(**described["image"]), frozenset(described["vocabulary"])
     step = -(-count // SAMPLE)
-    statistics = empty("width", "height", "ink", "length", "unknown")
+    statistics = empty(*OF_EXAMPLES)
     for record in read_split(folder):
         tokens = record.latex.split()
         if zlib.crc32(record.image) % step or len(tokens) > described["max_tokens"]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from components.metadata import FAILED, Output, Step
+from im2latex.monitor import Monitored
 
 
 class Setting(NamedTuple):
@@ -31,6 +32,7 @@ class ReportedRun:
     data: str | None = None  # folder of the TFRecords
     split: str | None = None  # split of the examples that the model is evaluated on
     serving: str | None = None  # the serving folder
+    service: Monitored | None = None  # what a service was asked
     log: str = ""  # path of the log, if the run failed
     failure: str = ""  # the error in the log, if the run failed
 

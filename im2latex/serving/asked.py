@@ -16,9 +16,7 @@ from prometheus_client.registry import Collector
 from im2latex.drift import compare, thresholds
 from im2latex.reading import Hypothesis
 from im2latex.serving.models import Served
-from im2latex.statistics import FEATURES, Statistics, add_picture, empty, to_document
-
-COUNTED = ("width", "height", "ink", "length", "confidence")
+from im2latex.statistics import FEATURES, OF_REQUESTS, Statistics, add_picture, empty, to_document
 
 
 class Asked(Collector):
@@ -61,6 +59,7 @@ class Asked(Collector):
             return {
                 "version": str(served.version),
                 "since": self._since,
+                "until": _now(),
                 "pictures": self._statistics["width"].count,
                 "blank": self._blank,
                 "learned": to_document(served.reader.statistics),
@@ -79,19 +78,19 @@ class Asked(Collector):
                     buckets.append(("+Inf" if bound == math.inf else f"{bound:g}", total))
                 metric = f"im2latex_asked_{name}_{feature.unit}"
                 yield HistogramMetricFamily(metric, f"{feature.help}.", buckets=buckets, sum_value=histogram.sum)
-            limits = GaugeMetricFamily(
-                "im2latex_drift_limit", "Distance above which `im2latex monitor` says drifted.", labels=["feature"]
+            bounds = GaugeMetricFamily(
+                "im2latex_drift_threshold", "Largest distance that is not drift.", labels=["feature"]
             )
             distances = GaugeMetricFamily(
                 "im2latex_drift_distance",
                 "Distance between what was asked and what the model learned from, 0 to 1.",
                 labels=["feature"],
             )
-            for comparison in compare(learned, asked, thresholds()):
-                limits.add_metric([comparison.feature], comparison.threshold)
+            for comparison in compare(learned, asked, thresholds(OF_REQUESTS)):
+                bounds.add_metric([comparison.feature], comparison.threshold)
                 distances.add_metric([comparison.feature], comparison.distance)
             yield distances
-            yield limits
+            yield bounds
 
     def _current(self) -> Served:
         """Returns the version that serves; if it is another one than before, the counts start again."""
@@ -102,6 +101,10 @@ class Asked(Collector):
 
     def _restart(self, folder: Path) -> None:
         self._folder = folder
-        self._since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._since = _now()
         self._blank = 0
-        self._statistics: Statistics = empty(*COUNTED)
+        self._statistics: Statistics = empty(*OF_REQUESTS)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from components.evaluator.gate import parse_all
 from data.pictures.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS, MIN_TOKENS
+from im2latex.statistics import OF_EXAMPLES
 from pipeline.lineage.address import parse
 from trainer_module.config import STRICT
 
@@ -82,7 +83,7 @@ class DriftConfig:
     @property
     def thresholds(self) -> dict[str, float]:
         """The largest distance by feature of `im2latex.statistics`."""
-        return {name: getattr(self, name) for name in ("width", "height", "ink", "length", "unknown")}
+        return {name: getattr(self, name) for name in OF_EXAMPLES}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -1,4 +1,4 @@
-"""`im2latex predict` and `im2latex serve`: use a model that was pushed."""
+"""`im2latex predict`, `serve` and `monitor`: use a model that was pushed."""
 
 from __future__ import annotations
 
@@ -77,3 +77,16 @@ def _parameters() -> Iterator[inspect.Parameter]:
 serve.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]  # typer reads it
 del serve.__annotations__["given"]
 app.command(help=f"{help.SERVE}\n\n{help.SERVE_SIGNALS}")(serve)
+
+
+@app.command(help=f"{help.MONITOR}\n\n{help.MONITOR_STATUS}")
+def monitor(
+    url: Annotated[str | None, typer.Option(help=f"{help.URL} Default: {cli.ADDRESS}.", metavar="URL")] = None,
+    statistics: Annotated[str | None, typer.Option(help=help.STATISTICS, metavar="FILE")] = None,
+    since: Annotated[str | None, typer.Option(help=help.SINCE, metavar="FILE")] = None,
+    threshold: Annotated[list[str] | None, typer.Option(help=help.THRESHOLD, metavar="FEATURE=DISTANCE")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help=help.MONITOR_JSON)] = False,
+) -> None:
+    from im2latex.monitor import monitor as compare
+
+    raise typer.Exit(compare(url, statistics, since, threshold or (), as_json))
