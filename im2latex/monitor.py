@@ -94,7 +94,8 @@ def monitor(url: str | None, statistics: str | None, before: str | None, given: 
     if url and statistics:
         raise UserError("give either --url or --statistics, not both")
     at_most = with_thresholds(given)
-    found = monitored(answer_of(statistics or url or ADDRESS), at_most, answer_of(before) if before else None)
+    place = statistics or _address(url or ADDRESS)
+    found = monitored(answer_of(place), at_most, answer_of(before) if before else None)
     if as_json:
         print(json.dumps(found.document()))
     else:
@@ -156,36 +157,49 @@ def answer_of(place: str) -> dict[str, Any]:
     Raises:
         UserError: there is no answer, or it is not JSON.
     """
-    is_address = "://" in place
-    address = place if not is_address or place.endswith(PATH) else place.rstrip("/") + PATH
-    try:
-        if is_address:
-            content = _fetched(address)
-        elif place == STANDARD_INPUT:
-            content = sys.stdin.buffer.read(_MOST_BYTES)
-        else:
+    if "://" in place:
+        place = _address(place)
+        content = _fetched(place)
+    elif place == STANDARD_INPUT:
+        content = sys.stdin.buffer.read(_MOST_BYTES)
+    else:
+        try:
             with open(place, "rb") as file:
                 content = file.read(_MOST_BYTES)
+        except OSError as error:
+            raise UserError(
+                f"{place} cannot be read ({error.strerror}); name a file with an answer of {PATH}"
+            ) from None
+    try:
         document = json.loads(content)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise UserError(f"{place} is not what `im2latex serve` answers at {PATH}: it is no JSON object")
+    return document
+
+
+def _address(url: str) -> str:
+    """Returns the address of the statistics of a service."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:
+        parts = urllib.parse.SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UserError(f"{url} is no address of a service, such as {ADDRESS}")
+    return url if parts.path.endswith(PATH) else url.rstrip("/") + PATH
+
+
+def _fetched(address: str) -> bytes:
+    try:
+        with urllib.request.urlopen(address, timeout=SECONDS) as response:
+            return response.read(_MOST_BYTES)
     except urllib.error.HTTPError as error:
         raise UserError(f"{address} answers {error.code}; is this the address of `im2latex serve`?") from None
     except (OSError, http.client.HTTPException) as error:
         cause = getattr(error, "reason", error)
         reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        hint = "is `im2latex serve` running there?" if is_address else f"name a file with an answer of {PATH}"
-        raise UserError(f"{address} cannot be read ({reason}); {hint}") from None
-    except ValueError:
-        raise UserError(f"{address} is not what `im2latex serve` answers at {PATH}: it is not JSON") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{address} is not what `im2latex serve` answers at {PATH}")
-    return document
-
-
-def _fetched(address: str) -> bytes:
-    if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
-        raise UserError(f"{address} is no address of a service, such as {ADDRESS}")
-    with urllib.request.urlopen(address, timeout=SECONDS) as response:
-        return response.read(_MOST_BYTES)
+        raise UserError(f"{address} cannot be read ({reason}); is `im2latex serve` running there?") from None
 
 
 def _parsed(answer: Mapping[str, Any]) -> tuple[str, str, Statistics, Statistics]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from components.example_validator import drift
 from components.report.reported_run import ReportedRun
-from components.report.sections import Missing, folder_of
+from components.report.sections import Missing
 from components.report.wording import number
 from im2latex.drift import DRIFTED, Comparison
 from im2latex.statistics import FEATURES
@@ -37,8 +38,8 @@ def examples(run: ReportedRun) -> Compared:
     Raises:
         Missing: they were not compared.
     """
-    folder = folder_of(run, "anomalies")
-    if not (folder / drift.FILE).exists():
+    folder = Path(run.artifacts["anomalies"].uri) if "anomalies" in run.artifacts else None
+    if folder is None or not (folder / drift.FILE).exists():
         raise Missing("The examples were not compared with those that the serving model learned from.")
     try:
         found = drift.read(folder)
@@ -57,7 +58,8 @@ def service(run: ReportedRun) -> Compared:
     """Returns how the pictures that a service was asked to read compare with those that its model learned from."""
     if run.service is None:
         raise Missing("`im2latex report --service ADDRESS` adds what a service was asked.")
-    return Compared(". ".join([*run.service.sentences, ""]).strip().capitalize(), _rows(run.service.comparisons))
+    sentence = "; ".join(run.service.sentences)
+    return Compared(f"{sentence[0].upper()}{sentence[1:]}.", _rows(run.service.comparisons))
 
 
 def _rows(comparisons: Sequence[Comparison]) -> list[Row]:

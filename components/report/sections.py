@@ -41,7 +41,6 @@ LARGE = ("bleu", "exact_match")
 
 ARTIFACTS = {
     "examples": "examples",
-    "anomalies": "validation of the examples",
     "model": "model",
     "model_run": "log of a training",
     "evaluation": "evaluation",
