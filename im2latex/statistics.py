@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from im2latex.images import WHITE
+
 # A pixel of a normalised picture is ink if it is darker than this grey level.
 INK_BELOW = 128
 
@@ -90,7 +92,12 @@ def empty(*names: str) -> Statistics:
 
 
 def add_picture(statistics: Statistics, pixels: np.ndarray) -> None:
-    """Counts the size and ink of a picture that is normalised as the model reads it, uint8 (height, width)."""
+    """Counts the size and ink of a picture that is normalised as the model reads it, uint8 (height, width).
+
+    A blank picture is not counted.
+    """
+    if pixels.min() == WHITE:
+        return
     height, width = pixels.shape
     statistics["width"].add(width)
     statistics["height"].add(height)

@@ -196,49 +196,6 @@ def reproduce(
 
 
 @app.command()
-def rollback(
-    to: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Version to serve, also a withdrawn one. Default: the previous version that loads.",
-            metavar="VERSION",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the model. Default: that of the version that serves now.", metavar="NAME"),
-    ] = None,
-    show_all: Annotated[
-        bool, typer.Option("--list", help="List all versions, including withdrawn ones, and change nothing.")
-    ] = False,
-    as_json: Json = False,
-    connection: Annotated[
-        str | None,
-        typer.Option(help="Database that records it; if not given, that of the last run.", metavar="ADDRESS"),
-    ] = None,
-) -> None:
-    """Roll back to the previous version; newer versions are withdrawn, and --to brings one back.
-
-    A running service loads that version within seconds; the next run compares its model with it.
-    """
-    hush()
-    from pipeline.serving.rollback import rollback as roll
-    from pipeline.serving.rollback import table, versions
-    from pipeline.workspace import Workspace
-
-    workspace = Workspace.from_environment()
-    if show_all:
-        all_versions = versions(workspace, name, connection)
-        typer.echo(
-            json.dumps([version._asdict() for version in all_versions], indent=1) if as_json else table(all_versions)
-        )
-        return
-    rolled = roll(workspace, name, to, lambda sentence: typer.echo(f"im2latex: {sentence}", err=True), connection)
-    typer.echo(json.dumps(rolled.document()) if as_json else rolled.sentence())
-
-
-@app.command()
 def export(
     out: Annotated[Path, typer.Option(help="Folder or file to write.", metavar="PATH")],
     weights: Annotated[
@@ -277,6 +234,14 @@ def export(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data set for --calibrate.")] = "eval",
+    learned: Annotated[
+        Path | None,
+        typer.Option(
+            "--learned-from",
+            help="Data set that the model learned from; histograms of its training split are stored for `monitor`.",
+            metavar="DIR",
+        ),
+    ] = None,
     npm: Annotated[
         Path | None,
         typer.Option(
@@ -294,13 +259,16 @@ def export(
     """Export a trained model as a SavedModel, one file of weights, ONNX, or a page that reads in the browser."""
     hush()
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    from pipeline.models.export import calibrated, export_model, read_model, with_provenance
+    from pipeline.models.export import calibrated, export_model, read_model, with_provenance, with_statistics
 
     for note in notes or ():
         if not all(note.partition("=")):
             raise UserError(f"--note takes NAME=TEXT, such as data=mine, not {note!r}")
     notes_by_name = dict(note.split("=", 1) for note in notes or ())
     trained = with_provenance(read_model(weights, model), model, notes_by_name)
+    if learned is not None:
+        trained, sentence = with_statistics(trained, learned)
+        typer.echo(sentence)
     if calibration is not None:
         trained, sentence = calibrated(trained, calibration, split)
         typer.echo(sentence)

@@ -2,14 +2,13 @@
 
 A million pictures take some gigabytes, while training needs only those of the current batch. The index holds the
 position and size of each example in 24 bytes, and the operating system caches the file as memory allows. This module
-needs no TensorFlow.
+uses NumPy only.
 """
 
 from __future__ import annotations
 
 import array
 import heapq
-import io
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,13 +16,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, overload
 
 import numpy as np
-from PIL import Image
 
-from im2latex.statistics import OF_EXAMPLES, Statistics, add_formula, add_picture, empty
-from trainer_module.features import UNKNOWN
-
-# Number of examples whose pictures are measured: enough for histograms, and a second of work.
-MEASURED = 5000
 # Number of bytes that are sorted at once, in memory.
 RUN_BYTES = 64 << 20
 _TOKEN = np.dtype(np.int32)
@@ -151,16 +144,6 @@ def sizes_of(examples: Sequence[Example]) -> np.ndarray:
     if isinstance(examples, Examples):
         return examples.sizes
     return np.array([(e.height, e.width, len(e.tokens)) for e in examples], np.int32).reshape(-1, 3)
-
-
-def statistics_of(examples: Sequence[Example]) -> Statistics:
-    """Returns the histograms of the pictures and formulas, of at most `MEASURED` examples, evenly spaced."""
-    statistics = empty(*OF_EXAMPLES)
-    for place in range(0, len(examples), -(-len(examples) // MEASURED)):
-        example = examples[place]
-        add_picture(statistics, np.asarray(Image.open(io.BytesIO(example.image))))
-        add_formula(statistics, len(example.tokens), int(np.count_nonzero(example.tokens == UNKNOWN)))
-    return statistics
 
 
 def part_of(examples: Sequence[Example], indices: np.ndarray) -> Sequence[Example]:

@@ -25,8 +25,9 @@ from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import PRECISION, TrainingConfig
-from trainer_module.examples import Example, Examples, statistics_of
+from trainer_module.examples import Example, Examples
 from trainer_module.signatures import FormulaReader, read_exported
+from trainer_module.statistics import of_transformed
 from trainer_module.trained import Trained, load_weights
 from trainer_module.training import DTYPES, choose_precision, train, training_digest
 from trainer_module.weights import extended, new_model, warm_start, weights_of
@@ -103,7 +104,7 @@ def run_fn(fn_args: FnArgs) -> None:
             )
     log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
     limit = training_config.max_tokens
-    learned = to_document(statistics_of(training))
+    learned = to_document(of_transformed(training))
     trained = Trained(model_config, image, vocabulary, limit, weights_of(model), decoding, statistics=learned)
     sample = validation[:: -(-len(validation) // EXAMPLES)]
     fit = calibrate(trained, [(one.image, _text(one.tokens, vocabulary)) for one in sample], normalised=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,11 @@ from components.example_validator.drift import Drift
 from components.serving_folder import versions
 from data.dataset.tfrecords import read_split
 from im2latex.drift import CATEGORIES, Comparison, comparable
-from im2latex.images import WHITE, normalise
-from im2latex.statistics import OF_EXAMPLES, Histogram, Statistics, add_formula, add_picture, empty, from_document
+from im2latex.statistics import Histogram, Statistics, from_document
 from trainer_module.config.image import ImageConfig
 from trainer_module.features import DESCRIPTION
+from trainer_module.statistics import of_records
 
-# Number of new examples that are measured, at most: enough for histograms, and some seconds of work.
-SAMPLE = 2000
 # The categories of the feature `unknown`, by bin.
 LABELS = ("known", "unknown")
 
@@ -47,13 +44,15 @@ def compare_with_serving(examples: Path, count: int, serving: str, thresholds: M
         return Drift(reason="nothing serves to compare with")
     described = _description(os.path.join(serving, version))
     learned = from_document(described.get("statistics", {}))
-    if not comparable("length", learned):
-        return Drift(version, f"version {version} has no statistics of what it learned from")
-    found = measure(examples, count, described)
+    if "length" not in learned:
+        return Drift(version, f"version {version} does not say what it learned from")
+    image = ImageConfig(**described["image"])
+    found = of_records(read_split(examples), count, image, described["vocabulary"], described["max_tokens"])
     measured = found["length"].count
     comparisons = by_tfdv(learned, found, thresholds)
     if not comparisons:
-        return Drift(version, f"{measured} examples are too few to compare with version {version}", measured)
+        few = f"{measured} examples and the {learned['length'].count} of version {version} are too few to compare"
+        return Drift(version, few, measured)
     return Drift(version, "", measured, tuple(comparisons))
 
 
@@ -63,28 +62,6 @@ def _description(model: str) -> dict[str, Any]:
         return {}
     with fileio.open(path, "rb") as file:
         return json.loads(file.read())
-
-
-def measure(folder: Path, count: int, described: Mapping[str, Any]) -> Statistics:
-    """Measures examples as a model would see them.
-
-    Args:
-        folder: folder of the split, from ExampleGen.
-        count: number of examples in it; about `SAMPLE` of them are measured, chosen by the checksum of the picture.
-        described: the model's description, with `image`, `vocabulary` and `max_tokens`.
-    """
-    image, vocabulary = ImageConfig(**described["image"]), frozenset(described["vocabulary"])
-    step = -(-count // SAMPLE)
-    statistics = empty(*OF_EXAMPLES)
-    for record in read_split(folder):
-        tokens = record.latex.split()
-        if zlib.crc32(record.image) % step or len(tokens) > described["max_tokens"]:
-            continue
-        pixels = normalise(record.image, image)
-        if (pixels != WHITE).any():
-            add_picture(statistics, pixels)
-        add_formula(statistics, len(tokens), sum(token not in vocabulary for token in tokens))
-    return statistics
 
 
 def by_tfdv(learned: Statistics, found: Statistics, thresholds: Mapping[str, float]) -> list[Comparison]:

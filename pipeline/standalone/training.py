@@ -23,7 +23,8 @@ from pipeline.standalone import say
 from pipeline.standalone.examples import Formulas
 from trainer_module.batching import Batch, Buckets, feeders, prefetched
 from trainer_module.config.training import TrainingConfig
-from trainer_module.examples import Examples, statistics_of
+from trainer_module.examples import Examples
+from trainer_module.statistics import of_transformed
 
 if TYPE_CHECKING:
     from trainer_module.model import FormulaModel
@@ -126,7 +127,7 @@ def train_model(
             ],
         )
     say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
-    learned = to_document(statistics_of(learnt))
+    learned = to_document(of_transformed(learnt))
     weights = weights_of(model)
     trained = Trained(
         config.model, config.image, vocabulary, knobs.max_tokens, weights, config.decoding, statistics=learned

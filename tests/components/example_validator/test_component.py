@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from tensorflow_data_validation.statistics.stats_impl import generate_statistics
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.types import artifact_utils, standard_artifacts
 
-from components.example_validator import comparison, drift
+from components.example_validator import drift
 from components.example_validator.component import Executor
 from data.dataset.record import Record, encode
 from data.dataset.tfrecords import frame
@@ -24,9 +25,11 @@ from im2latex.statistics import OF_EXAMPLES, OF_REQUESTS, to_document
 from pipeline.config.sections import DriftConfig
 from pipeline.pipeline import SCHEMA
 from tests.components.artifacts import artifact
+from trainer_module.config.image import ImageConfig
 from trainer_module.features import DESCRIPTION, SPECIAL_TEXTS
+from trainer_module.statistics import of_records
 
-IMAGE = {"max_height": 64, "max_width": 320, "border": 2, "glyph_size": 0}
+IMAGE = ImageConfig(max_height=64, max_width=320, border=2)
 
 
 def validate(folder: Path, *examples: dict[str, list[bytes]], action: str = "off", serving: str = "") -> Any:
@@ -108,12 +111,11 @@ def write_examples(folder: Path, content: Sequence[Record]) -> None:
         stream.write(b"".join(frame(encode(record)) for record in content))
 
 
-def push(serving: Path, version: int, learned: Sequence[Record], folder: Path, **changed: Any) -> None:
+def push(serving: Path, version: int, learned: Sequence[Record], **changed: Any) -> None:
     """Pushes what a comparison needs of a model that learned from these examples."""
-    write_examples(folder, learned)
     vocabulary = sorted({token for record in learned for token in record.latex.split()})
-    described = {"image": IMAGE, "vocabulary": [*SPECIAL_TEXTS, *vocabulary], "max_tokens": 60}
-    found = comparison.measure(folder / "examples" / "Split-train", len(learned), described)
+    described = {"image": dataclasses.asdict(IMAGE), "vocabulary": [*SPECIAL_TEXTS, *vocabulary], "max_tokens": 60}
+    found = of_records(learned, len(learned), IMAGE, vocabulary, 60)
     described |= {"statistics": to_document(found)} | changed
     file = serving / str(version) / DESCRIPTION
     file.parent.mkdir(parents=True)
@@ -128,7 +130,7 @@ def compared(folder: Path, serving: Path, new: Sequence[Record], action: str = "
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_same_examples_and_others_of_the_same_kind_pass(seed: int, learned: list[Record], tmp_path: Path) -> None:
-    push(tmp_path / "serving", 7, learned, tmp_path / "old")
+    push(tmp_path / "serving", 7, learned)
     anomalies = compared(tmp_path / "new", tmp_path / "serving", records(seed), action="stop")
     found = drift.read(tmp_path / "new" / "anomalies")
     assert (found.version, found.examples) == ("7", 260)
@@ -142,8 +144,8 @@ def test_the_same_examples_and_others_of_the_same_kind_pass(seed: int, learned: 
 def test_examples_that_have_drifted_warn_or_stop_and_each_feature_is_named(
     learned: list[Record], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    push(tmp_path / "serving", 6, records(3), tmp_path / "before")
-    push(tmp_path / "serving", 7, learned, tmp_path / "old")
+    push(tmp_path / "serving", 6, records(3))
+    push(tmp_path / "serving", 7, learned)
     new = [Record(r.image, f"\\alpha \\beta {r.latex}", r.name) for r in records(4, max_tokens=40, dpi=240)]
     anomalies = compared(tmp_path / "warned", tmp_path / "serving", new)
     sentence = anomalies.get_string_custom_property("drift")
@@ -167,33 +169,17 @@ def test_examples_that_have_drifted_warn_or_stop_and_each_feature_is_named(
     ("changed", "count", "reason"),
     [
         (None, 3, "nothing serves to compare with"),
-        ({"statistics": {}}, 3, "version 7 has no statistics of what it learned from"),
-        ({}, 60, "60 examples are too few to compare with version 7"),
+        ({"statistics": {}}, 3, "version 7 does not say what it learned from"),
+        ({}, 60, "60 examples and the 260 of version 7 are too few to compare"),
     ],
 )
 def test_what_cannot_be_compared_passes_and_says_why(
     changed: dict | None, count: int, reason: str, learned: list[Record], tmp_path: Path
 ) -> None:
     if changed is not None:
-        push(tmp_path / "serving", 7, learned, tmp_path / "old", **changed)
+        push(tmp_path / "serving", 7, learned, **changed)
     anomalies = compared(tmp_path / "new", tmp_path / "serving", records(9, count), action="stop")
     assert anomalies.get_string_custom_property("drift") == drift.read(tmp_path / "new" / "anomalies").reason == reason
-
-
-def test_a_bounded_sample_is_measured_whatever_the_order(
-    learned: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(comparison, "SAMPLE", 100)
-    described = {"image": IMAGE, "vocabulary": list(SPECIAL_TEXTS), "max_tokens": 60}
-    found = []
-    for name, content in (("forwards", learned), ("backwards", learned[::-1])):
-        write_examples(tmp_path / name, content)
-        found.append(comparison.measure(tmp_path / name / "examples" / "Split-train", len(content), described))
-    counts = [{name: histogram.counts for name, histogram in one.items()} for one in found]
-    assert counts[0] == counts[1] and 50 < found[0]["length"].count < 130
-    assert found[0]["unknown"].mean == 1
-    short = comparison.measure(tmp_path / "forwards" / "examples" / "Split-train", 100, described | {"max_tokens": 5})
-    assert short["length"].count == sum(len(record.latex.split()) <= 5 for record in learned)
 
 
 def test_the_knobs_have_the_default_thresholds_of_the_monitor() -> None:
