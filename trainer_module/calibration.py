@@ -48,7 +48,7 @@ class Fit(NamedTuple):
     examples: int
     before: float
     after: float
-    probabilities: np.ndarray  # of the formulas, by this calibration, (examples,)
+    probabilities: tuple[float, ...]  # of the formulas, by this calibration
 
 
 def calibrate(trained: Trained, examples: Sequence[tuple[bytes, str]], normalised: bool = False) -> Fit:
@@ -120,13 +120,13 @@ def fit(examples: Sequence[Read]) -> Fit:
         len(right),
         calibration_error(_sigmoid(odds), right),
         calibration_error(held_out, right),
-        _sigmoid(calibration.formula_slope * odds + calibration.formula_offset),
+        tuple(_sigmoid(calibration.formula_slope * odds + calibration.formula_offset).tolist()),
     )
 
 
 def calibrated(trained: Trained, fit: Fit) -> Trained:
     """Returns the model with a calibration, and with the histogram of the confidence that it has on those examples."""
-    confidence = to_document({"confidence": of_values("confidence", fit.probabilities.tolist())})
+    confidence = to_document({"confidence": of_values("confidence", fit.probabilities)})
     return trained._replace(calibration=fit.calibration, statistics={**trained.statistics, **confidence})
 
 

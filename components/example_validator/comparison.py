@@ -112,5 +112,5 @@ def _as_tfdv(statistics: Statistics, names: Mapping[str, float]) -> Any:
 def _add_buckets(stats: Any, histogram: Histogram) -> None:
     edges = (0.0, *histogram.bounds, 2.0 * histogram.bounds[-1])
     buckets = stats.histograms.add(type=statistics_pb2.Histogram.STANDARD).buckets
-    for low, high, count in zip(edges, edges[1:], histogram.counts, strict=True):
+    for low, high, count in zip(edges[:-1], edges[1:], histogram.counts, strict=True):
         buckets.add(low_value=low, high_value=high, sample_count=count)

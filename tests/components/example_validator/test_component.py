@@ -91,7 +91,7 @@ def test_an_anomaly_stops_the_run_and_is_named(bad: dict[str, list[bytes]], feat
 # --- Drift ----------------------------------------------------------------------------------------------------------
 
 
-def records(seed: int, count: int = 260, max_tokens: int = 12, dpi: int = 80) -> list[Record]:
+def records(seed: int, count: int = 400, max_tokens: int = 12, dpi: int = 80) -> list[Record]:
     return [
         Record(draw_png(formula, em=dpi // 8), formula, f"{seed}-{number}")
         for number, formula in enumerate(formulas(count, seed, level="simple", max_tokens=max_tokens))
@@ -133,7 +133,7 @@ def test_the_same_examples_and_others_of_the_same_kind_pass(seed: int, learned: 
     push(tmp_path / "serving", 7, learned)
     anomalies = compared(tmp_path / "new", tmp_path / "serving", records(seed), action="stop")
     found = drift.read(tmp_path / "new" / "anomalies")
-    assert (found.version, found.examples) == ("7", 260)
+    assert (found.version, found.examples) == ("7", 400)
     assert [one.feature for one in found.comparisons] == list(OF_EXAMPLES)
     assert anomalies.get_string_custom_property("drift") == found.sentence
     assert found.sentence.startswith("no drift from version 7, most in ")
@@ -170,7 +170,7 @@ def test_examples_that_have_drifted_warn_or_stop_and_each_feature_is_named(
     [
         (None, 3, "nothing serves to compare with"),
         ({"statistics": {}}, 3, "version 7 does not say what it learned from"),
-        ({}, 60, "60 examples and the 260 of version 7 are too few to compare"),
+        ({}, 60, "60 examples and the 400 of version 7 are too few to compare"),
     ],
 )
 def test_what_cannot_be_compared_passes_and_says_why(
