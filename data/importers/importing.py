@@ -39,7 +39,7 @@ def hold_out(
         yield candidate._replace(split=split)
 
 
-class Source(NamedTuple):
+class OpenedSource(NamedTuple):
     """An opened source.
 
     Attributes:
@@ -53,7 +53,7 @@ class Source(NamedTuple):
     splits: set[str]
 
 
-def open_source(source: Path, layout: str | None = None, vocabulary: Path | None = None) -> Source:
+def open_source(source: Path, layout: str | None = None, vocabulary: Path | None = None) -> OpenedSource:
     """Opens a source and detects its format.
 
     Args:
@@ -65,12 +65,12 @@ def open_source(source: Path, layout: str | None = None, vocabulary: Path | None
     files = Files(source)
     form = _named(layout) if layout else _detected(files)
     splits = {SPLIT_NAMES[name] for name in form.splits(files) if name in SPLIT_NAMES}
-    return Source(form, form.read(files, vocabulary), splits)
+    return OpenedSource(form, form.read(files, vocabulary), splits)
 
 
 def _named(name: str) -> Format:
     if name not in FORMATS:
-        raise UserError(f"there is no layout {name}; --format is one of {', '.join(FORMATS)}")
+        raise UserError(f"there is no format {name}; the formats are {', '.join(FORMATS)}")
     return FORMATS[name]
 
 

@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
         self._service.end(len(self.server_state.tasks))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._service.ending:
+        if self._service.stopping:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
         self.end()
@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
         self._started()
 
     async def on_tick(self, counter: int) -> bool:
-        if self._service.ending and time.monotonic() >= self._ends_at:
+        if self._service.stopping and time.monotonic() >= self._ends_at:
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -92,8 +92,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
     except (OSError, UnicodeError) as error:
         for opened in sockets:
             opened.close()
-        reason = getattr(error, "strerror", None) or "this is no address"
-        raise UserError(f"cannot listen at {host}:{port} ({reason}); choose another --port or --host") from None
+        reason = getattr(error, "strerror", None) or "not a valid address"
+        raise UserError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from None
     return sockets
 
 
@@ -117,6 +117,6 @@ def serve(
     address = f"http://{shown}:{sockets[0].getsockname()[1]}"
 
     def started() -> None:
-        print(f"{address} serves {service.models.served.folder}; Ctrl-C ends it", flush=True)
+        print(f"{address} serves {service.models.served.folder}; press Ctrl-C to stop", flush=True)
 
     asyncio.run(Server(service, started).serve(sockets))

@@ -47,13 +47,13 @@ def predict(
     raise typer.Exit(predict_images(images, reader, alternatives, clean, as_json, min_confidence))
 
 
-def serve(**given: Any) -> None:
+def serve(**arguments: Any) -> None:
     hush()
-    cli.serve(**given)
+    cli.serve(**arguments)
 
 
 def _parameters() -> Iterator[inspect.Parameter]:
-    """The options of `serve`: a limit of the service is an option here and there."""
+    """Yields the options of `serve`, which include every limit of the service."""
     text: dict[str, Any] = {
         "host": (str, cli.HOST, typer.Option(help=help.HOST)),
         "port": (int, cli.PORT, typer.Option(min=0, max=65535, help=help.PORT)),
@@ -76,7 +76,7 @@ def _parameters() -> Iterator[inspect.Parameter]:
 
 
 serve.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]  # typer reads it
-del serve.__annotations__["given"]
+del serve.__annotations__["arguments"]
 app.command(help=f"{help.SERVE}\n\n{help.SERVE_SIGNALS}")(serve)
 
 
@@ -113,7 +113,7 @@ def rollback(
     as_json: Json = False,
     connection: Annotated[
         str | None,
-        typer.Option(help="Database that records it; if not given, that of the last run.", metavar="ADDRESS"),
+        typer.Option(help="Database to record the rollback in. Default: that of the last run.", metavar="ADDRESS"),
     ] = None,
 ) -> None:
     """Roll back to the previous version; newer versions are withdrawn, and --to brings one back.
