@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from im2latex.drift import compare, thresholds
 from im2latex.reading import Hypothesis
@@ -75,7 +76,7 @@ class Asked(Collector):
                 buckets = []
                 for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
                     total += count
-                    buckets.append(("+Inf" if bound == math.inf else f"{bound:g}", total))
+                    buckets.append((floatToGoString(bound), total))
                 metric = f"im2latex_asked_{name}_{feature.unit}"
                 yield HistogramMetricFamily(metric, f"{feature.help}.", buckets=buckets, sum_value=histogram.sum)
             bounds = GaugeMetricFamily(
