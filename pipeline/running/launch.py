@@ -312,7 +312,7 @@ def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console
     if result["examples"]:
         table.add_row("examples", ", ".join(f"{count:,} {split}" for split, count in result["examples"].items()))
     if result["drift"].startswith(DRIFT):
-        table.add_row("drift", result["drift"])
+        table.add_row("drift", result["drift"].removeprefix("drift "))
     if result["vocabulary"] is not None:
         table.add_row("vocabulary", f"{result['vocabulary']:,} tokens")
     for name, value in (result["metrics"] or {}).items():
