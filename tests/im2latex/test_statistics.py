@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,7 @@ def test_what_is_no_histogram_is_refused(change: dict, message: str) -> None:
     document = to_document(empty("unknown"))
     with pytest.raises(ValueError, match=message):
         from_document({"unknown": {**document["unknown"], **change}})
-    for wrong in ({"unknown": 3}, [], None):
+    others: list[Any] = [{"unknown": 3}, [], None]
+    for wrong in others:
         with pytest.raises(ValueError, match="object"):
             from_document(wrong)
