@@ -23,7 +23,6 @@ PLUGINS = "im2latex.commands"
 INTERRUPTED = 130
 MOST_ALTERNATIVES = 32
 HOST, PORT = "127.0.0.1", 8501
-ADDRESS = f"http://{HOST}:{PORT}"
 
 
 def main() -> None:
@@ -161,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         text = f"{option.help} Default: {option.default:,.12g}."
         served.add_argument(option.flag, type=parse, default=option.default, metavar=option.metavar, help=text)
     monitored = commands.add_parser("monitor", help=help.MONITOR, description=f"{help.MONITOR} {help.MONITOR_STATUS}")
-    monitored.add_argument("--url", metavar="URL", help=f"{help.URL} Default: {ADDRESS}.")
+    monitored.add_argument("--url", metavar="URL", help=f"{help.URL} Default: {help.ADDRESS}.")
     monitored.add_argument("--statistics", metavar="FILE", help=help.STATISTICS)
     monitored.add_argument("--since", metavar="FILE", help=help.SINCE)
     monitored.add_argument("--threshold", action="append", metavar="FEATURE=DISTANCE", help=help.THRESHOLD)

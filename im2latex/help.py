@@ -17,6 +17,7 @@ JSON = "Print one JSON object per line, with probabilities."
 
 MONITOR = "Compare the pictures that a service is asked to read with those that its model learned from."
 MONITOR_STATUS = "Exit status: 0 nothing has drifted, 4 something has, 1 failed."
+ADDRESS = "http://127.0.0.1:8501"  # of a service with the default host and port
 URL = "Address of the service."
 STATISTICS = "File with what the service answered at /statistics, or - for standard input; instead of --url."
 SINCE = "File with an earlier answer: compare only what was asked after it."

@@ -11,9 +11,9 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from im2latex.cli import ADDRESS
 from im2latex.drift import Comparison, compare, drifted, thresholds
 from im2latex.errors import UserError
+from im2latex.help import ADDRESS
 from im2latex.statistics import FEATURES, OF_REQUESTS, Histogram, Statistics, from_document
 
 PATH = "/statistics"

@@ -82,7 +82,7 @@ app.command(help=f"{help.SERVE}\n\n{help.SERVE_SIGNALS}")(serve)
 
 @app.command(help=f"{help.MONITOR}\n\n{help.MONITOR_STATUS}")
 def monitor(
-    url: Annotated[str | None, typer.Option(help=f"{help.URL} Default: {cli.ADDRESS}.", metavar="URL")] = None,
+    url: Annotated[str | None, typer.Option(help=f"{help.URL} Default: {help.ADDRESS}.", metavar="URL")] = None,
     statistics: Annotated[str | None, typer.Option(help=help.STATISTICS, metavar="FILE")] = None,
     since: Annotated[str | None, typer.Option(help=help.SINCE, metavar="FILE")] = None,
     threshold: Annotated[list[str] | None, typer.Option(help=help.THRESHOLD, metavar="FEATURE=DISTANCE")] = None,
