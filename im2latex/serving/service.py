@@ -218,8 +218,9 @@ class Service:
             pixels = await self._decoding.normalise(served.reader, images, turn, allocation)
             allocation.give_back(self.bytes)
             inked = [image for image in pixels if image is not None]
-            hypotheses = iter(await self._batcher.read(served, inked, beam or Beam(1)))
-            answers = [[BLANK] if image is None else next(hypotheses) for image in pixels]
+            wanted = beam or Beam(1)
+            hypotheses = iter(await self._batcher.read(served, inked, served.reader.search(wanted)))
+            answers = [[BLANK] if image is None else next(hypotheses)[: wanted.width] for image in pixels]
             self.asked.add(served, pixels, answers)
             return answers
 
