@@ -1,4 +1,4 @@
-"""The `im2latex` command. It runs `predict` and `serve` itself and passes other commands to the pipeline, if installed.
+"""The `im2latex` command. It runs `predict`, `serve` and `monitor` itself; the pipeline, if installed, runs the others.
 
 Heavy imports are inside functions, so that a command imports only what it needs.
 """
@@ -66,6 +66,11 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["serve"]:
         serve(**vars(_parser().parse_args(arguments)))
         return 0
+    if arguments[:1] == ["monitor"]:
+        from im2latex.monitor import monitor
+
+        given = _parser().parse_args(arguments)
+        return monitor(given.url, given.statistics, given.since, given.threshold or (), given.json)
     pipeline = _pipeline()
     if pipeline is None:
         return _alone(arguments)
@@ -129,7 +134,7 @@ def _alone(arguments: Sequence[str]) -> int:
         )
     raise UserError(
         f"`im2latex {arguments[0]}` is a command of the pipeline, which is not installed: pip install "
-        "'im2latex[pipeline]'; without it there are `im2latex predict` and `im2latex serve`"
+        "'im2latex[pipeline]'; without it there are `im2latex predict`, `serve` and `monitor`"
     )
 
 
@@ -154,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
         parse = _integer(1) if isinstance(option.default, int) else _number(0, 999_999)
         text = f"{option.help} Default: {option.default:,.12g}."
         served.add_argument(option.flag, type=parse, default=option.default, metavar=option.metavar, help=text)
+    monitored = commands.add_parser("monitor", help=help.MONITOR, description=f"{help.MONITOR} {help.MONITOR_STATUS}")
+    monitored.add_argument("--url", metavar="URL", help=f"{help.URL} Default: {help.ADDRESS}.")
+    monitored.add_argument("--statistics", metavar="FILE", help=help.STATISTICS)
+    monitored.add_argument("--since", metavar="FILE", help=help.SINCE)
+    monitored.add_argument("--threshold", action="append", metavar="FEATURE=DISTANCE", help=help.THRESHOLD)
+    monitored.add_argument("--json", action="store_true", help=help.MONITOR_JSON)
     return parser
 
 

@@ -80,9 +80,15 @@ def create_pipeline(
         stats_options=StatsOptions(use_sketch_based_topk_uniques=True),
     )
 
-    # Fails if the examples do not match the schema.
+    # Fails if the examples do not match the schema; warns or fails if they have drifted from what the serving model
+    # learned from.
     example_validator = ExampleValidator(
-        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema_gen.outputs["schema"],
+        examples=example_gen.outputs["examples"],
+        serving=serving,
+        thresholds=config.drift.thresholds,
+        action=config.drift.action,
     )
 
     # Normalises the images, builds the vocabulary and converts formulas to token ids.
@@ -155,6 +161,7 @@ def create_pipeline(
         split=config.evaluation.split,
         serving=serving,
         examples=example_gen.outputs["examples"],
+        anomalies=example_validator.outputs["anomalies"],
         transform_graph=transform.outputs["transform_graph"],
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],

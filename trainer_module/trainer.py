@@ -16,16 +16,18 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 from data.parallel import ProcessPool
 from im2latex.errors import UserError
+from im2latex.statistics import to_document
 from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
 from trainer_module.batching import Batch, feeders, padding, plan
-from trainer_module.calibration import EXAMPLES, calibrate
+from trainer_module.calibration import EXAMPLES, calibrate, calibrated
 from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import PRECISION, TrainingConfig
 from trainer_module.examples import Example, Examples
 from trainer_module.signatures import FormulaReader, read_exported
+from trainer_module.statistics import of_transformed
 from trainer_module.trained import Trained, load_weights
 from trainer_module.training import DTYPES, choose_precision, train, training_digest
 from trainer_module.weights import extended, new_model, warm_start, weights_of
@@ -101,11 +103,13 @@ def run_fn(fn_args: FnArgs) -> None:
                 pool=pool,
             )
     log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
-    trained = Trained(model_config, image, vocabulary, training_config.max_tokens, weights_of(model), decoding)
+    limit = training_config.max_tokens
+    learned = to_document(of_transformed(training))
+    trained = Trained(model_config, image, vocabulary, limit, weights_of(model), decoding, statistics=learned)
     sample = validation[:: -(-len(validation) // EXAMPLES)]
     fit = calibrate(trained, [(one.image, _text(one.tokens, vocabulary)) for one in sample], normalised=True)
     log.info("calibration error %.3f, %.3f before, on %d validation examples", fit.after, fit.before, fit.examples)
-    trained = trained._replace(calibration=fit.calibration)
+    trained = calibrated(trained, fit)
     FormulaReader(trained, TransformedImages(transform)).save(fn_args.serving_model_dir)
     if checkpoints is not None:  # the training has finished; the next one starts from the beginning
         shutil.rmtree(checkpoints)

@@ -27,6 +27,7 @@ from im2latex.errors import UserError
 from im2latex.pictures import MAX_PIXELS
 from im2latex.reading import BLANK, Beam, Hypothesis
 from im2latex.serving import rest
+from im2latex.serving.asked import Asked
 from im2latex.serving.batching import Batcher
 from im2latex.serving.bodies import Bodies, ClientDisconnected
 from im2latex.serving.connections import ABOVE_LIMIT, Connections
@@ -81,6 +82,8 @@ class Service:
         self.connections = Connections(limits, HEADERS)
         self.metrics = ServiceMetrics(lambda: self.images.taken, lambda: models.served.version)
         models.reloaded = self.metrics.reloaded
+        self.asked = Asked(lambda: models.served)
+        self.metrics.register(self.asked)
         self._hosts = hosts or Hosts()
         self._bodies = Bodies(limits, self.bytes)
         self._files = files()
@@ -95,6 +98,7 @@ class Service:
             _route("/healthz", self._healthz),
             _route("/readyz", self._readyz),
             _route("/metrics", self._metrics),
+            _route("/statistics", self._statistics),
             _route("/predict", self._predict, "POST"),
             _route(f"/v1/models/{NAME}:predict", self._predict_as_tensorflow_serving, "POST"),
             _route(f"/v1/models/{NAME}", self._status),
@@ -158,6 +162,9 @@ class Service:
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.page(), headers={"Content-Type": CONTENT_TYPE})
 
+    async def _statistics(self, request: Request) -> Response:
+        return JSONResponse(self.asked.document())
+
     async def _status(self, request: Request) -> Response:
         return JSONResponse(rest.status(self._version(request)))
 
@@ -213,7 +220,9 @@ class Service:
             inked = [image for image in pixels if image is not None]
             wanted = beam or Beam(1)
             hypotheses = iter(await self._batcher.read(served, inked, served.reader.search(wanted)))
-            return [[BLANK] if image is None else next(hypotheses)[: wanted.width] for image in pixels]
+            answers = [[BLANK] if image is None else next(hypotheses)[: wanted.width] for image in pixels]
+            self.asked.add(served, pixels, answers)
+            return answers
 
         try:
             return served.version, await asyncio.wait_for(answered(), self.limits.answer_timeout)

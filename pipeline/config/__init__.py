@@ -22,6 +22,7 @@ from pipeline import presets
 from pipeline.config.sections import (
     BeamConfig,
     DataConfig,
+    DriftConfig,
     EvaluationConfig,
     KubeflowConfig,
     MetadataConfig,
@@ -51,6 +52,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     decoding: DecodingConfig = DecodingConfig()
+    drift: DriftConfig = DriftConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     beam: BeamConfig = BeamConfig()

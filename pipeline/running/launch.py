@@ -18,6 +18,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.table import Table
 
+from components.example_validator.drift import DRIFT
 from components.formula_metrics.scores import SCORES
 from components.serving_folder import not_pushed
 from data.dataset.record import SPLITS
@@ -320,6 +321,8 @@ def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console
     table.add_column(overflow="fold")  # do not cut long paths
     if result["examples"]:
         table.add_row("examples", ", ".join(f"{count:,} {split}" for split, count in result["examples"].items()))
+    if result["drift"].startswith(DRIFT):
+        table.add_row("drift", result["drift"].removeprefix("drift "))
     if result["vocabulary"] is not None:
         table.add_row("vocabulary", f"{result['vocabulary']:,} tokens")
     for name, value in (result["metrics"] or {}).items():

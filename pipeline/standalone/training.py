@@ -19,6 +19,7 @@ import numpy as np
 
 from data.parallel import ProcessPool
 from im2latex.errors import UserError
+from im2latex.statistics import to_document
 from pipeline.config import Config
 from pipeline.standalone import say
 from pipeline.standalone.examples import Formulas
@@ -26,6 +27,7 @@ from pipeline.standalone.hosts import Hosts, agreed, check_same, distribute, joi
 from trainer_module.batching import Batch, Buckets, Share, feeders, prefetched
 from trainer_module.config.training import TrainingConfig
 from trainer_module.examples import Examples
+from trainer_module.statistics import of_transformed
 
 if TYPE_CHECKING:
     from trainer_module.model import FormulaModel
@@ -141,7 +143,11 @@ def train_model(
             ],
         )
     say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
-    trained = Trained(config.model, config.image, vocabulary, knobs.max_tokens, weights_of(model), config.decoding)
+    learned = to_document(of_transformed(learnt))
+    weights = weights_of(model)
+    trained = Trained(
+        config.model, config.image, vocabulary, knobs.max_tokens, weights, config.decoding, statistics=learned
+    )
     leave(hosts)
     if hosts.host == 0:
         save_weights(out / WEIGHTS, trained)
