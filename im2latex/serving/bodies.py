@@ -59,8 +59,15 @@ class Bodies:
 
     async def image(self, request: Request, held: Held) -> bytes:
         """Returns the image of an upload: the file in a form, or the body itself. Raises the same errors as `read`."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        if not _is_form(request):
             return await self.read(request, held)
+        image, _ = await self.form(request, held)
+        return image
+
+    async def form(self, request: Request, held: Held) -> tuple[bytes, dict[str, str]]:
+        """Returns the file in a form, and its fields by name. Raises the same errors as `read`."""
+        if not _is_form(request):
+            raise UserError("the body is no form with a file; send one, as in curl -F image=@formula.png")
         parser = _Form(
             request.headers,
             self._chunks(request, held),
@@ -78,9 +85,10 @@ class Bodies:
         try:
             if not parser.is_whole:
                 raise UserError("the form is damaged (its end is missing)")
+            fields = {name: value for name, value in form.items() if isinstance(value, str)}
             for value in form.values():
                 if not isinstance(value, str):
-                    return await value.read()
+                    return await value.read(), fields
         finally:
             await form.close()
         raise UserError("the form has no file; send one, as in curl -F image=@formula.png")
@@ -132,6 +140,10 @@ class Bodies:
 
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"the body is larger than {self._limits.max_body:,} bytes; send less at once")
+
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 def _unpack(unpacker: zlib._Decompress | None, packed: bytes) -> tuple[bytes, bytes]:

@@ -18,6 +18,7 @@ class Limits:
     max_pixels: int = _limit(256_000_000, "Pixels of the large images among them that are still to be decoded.", "N")
     max_bytes: int = _limit(256 * 2**20, "Bytes of request bodies held at once.", "BYTES")
     max_body: int = _limit(16 * 2**20, "Bytes of one request body, also after decompression.", "BYTES")
+    max_collected: int = _limit(2**30, "Bytes of corrections in the folder of --collect.", "BYTES")
     max_connections: int = _limit(512, "Open connections.", "N")
     head_timeout: float = _limit(15.0, "Time for the head of a request to arrive.", "SECONDS")
     body_timeout: float = _limit(20.0, "Time for the body of a request to arrive.", "SECONDS")

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from im2latex.answer import describe, status
+from im2latex.corrections import Corrections, Full
 from im2latex.errors import UserError
 from im2latex.pictures import MAX_PIXELS
 from im2latex.reading import BLANK, Beam, Hypothesis
@@ -70,9 +71,12 @@ class Service:
         models: the model that serves; the service calls its `refresh` regularly.
         limits: limits of the service.
         hosts: the host names that the service answers to.
+        corrections: where to save corrections; None saves none.
     """
 
-    def __init__(self, models: Models, limits: Limits, hosts: Hosts | None = None) -> None:
+    def __init__(
+        self, models: Models, limits: Limits, hosts: Hosts | None = None, corrections: Corrections | None = None
+    ) -> None:
         self.models = models
         self.limits = limits
         self.ending = False
@@ -83,7 +87,8 @@ class Service:
         models.reloaded = self.metrics.reloaded
         self._hosts = hosts or Hosts()
         self._bodies = Bodies(limits, self.bytes)
-        self._files = files()
+        self._corrections = corrections
+        self._files = files(collects=corrections is not None)
         self._decoding: Decoding
         self._batcher: Batcher[Served, list[Hypothesis]]
 
@@ -96,6 +101,7 @@ class Service:
             _route("/readyz", self._readyz),
             _route("/metrics", self._metrics),
             _route("/predict", self._predict, "POST"),
+            _route("/corrections", self._correct, "POST"),
             _route(f"/v1/models/{NAME}:predict", self._predict_as_tensorflow_serving, "POST"),
             _route(f"/v1/models/{NAME}", self._status),
             _route(f"/v1/models/{NAME}/metadata", self._metadata),
@@ -186,6 +192,19 @@ class Service:
         described = describe(hypotheses, as_typed)
         answer: dict[str, Any] = {"status": status(hypotheses), **described[0], "version": str(version)}
         return JSONResponse(answer | ({"alternatives": described} if beam else {}))
+
+    async def _correct(self, request: Request) -> Response:
+        if self._corrections is None:
+            raise HTTPException(404, "this service saves no corrections; `im2latex serve --collect DIR` does")
+        with Held() as held:
+            image, fields = await self._bodies.form(request, held)
+            save = functools.partial(self._corrections.save, image, fields.get("latex", ""), fields.get("name", ""))
+            try:
+                saved = await self._decoding.alone(save)
+            except Full as error:
+                raise HTTPException(507, str(error)) from None
+        tell(request.scope, correction=saved.name)
+        return JSONResponse({"status": "saved" if saved.is_new else "known", "name": saved.name})
 
     # --- Helpers ---------------------------------------------------------------------------------------------------
 
