@@ -191,9 +191,12 @@ def _size(record: Record) -> tuple[int, int]:
         ) from None
 
 
-def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict[str, list[list[str]]]:
-    of = [slices_of(record.latex, height, width) for record, (width, height) in zip(records, sizes, strict=True)]
-    return {key: [slices[key] for slices in of] for key in KEYS}
+def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict[str, pa.Array]:
+    of = [
+        slices_of(record.latex, height, width, record.name)
+        for record, (width, height) in zip(records, sizes, strict=True)
+    ]
+    return {key: pa.array([slices[key] for slices in of], pa.list_(pa.string())) for key in KEYS}
 
 
 def eval_config(models: Sequence[str]) -> config_pb2.EvalConfig:

@@ -1,8 +1,10 @@
-"""Slices of the examples: by the length of the formula, the area of the image, and the structures in the formula."""
+"""Slices of the examples: by the length of the formula, the area of the image, the structures in it, and the source."""
 
 from __future__ import annotations
 
 import bisect
+
+from im2latex.corrections import is_correction
 
 # Lower bounds of the ranges of length, tokens of the target.
 _LENGTHS = (1, 10, 20, 40, 80)
@@ -22,6 +24,7 @@ _STRUCTURES = {
     },
 }  # fmt: skip
 PLAIN = "none of these"
+CORRECTIONS = "corrections"
 
 
 def _ranges(starts: tuple[int, ...]) -> list[str]:
@@ -30,16 +33,22 @@ def _ranges(starts: tuple[int, ...]) -> list[str]:
 
 
 # The values of every slice key.
-SLICES = {"length": _ranges(_LENGTHS), "area": _ranges(_AREAS), "structure": [*_STRUCTURES, PLAIN]}
+SLICES = {
+    "length": _ranges(_LENGTHS),
+    "area": _ranges(_AREAS),
+    "structure": [*_STRUCTURES, PLAIN],
+    "source": [CORRECTIONS],
+}
 KEYS = tuple(SLICES)
 
 
-def slices_of(latex: str, height: int, width: int) -> dict[str, list[str]]:
-    """Returns the slices that an example belongs to, by key.
+def slices_of(latex: str, height: int, width: int, name: str = "") -> dict[str, list[str]]:
+    """Returns the slices that an example belongs to, by key; of a key there may be none.
 
     Args:
         latex: the target, tokens separated by spaces.
         height, width: size of the image, pixels.
+        name: name of the record.
     """
     tokens = latex.split()
     present = [name for name, commands in _STRUCTURES.items() if not commands.isdisjoint(tokens)]
@@ -47,6 +56,7 @@ def slices_of(latex: str, height: int, width: int) -> dict[str, list[str]]:
         "length": [_range("length", _LENGTHS, len(tokens))],
         "area": [_range("area", _AREAS, height * width)],
         "structure": present or [PLAIN],
+        "source": [CORRECTIONS] if is_correction(name) else [],
     }
 
 

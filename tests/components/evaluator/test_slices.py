@@ -28,3 +28,8 @@ def test_all_possible_slices_are_listed() -> None:
     for tokens in range(1, 100):
         for key, values in slices_of("\\frac " * tokens, tokens, 200).items():
             assert key in KEYS and set(values) <= set(SLICES[key])
+
+
+def test_corrections_are_a_slice_and_other_examples_are_not() -> None:
+    assert slices_of("x", 1, 1, "correction-20261127T150423Z-ada-3f2a9c81d0e4-b7aa12cd")["source"] == ["corrections"]
+    assert slices_of("x", 1, 1, "7944775fc9.png")["source"] == []
