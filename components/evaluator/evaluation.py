@@ -28,7 +28,7 @@ from tensorflow_model_analysis.proto import config_pb2
 from components.evaluator.gate import Rule, Verdict, judge
 from components.evaluator.pictures import PICTURE, PICTURES, Robustness, Trial, trials
 from components.evaluator.reading import ImageReader, Reading, read_images
-from components.evaluator.slices import KEYS, SLICES, slices_of
+from components.evaluator.slices import KEYS, SLICES, slices_of, sources_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PICTURE_PREDICTIONS, PREDICTIONS, Evaluation
 from components.formula_metrics.metrics import metric_configs
 from components.formula_metrics.scores import statistics, values
@@ -192,11 +192,10 @@ def _size(record: Record) -> tuple[int, int]:
 
 
 def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict[str, pa.Array]:
-    of = [
-        slices_of(record.latex, height, width, record.name)
-        for record, (width, height) in zip(records, sizes, strict=True)
-    ]
-    return {key: pa.array([slices[key] for slices in of], pa.list_(pa.string())) for key in KEYS}
+    of = [slices_of(record.latex, height, width) for record, (width, height) in zip(records, sizes, strict=True)]
+    columns = {key: [slices[key] for slices in of] for key in KEYS if key != "source"}
+    columns["source"] = sources_of([record.name for record in records])
+    return {key: pa.array(column, pa.list_(pa.string())) for key, column in columns.items()}
 
 
 def eval_config(models: Sequence[str]) -> config_pb2.EvalConfig:

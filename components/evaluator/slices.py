@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 
 from im2latex.corrections import is_correction
 
@@ -24,7 +25,7 @@ _STRUCTURES = {
     },
 }  # fmt: skip
 PLAIN = "none of these"
-CORRECTIONS = "corrections"
+CORRECTIONS, OTHERS = "corrections", "others"
 
 
 def _ranges(starts: tuple[int, ...]) -> list[str]:
@@ -37,18 +38,23 @@ SLICES = {
     "length": _ranges(_LENGTHS),
     "area": _ranges(_AREAS),
     "structure": [*_STRUCTURES, PLAIN],
-    "source": [CORRECTIONS],
+    "source": [CORRECTIONS, OTHERS],
 }
 KEYS = tuple(SLICES)
 
 
-def slices_of(latex: str, height: int, width: int, name: str = "") -> dict[str, list[str]]:
-    """Returns the slices that an example belongs to, by key; of a key there may be none.
+def sources_of(names: Sequence[str]) -> list[list[str]]:
+    """Returns the slices of the key `source` for records with these names; none if there are no corrections."""
+    corrected = [is_correction(name) for name in names]
+    return [[CORRECTIONS if one else OTHERS] if any(corrected) else [] for one in corrected]
+
+
+def slices_of(latex: str, height: int, width: int) -> dict[str, list[str]]:
+    """Returns the slices that an example belongs to, by key except for `source`.
 
     Args:
         latex: the target, tokens separated by spaces.
         height, width: size of the image, pixels.
-        name: name of the record.
     """
     tokens = latex.split()
     present = [name for name, commands in _STRUCTURES.items() if not commands.isdisjoint(tokens)]
@@ -56,7 +62,6 @@ def slices_of(latex: str, height: int, width: int, name: str = "") -> dict[str, 
         "length": [_range("length", _LENGTHS, len(tokens))],
         "area": [_range("area", _AREAS, height * width)],
         "structure": present or [PLAIN],
-        "source": [CORRECTIONS] if is_correction(name) else [],
     }
 
 

@@ -158,6 +158,7 @@ def test_corrections_have_a_slice_for_the_gate(models: dict[str, Path], tmp_path
     found = evaluation.slices["source=corrections"]
     right = [READ[RECORDS[i].latex][0] == RECORDS[i].latex for i in (0, 2)]
     assert found["examples"] == 2 and found[CANDIDATE]["exact_match"] == sum(right) / 2
+    assert evaluation.slices["source=others"]["examples"] == 2
     assert [verdict.rule for verdict in evaluation.gate] == ["exact_match >= 0.1 where source=corrections"]
     assert not any(name.startswith("source") for name in evaluate(RECORDS, models, [], tmp_path / "none").slices)
 

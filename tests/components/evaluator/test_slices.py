@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.evaluator.slices import KEYS, SLICES, slices_of
+from components.evaluator.slices import KEYS, SLICES, slices_of, sources_of
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,7 @@ def test_all_possible_slices_are_listed() -> None:
             assert key in KEYS and set(values) <= set(SLICES[key])
 
 
-def test_corrections_are_a_slice_and_other_examples_are_not() -> None:
-    assert slices_of("x", 1, 1, "correction-20261127T150423Z-ada-3f2a9c81d0e4-b7aa12cd")["source"] == ["corrections"]
-    assert slices_of("x", 1, 1, "7944775fc9.png")["source"] == []
+def test_corrections_and_other_examples_are_slices_if_there_are_corrections() -> None:
+    correction = "correction-20261127T150423Z-ada-3f2a9c81d0e4-b7aa12cd"
+    assert sources_of(["7944775fc9.png", correction]) == [["others"], ["corrections"]]
+    assert sources_of(["7944775fc9.png", "x"]) == [[], []]
