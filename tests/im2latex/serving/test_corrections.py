@@ -179,6 +179,7 @@ def test_a_formula_is_corrected_drawn_and_saved(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_editor_fits_the_window_and_can_be_read(page: Page, images: list[bytes], width: int, scheme: str) -> None:
+    page.driver.get_log("browser")  # of earlier tests
     page.open(width, scheme)
     page.give("paste", images[0])
     page.click("correct")
