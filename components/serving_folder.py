@@ -78,7 +78,7 @@ def lock(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             # Not fatal: every change is a rename, which is atomic without a lock too.
-            log.warning("%s cannot be locked (%s): let no other run push to it.", folder, error.strerror)
+            log.warning("%s cannot be locked (%s): make sure that no other run pushes to it.", folder, error.strerror)
         yield
     finally:
         os.close(descriptor)

@@ -125,7 +125,7 @@ def import_(
     print_summary(summary, time.monotonic() - start)
     held_out = json.loads((summary.path / "dataset.json").read_text("utf-8"))["held_out"]
     for split, share in held_out.items():
-        Console().print(f"{source} has no list for {split}: {share} were taken for it", highlight=False, soft_wrap=True)
+        Console().print(f"{source} has no list for {split}: {share} were used for it", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -201,12 +201,12 @@ def print_report(report: DatasetReport, sheet: Path) -> None:
         table.add_row(name, *(f"{counts[split]:,}" if split in counts else "" for split in report.splits))
     console.print(table)
     console.print("three numbers: median, 90th percentile, maximum\n")
-    console.print(f"vocabulary: {report.vocabulary:,} tokens, {report.seen_once:,} seen once; commonest:")
+    console.print(f"vocabulary: {report.vocabulary:,} tokens, {report.seen_once:,} seen once; most common:")
     commonest = [Text(f"{token} {count:,}") for token, count in report.most_common]
     console.print(Columns(commonest, padding=(0, 3), column_first=True), end="\n\n")
-    console.print(f"rejected when it was made: {report.rejected:,}")
+    console.print(f"rejected records: {report.rejected:,}")
     console.print(f"samples: {sheet}", markup=False, soft_wrap=True)
     for problem in report.problems:
-        console.print(f"wrong: {problem}", style="red", markup=False, soft_wrap=True)
+        console.print(f"problem: {problem}", style="red", markup=False, soft_wrap=True)
     if not report.problems:
-        console.print("nothing wrong found", style="green")
+        console.print("no problems found", style="green")

@@ -22,7 +22,7 @@ def write_atomically(file: Path, text: str) -> None:
         with atomic_file(file) as opened:
             opened.write(text.encode())
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}; choose another place") from None
+        raise UserError(f"cannot write {file}: {error.strerror}; choose another path") from None
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ def draw(
             overwrite=overwrite,
         )
     if plan.duplicates:
-        console.print(f"{plan.duplicates:,} formulas came more than once and were taken once")
+        console.print(f"{plan.duplicates:,} duplicates left out")
     print_summary(summary, time.monotonic() - start)
 
 
@@ -116,7 +116,7 @@ def _installed_looks(
         looks = looks.model_copy(update={"fonts": {HELD_OUT_FONT: 1.0}, "katex": 0.0})
     installed = with_installed_fonts(looks)
     if missing := sorted(looks.fonts.keys() - installed.fonts.keys()):
-        console.print(f"fonts that are not installed and not drawn: {', '.join(missing)}")
+        console.print(f"fonts that are not installed, and so not used: {', '.join(missing)}")
     return installed
 
 
@@ -167,8 +167,8 @@ def mine(
     if others := sum(count for _, count in reasons[REASONS:]):
         console.print(f"left out {others:,} for other reasons")
     for path in mined.unreadable:
-        console.print(f"no readable archive: {path}")
-    console.print(f"left out {mined.duplicates:,} that came again, {mined.excluded:,} that are held out")
+        console.print(f"unreadable archive: {path}")
+    console.print(f"left out {mined.duplicates:,} duplicates, {mined.excluded:,} excluded formulas")
     console.print(f"{mined.written:,} formulas of {mined.documents:,} documents in {out}")
 
 

@@ -23,7 +23,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class Pool:
+class ProcessPool:
     """A pool of worker processes; they start when the first work is submitted, and end when the pool is closed.
 
     Args:
@@ -39,7 +39,7 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         self._pool = ProcessPoolExecutor(self._workers, context, initializer=_end_with_parent)
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> ProcessPool:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,5 +108,5 @@ def ordered_map(
     if workers == 1 or len(first) < 2:
         yield from map(function, itertools.chain(first, remaining))
         return
-    with Pool(workers) as pool:
+    with ProcessPool(workers) as pool:
         yield from pool.map(function, itertools.chain(first, remaining))

@@ -28,3 +28,17 @@ class Calibration(NamedTuple):
 def bins_of(probability: np.ndarray | float) -> np.ndarray:
     """Returns the index of each probability's bin, int64."""
     return np.minimum((np.asarray(probability) * BINS).astype(np.int64), BINS - 1)
+
+
+def expected_calibration_error(count: np.ndarray, right: np.ndarray, probability: np.ndarray) -> float:
+    """Returns the expected calibration error (Naeini et al. 2015), 0 to 1; 0 without examples.
+
+    This is the difference between the mean probability and the share of correct examples in each bin, averaged over the
+    bins with their numbers of examples as weights.
+
+    Args:
+        count: number of examples in each bin, (BINS,).
+        right: number of correct examples in each bin, (BINS,).
+        probability: sum of the probabilities in each bin, (BINS,).
+    """
+    return float(np.abs(probability - right).sum() / max(count.sum(), 1))

@@ -46,8 +46,8 @@ def run(arguments: Sequence[str]) -> int:
         UserError: the command failed for a reason that the user can correct.
     """
     if arguments[:1] == ["predict"]:
-        given = _parser().parse_args(arguments)
-        choice = choose(given.model)
+        options = _parser().parse_args(arguments)
+        choice = choose(options.model)
         if not is_saved_model_alone(choice.path):
             from im2latex.command import predict_images
             from im2latex.reader import Reader
@@ -55,15 +55,20 @@ def run(arguments: Sequence[str]) -> int:
             if choice.sentence:
                 print(choice.sentence, file=sys.stderr)
             return predict_images(
-                given.images, Reader(choice.path), given.alternatives, given.clean, given.json, given.min_confidence
+                options.images,
+                Reader(choice.path),
+                options.alternatives,
+                options.clean,
+                options.json,
+                options.min_confidence,
             )
     if arguments[:1] == ["serve"]:
         serve(**vars(_parser().parse_args(arguments)))
         return 0
-    whole = _pipeline()
-    if whole is None:
+    pipeline = _pipeline()
+    if pipeline is None:
         return _alone(arguments)
-    whole()
+    pipeline()
     return 0
 
 
@@ -152,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
     served.add_argument("--log-format", choices=LOG_FORMATS, default=LOG_FORMATS[0], help=help.LOG_FORMAT)
     served.add_argument("--collect", type=Path, metavar="DIR", help=help.COLLECT)
     for option in options():
-        kind = _whole if isinstance(option.default, int) else _seconds
+        kind = _positive if isinstance(option.default, int) else _seconds
         text = f"{option.help} Default: {option.default:g}." if kind is _seconds else ""
         text = text or f"{option.help} Default: {option.default}."
         served.add_argument(option.flag, type=kind, default=option.default, metavar=option.metavar, help=text)
@@ -165,19 +170,19 @@ def _share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text[:20]} is no number from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 0 to 1")
     return share
 
 
 def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text[:6]) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text[:20]} is no number from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 0 to 65535")
     return int(text)
 
 
-def _whole(text: str) -> int:
+def _positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text[:19]) >= 1):
-        raise argparse.ArgumentTypeError(f"{text[:20]} is no whole number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a whole number of at least 1")
     return int(text[:19])
 
 
@@ -187,11 +192,11 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{text[:20]} is no number of seconds")
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number of seconds")
     return seconds
 
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_ALTERNATIVES):
-        raise argparse.ArgumentTypeError(f"{text[:20]} is no number from 1 to {MOST_ALTERNATIVES}")
+        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 1 to {MOST_ALTERNATIVES}")
     return int(text)

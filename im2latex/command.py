@@ -29,7 +29,7 @@ class ReadsImages(Protocol):
     def read_each(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis] | ImageError]: ...
 
 
-class Source(NamedTuple):
+class ImageSource(NamedTuple):
     """The source of an image."""
 
     name: str
@@ -65,7 +65,7 @@ def predict_images(
         UserError: nothing can be written to standard output.
     """
     if sys.stdout is None:
-        raise UserError("standard output is closed; the answer has nowhere to go")
+        raise UserError("standard output is closed, so the result cannot be written")
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may not fit the terminal's encoding
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -74,7 +74,7 @@ def predict_images(
     except OSError as error:
         # Otherwise Python would flush standard output again at exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise UserError(f"the answer cannot be written to standard output ({error.strerror})") from None
+        raise UserError(f"the result cannot be written to standard output ({error.strerror})") from None
     return int(failed)
 
 
@@ -88,7 +88,7 @@ def _predict(
 ) -> bool:
     """Returns whether an image could not be read, or only with less confidence."""
     failed = False
-    sources: list[Source] = []
+    sources: list[ImageSource] = []
     for image in images:
         try:
             files, unreadable = find(image)
@@ -100,8 +100,8 @@ def _predict(
             failed = _print_error(problem, folder)
     beam = Beam(alternatives) if alternatives else None
     for start in range(0, len(sources), HELD):
-        held = sources[start : start + HELD]
-        for source, answer in zip(held, _read(reader, held, beam), strict=True):
+        chunk = sources[start : start + HELD]
+        for source, answer in zip(chunk, _read(reader, chunk, beam), strict=True):
             if isinstance(answer, UserError):
                 failed = _print_error(answer, source.name)
                 continue
@@ -110,7 +110,7 @@ def _predict(
                 failed = True
                 if not as_json:
                     probability = described[0]["probability"]
-                    say(f"the reading is doubtful: its probability is {probability:.3f}", source.name)
+                    say(f"the result is doubtful: its probability is {probability:.3f}", source.name)
                     continue
             if outcome == BLANK and not as_json:
                 say("the picture is blank", source.name)
@@ -118,7 +118,7 @@ def _predict(
     return failed
 
 
-def find(image: str) -> tuple[list[Source], list[tuple[str, UserError]]]:
+def find(image: str) -> tuple[list[ImageSource], list[tuple[str, UserError]]]:
     """Returns the images that an argument names: a file, all images in a folder and its subfolders, or standard input.
 
     Returns:
@@ -128,22 +128,22 @@ def find(image: str) -> tuple[list[Source], list[tuple[str, UserError]]]:
         UserError: the folder contains no images.
     """
     if image == STANDARD_INPUT:
-        return [Source(STANDARD_INPUT, None)], []
+        return [ImageSource(STANDARD_INPUT, None)], []
     if not os.path.isdir(image):
-        return [Source(image, Path(image))], []
+        return [ImageSource(image, Path(image))], []
     wrong: list[tuple[str, UserError]] = []
 
     def cannot(error: OSError) -> None:
         wrong.append((str(error.filename), UserError(f"the folder cannot be read ({error.strerror})")))
 
     files = (Path(folder, name) for folder, _, names in os.walk(image, onerror=cannot) for name in names)
-    found = sorted(file for file in files if file.suffix.lower() in SUFFIXES and os.path.isfile(file))
-    if not found and not wrong:
-        raise UserError(f"the folder has no images, files such as {', '.join(SUFFIXES[:3])}")
-    return [Source(str(file), file) for file in found], wrong
+    images = sorted(file for file in files if file.suffix.lower() in SUFFIXES and os.path.isfile(file))
+    if not images and not wrong:
+        raise UserError(f"the folder has no images ({', '.join(SUFFIXES)})")
+    return [ImageSource(str(file), file) for file in images], wrong
 
 
-def _read(reader: ReadsImages, sources: Sequence[Source], beam: Beam | None) -> list[list[Hypothesis] | UserError]:
+def _read(reader: ReadsImages, sources: Sequence[ImageSource], beam: Beam | None) -> list[list[Hypothesis] | UserError]:
     """Reads images; returns for each its hypotheses, or the error."""
     answers: dict[int, list[Hypothesis] | UserError] = {}
     contents: dict[int, bytes] = {}
@@ -156,7 +156,7 @@ def _read(reader: ReadsImages, sources: Sequence[Source], beam: Beam | None) -> 
     return [answers[i] for i in range(len(sources))]
 
 
-def _content(source: Source) -> bytes:
+def _content(source: ImageSource) -> bytes:
     try:
         if source.path is None:
             if sys.stdin is None:
@@ -164,22 +164,24 @@ def _content(source: Source) -> bytes:
             content = sys.stdin.buffer.read(MOST_BYTES + 1)
         else:
             if not stat.S_ISREG(source.path.stat().st_mode):  # opening a FIFO would block
-                raise UserError("this is no file but a pipe or device; `im2latex predict -` reads one")
+                raise UserError("this is a pipe or device, not a file; `im2latex predict -` reads standard input")
             with source.path.open("rb") as file:
                 content = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"the file cannot be read ({error.strerror})") from None
     if len(content) > MOST_BYTES:
-        raise UserError(f"the file has more than {MOST_BYTES:,} bytes, too many for a picture")
+        raise UserError(f"the file has more than {MOST_BYTES:,} bytes, which is too large for a picture")
     return content
 
 
-def _print(name: str, status: str, found: Sequence[dict[str, Any]], several: bool, named: bool, as_json: bool) -> None:
+def _print(
+    name: str, status: str, hypotheses: Sequence[dict[str, Any]], several: bool, named: bool, as_json: bool
+) -> None:
     if as_json:
-        line = {"path": name, "status": status, **found[0]} | ({"alternatives": found} if several else {})
+        line = {"path": name, "status": status, **hypotheses[0]} | ({"alternatives": hypotheses} if several else {})
         print(json.dumps(line, ensure_ascii=False))
         return
-    for one in found:
+    for one in hypotheses:
         columns = [_escaped(name)] if named else []
         columns += [f"{one['probability']:.3f}"] if several else []
         print("\t".join([*columns, one["latex"]]))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from im2latex.protobuf import Graph
+from im2latex.protobuf import OnnxGraph
 from im2latex.weights import SCALE
 
 # The convolutional encoder halves both sides three times, and a coarse cell covers BLOCK x BLOCK fine cells.
@@ -22,7 +22,7 @@ EPSILON = 1e-5
 OUTSIDE = -1e9
 
 
-class Memory(NamedTuple):
+class MemoryNames(NamedTuple):
     """Names of the tensors with the cells to attend to, as in `trainer_module.attention.Memory`."""
 
     values: str  # (batch, cells, units)
@@ -38,7 +38,7 @@ class EncoderGraph:
         self.kind: str = config["attention"]
         self.units: int = config["decoder_units"]
         self.vocabulary_size = len(weights["embedding/embeddings"])
-        self.graph = Graph()
+        self.graph = OnnxGraph()
 
     # Helpers.
 
@@ -88,7 +88,7 @@ class EncoderGraph:
 
     # Encoder.
 
-    def encode(self, image: str, size: str) -> tuple[Memory | None, Memory | None]:
+    def encode(self, image: str, size: str) -> tuple[MemoryNames | None, MemoryNames | None]:
         """Adds the encoder. Returns the coarse and fine cells; None for a grid that the attention does not use."""
         add = self.graph.add
         extents = self.divided_up(size, STRIDE)
@@ -212,7 +212,7 @@ class EncoderGraph:
             return add("Cast", padded, to=9)
         return add("Pad", grid, pads, self.graph.constant(fill))
 
-    def memory(self, cells: str, mask: str, in_blocks: bool) -> Memory:
+    def memory(self, cells: str, mask: str, in_blocks: bool) -> MemoryNames:
         """Makes the memory of a grid, (batch, units, rows, columns); `in_blocks` orders the cells by block."""
 
         def flat(grid: str, channels: int) -> str:
@@ -227,4 +227,4 @@ class EncoderGraph:
         across = flat(cells, self.units)
         values = self.graph.add("Transpose", across, perm=[0, 2, 1])
         keys = self.graph.add("MatMul", self.weight("decoder/attention_kernel", np.transpose), across)
-        return Memory(values, keys, flat(mask, 1))
+        return MemoryNames(values, keys, flat(mask, 1))

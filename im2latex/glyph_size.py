@@ -63,7 +63,7 @@ def measures(ink: np.ndarray) -> tuple[np.ndarray, np.float32]:
     return np.array(sums, np.float32), area
 
 
-def glyph_scale(found: np.ndarray, area: np.float32, size: int) -> float:
+def glyph_scale(sums: np.ndarray, area: np.float32, size: int) -> float:
     """Returns the factor that scales the glyphs of an image to a size, rounded to a power of 2 ** (1 / STEPS).
 
     Args:
@@ -72,20 +72,20 @@ def glyph_scale(found: np.ndarray, area: np.float32, size: int) -> float:
     """
     if area <= 0:
         return 1.0
-    em = predict(estimator(), *relative(found, area))
+    em = predict(estimator(), *relative(sums, area))
     step = np.rint(STEPS * (np.log(np.float32(size)) - em) / np.float32(np.log(2)))
     return float(np.clip(2.0 ** (step / STEPS), LEAST_SCALE, MOST_SCALE))
 
 
-def relative(found: np.ndarray, area: np.float32) -> tuple[np.ndarray, np.float32]:
+def relative(sums: np.ndarray, area: np.float32) -> tuple[np.ndarray, np.float32]:
     """Returns the network's inputs, float32, (3 * PYRAMID_LEVELS,), and the logarithm of the stroke width in pixels."""
-    inputs = np.log(np.maximum(found / area, np.float32(1e-6)))
+    inputs = np.log(np.maximum(sums / area, np.float32(1e-6)))
     # A stroke of length l and width w has the area l * w and an outline of about 2 * l.
-    return inputs, np.float32(np.log(2)) - np.log(np.hypot(found[0], found[1]) / area)
+    return inputs, np.float32(np.log(2)) - np.log(np.hypot(sums[0], sums[1]) / area)
 
 
-def predict(network: Estimator, given: np.ndarray, stroke: float | np.floating) -> float:
+def predict(network: Estimator, inputs: np.ndarray, stroke: float | np.floating) -> float:
     """Returns the logarithm of the em size in pixels, from the results of `relative`."""
-    hidden = np.maximum((given - network.mean) / network.deviation @ network.hidden + network.hidden_bias, 0)
+    hidden = np.maximum((inputs - network.mean) / network.deviation @ network.hidden + network.hidden_bias, 0)
     hidden = np.maximum(hidden @ network.second + network.second_bias, 0)
     return float(stroke + hidden @ network.output + network.output_bias)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from im2latex.calibration import CERTAIN, Calibration
-from im2latex.encoder_graph import BLOCK, OUTSIDE, EncoderGraph, Memory
-from im2latex.protobuf import Graph, Message, model
+from im2latex.encoder_graph import BLOCK, OUTSIDE, EncoderGraph, MemoryNames
+from im2latex.protobuf import Message, OnnxGraph, model
 
 PAD, START, END = 0, 1, 2
 # Log-probability of impossible continuations.
@@ -66,11 +66,13 @@ class _Network(EncoderGraph):
 
     # Decoder.
 
-    def attend(self, query: str, coarse: Memory | None, fine: Memory | None) -> tuple[str, str | None, str | None]:
+    def attend(
+        self, query: str, coarse: MemoryNames | None, fine: MemoryNames | None
+    ) -> tuple[str, str | None, str | None]:
         """Adds the attention. Returns the context, (batch, queries, units), and the coarse and fine weights."""
         add = self.graph.add
 
-        def scores(memory: Memory) -> str:
+        def scores(memory: MemoryNames) -> str:
             return add("Where", memory.mask, add("MatMul", query, memory.keys), self.graph.constant(OUTSIDE))
 
         of_coarse = of_fine = None
@@ -175,7 +177,7 @@ class _Network(EncoderGraph):
             "log_probability": (log_probability, "float32"),
         }
 
-        body = self.graph = Graph(graph)
+        body = self.graph = OnnxGraph(graph)
         add = body.add
         step = body.input(body.new_name(), "int64", ())
         body.input(body.new_name(), "bool", ())

@@ -188,8 +188,8 @@ def _over_neighbours(grid: np.ndarray, pick: np.ufunc) -> np.ndarray:
 
 def _between(length: int, tiles: int, tile: int) -> np.ndarray:
     """Returns the weights of linear interpolation between the centres of tiles, float32 (length, tiles)."""
-    place = np.clip((np.arange(length, dtype=np.float32) + 0.5) / tile - 0.5, 0, tiles - 1)
-    return np.maximum(1 - np.abs(place[:, np.newaxis] - np.arange(tiles, dtype=np.float32)), 0).astype(np.float32)
+    position = np.clip((np.arange(length, dtype=np.float32) + 0.5) / tile - 0.5, 0, tiles - 1)
+    return np.maximum(1 - np.abs(position[:, np.newaxis] - np.arange(tiles, dtype=np.float32)), 0).astype(np.float32)
 
 
 def _stretch(darkness: np.ndarray) -> tuple[np.ndarray, float]:

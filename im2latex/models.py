@@ -75,6 +75,6 @@ def readable_file(model: Path) -> Path:
         if (model / name).is_file():
             return model / name
     raise UserError(
-        f"{model} holds neither {ONNX} nor {WEIGHTS}; `im2latex export --model {model} --format onnx --out "
+        f"{model} has neither {ONNX} nor {WEIGHTS}; `im2latex export --model {model} --format onnx --out "
         f"{model / ONNX}` writes one"
     )

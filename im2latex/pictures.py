@@ -50,7 +50,7 @@ _NOTES = re.compile(rb"eXIf|exif|xmp")
 Image.init()
 
 
-class Picture(NamedTuple):
+class EncodedPicture(NamedTuple):
     """An image in a format that the model decodes."""
 
     encoded: bytes  # PNG, JPEG or BMP
@@ -86,7 +86,7 @@ def encode(picture: str | os.PathLike[str] | bytes | Image.Image | np.ndarray) -
     return Path(picture).read_bytes()
 
 
-def prepare(encoded: bytes, turn: bool = True) -> Picture:
+def prepare(encoded: bytes, turn: bool = True) -> EncodedPicture:
     """Checks an image, and converts it to PNG if the model cannot decode its format; of an animation, the first frame.
 
     Args:
@@ -100,7 +100,7 @@ def prepare(encoded: bytes, turn: bool = True) -> Picture:
     try:
         how = _turn(image, encoded) if turn else None
         if how is None and _is_decoded_by_the_model(image, encoded):
-            return Picture(encoded, *image.size)
+            return EncodedPicture(encoded, *image.size)
         return _converted(image, how)
     except ImageError:
         raise
@@ -166,7 +166,7 @@ def _check(image: Image.Image, encoded: bytes) -> None:
     if width * height < LEAST_PIXELS:
         raise ImageError(f"the image has {width} x {height} pixels, too few for a formula; send a larger one")
     if encoded.startswith(b"\xff\xd8") and encoded.count(b"\xff\xda") > MAX_SCANS:
-        raise ImageError(f"the image is a JPEG of more than {MAX_SCANS} scans; save it anew")
+        raise ImageError(f"the image is a JPEG of more than {MAX_SCANS} scans; save it again")
 
 
 def _is_decoded_by_the_model(image: Image.Image, encoded: bytes) -> bool:
@@ -185,12 +185,12 @@ def _turn(image: Image.Image, encoded: bytes = b"") -> Image.Transpose | None:
         return None
 
 
-def _converted(image: Image.Image, how: Image.Transpose | None) -> Picture:
+def _converted(image: Image.Image, how: Image.Transpose | None) -> EncodedPicture:
     image.load()
     return _as_png(image if how is None else image.transpose(how))
 
 
-def _as_png(image: Image.Image) -> Picture:
+def _as_png(image: Image.Image) -> EncodedPicture:
     """Encodes an image as PNG: 8-bit grey or RGB, RGBA if it has transparency, or 16-bit grey."""
     if image.mode == "F":
         raise ImageError("the image has floating-point pixels; save it with 8 or 16 bits")
@@ -209,4 +209,4 @@ def _as_png(image: Image.Image) -> Picture:
     image.info = {name: image.info[name] for name in ("transparency",) if name in image.info}
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=COMPRESSION)
-    return Picture(buffer.getvalue(), *image.size)
+    return EncodedPicture(buffer.getvalue(), *image.size)

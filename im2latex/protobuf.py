@@ -19,17 +19,17 @@ FORMAT, OPERATORS = 8, 17
 TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10}
 
 Message: TypeAlias = bytes
-Attribute: TypeAlias = "int | float | str | Sequence[int] | Graph"
+Attribute: TypeAlias = "int | float | str | Sequence[int] | OnnxGraph"
 
 
-class Graph:
+class OnnxGraph:
     """An ONNX graph, or the body of a loop. The methods append nodes and return the names of their outputs.
 
     Args:
         outer: for the body of a loop, the surrounding graph, whose values the body may use.
     """
 
-    def __init__(self, outer: Graph | None = None) -> None:
+    def __init__(self, outer: OnnxGraph | None = None) -> None:
         self._count: itertools.count[int] = outer._count if outer else itertools.count()
         self._nodes: list[Message] = []
         self._initializers: list[Message] = []
@@ -76,7 +76,7 @@ class Graph:
         return _text(2, "im2latex") + b"".join(_bytes(field, part) for field, all_of in parts for part in all_of)
 
 
-def model(graph: Graph, metadata: Mapping[str, str]) -> Message:
+def model(graph: OnnxGraph, metadata: Mapping[str, str]) -> Message:
     """Returns the serialised ModelProto, which is the content of an ONNX file."""
     head = _integer(1, FORMAT) + _text(2, "im2latex")
     entries = (_bytes(14, _text(1, name) + _text(2, text)) for name, text in metadata.items())
@@ -90,7 +90,7 @@ def _node(operator: str, inputs: Iterable[str], outputs: Iterable[str], attribut
 
 
 def _attribute(name: str, value: Attribute) -> Message:
-    if isinstance(value, Graph):
+    if isinstance(value, OnnxGraph):
         kind, content = 5, _bytes(6, value.message())
     elif isinstance(value, str):
         kind, content = 3, _text(4, value)

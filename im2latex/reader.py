@@ -33,7 +33,7 @@ PAD = 0
 _OF_HYPOTHESES = ("tokens", "log_probability", "score", "probability", "token_probability")
 
 
-class Form(NamedTuple):
+class ImageSettings(NamedTuple):
     """Settings of the image normalisation, see `im2latex.images.ImageForm`."""
 
     max_height: int
@@ -59,11 +59,11 @@ class Reader:
         described, self._session = _opened(file, threads)
         try:
             self.vocabulary: list[str] = described["vocabulary"]
-            self._form = Form(**described["image"])
+            self._form = ImageSettings(**described["image"])
             self._decoding = Decoding(**described.get("decoding", {}))
         except (KeyError, TypeError):
             raise UserError(
-                f"{file} is no model of im2latex: it does not say how pictures become what it reads"
+                f"{file} is not a model of im2latex: it has no settings for the normalisation of images"
             ) from None
         self._outputs = [output.name for output in self._session.get_outputs()]
 
@@ -273,5 +273,5 @@ def _opened(file: Path, threads: int) -> tuple[dict[str, Any], onnxruntime.Infer
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common base class
-        raise UserError(f"{file} is no model that can be read with ({type(error).__name__})") from None
+        raise UserError(f"{file} is not a valid model ({type(error).__name__})") from None
     return json.loads(session.get_modelmeta().custom_metadata_map.get("im2latex", "{}")), session

@@ -79,7 +79,7 @@ def _lex(latex: str) -> list[_Lexeme]:
     return lexemes
 
 
-class _Reader:
+class _Parser:
     """A recursive descent parser of the lexemes; its methods return tokens."""
 
     def __init__(self, latex: str) -> None:
@@ -334,7 +334,7 @@ def tokenize(latex: str) -> list[str]:
     """
     if wrapped := _WRAPPED.fullmatch(latex):
         latex = next(group for group in wrapped.groups() if group is not None)
-    reader = _Reader(latex)
+    reader = _Parser(latex)
     try:
         tokens = reader.sequence()
     except RecursionError as error:

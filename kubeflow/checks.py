@@ -22,7 +22,7 @@ _NEEDED = {
 }
 
 
-def check_place(config: KubeflowConfig, *further: str) -> None:
+def check_settings(config: KubeflowConfig, *further: str) -> None:
     """Checks that the image (with a version), the volume and the `further` knobs are set.
 
     Raises:
@@ -33,8 +33,8 @@ def check_place(config: KubeflowConfig, *further: str) -> None:
             raise UserError(f"kubeflow.{knob} is not set: {_NEEDED[knob]}; set it in the --config file or with --set")
     if ":" not in config.image.rpartition("/")[2]:
         raise UserError(
-            f"kubeflow.image = {config.image!r} names no version, so that a run could not be repeated; "
-            "add a tag (:1.0) or, surer, the digest (@sha256:…)"
+            f"kubeflow.image = {config.image!r} has no version, so a run could not be repeated; "
+            "add a tag (:1.0) or, better, a digest (@sha256:…)"
         )
 
 
@@ -78,7 +78,7 @@ def check_records(config: KubeflowConfig, data: str) -> None:
     if root and bucket(root) != bucket(data) and _REGION not in variables:
         raise UserError(
             f"kubeflow.data = {data!r} is in another bucket than the pipeline root {root}, and the launcher has "
-            "credentials for that of the root alone; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
+            "credentials only for the bucket of the root; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in "
             "kubeflow.secrets, AWS_REGION and, for a store that is not Amazon's, AWS_ENDPOINT_URL in "
             "kubeflow.environment (AWS_REGION alone if the pods have a role)"
         )

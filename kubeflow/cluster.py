@@ -180,7 +180,7 @@ def _connect(access: Access) -> _Client:
                 ssl_ca_cert=str(access.ca_cert) if access.ca_cert else None,
             )
         except GoogleAuthError as error:
-            raise UserError(f"Google does not give a token for {access.host}: {error}; log in with gcloud") from None
+            raise UserError(f"cannot get a token from Google for {access.host}: {error}; log in with gcloud") from None
     return client
 
 
@@ -214,8 +214,8 @@ def _call(client: kfp.Client, doing: str, service: str, operation: str, *argumen
     # A gateway that requires a login answers with a web page, which the client would parse as an empty answer.
     if "json" not in (api_client.last_response.getheader("content-type") or ""):
         raise UserError(
-            f"{_shown(configuration.host)} answers with a web page and not as the API: it may be a log-in or another "
-            f"address; set {TOKEN_VARIABLE} to a token, or give --host"
+            f"{_shown(configuration.host)} answers with a web page instead of the API, perhaps a login page; "
+            f"set {TOKEN_VARIABLE} to a token, or give --host"
         )
     return answer
 
@@ -249,7 +249,7 @@ def _request(configuration: kfp_server_api.Configuration, doing: str) -> Iterato
     except urllib3.exceptions.HTTPError as error:
         raise _no_answer(error, host) from None
     except OSError as error:  # urllib3 makes its own errors of the network's
-        raise UserError(f"cannot read the token in {error.filename}: {error.strerror}; write it there again") from None
+        raise UserError(f"cannot read the token in {error.filename}: {error.strerror}; check the file") from None
     finally:
         configuration.refresh_api_key_hook = refresh
 
@@ -303,8 +303,8 @@ def _no_answer(error: urllib3.exceptions.HTTPError, host: str) -> UserError:
     reason = getattr(error, "reason", None) or error
     if isinstance(reason, urllib3.exceptions.SSLError):
         return UserError(
-            f"{host} has no certificate that is trusted here, or does not speak TLS ({reason}); give its authority's "
-            "certificate with --ca-cert, or an address that begins with http:// where it has none"
+            f"{host} does not support TLS, or its certificate is not trusted ({reason}); give the certificate of its "
+            "authority with --ca-cert, or use http:// if it does not support TLS"
         )
     if isinstance(reason, urllib3.exceptions.LocationValueError):
         return UserError(f"{host} is not an address ({reason}); --host takes one such as http://localhost:8080")

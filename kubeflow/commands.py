@@ -30,7 +30,7 @@ from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hu
 
 if TYPE_CHECKING:
     from kubeflow.cluster import Cluster
-    from kubeflow.following import Task
+    from kubeflow.following import RunTask
     from kubeflow.specification import Specification
     from pipeline.config import Config
 
@@ -320,7 +320,7 @@ def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_js
 def _interrupted(cluster: Cluster, run_id: str) -> UserError:
     """Returns the error for Ctrl-C, which says how to follow or stop the run."""
     error = UserError(
-        f"the run goes on in the cluster; {cluster.command(f'status {run_id} --follow')} follows it, "
+        f"the run continues in the cluster; {cluster.command(f'status {run_id} --follow')} follows it, "
         f"{cluster.command(f'cancel {run_id}')} stops it"
     )
     error.exit_status = INTERRUPTED
@@ -331,7 +331,7 @@ def _print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2, default=lambda moment: moment.isoformat()))
 
 
-def _document(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | None) -> dict[str, Any]:
+def _document(cluster: Cluster, run: Any, tasks: list[RunTask], pushed: bool | None) -> dict[str, Any]:
     return {
         "run_id": run.run_id,
         "name": run.display_name,
@@ -343,7 +343,7 @@ def _document(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | None
     }
 
 
-def _print_run(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | None) -> None:
+def _print_run(cluster: Cluster, run: Any, tasks: list[RunTask], pushed: bool | None) -> None:
     """Prints a run as a table."""
     from rich.console import Console
     from rich.table import Table
@@ -356,8 +356,8 @@ def _print_run(cluster: Cluster, run: Any, tasks: list[Task], pushed: bool | Non
     table.columns[3].justify = "right"
     for task in tasks:
         started = task.started.astimezone().strftime("%Y-%m-%d %H:%M:%S") if task.started else ""
-        taken = "" if task.seconds is None else duration(task.seconds)
-        table.add_row(task.name, task.state, started, taken)
+        seconds = "" if task.seconds is None else duration(task.seconds)
+        table.add_row(task.name, task.state, started, seconds)
     console.print()
     console.print(table, markup=False)
     for task in tasks:
@@ -383,7 +383,7 @@ def _print_schedules(recurring_runs: list[Any], state: str, name: str, as_json: 
     if as_json:
         _print_json([_schedule(recurring) for recurring in recurring_runs])
     elif not recurring_runs:
-        typer.echo(f"the pipeline {name} is on no schedule")
+        typer.echo(f"the pipeline {name} has no schedule")
     for recurring in [] if as_json else recurring_runs:
         row = _schedule(recurring)
         runs = f"{row['max_concurrency']} at a time, {'with' if row['catchup'] else 'without'} those missed"

@@ -65,7 +65,7 @@ def upload(cluster: Cluster, name: str, specification: Specification, say: Say) 
             return version
         for version in _versions(cluster, pipeline):
             if version.pipeline_spec == specification.content:
-                say(f"{'pipeline':<12} {name}, version {version.display_name}, which is the same")
+                say(f"{'pipeline':<12} {name}, version {version.display_name}, unchanged")
                 return version
         version = cluster.call(
             f"take a version of the pipeline {name}",
@@ -107,8 +107,8 @@ def use_experiment(cluster: Cluster, name: str, say: Say) -> Any:
     name = os.environ.get(EXPERIMENT_VARIABLE) or name
     existing = cluster.named("list experiments", "experiments", "list_experiments", "experiments", name)
     if existing is None:
-        wanted = kfp_server_api.V2beta1Experiment(display_name=name, namespace=cluster.namespace or None)
-        created = cluster.call(f"make the experiment {name}", "experiments", "create_experiment", wanted)
+        experiment = kfp_server_api.V2beta1Experiment(display_name=name, namespace=cluster.namespace or None)
+        created = cluster.call(f"make the experiment {name}", "experiments", "create_experiment", experiment)
         say(f"{'experiment':<12} {name}, new")
         return created
     say(f"{'experiment':<12} {name}")
@@ -130,21 +130,21 @@ def start_run(
         UserError: the run was not started, or it is unknown whether it was; the message says which.
     """
     display_name = f"{name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    wanted = kfp_server_api.V2beta1Run(
+    request = kfp_server_api.V2beta1Run(
         display_name=display_name,
         experiment_id=experiment.experiment_id,
         pipeline_version_reference=_reference(version),
         runtime_config=_runtime(pipeline_root, parameters),
     )
     try:
-        run = cluster.call("start the run", "runs", "create_run", wanted)
+        run = cluster.call("start the run", "runs", "create_run", request)
     except UserError as error:
         doubt = (
             "it is not known whether the run was started" if isinstance(error, Unreachable) else "no run was started"
         )
         raise UserError(
             f"{error} ({doubt}; the pipeline's version {version.display_name} and the experiment "
-            f"{experiment.display_name} are there and will be used)"
+            f"{experiment.display_name} exist and will be reused)"
         ) from None
     address = cluster.address(run.run_id)
     say(f"{'run':<12} {run.run_id}")
@@ -190,7 +190,7 @@ def last_run(cluster: Cluster, name: str) -> str:
     pipeline = find_pipeline(cluster, name)
     if pipeline is None:
         raise UserError(
-            f"there is no pipeline {name}; `im2latex kubeflow deploy` makes it, --set name=NAME another one"
+            f"there is no pipeline {name}; `im2latex kubeflow deploy` creates it; --set name=NAME selects another one"
         )
     runs = cluster.every(
         "list runs", "runs", "list_runs", "runs", namespace=cluster.namespace, sort_by="created_at desc"
@@ -220,7 +220,7 @@ def schedule_name(name: str) -> str:
 
 def schedules(cluster: Cluster, name: str) -> list[Any]:
     """Returns the V2beta1RecurringRuns that `schedule` created for a pipeline."""
-    found = cluster.every(
+    recurring_runs = cluster.every(
         "list recurring runs",
         "recurring_runs",
         "list_recurring_runs",
@@ -228,7 +228,7 @@ def schedules(cluster: Cluster, name: str) -> list[Any]:
         namespace=cluster.namespace,
         filter=display_name_is(schedule_name(name)),
     )
-    return list(found)
+    return list(recurring_runs)
 
 
 def check_cron(cron: str) -> None:
@@ -278,7 +278,7 @@ def set_schedule(
         UserError: the server refuses the schedule.
     """
     earlier = schedules(cluster, name)
-    wanted = kfp_server_api.V2beta1RecurringRun(
+    request = kfp_server_api.V2beta1RecurringRun(
         display_name=schedule_name(name),
         experiment_id=experiment.experiment_id,
         namespace=cluster.namespace or None,
@@ -289,19 +289,19 @@ def set_schedule(
         max_concurrency=str(max_concurrency),
         no_catchup=not catchup,
     )
-    created = cluster.call("make the schedule", "recurring_runs", "create_recurring_run", wanted)
+    created = cluster.call("make the schedule", "recurring_runs", "create_recurring_run", request)
     # Deleted last, so that they stay if the server refuses the new one.
     delete_schedules(cluster, earlier)
     return created, len(earlier)
 
 
-def delete_schedules(cluster: Cluster, found: Sequence[Any]) -> None:
+def delete_schedules(cluster: Cluster, schedules: Sequence[Any]) -> None:
     """Deletes schedules; runs that they started continue.
 
     Raises:
         UserError: the server refuses to delete one.
     """
-    for schedule in found:
+    for schedule in schedules:
         cluster.call(
             f"delete the schedule {schedule.recurring_run_id}",
             "recurring_runs",

@@ -58,7 +58,7 @@ _OF_THE_LAUNCHER = {"display_name", "store_session_info"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Node:
+class NodeSpec:
     """The component that a container runs; classes are dotted paths."""
 
     id: str
@@ -75,7 +75,7 @@ class Node:
     base_type: int = 0
 
     @classmethod
-    def of(cls, component: Any, pipeline: str) -> Node:
+    def of(cls, component: Any, pipeline: str) -> NodeSpec:
         """Describes a TFX component in the pipeline of this name."""
         base = component.type_annotation
         return cls(
@@ -94,10 +94,10 @@ class Node:
         """Returns the type of its executions in ML Metadata, as in TFX's compiler."""
         from ml_metadata.proto import metadata_store_pb2
 
-        made = metadata_store_pb2.ExecutionType(name=self.type)
+        execution_type = metadata_store_pb2.ExecutionType(name=self.type)
         if self.base_type:
-            made.base_type = self.base_type
-        return made
+            execution_type.base_type = self.base_type
+        return execution_type
 
     def to_json(self) -> str:
         """Returns the argument for `--node`."""
@@ -105,7 +105,7 @@ class Node:
 
 
 def run_executor(
-    node: Node, task_input: dict[str, Any], beam_arguments: list[str], recorder: Recorder | None = None
+    node: NodeSpec, task_input: dict[str, Any], beam_arguments: list[str], recorder: Recorder | None = None
 ) -> None:
     """Runs the executor on an ExecutorInput, records it, and writes the ExecutorOutput."""
     from tfx.dsl.components.base.base_beam_executor import BaseBeamExecutor
@@ -144,7 +144,7 @@ def run_executor(
 
 
 def run_driver(
-    node: Node, task_input: dict[str, Any], recorder: Recorder | None = None, run: dict[str, Any] | None = None
+    node: NodeSpec, task_input: dict[str, Any], recorder: Recorder | None = None, run: dict[str, Any] | None = None
 ) -> None:
     """Runs the driver on an ExecutorInput and writes its DriverOutput, as JSON, to the output parameter `found`.
 
@@ -178,7 +178,7 @@ def run_driver(
 def main(arguments: list[str]) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m kubeflow.entrypoint", allow_abbrev=False)
-    parser.add_argument("--node", required=True, type=lambda text: Node(**json.loads(text)))
+    parser.add_argument("--node", required=True, type=lambda text: NodeSpec(**json.loads(text)))
     parser.add_argument("--executor-input", required=True, type=json.loads)
     parser.add_argument("--resolve", action="store_true", help="run the driver instead of the executor")
     parser.add_argument("--metadata", default="", help="record the task in this database of ML Metadata")
@@ -205,12 +205,12 @@ def main(arguments: list[str]) -> None:
         raise
 
 
-def _notify(node: Node, outcome: str, sentence: str) -> None:
+def _notify(node: NodeSpec, outcome: str, sentence: str) -> None:
     for problem in notify(node.id, outcome, sentence):
         print(f"im2latex: {problem}", file=sys.stderr)
 
 
-def _recorder(address: str, node: Node) -> Recorder:
+def _recorder(address: str, node: NodeSpec) -> Recorder:
     from kubeflow.recording import Recorder
 
     return Recorder(address, node)
@@ -227,7 +227,7 @@ def _artifacts(classes: Mapping[str, str], side: dict[str, Any]) -> dict[str, li
     return {key: [_artifact(path, lists[key])] for key, path in classes.items() if key in lists}
 
 
-def _parameters(node: Node, task_input: dict[str, Any]) -> dict[str, Any]:
+def _parameters(node: NodeSpec, task_input: dict[str, Any]) -> dict[str, Any]:
     values_by_name = task_input["inputs"].get("parameterValues", {})
     properties: dict[str, Any] = {
         name: int(value) if name in node.whole else value for name, value in values_by_name.items()

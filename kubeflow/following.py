@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
+class RunTask:
     """A task of a run, combined from its nodes."""
 
     name: str
@@ -82,7 +82,7 @@ def tasks_of(cluster: Cluster, run: Any) -> list[str]:
     return [name.removesuffix("-driver") for name, _ in nodes if name.endswith("-driver") and name != "root-driver"]
 
 
-def read_tasks(run: Any, names: Sequence[str]) -> list[Task]:
+def read_tasks(run: Any, names: Sequence[str]) -> list[RunTask]:
     """Returns the tasks of a run in their present states.
 
     Args:
@@ -113,7 +113,7 @@ def _moment(value: datetime.datetime | None) -> datetime.datetime | None:
     return value if value and value.year > 1970 else None
 
 
-def _task(name: str, driver: Any, node: Any, skipped: Sequence[datetime.datetime | None], run: Any) -> Task:
+def _task(name: str, driver: Any, node: Any, skipped: Sequence[datetime.datetime | None], run: Any) -> RunTask:
     """Combines the nodes of a task; `skipped` are the start times of all skipped containers of the run."""
     present = [part for part in (driver, node) if part is not None]
     started = min((moment for part in present if (moment := _moment(part.start_time))), default=None)
@@ -130,7 +130,7 @@ def _task(name: str, driver: Any, node: Any, skipped: Sequence[datetime.datetime
         started = None
     if state in ("waiting", "running", "skipped"):
         ended = None
-    return Task(name, state, started, ended, _error_message(present) if state == "failed" else "")
+    return RunTask(name, state, started, ended, _error_message(present) if state == "failed" else "")
 
 
 def _state(driver: Any, node: Any, skipped: Sequence[datetime.datetime | None]) -> str:
@@ -181,8 +181,8 @@ def _error_message(nodes: Sequence[Any]) -> str:
 
 
 def follow(
-    cluster: Cluster, run_id: str, names: Sequence[str], report: Callable[[Task], None], say: Say, pause: float
-) -> tuple[Any, list[Task]]:
+    cluster: Cluster, run_id: str, names: Sequence[str], report: Callable[[RunTask], None], say: Say, pause: float
+) -> tuple[Any, list[RunTask]]:
     """Follows a run to its end.
 
     Args:
@@ -205,7 +205,7 @@ def follow(
             run = _retry(cluster, lambda: cluster.run(run_id), say, PATIENCE)
         except UserError as error:
             way_on = cluster.command(f"status {run_id} --follow")
-            raise UserError(f"{error} (the run goes on; {way_on} follows it)") from None
+            raise UserError(f"{error} (the run continues; {way_on} follows it)") from None
         tasks = read_tasks(run, names)
         for task in sorted(tasks, key=_last_moment):
             if shown.get(task.name, "waiting") != task.state:
@@ -216,7 +216,7 @@ def follow(
         time.sleep(pause)
 
 
-def _last_moment(task: Task) -> float:
+def _last_moment(task: RunTask) -> float:
     moment = task.ended or task.started
     return moment.timestamp() if moment else float("inf")
 
@@ -237,7 +237,7 @@ def _retry(cluster: Cluster, look: Callable[[], Any], say: Say, patience: float)
             unreachable_since = unreachable_since or time.monotonic()
             if time.monotonic() - unreachable_since + pause > patience:
                 raise
-            say(f"{error.what}; looking again in {pause:.0f} s")
+            say(f"{error.what}; trying again in {pause:.0f} s")
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         except Refused as refusal:
@@ -260,7 +260,7 @@ def seconds_of(run: Any) -> float:
 
 
 def was_pushed(
-    cluster: Cluster, run: Any, tasks: Sequence[Task], say: Say, patience: float = 0.0, connection: str = ""
+    cluster: Cluster, run: Any, tasks: Sequence[RunTask], say: Say, patience: float = 0.0, connection: str = ""
 ) -> bool | None:
     """Returns whether the model of a run was pushed; None if the run has not succeeded, or if it is unknown.
 
@@ -286,11 +286,14 @@ def was_pushed(
     try:
         artifacts = _retry(cluster, lambda: _outputs(cluster, run.run_id, PUSHER), say, patience)
     except UserError as error:
-        say(f"whether the model was pushed is not known: {error} (ML Metadata is behind the address of the web page)")
+        say(
+            f"it is not known whether the model was pushed: {error} (ML Metadata is reached through the web page's "
+            "address)"
+        )
         return None
     values = [artifact.custom_properties[PUSHED] for artifact in artifacts if PUSHED in artifact.custom_properties]
     if not values:
-        say("whether the model was pushed is not known: ML Metadata has nothing of it")
+        say("it is not known whether the model was pushed: ML Metadata has no record of it")
         return None
     (value, *_) = values
     return bool(getattr(value, value.WhichOneof("value")))
@@ -305,7 +308,7 @@ def _recorded_push(connection: str, run_id: str, say: Say) -> bool | None:
     try:
         return write(Workspace.from_environment(), lambda store: close_run(store, run_id), connection)
     except UserError as error:
-        say(f"whether the model was pushed is not known: {error}")
+        say(f"it is not known whether the model was pushed: {error}")
         return None
 
 
@@ -319,7 +322,7 @@ def _outputs(cluster: Cluster, run_id: str, task: str) -> list[Any]:
     return list(cluster.metadata("GetArtifactsByID", artifact_ids=outputs).artifacts)
 
 
-def raise_if_failed(cluster: Cluster, run: Any, tasks: Sequence[Task]) -> None:
+def raise_if_failed(cluster: Cluster, run: Any, tasks: Sequence[RunTask]) -> None:
     """Raises an error if a finished run did not succeed.
 
     Raises:
@@ -331,8 +334,8 @@ def raise_if_failed(cluster: Cluster, run: Any, tasks: Sequence[Task]) -> None:
         failed = [task for task in tasks if task.state == "failed"]
         why = failed[0].message if failed else ""
         why = why or (message_in(run.error.message) if run.error and run.error.message else "")
-        place = failed[0].name if failed else f"the run {run.run_id}"
-        raise UserError(f"{place} failed{': ' if why else ''}{why}; {_log_hint(cluster, run.run_id)}")
+        task = failed[0].name if failed else f"the run {run.run_id}"
+        raise UserError(f"{task} failed{': ' if why else ''}{why}; {_log_hint(cluster, run.run_id)}")
 
 
 def _log_hint(cluster: Cluster, run_id: str) -> str:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from im2latex.errors import UserError
-from pipeline.buckets import file_system, place
+from pipeline.buckets import file_system, path_in_bucket
 
 
 def mirror(address: str, folder: Path) -> None:
@@ -23,7 +23,7 @@ def mirror(address: str, folder: Path) -> None:
     """
     from pyarrow.fs import FileSelector, FileType
 
-    root = place(address)
+    root = path_in_bucket(address)
     try:
         files = file_system(address).get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
     except OSError as error:

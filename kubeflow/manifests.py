@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from im2latex.errors import UserError
-from kubeflow.checks import check_place
+from kubeflow.checks import check_settings
 from pipeline.config import Config
 from pipeline.lineage.address import PASSWORD
 
@@ -36,7 +36,7 @@ def serving_manifests(config: Config, replicas: int, namespace: str | None, name
     Raises:
         UserError: a knob of the section `kubeflow` is not set, or the pipeline's name is too long.
     """
-    check_place(config.kubeflow)
+    check_settings(config.kubeflow)
     if len(config.name) > _LONGEST_NAME:
         raise UserError(f"name = {config.name!r} is too long for Kubernetes: {_LONGEST_NAME} characters at most")
     name = f"{config.name}-serve"

@@ -31,7 +31,7 @@ from tfx.types.artifact import Artifact, ArtifactState
 from components.metadata import ADDRESS, OUTPUTS, context_name, origins, read_steps
 from im2latex.errors import UserError
 from kubeflow.addresses import with_addresses
-from kubeflow.entrypoint import INPUT_BASE, RUN, Node
+from kubeflow.entrypoint import INPUT_BASE, RUN, NodeSpec
 from pipeline.lineage.graph import INPUTS, NODE, PIPELINE_RUN
 from pipeline.lineage.run_summary import CLUSTER
 from pipeline.lineage.store import connection, problem
@@ -50,7 +50,7 @@ _Execution = metadata_store_pb2.Execution
 class Recorder:
     """Records one task of one run."""
 
-    def __init__(self, address: str, node: Node) -> None:
+    def __init__(self, address: str, node: NodeSpec) -> None:
         """
         Args:
             address: address of the database, as in metadata.connection.
@@ -78,13 +78,13 @@ class Recorder:
             data: address of the records.
         """
         knobs = compiled["knobs"] | {"data.source": data}
-        here = code()
+        current = code()
         # The image has no Git commit; use that of the checkout where the pipeline was compiled, if the code is the
         # same.
-        same = compiled["code"]["code_sha256"] == here["code_sha256"]
+        same = compiled["code"]["code_sha256"] == current["code_sha256"]
         described = {
             **configuration(knobs),
-            **(compiled["code"] if same else here),
+            **(compiled["code"] if same else current),
             **packages(),
             **machine(),
             **start_of(knobs["training.start_from"]),
@@ -117,8 +117,8 @@ class Recorder:
             self._store(lambda handle: self._describe(handle, {DATA_FINGERPRINT: fingerprint}))
 
     def _begin(self, inputs: Mapping[str, list[Artifact]], properties: Mapping[str, Any]) -> None:
-        def put(handle: Metadata) -> None:
-            taken = self._stored_inputs(handle, inputs)
+        def change(handle: Metadata) -> None:
+            stored_inputs = self._stored_inputs(handle, inputs)
             name, kind = f"{self.run}.{self._node.id}", self._node.execution_type()
             values = {
                 key: with_addresses(value) if isinstance(value, str) else value for key, value in properties.items()
@@ -128,18 +128,18 @@ class Recorder:
                 execution.id = before.id
                 handle.store.put_executions([execution])
             else:
-                execution_lib.put_execution(handle, execution, self._contexts(handle, self._node.id), taken)
+                execution_lib.put_execution(handle, execution, self._contexts(handle, self._node.id), stored_inputs)
             for key, artifacts in inputs.items():
-                for artifact, stored in zip(artifacts, taken[key], strict=True):
+                for artifact, stored in zip(artifacts, stored_inputs[key], strict=True):
                     artifact.id = stored.id
             self._execution = execution.id
             if self._node.id == TRAINER:  # the hardware of the training is recorded for the run
                 self._describe(handle, machine())
 
-        self._store(put)
+        self._store(change)
 
     def _end(self, outputs: Mapping[str, list[Artifact]]) -> None:
-        def put(handle: Metadata) -> None:
+        def change(handle: Metadata) -> None:
             (execution,) = handle.store.get_executions_by_id([self._execution])
             execution.last_known_state = _Execution.COMPLETE
             produced = {key: [_as_stored(artifact) for artifact in artifacts] for key, artifacts in outputs.items()}
@@ -155,7 +155,7 @@ class Recorder:
                 contexts = self._contexts(handle, self._node.id)
                 execution_lib.put_execution(handle, execution, contexts, output_artifacts=produced)
 
-        self._store(put)
+        self._store(change)
 
     def _fail(self, handle: Metadata) -> None:
         """Marks the execution as failed; a retry reuses it."""
@@ -173,9 +173,11 @@ class Recorder:
 
     def _stored_inputs(self, handle: Metadata, inputs: Mapping[str, list[Artifact]]) -> dict[str, list[Artifact]]:
         """Returns the inputs as stored in the database; those that are not in it stay as they are."""
-        taken = {key: [_known(handle.store, _as_stored(one)) for one in artifacts] for key, artifacts in inputs.items()}
-        self._record_makers(handle, {one.id for artifacts in taken.values() for one in artifacts if one.id})
-        return taken
+        stored = {
+            key: [_known(handle.store, _as_stored(one)) for one in artifacts] for key, artifacts in inputs.items()
+        }
+        self._record_makers(handle, {one.id for artifacts in stored.values() for one in artifacts if one.id})
+        return stored
 
     def _record_makers(self, handle: Metadata, artifacts: Iterable[int]) -> None:
         store, seen, frontier = handle.store, set[int](), set(artifacts)
@@ -231,12 +233,12 @@ class Recorder:
         contexts = [pipeline, register(handle, PIPELINE_RUN, self.run, parent_contexts=[pipeline])]
         return [*contexts, register(handle, NODE, f"{self._node.pipeline}.{component}")] if component else contexts
 
-    def _store(self, put: Callable[[Metadata], Answer]) -> Answer:
+    def _store(self, change: Callable[[Metadata], Answer]) -> Answer:
         """Writes to the database in a new connection, because a connection does not outlast a training."""
 
         def once() -> Answer:
             with Metadata(connection(self._address, Workspace.from_environment())) as handle:
-                return put(handle)
+                return change(handle)
 
         return self._retry(once)
 

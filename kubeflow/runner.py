@@ -2,7 +2,7 @@
 
 TFX's own compiler is for Vertex AI. The open-source backend does not run the resolvers and driver hooks that it
 compiles, and does not pass the types of artifacts to containers. So every container of this pipeline runs
-`kubeflow.entrypoint`, with a description of its component (`Node`) in the arguments.
+`kubeflow.entrypoint`, with a description of its component (`NodeSpec`) in the arguments.
 
 Caching: the backend's cache key consists of the image, the arguments, the parameters and the ids of the input
 artifacts. Three components also depend on external state (the records, the model that serves), which is not in the key.
@@ -31,8 +31,8 @@ from tfx.version import __version__ as tfx_version
 
 from data.repository import REPOSITORY
 from im2latex.errors import UserError
-from kubeflow.checks import check_metadata, check_place, check_records, lists_records
-from kubeflow.entrypoint import DATA, FOUND, INPUT_BASE, REPORTER, RUN, Node, path_of
+from kubeflow.checks import check_metadata, check_records, check_settings, lists_records
+from kubeflow.entrypoint import DATA, FOUND, INPUT_BASE, REPORTER, RUN, NodeSpec, path_of
 from pipeline.buckets import is_address
 from pipeline.config import Config, tensorflow_environment
 from pipeline.config.sections import EVERY, KubeflowConfig, Pod
@@ -56,7 +56,7 @@ _DAYS = 30  # time limit for all attempts of a task without a timeout
 _TYPES = {str: "STRING", int: "NUMBER_INTEGER", float: "NUMBER_DOUBLE"}
 
 
-class Task(NamedTuple):
+class TaskSpec(NamedTuple):
     """A task with its component, executor and platform settings, as JSON of PipelineSpec and PlatformSpec."""
 
     name: str
@@ -74,24 +74,24 @@ def compile_pipeline(config: Config) -> str:
     Raises:
         UserError: a knob of the section `kubeflow` is not set, or the installed kfp does not support one.
     """
-    check_place(config.kubeflow, "data")
+    check_settings(config.kubeflow, "data")
     check_records(config.kubeflow, config.kubeflow.data)
     check_metadata(config)
-    place = config.kubeflow
+    settings = config.kubeflow
     pipeline = create_pipeline(
         config,
-        data=place.data,
+        data=settings.data,
         pipeline_root="",
-        serving=f"{place.mount}/serving/{config.name}",
-        checkpoints=f"{place.mount}/checkpoints",
+        serving=f"{settings.mount}/serving/{config.name}",
+        checkpoints=f"{settings.mount}/checkpoints",
     )
-    tasks = [_importer()] if is_address(place.data) else []
+    tasks = [_importer()] if is_address(settings.data) else []
     leaves = _leaves(pipeline.components) if config.metadata.connection else {}
     for component in pipeline.components:
         tasks += _tasks(component, config, leaves)
     if leaves:
         tasks.append(_record_lineage(config, leaves))
-    root = {"defaultPipelineRoot": place.pipeline_root} if place.pipeline_root else {}
+    root = {"defaultPipelineRoot": settings.pipeline_root} if settings.pipeline_root else {}
     spec = {
         "pipelineInfo": {"name": config.name, "description": "Images of formulas to LaTeX"},
         "schemaVersion": SCHEMA_VERSION,
@@ -99,7 +99,7 @@ def compile_pipeline(config: Config) -> str:
         "sdkVersion": f"tfx-{tfx_version}",
         "root": {
             "inputDefinitions": {
-                "parameters": {DATA: {"parameterType": "STRING", "defaultValue": place.data, "isOptional": True}}
+                "parameters": {DATA: {"parameterType": "STRING", "defaultValue": settings.data, "isOptional": True}}
             },
             "dag": {"tasks": {task.name: task.task for task in tasks}},
         },
@@ -107,7 +107,7 @@ def compile_pipeline(config: Config) -> str:
         "deploymentSpec": {"executors": {f"exec-{task.name}": task.executor for task in tasks}},
     }
     platform = {f"exec-{task.name}": task.platform for task in tasks if task.platform}
-    kubernetes = {"deploymentSpec": {"executors": platform}} | _whole_run(place)
+    kubernetes = {"deploymentSpec": {"executors": platform}} | _whole_run(settings)
     documents = [
         _valid(spec, pipeline_spec_pb2.PipelineSpec()),
         {"platforms": {"kubernetes": kubernetes}},
@@ -122,22 +122,22 @@ def task_name(component: str) -> str:
 
 def _leaves(components: Iterable[BaseComponent]) -> dict[str, tuple[str, Any]]:
     """Returns the outputs of components that no other component reads, by name, with their tasks and channels."""
-    taken = {channel.producer_component_id for component in components for channel in component.inputs.values()}
+    producers = {channel.producer_component_id for component in components for channel in component.inputs.values()}
     return {
         key: (task_name(component.id), channel)
         for component in components
-        if component.id not in taken
+        if component.id not in producers
         for key, channel in component.outputs.items()
     }
 
 
-def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str, Any]]) -> Iterator[Task]:
+def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str, Any]]) -> Iterator[TaskSpec]:
     """Yields a component's task and, before it, the task of its driver, if the driver reads external state."""
     name = task_name(component.id)
     properties = {key: _in_image(value) for key, value in component.exec_properties.items() if value is not None}
     parameter_values: dict[str, Any] = {key: {"runtimeValue": {"constant": value}} for key, value in properties.items()}
-    if place := READS_DATA.get(component.id):
-        parameter_values[place] = {"componentInputParameter": DATA}
+    if parameter := READS_DATA.get(component.id):
+        parameter_values[parameter] = {"componentInputParameter": DATA}
     definitions = {key: {"parameterType": _TYPES[type(value)]} for key, value in properties.items()}
     artifacts = {
         key: _produced(task_name(c.producer_component_id), c.output_key) for key, c in component.inputs.items()
@@ -146,7 +146,7 @@ def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str
     if component.id == "ImportExampleGen" and is_address(config.kubeflow.data):
         artifacts[DATA], types[DATA] = _produced(IMPORTER, "artifact"), _DATASET
     upstream = {task_name(other.id) for other in component.upstream_nodes}
-    node = Node.of(component, config.name)
+    node = NodeSpec.of(component, config.name)
     if component.id == REPORTER:  # its report lists all steps
         further = {key: leaf for key, leaf in leaves.items() if leaf[0] != name}
         node = dataclasses.replace(node, further={key: path_of(channel.type) for key, (_, channel) in further.items()})
@@ -185,9 +185,9 @@ def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str
     )
 
 
-def _record_lineage(config: Config, leaves: dict[str, tuple[str, Any]]) -> Task:
+def _record_lineage(config: Config, leaves: dict[str, tuple[str, Any]]) -> TaskSpec:
     """Returns the task that records cached tasks; its inputs are the small outputs that no other task uses."""
-    node = Node(RECORD, {key: path_of(channel.type) for key, (_, channel) in leaves.items()}, config.name)
+    node = NodeSpec(RECORD, {key: path_of(channel.type) for key, (_, channel) in leaves.items()}, config.name)
     artifacts = {key: _produced(task, key) for key, (task, _) in leaves.items()}
     return _container_task(
         RECORD,
@@ -222,7 +222,7 @@ def _container_task(
     inputs: dict[str, Any],
     takes: dict[str, Any],
     gives: dict[str, Any],
-) -> Task:
+) -> TaskSpec:
     task: dict[str, Any] = {
         "taskInfo": {"name": name},
         "componentRef": {"name": f"comp-{name}"},
@@ -241,7 +241,7 @@ def _container_task(
         "resources": _resources(pod),
     }
     platform = _valid(_platform(config, pod), kubernetes_executor_config_pb2.KubernetesExecutorConfig())
-    return Task(name, task, component, {"container": container}, platform)
+    return TaskSpec(name, task, component, {"container": container}, platform)
 
 
 def _retry_policy(pod: Pod) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def _retry_policy(pod: Pod) -> dict[str, Any]:
     }
 
 
-def _importer() -> Task:
+def _importer() -> TaskSpec:
     """Returns the task that imports a folder in a bucket as an artifact, so that the launcher downloads it."""
     task = {
         "taskInfo": {"name": IMPORTER},
@@ -270,7 +270,7 @@ def _importer() -> Task:
         "outputDefinitions": {"artifacts": {"artifact": _DATASET}},
     }
     executor = {"importer": {"artifactUri": {"runtimeParameter": "uri"}, "typeSchema": _DATASET["artifactType"]}}
-    return Task(IMPORTER, task, component, executor, {})
+    return TaskSpec(IMPORTER, task, component, executor, {})
 
 
 def _produced(task: str, output: str) -> dict[str, Any]:
@@ -313,8 +313,8 @@ def _platform(config: Config, pod: Pod) -> dict[str, Any]:
     platform: dict[str, Any] = {
         "pvcMount": [{"constant": config.kubeflow.volume, "mountPath": config.kubeflow.mount}],
         "secretAsEnv": [
-            {"secretName": place.split("/")[0], "keyToEnv": [{"secretKey": place.split("/")[1], "envVar": variable}]}
-            for variable, place in sorted(config.kubeflow.secrets.items())
+            {"secretName": secret.split("/")[0], "keyToEnv": [{"secretKey": secret.split("/")[1], "envVar": variable}]}
+            for variable, secret in sorted(config.kubeflow.secrets.items())
         ],
     }
     if pod.node_selector:
@@ -348,5 +348,5 @@ def _valid(document: dict[str, Any], message: Any, python: str = "3.11") -> dict
     except json_format.ParseError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"the installed kfp cannot say this ({reason}); compile with Python {python} or newer"
+            f"the installed kfp does not support this setting ({reason}); compile with Python {python} or newer"
         ) from None

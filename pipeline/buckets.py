@@ -36,7 +36,7 @@ def file_system(address: str) -> Any:
     )
 
 
-def place(address: str) -> str:
+def path_in_bucket(address: str) -> str:
     """Returns the path of an address in its file system: bucket and key."""
     return address.partition("://")[2].rstrip("/")
 
@@ -59,7 +59,7 @@ def download(address: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         copy = Path(folder, target.name)
         try:
-            system, root = file_system(address), place(address)
+            system, root = file_system(address), path_in_bucket(address)
             files = [system.get_file_info(root)]
             if files[0].type != FileType.File:
                 files = system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))

@@ -100,13 +100,13 @@ def evaluate(
     ] = NORMAL,
     published: Annotated[
         bool,
-        typer.Option("--published", help="Also print published scores on im2latex-100k; with --spelling im2markup."),
+        typer.Option("--published", help="Also print published scores on im2latex-100k; needs --spelling im2markup."),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Evaluate a model on any data: all scores, overall and by slice.
 
-    Exit status: 0 done, 3 a rule of --gate is broken, 1 failed.
+    Exit status: 0 done, 3 a rule of --gate failed, 1 failed.
     """
     hush()
     from pipeline.models.evaluate import evaluate_model
@@ -208,7 +208,7 @@ def rollback(
     as_json: Json = False,
     connection: Annotated[
         str | None,
-        typer.Option(help="Database that records it; if not given, that of the last run.", metavar="ADDRESS"),
+        typer.Option(help="Database to record the rollback in. Default: that of the last run.", metavar="ADDRESS"),
     ] = None,
 ) -> None:
     """Roll back to the previous version; newer versions are withdrawn, and --to brings one back.
@@ -264,7 +264,7 @@ def export(
         Path | None,
         typer.Option(
             "--calibrate",
-            help="Data set, folder of TFRecords or TFRecord file that the model has not learned from, to fit its "
+            help="Data set, folder of TFRecords or TFRecord file, not used in training, to calibrate the model's "
             "probabilities on.",
             metavar="DIR",
         ),
@@ -273,7 +273,7 @@ def export(
     npm: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with the packages of a web page, as `npm pack` writes them; if not given, they are fetched.",
+            help="Folder with the npm packages of a web page, as `npm pack` writes them. Default: download them.",
             metavar="DIR",
         ),
     ] = None,
@@ -341,7 +341,7 @@ def summary(
     console = Console(highlight=False)
     console.print(table)
     if fixed:
-        console.print(f"{fixed:,} of them are moving statistics, which learning does not change.")
+        console.print(f"{fixed:,} of them are moving statistics, which are not trained.")
 
 
 @config_app.command()

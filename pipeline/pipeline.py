@@ -194,12 +194,12 @@ def _check_schema(path: Path) -> None:
         schema = text_format.Parse(path.read_text(encoding="utf-8"), schema_pb2.Schema())
     except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
         message = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"the schema {path} cannot be read ({message}); {SCHEMA} is one that can") from None
+        raise UserError(f"the schema {path} cannot be read ({message}); see {SCHEMA} for a valid one") from None
     features = {feature.name: feature for feature in schema.feature}
     for name in (IMAGE, LATEX, NAME):
         feature = features.get(name)
         if feature is None or feature.type != schema_pb2.BYTES or not feature.HasField("shape") or feature.shape.dim:
             raise UserError(
-                f"the schema {path} disagrees with the records: the feature {name} has to be there with type: BYTES "
+                f"the schema {path} does not fit the records: it needs a feature {name} with type: BYTES "
                 f"and shape {{}}, as in {SCHEMA}"
             )

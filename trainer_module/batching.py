@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from PIL import Image
 
-from data.parallel import Pool, cores
+from data.parallel import ProcessPool, cores
 from im2latex.images import WHITE
 from trainer_module.augmentation import Augmentation
 from trainer_module.config.image import STRIDE
@@ -110,7 +110,7 @@ class _Work:
         """
         count = np.arange(multiple, len(extents), multiple)
         whole = len(extents) * self(extents.max(axis=0, keepdims=True))[0]
-        found: tuple[float, np.ndarray, int] | None = None
+        best_cut: tuple[float, np.ndarray, int] | None = None
         for key in keys:
             order = np.argsort(key, kind="stable")
             # Largest extents of every `multiple` examples, and from these of all before and all behind a place.
@@ -121,10 +121,10 @@ class _Work:
             best = int(saved.argmax())
             if saved[best] < 1e-9 * whole:  # nothing but rounding; even halves need the fewest further divisions
                 best = len(count) // 2
-            if found is None or saved[best] > found[0]:
-                found = float(saved[best]), order, int(count[best])
-        assert found is not None
-        return found
+            if best_cut is None or saved[best] > best_cut[0]:
+                best_cut = float(saved[best]), order, int(count[best])
+        assert best_cut is not None
+        return best_cut
 
 
 def _cut(part: np.ndarray, extents: np.ndarray, keys: np.ndarray, batch_size: int) -> list[np.ndarray]:
@@ -135,8 +135,8 @@ def _cut(part: np.ndarray, extents: np.ndarray, keys: np.ndarray, batch_size: in
         if len(part) <= batch_size:
             planned.append(part)
         else:
-            _, order, place = work.cut(extents[part], (key[part] for key in keys.T), batch_size)
-            parts += [part[order[:place]], part[order[place:]]]
+            _, order, position = work.cut(extents[part], (key[part] for key in keys.T), batch_size)
+            parts += [part[order[:position]], part[order[position:]]]
     return planned
 
 
@@ -214,9 +214,9 @@ class Buckets:
             The work saved, and both parts; the second part is empty if no division saves work.
         """
         if len(part) > 1:
-            saved, order, place = self._work.cut(part, part.T)
+            saved, order, position = self._work.cut(part, part.T)
             if saved > 0:
-                return saved, part[order[:place]], part[order[place:]]
+                return saved, part[order[:position]], part[order[position:]]
         return 0.0, part, part[:0]
 
 
@@ -262,11 +262,11 @@ def batches(
     examples: Sequence[Example],
     planned: Sequence[np.ndarray],
     augmentation: Augmentation | None = None,
-    pool: Pool | None = None,
+    pool: ProcessPool | None = None,
 ) -> Iterator[Batch]:
     """Yields the planned batches, with augmented images if `augmentation` is given; a pool makes them in advance."""
     work = ((part_of(examples, indices), indices, augmentation) for indices in planned)
-    yield from map(_made, work) if pool is None else pool.map(_made, work)
+    yield from map(_batch, work) if pool is None else pool.map(_batch, work)
 
 
 def feeders() -> int:
@@ -274,12 +274,12 @@ def feeders() -> int:
     return max(1, min(MOST_FEEDERS, cores() - 1))
 
 
-def _made(work: tuple[Sequence[Example], np.ndarray, Augmentation | None]) -> Batch:
+def _batch(work: tuple[Sequence[Example], np.ndarray, Augmentation | None]) -> Batch:
     chosen, indices, augmentation = work
-    held = list(chosen)
+    loaded = list(chosen)
     if augmentation is None:
-        return collate(held)
-    return collate(held, [augmentation(int(i), decoded(one)) for i, one in zip(indices, held, strict=True)])
+        return collate(loaded)
+    return collate(loaded, [augmentation(int(i), decoded(example)) for i, example in zip(indices, loaded, strict=True)])
 
 
 def prefetched(iterator: Iterator[Item], size: int) -> Generator[Item]:

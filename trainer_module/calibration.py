@@ -17,7 +17,7 @@ from rapidfuzz.distance import Levenshtein
 from scipy.optimize import minimize
 
 from data.spelling import NORMAL, respell
-from im2latex.calibration import BINS, CERTAIN, Calibration, bins_of
+from im2latex.calibration import BINS, CERTAIN, Calibration, bins_of, expected_calibration_error
 from im2latex.errors import ImageError, UserError
 from im2latex.images import WHITE
 from im2latex.reader import Reader
@@ -136,14 +136,9 @@ def log_odds(log_probability: np.ndarray) -> np.ndarray:
 
 
 def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
-    """Returns the expected calibration error (Naeini et al. 2015), 0 to 1.
-
-    This is the difference between the mean probability and the share of correct examples in each of `BINS` bins,
-    averaged over the bins with their numbers of examples as weights.
-    """
+    """Returns the expected calibration error of probabilities and whether each is right, both (n,)."""
     bins = bins_of(probability)
-    sums = np.bincount(bins, np.asarray(probability) - np.asarray(right, float), BINS)
-    return float(np.abs(sums).sum() / max(len(bins), 1))
+    return expected_calibration_error(*(np.bincount(bins, weights, BINS) for weights in (None, right, probability)))
 
 
 def _logistic(odds: np.ndarray, right: np.ndarray) -> tuple[float, float]:

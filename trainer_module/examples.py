@@ -114,15 +114,15 @@ class Examples(Sequence[Example]):
         return len(self._index)
 
     @overload
-    def __getitem__(self, place: int) -> Example: ...
+    def __getitem__(self, index: int) -> Example: ...
 
     @overload
-    def __getitem__(self, place: slice | np.ndarray) -> Examples: ...
+    def __getitem__(self, index: slice | np.ndarray) -> Examples: ...
 
-    def __getitem__(self, place: int | slice | np.ndarray) -> Example | Examples:
-        if isinstance(place, slice | np.ndarray):
-            return Examples(self._file, self._index[place], self._ids)
-        offset, size, length, height, width = self._index[place].item()
+    def __getitem__(self, index: int | slice | np.ndarray) -> Example | Examples:
+        if isinstance(index, slice | np.ndarray):
+            return Examples(self._file, self._index[index], self._ids)
+        offset, size, length, height, width = self._index[index].item()
         content = os.pread(self._file.fileno(), size + length * _TOKEN.itemsize, offset)
         tokens = np.frombuffer(content, _TOKEN, length, size) if length else np.zeros(0, _TOKEN)
         return Example(content[:size], height, width, tokens if self._ids is None else self._ids[tokens])

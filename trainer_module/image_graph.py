@@ -144,9 +144,9 @@ def _stretch(darkness: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     rank = tf.minimum(rank, images.MOST_DARKEST)
     darkest = tf.reduce_sum(tf.cast(tf.cumsum(histogram, reverse=True) >= rank, tf.int32)) - 1 - 64
     half = 64 + tf.maximum(darkest, 0) // 2
-    place = tf.range(320)
-    ink = tf.cast(_quantile(tf.where(place >= half, histogram, 0), images.INK_QUANTILE) - 64, tf.float32)
-    paper = tf.where(place < half, histogram, 0)
+    level = tf.range(320)
+    ink = tf.cast(_quantile(tf.where(level >= half, histogram, 0), images.INK_QUANTILE) - 64, tf.float32)
+    paper = tf.where(level < half, histogram, 0)
     low, middle, high = (tf.cast(_quantile(paper, share) - 64, tf.float32) for share in (0.16, 0.5, 0.6))
     mean, deviation = middle, tf.maximum(middle - low, (high - middle) / 0.253)
     is_paper = tf.reduce_any(paper > 0)

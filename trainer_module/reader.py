@@ -46,6 +46,6 @@ def check_fits(model: ModelConfig, image: ImageConfig) -> None:
             if getattr(actual, name) != getattr(required, name):
                 raise UserError(
                     f'training.start_from = "{NAME}" needs the dimensions of that model, but {section}.{name} is '
-                    f'{getattr(actual, name)} and not {getattr(required, name)}; take preset = "{NAME}" '
+                    f'{getattr(actual, name)} and not {getattr(required, name)}; use preset = "{NAME}" '
                     f"(--preset {NAME}), and set nothing in the sections model and image"
                 )

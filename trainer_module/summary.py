@@ -17,7 +17,7 @@ from trainer_module.model import FormulaModel
 SIDE = STRIDE * BLOCK
 
 
-class Part(NamedTuple):
+class ModelPart(NamedTuple):
     """A row of the table."""
 
     name: str
@@ -26,7 +26,7 @@ class Part(NamedTuple):
     fixed: int  # number of non-trainable parameters: moving statistics
 
 
-def summarise(config: ModelConfig, vocabulary_size: int, max_rows: int) -> list[Part]:
+def summarise(config: ModelConfig, vocabulary_size: int, max_rows: int) -> list[ModelPart]:
     """Lists the parts of the model that a configuration describes, from input to output.
 
     Args:
@@ -35,22 +35,22 @@ def summarise(config: ModelConfig, vocabulary_size: int, max_rows: int) -> list[
         max_rows: rows of cells in the tallest image.
     """
     model = FormulaModel(config, vocabulary_size, max_rows=max_rows)
-    parts = [Part("(x - 128) / 128", "H, W, 1", 0, 0)]
+    parts = [ModelPart("(x - 128) / 128", "H, W, 1", 0, 0)]
     parts += _convolutions(model.encoder, 1, 1)
     units = config.decoder_units
     if model.row_encoder is not None:
         parts += _row_encoder("row encoder", model.row_encoder, STRIDE)
     if model.coarse_encoder is not None and model.coarse_row_encoder is not None:
         parts += _convolutions(model.coarse_encoder, STRIDE, STRIDE)
-        parts.append(Part(f"max-pool {BLOCK}x{BLOCK}", f"H/{SIDE}, W/{SIDE}, {config.filters[-1]}", 0, 0))
+        parts.append(ModelPart(f"max-pool {BLOCK}x{BLOCK}", f"H/{SIDE}, W/{SIDE}, {config.filters[-1]}", 0, 0))
         parts += _row_encoder("coarse row encoder", model.coarse_row_encoder, SIDE)
     parts.append(
-        Part(
+        ModelPart(
             f"embedding {model.config.embedding_units}", f"T, {model.config.embedding_units}", *_count(model.embedding)
         )
     )
     parts.append(
-        Part(
+        ModelPart(
             f"decoder: {'' if config.attention == 'standard' else config.attention.replace('_', ' ') + ' '}attention, "
             f"LSTM {units}, state of {3 * units}",
             f"T, {model.vocabulary_size}",
@@ -60,7 +60,7 @@ def summarise(config: ModelConfig, vocabulary_size: int, max_rows: int) -> list[
     return parts
 
 
-def _convolutions(layers: Convolutions, down: int, across: int) -> list[Part]:
+def _convolutions(layers: Convolutions, down: int, across: int) -> list[ModelPart]:
     """Returns a row for each convolution. The input is `down` times lower, `across` times narrower than the image."""
     parts = []
     for convolution, norm, pool in zip(layers.convolutions, layers.norms, layers.pools, strict=True):
@@ -73,22 +73,22 @@ def _convolutions(layers: Convolutions, down: int, across: int) -> list[Part]:
             name += f", max-pool {pool[0]}x{pool[1]}"
             down, across = down * pool[0], across * pool[1]
         output = f"{_share('H', down)}, {_share('W', across)}, {convolution.filters}"
-        parts.append(Part(name, output, *_count(convolution, norm)))
+        parts.append(ModelPart(name, output, *_count(convolution, norm)))
     return parts
 
 
-def _row_encoder(name: str, layer: RowEncoder, stride: int) -> list[Part]:
+def _row_encoder(name: str, layer: RowEncoder, stride: int) -> list[ModelPart]:
     """Returns a row for each direction, one for the initial states, and one for the position encoding."""
     parts = []
     for direction in ("forward", "backward"):
         weights = [weight for weight in layer.weights if weight.name.startswith(direction)]
         count = sum(int(np.prod(weight.shape)) for weight in weights)
         output = f"{_share('H', stride)} * {_share('W', stride)}, {layer.units}"
-        parts.append(Part(f"{name}: {direction} LSTM {layer.units}", output, count, 0))
+        parts.append(ModelPart(f"{name}: {direction} LSTM {layer.units}", output, count, 0))
     if layer.rows:
-        parts.append(Part(f"{name}: initial states", "", int(np.prod(layer.row_embedding.shape)), 0))
+        parts.append(ModelPart(f"{name}: initial states", "", int(np.prod(layer.row_embedding.shape)), 0))
     if layer.positions:
-        parts.append(Part(f"{name}: positions", "", int(np.prod(layer.position_gain.shape)), 0))
+        parts.append(ModelPart(f"{name}: positions", "", int(np.prod(layer.position_gain.shape)), 0))
     return parts
 
 

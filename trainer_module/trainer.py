@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 from tfx.components.trainer.fn_args_utils import FnArgs
 
-from data.parallel import Pool
+from data.parallel import ProcessPool
 from im2latex.errors import UserError
 from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
@@ -89,7 +89,7 @@ def run_fn(fn_args: FnArgs) -> None:
                 len(vocabulary),
                 ", ".join(fresh) or "none",
             )
-        with Pool(feeders(), with_main=False) as pool:
+        with ProcessPool(feeders(), with_main=False) as pool:
             progress = train(
                 model,
                 training_config,

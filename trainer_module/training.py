@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from data.files import atomic_file
-from data.parallel import Pool
+from data.parallel import ProcessPool
 from im2latex.errors import UserError
 from trainer_module.augmentation import Augmentation
 from trainer_module.batching import batches, plan
@@ -191,7 +191,7 @@ def train(
     cut: Callable[..., list[np.ndarray]] = plan,
     deadline: float = math.inf,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    pool: Pool | None = None,
+    pool: ProcessPool | None = None,
 ) -> Progress:
     """Trains a model and leaves it with the weights of the epoch with the lowest validation perplexity.
 
@@ -350,7 +350,7 @@ class Checkpointing(keras.callbacks.Callback):
             for variable, value in zip(self._variables(), state, strict=True):
                 variable.assign(value)
         except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
-            raise UserError(f"the checkpoint {path} is damaged or of another model; remove it to train anew") from None
+            raise UserError(f"the checkpoint {path} is damaged or of another model; remove it to start over") from None
         for field, value in progress.items():
             setattr(self.progress, field, value)
 

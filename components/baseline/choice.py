@@ -11,14 +11,14 @@ from components.serving_folder import serves, versions
 SIGNATURE = "predict_images"
 
 
-class Serving(NamedTuple):
+class BaselineChoice(NamedTuple):
     """The version that serves now, as far as it can be used as a baseline."""
 
     version: str  # "" if there is no version to compare with
     passed_over: str  # newer versions that cannot be evaluated, each with the reason; "" if there are none
 
 
-def newest_other(folder: str, model: str) -> Serving:
+def newest_other(folder: str, model: str) -> BaselineChoice:
     """Finds the newest version that loads and is not a copy of `model`.
 
     Copies of `model` are skipped only while they are the newest versions. So the result is the same before and after
@@ -32,9 +32,9 @@ def newest_other(folder: str, model: str) -> Serving:
     for version in reversed(others):
         problem = _load_error(os.path.join(folder, str(version)))
         if not problem:
-            return Serving(str(version), "; ".join(problems))
+            return BaselineChoice(str(version), "; ".join(problems))
         problems.append(f"version {version} cannot be used: {problem}")
-    return Serving("", "; ".join(problems))
+    return BaselineChoice("", "; ".join(problems))
 
 
 def _load_error(path: str) -> str:

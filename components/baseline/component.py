@@ -26,7 +26,7 @@ from tfx.types import artifact_utils, standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 from tfx.utils import io_utils, path_utils
 
-from components.baseline.choice import Serving, newest_other
+from components.baseline.choice import BaselineChoice, newest_other
 from components.serving_folder import COPY_OF, PASSED_OVER, SERVING_VERSION
 
 
@@ -89,7 +89,7 @@ class Executor(base_executor.BaseExecutor):
         baseline.set_string_custom_property(SERVING_VERSION, version)
         if passed_over:
             baseline.set_string_custom_property(PASSED_OVER, passed_over)
-            logging.warning("Passed over as the baseline: %s", passed_over)
+            logging.warning("Skipped as the baseline: %s", passed_over)
         if exec_properties.get(COPY_OF):
             baseline.set_int_custom_property(COPY_OF, exec_properties[COPY_OF])
         if version:
@@ -120,6 +120,6 @@ class Baseline(base_component.BaseComponent):
         super().__init__(BaselineSpec(model=model, serving=serving, baseline=types.Channel(standard_artifacts.Model)))
 
 
-def _find_serving(input_dict: dict[str, list], exec_properties: dict[str, Any]) -> Serving:
+def _find_serving(input_dict: dict[str, list], exec_properties: dict[str, Any]) -> BaselineChoice:
     model = artifact_utils.get_single_instance(input_dict["model"])
     return newest_other(exec_properties["serving"], path_utils.serving_model_path(model.uri))

@@ -23,7 +23,7 @@ from tfx.utils import io_utils, path_utils
 
 from components.evaluator.evaluation import evaluate
 from components.evaluator.gate import parse_all
-from components.evaluator.pictures import Robustness
+from components.evaluator.pictures import RobustnessTest
 from components.evaluator.summary import BASELINE, CANDIDATE
 from components.serving_folder import SERVING_VERSION
 from data.dataset.tfrecords import read_split
@@ -77,7 +77,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             models,
             parse_all(json.loads(exec_properties["gate"])),
             Path(evaluation.uri),
-            robustness=Robustness(exec_properties["robustness"]) if exec_properties["robustness"] else None,
+            robustness=RobustnessTest(exec_properties["robustness"]) if exec_properties["robustness"] else None,
             spelling=exec_properties["spelling"],
             about=about,
             pipeline=self._make_beam_pipeline,

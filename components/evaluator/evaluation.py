@@ -25,9 +25,9 @@ import tensorflow_model_analysis as tfma
 from PIL import Image
 from tensorflow_model_analysis.proto import config_pb2
 
-from components.evaluator.gate import Rule, Verdict, judge
-from components.evaluator.pictures import PICTURE, PICTURES, Robustness, Trial, trials
-from components.evaluator.reading import ImageReader, Reading, read_images
+from components.evaluator.gate import GateRule, Verdict, judge
+from components.evaluator.pictures import PICTURE, PICTURES, RobustnessTest, Trial, trials
+from components.evaluator.reading import ImageReader, Predictions, read_images
 from components.evaluator.slices import KEYS, SLICES, slices_of, sources_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PICTURE_PREDICTIONS, PREDICTIONS, Evaluation
 from components.formula_metrics.metrics import metric_configs
@@ -41,10 +41,10 @@ from im2latex.errors import UserError
 def evaluate(
     records: Iterable[Record],
     models: Mapping[str, str | Path],
-    rules: Sequence[Rule],
+    rules: Sequence[GateRule],
     out: Path,
     *,
-    robustness: Robustness | None = None,
+    robustness: RobustnessTest | None = None,
     spelling: str = NORMAL,
     about: Mapping[str, Mapping[str, Any]] | None = None,
     renderer: str | None = None,
@@ -83,8 +83,8 @@ def evaluate(
     if robustness is not None:
         most = len(PICTURES) * min(robustness.examples, len(records))
         tried = trials(records, robustness, telling("changing pictures", most))
-    readings: dict[str, Reading] = {}
-    of_tried: dict[str, Reading] = {}
+    readings: dict[str, Predictions] = {}
+    of_tried: dict[str, Predictions] = {}
     for name, folder in models.items():
         reader = ImageReader(folder)
         readings[name] = read_images(reader, images, telling(f"reading, {name}", len(images)))
@@ -140,7 +140,7 @@ def _columns_of(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _columns_of_tried(
-    records: Sequence[Record], tried: Sequence[Trial], readings: Mapping[str, Reading]
+    records: Sequence[Record], tried: Sequence[Trial], readings: Mapping[str, Predictions]
 ) -> dict[str, list[str]]:
     """Returns the columns of `pictures.parquet`: kinds, names, targets and each model's predictions."""
     return {
@@ -151,14 +151,14 @@ def _columns_of_tried(
     }
 
 
-def _judged(rule: Rule, slices: Mapping[str, Mapping[str, Any]]) -> Verdict:
+def _judged(rule: GateRule, slices: Mapping[str, Mapping[str, Any]]) -> Verdict:
     scores = slices.get(rule.slice, {})
     return judge(rule, *(scores.get(name, {}).get(rule.score) for name in (CANDIDATE, BASELINE)))
 
 
 def _statistics(
     targets: Sequence[str],
-    readings: Mapping[str, Reading],
+    readings: Mapping[str, Predictions],
     renderer: str,
     spelling: str,
     progress: Callable[[int], None],
@@ -169,16 +169,16 @@ def _statistics(
     read = list(itertools.chain(*zip(*(reading.latex for reading in readings.values()), strict=True)))
     probabilities = np.stack([reading.probability for reading in readings.values()], axis=1).reshape(-1)
     counted = statistics(repeated, read, renderer, progress, spelling, probabilities.tolist())
-    return {name: counted[place :: len(readings)] for place, name in enumerate(readings)}
+    return {name: counted[index :: len(readings)] for index, name in enumerate(readings)}
 
 
 def _by_kind(kinds: Sequence[str], counted: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """Computes every score for each kind of picture."""
-    of, found = np.array(kinds), {}
+    of, slices = np.array(kinds), {}
     for kind in dict.fromkeys(kinds):
         scores = {name: values(rows[of == kind]) for name, rows in counted.items()}
-        found[f"{PICTURE}={kind}"] = {"examples": int((of == kind).sum()), **scores}
-    return found
+        slices[f"{PICTURE}={kind}"] = {"examples": int((of == kind).sum()), **scores}
+    return slices
 
 
 def _size(record: Record) -> tuple[int, int]:
@@ -228,10 +228,10 @@ def _sums(
     make = pipeline or (lambda: beam.Pipeline("FnApiRunner"))
     with make() as run:
         _ = run | beam.Create([batch]) | tfma.ExtractEvaluateAndWriteResults(eval_config=config, output_path=str(out))
-    found: dict[str, dict[str, Any]] = {}
+    slices: dict[str, dict[str, Any]] = {}
     for row in tfma.load_metrics(str(out)):
         name = "&".join(f"{key.column}={key.bytes_value.decode()}" for key in row.slice_key.single_slice_keys)
-        scores = found.setdefault(name, {})
+        scores = slices.setdefault(name, {})
         for metric in row.metric_keys_and_values:
             if metric.key.is_diff:
                 continue
@@ -241,4 +241,4 @@ def _sums(
                 model = metric.key.model_name or CANDIDATE
                 scores.setdefault(model, {})[metric.key.name] = metric.value.double_value.value
     order = ["", *(f"{key}={value}" for key in KEYS for value in SLICES[key])]
-    return {name: found[name] for name in order if name in found}
+    return {name: slices[name] for name in order if name in slices}

@@ -30,7 +30,7 @@ _RULE = re.compile(
 )
 
 
-class Rule(NamedTuple):
+class GateRule(NamedTuple):
     """One rule of the gate."""
 
     text: str
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
         return self.slice.startswith(f"{PICTURE}=")
 
 
-def parse(text: str) -> Rule:
+def parse(text: str) -> GateRule:
     """Parses one rule.
 
     Raises:
@@ -77,10 +77,10 @@ def parse(text: str) -> Rule:
         raise ValueError(f"{text!r}: there is no slice {key}={value}; {known}")
     if match["sign"] == "-":
         bound = -bound
-    return Rule(text.strip(), score, at_least, bound, bool(match["baseline"]), f"{key}={value}" if key else "")
+    return GateRule(text.strip(), score, at_least, bound, bool(match["baseline"]), f"{key}={value}" if key else "")
 
 
-def parse_all(texts: Iterable[str]) -> list[Rule]:
+def parse_all(texts: Iterable[str]) -> list[GateRule]:
     """Parses the rules of a gate.
 
     Raises:
@@ -100,13 +100,13 @@ class Verdict(NamedTuple):
     """The result of one rule."""
 
     rule: str
-    kept: bool  # whether the model passes
+    passed: bool  # whether the model passes
     value: float | None  # None: the slice has no examples
     bound: float | None  # None: there is no baseline to compare with
     text: str  # for people
 
 
-def judge(rule: Rule, value: float | None, baseline: float | None) -> Verdict:
+def judge(rule: GateRule, value: float | None, baseline: float | None) -> Verdict:
     """Applies a rule to the new model's score `value` and the score of the model serving now; None if unknown."""
     title = SCORES[rule.score].title + (f" where {rule.slice}" if rule.slice else "")
     if value is None:
@@ -120,9 +120,9 @@ def judge(rule: Rule, value: float | None, baseline: float | None) -> Verdict:
         bound = baseline + rule.bound
         margin = f" {'-' if rule.bound < 0 else '+'} {abs(rule.bound):g}" if rule.bound else ""
         of = f", {_shown(baseline)} of the model serving now{margin}"
-    kept = value >= bound if rule.at_least else value <= bound
-    relation = ("at least" if rule.at_least else "at most") if kept else ("below" if rule.at_least else "above")
-    return Verdict(rule.text, kept, value, bound, f"{title} {_shown(value)} is {relation} {_shown(bound)}{of}")
+    passed = value >= bound if rule.at_least else value <= bound
+    relation = ("at least" if rule.at_least else "at most") if passed else ("below" if rule.at_least else "above")
+    return Verdict(rule.text, passed, value, bound, f"{title} {_shown(value)} is {relation} {_shown(bound)}{of}")
 
 
 def _shown(value: float) -> str:

@@ -24,7 +24,7 @@ PICTURE = "picture"
 NATIVE, UNSEEN_FONT = "native", "unseen-font"
 
 
-class Picture(NamedTuple):
+class PictureKind(NamedTuple):
     """A kind of picture."""
 
     help: str
@@ -32,19 +32,19 @@ class Picture(NamedTuple):
     make: Callable[[np.ndarray, np.random.Generator, float], np.ndarray]
 
 
-def _resampled(factor: float) -> Picture:
-    return Picture(f"resampled to {factor:g} times its size", lambda image, rng, em: resample(image, factor))
+def _resampled(factor: float) -> PictureKind:
+    return PictureKind(f"resampled to {factor:g} times its size", lambda image, rng, em: resample(image, factor))
 
 
-def _degraded(kind: str, strength: float, help: str) -> Picture:
-    return Picture(help, lambda image, rng, em: degrade(image, kind, strength, rng, em))
+def _degraded(kind: str, strength: float, help: str) -> PictureKind:
+    return PictureKind(help, lambda image, rng, em: degrade(image, kind, strength, rng, em))
 
 
 PICTURES = {
-    NATIVE: Picture("as it is", lambda image, rng, em: image),
+    NATIVE: PictureKind("as it is", lambda image, rng, em: image),
     **{f"size-{factor:g}": _resampled(factor) for factor in (0.5, 0.75, 1.5, 2, 3, 4)},
     "blur": _degraded("blur", 0.5, "out of focus, by a standard deviation of 1/32 em"),
-    "jpeg-30": Picture("JPEG of quality 30", lambda image, rng, em: compress(image, 30)),
+    "jpeg-30": PictureKind("JPEG of quality 30", lambda image, rng, em: compress(image, 30)),
     "rotation": _degraded("rotation", 0.5, "turned by 1.5 degrees"),
     "noise": _degraded("noise", 0.5, "Gaussian noise of 12.5 levels, or salt and pepper on 1 % of the pixels"),
     "contrast": _degraded("contrast", 0.5, "ink and paper nearer each other, by 3/8"),
@@ -56,11 +56,13 @@ PICTURES = {
     "erosion": _degraded("erosion", 0.5, "thinner strokes"),
     "dilation": _degraded("dilation", 0.5, "bolder strokes, by 1/32 em"),
     "photo": _degraded("photo", 0.5, "perspective, shadow, blur, noise and JPEG together"),
-    UNSEEN_FONT: Picture(f"drawn in the font {HELD_OUT_FONT}, which no training set has", lambda image, rng, em: image),
+    UNSEEN_FONT: PictureKind(
+        f"drawn in the font {HELD_OUT_FONT}, which no training set has", lambda image, rng, em: image
+    ),
 }
 
 
-class Robustness(NamedTuple):
+class RobustnessTest(NamedTuple):
     """How to test a model on other kinds of pictures."""
 
     examples: int  # number of examples of the split, for each kind
@@ -76,7 +78,7 @@ class Trial(NamedTuple):
 
 
 def trials(
-    records: Sequence[Record], robustness: Robustness, progress: Callable[[int], None] | None = None
+    records: Sequence[Record], robustness: RobustnessTest, progress: Callable[[int], None] | None = None
 ) -> list[Trial]:
     """Makes the pictures of every kind.
 
@@ -106,7 +108,7 @@ def trials(
     return made
 
 
-def _sample(places: Sequence[int], robustness: Robustness) -> list[int]:
+def _sample(places: Sequence[int], robustness: RobustnessTest) -> list[int]:
     order = np.random.default_rng(robustness.seed).permutation(len(places))
     return sorted(places[i] for i in order[: robustness.examples])
 

@@ -61,22 +61,22 @@ class ImageReader:
         batch = tf.constant(images, tf.string, (len(images),))
         try:
             if beam is None:
-                given = self._signatures["predict_images"](images=batch)
-                given = {name: value[:, tf.newaxis] for name, value in given.items()}
-                given["score"] = given["log_probability"]
+                outputs = self._signatures["predict_images"](images=batch)
+                outputs = {name: value[:, tf.newaxis] for name, value in outputs.items()}
+                outputs["score"] = outputs["log_probability"]
             else:
                 width, length_penalty = self._decoding.search(beam)
                 search = self._signatures["predict_alternatives"]
-                given = search(
+                outputs = search(
                     images=batch, width=tf.constant(width), length_penalty=tf.constant(length_penalty, tf.float32)
                 )
-                given = {name: of[:, : beam.width] for name, of in given.items()}
+                outputs = {name: of[:, : beam.width] for name, of in outputs.items()}
         except tf.errors.InvalidArgumentError:
             raise ImageError("the image is damaged: it cannot be decoded") from None
-        if "probability" not in given:  # a model of before there was a calibration, or of another project
-            given["probability"] = tf.exp(given["log_probability"])
-            given["token_probability"] = tf.zeros((*given["latex"].shape, 0))
-        columns = [given[name].numpy().tolist() for name in Hypothesis._fields]
+        if "probability" not in outputs:  # a model of before there was a calibration, or of another project
+            outputs["probability"] = tf.exp(outputs["log_probability"])
+            outputs["token_probability"] = tf.zeros((*outputs["latex"].shape, 0))
+        columns = [outputs[name].numpy().tolist() for name in Hypothesis._fields]
         return [[_hypothesis(*one) for one in zip(*row, strict=True)] for row in zip(*columns, strict=True)]
 
     def read_each(self, images: Sequence[bytes], beam: Beam | None = None) -> list[list[Hypothesis] | ImageError]:
@@ -98,7 +98,7 @@ def _hypothesis(
     return Hypothesis(text, log_probability, score, probability, tuple(of_tokens[: len(text.split())]))
 
 
-class Reading(NamedTuple):
+class Predictions(NamedTuple):
     """A model's predictions for a list of images."""
 
     latex: list[str]
@@ -107,7 +107,9 @@ class Reading(NamedTuple):
     seconds: float  # for all images
 
 
-def read_images(reader: ImageReader, images: Sequence[bytes], progress: Callable[[int], None] | None = None) -> Reading:
+def read_images(
+    reader: ImageReader, images: Sequence[bytes], progress: Callable[[int], None] | None = None
+) -> Predictions:
     """Reads images with a pushed model, in batches of similar size.
 
     Args:
@@ -125,4 +127,4 @@ def read_images(reader: ImageReader, images: Sequence[bytes], progress: Callable
             latex[i], log_probability[i], probability[i] = reading.latex, reading.log_probability, reading.probability
         if progress is not None:
             progress(len(chosen))
-    return Reading(latex, log_probability, probability, time.perf_counter() - started)
+    return Predictions(latex, log_probability, probability, time.perf_counter() - started)

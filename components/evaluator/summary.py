@@ -29,7 +29,7 @@ class Evaluation:
     # By slice ("" for all examples, else `key=value`): the number of examples, and every model's scores.
     slices: dict[str, dict[str, Any]]
     gate: list[Verdict]
-    # How it was tested on other kinds of pictures, a `components.evaluator.pictures.Robustness`; {} if it was not.
+    # How it was tested on other kinds of pictures, a `components.evaluator.pictures.RobustnessTest`; {} if it was not.
     robustness: dict[str, int] = dataclasses.field(default_factory=dict)
     # Spelling in which formulas were compared token by token, as in `data.spelling.respell`.
     spelling: str = AS_THE_SOURCE
@@ -60,12 +60,12 @@ class Evaluation:
     @property
     def blessed(self) -> bool:
         """Whether the model passes every rule of the gate."""
-        return all(verdict.kept for verdict in self.gate)
+        return all(verdict.passed for verdict in self.gate)
 
     @property
     def reasons(self) -> list[str]:
         """The rules that the model fails, as text."""
-        return [verdict.text for verdict in self.gate if not verdict.kept]
+        return [verdict.text for verdict in self.gate if not verdict.passed]
 
     @property
     def other_vocabulary(self) -> str:
@@ -89,4 +89,5 @@ def read_evaluation(folder: str | Path) -> Evaluation:
     """Reads `summary.json`."""
     document = json.loads(Path(folder, SUMMARY).read_text("utf-8"))
     document.pop("blessed")
-    return Evaluation(**document | {"gate": [Verdict(**verdict) for verdict in document["gate"]]})
+    # By position: version 0.1.0 named the field `passed` otherwise.
+    return Evaluation(**document | {"gate": [Verdict(*verdict.values()) for verdict in document["gate"]]})

@@ -98,8 +98,8 @@ def _check_count(count: int, pattern: str) -> None:
 def _Records(pipeline: beam.Pipeline, exec_properties: dict[str, Any], split_pattern: str) -> beam.PCollection:
     """Reads the serialised examples of a split."""
     pattern = os.path.join(exec_properties[standard_component_specs.INPUT_BASE_KEY], split_pattern)
-    (found,) = FileSystems.match([pattern])
-    paths = sorted(file.path for file in found.metadata_list)
+    (matched,) = FileSystems.match([pattern])
+    paths = sorted(file.path for file in matched.metadata_list)
     records = (
         pipeline
         | beam.Create(paths, reshuffle=True)
@@ -220,7 +220,7 @@ class ImportExampleGen(component.ImportExampleGen):
 
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
 
-    def __init__(self, *, spelling: str = NORMAL, **given: Any) -> None:
+    def __init__(self, *, spelling: str = NORMAL, **arguments: Any) -> None:
         """
         Args:
             spelling: spelling of the formulas, as in `data.spelling.respell`.
@@ -229,5 +229,5 @@ class ImportExampleGen(component.ImportExampleGen):
         Raises:
             UserError: the spelling is unknown.
         """
-        super().__init__(**given)
+        super().__init__(**arguments)
         self.exec_properties[SPELLING] = known_spelling(spelling)

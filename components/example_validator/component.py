@@ -32,19 +32,19 @@ class Executor(executor.Executor):
         """
         result = super().Do(input_dict, output_dict, exec_properties)
         artifact = artifact_utils.get_single_instance(output_dict["anomalies"])
-        found = []
+        problems = []
         for split in artifact_utils.decode_split_names(artifact.split_names):
             path = os.path.join(artifact_utils.get_split_uri([artifact], split), executor.DEFAULT_FILE_NAME)
             anomalies = load_anomalies_binary(path)
             reports = {feature: info.description for feature, info in anomalies.anomaly_info.items()}
             if anomalies.HasField("dataset_anomaly_info"):
                 reports["the split"] = anomalies.dataset_anomaly_info.description
-            found += [
+            problems += [
                 f"{split}: {feature}: {textwrap.shorten(report, REPORT_LENGTH, placeholder=' …')}"
                 for feature, report in sorted(reports.items())
             ]
-        if found:
-            raise UserError(f"the examples do not match the schema: {'; '.join(found)}")
+        if problems:
+            raise UserError(f"the examples do not match the schema: {'; '.join(problems)}")
         return result
 
 

@@ -25,7 +25,7 @@ from sacrebleu.metrics.helpers import extract_all_word_ngrams
 from components.formula_metrics.cdm import cdm_statistics
 from data.latex.rendering import render_all
 from data.spelling import NORMAL, respell
-from im2latex.calibration import BINS, bins_of
+from im2latex.calibration import BINS, bins_of, expected_calibration_error
 
 # im2markup draws at 12 pt and 200 dpi, which is 240 dpi at the 10 pt used here. The tolerances below are in pixels. Of
 # the formulas with one wrong symbol, one of five still counts as a match; at 100 dpi it would be four of five.
@@ -96,7 +96,7 @@ def statistics(
         UserError: the renderer is unknown or not installed, or the spelling is unknown.
     """
     pairs = list(zip(references, predictions, strict=True))
-    given = [None] * len(pairs) if probabilities is None else probabilities
+    probability_of = [None] * len(pairs) if probabilities is None else probabilities
     # Cached, because each reference is repeated for every model, and predictions are often equal to it.
     respelled = functools.lru_cache(PAIRS_AT_ONCE)(functools.partial(respell, spelling=spelling))
     formulas_drawn = 0
@@ -114,7 +114,7 @@ def statistics(
         for pair, *images in zip(chunk, pictures[::2], pictures[1::2], strict=True):
             of_text = text_statistics(*map(respelled, pair))
             is_right = bool(SCORES["exact_match"].value(of_text[SCORES["exact_match"].part]))
-            of_probability = calibration_statistics(given[len(rows)], is_right)
+            of_probability = calibration_statistics(probability_of[len(rows)], is_right)
             rows.append(np.concatenate([of_text, image_statistics(*images), cdm_statistics(*pair), of_probability]))
     return np.array(rows, np.int64).reshape(len(pairs), WIDTH)
 
@@ -290,9 +290,9 @@ def first_count(statistics: np.ndarray) -> float:
 
 
 def calibration_error(statistics: np.ndarray) -> float:
-    """Of summed `calibration_statistics`: the expected calibration error (Naeini et al. 2015), 0 to 1; 0 of nothing."""
-    counts, right, millionths = statistics.reshape(3, BINS)
-    return float(np.abs(right - millionths / MILLIONTH).sum() / max(counts.sum(), 1))
+    """Returns the expected calibration error, 0 to 1, from summed `calibration_statistics`."""
+    count, right, millionths = statistics.reshape(3, BINS)
+    return expected_calibration_error(count, right, millionths / MILLIONTH)
 
 
 def _table(*rows: tuple[str, str, str, int, Callable[[np.ndarray], float], str]) -> dict[str, Score]:

@@ -19,11 +19,11 @@ BARS = 24
 class Tick(NamedTuple):
     """A labelled position on an axis."""
 
-    place: float
+    position: float
     label: str
 
 
-class Line(NamedTuple):
+class Series(NamedTuple):
     """A series of points, joined by lines."""
 
     name: str
@@ -44,7 +44,7 @@ class Chart(NamedTuple):
     y_title: str
     x_ticks: list[Tick]
     y_ticks: list[Tick]
-    lines: list[Line]
+    lines: list[Series]
     mark: tuple[float, float] | None = None  # a point to highlight
     bars: list[tuple[float, float, float, float]] = []  # x, y, width, height
 
@@ -80,7 +80,7 @@ def curves(
         return TOP + (high - scale(value)) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
     lines = [
-        Line(name, style, [(x(e), y(v)) for e, v in zip(epochs, values, strict=True) if v is not None])
+        Series(name, style, [(x(e), y(v)) for e, v in zip(epochs, values, strict=True) if v is not None])
         for name, style, values in series
         if any(value is not None for value in values)
     ]
@@ -123,12 +123,12 @@ def histogram(title: str, unit: str, splits: Mapping[str, np.ndarray]) -> Chart:
         return TOP + (1 - percent / tops[-1]) * (HEIGHT - TOP - BOTTOM)
 
     (first, bars), *others = shares.items()
-    lines = [Line(first, "bars", [])]
+    lines = [Series(first, "bars", [])]
     for name, share in others:
         outline = [(x(0), y(0))]
-        for place, percent in enumerate(100 * share):
-            outline += [(x(edges[place]), y(percent)), (x(edges[place + 1]), y(percent))]
-        lines.append(Line(name, "outline", [*outline, (x(edges[-1]), y(0))]))
+        for index, percent in enumerate(100 * share):
+            outline += [(x(edges[index]), y(percent)), (x(edges[index + 1]), y(percent))]
+        lines.append(Series(name, "outline", [*outline, (x(edges[-1]), y(0))]))
     return Chart(
         title,
         unit,
@@ -147,7 +147,7 @@ def histogram(title: str, unit: str, splits: Mapping[str, np.ndarray]) -> Chart:
 def reliability(points: Sequence[tuple[float, float]]) -> Chart:
     """Shares that are right over probabilities, each 0 to 1, beside those of a model that is calibrated perfectly."""
 
-    def place(probability: float, share: float) -> tuple[float, float]:
+    def point_at(probability: float, share: float) -> tuple[float, float]:
         x = LEFT + probability * (WIDTH - LEFT - RIGHT)
         return x, TOP + (1 - share) * (HEIGHT - TOP - BOTTOM)
 
@@ -156,11 +156,11 @@ def reliability(points: Sequence[tuple[float, float]]) -> Chart:
         "confidence",
         "probability",
         "share that is right",
-        [Tick(place(value, 0)[0], _label(value)) for value in ticks],
-        [Tick(place(0, value)[1], _label(value)) for value in ticks],
+        [Tick(point_at(value, 0)[0], _label(value)) for value in ticks],
+        [Tick(point_at(0, value)[1], _label(value)) for value in ticks],
         [
-            Line("calibrated perfectly", "dashed", [place(0, 0), place(1, 1)]),
-            Line("this model", "solid", [place(*point) for point in points]),
+            Series("calibrated perfectly", "dashed", [point_at(0, 0), point_at(1, 1)]),
+            Series("this model", "solid", [point_at(*point) for point in points]),
         ],
     )
 

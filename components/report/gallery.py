@@ -39,10 +39,10 @@ class Layer(NamedTuple):
     opacity: float
 
 
-class Attention(NamedTuple):
+class AttentionView(NamedTuple):
     """The attention of one prediction."""
 
-    image: pictures.Picture
+    image: pictures.EmbeddedPicture
     width: int  # of the image, pixels
     height: int
     layers: list[Layer]
@@ -50,23 +50,23 @@ class Attention(NamedTuple):
     steps: list[tuple[str, int, int, int]]
 
 
-class Shown(NamedTuple):
+class ShownPrediction(NamedTuple):
     """A prediction in the gallery; a picture is None if it is missing."""
 
     prediction: Prediction
     probability: float
-    image: pictures.Picture | None
-    target: pictures.Picture | None
-    read: pictures.Picture | None
+    image: pictures.EmbeddedPicture | None
+    target: pictures.EmbeddedPicture | None
+    read: pictures.EmbeddedPicture | None
     target_parts: list[AlignedPart]
     read_parts: list[tuple[str, list[tuple[int, str]]]]  # kind, and tokens with their steps
-    attention: Attention | None
+    attention: AttentionView | None
 
 
 class Shows(NamedTuple):
     """The gallery."""
 
-    groups: list[tuple[str, list[Shown]]]
+    groups: list[tuple[str, list[ShownPrediction]]]
     notes: list[str]  # which parts are missing, and why
 
 
@@ -85,10 +85,10 @@ def gallery(run: ReportedRun, renderer: str | None, evaluated: Evaluated) -> Sho
     drawn = section(_draw, every, renderer)
     index_of = {prediction.record: index for index, prediction in enumerate(every)}
 
-    def shown(prediction: Prediction) -> Shown:
+    def shown(prediction: Prediction) -> ShownPrediction:
         index = index_of[prediction.record]
         target_parts, read_parts = compare(prediction)
-        return Shown(
+        return ShownPrediction(
             prediction=prediction,
             probability=math.exp(prediction.log_probability),
             image=pictures.of_bytes(encoded.content[index], DPI / SHOWN_DPI) if encoded.content else None,
@@ -108,12 +108,12 @@ def gallery(run: ReportedRun, renderer: str | None, evaluated: Evaluated) -> Sho
 def _images(run: ReportedRun, predictions: Sequence[Prediction]) -> list[bytes]:
     folder = folder_of(run, "examples")
     if run.split is None:
-        raise Missing("It is not known which split of the examples was evaluated, so there are no images.")
+        raise Missing("The split of the evaluated examples is unknown, so there are no images.")
     images_of = images(folder / f"Split-{run.split}", [prediction.record for prediction in predictions])
     return [images_of[prediction.record] for prediction in predictions]
 
 
-def _draw(predictions: Sequence[Prediction], renderer: str | None) -> dict[str, pictures.Picture | None]:
+def _draw(predictions: Sequence[Prediction], renderer: str | None) -> dict[str, pictures.EmbeddedPicture | None]:
     """Draws every target and every prediction; None for a formula that cannot be drawn."""
     formulas = sorted({formula for prediction in predictions for formula in (prediction.target, prediction.read)})
     drawings = render_all(formulas, dpi=DENSITY * SHOWN_DPI, border=0, renderer=renderer)
@@ -126,7 +126,7 @@ def _draw(predictions: Sequence[Prediction], renderer: str | None) -> dict[str, 
 def _look(run: ReportedRun, predictions: Sequence[Prediction], encoded: Sequence[bytes]) -> list[Looked]:
     model = folder_of(run, "model") / SERVING
     if not (model / DESCRIPTION).exists():
-        raise Missing("The model does not say how it is built, so nobody can see where it looks.")
+        raise Missing("The model has no record of its configuration, so its attention cannot be shown.")
     return look(str(model), encoded, [prediction.read for prediction in predictions])
 
 
@@ -138,7 +138,7 @@ def _numbered(parts: Sequence[AlignedPart]) -> list[tuple[str, list[tuple[int, s
     return numbered
 
 
-def _attention(looked: Looked, prediction: Prediction) -> Attention:
+def _attention(looked: Looked, prediction: Prediction) -> AttentionView:
     height, width = looked.image.shape
     *_, finest = looked.maps
     layers = []
@@ -153,4 +153,4 @@ def _attention(looked: Looked, prediction: Prediction) -> Attention:
         weight, x, y = (round(100 * share) for share in (float(weights.max()), left / width, top / height))
         steps.append((token, weight, min(x, 100), min(y, 100)))
     image = pictures.of_pixels(looked.image)
-    return Attention(image, width, height, layers, steps)
+    return AttentionView(image, width, height, layers, steps)

@@ -32,7 +32,7 @@ TITLES = {
 _DOWN = (("data", "examples"), ("examples", "transform_graph"), ("transform_graph", "model"), ("model", "pushed_model"))
 
 
-class Box(NamedTuple):
+class ArtifactBox(NamedTuple):
     """An artifact."""
 
     title: str
@@ -52,7 +52,7 @@ class Arrow(NamedTuple):
 class Drawing(NamedTuple):
     """Boxes and arrows."""
 
-    boxes: list[Box]
+    boxes: list[ArtifactBox]
     arrows: list[Arrow]
 
 
@@ -62,7 +62,10 @@ def draw(notes: Mapping[str, str]) -> Drawing:
     Args:
         notes: a short text for each artifact that exists, by its key in TITLES.
     """
-    boxes = [Box(TITLES[name], notes.get(name, "none"), *position, name in notes) for name, position in _PLACES.items()]
+    boxes = [
+        ArtifactBox(TITLES[name], notes.get(name, "none"), *position, name in notes)
+        for name, position in _PLACES.items()
+    ]
     half, middle = BOX_HEIGHT / 2, BOX_WIDTH / 2
     y = {name: position[1] for name, position in _PLACES.items()}
     left, right = _LEFT + BOX_WIDTH, _RIGHT

@@ -16,7 +16,7 @@ QUALITY = 70
 LEVELS = 31
 
 
-class Picture(NamedTuple):
+class EmbeddedPicture(NamedTuple):
     """A picture as a `data:` URL, and the size at which it is shown, CSS pixels."""
 
     address: str
@@ -24,7 +24,7 @@ class Picture(NamedTuple):
     height: int
 
 
-def of_bytes(encoded: bytes, density: float = 1) -> Picture:
+def of_bytes(encoded: bytes, density: float = 1) -> EmbeddedPicture:
     """Converts an encoded image of any format.
 
     Args:
@@ -42,7 +42,7 @@ def of_bytes(encoded: bytes, density: float = 1) -> Picture:
     return _picture(shown, density)
 
 
-def of_pixels(pixels: np.ndarray, density: float = 1) -> Picture:
+def of_pixels(pixels: np.ndarray, density: float = 1) -> EmbeddedPicture:
     """Converts grey levels, uint8 (height, width), shown with `density` image pixels per CSS pixel."""
     return _picture(Image.fromarray(pixels), density)
 
@@ -70,7 +70,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
 
 
-def _picture(image: Image.Image, density: float) -> Picture:
+def _picture(image: Image.Image, density: float) -> EmbeddedPicture:
     shrink = max(image.width / MAX_WIDTH, image.height / MAX_HEIGHT, 1.0)
     shown = _scaled(image.size, 1 / shrink / density)
     if shrink > 1:
@@ -79,7 +79,7 @@ def _picture(image: Image.Image, density: float) -> Picture:
     while len(address) > MAX_BYTES:  # a photograph
         address = min(address, _address(image, "JPEG"), key=len)
         image = image.resize(_scaled(image.size, 0.75), Image.Resampling.LANCZOS)
-    return Picture(address, *shown)
+    return EmbeddedPicture(address, *shown)
 
 
 def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:

@@ -7,14 +7,14 @@ from typing import NamedTuple
 from components.evaluator.pictures import PICTURES
 from components.evaluator.summary import CANDIDATE, Evaluation
 from components.formula_metrics.scores import SCORES
-from components.report.sections import FEW, Cell, Missing, cell
+from components.report.sections import FEW, Missing, ScoreCell, cell
 from components.report.wording import signed
 
 # The scores of the table; the bars show the first.
 SHOWN = ("bleu", "exact_match", "edit_similarity")
 
 
-class Row(NamedTuple):
+class PictureKindRow(NamedTuple):
     """A kind of picture."""
 
     kind: str
@@ -22,20 +22,20 @@ class Row(NamedTuple):
     examples: int
     few: bool  # whether there are fewer examples than FEW
     share: float  # length of the bar, 0 to 1
-    cells: list[Cell]  # one for each score of SHOWN
+    cells: list[ScoreCell]  # one for each score of SHOWN
     difference: str  # of the first score, from its value on the unchanged pictures
 
 
-class Robustness(NamedTuple):
+class RobustnessSection(NamedTuple):
     """The section's content."""
 
     titles: list[str]
-    rows: list[Row]
+    rows: list[PictureKindRow]
     seed: int
     mark: float  # length of the bar for the unchanged pictures, 0 to 1
 
 
-def robustness(evaluation: Evaluation) -> Robustness:
+def robustness(evaluation: Evaluation) -> RobustnessSection:
     """Builds the section from the scores by kind of picture.
 
     Raises:
@@ -43,7 +43,7 @@ def robustness(evaluation: Evaluation) -> Robustness:
     """
     scores_by_kind = evaluation.pictures
     if not scores_by_kind:
-        raise Missing("The model was not tried on other kinds of pictures; evaluation.robustness=200 would try it.")
+        raise Missing("The model was not evaluated on other kinds of pictures; set evaluation.robustness=200.")
     rows = []
     for kind, scores in scores_by_kind.items():
         lost = evaluation.loss(kind)
@@ -51,5 +51,5 @@ def robustness(evaluation: Evaluation) -> Robustness:
         cells = [cell(SCORES[name], scores, name) for name in SHOWN]
         help = PICTURES[kind].help if kind in PICTURES else ""
         count = scores["examples"]
-        rows.append(Row(kind, help, count, count < FEW, scores[CANDIDATE][SHOWN[0]], cells, difference))
-    return Robustness([SCORES[name].title for name in SHOWN], rows, evaluation.robustness["seed"], rows[0].share)
+        rows.append(PictureKindRow(kind, help, count, count < FEW, scores[CANDIDATE][SHOWN[0]], cells, difference))
+    return RobustnessSection([SCORES[name].title for name in SHOWN], rows, evaluation.robustness["seed"], rows[0].share)

@@ -83,13 +83,13 @@ def folder_of(run: ReportedRun, name: str) -> Path:
     Raises:
         Missing: the run has no such artifact, or its folder was deleted.
     """
-    made = run.artifacts.get(name)
-    if made is None:
-        why = f"{run.failed} failed" if run.failed else "the run did not get to it"
+    artifact = run.artifacts.get(name)
+    if artifact is None:
+        why = f"{run.failed} failed" if run.failed else "the run did not reach it"
         raise Missing(f"There is no {ARTIFACTS[name]}: {why}.")
-    if not Path(made.uri).exists():
-        raise Missing(f"The {ARTIFACTS[name]} was made, but {made.uri} is no longer there.")
-    return Path(made.uri)
+    if not Path(artifact.uri).exists():
+        raise Missing(f"The {ARTIFACTS[name]} was made, but {artifact.uri} is no longer there.")
+    return Path(artifact.uri)
 
 
 def evaluation_of(run: ReportedRun) -> Evaluation:
@@ -119,7 +119,7 @@ def _written(run: ReportedRun, file: str) -> Path:
     return folder
 
 
-class Cell(NamedTuple):
+class ScoreCell(NamedTuple):
     """A score of the new model, that of the baseline, and their difference, as text."""
 
     value: str
@@ -128,34 +128,34 @@ class Cell(NamedTuple):
     kind: str = ""  # better, worse or same
 
 
-def cell(score: Score, scores: dict[str, Any], name: str) -> Cell:
+def cell(score: Score, scores: dict[str, Any], name: str) -> ScoreCell:
     """Formats one score of one slice, for both models."""
     value, baseline = (scores.get(model, {}).get(name) for model in (CANDIDATE, BASELINE))
     if value is None:
-        return Cell(MINUS)
+        return ScoreCell(MINUS)
     decimals = 0 if score.is_count else 3
     if baseline is None:
-        return Cell(number(value, decimals))
+        return ScoreCell(number(value, decimals))
     difference = signed(value - baseline, decimals)
     if difference[0] not in f"+{MINUS}" or not any(digit in difference for digit in "123456789"):
         kind = "same"
     else:
         kind = "better" if (value > baseline) != score.is_better_low else "worse"
-    return Cell(number(value, decimals), number(baseline, decimals), difference, kind)
+    return ScoreCell(number(value, decimals), number(baseline, decimals), difference, kind)
 
 
 class Large(NamedTuple):
     """A score that is shown in large figures."""
 
     title: str
-    cell: Cell
+    cell: ScoreCell
 
 
-class Rule(NamedTuple):
+class RuleRow(NamedTuple):
     """The result of a rule of the gate, as text."""
 
     text: str
-    kept: bool
+    passed: bool
     value: str
     bound: str
 
@@ -167,7 +167,7 @@ class Outcome(NamedTuple):
     good: bool | None  # None: neither good nor bad
     sentences: list[str]
     figures: list[Large]
-    rules: list[Rule]
+    rules: list[RuleRow]
     check: dict[str, Any]  # results of the serving check; {} if there was none
     refused: bool  # whether the serving check refused the model
 
@@ -204,7 +204,7 @@ def _headline(run: ReportedRun, blessed: Any, refused: bool, pushed: bool) -> tu
     if run.failed:
         return f"{run.failed} failed", False
     if blessed is None:
-        return "Not judged", None
+        return "Not evaluated", None
     if not blessed:
         return "Not blessed", False
     if refused:
@@ -212,10 +212,10 @@ def _headline(run: ReportedRun, blessed: Any, refused: bool, pushed: bool) -> tu
     return ("Blessed and pushed", True) if pushed else ("Blessed, not pushed", None)
 
 
-def _rule(rule: gate.Verdict) -> Rule:
+def _rule(rule: gate.Verdict) -> RuleRow:
     shown = SCORES[gate.parse(rule.rule).score].shown
     value = "no examples" if rule.value is None else shown(rule.value)
-    return Rule(rule.rule, rule.kept, value, "no baseline" if rule.bound is None else shown(rule.bound))
+    return RuleRow(rule.rule, rule.passed, value, "no baseline" if rule.bound is None else shown(rule.bound))
 
 
 def _serving(run: ReportedRun, pushed: str) -> str:
@@ -226,22 +226,22 @@ def _serving(run: ReportedRun, pushed: str) -> str:
     return f"Version {newest} is serving{', which this run pushed' if newest == pushed else ''}: {run.serving}/{newest}"
 
 
-class Row(NamedTuple):
+class SliceRow(NamedTuple):
     """The scores of a slice."""
 
     name: str
     examples: int
     few: bool
-    cells: list[Cell]
+    cells: list[ScoreCell]
 
 
 class Scores(NamedTuple):
     """The scores on all examples and by slice."""
 
     examples: int
-    overall: list[tuple[Score, Cell]]
+    overall: list[tuple[Score, ScoreCell]]
     titles: list[str]  # of the columns of the slices
-    groups: list[tuple[str, list[Row]]]
+    groups: list[tuple[str, list[SliceRow]]]
     about: dict[str, dict[str, Any]]  # facts about each model
     renderer: str
     baseline: bool  # whether there is a baseline
@@ -249,7 +249,7 @@ class Scores(NamedTuple):
 
 def scores(evaluation: Evaluation) -> Scores:
     """Builds the section on the scores."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[SliceRow]] = {}
     for name, values in evaluation.slices.items():
         key, _, value = name.partition("=")
         if key in ("", PICTURE):
@@ -257,7 +257,7 @@ def scores(evaluation: Evaluation) -> Scores:
         shown = value if key == "structure" else value.replace("-", "\N{EN DASH}")
         cells = [cell(score, values, score_name) for score_name, score in SCORES.items()]
         groups.setdefault(SLICES.get(key, key.capitalize()), []).append(
-            Row(shown, values["examples"], values["examples"] < FEW, cells)
+            SliceRow(shown, values["examples"], values["examples"] < FEW, cells)
         )
     everything = evaluation.slices[""]
     return Scores(
@@ -319,7 +319,7 @@ def measured(run: ReportedRun, evaluated: Evaluated | None) -> Measured:
     """Compares lengths and sizes in the training split with those in the evaluated split."""
     train = measure(folder_of(run, "examples") / "Split-train")
     if not len(train.lengths):
-        raise Missing("There are no examples to learn from.")
+        raise Missing("There are no training examples.")
     values = {"Length": {"train": train.lengths}, "Width": {"train": train.widths}, "Height": {"train": train.heights}}
     if evaluated:
         lengths = np.array([len(prediction.target.split()) for prediction in evaluated.predictions])
@@ -345,7 +345,7 @@ def vocabulary(run: ReportedRun, evaluated: Evaluated) -> Coverage:
     """Computes how much of the evaluated formulas the model's vocabulary covers."""
     path = folder_of(run, "model") / SERVING / DESCRIPTION
     if not path.exists():
-        raise Missing("The model does not say what its vocabulary is.")
+        raise Missing("The model has no record of its vocabulary.")
     texts = json.loads(path.read_text("utf-8"))["vocabulary"]
     return coverage(texts, [prediction.target for prediction in evaluated.predictions])
 
@@ -353,7 +353,7 @@ def vocabulary(run: ReportedRun, evaluated: Evaluated) -> Coverage:
 class Confused(NamedTuple):
     """The section on confused tokens."""
 
-    found: Confusions
+    confusions: Confusions
     matrix: Matrix
     shades: list[list[int]]  # of the matrix, 0 to 4
     substitutions: list[tuple]
@@ -363,12 +363,12 @@ class Confused(NamedTuple):
 
 def confused(evaluated: Evaluated) -> Confused:
     """Builds the section on confused tokens."""
-    found = confusions(evaluated.predictions)
-    table = matrix(found)
+    every = confusions(evaluated.predictions)
+    table = matrix(every)
     most = max((count for row in table.counts for count in row), default=0)
     shades = [[math.ceil(4 * count / most) if most else 0 for count in row] for row in table.counts]
-    tables = (ranked(counts) for counts in (found.substitutions, found.missing, found.extra))
-    return Confused(found, table, shades, *tables)
+    tables = (ranked(counts) for counts in (every.substitutions, every.missing, every.extra))
+    return Confused(every, table, shades, *tables)
 
 
 def data(run: ReportedRun) -> Data | None:
@@ -381,20 +381,20 @@ def data(run: ReportedRun) -> Data | None:
 
 def descent(run: ReportedRun) -> tuple[lineage.Drawing, list[tuple[str, str, str]]]:
     """Builds the lineage of the model: the drawing, and the name, id and address of each artifact."""
-    there = {name: made for name, made in run.artifacts.items() if name in lineage.TITLES}
+    artifacts = {name: artifact for name, artifact in run.artifacts.items() if name in lineage.TITLES}
     if run.artifacts.get("pushed_model") and run.artifacts["pushed_model"].properties.get("pushed") != 1:
-        del there["pushed_model"]
-    if "baseline" in there and not there["baseline"].properties.get("serving_version"):
-        del there["baseline"]
-    notes = {name: f"artifact {made.id}" if made.id else "made" for name, made in there.items()}
+        del artifacts["pushed_model"]
+    if "baseline" in artifacts and not artifacts["baseline"].properties.get("serving_version"):
+        del artifacts["baseline"]
+    notes = {name: f"artifact {artifact.id}" if artifact.id else "made" for name, artifact in artifacts.items()}
     for name, key in (("pushed_model", "pushed_version"), ("baseline", "serving_version")):
-        if name in there:
-            notes[name] = str(there[name].properties[key])
-    titles = {name: title for name, title in lineage.TITLES.items() if name in there}
-    rows = [(title, str(there[name].id or ""), there[name].address) for name, title in titles.items()]
+        if name in artifacts:
+            notes[name] = str(artifacts[name].properties[key])
+    titles = {name: title for name, title in lineage.TITLES.items() if name in artifacts}
+    rows = [(title, str(artifacts[name].id or ""), artifacts[name].address) for name, title in titles.items()]
     if run.data is not None:
         notes["data"] = "TFRecords"
         rows.insert(0, (lineage.TITLES["data"], "", run.data))
-    if "pushed_model" in there:
-        rows.append(("served from", "", str(there["pushed_model"].properties["pushed_destination"])))
+    if "pushed_model" in artifacts:
+        rows.append(("served from", "", str(artifacts["pushed_model"].properties["pushed_destination"])))
     return lineage.draw(notes), rows

@@ -97,7 +97,7 @@ def read_images(examples: types.Artifact, split: str, count: int) -> list[bytes]
     records = read_split(artifact_utils.get_split_uri([examples], split))
     images = [record.image for record in spread(records, count)]
     if not images:
-        raise UserError(f"the split {split} has no example to try the model with; choose another split, or fill it")
+        raise UserError(f"the split {split} has no examples to test the model with; choose another split")
     return images
 
 
@@ -106,14 +106,14 @@ def spread(items: Iterable[Item], count: int) -> list[Item]:
 
     It iterates once, and has at most 2 * `count` items in memory.
     """
-    kept: list[Item] = []
+    selected: list[Item] = []
     step = 1
     for number, item in enumerate(items):
         if number % step == 0:
-            kept.append(item)
-        if len(kept) == 2 * count:
-            kept, step = kept[::2], 2 * step
-    return [kept[i * len(kept) // count] for i in range(count)] if len(kept) > count else kept
+            selected.append(item)
+        if len(selected) == 2 * count:
+            selected, step = selected[::2], 2 * step
+    return [selected[i * len(selected) // count] for i in range(count)] if len(selected) > count else selected
 
 
 def _write(result: CheckResult, blessing: types.Artifact) -> None:

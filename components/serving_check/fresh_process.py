@@ -79,7 +79,7 @@ def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> Ch
     limits = (LOADING_SECONDS, FIRST_ANSWER_SECONDS + PATIENCE * max_seconds * 2 * len(images))
     ended = _run("components.serving_check.probe", model, images, *map(str, limits))
     if ended.errors:
-        logging.info("The process that tried the model wrote:\n%s", ended.errors)
+        logging.info("The process that tested the model wrote:\n%s", ended.errors)
     result = judge(ended, len(images), max_seconds, limits)
     onnx = Path(model) / ONNX
     if result.blessed and onnx.is_file():
@@ -135,10 +135,10 @@ def judge(ended: Ended, images: int, max_seconds: float, limits: tuple[float, fl
     to_load = events[0]["seconds_to_load"] if events else None
     if ended.status or len(events) < len(expected):
         return CheckResult(_failure(ended, _stage(len(events), images), limits[1 if events else 0]), to_load)
-    _, _, *alone, together, memory = events
+    _, _, *alone, batched, memory = events
     seconds = [event["seconds"] for event in alone]
     median = statistics.median(seconds)
-    reason = _inconsistency(events[1:-1], alone, together)
+    reason = _inconsistency(events[1:-1], alone, batched)
     if not reason and median > max_seconds:
         reason = (
             f"the model takes {median:.3g} s an image (median of {images}), more than the {max_seconds:g} s allowed"
@@ -216,22 +216,22 @@ def _last_error(ended: Ended) -> str:
     return _short(lines[-1]) if lines else ""
 
 
-def _inconsistency(answers: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], together: dict[str, Any]) -> str:
+def _inconsistency(answers: Sequence[dict[str, Any]], alone: Sequence[dict[str, Any]], batched: dict[str, Any]) -> str:
     """Describes what is wrong with complete answers; "" if nothing is."""
     images = len(alone)
     for answer in answers:
-        expected = images if answer is together else 1
+        expected = images if answer is batched else 1
         for name in ("latex", "log_probability"):
             if len(answer[name]) != expected:
                 return f"the model gives {len(answer[name])} values of {name} to a batch of {expected}"
     probabilities = [value for answer in answers for value in answer["log_probability"]]
-    wrong = [value for value in probabilities if not -math.inf < value <= 0]  # also catches NaN
-    if wrong:
+    invalid = [value for value in probabilities if not -math.inf < value <= 0]  # also catches NaN
+    if invalid:
         return (
-            f"{len(wrong)} of {len(probabilities)} answers of the model have a log-probability that is not finite, "
-            f"or above 0, such as {wrong[0]:g}"
+            f"{len(invalid)} of {len(probabilities)} answers of the model have a log-probability that is not finite, "
+            f"or above 0, such as {invalid[0]:g}"
         )
-    pairs = zip(alone, together["latex"], strict=True)
+    pairs = zip(alone, batched["latex"], strict=True)
     differing = sum(answer["latex"] != [latex] for answer, latex in pairs)
     if differing > max(1, images // TIES):
         return f"the model reads {differing} of {images} images differently alone and in a batch"

@@ -64,7 +64,7 @@ class DatasetReport:
 
 
 @dataclass
-class _Seen:
+class _SplitStatistics:
     """Values collected while the records of a split are read."""
 
     widths: list[int] = field(default_factory=list)
@@ -101,49 +101,51 @@ def check_dataset(
     described = _description(path)
     if not described and (path / "dataset.json").exists():
         problems.add("dataset.json is unreadable")
-    seen = {split: _read_split(path / split, described, problems, progress) for split in SPLITS}
+    read = {split: _read_split(path / split, described, problems, progress) for split in SPLITS}
     rejects = path / "rejects.jsonl"
     rejected = rejects.read_bytes().count(b"\n") if rejects.is_file() else 0
     if described and rejected != sum(described["rejected"].values()):
         problems.add(f"rejects.jsonl has {rejected:,} lines, dataset.json says {sum(described['rejected'].values()):,}")
-    train = seen["train"]
-    shared = {split: sum(n for f, n in seen[split].formulas.items() if f in train.formulas) for split in SPLITS[1:]}
+    train = read["train"]
+    shared = {split: sum(n for f, n in read[split].formulas.items() if f in train.formulas) for split in SPLITS[1:]}
     for split in SPLITS[1:]:
-        same = len(seen[split].pairs & train.pairs)
-        if same > MAX_SHARED * len(seen[split].pairs):
+        same = len(read[split].pairs & train.pairs)
+        if same > MAX_SHARED * len(read[split].pairs):
             problems.add(f"{same:,} examples of {split}, image and formula, are in train too")
-    vocabulary = sum((part.tokens for part in seen.values()), Counter())
+    vocabulary = sum((statistics.tokens for statistics in read.values()), Counter())
     report = DatasetReport(
         path=str(path),
         source=str(described.get("source", "not known, for there is no dataset.json that tells it")),
         splits={
             split: SplitReport(
-                records=len(part.lengths),
-                bytes=part.image_bytes,
-                width=_spread(part.widths),
-                height=_spread(part.heights),
-                tokens=_spread(part.lengths),
+                records=len(statistics.lengths),
+                bytes=statistics.image_bytes,
+                width=_spread(statistics.widths),
+                height=_spread(statistics.heights),
+                tokens=_spread(statistics.lengths),
             )
-            for split, part in seen.items()
+            for split, statistics in read.items()
         },
         rejected=rejected,
         vocabulary=len(vocabulary),
         most_common=[(_shown(token), count) for token, count in vocabulary.most_common(20)],
         seen_once=sum(count == 1 for count in vocabulary.values()),
-        unseen={split: len(set(seen[split].tokens) - set(train.tokens)) for split in SPLITS[1:]},
-        duplicates={split: sum(part.formulas.values()) - len(part.formulas) for split, part in seen.items()},
+        unseen={split: len(set(read[split].tokens) - set(train.tokens)) for split in SPLITS[1:]},
+        duplicates={
+            split: sum(statistics.formulas.values()) - len(statistics.formulas) for split, statistics in read.items()
+        },
         shared=shared,
         problems=problems.listed(),
     )
-    return report, [record for part in seen.values() for record in part.samples]
+    return report, [record for statistics in read.values() for record in statistics.samples]
 
 
 def _description(path: Path) -> dict:
     """Returns the content of dataset.json, or {} if it is missing or not in the form that `DatasetWriter` writes."""
-    found = json.loads((path / "dataset.json").read_text("utf-8")) if is_dataset(path) else {}
-    counted = (found.get(name) for name in ("counts", "rejected"))
-    of_splits = all(isinstance(counts, dict) and all(map(_is_count, counts.values())) for counts in counted)
-    return found if of_splits else {}
+    description = json.loads((path / "dataset.json").read_text("utf-8")) if is_dataset(path) else {}
+    counted = (description.get(name) for name in ("counts", "rejected"))
+    is_valid = all(isinstance(counts, dict) and all(map(_is_count, counts.values())) for counts in counted)
+    return description if is_valid else {}
 
 
 def _is_count(value: object) -> bool:
@@ -176,12 +178,12 @@ class _Problems:
 
 def _read_split(
     folder: Path, described: dict, problems: _Problems, progress: Callable[[int], None] | None = None
-) -> _Seen:
+) -> _SplitStatistics:
     """Reads and checks the records of a split; the folder's name is the split's name."""
-    split, seen = folder.name, _Seen()
+    split, statistics = folder.name, _SplitStatistics()
     if not folder.is_dir():
         problems.add(f"folder {split} is missing")
-        return seen
+        return statistics
     files = shards(folder)
     numbers = [match.groups() for file in files if (match := _SHARD.fullmatch(file.name))]
     if numbers and {(f"{i:05d}", f"{len(files):05d}") for i in range(len(files))} != set(numbers):
@@ -190,52 +192,52 @@ def _read_split(
     stride = max(1, (expected or 1000) * len(SPLITS) // SAMPLES)
     for file in files:
         try:
-            for number, content in enumerate(read_tfrecords(file)):
+            for number, serialised in enumerate(read_tfrecords(file)):
                 try:
-                    record = decode(content)
+                    record = decode(serialised)
                 except BadRecord as error:
-                    seen.unusable += 1
+                    statistics.unusable += 1
                     problems.add(error.reason, f"{file.name}, record {number}")
                 else:
-                    sampled = len(seen.lengths) % stride == 0 and len(seen.samples) < SAMPLES // len(SPLITS)
-                    _check_formula(record, seen, problems)
-                    if _check_image(record, seen, problems) and sampled:
-                        seen.samples.append(record)
+                    sampled = len(statistics.lengths) % stride == 0 and len(statistics.samples) < SAMPLES // len(SPLITS)
+                    _check_formula(record, statistics, problems)
+                    if _check_image(record, statistics, problems) and sampled:
+                        statistics.samples.append(record)
                     if progress is not None:
                         progress(1)
         except UserError as error:
             problems.add(str(error))
-    found = len(seen.lengths) + seen.unusable
-    if described and expected != found:
-        problems.add(f"{split} holds {found:,} records, dataset.json says {expected:,}")
-    if not found:
+    total = len(statistics.lengths) + statistics.unusable
+    if described and expected != total:
+        problems.add(f"{split} holds {total:,} records, dataset.json says {expected:,}")
+    if not total:
         problems.add(f"{split} holds no records")
-    if twice := sum(count > 1 for count in seen.names.values()):
-        problems.add(f"{twice:,} names occur more than once in {split}")
-    return seen
+    if repeated := sum(count > 1 for count in statistics.names.values()):
+        problems.add(f"{repeated:,} names occur more than once in {split}")
+    return statistics
 
 
-def _check_formula(record: Record, seen: _Seen, problems: _Problems) -> None:
+def _check_formula(record: Record, statistics: _SplitStatistics, problems: _Problems) -> None:
     tokens = record.latex.split()
-    seen.lengths.append(len(tokens))
-    seen.image_bytes += len(record.image)
-    seen.tokens.update(tokens)
-    seen.formulas[record.latex] += 1
-    seen.names[record.name] += 1
-    seen.pairs.add(hashlib.sha256(record.image + b"\0" + record.latex.encode()).digest()[:16])
+    statistics.lengths.append(len(tokens))
+    statistics.image_bytes += len(record.image)
+    statistics.tokens.update(tokens)
+    statistics.formulas[record.latex] += 1
+    statistics.names[record.name] += 1
+    statistics.pairs.add(hashlib.sha256(record.image + b"\0" + record.latex.encode()).digest()[:16])
     if not tokens:
         problems.add("empty formula", record.name)
     elif " ".join(tokens) != record.latex:
         problems.add("tokens not separated by one space each", record.name)
 
 
-def _check_image(record: Record, seen: _Seen, problems: _Problems) -> bool:
+def _check_image(record: Record, statistics: _SplitStatistics, problems: _Problems) -> bool:
     """Checks a record's image and returns whether it can be decoded."""
     try:
         with Image.open(io.BytesIO(record.image)) as image:
             image.load()
-            seen.widths.append(image.width)
-            seen.heights.append(image.height)
+            statistics.widths.append(image.width)
+            statistics.heights.append(image.height)
             if image.format not in ("PNG", "JPEG"):
                 problems.add("image is neither PNG nor JPEG", record.name)
             low, high = image.convert("L").getextrema()
@@ -268,26 +270,28 @@ def contact_sheet(records: Sequence[Record], path: Path, columns: int = 3, cell:
     """
     font = _text_font()
     letters = int((cell - 20) / font.getlength("x"))
-    cells = []
+    panels = []
     for record in records:
         image = Image.open(io.BytesIO(record.image)).convert("RGB")
         factor = min(scale, (cell - 20) / image.width)
         size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
         image = image.resize(size, Image.Resampling.NEAREST if factor == scale else Image.Resampling.LANCZOS)
         text = _wrap(f"{record.name}\n{record.latex}", letters)
-        made = Image.new("RGB", (cell, image.height + 16 * len(text) + 30), "gainsboro")
-        made.paste(image, (10, 10))
-        drawing = ImageDraw.Draw(made)
+        panel = Image.new("RGB", (cell, image.height + 16 * len(text) + 30), "gainsboro")
+        panel.paste(image, (10, 10))
+        drawing = ImageDraw.Draw(panel)
         for number, line in enumerate(text):
             drawing.text((10, image.height + 14 + 16 * number), line, "gray" if number == 0 else "black", font)
-        cells.append(made)
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    sheet = Image.new("RGB", (cell * columns, sum(max(made.height for made in row) for row in rows) or 1), "gainsboro")
+        panels.append(panel)
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    sheet = Image.new(
+        "RGB", (cell * columns, sum(max(panel.height for panel in row) for row in rows) or 1), "gainsboro"
+    )
     y = 0
     for row in rows:
-        for column, made in enumerate(row):
-            sheet.paste(made, (column * cell, y))
-        y += max(made.height for made in row)
+        for column, panel in enumerate(row):
+            sheet.paste(panel, (column * cell, y))
+        y += max(panel.height for panel in row)
     try:
         sheet.save(path, "PNG")
     except OSError as error:

@@ -42,9 +42,9 @@ def _example_class() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="im2latex/example.proto", package="tensorflow", syntax="proto3")
 
     def message(name: str, parent: Any = None) -> Any:
-        made = (parent.nested_type if parent is not None else file.message_type).add()
-        made.name = name
-        return made
+        descriptor = (parent.nested_type if parent is not None else file.message_type).add()
+        descriptor.name = name
+        return descriptor
 
     def add(owner: Any, name: str, number: int, kind: int, **options: Any) -> None:
         owner.field.add(name=name, number=number, type=kind, **{"label": field.LABEL_OPTIONAL, **options})

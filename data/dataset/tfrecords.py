@@ -97,7 +97,7 @@ def examples_of(data: Path, split: str) -> Path:
     if (data / split).is_dir():
         return data / split
     if any((data / name).is_dir() for name in SPLITS):
-        raise UserError(f"{data} has no split {split}; name one that it has with --split")
+        raise UserError(f"{data} has no split {split}; choose another with --split")
     if not data.exists():
         raise UserError(f"{data} does not exist; give a folder that `im2latex data` made, or TFRecords")
     return data

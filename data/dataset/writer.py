@@ -184,11 +184,11 @@ class DatasetWriter:
         if total == 0:
             raise UserError(f"{self.source} holds no records; check that it is the right folder")
         if len(self.rejects) > self.allow_rejects * total or written == 0:
-            kept = self.path.with_name(f"{self.path.name}.rejects.jsonl")
-            kept.write_text(lines, "utf-8")
+            file = self.path.with_name(f"{self.path.name}.rejects.jsonl")
+            file.write_text(lines, "utf-8")
             raise UserError(
                 f"{len(self.rejects):,} of {total:,} records of {self.source} were rejected ({common}), more than "
-                f"{self.allow_rejects:.0%}: see {kept}, or allow it with --allow-rejects SHARE"
+                f"{self.allow_rejects:.0%}: see {file}, or allow it with --allow-rejects SHARE"
             )
         for split in self.splits.values():
             split.finish()

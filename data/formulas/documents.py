@@ -63,9 +63,9 @@ _PART = re.compile(
 
 def roots(files: Mapping[str, str]) -> list[str]:
     r"""Returns the main files of documents: those with \documentclass, and those that no other file includes."""
-    asked = {name for text in files.values() for name in _included(text, files)}
+    included = {name for text in files.values() for name in _included(text, files)}
     sources = [name for name in files if not name.endswith((".sty", ".cls"))]
-    return [name for name in sources if "\\documentclass" in files[name] or name not in asked]
+    return [name for name in sources if "\\documentclass" in files[name] or name not in included]
 
 
 def closure(files: Mapping[str, str], root: str) -> dict[str, str]:

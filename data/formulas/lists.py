@@ -45,7 +45,7 @@ class Formula(NamedTuple):
     key: str
 
 
-class Line(NamedTuple):
+class ListedFormula(NamedTuple):
     """A formula as it was read; `where` names its file and line."""
 
     latex: str
@@ -94,7 +94,7 @@ def read_keys(paths: Iterable[Path], workers: int | None = None) -> set[str]:
     return {formula.key for formula in read_formulas(paths, sys.maxsize, workers) if isinstance(formula, Formula)}
 
 
-def read_lines(path: Path) -> Iterator[Line]:
+def read_lines(path: Path) -> Iterator[ListedFormula]:
     """Yields the formulas of a list, a data set or a folder without tokenising them.
 
     Raises:
@@ -104,7 +104,7 @@ def read_lines(path: Path) -> Iterator[Line]:
         for split in SPLITS:
             if any(path.joinpath(split).iterdir()):
                 for number, record in enumerate(read_records(path / split)):
-                    yield Line(record.latex, label_of(path.name), split, f"{path / split}, record {number}")
+                    yield ListedFormula(record.latex, label_of(path.name), split, f"{path / split}, record {number}")
     elif path.is_dir():
         yield from _read_folder(path)
     else:
@@ -128,9 +128,9 @@ def label_of(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "_", name)
 
 
-def _chunks(paths: Iterable[Path], max_tokens: int) -> Iterator[tuple[list[Line], int]]:
+def _chunks(paths: Iterable[Path], max_tokens: int) -> Iterator[tuple[list[ListedFormula], int]]:
     for path in paths:
-        chunk: list[Line] = []
+        chunk: list[ListedFormula] = []
         for line in read_lines(path):
             chunk.append(line)
             if len(chunk) == _CHUNK:
@@ -139,7 +139,7 @@ def _chunks(paths: Iterable[Path], max_tokens: int) -> Iterator[tuple[list[Line]
         yield chunk, max_tokens
 
 
-def _tokenized(work: tuple[list[Line], int]) -> list[Formula | Problem]:
+def _tokenized(work: tuple[list[ListedFormula], int]) -> list[Formula | Problem]:
     lines, max_tokens = work
     results: list[Formula | Problem] = []
     for line in lines:
@@ -158,7 +158,7 @@ def _tokenized(work: tuple[list[Line], int]) -> list[Formula | Problem]:
     return results
 
 
-def _read_list(path: Path) -> Iterator[Line]:
+def _read_list(path: Path) -> Iterator[ListedFormula]:
     name = label_of(path.name.split(".")[0])
     try:
         with open(path, "rb") as raw:
@@ -168,14 +168,14 @@ def _read_list(path: Path) -> Iterator[Line]:
                 line = content.decode("utf-8", "replace").rstrip("\r\n")
                 source, tab, latex = line.rpartition("\t")
                 if latex.strip():
-                    yield Line(latex, label_of(source) if tab else name, "", f"{path}:{number}")
+                    yield ListedFormula(latex, label_of(source) if tab else name, "", f"{path}:{number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is cut off or damaged; make or download it again") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; give a list of formulas or a data set") from error
 
 
-def _read_folder(path: Path) -> Iterator[Line]:
+def _read_folder(path: Path) -> Iterator[ListedFormula]:
     """Yields the formulas of the processed im2latex-100k; images are not needed."""
     files = Files(path)
     names, lists = files.matching("*formulas*.lst"), files.matching("*_filter.lst")
@@ -191,7 +191,7 @@ def _read_folder(path: Path) -> Iterator[Line]:
             line = row.split()[1:2]
             if split is None or not line or not line[0].isdecimal() or int(line[0]) >= len(formulas):
                 raise UserError(f"{path / name}, line {number}: no formula line of a known split; correct the list")
-            yield Line(formulas[int(line[0])], label_of(path.name), split, f"{name}:{number}")
+            yield ListedFormula(formulas[int(line[0])], label_of(path.name), split, f"{name}:{number}")
 
 
 def write_list(path: Path, formulas: Iterable[tuple[str, str]]) -> None:

@@ -96,7 +96,7 @@ def mine(
     return mined
 
 
-class Result(NamedTuple):
+class DocumentFormulas(NamedTuple):
     """The formulas of a document.
 
     Attributes:
@@ -113,7 +113,7 @@ class Result(NamedTuple):
 
 
 def _kept(
-    results: Iterable[Result], mined: Mined, held_out: set[str], progress: Callable[[int], None] | None
+    results: Iterable[DocumentFormulas], mined: Mined, held_out: set[str], progress: Callable[[int], None] | None
 ) -> Iterator[tuple[str, str]]:
     """Yields the source and tokens of each formula to write, and updates the counts in `mined`."""
     seen: set[str] = set()
@@ -136,7 +136,7 @@ def _kept(
         raise UserError("the sources hold no formulas; give files, folders or .tar.gz of LaTeX")
 
 
-def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> Result:
+def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> DocumentFormulas:
     """Extracts the formulas of a document."""
     source, (root, files) = work
     formulas: dict[str, MinedFormula] = {}
@@ -159,7 +159,7 @@ def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> Resu
                 formulas.setdefault(form, MinedFormula(joined, form, drawn_key(joined)))
         except FormulaError as error:
             rejected[str(error)] += 1
-    return Result(source, list(formulas.values()), duplicates, rejected)
+    return DocumentFormulas(source, list(formulas.values()), duplicates, rejected)
 
 
 def _documents(source: Path, mined: Mined) -> Iterator[tuple[str, dict[str, str]]]:

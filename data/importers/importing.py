@@ -52,7 +52,7 @@ def sampled(candidates: Iterable[Candidate], share: float) -> Iterator[Candidate
     return (one for one in candidates if one.split != "train" or _fraction(one.name, "sample") < share)
 
 
-class Source(NamedTuple):
+class OpenedSource(NamedTuple):
     """An opened source.
 
     Attributes:
@@ -66,7 +66,7 @@ class Source(NamedTuple):
     splits: set[str]
 
 
-def open_source(source: Path, layout: str | None = None, vocabulary: Path | None = None) -> Source:
+def open_source(source: Path, layout: str | None = None, vocabulary: Path | None = None) -> OpenedSource:
     """Opens a source and detects its format.
 
     Args:
@@ -78,12 +78,12 @@ def open_source(source: Path, layout: str | None = None, vocabulary: Path | None
     files = Files(source)
     form = _named(layout) if layout else _detected(files)
     splits = {SPLIT_NAMES[name] for name in form.splits(files) if name in SPLIT_NAMES}
-    return Source(form, form.read(files, vocabulary), splits)
+    return OpenedSource(form, form.read(files, vocabulary), splits)
 
 
 def _named(name: str) -> Format:
     if name not in FORMATS:
-        raise UserError(f"there is no layout {name}; --format is one of {', '.join(FORMATS)}")
+        raise UserError(f"there is no format {name}; the formats are {', '.join(FORMATS)}")
     return FORMATS[name]
 
 

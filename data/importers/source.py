@@ -63,17 +63,17 @@ class Files:
         Raises:
           UserError: there are no images.
         """
-        found = {name: content for name, content in self.files.items() if name.lower().endswith(IMAGES)}
+        images = {name: content for name, content in self.files.items() if name.lower().endswith(IMAGES)}
         for name, content in self.files.items():
             if not isinstance(content, Path) or "image" not in name:
                 continue
             if content.is_dir():
-                found |= {path.name: path for path in content.iterdir() if path.name.lower().endswith(IMAGES)}
+                images |= {path.name: path for path in content.iterdir() if path.name.lower().endswith(IMAGES)}
             elif ".tar" in name or name.endswith(".tgz"):
-                found |= {name: image for name, image in _read_tar(content).items() if name.lower().endswith(IMAGES)}
-        if not found:
+                images |= {name: image for name, image in _read_tar(content).items() if name.lower().endswith(IMAGES)}
+        if not images:
             raise UserError(f"{self.source} holds no images; put the image folder or its .tar.gz there")
-        return found
+        return images
 
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")

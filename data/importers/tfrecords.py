@@ -66,13 +66,13 @@ def _decode_ids(content: bytes, tokens: list[str]) -> tuple[bytes, str]:
         list(itertools.dropwhile(lambda token: token == 0, reversed(features[key].int64_list.value)))[::-1]
         for key in ("latex_seq_in", "latex_seq_out")
     ]
-    given, wanted = sequences
-    if len(image) != 1 or not given or not wanted or given[1:] != wanted[:-1]:
+    inputs, outputs = sequences
+    if len(image) != 1 or not inputs or not outputs or inputs[1:] != outputs[:-1]:
         raise BadRecord("latex_seq_in and latex_seq_out do not fit together")
-    start, end = given[0], wanted[-1]
+    start, end = inputs[0], outputs[-1]
     if end != start + 1 or start <= len(tokens):
         raise BadRecord("start and end are not ids after the vocabulary")
-    ids = given[1:]
+    ids = inputs[1:]
     if start - 1 in ids:
         raise BadRecord("a token outside the vocabulary")
     if any(not 1 <= i <= len(tokens) for i in ids):

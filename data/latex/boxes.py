@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.latex.computer_modern import Glyph, Part, bitmap
+from data.latex.computer_modern import Glyph, SymbolPart, bitmap
 
 
 class Rule(NamedTuple):
@@ -16,7 +16,7 @@ class Rule(NamedTuple):
 
     width: float
     height: float
-    part: Part
+    part: SymbolPart
 
 
 class Box(NamedTuple):
@@ -43,12 +43,12 @@ EMPTY = Box(0.0, 0.0, 0.0, [])
 
 def rule(name: str, width: float, height: float, raised: float = 0.0) -> Box:
     """Returns a rule as a symbol with this name. `raised` is the height of its upper edge above the baseline."""
-    return Box(width, raised, height - raised, [(0.0, -raised, Rule(width, height, Part(name)))])
+    return Box(width, raised, height - raised, [(0.0, -raised, Rule(width, height, SymbolPart(name)))])
 
 
 def whole(name: str, box: Box) -> Box:
     """Marks all parts of a box as one symbol with this name."""
-    marks = [(x, y, mark._replace(part=Part(name, i))) for i, (x, y, mark) in enumerate(box.marks)]
+    marks = [(x, y, mark._replace(part=SymbolPart(name, i))) for i, (x, y, mark) in enumerate(box.marks)]
     return box._replace(marks=marks)
 
 

@@ -189,7 +189,7 @@ NORMAL_SIZE: dict[tuple[str, int], tuple[str, int]] = {
 }
 
 
-class Part(NamedTuple):
+class SymbolPart(NamedTuple):
     """A part of a symbol: the symbol's name, and the number of the part, from 0."""
 
     name: str
@@ -202,10 +202,10 @@ class Glyph(NamedTuple):
     font: str
     code: int
     em: float
-    part: Part | None = None
+    part: SymbolPart | None = None
 
 
-class Metrics(NamedTuple):
+class GlyphMetrics(NamedTuple):
     """A glyph's metrics in em: its advance, and the outline's left, top, right and bottom (y upwards)."""
 
     advance: float
@@ -224,12 +224,12 @@ def _font(name: str, pixels: int) -> ImageFont.FreeTypeFont:
 
 
 @functools.cache
-def metrics(font: str, code: int) -> Metrics:
+def metrics(font: str, code: int) -> GlyphMetrics:
     """Returns the metrics of a glyph, measured on its outline at 1000 pixels per em."""
     mask, (left, top) = _font(font, 1000).getmask2(chr(code), mode="L", anchor="ls")
     width, height = mask.size
     advance = _font(font, 1000).getlength(chr(code))
-    return Metrics(advance / 1000, left / 1000, -top / 1000, (left + width) / 1000, -(top + height) / 1000)
+    return GlyphMetrics(advance / 1000, left / 1000, -top / 1000, (left + width) / 1000, -(top + height) / 1000)
 
 
 _OVERSAMPLING = 8

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from data.latex.boxes import EMPTY, Box, Rule, overlay, row_of, rule, whole
-from data.latex.computer_modern import DELIMITERS, WIDE_ACCENTS, Glyph, Part, metrics
+from data.latex.computer_modern import DELIMITERS, WIDE_ACCENTS, Glyph, SymbolPart, metrics
 
 # \fontdimen parameters of cmsy10 and cmex10 in em, with their names from Appendix G.
 _X_HEIGHT, _AXIS, _RULE = 0.431, 0.25, 0.04
@@ -72,7 +72,7 @@ class Columns(NamedTuple):
     spread: float = 0.0
 
 
-class Layout:
+class BoxLayout:
     """Combines boxes; `em` is the size of text style in pixels."""
 
     def __init__(self, em: float) -> None:
@@ -161,7 +161,7 @@ class Layout:
         up = max(up, axis + rule / 2 + clearance + above.depth)
         down = max(down, clearance + rule / 2 - axis + below.height)
         width, side = max(above.width, below.width) + 0.1 * em, 0.12 * em
-        bar = Box(width, rule / 2, rule / 2, [(0.0, -rule / 2, Rule(width, rule, Part("\\frac")))])
+        bar = Box(width, rule / 2, rule / 2, [(0.0, -rule / 2, Rule(width, rule, SymbolPart("\\frac")))])
         return overlay(
             width + 2 * side,
             (side + (width - above.width) / 2, -up, above),
@@ -191,7 +191,7 @@ class Layout:
         tall = sign.height + sign.depth
         clearance = max(clearance, (clearance + tall - rule - body.height - body.depth) / 2)
         top = body.height + clearance + rule
-        bar = Box(body.width, 0.0, 0.0, [(0.0, 0.0, Rule(body.width + 0.05 * em, rule, Part("\\sqrt", 1)))])
+        bar = Box(body.width, 0.0, 0.0, [(0.0, 0.0, Rule(body.width + 0.05 * em, rule, SymbolPart("\\sqrt", 1)))])
         left = 0.0
         placed = []
         if degree is not None:
@@ -229,7 +229,7 @@ class Layout:
         return self.accent("x", (fits or codes)[-1 if fits else 0], body, style)
 
     def line_above(self, name: str, body: Box) -> Box:
-        line = Box(body.width, 0.0, 0.0, [(0.0, 0.0, Rule(body.width, self.rule, Part(name)))])
+        line = Box(body.width, 0.0, 0.0, [(0.0, 0.0, Rule(body.width, self.rule, SymbolPart(name)))])
         return overlay(body.width, (0.0, 0.0, body), (0.0, -body.height - 3 * self.rule, line))
 
     def line_below(self, name: str, body: Box) -> Box:
@@ -269,7 +269,7 @@ class Layout:
             (0.0, top, thin, height),
             (width, top, thin, height),
         ]
-        marks = [(x, y, Rule(w, h, Part(name, i))) for i, (x, y, w, h) in enumerate(sides)]
+        marks = [(x, y, Rule(w, h, SymbolPart(name, i))) for i, (x, y, w, h) in enumerate(sides)]
         return overlay(width, (gap, 0.0, body), (0.0, 0.0, Box(width, -top, bottom, list(marks))))
 
     def grid(self, rows: Sequence[Sequence[Box]], columns: Columns, lines: Sequence[int], style: int) -> Box:

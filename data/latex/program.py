@@ -204,7 +204,7 @@ def _latex(pages: Sequence[Page], folder: str, preamble: str, seconds: float, *o
     # A formula that is not local may have written anything to the log.
     if end.status in (0, 1) and not begun and all(is_local(page.latex) for page in pages):
         raise UserError(
-            f"latex fails before the first formula; see that {_packages(preamble)} are installed and that "
+            f"latex fails before the first formula; check that {_packages(preamble)} are installed and that "
             f"{tempfile.gettempdir()} is not full, or use the built-in renderer"
         )
     return end

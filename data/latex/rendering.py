@@ -200,7 +200,7 @@ def _by_mathtext(tokens: list[str], dpi: int) -> np.ndarray:
 
     if not all(map(str.isascii, tokens)):
         # mathtext would draw the same box for every character that its fonts lack.
-        raise RenderingError("the built-in renderer knows ASCII alone")
+        raise RenderingError("the built-in renderer supports only ASCII")
     # A lone backslash is a space in the token language.
     formula = " ".join("\\ " if token == "\\" else token for token in tokens).replace("$", r"\$")
     # With a space before the brace, mathtext would draw the script beside its symbol.

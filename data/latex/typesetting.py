@@ -16,7 +16,7 @@ import numpy as np
 from data.latex.boxes import EMPTY, Box, overlay, paint, row_of, whole
 from data.latex.computer_modern import DELIMITERS, LARGE_OPERATORS, LETTERS, LIMIT_FUNCTIONS, SYMBOLS, metrics
 from data.latex.forms import FORMS
-from data.latex.layout import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Atom, Columns, Layout, space
+from data.latex.layout import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Atom, BoxLayout, Columns, space
 from im2latex.latex_commands import (
     BIG_DELIMITERS,
     BIG_SIZES,
@@ -47,7 +47,7 @@ _LENGTH = re.compile(r"(-?(?:\d+\.?\d*|\.\d+))(pt|em|ex|mm|cm|in|mu)")
 _EM = {"pt": 0.1, "em": 1.0, "ex": 0.43, "mm": 0.2845, "cm": 2.845, "in": 7.227, "mu": 1 / 18}
 
 
-class Setter(Layout):
+class Setter(BoxLayout):
     """Parses tokens from left to right and sets them."""
 
     def __init__(self, tokens: Sequence[str], em: float) -> None:

@@ -36,7 +36,7 @@ from data.latex.program import Page, RenderingError, draw_pages, find_programs, 
 from data.parallel import ordered_map
 from data.pictures.degradation import degrade
 from data.pictures.looks import FONTS, THEMES, Look, Looks
-from data.pictures.screenshots import Shown, close_chromium, draw_screenshots, find_chromium
+from data.pictures.screenshots import PageFormula, close_chromium, draw_screenshots, find_chromium
 from im2latex.errors import UserError
 
 # Maximum number of images in a chunk.
@@ -51,7 +51,7 @@ _TEMPORARY = "temporary"
 _NUMBER = struct.Struct("<Q")
 
 
-class Picture(NamedTuple):
+class PlannedPicture(NamedTuple):
     """An image to draw: its number in the data set, its formula, the name of its record, and its look."""
 
     number: int
@@ -72,16 +72,16 @@ class Plan:
       digest: hash of everything that determines the drawn records.
     """
 
-    pictures: list[Picture]
+    pictures: list[PlannedPicture]
     splits: list[str]
     rejects: list[tuple[str, str, str]]
     duplicates: int
     digest: str
 
-    def chunks(self) -> list[list[Picture]]:
+    def chunks(self) -> list[list[PlannedPicture]]:
         """Groups images by renderer and font, sorted by resolution, into chunks, and shuffles the chunks."""
 
-        def kind(picture: Picture) -> tuple[str, str]:
+        def kind(picture: PlannedPicture) -> tuple[str, str]:
             return picture.look.renderer, picture.look.font
 
         chunks = []
@@ -148,7 +148,7 @@ def make_plan(
     for number, (_, target, formula, copy) in enumerate(copies_in_order):
         look = looks.choose(seed, formula.tokens, copy)
         name = f"{formula.source}-{digest(formula.tokens)}-{copy};{look}"
-        pictures.append(Picture(number, formula.tokens, name, look))
+        pictures.append(PlannedPicture(number, formula.tokens, name, look))
         hasher.update(f"{target} {name} {formula.tokens}\n".encode())
     return Plan(pictures, [target for _, target, _, _ in copies_in_order], rejects, duplicates, hasher.hexdigest())
 
@@ -188,7 +188,7 @@ def draw_dataset(
       UserError: there is nothing to draw, programs are missing, the folder is taken, or too many images were rejected.
     """
     if not plan.pictures:
-        raise UserError("none of the formulas can be drawn; see that the lists hold LaTeX formulas, one a line")
+        raise UserError("none of the formulas can be drawn; check that the lists have one LaTeX formula per line")
     renderers = {picture.look.renderer for picture in plan.pictures}
     if "latex" in renderers:
         find_programs()
@@ -228,7 +228,7 @@ def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
             raise UserError(f"another command is writing to {work}; wait for it, or choose another --out") from error
         if plan_file.exists() and plan_file.read_text("utf-8") != plan.digest:
             raise UserError(
-                f"{work} holds pictures of a command with other formulas or options; give that command again to finish "
+                f"{work} holds pictures of a command with other formulas or options; run that command again to finish "
                 "it, or remove the folder"
             )
         shutil.rmtree(work / _TEMPORARY, ignore_errors=True)  # left by a killed command
@@ -238,7 +238,7 @@ def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
         os.close(lock)
 
 
-def _draw_chunk(numbered: tuple[int, list[Picture]], work: Path) -> int:
+def _draw_chunk(numbered: tuple[int, list[PlannedPicture]], work: Path) -> int:
     """Draws a chunk and writes its rejects, then its records, atomically to the working folder.
 
     Returns:
@@ -277,7 +277,7 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
         tempfile.tempdir = before
 
 
-def _by_latex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
+def _by_latex(pictures: Sequence[PlannedPicture]) -> list[np.ndarray | RenderingError]:
     pages = []
     for picture in pictures:
         look = picture.look
@@ -287,12 +287,12 @@ def _by_latex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
     return draw_pages(pages, FONTS[pictures[0].look.font].preamble, _SECONDS, whole=True)
 
 
-def _by_katex(pictures: Sequence[Picture]) -> list[np.ndarray | RenderingError]:
+def _by_katex(pictures: Sequence[PlannedPicture]) -> list[np.ndarray | RenderingError]:
     drawn: list[np.ndarray | RenderingError] = []
     # The images of a chunk are sorted by resolution.
     for scale, group in itertools.groupby(pictures, lambda picture: picture.look.resolution):
         shown = [
-            Shown(picture.tokens, picture.look.size, picture.look.display, *THEMES[picture.look.theme])
+            PageFormula(picture.tokens, picture.look.size, picture.look.display, *THEMES[picture.look.theme])
             for picture in group
         ]
         drawn += draw_screenshots(shown, scale)
@@ -311,7 +311,7 @@ def _bordered(image: np.ndarray, look: Look) -> np.ndarray:
     return whole
 
 
-def _degraded(image: np.ndarray, picture: Picture) -> np.ndarray:
+def _degraded(image: np.ndarray, picture: PlannedPicture) -> np.ndarray:
     """Adds the border and the degradations of the picture's look.
 
     Raises:

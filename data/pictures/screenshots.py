@@ -45,7 +45,7 @@ _OPTIONS = (
 )
 
 
-class Shown(NamedTuple):
+class PageFormula(NamedTuple):
     """A formula on a page.
 
     Attributes:
@@ -72,12 +72,10 @@ def find_chromium() -> str:
     for program in _PROGRAMS:
         if path := shutil.which(program):
             return path
-    raise UserError(
-        "chromium cannot be found, which draws formulas as KaTeX does; install it, or draw none so with --katex-share 0"
-    )
+    raise UserError("Chromium, which draws formulas with KaTeX, cannot be found; install it, or use --katex-share 0")
 
 
-def draw_screenshots(formulas: Sequence[Shown], scale: float) -> list[np.ndarray | RenderingError]:
+def draw_screenshots(formulas: Sequence[PageFormula], scale: float) -> list[np.ndarray | RenderingError]:
     """Draws formulas with KaTeX, each cropped to its ink.
 
     Args:
@@ -139,7 +137,7 @@ class _Chromium:
             self.open_page()
         except (TimeoutError, ConnectionError) as error:
             self.close()
-            raise UserError(f"{program} does not start ({error}); see that it runs with --headless") from error
+            raise UserError(f"{program} does not start ({error}); check that it runs with --headless") from error
 
     def open_page(self) -> None:
         frame = self.call("Page.getFrameTree")["frameTree"]["frame"]["id"]
@@ -150,7 +148,7 @@ class _Chromium:
         self.run(KATEX.joinpath("katex.min.js").read_text("utf-8"))
         self.run(_STYLED)
 
-    def draw(self, formulas: Sequence[Shown], scale: float) -> list[np.ndarray | RenderingError]:
+    def draw(self, formulas: Sequence[PageFormula], scale: float) -> list[np.ndarray | RenderingError]:
         argument = json.dumps([formula._asdict() for formula in formulas])
         metrics: dict[str, Any] = {"deviceScaleFactor": scale, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", width=1600, height=1000, **metrics)

@@ -22,9 +22,9 @@ from im2latex.errors import UserError
 LEVELS = {
     "digits": "whole numbers, sums and products of them",
     "simple": "letters, relations, sub- and superscripts",
-    "fractions": "and fractions, roots, brackets",
-    "standard": "and sums, integrals, limits, Greek, functions",
-    "full": "and accents, growing brackets, alphabets, matrices",
+    "fractions": "also fractions, roots, brackets",
+    "standard": "also sums, integrals, limits, Greek, functions",
+    "full": "also accents, growing brackets, alphabets, matrices",
 }
 DEFAULT_LEVEL = "standard"
 # 11 pixels per em at 10 pt. Look at the contact sheet of `im2latex data check` before using a smaller one.
@@ -258,7 +258,7 @@ def formulas(count: int, seed: int, level: str = DEFAULT_LEVEL, max_tokens: int 
         if formula in seen:
             misses += 1
             if misses > 20 * count + 1000:
-                raise UserError(f"level {level} has not many more than {len(seen):,} formulas; ask for fewer examples")
+                raise UserError(f"level {level} has not many more than {len(seen):,} formulas; use fewer examples")
             continue
         seen.add(formula)
         yield formula
@@ -322,12 +322,12 @@ def synthesize(
       UserError: a number is out of range, the level is unknown, or the folder cannot be written.
     """
     if examples < 3:
-        raise UserError(f"{examples} examples cannot fill three splits; ask for at least 3")
+        raise UserError(f"{examples} examples cannot fill three splits; use at least 3")
     if not 40 <= dpi <= 600:
         raise UserError(f"{dpi} dpi is out of range; allowed are 40 to 600")
     counts = dict(splits) if splits is not None else split_counts(examples)
     if set(counts) - set(SPLITS) or min(counts.values()) < 0 or sum(counts.values()) != examples:
-        raise UserError(f"the splits {counts} do not share {examples} examples among {', '.join(SPLITS)}")
+        raise UserError(f"the splits {counts} do not add up to {examples} examples in {', '.join(SPLITS)}")
     em = dpi * POINTS / 72
     # Shuffle the splits, because later formulas are longer: short ones are repeats more often.
     targets = [split for split in SPLITS for _ in range(counts.get(split, 0))]

@@ -10,7 +10,7 @@ import functools
 import math
 from typing import NamedTuple
 
-from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row
+from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, FormulaNode, Item, Row
 from im2latex.latex_commands import ACCENTS, BIG_OPERATORS, BIG_SIZES, FONTS, FUNCTIONS, STYLES, WITH_LIMITS
 
 _SCALE = (1.0, 1.0, 0.7, 0.5)  # font size of display, text, script and scriptscript style
@@ -168,7 +168,7 @@ def _symbol(token: str, style: _Style) -> Extent:
     return Extent(height * style.scale, depth * style.scale)
 
 
-def _nucleus(node: Node, style: _Style) -> Extent:
+def _nucleus(node: FormulaNode, style: _Style) -> Extent:
     """Returns the extent of a node without its scripts."""
     head, rows, scale = node.head, node.rows, style.scale
     if not head or head == "\\middle":
@@ -223,7 +223,7 @@ def _limits(nucleus: Extent, below: Row, above: Row, style: _Style) -> Extent:
     return Extent(height, depth)
 
 
-def _scripts(nucleus: Extent, is_character: bool, node: Node, style: _Style) -> Extent:
+def _scripts(nucleus: Extent, is_character: bool, node: FormulaNode, style: _Style) -> Extent:
     """Applies rule 18: scripts beside a nucleus."""
     scale, inner = style.scale, style.script().scale
     up = 0.0 if is_character else nucleus.height - 0.386108 * inner

@@ -8,7 +8,7 @@ DISPLAY, TEXT, SCRIPT, SCRIPTSCRIPT = range(4)
 
 
 @dataclass(slots=True, eq=False)
-class Node:
+class FormulaNode:
     r"""A command with its arguments, or a symbol with scripts.
 
     Attributes:
@@ -32,13 +32,13 @@ class Node:
 
 
 # A token, a space in em, or a node.
-Item = str | float | Node
+Item = str | float | FormulaNode
 Row = list[Item]
 
 
 def head_of(item: Item | None) -> str:
     """Returns an item's symbol or command, without its scripts; "" for a space or None."""
-    return item.head if isinstance(item, Node) else item if isinstance(item, str) else ""
+    return item.head if isinstance(item, FormulaNode) else item if isinstance(item, str) else ""
 
 
 def without_spaces(row: Row) -> tuple[Row, Row, Row]:

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from data.spelling.heights import is_flat
-from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, Item, Node, Row, head_of, without_spaces
+from data.spelling.nodes import DISPLAY, SCRIPT, SCRIPTSCRIPT, TEXT, FormulaNode, Item, Row, head_of, without_spaces
 from data.spelling.rows import array, joined, paired, with_font
 from im2latex.latex_commands import (
     ARGUMENTS,
@@ -42,7 +42,7 @@ def read(tokens: list[str]) -> Row:
     Args:
       tokens: the result of `im2latex.tokenizer.tokenize`.
     """
-    return _Reader(tokens).row()
+    return _TokenParser(tokens).row()
 
 
 _KINDS = {
@@ -71,7 +71,7 @@ _SYMBOLS = {f"\\{name}" for name in [*LOCAL_NAMES.split(), *"\\{}|#&_%$"]} - WIT
 
 @functools.cache
 def _kind(token: str) -> str:
-    """Returns the name of the `_Reader` method for a token; "" for a symbol, "end" for a token that closes a row."""
+    """Returns the name of a token's method of `_TokenParser`; "" for a symbol, "end" if it closes a row."""
     for kind, tokens in _KINDS.items():
         if token in tokens:
             return kind
@@ -86,7 +86,7 @@ def _kind(token: str) -> str:
     return "unknown" if is_command and token not in _SYMBOLS and token not in SYNONYMS else ""
 
 
-class _Reader:
+class _TokenParser:
     """Recursive descent over well-formed tokens."""
 
     def __init__(self, tokens: list[str]) -> None:
@@ -129,7 +129,7 @@ class _Reader:
             elif kind == "style_command":
                 items += self.styled(token, stops)
             elif kind == "infix":
-                items = [Node(token, [self.finished(items), self.row(*stops)])]
+                items = [FormulaNode(token, [self.finished(items), self.row(*stops)])]
             else:
                 items += self.scripted(getattr(self, kind)(token))
         return items
@@ -145,11 +145,11 @@ class _Reader:
         items = self.items()
         self.at += 1
         if "&" in items:  # the argument of plain TeX's \pmatrix
-            return [Node("{", [self.finished(items)])]
+            return [FormulaNode("{", [self.finished(items)])]
         if self.tokens[self.at] in ("_", "^") and self.style == DISPLAY:
             inner = without_spaces(items)[1]
             if len(inner) == 1 and inner[0] in WITH_LIMITS:
-                return [Node("{", [inner])]
+                return [FormulaNode("{", [inner])]
         return items
 
     def scripted(self, base: Row) -> Row:
@@ -164,23 +164,23 @@ class _Reader:
         if self.tokens[self.at] == "^":
             self.at += 1
             above = self.argument(style)
-            if len(above) == 1 and isinstance(above[0], Node) and _is_primes(above[0]):
+            if len(above) == 1 and isinstance(above[0], FormulaNode) and _is_primes(above[0]):
                 above = above[0].sup  # x ^ { ' }
         if not below and not above:
             return base
         if len(base) == 1 and isinstance(base[0], str):
-            return [Node(base[0], sub=below or None, sup=above or None)]
+            return [FormulaNode(base[0], sub=below or None, sup=above or None)]
         lead, inner, trail = without_spaces(base)
         last = inner[-1] if inner else ""
         if len(inner) > 1 and _is_symbol(last) and is_flat(inner, self.style):
             lead, inner = [*lead, *inner[:-1]], [last]
-        if len(inner) > 1 or isinstance(last, Node) and last.has_scripts:
-            last = Node("{", [self.finished(inner)])
-        node = last if isinstance(last, Node) else Node(str(last))
+        if len(inner) > 1 or isinstance(last, FormulaNode) and last.has_scripts:
+            last = FormulaNode("{", [self.finished(inner)])
+        node = last if isinstance(last, FormulaNode) else FormulaNode(str(last))
         if node.head == "\\mathop" and not below and above:
-            node = Node("\\stackrel", [above, *node.rows])
+            node = FormulaNode("\\stackrel", [above, *node.rows])
         elif node.head == "\\mathop" and below and not above:
-            node = Node("\\underset", [below, *node.rows])
+            node = FormulaNode("\\underset", [below, *node.rows])
         else:
             node = replace(node, sub=below or None, sup=above or None)
         return [*lead, node, *trail]
@@ -195,7 +195,7 @@ class _Reader:
             return items
         if max(outer, STYLES[token]) == TEXT and not any(map(_differs_in_display, row)):
             return items
-        return [Node(token, [row])]
+        return [FormulaNode(token, [row])]
 
     # The methods named in _KINDS: each parses what follows a token of its kind.
 
@@ -236,7 +236,7 @@ class _Reader:
         if token in TEXT_COMMANDS:
             start, tokens = self.at, self.verbatim_group()
             if not TEXT_ACCENTS.isdisjoint(tokens):  # math mode has no such accents
-                return [Node("verbatim", tail=" ".join([token, *tokens]))]
+                return [FormulaNode("verbatim", tail=" ".join([token, *tokens]))]
             self.at = start
         font = FONTS[token]
         if self.text == "\\mathbf" and token in ("\\textup", "\\textrm"):
@@ -265,14 +265,14 @@ class _Reader:
             item = row[0]
             if item in WITH_LIMITS:
                 return row
-            if isinstance(item, Node) and item.head == "\\mathrm" and not item.has_scripts:
-                return [Node("\\operatorname*", item.rows)] if self.style == DISPLAY else row
-        return [Node("\\mathop", [row])] if self.style == DISPLAY else row
+            if isinstance(item, FormulaNode) and item.head == "\\mathrm" and not item.has_scripts:
+                return [FormulaNode("\\operatorname*", item.rows)] if self.style == DISPLAY else row
+        return [FormulaNode("\\mathop", [row])] if self.style == DISPLAY else row
 
     def big(self, token: str) -> Row:
         if _kind(self.tokens[self.at]) or self.tokens[self.at] in ("&", "\\\\"):
             return []
-        return [Node(BIG_DELIMITERS[token], tail=_delimiter(self.take()))]
+        return [FormulaNode(BIG_DELIMITERS[token], tail=_delimiter(self.take()))]
 
     def with_option(self, token: str) -> Row:
         r"""Parses \sqrt with an optional degree, or an arrow with optional text below."""
@@ -281,19 +281,19 @@ class _Reader:
             self.at += 1
             option = [self.row("]", style=SCRIPTSCRIPT)]
             self.at += 1
-        return [Node(token, [*option, self.argument(None if token == "\\sqrt" else SCRIPT)])]
+        return [FormulaNode(token, [*option, self.argument(None if token == "\\sqrt" else SCRIPT)])]
 
     def middle(self, token: str) -> Row:
-        return [Node("\\middle", tail=_delimiter(token[7:]))]
+        return [FormulaNode("\\middle", tail=_delimiter(token[7:]))]
 
     def left(self, token: str) -> Row:
         items = self.items()
         row = self.finished(items)
         opening, closing = _delimiter(token[5:]), _delimiter(self.take()[6:])
         if opening == closing == "." or is_flat(row, self.style):
-            items = [item.tail if isinstance(item, Node) and item.head == "\\middle" else item for item in items]
+            items = [item.tail if isinstance(item, FormulaNode) and item.head == "\\middle" else item for item in items]
             return [*([opening] if opening != "." else []), *items, *([closing] if closing != "." else [])]
-        return [Node("\\left", [row], tail=f"{opening} {closing}")]
+        return [FormulaNode("\\left", [row], tail=f"{opening} {closing}")]
 
     def command(self, token: str) -> Row:
         """Parses a command whose arguments are formulas."""
@@ -304,17 +304,17 @@ class _Reader:
         if name == "\\underset" and self.style == DISPLAY and len(rows) == 2 and len(rows[1]) == 1:
             base = rows[1][0]
             if base in WITH_LIMITS:
-                return [Node(str(base), sub=rows[0])]
-            if isinstance(base, Node) and base.head == "\\mathrm" and not base.has_scripts:
-                return [Node("\\operatorname*", base.rows, rows[0])]
-        return [Node(name, rows)]
+                return [FormulaNode(str(base), sub=rows[0])]
+            if isinstance(base, FormulaNode) and base.head == "\\mathrm" and not base.has_scripts:
+                return [FormulaNode("\\operatorname*", base.rows, rows[0])]
+        return [FormulaNode(name, rows)]
 
     def unknown(self, token: str) -> Row:
         """Keeps an unknown command and its arguments verbatim."""
         tokens = [token]
         while self.tokens[self.at] == "{":
             tokens += self.verbatim_group()
-        return [Node("verbatim", tail=" ".join(tokens))]
+        return [FormulaNode("verbatim", tail=" ".join(tokens))]
 
     def verbatim_group(self) -> list[str]:
         """Returns the tokens of a group, including its braces."""
@@ -328,7 +328,7 @@ class _Reader:
         start, depth, end = self.at - 1, 1, "\\end" + token[6:]
         while depth:
             depth += {token: 1, end: -1}.get(self.take(), 0)
-        return [Node("verbatim", tail=" ".join(self.tokens[start : self.at]))]
+        return [FormulaNode("verbatim", tail=" ".join(self.tokens[start : self.at]))]
 
     def environment(self, token: str) -> Row:
         name = token[7:-1]
@@ -360,7 +360,7 @@ def _delimiter(token: str) -> str:
     return {"<": "\\langle", ">": "\\rangle", "\\backslash": "\\backslash"}.get(token) or SYNONYMS.get(token, token)
 
 
-def _is_primes(node: Node) -> bool:
+def _is_primes(node: FormulaNode) -> bool:
     return not node.head and not node.sub and all(item == "\\prime" for item in node.sup or [""])
 
 
@@ -368,11 +368,11 @@ def _differs_in_display(item: Item) -> bool:
     head = head_of(item)
     if head in BIG_OPERATORS or head in WITH_LIMITS or head in ("\\frac", "\\binom", "\\sqrt", "verbatim"):
         return True
-    return isinstance(item, Node) and any(_differs_in_display(part) for row in item.rows for part in row)
+    return isinstance(item, FormulaNode) and any(_differs_in_display(part) for row in item.rows for part in row)
 
 
 def _is_symbol(item: Item) -> bool:
     """Returns whether scripts are placed on an item as on a letter."""
-    if isinstance(item, Node):
+    if isinstance(item, FormulaNode):
         return item.head in FONTS and not item.has_scripts
     return isinstance(item, str) and (item in CLOSING or len(item) == 1 and item.isalnum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from data.spelling.heights import delimiter_size
-from data.spelling.nodes import Item, Node, Row, head_of
+from data.spelling.nodes import FormulaNode, Item, Row, head_of
 from im2latex.latex_commands import (
     BIG_SIZES,
     BOLD,
@@ -36,8 +36,8 @@ def joined(items: Row) -> Row:
             space += item
             continue
         last = row[-1] if row else None
-        if isinstance(last, Node) and last.head in FONTS and last.head == head_of(item) and not last.has_scripts:
-            assert isinstance(item, Node)
+        if isinstance(last, FormulaNode) and last.head in FONTS and last.head == head_of(item) and not last.has_scripts:
+            assert isinstance(item, FormulaNode)
             if space < QUAD:
                 gap = ["~"] if space >= WORD_SPACE and last.head in TEXT_FONTS else []
                 row[-1] = replace(item, rows=[[*last.rows[0], *gap, *item.rows[0]]])
@@ -50,20 +50,20 @@ def joined(items: Row) -> Row:
             last = None
         space = 0.0
         if last == "\\not" and (negated := NEGATED.get(head_of(item))):
-            row[-1] = replace(item, head=negated) if isinstance(item, Node) else negated
+            row[-1] = replace(item, head=negated) if isinstance(item, FormulaNode) else negated
         else:
             row.append(item)
     if row and row[-1] == "\\dots":
         row[-1] = "\\ldots"
-    return [_named(item) if isinstance(item, Node) and item.head == "\\mathrm" else item for item in row]
+    return [_named(item) if isinstance(item, FormulaNode) and item.head == "\\mathrm" else item for item in row]
 
 
-def _named(node: Node) -> Item:
+def _named(node: FormulaNode) -> Item:
     r"""Replaces `\mathrm { s i n }` by \sin, unless this would move its scripts."""
     name = UPRIGHT_NAMES.get("".join(map(str, node.rows[0])))
     if name is None or node.has_scripts and name in WITH_LIMITS:
         return node
-    return Node(name, sub=node.sub, sup=node.sup) if node.has_scripts else name
+    return FormulaNode(name, sub=node.sub, sup=node.sup) if node.has_scripts else name
 
 
 def paired(row: Row, style: int) -> Row:
@@ -71,15 +71,17 @@ def paired(row: Row, style: int) -> Row:
     opened: list[int] = []
     paired: Row = []
     for item in row:
-        if isinstance(item, Node) and item.head in BIG_SIZES:
+        if isinstance(item, FormulaNode) and item.head in BIG_SIZES:
             if item.tail in DELIMITER_PAIRS:
                 opened.append(len(paired))
-            elif opened and isinstance(start := paired[opened.pop()], Node) and start.head == item.head:
+            elif opened and isinstance(start := paired[opened.pop()], FormulaNode) and start.head == item.head:
                 # Replacements shorten the list only after this position, so it is still valid.
                 start_at = next(i for i, other in enumerate(paired) if other is start)
                 inner = paired[start_at + 1 :]
                 if DELIMITER_PAIRS[start.tail] == item.tail and delimiter_size(inner, style) == BIG_SIZES[item.head]:
-                    paired[start_at:] = [Node("\\left", [inner], item.sub, item.sup, f"{start.tail} {item.tail}")]
+                    paired[start_at:] = [
+                        FormulaNode("\\left", [inner], item.sub, item.sup, f"{start.tail} {item.tail}")
+                    ]
                     continue
         paired.append(item)
     return paired
@@ -103,16 +105,16 @@ def _item_with_font(font: str, item: Item) -> Item:
         return item
     sub, sup = (script and joined(with_font(font, script)) for script in (item.sub, item.sup))
     if font == "\\boldsymbol" and head in BOLD:
-        return Node(BOLD[head] or font, rows if BOLD[head] else [[Node(head, rows)]], sub, sup)
+        return FormulaNode(BOLD[head] or font, rows if BOLD[head] else [[FormulaNode(head, rows)]], sub, sup)
     if not rows and not item.tail and head:
         symbol = _symbol_with_font(font, head)
-        head, rows = (symbol.head, symbol.rows) if isinstance(symbol, Node) else (symbol, [])
+        head, rows = (symbol.head, symbol.rows) if isinstance(symbol, FormulaNode) else (symbol, [])
     elif head not in FONTS:
         rows = [joined(with_font(font, row)) for row in rows]
-    return Node(head, rows, sub, sup, item.tail)
+    return FormulaNode(head, rows, sub, sup, item.tail)
 
 
-def _symbol_with_font(font: str, token: str) -> str | Node:
+def _symbol_with_font(font: str, token: str) -> str | FormulaNode:
     is_letter = len(token) == 1 and token.isalpha() and token.isascii() or token in LETTERS
     is_digit = len(token) == 1 and token.isdigit() and token.isascii()
     if font == "\\mathnormal":
@@ -121,11 +123,11 @@ def _symbol_with_font(font: str, token: str) -> str | Node:
         # \boldsymbol and \mathbf have the same digits and Greek capitals.
         if token in ("&", "\\\\", "\\hline", "\\quad"):
             return token
-        return Node("\\mathbf" if is_digit else font, [[token]])
+        return FormulaNode("\\mathbf" if is_digit else font, [[token]])
     if is_letter or is_digit and font != "\\mathrm":
-        return Node(font, [[token]])
+        return FormulaNode(font, [[token]])
     if token in GREEK_CAPITALS and font != "\\mathrm":
-        return Node("\\boldsymbol" if font == "\\mathbf" else font, [[token]])
+        return FormulaNode("\\boldsymbol" if font == "\\mathbf" else font, [[token]])
     return token
 
 
@@ -151,7 +153,7 @@ def array(name: str, columns: list[str], lines: list[list[Row]]) -> Row:
         for j, cell in enumerate(line):
             row += ["&"] if j else []
             if i and not j and cell and head_of(cell[0]) in ("[", "*"):
-                cell = [Node("{", [cell[:1]]), *cell[1:]]  # otherwise \\ would take it as its argument
+                cell = [FormulaNode("{", [cell[:1]]), *cell[1:]]  # otherwise \\ would take it as its argument
             row += cell
     if lines and not lines[-1]:
         row.append("\\\\")  # keeps the empty last line
@@ -159,8 +161,8 @@ def array(name: str, columns: list[str], lines: list[list[Row]]) -> Row:
         columns = _kept(columns or [align] * count, count)
         if len(lines) == 1:  # alignment has no effect in a single line
             columns = [column if column == "|" else "c" for column in columns]
-    node = Node(f"\\begin{{{environment}}}", [row], tail=" ".join(columns))
-    return [node] if opening == closing == "." else [Node("\\left", [[node]], tail=f"{opening} {closing}")]
+    node = FormulaNode(f"\\begin{{{environment}}}", [row], tail=" ".join(columns))
+    return [node] if opening == closing == "." else [FormulaNode("\\left", [[node]], tail=f"{opening} {closing}")]
 
 
 def _kept(columns: list[str], count: int) -> list[str]:

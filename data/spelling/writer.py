@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.spelling.nodes import Node, Row
+from data.spelling.nodes import FormulaNode, Row
 from im2latex.latex_commands import BIG_SIZES, INFIX, STYLES, WITH_OPTION
 
 
@@ -15,7 +15,7 @@ def write(row: Row) -> list[str]:
 
 def _write(row: Row, tokens: list[str]) -> None:
     for i, item in enumerate(row):
-        if not isinstance(item, Node):
+        if not isinstance(item, FormulaNode):
             tokens.append(str(item))
             continue
         if item.head:
@@ -34,7 +34,7 @@ def _write_group(row: Row, tokens: list[str]) -> None:
     tokens.append("}")
 
 
-def _write_nucleus(node: Node, tokens: list[str], alone: bool) -> None:
+def _write_nucleus(node: FormulaNode, tokens: list[str], alone: bool) -> None:
     """Writes a node without its scripts; `alone` tells whether it is the only item of its row."""
     head, rows = node.head, node.rows
     if head == "{":

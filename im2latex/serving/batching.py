@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from im2latex.reading import READ_AT_ONCE, Beam
-from im2latex.serving.decoding import together
+from im2latex.serving.decoding import gather_or_cancel
 
 # Maximum time in seconds that the first image of a batch waits for others, if the previous batch had several images. A
 # single client does not wait.
@@ -80,7 +80,7 @@ class Batcher(Generic[Model, Answer]):
         self._waiting += waiting
         if waiting:
             self._arrived.set()
-        return await together([one.answer for one in waiting])
+        return await gather_or_cancel([one.answer for one in waiting])
 
     async def close(self) -> None:
         """Stops the thread; images that still wait are not read."""

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from im2latex.errors import UserError
 from im2latex.serving.limits import Limits
-from im2latex.serving.pools import Held, Pool
+from im2latex.serving.quotas import Allocation, Quota
 
 # Limits of a form: files, fields, and bytes per field.
 MOST_FILES, MOST_FIELDS, LONGEST_FIELD = 1, 16, 4096
@@ -21,11 +21,11 @@ SLICE = 2**16
 _ENCODINGS = {"": None, "identity": None, "gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client closed the connection."""
 
 
-class _Form(MultiPartParser):
+class _FormParser(MultiPartParser):
     """A parser that records whether it has seen the end of the form."""
 
     is_whole = False
@@ -39,38 +39,38 @@ class Bodies:
 
     Args:
         limits: limits for each body.
-        pool: limits the bytes of all bodies together.
+        quota: limits the bytes of all bodies together.
     """
 
-    def __init__(self, limits: Limits, pool: Pool) -> None:
+    def __init__(self, limits: Limits, quota: Quota) -> None:
         self._limits = limits
-        self._pool = pool
+        self._quota = quota
 
-    async def read(self, request: Request, held: Held) -> bytes:
+    async def read(self, request: Request, allocation: Allocation) -> bytes:
         """Returns the complete body of a request, decompressed.
 
         Raises:
             Busy: other requests use too many bytes.
-            ClientGone: the client has disconnected.
+            ClientDisconnected: the client has disconnected.
             HTTPException: the body is too large, too slow, or has an unknown content encoding.
             UserError: the body is damaged.
         """
-        return b"".join([chunk async for chunk in self._chunks(request, held)])
+        return b"".join([chunk async for chunk in self._chunks(request, allocation)])
 
-    async def image(self, request: Request, held: Held) -> bytes:
+    async def image(self, request: Request, allocation: Allocation) -> bytes:
         """Returns the image of an upload: the file in a form, or the body itself. Raises the same errors as `read`."""
         if not _is_form(request):
-            return await self.read(request, held)
-        image, _ = await self.form(request, held)
+            return await self.read(request, allocation)
+        image, _ = await self.form(request, allocation)
         return image
 
-    async def form(self, request: Request, held: Held) -> tuple[bytes, dict[str, str]]:
+    async def form(self, request: Request, allocation: Allocation) -> tuple[bytes, dict[str, str]]:
         """Returns the file in a form, and its fields by name. Raises the same errors as `read`."""
         if not _is_form(request):
-            raise UserError("the body is no form with a file; send one, as in curl -F image=@formula.png")
-        parser = _Form(
+            raise UserError("the body is not a form with a file; send one, as in curl -F image=@formula.png")
+        parser = _FormParser(
             request.headers,
-            self._chunks(request, held),
+            self._chunks(request, allocation),
             max_files=MOST_FILES,
             max_fields=MOST_FIELDS,
             max_part_size=LONGEST_FIELD,
@@ -93,16 +93,16 @@ class Bodies:
             await form.close()
         raise UserError("the form has no file; send one, as in curl -F image=@formula.png")
 
-    async def _chunks(self, request: Request, held: Held) -> AsyncGenerator[bytes, None]:
+    async def _chunks(self, request: Request, allocation: Allocation) -> AsyncGenerator[bytes, None]:
         """Yields the body in decompressed pieces as it arrives."""
         declared = request.headers.get("content-length", "")
         if declared.isdecimal():  # check before the client is told to continue
             if len(declared) > 15 or int(declared) > self._limits.max_body:
                 raise self._too_large()
-            self._pool.check(int(declared))
+            self._quota.check(int(declared))
         encoding = request.headers.get("content-encoding", "").strip().lower()
         if encoding not in _ENCODINGS:
-            raise HTTPException(415, f"the content encoding {encoding!r:.40} is not known; send gzip, deflate or none")
+            raise HTTPException(415, f"content encoding {encoding!r:.40} is not supported; use gzip, deflate or none")
         window = _ENCODINGS[encoding]
         unpacker = zlib.decompressobj(window) if window else None
         received = unpacked = 0
@@ -116,12 +116,12 @@ class Bodies:
                 unpacked += len(chunk)
                 if unpacked > self._limits.max_body:
                     raise self._too_large()
-                held.take(self._pool, len(chunk))
+                allocation.take(self._quota, len(chunk))
                 if chunk:
                     yield chunk
                 await asyncio.sleep(0)
         if unpacker and (not unpacker.eof or unpacker.unused_data):
-            raise UserError(f"the body is no whole {encoding} stream")
+            raise UserError(f"the body is not a complete {encoding} stream")
 
     async def _received(self, request: Request) -> AsyncGenerator[bytes, None]:
         loop = asyncio.get_running_loop()
@@ -134,12 +134,12 @@ class Bodies:
                 sentence = f"the body did not arrive within {self._limits.body_timeout:g} s"
                 raise HTTPException(408, sentence) from None
             if message["type"] == "http.disconnect":
-                raise ClientGone
+                raise ClientDisconnected
             more = message.get("more_body", False)
             yield message.get("body", b"")
 
     def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"the body is larger than {self._limits.max_body:,} bytes; send less at once")
+        return HTTPException(413, f"the body is larger than {self._limits.max_body:,} bytes; send a smaller one")
 
 
 def _is_form(request: Request) -> bool:
@@ -151,7 +151,7 @@ def _unpack(unpacker: zlib._Decompress | None, packed: bytes) -> tuple[bytes, by
     if unpacker is None:
         return packed[:SLICE], packed[SLICE:]
     if unpacker.eof:
-        raise UserError("the body goes on behind the end of its compressed stream")
+        raise UserError("the body has data after the end of its compressed stream")
     try:
         return unpacker.decompress(packed, SLICE), unpacker.unconsumed_tail
     except zlib.error:

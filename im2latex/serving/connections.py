@@ -65,7 +65,7 @@ class Connection(H11Protocol):
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # a response has already started
             self.transport.close()
             return
-        body = json.dumps({"error": "this is no HTTP request that can be read"}).encode()
+        body = json.dumps({"error": "this is not a valid HTTP request"}).encode()
         headers = {**self.group.headers, "Content-Type": "application/json", "Content-Length": str(len(body))}
         head = h11.Response(status_code=400, headers=[*headers.items(), ("Connection", "close")], reason=b"Bad Request")
         for event in (head, h11.Data(data=body), h11.EndOfMessage()):

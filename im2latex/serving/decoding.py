@@ -13,7 +13,7 @@ import numpy as np
 from im2latex.errors import ImageError
 from im2latex.pictures import size_of
 from im2latex.reader import Reader
-from im2latex.serving.pools import Held, Pool
+from im2latex.serving.quotas import Allocation, Quota
 
 # An image with more pixels than this is large. Only one large image is decoded at a time, which limits memory.
 LARGE = 1_000_000
@@ -25,7 +25,7 @@ WEIGHT = 0.2
 Result = TypeVar("Result")
 
 
-class Decoding:
+class ImageDecoder:
     """Decodes images.
 
     Args:
@@ -33,7 +33,7 @@ class Decoding:
     """
 
     def __init__(self, max_pixels: int) -> None:
-        self.pixels = Pool("large images are waiting", max_pixels, self.wait)
+        self.pixels = Quota("large images are waiting", max_pixels, self.wait)
         self._small = ThreadPoolExecutor(SMALL_THREADS, thread_name_prefix="small")
         self._large = ThreadPoolExecutor(1, thread_name_prefix="large")
         self._seconds_a_pixel = 0.0
@@ -47,7 +47,7 @@ class Decoding:
         return await asyncio.get_running_loop().run_in_executor(self._large, work)
 
     async def normalise(
-        self, reader: Reader, images: Sequence[bytes], turn: bool, held: Held
+        self, reader: Reader, images: Sequence[bytes], turn: bool, allocation: Allocation
     ) -> list[np.ndarray | None]:
         """Returns the images of a request, normalised by `Reader.normalise`.
 
@@ -69,7 +69,7 @@ class Decoding:
                 first = await loop.run_in_executor(self._small, first_look, image)
             if not isinstance(first, int):
                 return first
-            held.take(self.pixels, first)
+            allocation.take(self.pixels, first)
             async with large:
                 seconds, pixels = await self.alone(lambda: _timed(lambda: reader.normalise(image, turn)))
             self._seconds_a_pixel += WEIGHT * (seconds / first - self._seconds_a_pixel)
@@ -81,7 +81,7 @@ class Decoding:
             except ImageError as error:
                 raise error if len(images) == 1 else ImageError(f"image {number} of {len(images)}: {error}") from None
 
-        return await together(numbered(number, image) for number, image in enumerate(images, 1))
+        return await gather_or_cancel(numbered(number, image) for number, image in enumerate(images, 1))
 
     def close(self) -> None:
         """Stops the threads."""
@@ -89,7 +89,7 @@ class Decoding:
         self._large.shutdown(wait=True, cancel_futures=True)
 
 
-async def together(work: Iterable[Awaitable[Result]]) -> list[Result]:
+async def gather_or_cancel(work: Iterable[Awaitable[Result]]) -> list[Result]:
     """Awaits all; if one fails or the call is cancelled, cancels and awaits the others before it raises."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in work]
     try:

@@ -41,13 +41,13 @@ class Hosts:
         host = headers.get("host")
         if host is not None and ANY not in self._further and not self._knows(host):
             raise HTTPException(
-                421, f"{host!r:.80} is no name of this service; `im2latex serve --allow-host NAME` adds one"
+                421, f"{host!r:.80} is not an allowed host name; `im2latex serve --allow-host NAME` allows it"
             )
         # Links on other sites may lead to the page, so GET and HEAD are allowed.
         if method not in ("GET", "HEAD") and (
             headers.get("sec-fetch-site") == "cross-site" or not self._is_own(headers.get("origin"), host)
         ):
-            raise HTTPException(403, "pages of other sites cannot ask this service")
+            raise HTTPException(403, "requests from pages of other sites are not allowed")
 
     def _knows(self, host: str) -> bool:
         name = _name(host)

@@ -14,21 +14,23 @@ def _limit(default: float, text: str, metavar: str) -> Any:
 class Limits:
     """Limits of the service."""
 
-    max_images: int = _limit(128, "Images that wait or are being read.", "N")
-    max_pixels: int = _limit(256_000_000, "Pixels of the large images among them that are still to be decoded.", "N")
-    max_bytes: int = _limit(256 * 2**20, "Bytes of request bodies held at once.", "BYTES")
-    max_body: int = _limit(16 * 2**20, "Bytes of one request body, also after decompression.", "BYTES")
-    max_collected: int = _limit(2**30, "Bytes of corrections in the folder of --collect.", "BYTES")
-    max_connections: int = _limit(512, "Open connections.", "N")
-    head_timeout: float = _limit(15.0, "Time for the head of a request to arrive.", "SECONDS")
-    body_timeout: float = _limit(20.0, "Time for the body of a request to arrive.", "SECONDS")
-    answer_timeout: float = _limit(120.0, "Time for the model to answer.", "SECONDS")
-    write_timeout: float = _limit(30.0, "Time for a client to take an answer.", "SECONDS")
+    max_images: int = _limit(128, "Maximum number of images that wait or are being read.", "N")
+    max_pixels: int = _limit(256_000_000, "Maximum number of pixels of large images that wait to be decoded.", "N")
+    max_bytes: int = _limit(256 * 2**20, "Maximum number of bytes of all request bodies in memory.", "BYTES")
+    max_body: int = _limit(16 * 2**20, "Maximum number of bytes of a request body, also after decompression.", "BYTES")
+    max_collected: int = _limit(2**30, "Maximum number of bytes of the corrections in --collect.", "BYTES")
+    max_connections: int = _limit(512, "Maximum number of open connections.", "N")
+    head_timeout: float = _limit(15.0, "Maximum time for the headers of a request to arrive.", "SECONDS")
+    body_timeout: float = _limit(20.0, "Maximum time for the body of a request to arrive.", "SECONDS")
+    answer_timeout: float = _limit(120.0, "Maximum time for the model to answer.", "SECONDS")
+    write_timeout: float = _limit(30.0, "Maximum time for a client to receive a response.", "SECONDS")
     drain_delay: float = _limit(
-        0.0, "Time to go on taking requests after the signal to stop, while /readyz answers 503.", "SECONDS"
+        0.0,
+        "Time after the signal to stop during which requests are accepted, while /readyz answers 503.",
+        "SECONDS",
     )
-    drain_timeout: float = _limit(30.0, "Time for the requests in progress after that.", "SECONDS")
-    refresh: float = _limit(2.0, "Time between looks for a new version.", "SECONDS")
+    drain_timeout: float = _limit(30.0, "Maximum time after that to finish the requests in progress.", "SECONDS")
+    refresh: float = _limit(2.0, "Time between checks for a new version.", "SECONDS")
 
 
 class Option(NamedTuple):

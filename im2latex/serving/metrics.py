@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
-class Metrics:
+class ServiceMetrics:
     """The metrics of one service.
 
     Args:
@@ -40,7 +40,7 @@ class Metrics:
         )
         self.reloads = Counter(
             "im2latex_reloads",
-            "Newer versions that came, by whether they serve now or were passed over.",
+            "Attempts to load a newer version, by result: served or skipped.",
             ("result",),
             registry=self._registry,
         )
@@ -49,7 +49,7 @@ class Metrics:
 
     def reloaded(self, served: bool) -> None:
         """Counts an attempt to load a newer version."""
-        self.reloads.labels("served" if served else "passed over").inc()
+        self.reloads.labels("served" if served else "skipped").inc()
 
     def page(self) -> bytes:
         """Returns the text of /metrics."""

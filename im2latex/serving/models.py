@@ -95,7 +95,7 @@ class Models:
                 return load(folder)
             except UserError as error:
                 self._broken[folder] = now
-                log.warning("version %s is passed over: %s", folder.name, error)
+                log.warning("version %s is skipped: %s", folder.name, error)
                 if serving is not None:
                     self.reloaded(False)
         return None
@@ -113,9 +113,9 @@ def load(folder: Path) -> Served:
         for beam in (Beam(1), Beam(2)):
             (reading,) = reader.read_each([_probe()], beam)
             if isinstance(reading, UserError):
-                raise UserError(f"it cannot read an image: {reading}")
+                raise UserError(f"{folder} cannot read the test image: {reading}")
             if not reading or not all(map(_is_probable, reading)):
-                raise UserError("it answers an image with what is no probability")
+                raise UserError("{folder} gives no valid probability for the test image")
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  a damaged model or its file system can raise nearly anything
@@ -146,13 +146,13 @@ def _probe() -> bytes:
 
 def _files(model: Path) -> frozenset[tuple[object, ...]]:
     """Returns the state of a version's files, which differs after any change, even if modification times are kept."""
-    places = [model, *(Path(folder, name) for folder, folders, names in os.walk(model) for name in folders + names)]
-    return frozenset((str(place), *_state(place)) for place in places)
+    paths = [model, *(Path(folder, name) for folder, folders, names in os.walk(model) for name in folders + names)]
+    return frozenset((str(path), *_state(path)) for path in paths)
 
 
-def _state(place: Path) -> tuple[int, ...]:
+def _state(path: Path) -> tuple[int, ...]:
     try:
-        state = place.stat()
+        state = path.stat()
     except OSError as error:  # removed meanwhile, or a broken link
         return (error.errno or 0,)
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino

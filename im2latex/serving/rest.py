@@ -39,12 +39,12 @@ def parse(body: bytes) -> Request:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"the body is not JSON ({error})") from None
+        raise UserError(f"the body is not valid JSON ({error})") from None
     if not isinstance(document, dict) or len({"instances", "inputs"} & set(document)) != 1:
         raise UserError('the body has to be an object with either "instances" or "inputs"')
     signature = document.get("signature_name") or DEFAULT
     if not isinstance(signature, str) or signature not in SIGNATURES:
-        raise UserError(f"there is no signature {signature!r:.80}; there are {', '.join(SIGNATURES)}")
+        raise UserError(f"unknown signature {signature!r:.80}; the signatures are {', '.join(SIGNATURES)}")
     name, by_rows = SIGNATURES[signature], "instances" in document
     if by_rows:
         inputs = {name: _rows(document["instances"], name)}
@@ -54,7 +54,7 @@ def parse(body: bytes) -> Request:
     beam = _beam(inputs) if signature == ALTERNATIVES else None
     expected = {name, "width", "length_penalty"} if beam else {name}
     if set(inputs) != expected:
-        raise UserError(f"{signature} takes {', '.join(sorted(expected))}, and nothing else")
+        raise UserError(f"the inputs of {signature} have to be exactly {', '.join(sorted(expected))}")
     values = inputs[name]
     if not isinstance(values, list):
         raise UserError(f'"{name}" has to be a list')
@@ -71,7 +71,7 @@ def _rows(instances: Any, name: str) -> list[Any]:
     for i, instance in enumerate(instances):
         if isinstance(instance, dict) and "b64" not in instance:
             if set(instance) != {name}:
-                raise UserError(f'instances[{i}] has to hold "{name}" alone; values for all of them go in "inputs"')
+                raise UserError(f'instances[{i}] can contain only "{name}"; use "inputs" for values for all images')
             instance = instance[name]
         rows.append(instance)
     return rows
@@ -86,24 +86,24 @@ def _beam(inputs: dict[str, Any]) -> Beam:
     return Beam(width, float(length_penalty))
 
 
-def _bytes(value: Any, place: str) -> bytes:
+def _bytes(value: Any, name: str) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if not isinstance(value, dict) or set(value) != {"b64"} or not isinstance(value["b64"], str):
-        raise UserError(f'{place} has to be bytes: {{"b64": "..."}}')
+        raise UserError(f'{name} has to be bytes: {{"b64": "..."}}')
     try:
         return base64.b64decode(value["b64"], validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UserError(f"{place} is not base64 ({error})") from None
+        raise UserError(f"{name} is not base64 ({error})") from None
 
 
-def _image_of_example(serialised: bytes, place: str) -> bytes:
+def _image_of_example(serialised: bytes, name: str) -> bytes:
     try:
         values = images_of_example(serialised)
     except ValueError:
-        raise UserError(f"{place} is not a serialised tf.Example") from None
+        raise UserError(f"{name} is not a serialised tf.Example") from None
     if len(values) != 1:
-        raise UserError(f'{place} has to have a feature "image" with one value of bytes')
+        raise UserError(f'{name} has to have a feature "image" with one bytes value')
     return values[0]
 
 

@@ -60,7 +60,7 @@ class Server(uvicorn.Server):
         self._service.end(len(self.server_state.tasks))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._service.ending:
+        if self._service.stopping:
             signal.signal(sig, signal.SIG_DFL)
             signal.raise_signal(sig)
         self.end()
@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
         self._started()
 
     async def on_tick(self, counter: int) -> bool:
-        if self._service.ending and time.monotonic() >= self._ends_at:
+        if self._service.stopping and time.monotonic() >= self._ends_at:
             self.should_exit = True
         return await super().on_tick(counter)
 
@@ -93,8 +93,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
     except (OSError, UnicodeError) as error:
         for opened in sockets:
             opened.close()
-        reason = getattr(error, "strerror", None) or "this is no address"
-        raise UserError(f"cannot listen at {host}:{port} ({reason}); choose another --port or --host") from None
+        reason = getattr(error, "strerror", None) or "not a valid address"
+        raise UserError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from None
     return sockets
 
 
@@ -122,6 +122,6 @@ def serve(
 
     def started() -> None:
         saving = f"; corrections are saved in {collect}" if collect else ""
-        print(f"{address} serves {service.models.served.folder}{saving}; Ctrl-C ends it", flush=True)
+        print(f"{address} serves {service.models.served.folder}{saving}; press Ctrl-C to stop", flush=True)
 
     asyncio.run(Server(service, started).serve(sockets))

@@ -29,15 +29,15 @@ from im2latex.pictures import MAX_PIXELS
 from im2latex.reading import BLANK, Beam, Hypothesis
 from im2latex.serving import rest
 from im2latex.serving.batching import Batcher
-from im2latex.serving.bodies import Bodies, ClientGone
+from im2latex.serving.bodies import Bodies, ClientDisconnected
 from im2latex.serving.connections import ABOVE_LIMIT, Connections
-from im2latex.serving.decoding import Decoding
+from im2latex.serving.decoding import ImageDecoder
 from im2latex.serving.hosts import Hosts
 from im2latex.serving.limits import Limits
-from im2latex.serving.metrics import CONTENT_TYPE, Metrics
+from im2latex.serving.metrics import CONTENT_TYPE, ServiceMetrics
 from im2latex.serving.models import Models, Served, read
-from im2latex.serving.pools import Busy, Held, Pool
-from im2latex.serving.web import QUIET, ROUTE, Around, as_json, tell
+from im2latex.serving.quotas import Allocation, Busy, Quota
+from im2latex.serving.web import QUIET, ROUTE, RequestMiddleware, add_to_log, as_json
 from im2latex.serving.web_page import POLICY, files
 
 NAME = "im2latex"
@@ -79,17 +79,17 @@ class Service:
     ) -> None:
         self.models = models
         self.limits = limits
-        self.ending = False
-        self.images = Pool("images are waiting", limits.max_images, self._wait)
-        self.bytes = Pool("bytes of other requests are waiting", limits.max_bytes, self._wait)
+        self.stopping = False
+        self.images = Quota("images are waiting", limits.max_images, self._wait)
+        self.bytes = Quota("bytes of other requests are waiting", limits.max_bytes, self._wait)
         self.connections = Connections(limits, HEADERS)
-        self.metrics = Metrics(lambda: self.images.taken, lambda: models.served.version)
+        self.metrics = ServiceMetrics(lambda: self.images.taken, lambda: models.served.version)
         models.reloaded = self.metrics.reloaded
         self._hosts = hosts or Hosts()
         self._bodies = Bodies(limits, self.bytes)
         self._corrections = corrections
         self._files = files(collects=corrections is not None)
-        self._decoding: Decoding
+        self._decoding: ImageDecoder
         self._batcher: Batcher[Served, list[Hypothesis]]
 
     def application(self) -> ASGIApp:
@@ -112,17 +112,17 @@ class Service:
         handlers = dict.fromkeys((HTTPException, UserError, Busy, Exception), lambda request, error: as_json(error))
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._work)
         app.router.redirect_slashes = False
-        return Around(app, self._hosts, self.metrics, HEADERS, lambda: self.ending)
+        return RequestMiddleware(app, self._hosts, self.metrics, HEADERS, lambda: self.stopping)
 
     def end(self, requests: int) -> None:
         """Marks the service as not ready, and logs the number of requests in progress."""
-        self.ending = True
-        log.info("ending: %d requests are still to be answered", requests)
+        self.stopping = True
+        log.info("stopping: %d requests in progress", requests)
 
     @contextlib.asynccontextmanager
     async def _work(self, app: Starlette) -> AsyncIterator[None]:
         """Runs the background tasks of the service."""
-        self._decoding = Decoding(self.limits.max_pixels)
+        self._decoding = ImageDecoder(self.limits.max_pixels)
         self._batcher = Batcher(read, self.metrics.batch.observe)
         tasks = [asyncio.create_task(work) for work in (self._watch(), self.connections.look())]
         yield
@@ -138,7 +138,7 @@ class Service:
             try:
                 await asyncio.to_thread(self.models.refresh)
             except Exception:  # noqa: BLE001  the current version continues, whatever is wrong with the folder
-                log.exception("could not look for a newer version")
+                log.exception("checking for a newer version failed")
 
     def _wait(self) -> float:
         """Returns the estimated time in seconds to read the images in the queues."""
@@ -154,8 +154,8 @@ class Service:
         return PlainTextResponse("alive\n")
 
     async def _readyz(self, request: Request) -> Response:
-        if self.ending:
-            return PlainTextResponse("ending\n", 503)
+        if self.stopping:
+            return PlainTextResponse("stopping\n", 503)
         has_room = self.images.has(1) and self.bytes.has(self.limits.max_body) and self._decoding.pixels.has(MAX_PIXELS)
         if self.connections.is_full or not has_room:
             return PlainTextResponse("busy\n", 503)
@@ -172,23 +172,25 @@ class Service:
 
     async def _predict_as_tensorflow_serving(self, request: Request) -> Response:
         self._version(request)
-        with Held() as held:
-            body = await self._bodies.read(request, held)
+        with Allocation() as allocation:
+            body = await self._bodies.read(request, allocation)
             parse = functools.partial(rest.parse, body)
             parsed = await (self._decoding.alone(parse) if len(body) > LARGE_JSON else asyncio.to_thread(parse))
             del body, parse
             if len(parsed.images) > self.limits.max_images:
-                raise UserError(f"a request may hold {self.limits.max_images} images; send them in several")
-            _, hypotheses = await _until_disconnect(request, self._read(held, parsed.images, parsed.beam, turn=False))
-        tell(request.scope, images=len(hypotheses))
+                raise UserError(f"a request can contain at most {self.limits.max_images} images; send several requests")
+            _, hypotheses = await _until_disconnect(
+                request, self._read(allocation, parsed.images, parsed.beam, turn=False)
+            )
+        add_to_log(request.scope, images=len(hypotheses))
         return JSONResponse(rest.answer(parsed, hypotheses))
 
     async def _predict(self, request: Request) -> Response:
         beam, as_typed = _options(request)
-        with Held() as held:
-            image = await self._bodies.image(request, held)
-            version, (hypotheses,) = await _until_disconnect(request, self._read(held, [image], beam, turn=True))
-        tell(request.scope, images=1, version=version)
+        with Allocation() as allocation:
+            image = await self._bodies.image(request, allocation)
+            version, (hypotheses,) = await _until_disconnect(request, self._read(allocation, [image], beam, turn=True))
+        add_to_log(request.scope, images=1, version=version)
         described = describe(hypotheses, as_typed)
         answer: dict[str, Any] = {"status": status(hypotheses), **described[0], "version": str(version)}
         return JSONResponse(answer | ({"alternatives": described} if beam else {}))
@@ -196,14 +198,14 @@ class Service:
     async def _correct(self, request: Request) -> Response:
         if self._corrections is None:
             raise HTTPException(404, "this service saves no corrections; `im2latex serve --collect DIR` does")
-        with Held() as held:
-            image, fields = await self._bodies.form(request, held)
+        with Allocation() as allocation:
+            image, fields = await self._bodies.form(request, allocation)
             save = functools.partial(self._corrections.save, image, fields.get("latex", ""), fields.get("name", ""))
             try:
                 saved = await self._decoding.alone(save)
             except Full as error:
                 raise HTTPException(507, str(error)) from None
-        tell(request.scope, correction=saved.name)
+        add_to_log(request.scope, correction=saved.name)
         return JSONResponse({"status": "saved" if saved.is_new else "known", "name": saved.name})
 
     # --- Helpers ---------------------------------------------------------------------------------------------------
@@ -214,19 +216,19 @@ class Service:
         if version is not None and not _VERSION.fullmatch(version):
             raise HTTPException(404)
         if version is not None and int(version) != serves:
-            raise HTTPException(404, f"version {version} does not serve; {serves} does")
+            raise HTTPException(404, f"version {version} is not served; version {serves} is")
         return serves
 
     async def _read(
-        self, held: Held, images: Sequence[bytes], beam: Beam | None, turn: bool
+        self, allocation: Allocation, images: Sequence[bytes], beam: Beam | None, turn: bool
     ) -> tuple[int, list[list[Hypothesis]]]:
         """Reads the images of a request with the current version, batched with other requests."""
-        held.take(self.images, len(images))
+        allocation.take(self.images, len(images))
         served = self.models.served
 
         async def answered() -> list[list[Hypothesis]]:
-            pixels = await self._decoding.normalise(served.reader, images, turn, held)
-            held.give_back(self.bytes)
+            pixels = await self._decoding.normalise(served.reader, images, turn, allocation)
+            allocation.give_back(self.bytes)
             inked = [image for image in pixels if image is not None]
             hypotheses = iter(await self._batcher.read(served, inked, beam or Beam(1)))
             return [[BLANK] if image is None else next(hypotheses) for image in pixels]
@@ -241,7 +243,7 @@ def _route(path: str, handler: Handler, *methods: str) -> Route:
     async def endpoint(request: Request) -> Response:
         request.scope["state"][ROUTE] = path
         if request.scope["state"].get(ABOVE_LIMIT) and path not in QUIET:
-            raise HTTPException(503, "too many connections; come later", headers={"Retry-After": "5"})
+            raise HTTPException(503, "too many connections; try again later", headers={"Retry-After": "5"})
         return await handler(request)
 
     return Route(path, endpoint, methods=methods or ("GET",))
@@ -257,10 +259,10 @@ def _options(request: Request) -> tuple[Beam | None, bool]:
     parameters = request.query_params.multi_items()
     for name, _ in parameters:
         if name not in known:
-            raise UserError(f"there is no parameter {name!r:.80}; there are {', '.join(known)}")
+            raise UserError(f"unknown parameter {name!r:.80}; the parameters are {', '.join(known)}")
     query = dict(parameters)
     if len(query) < len(parameters):
-        raise UserError("a parameter is given twice")
+        raise UserError("a parameter is repeated; give each one once")
     clean, alternatives = query.get("clean", "").lower(), query.get("alternatives")
     if clean not in (*TRUE, *FALSE):
         raise UserError(f"clean has to be 1 or 0, not {clean!r:.80}")
@@ -275,16 +277,16 @@ async def _until_disconnect(request: Request, work: Coroutine[Any, Any, Result])
     """Awaits the work, and cancels it if the client disconnects.
 
     Raises:
-        ClientGone: the client disconnected.
+        ClientDisconnected: the client disconnected.
     """
     task = asyncio.create_task(work)
-    gone = asyncio.ensure_future(request.receive())
+    disconnected = asyncio.ensure_future(request.receive())
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((task, disconnected), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGone
+            raise ClientDisconnected
         return task.result()
     finally:
-        for future in (task, gone):
+        for future in (task, disconnected):
             future.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        await asyncio.gather(task, disconnected, return_exceptions=True)

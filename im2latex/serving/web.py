@@ -17,16 +17,16 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from im2latex.errors import UserError
-from im2latex.serving.bodies import ClientGone
+from im2latex.serving.bodies import ClientDisconnected
 from im2latex.serving.hosts import Hosts
 from im2latex.serving.logs import ACCESS
-from im2latex.serving.metrics import Metrics
-from im2latex.serving.pools import Busy
+from im2latex.serving.metrics import ServiceMetrics
+from im2latex.serving.quotas import Busy
 
 ID = "x-request-id"
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # nginx's status for a client that disconnected before the response.
-GONE = 499
+CLIENT_CLOSED_REQUEST = 499
 # How long the server reads and discards the rest of a refused body, so that the client can read the response.
 LINGERING_SECONDS = 3.0
 # Maximum size in bytes of all headers of a request.
@@ -39,7 +39,7 @@ ROUTE, LOGGED = "route", "logged"
 log = logging.getLogger(__name__)
 
 
-class Around:
+class RequestMiddleware:
     """Wraps an application.
 
     Args:
@@ -47,17 +47,22 @@ class Around:
         hosts: the host names that the service answers to.
         metrics: counts the requests.
         headers: headers of every response.
-        is_ending: returns whether to close connections after the response.
+        is_stopping: returns whether to close connections after the response.
     """
 
     def __init__(
-        self, app: ASGIApp, hosts: Hosts, metrics: Metrics, headers: Mapping[str, str], is_ending: Callable[[], bool]
+        self,
+        app: ASGIApp,
+        hosts: Hosts,
+        metrics: ServiceMetrics,
+        headers: Mapping[str, str],
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._app = app
         self._hosts = hosts
         self._metrics = metrics
         self._headers = headers
-        self._is_ending = is_ending
+        self._is_stopping = is_stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,7 +73,7 @@ class Around:
         state = scope.setdefault("state", {})
         request_id = request_headers.get(ID, "")
         state["id"] = request_id if _ID.fullmatch(request_id) else secrets.token_hex(8)
-        exchange = _Exchange(scope, receive, send, {**self._headers, ID: state["id"]}, self._is_ending)
+        exchange = _Exchange(scope, receive, send, {**self._headers, ID: state["id"]}, self._is_stopping)
         try:
             try:
                 if sum(len(name) + len(value) for name, value in scope["headers"]) > LONGEST_HEAD:
@@ -77,10 +82,10 @@ class Around:
                 await self._app(scope, exchange.receive, exchange.send)
             except HTTPException as error:
                 await as_json(error)(scope, exchange.receive, exchange.send)
-        except (ClientGone, OSError):
-            exchange.status = GONE
+        except (ClientDisconnected, OSError):
+            exchange.status = CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:
-            exchange.status = GONE
+            exchange.status = CLIENT_CLOSED_REQUEST
             raise
         except Exception:  # noqa: BLE001  the response is sent already; an internal error must not stop the service
             log.exception("%s %s failed", scope["method"], _path(scope), extra={"request_id": state["id"]})
@@ -97,13 +102,13 @@ class _Exchange:
     """Tracks a request and its response."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], is_ending: Callable[[], bool]
+        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[str, str], is_stopping: Callable[[], bool]
     ) -> None:
-        self.status = GONE
+        self.status = CLIENT_CLOSED_REQUEST
         self._receive = receive
         self._send = send
         self._headers = headers
-        self._is_ending = is_ending
+        self._is_stopping = is_stopping
         request_headers = Headers(scope=scope)
         self._has_more = request_headers.get("content-length", "0") != "0" or "transfer-encoding" in request_headers
         # Reading the body would make the server send "100 Continue".
@@ -120,7 +125,7 @@ class _Exchange:
             headers = MutableHeaders(scope=message)
             for name, value in self._headers.items():
                 headers.setdefault(name, value)
-            if self._has_more or self._is_ending():
+            if self._has_more or self._is_stopping():
                 headers["connection"] = "close"
         elif self._has_more and self._lingers and not message.get("more_body", False):
             # Read the rest of the body; otherwise the connection is reset before the client reads the response.
@@ -146,10 +151,10 @@ def as_json(error: Exception) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 503, headers={"Retry-After": str(error.seconds)})
     if isinstance(error, UserError):
         return JSONResponse({"error": str(error)}, 400)
-    return JSONResponse({"error": "the model failed; the service's log says how"}, 500)
+    return JSONResponse({"error": "internal error; the service's log has the details"}, 500)
 
 
-def tell(scope: Scope, **what: Any) -> None:
+def add_to_log(scope: Scope, **what: Any) -> None:
     """Adds attributes to a request's log line."""
     scope["state"].setdefault(LOGGED, {}).update(what)
 

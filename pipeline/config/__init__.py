@@ -77,13 +77,13 @@ def load_config(
     Raises:
         UserError: the file cannot be read, a preset or knob is unknown, or a value is invalid.
     """
-    given = list(_from_file(Path(path))) if path else []
-    for knob, value, origin in given:
+    overrides = list(_from_file(Path(path))) if path else []
+    for knob, value, origin in overrides:
         if knob == "preset":
             preset = preset or _known(value, presets.names(), "preset", origin)
-    given = [override for override in given if override[0] != "preset"]
-    given += [_from_setting(setting) for setting in settings]
-    return _build([*_from_preset(_known(preset or DEFAULT_PRESET, presets.names(), "preset", "")), *given])
+    overrides = [override for override in overrides if override[0] != "preset"]
+    overrides += [_from_setting(setting) for setting in settings]
+    return _build([*_from_preset(_known(preset or DEFAULT_PRESET, presets.names(), "preset", "")), *overrides])
 
 
 def config_of(knobs: Mapping[str, Any], settings: Sequence[str] = ()) -> Config:
@@ -99,12 +99,12 @@ def config_of(knobs: Mapping[str, Any], settings: Sequence[str] = ()) -> Config:
     return _build([*((knob, value, "") for knob, value in knobs.items()), *map(_from_setting, settings)])
 
 
-def _build(given: Sequence[tuple[str, Any, str]]) -> Config:
+def _build(overrides: Sequence[tuple[str, Any, str]]) -> Config:
     """Builds a configuration from the defaults and from changed knobs: (dotted name, value, origin of the value)."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     knobs = {knob for knob, _, _ in flatten(Config())}
-    for knob, value, origin in given:
+    for knob, value, origin in overrides:
         _known(knob, knobs, "knob", origin)
         section, _, name = knob.rpartition(".")
         (values.setdefault(section, {}) if section else values)[name] = value
@@ -213,15 +213,15 @@ def _known(name: Any, names: Any, noun: str, origin: str) -> str:
 def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
     """Formats pydantic's first error as one sentence, with the number of further errors."""
     first, *others = error.errors()
-    place = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part != "tuple[str, ...]")
+    knob = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part != "tuple[str, ...]")
     reason = first["msg"].removeprefix("Value error, ")
     help_lines = {knob: text for knob, _, text in flatten(Config())}
-    if place in help_lines:
-        given = first["input"] if not isinstance(first["input"], Mapping) else dict(first["input"])
-        text = f"{place} = {literal(given) if _is_json(given) else given}{origins.get(place, '')} is refused: "
-        text += f"{reason[0].lower()}{reason[1:]} ({help_lines[place]})"
+    if knob in help_lines:
+        value = first["input"] if not isinstance(first["input"], Mapping) else dict(first["input"])
+        text = f"{knob} = {literal(value) if _is_json(value) else value}{origins.get(knob, '')} is refused: "
+        text += f"{reason[0].lower()}{reason[1:]} ({help_lines[knob]})"
     else:  # a rule over several knobs of a section
-        text = f"the section {place} is refused: {reason}"
+        text = f"the section {knob} is refused: {reason}"
     return text + (f"; {len(others)} more values are refused" if others else "")
 
 

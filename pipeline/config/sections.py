@@ -157,20 +157,24 @@ class BeamConfig:
         for name, scheme in _ADDRESSES.items():
             value = getattr(self, name)
             if value and not re.fullmatch(rf"{scheme}[\w.-]+:\d+/?", value):
-                wanted = "spark://host:port" if name == "spark_master" else "host:port"
-                raise ValueError(f"{name} = {value!r} is not of the form {wanted}")
+                form = "spark://host:port" if name == "spark_master" else "host:port"
+                raise ValueError(f"{name} = {value!r} is not of the form {form}")
         return self
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> BeamConfig:
         if self.runner == "local" and self.workers > 1:
-            raise ValueError(f"workers = {self.workers}, and the runner local is one process: take multi_processing")
+            raise ValueError(
+                f"workers = {self.workers}, but the runner local has one process: use the runner multi_processing"
+            )
         if self.runner == "spark" and self.workers:
-            raise ValueError(f"workers = {self.workers}, and Spark goes by the cores of its own workers: set it to 0")
+            raise ValueError(f"workers = {self.workers}, but Spark uses the cores of its own workers: set it to 0")
         if self.job_server and self.job_server_jar:
-            raise ValueError("job_server is one that runs, job_server_jar one to be started: give one of them")
+            raise ValueError(
+                "job_server (a running one) and job_server_jar (one to start) exclude each other: set one of them"
+            )
         if self.worker_image and self.worker_pool:
-            raise ValueError("worker_image and worker_pool both say where the workers come from: give one of them")
+            raise ValueError("worker_image and worker_pool exclude each other: set one of them")
         if self.runner == "dataflow":
             self._dataflow_has_what_it_needs()
         if self.runner in ("flink", "spark") and not (self.worker_image or self.worker_pool):
@@ -181,9 +185,9 @@ class BeamConfig:
 
     def _dataflow_has_what_it_needs(self) -> None:
         if not self.worker_image:
-            raise ValueError("Dataflow's own image lacks TFX: give worker_image")
-        given = {argument.partition("=")[0] for argument in self.arguments}
-        missing = [name for name in ("--project", "--region", "--temp_location") if name not in given]
+            raise ValueError("Dataflow's own image lacks TFX: set worker_image")
+        names = {argument.partition("=")[0] for argument in self.arguments}
+        missing = [name for name in ("--project", "--region", "--temp_location") if name not in names]
         if missing:
             raise ValueError(f"Dataflow needs {', '.join(missing)} in arguments")
 
@@ -246,21 +250,21 @@ class KubeflowConfig:
     @field_validator("secrets")
     @classmethod
     def _secrets_name_a_key(cls, secrets: dict[str, str]) -> dict[str, str]:
-        for variable, place in secrets.items():
-            if place.count("/") != 1 or not all(place.split("/")):
+        for variable, secret in secrets.items():
+            if secret.count("/") != 1 or not all(secret.split("/")):
                 raise ValueError(
-                    f"the variable {variable} takes secret/key, the secret's name and the key in it, not {place!r}"
+                    f"the variable {variable} takes secret/key, the secret's name and the key in it, not {secret!r}"
                 )
         return secrets
 
     @field_validator("pods")
     @classmethod
     def _pods_are_pods(cls, pods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for component, asked in pods.items():
+        for component, settings in pods.items():
             if component not in (*COMPONENTS, EVERY):
                 raise ValueError(f"there is no component {component!r}; there are {EVERY}, {', '.join(COMPONENTS)}")
             try:
-                TypeAdapter(Pod).validate_python(asked)
+                TypeAdapter(Pod).validate_python(settings)
             except ValidationError as error:
                 first = error.errors()[0]
                 raise ValueError(f"the pod of {component}, {first['loc'][0]}: {first['msg']}") from None

@@ -162,7 +162,7 @@ def check(
     as_json: Json = False,
     connection: Connection = None,
 ) -> None:
-    """Find problems: missing files, runs left open, models pushed without a blessing.
+    """Find problems: missing files, unfinished runs, models pushed without a blessing.
 
     Exit status: 0 no problems, 4 problems found, 1 failed.
     """

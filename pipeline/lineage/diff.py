@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pipeline.lineage.graph import Graph
+from pipeline.lineage.graph import LineageGraph
 from pipeline.lineage.notes import vocabulary_size
 from pipeline.lineage.run_summary import RunSummary
 
@@ -22,7 +22,7 @@ class Difference(NamedTuple):
     second: Any
 
 
-def facts(graph: Graph, summary: RunSummary) -> Facts:
+def facts(graph: LineageGraph, summary: RunSummary) -> Facts:
     """Collects the facts that runs are compared by: outcome, metrics, data, configuration, code, packages, hardware.
 
     Old runs did not store all of them; what is missing is taken from the execution properties of their components.

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.lineage.graph import Graph
+from pipeline.lineage.graph import LineageGraph
 
 FORMAT = "im2latex-lineage/1"
 SCHEMA = Path(__file__).with_name("schema.json")
 
 
-def document(graph: Graph, artifact: int) -> dict[str, Any]:
+def document(graph: LineageGraph, artifact: int) -> dict[str, Any]:
     """Converts the lineage of an artifact to an object for `json.dumps`."""
     return {
         "format": FORMAT,

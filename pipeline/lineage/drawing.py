@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from components.metadata import CACHED, FAILED, RUNNING
-from pipeline.lineage.graph import Artifact, Execution, Graph
+from pipeline.lineage.graph import Artifact, Execution, LineageGraph
 
 _DOT = {CACHED: " style=dashed", FAILED: " color=red", RUNNING: " color=orange"}
 # Character codes for letters that would end a label or be read as markup.
 _CODES = {ord(letter): f"#{ord(letter)};" for letter in '#"<>&`\\|[]{}()'}
 
 
-def dot(graph: Graph) -> Iterator[str]:
+def dot(graph: LineageGraph) -> Iterator[str]:
     """Yields the lines of a file for Graphviz's `dot`."""
     yield "digraph lineage {"
     yield "  rankdir=LR; node [fontname=sans fontsize=10]; edge [fontname=sans fontsize=8];"
@@ -28,7 +28,7 @@ def dot(graph: Graph) -> Iterator[str]:
     yield "}"
 
 
-def mermaid(graph: Graph) -> Iterator[str]:
+def mermaid(graph: LineageGraph) -> Iterator[str]:
     """Yields the lines of a Mermaid flowchart."""
     yield "flowchart LR"
     for execution in graph.executions.values():
@@ -45,7 +45,7 @@ def mermaid(graph: Graph) -> Iterator[str]:
     yield "  classDef running stroke:#e80"
 
 
-def _edges(graph: Graph) -> Iterator[tuple[str, str, str]]:
+def _edges(graph: LineageGraph) -> Iterator[tuple[str, str, str]]:
     """Yields the source, the target and the name of every input and output whose artifact is in the graph."""
     for execution in graph.executions.values():
         for name, ids in execution.inputs.items():

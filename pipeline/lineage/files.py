@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from im2latex.errors import UserError
-from pipeline.buckets import download, is_address, place
+from pipeline.buckets import download, is_address, path_in_bucket
 from pipeline.workspace import Workspace
 
 # Buckets that could not be read; they are not tried again, because each attempt may take seconds.
@@ -24,13 +24,13 @@ def local_copy(uri: str, file: str = "") -> Path:
     # Single files are kept apart from whole folders, so that a partly copied folder is not taken for a complete one.
     folder = Workspace.from_environment().buckets / ("parts" if file else "whole")
     address = "/".join(filter(None, (uri.rstrip("/"), file)))
-    download(address, folder / place(address))
-    return folder / place(address)
+    download(address, folder / path_in_bucket(address))
+    return folder / path_in_bucket(address)
 
 
 def look(uri: str, file: str = "") -> Path | None:
     """As `local_copy`, but returns None if the file is missing or its bucket is unreadable, which is reported once."""
-    bucket = place(uri).partition("/")[0] if is_address(uri) else ""
+    bucket = path_in_bucket(uri).partition("/")[0] if is_address(uri) else ""
     if bucket in _closed:
         return None
     try:

@@ -10,7 +10,7 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
 from im2latex.errors import UserError
-from pipeline.lineage.graph import DESTINATION, PUSHED_MODEL, VERSION, Graph, plain, read_lineage, read_runs
+from pipeline.lineage.graph import DESTINATION, PUSHED_MODEL, VERSION, LineageGraph, plain, read_lineage, read_runs
 from pipeline.workspace import Workspace
 
 # Execution property of an ExampleGen: the folder of its input.
@@ -63,10 +63,10 @@ def named(store: MetadataStore, text: str) -> int:
     return max(matches)
 
 
-def whole_run(store: MetadataStore, artifact: int) -> Graph:
+def whole_run(store: MetadataStore, artifact: int) -> LineageGraph:
     """Reads the run that made an artifact, with the artifacts that it took from other runs."""
     maker = read_lineage(store, [artifact], depth=1).maker(artifact)
-    return read_runs(store, [maker.run]) if maker and maker.run else Graph()
+    return read_runs(store, [maker.run]) if maker and maker.run else LineageGraph()
 
 
 def pushed_to(artifacts: Sequence[metadata_store_pb2.Artifact], version: Path) -> int:

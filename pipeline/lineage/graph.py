@@ -78,11 +78,11 @@ class Execution:
         """Duration from its start to its end; for a running execution, to its last update."""
         return (self.ended - self.started) / 1000
 
-    def taken(self) -> list[int]:
+    def input_ids(self) -> list[int]:
         """Returns the ids of all input artifacts."""
         return _distinct(self.inputs)
 
-    def given(self) -> list[int]:
+    def output_ids(self) -> list[int]:
         """Returns the ids of all output artifacts."""
         return _distinct(self.outputs)
 
@@ -97,7 +97,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Graph:
+class LineageGraph:
     """All of a store, or a part of it: then ids can refer to items outside the graph. Mappings are in order of id."""
 
     artifacts: Mapping[int, Artifact] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class Graph:
         """Ids of the executions that have an artifact as input, by artifact id."""
         users: dict[int, list[int]] = {}
         for execution in self.executions.values():
-            for artifact in execution.taken():
+            for artifact in execution.input_ids():
                 users.setdefault(artifact, []).append(execution.id)
         return users
 
@@ -141,7 +141,7 @@ class Graph:
         }
 
 
-def read_store(store: MetadataStore) -> Graph:
+def read_store(store: MetadataStore) -> LineageGraph:
     """Reads the whole store; 1,000 runs take about 2 s."""
     artifacts = store.get_artifacts()
     events = store.get_events_by_artifact_ids([artifact.id for artifact in artifacts]) if artifacts else []
@@ -153,7 +153,7 @@ def read_store(store: MetadataStore) -> Graph:
     return _graph(store, [*executions.values(), *others], artifacts, events, _makers(events), places, runs)
 
 
-def read_runs(store: MetadataStore, runs: Iterable[str]) -> Graph:
+def read_runs(store: MetadataStore, runs: Iterable[str]) -> LineageGraph:
     """Reads runs by id, with their artifacts and the executions of other runs that produced these."""
     contexts_or_none = [store.get_context_by_type_and_name(PIPELINE_RUN, run) for run in runs]
     contexts = [context for context in contexts_or_none if context]
@@ -163,7 +163,7 @@ def read_runs(store: MetadataStore, runs: Iterable[str]) -> Graph:
 
 def read_lineage(
     store: MetadataStore, artifacts: Iterable[int], *, up: bool = True, down: bool = False, depth: int | None = None
-) -> Graph:
+) -> LineageGraph:
     """Reads the ancestors of artifacts, their descendants, or both.
 
     Executions that took their outputs from the cache are left out. So are executions that produced the other inputs of
@@ -224,7 +224,7 @@ def _part(
     artifacts: set[int],
     runs: Iterable[metadata_store_pb2.Context],
     with_makers: bool,
-) -> Graph:
+) -> LineageGraph:
     """Builds the graph of executions, their artifacts and further ones; `with_makers` adds the producing executions."""
     events = _events(store, executions)
     artifacts |= {event.artifact_id for event in events}
@@ -244,7 +244,7 @@ def _graph(
     makers: Mapping[int, int],
     places: _Places,
     more_runs: Iterable[metadata_store_pb2.Context],
-) -> Graph:
+) -> LineageGraph:
     """Builds a graph; `more_runs` are runs that may have no executions."""
     executions = sorted(executions, key=lambda execution: execution.id)
     inputs, outputs = (_keys(events, types) for types in (INPUTS, OUTPUTS))
@@ -259,7 +259,7 @@ def _graph(
         for e in executions
     }
     copies = _copies(store, artifacts_by_id, executions_by_id)
-    return Graph(
+    return LineageGraph(
         {
             i: replace(artifact, copy_of=copies[i]) if i in copies else artifact
             for i, artifact in artifacts_by_id.items()

@@ -12,7 +12,7 @@ from components.formula_metrics.scores import SCORES
 from components.serving_folder import SERVING_VERSION, WITHDRAWN, not_pushed, version_status
 from data.dataset.record import SPLITS
 from pipeline.lineage.files import look
-from pipeline.lineage.graph import DESTINATION, Artifact, Execution, Graph
+from pipeline.lineage.graph import DESTINATION, Artifact, Execution, LineageGraph
 from trainer_module.features import SPECIALS, VOCABULARY, read_vocabulary
 
 GONE = "its files are gone"
@@ -22,7 +22,7 @@ SHOWN = ("bleu", "exact_match", "image_match")
 SOURCES = ("input_base", "schema_file")
 
 
-def notes(artifact: Artifact, about: Graph) -> Iterator[str]:
+def notes(artifact: Artifact, about: LineageGraph) -> Iterator[str]:
     """Yields lines that describe an artifact.
 
     Args:
@@ -90,7 +90,7 @@ def _evaluated(evaluation: Evaluation) -> Iterator[str]:
     if evaluation.hardest_pictures:
         yield f"kinds of pictures: {evaluation.hardest_pictures}"
     for verdict in evaluation.gate:
-        yield f"{'kept  ' if verdict.kept else 'broken'}  {verdict.rule}  ({verdict.text})"
+        yield f"{'passed' if verdict.passed else 'failed'}  {verdict.rule}  ({verdict.text})"
 
 
 def vocabulary_size(graph: str) -> int | None:
@@ -120,9 +120,9 @@ def count_examples(statistics: str | Path) -> dict[str, int]:
     return counts
 
 
-def _counts(artifact: Artifact, about: Graph) -> Iterator[str]:
+def _counts(artifact: Artifact, about: LineageGraph) -> Iterator[str]:
     """Yields a line with the number of examples by split, if there are statistics."""
-    output_ids = [i for user in about.users.get(artifact.id, ()) for i in about.executions[user].given()]
+    output_ids = [i for user in about.users.get(artifact.id, ()) for i in about.executions[user].output_ids()]
     for statistics in (about.artifacts[i] for i in output_ids if i in about.artifacts):
         if statistics.type == "ExampleStatistics" and (counts := count_examples(statistics.uri)):
             yield " + ".join(f"{count:,} {split}" for split, count in counts.items()) + " examples"

@@ -18,7 +18,7 @@ from pipeline.lineage.graph import (
     PUSHED_MODEL,
     Artifact,
     Execution,
-    Graph,
+    LineageGraph,
     read_runs,
     read_store,
 )
@@ -37,12 +37,11 @@ RECENT = 500
 KILLED, GONE, SOURCE, UNBLESSED, UNKNOWN = "killed", "files gone", "source gone", "not blessed", "not known"
 REPAIR = {
     KILLED: "the same command continues from there; the next run, or `im2latex lineage check --repair`, marks it as "
-    "cancelled and removes what it had begun to write, or records what it had pushed",
-    GONE: "put them back; or run with the same configuration again, which makes anew what is gone",
-    SOURCE: "put it back; synthetic formulas are drawn again by `im2latex run` with the same configuration",
-    UNBLESSED: "judge it by `im2latex evaluate --model`, and take it out of the serving folder if it is not good",
-    UNKNOWN: "take it out of the serving folder, or judge it by `im2latex evaluate --model`; `im2latex run` pushes one "
-    "whose origin is known",
+    "cancelled and removes its unfinished files, or records its push",
+    GONE: "restore them, or run the pipeline again with the same configuration, which makes missing files again",
+    SOURCE: "restore it; synthetic formulas are drawn again by `im2latex run` with the same configuration",
+    UNBLESSED: "evaluate it with `im2latex evaluate --model`, and remove it from the serving folder if it is not good",
+    UNKNOWN: "remove it from the serving folder, or evaluate it with `im2latex evaluate --model`",
 }
 
 
@@ -56,7 +55,7 @@ class Finding(NamedTuple):
     artifact: int = 0
 
 
-def check(graph: Graph, workspace: Workspace) -> list[Finding]:
+def check(graph: LineageGraph, workspace: Workspace) -> list[Finding]:
     """Finds all problems, grouped by kind.
 
     Args:
@@ -69,7 +68,7 @@ def check(graph: Graph, workspace: Workspace) -> list[Finding]:
         *_unblessed(graph),
         *_unknown(graph, workspace, pushed),
         *_sources(graph, workspace),
-        *_gone(graph, workspace),
+        *_missing_files(graph, workspace),
     ]
 
 
@@ -127,14 +126,14 @@ def repair_killed(address: str, workspace: Workspace) -> int:
     return len(killed)
 
 
-def _killed(graph: Graph, workspace: Workspace, pushed: Mapping[int, Push]) -> Iterator[Finding]:
+def _killed(graph: LineageGraph, workspace: Workspace, pushed: Mapping[int, Push]) -> Iterator[Finding]:
     for execution in _left_running(graph, workspace, current_run(list(graph.runs), workspace)):
         what = f"{execution.component} of run {execution.run or 'none'} was left running by a process that is gone"
         behind = f", behind its push of {pushed[execution.id].version}" if execution.id in pushed else ""
         yield Finding(KILLED, what + behind, execution.run, execution.id)
 
 
-def _left_running(graph: Graph, workspace: Workspace, current: str) -> Iterator[Execution]:
+def _left_running(graph: LineageGraph, workspace: Workspace, current: str) -> Iterator[Execution]:
     for execution in graph.executions.values():
         if (
             execution.state == RUNNING
@@ -144,7 +143,7 @@ def _left_running(graph: Graph, workspace: Workspace, current: str) -> Iterator[
             yield execution
 
 
-def _unblessed(graph: Graph) -> Iterator[Finding]:
+def _unblessed(graph: LineageGraph) -> Iterator[Finding]:
     for artifact in graph.artifacts.values():
         maker = graph.maker(artifact.id)
         if artifact.type != PUSHED_MODEL or not artifact.pushed or maker is None:
@@ -160,7 +159,7 @@ def _unblessed(graph: Graph) -> Iterator[Finding]:
             yield Finding(UNBLESSED, what, maker.run, maker.id, artifact.id)
 
 
-def _unknown(graph: Graph, workspace: Workspace, pushed: Mapping[int, Push]) -> Iterator[Finding]:
+def _unknown(graph: LineageGraph, workspace: Workspace, pushed: Mapping[int, Push]) -> Iterator[Finding]:
     explained = {push.version for push in pushed.values()}
     for version in unknown_versions(graph, workspace):
         if version not in explained:
@@ -171,17 +170,17 @@ def _unknown(graph: Graph, workspace: Workspace, pushed: Mapping[int, Push]) -> 
             yield Finding(UNKNOWN, f"{what}was pushed by no run that is known", *_maker(graph, artifact))
 
 
-def _sources(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
+def _sources(graph: LineageGraph, workspace: Workspace) -> Iterator[Finding]:
     reported: set[str] = set()
     for execution in graph.executions.values():
-        for path, there in sources(execution):
-            if not there and path not in reported and not is_elsewhere(graph, execution.run, workspace):
+        for path, exists in sources(execution):
+            if not exists and path not in reported and not is_elsewhere(graph, execution.run, workspace):
                 reported.add(path)
                 what = f"{path}, which {execution.component} brought in, is gone"
                 yield Finding(SOURCE, what, execution.run, execution.id)
 
 
-def _gone(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
+def _missing_files(graph: LineageGraph, workspace: Workspace) -> Iterator[Finding]:
     for artifact in graph.artifacts.values():
         if artifact.uri and artifact.state not in REMOVED and not is_there(artifact):
             run, *ids = _maker(graph, artifact)
@@ -190,6 +189,6 @@ def _gone(graph: Graph, workspace: Workspace) -> Iterator[Finding]:
                 yield Finding(GONE, what, run, *ids)
 
 
-def _maker(graph: Graph, artifact: Artifact) -> tuple[str, int, int]:
+def _maker(graph: LineageGraph, artifact: Artifact) -> tuple[str, int, int]:
     maker = graph.maker(artifact.id)
     return (maker.run, maker.id, artifact.id) if maker else ("", 0, artifact.id)

@@ -79,7 +79,7 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Reporte
         pipeline=pipeline,
         id=run_id,
         steps=[*steps, *absent],
-        artifacts={name: _here(outputs[key], name, split) for key, name in _ARTIFACTS.items() if key in outputs},
+        artifacts={name: _local(outputs[key], name, split) for key, name in _ARTIFACTS.items() if key in outputs},
         settings=_settings(by_component.get("Reporter", {}), log),
         data=_text(by_component, "ImportExampleGen", "input_base"),
         split=split,
@@ -89,7 +89,7 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Reporte
     )
 
 
-def _here(output: Output, name: str, split: str | None) -> Output:
+def _local(output: Output, name: str, split: str | None) -> Output:
     """Returns an artifact, as a local copy if it is in a bucket; of examples, the split for the evaluation."""
     if not is_address(output.uri):
         return output

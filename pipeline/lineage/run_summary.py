@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from components.evaluator.summary import CANDIDATE, SUMMARY
 from components.metadata import CACHED, FAILED, RAN, RUNNING
 from pipeline.lineage.files import look
-from pipeline.lineage.graph import VERSION, Artifact, Execution, Graph
+from pipeline.lineage.graph import VERSION, Artifact, Execution, LineageGraph
 from pipeline.workspace import Workspace
 
 DONE, KILLED = "done", "killed"
@@ -36,7 +36,7 @@ class RunSummary:
     pushed: str  # the pushed version; "" if none was pushed
 
 
-def summarise(graph: Graph, run: str, current: str, workspace: Workspace) -> RunSummary:
+def summarise(graph: LineageGraph, run: str, current: str, workspace: Workspace) -> RunSummary:
     """Summarises a run.
 
     Args:
@@ -77,7 +77,7 @@ def is_local(run: str) -> bool:
     return _TIME.match(run) is not None
 
 
-def is_elsewhere(graph: Graph, run: str, workspace: Workspace) -> bool:
+def is_elsewhere(graph: LineageGraph, run: str, workspace: Workspace) -> bool:
     """Returns whether a run belongs to another workspace or machine that uses the same database.
 
     For such a run it is unknown whether it is still in progress and whether its files exist.

@@ -17,7 +17,7 @@ from components.formula_metrics.scores import SCORES
 from components.metadata import CACHED, FAILED, RAN, RUNNING
 from data.duration import duration
 from pipeline.lineage.diff import Difference
-from pipeline.lineage.graph import ROLLBACK, VERSION, Artifact, Execution, Graph, Run
+from pipeline.lineage.graph import ROLLBACK, VERSION, Artifact, Execution, LineageGraph, Run
 from pipeline.lineage.notes import GONE, notes, sources
 from pipeline.lineage.problems import REPAIR, Finding
 from pipeline.lineage.run_summary import DONE, KILLED, RunSummary, is_local
@@ -42,7 +42,7 @@ def console() -> Console:
 
 
 def story(
-    graph: Graph, artifact: Artifact, about: Graph, up: bool, down: bool, paths: bool, serving: bool
+    graph: LineageGraph, artifact: Artifact, about: LineageGraph, up: bool, down: bool, paths: bool, serving: bool
 ) -> Iterator[Any]:
     """Formats an artifact: the run that made it, its ancestors and its descendants.
 
@@ -126,7 +126,7 @@ def findings(problems: Sequence[Finding]) -> Iterator[Any]:
 class _Teller:
     """Formats the executions of a tree."""
 
-    def __init__(self, graph: Graph, about: Graph, run: str, paths: bool) -> None:
+    def __init__(self, graph: LineageGraph, about: LineageGraph, run: str, paths: bool) -> None:
         self._graph = graph
         self._about = about
         self._run = run
@@ -134,7 +134,7 @@ class _Teller:
 
     def label(self, execution: Execution) -> Group:
         """Formats an execution: its output artifacts, its state and time, and notes on the artifacts."""
-        outputs = [self._graph.artifacts[i] for i in execution.given() if i in self._graph.artifacts]
+        outputs = [self._graph.artifacts[i] for i in execution.output_ids() if i in self._graph.artifacts]
         title = ", ".join(f"{artifact.type} {artifact.id}" for artifact in outputs) or _deed(execution)
         lines = [Text(title, "bold"), self._went(execution)]
         for artifact in outputs:
@@ -185,15 +185,17 @@ def _grow(branches: Sequence[Branch], artifact: Artifact, teller: _Teller, title
     return tree
 
 
-def _heading(artifact: Artifact, run: Run, about: Graph, serving: bool) -> Iterator[Text]:
+def _heading(artifact: Artifact, run: Run, about: LineageGraph, serving: bool) -> Iterator[Text]:
     """Yields lines about the run that made an artifact: its configuration, code, data, packages and machine."""
     executions = about.of_run.get(run.id, ())
     cached = [execution for execution in executions if execution.state == CACHED]
     version = artifact.properties.get(VERSION)
     what = f"version {version}" if version else f"{artifact.type} {artifact.id}"
-    taken = f", {len(cached)} of them from the cache" if cached else ""
+    from_cache = f", {len(cached)} of them from the cache" if cached else ""
     now = " serves now; it is" if serving else ""
-    yield Text(f"{what}{now} of run {run.id}: {duration(about.seconds(run.id))}, {len(executions)} components{taken}")
+    yield Text(
+        f"{what}{now} of run {run.id}: {duration(about.seconds(run.id))}, {len(executions)} components{from_cache}"
+    )
     yield from (Text(line, "dim") for line in _run_with(run.properties))
     yield Text()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from components.serving_folder import SERVING_VERSION
-from pipeline.lineage.graph import Execution, Graph
+from pipeline.lineage.graph import Execution, LineageGraph
 
 
 @dataclass(frozen=True)
@@ -17,30 +17,32 @@ class Branch:
     branches: list[Branch] = field(default_factory=list)
 
 
-def made_from(graph: Graph, artifact: int) -> list[Branch]:
+def made_from(graph: LineageGraph, artifact: int) -> list[Branch]:
     """Returns the tree of an artifact's ancestors, newest first."""
 
     def makers(execution: Execution) -> Iterable[int]:
         # Baseline takes the new model only to exclude it, so the model is not an ancestor.
-        if any(SERVING_VERSION in graph.artifacts[i].properties for i in execution.given() if i in graph.artifacts):
+        if any(
+            SERVING_VERSION in graph.artifacts[i].properties for i in execution.output_ids() if i in graph.artifacts
+        ):
             return ()
-        return (graph.artifacts[i].made_by for i in execution.taken() if i in graph.artifacts)
+        return (graph.artifacts[i].made_by for i in execution.input_ids() if i in graph.artifacts)
 
     maker = graph.maker(artifact)
     return _plant(graph, [maker.id] if maker else [], makers, newest_first=True)
 
 
-def made_of(graph: Graph, artifact: int) -> list[Branch]:
+def made_of(graph: LineageGraph, artifact: int) -> list[Branch]:
     """Returns the tree of an artifact's descendants, oldest first."""
 
     def users(execution: Execution) -> Iterable[int]:
-        return (user for i in execution.given() for user in graph.users.get(i, ()))
+        return (user for i in execution.output_ids() for user in graph.users.get(i, ()))
 
     return _plant(graph, graph.users.get(artifact, ()), users, newest_first=False)
 
 
 def _plant(
-    graph: Graph, first: Iterable[int], next_ids: Callable[[Execution], Iterable[int]], newest_first: bool
+    graph: LineageGraph, first: Iterable[int], next_ids: Callable[[Execution], Iterable[int]], newest_first: bool
 ) -> list[Branch]:
     """Builds the tree in order of execution id, so that an execution is placed at the end of its longest path."""
     placed: set[int] = set()

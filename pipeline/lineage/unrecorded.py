@@ -13,7 +13,7 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
 from components.metadata import RUNNING, SERVING
-from pipeline.lineage.graph import DESTINATION, PUSHED, PUSHED_MODEL, VERSION, Graph
+from pipeline.lineage.graph import DESTINATION, PUSHED, PUSHED_MODEL, VERSION, LineageGraph
 from pipeline.workspace import Workspace
 
 PUSHER, OUTPUT = "Pusher", "pushed_model"
@@ -26,7 +26,7 @@ class Push(NamedTuple):
     model: Path  # the SavedModel that it is a copy of
 
 
-def unknown_versions(graph: Graph, workspace: Workspace) -> list[Path]:
+def unknown_versions(graph: LineageGraph, workspace: Workspace) -> list[Path]:
     """Returns the versions in the serving folder that no recorded run pushed."""
     pushed = {
         Path(str(a.properties[DESTINATION])).parts[-2:] for a in graph.artifacts.values() if DESTINATION in a.properties
@@ -34,7 +34,7 @@ def unknown_versions(graph: Graph, workspace: Workspace) -> list[Path]:
     return [version for version in workspace.versions() if version.parts[-2:] not in pushed]
 
 
-def unrecorded(graph: Graph, workspace: Workspace) -> dict[int, Push]:
+def unrecorded(graph: LineageGraph, workspace: Workspace) -> dict[int, Push]:
     """Returns the pushes of killed Pushers, by execution.
 
     Args:

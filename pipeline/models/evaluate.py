@@ -71,17 +71,16 @@ def evaluate_model(
     if baseline is None and any(rule.against_baseline for rule in rules):
         raise UserError("--gate: a rule compares with a baseline; name one with --baseline")
     if pictures is None and any(rule.of_picture for rule in rules):
-        raise UserError("--gate: a rule is about a kind of picture; add --robustness, which makes them")
+        raise UserError("--gate: a rule applies to a kind of picture; add --robustness")
     known_spelling(spelling)
     if published and (spelling == NORMAL or as_json):
-        raise UserError("--published compares scores of the source's spelling, in a table: add --spelling im2markup, "
-                        "and leave out --json")  # fmt: skip
+        raise UserError("--published needs --spelling im2markup, and cannot be used with --json")  # fmt: skip
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
     records = list(read_records(examples_of(data, split)))
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     from components.evaluator.evaluation import evaluate
-    from components.evaluator.pictures import Robustness
+    from components.evaluator.pictures import RobustnessTest
     from components.evaluator.summary import BASELINE, CANDIDATE, SUMMARY
 
     models = {CANDIDATE: chosen_model(model)} | ({BASELINE: chosen_model(baseline)} if baseline else {})
@@ -93,7 +92,7 @@ def evaluate_model(
                 models,
                 rules,
                 folder,
-                robustness=Robustness(*pictures) if pictures else None,
+                robustness=RobustnessTest(*pictures) if pictures else None,
                 spelling=spelling,
                 about=about,
                 renderer=renderer,
@@ -156,13 +155,13 @@ def _print(evaluation: Evaluation, console: Console) -> None:
         console.print(f"CDM leaves out {left_out_of}: the built-in typesetter cannot set the references")
     for model in evaluation.models:
         error = evaluation.slices[""][model]["calibration_error"]
-        console.print(f"{model}: probabilities are off by {error:.3f} in the mean (calibration error)")
+        console.print(f"{model}: calibration error {error:.3f} (mean deviation of the probabilities)")
     for model, facts in evaluation.models.items():
         rate = evaluation.examples / max(facts["seconds"], 1e-9)
         console.print(f"{model}: read {evaluation.examples:,} images in {facts['seconds']:.1f} s, {rate:.0f} a second")
     for verdict in evaluation.gate:
-        kept = "kept  " if verdict.kept else "broken"
-        console.print(f"{kept}  {verdict.rule}  ({verdict.text})", markup=False, soft_wrap=True)
+        outcome = "passed" if verdict.passed else "failed"
+        console.print(f"{outcome}  {verdict.rule}  ({verdict.text})", markup=False, soft_wrap=True)
 
 
 def _pictures(evaluation: Evaluation) -> Table:

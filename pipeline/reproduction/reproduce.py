@@ -21,7 +21,7 @@ from im2latex.errors import UserError
 from pipeline.config import Config, config_of
 from pipeline.config.sections import COMPONENTS, SYNTHETIC
 from pipeline.lineage.files import local_copy, look
-from pipeline.lineage.graph import Artifact, Graph, read_runs
+from pipeline.lineage.graph import Artifact, LineageGraph, read_runs
 from pipeline.lineage.store import choose_run, read, run_ids
 from pipeline.reproduction.comparison import COMPARISONS, OTHER, SAME, Compared, Folders, compare
 from pipeline.running.examples import prepare_examples
@@ -104,7 +104,7 @@ def reproduce(
         again = read(workspace, lambda store: _recorded(store, run_ids(store)[-1]), "")
         compared = list(compare(_folders(recorded, last), _folders(again, last)))
     if not compared:
-        raise UserError(f"run {recorded.id} made nothing that can be compared; `im2latex lineage runs` lists others")
+        raise UserError(f"run {recorded.id} has no outputs to compare; `im2latex lineage runs` lists other runs")
     same = all(one.verdict == SAME for one in compared)
     if as_json:
         document = {
@@ -125,7 +125,7 @@ def reproduce(
 
 
 def _recorded(store: MetadataStore, run: str) -> Recorded:
-    graph: Graph = read_runs(store, [run])
+    graph: LineageGraph = read_runs(store, [run])
     done = {execution.component for execution in graph.of_run.get(run, ()) if execution.state in (RAN, CACHED)}
     properties = graph.runs[run].properties
     return Recorded(run, properties, [name for name in COMPONENTS if name in done], graph.outputs(run))
@@ -138,7 +138,7 @@ def _config(recorded: Recorded, settings: Sequence[str]) -> Config:
             "run again"
         )
     if not recorded.components:
-        raise UserError(f"run {recorded.id} made nothing that could be compared; `im2latex lineage runs` lists runs")
+        raise UserError(f"run {recorded.id} has no outputs to compare; `im2latex lineage runs` lists other runs")
     knobs = json.loads(recorded.properties["config"])
     if knobs["data.source"] != SYNTHETIC:
         # The knob may be a relative path; the recorded one is absolute or in a bucket
@@ -260,9 +260,8 @@ def _refuse_other_data(recorded: Recorded, here: Mapping[str, Any], allow_change
     digests = [str(properties["data_fingerprint"]) for properties in (recorded.properties, here)]
     if digests[0] != digests[1] and not allow_changed_data:
         raise UserError(
-            f"the data of run {recorded.id} is not what it was: {here['data']} has the fingerprint "
-            f"{digests[1][:DIGITS]}, the run's had {digests[0][:DIGITS]}; put it back, or compare with "
-            "--allow-changed-data"
+            f"the data of run {recorded.id} has changed: {here['data']} has the fingerprint "
+            f"{digests[1][:DIGITS]}, and had {digests[0][:DIGITS]}; restore it, or use --allow-changed-data"
         )
 
 

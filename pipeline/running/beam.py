@@ -61,7 +61,7 @@ def check_engine(config: BeamConfig) -> str:
     if config.runner == "dataflow":
         raise UserError(
             "Dataflow's workers read and write Google Cloud Storage, and `im2latex run` works in a folder: "
-            "run the pipeline with a pipeline root in gs://, or take another beam.runner"
+            "run the pipeline with a pipeline root in gs://, or use another beam.runner"
         )
     if config.runner not in ("flink", "spark"):
         return ""
@@ -130,11 +130,11 @@ def _flink_cluster(config: BeamConfig) -> str:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"there is no Flink at {page} (beam.flink_master): {getattr(error, 'reason', error)}") from None
     if not slots:
-        raise UserError(f"the Flink at {page} has no task manager to work: start one")
+        raise UserError(f"the Flink at {page} has no task manager: start one")
     if managers > 1 and not (config.worker_image or config.worker_pool):
         raise UserError(
-            f"the Flink at {page} has {managers} task managers, and this process can be the worker of one: "
-            "give beam.worker_pool, with a pool beside each, or beam.worker_image"
+            f"the Flink at {page} has {managers} task managers, and this process can be the worker of only one: "
+            "set beam.worker_pool, with a pool beside each, or beam.worker_image"
         )
     if config.workers > slots:
         raise UserError(

@@ -78,8 +78,8 @@ def run_pipeline(
             summary=summary,
         )
     except OSError as error:
-        if said := storage_error(error, workspace.home):
-            raise UserError(said) from error
+        if sentence := storage_error(error, workspace.home):
+            raise UserError(sentence) from error
         raise
 
 
@@ -202,9 +202,9 @@ def _follow(
     # threads run), the run has still succeeded; the crash is in the log.
     if view.result is None:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        place = f"{view.running}: " if view.running else ""
+        component = f"{view.running}: " if view.running else ""
         raise UserError(
-            f"{place}the pipeline's process {how} (the full log is {log}); the same command continues from here",
+            f"{component}the pipeline's process {how} (the full log is {log}); the same command continues from here",
         )
     return view.result
 
@@ -265,8 +265,8 @@ class _View:
                 self.tick()
             else:
                 self.clear()
-                taken = "cached" if event["cached"] else duration(event["seconds"])
-                _line(self._console, event["component"], taken, event["detail"])
+                time_taken = "cached" if event["cached"] else duration(event["seconds"])
+                _line(self._console, event["component"], time_taken, event["detail"])
                 self.running = ""
 
     def output(self, chunk: bytes) -> None:
@@ -299,8 +299,8 @@ class _View:
             self._shows_status = False
 
 
-def _line(console: Console, component: str, taken: str, text: str) -> None:
-    console.print(f"{component:<18} {taken:>9}  {text}".rstrip(), markup=False, soft_wrap=True)
+def _line(console: Console, component: str, time_taken: str, text: str) -> None:
+    console.print(f"{component:<18} {time_taken:>9}  {text}".rstrip(), markup=False, soft_wrap=True)
 
 
 def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console) -> None:

@@ -6,7 +6,7 @@ process, all output goes where the parent directs it. The lines on the file desc
     {"repaired": 1}                       number of executions left running by killed runs, if there are any
     {"component": "Trainer", "state": "running"}
     {"component": "Trainer", "state": "done", "seconds": 242.1, "cached": false, "detail": ""}
-    {"result": {...}}                     the fields of results.Result, at the end of a successful run
+    {"result": {...}}                     the fields of results.RunResult, at the end of a successful run
     {"error": "...", "component": "..."}  one sentence; the traceback is in the log
 """
 
@@ -40,7 +40,7 @@ from pipeline.lineage.problems import repair_killed
 from pipeline.lineage.run_summary import is_local
 from pipeline.lineage.store import run_ids
 from pipeline.running.record import describe
-from pipeline.running.results import Result, detail, read_result
+from pipeline.running.results import RunResult, detail, read_result
 from pipeline.running.storage_errors import storage_error
 from pipeline.running.tfx_dsl import RecordingRunner, local_pipeline
 from pipeline.workspace import Workspace
@@ -85,7 +85,7 @@ class ReportingRunner(RecordingRunner):
                 to_nodes=partial.to_nodes or None,
                 snapshot_settings=partial.snapshot_settings,
             )
-        result = Result()
+        result = RunResult()
         for node in pipeline.nodes:
             component = node.pipeline_node.node_info.id
             if node.pipeline_node.execution_options.HasField("skip"):
@@ -173,8 +173,8 @@ def _run_options(first: str | None, last: str | None) -> RunOptions | None:
 
 def _sentence(error: Exception) -> str:
     """Returns the error as one line: a UserError's message, a storage error in plain words, else type and message."""
-    if not isinstance(error, UserError) and (said := storage_error(error, Workspace.from_environment().home)):
-        return said
+    if not isinstance(error, UserError) and (sentence := storage_error(error, Workspace.from_environment().home)):
+        return sentence
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no message"
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

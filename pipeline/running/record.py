@@ -64,28 +64,28 @@ def describe(config: Config, workspace: Workspace) -> dict[str, str | int]:
 
 
 def knobs_of(config: Config) -> dict[str, Any]:
-    """Every knob that is stored, and its value."""
+    """Returns the value of every knob that is stored, by dotted name."""
     return {knob: value for knob, value, _ in flatten(config) if not knob.startswith("metadata.")}
 
 
 def configuration(knobs: Mapping[str, Any]) -> dict[str, str | int]:
-    """`config` and `config_sha256`."""
+    """Returns the properties `config` and `config_sha256`."""
     text = json.dumps(knobs, sort_keys=True)
     return {"config": text, "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def code() -> dict[str, str | int]:
-    """`code_sha256` and, in a checkout, `code_commit` and `code_changed`."""
+    """Returns the properties `code_sha256` and, in a checkout, `code_commit` and `code_changed`."""
     return {**_commit(REPOSITORY), "code_sha256": fingerprint(REPOSITORY, all_files())}
 
 
 def packages() -> dict[str, str | int]:
-    """`python` and `packages`."""
+    """Returns the properties `python` and `packages`."""
     return {"python": platform.python_version(), "packages": json.dumps(_packages())}
 
 
 def machine() -> dict[str, str | int]:
-    """`hardware` and `environment`."""
+    """Returns the properties `hardware` and `environment`."""
     variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     return {"hardware": json.dumps(_hardware()), "environment": json.dumps(variables)}
 
@@ -96,7 +96,7 @@ def fingerprint_of(data: Path) -> str:
 
 
 def start_of(folder: str) -> dict[str, str | int]:
-    """The fingerprint of the model that a training starts from, if there is one."""
+    """Returns the property `start_fingerprint`, of the model that a training starts from; {} if there is none."""
     if folder == reader.NAME:
         return {"start_fingerprint": reader.fingerprint()}
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
@@ -122,8 +122,8 @@ def _commit(checkout: Path) -> dict[str, str | int]:
 def _packages() -> dict[str, str]:
     # Leaves out the vendored packages of setuptools, which are on the path once it is imported.
     installed = (one for one in metadata.distributions() if Path(str(one.locate_file(""))).name != "_vendor")
-    found = {distribution.metadata["Name"]: distribution.version for distribution in installed}
-    return dict(sorted(found.items(), key=lambda package: package[0].lower()))
+    versions = {distribution.metadata["Name"]: distribution.version for distribution in installed}
+    return dict(sorted(versions.items(), key=lambda package: package[0].lower()))
 
 
 def _hardware() -> dict[str, object]:

@@ -16,7 +16,7 @@ from pipeline.lineage.notes import count_examples, vocabulary_size
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """The result of a run; a field is None if the run ended before it."""
 
     examples: dict[str, int] | None = None
@@ -36,42 +36,42 @@ class Result:
     report: str | None = None  # HTML file
 
 
-def read_result(outputs: Mapping[tuple[str, str], Output]) -> Result:
+def read_result(outputs: Mapping[tuple[str, str], Output]) -> RunResult:
     """Reads the result of a run from the artifacts of its finished components.
 
     Args:
         outputs: artifacts by component and output name, from `components.metadata.read_steps`.
     """
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if statistics := outputs.get(("StatisticsGen", "statistics")):
-        found["examples"] = count_examples(statistics.uri)
+        fields["examples"] = count_examples(statistics.uri)
     if graph := outputs.get(("Transform", "transform_graph")):
-        found["vocabulary"] = vocabulary_size(graph.uri)
+        fields["vocabulary"] = vocabulary_size(graph.uri)
     if baseline := outputs.get(("Baseline", "baseline")):
-        found["baseline"] = baseline.properties.get(SERVING_VERSION, "")
-        found["passed_over"] = baseline.properties.get(PASSED_OVER, "")
+        fields["baseline"] = baseline.properties.get(SERVING_VERSION, "")
+        fields["passed_over"] = baseline.properties.get(PASSED_OVER, "")
     if evaluated := outputs.get(("Evaluator", "evaluation")):
         evaluation = read_evaluation(evaluated.uri)
-        found["metrics"] = evaluation.slices[""][CANDIDATE]
-        found["baseline_metrics"] = evaluation.slices[""].get(BASELINE, {})
-        found["blessed"], found["reasons"] = evaluation.blessed, tuple(evaluation.reasons)
-        found["pictures"] = evaluation.hardest_pictures
-        found["other_vocabulary"] = evaluation.other_vocabulary
+        fields["metrics"] = evaluation.slices[""][CANDIDATE]
+        fields["baseline_metrics"] = evaluation.slices[""].get(BASELINE, {})
+        fields["blessed"], fields["reasons"] = evaluation.blessed, tuple(evaluation.reasons)
+        fields["pictures"] = evaluation.hardest_pictures
+        fields["other_vocabulary"] = evaluation.other_vocabulary
     if checked := outputs.get(("ServingCheck", "blessing")):
-        found["serving_error"] = checked.properties.get("reason", "")
-        found["seconds_per_image"] = checked.properties.get("seconds_per_image", 0.0)
-        if found["serving_error"]:
-            found["blessed"] = False
-            found["reasons"] = (*found.get("reasons", ()), found["serving_error"])
+        fields["serving_error"] = checked.properties.get("reason", "")
+        fields["seconds_per_image"] = checked.properties.get("seconds_per_image", 0.0)
+        if fields["serving_error"]:
+            fields["blessed"] = False
+            fields["reasons"] = (*fields.get("reasons", ()), fields["serving_error"])
     if pushed := outputs.get(("Pusher", "pushed_model")):
-        found["pushed"] = pushed.properties.get("pushed_destination") or None
-        found["withdrawn"] = pushed.properties.get(WITHDRAWN, "")
+        fields["pushed"] = pushed.properties.get("pushed_destination") or None
+        fields["withdrawn"] = pushed.properties.get(WITHDRAWN, "")
     if report := outputs.get(("Reporter", "report")):
-        found["report"] = os.path.join(report.uri, FILE)
-    return Result(**found)
+        fields["report"] = os.path.join(report.uri, FILE)
+    return RunResult(**fields)
 
 
-def detail(component: str, result: Result) -> str:
+def detail(component: str, result: RunResult) -> str:
     """Describes what one component contributed to a result, in a few words."""
     match component:
         case "StatisticsGen":

@@ -24,15 +24,15 @@ def storage_error(error: BaseException, home: Path) -> str:
         error: the exception; its causes and contexts are searched too.
         home: the workspace, which is named if the exception has no path.
     """
-    for one in _chain(error):
-        text = str(one)
-        place = getattr(one, "filename", None) or _place(text) or home
-        if any(words in text for words in _FULL) or getattr(one, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return f"no space is left on the device of {place}: free some, and the same command continues from here"
+    for link in _chain(error):
+        text = str(link)
+        path = getattr(link, "filename", None) or _path_in(text) or home
+        if any(words in text for words in _FULL) or getattr(link, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return f"no space is left on the device of {path}: free some, and the same command continues from here"
         if any(words in text for words in _LOCKED):
             return "ML Metadata is locked by another process: when that has ended, the same command continues from here"
         if any(words in text for words in _READ_ONLY):
-            return f"{place} cannot be written: make it writable, and the same command continues from here"
+            return f"{path} cannot be written: make it writable, and the same command continues from here"
     return ""
 
 
@@ -42,7 +42,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _place(text: str) -> str:
+def _path_in(text: str) -> str:
     """Returns the first path in a text whose folder exists; "" if there is none."""
-    found = (match[1] for match in _PATH.finditer(text))
-    return next((path for path in found if os.path.exists(os.path.dirname(path))), "")
+    paths = (match[1] for match in _PATH.finditer(text))
+    return next((path for path in paths if os.path.exists(os.path.dirname(path))), "")

@@ -89,7 +89,7 @@ class Watch:
             self._say(problem)
 
     def _state(self, config: Config) -> dict[str, str]:
-        """The fingerprint of each of `PARTS`."""
+        """Returns the fingerprint of each of `PARTS`."""
         knobs = json.dumps({knob: value for knob, value, _ in flatten(config)}, sort_keys=True)
         return {
             "configuration": hashlib.sha256(knobs.encode()).hexdigest(),

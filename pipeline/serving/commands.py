@@ -47,13 +47,13 @@ def predict(
     raise typer.Exit(predict_images(images, reader, alternatives, clean, as_json, min_confidence))
 
 
-def serve(**given: Any) -> None:
+def serve(**arguments: Any) -> None:
     hush()
-    cli.serve(**given)
+    cli.serve(**arguments)
 
 
 def _parameters() -> Iterator[inspect.Parameter]:
-    """The options of `serve`: a limit of the service is an option here and there."""
+    """Yields the options of `serve`, which include every limit of the service."""
     text: dict[str, Any] = {
         "host": (str, cli.HOST, typer.Option(help=help.HOST)),
         "port": (int, cli.PORT, typer.Option(min=0, max=65535, help=help.PORT)),
@@ -77,5 +77,5 @@ def _parameters() -> Iterator[inspect.Parameter]:
 
 
 serve.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]  # typer reads it
-del serve.__annotations__["given"]
+del serve.__annotations__["arguments"]
 app.command(help=f"{help.SERVE}\n\n{help.SERVE_SIGNALS}")(serve)

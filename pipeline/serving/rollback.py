@@ -25,65 +25,65 @@ Answer = TypeVar("Answer")
 
 
 class Rolled(NamedTuple):
-    """What a rollback came to."""
+    """The result of a rollback."""
 
     folder: Path
-    serves: int
-    withdrawn: list[int]  # by it, the oldest first
-    brought_back: bool  # the version that serves had been withdrawn
+    serves: int  # version that serves now
+    withdrawn: list[int]  # versions that the rollback withdrew, oldest first
+    brought_back: bool  # whether the version that serves had been withdrawn
 
     def sentence(self) -> str:
-        """What serves now, and how to undo it."""
+        """Says which version serves now, and how to undo the rollback."""
         parts = [f"version {self.serves} serves now"]
         if self.brought_back:
             parts.append("it had been withdrawn")
         if self.withdrawn:
             *_, last = self.withdrawn
             parts.append(f"{', '.join(map(str, self.withdrawn))} {'were' if self.withdrawn[1:] else 'was'} withdrawn")
-            parts.append(f"`im2latex rollback --to {last}` lets {last} serve again")
+            parts.append(f"to undo this: `im2latex rollback --to {last}`")
         return "; ".join(parts)
 
     def document(self) -> dict[str, Any]:
-        """The same as an object that `json.dumps` takes."""
+        """Returns the result as an object for JSON."""
         return {**self._asdict(), "folder": str(self.folder)}
 
 
 class Version(NamedTuple):
-    """A version that there is."""
+    """A version in the serving folder."""
 
     number: int
     state: str  # SERVES, BEFORE or WITHDRAWN
-    run: str = ""  # that pushed it; "" where that is not known
-    bleu: float | None = None
+    run: str = ""  # run that pushed it; "" if unknown
+    bleu: float | None = None  # of its model; None if unknown
 
 
 def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say, connection: str | None = None) -> Rolled:
-    """Lets an older version serve, or one that was withdrawn: newer ones go into the folder `withdrawn` beside them.
+    """Rolls back to an older version, or forward to a withdrawn one. Newer versions move to the folder `withdrawn`.
 
     Args:
-        workspace: whose versions.
-        name: of the model; None takes that of the version that serves.
-        to: the version; None takes the newest that works before the one that serves.
-        say: takes a sentence on what was passed over, or could not be done beside it.
-        connection: database that records it; None takes that of the last run.
+        workspace: the workspace.
+        name: name of the model; None for the model of the newest version.
+        to: the version to serve; None for the newest one before the current version that loads.
+        say: called with messages: versions that were skipped, or why the rollback is not recorded.
+        connection: database to record the rollback in; None for that of the last run.
 
     Raises:
-        UserError: there is no such version or none before, it does not work, or the folder cannot be written.
+        UserError: there is no such version, it cannot be loaded, or the folder cannot be written.
     """
     folder = folder_of(workspace, name)
     with lock(folder):
-        there = serving_folder.versions(folder)
-        if not there and to is None:
-            raise UserError(f"nothing serves in {folder}; `im2latex rollback --list` lists what was withdrawn")
+        existing = serving_folder.versions(folder)
+        if not existing and to is None:
+            raise UserError(f"no version serves in {folder}; `im2latex rollback --list` lists the withdrawn versions")
         if to is None:
-            to = _before(folder, there, say)
-        elif to not in there and to not in serving_folder.versions(folder / WITHDRAWN):
-            raise UserError(f"there is no version {to} in {folder}; `im2latex rollback --list` lists those there are")
-        elif to == max(there, default=0):
-            raise UserError(f"version {to} serves already")
-        elif problem := _load_error(folder / str(to) if to in there else folder / WITHDRAWN / str(to)):
+            to = _before(folder, existing, say)
+        elif to not in existing and to not in serving_folder.versions(folder / WITHDRAWN):
+            raise UserError(f"there is no version {to} in {folder}; `im2latex rollback --list` lists the versions")
+        elif to == max(existing, default=0):
+            raise UserError(f"version {to} is already the one that serves")
+        elif problem := _load_error(folder / str(to) if to in existing else folder / WITHDRAWN / str(to)):
             raise UserError(f"{problem}; choose another version, `im2latex rollback --list` lists them")
-        with _recorded(workspace, connection, folder, to, [number for number in there if number > to], say):
+        with _recorded(workspace, connection, folder, to, [number for number in existing if number > to], say):
             try:
                 withdrawn, brought_back = activate(folder, to)
             except OSError as error:
@@ -92,29 +92,31 @@ def rollback(workspace: Workspace, name: str | None, to: int | None, say: Say, c
 
 
 def versions(workspace: Workspace, name: str | None, connection: str | None = None) -> list[Version]:
-    """All versions of a model, withdrawn ones too, the oldest first; with what ML Metadata knows of them."""
+    """Lists all versions of a model, also withdrawn ones, oldest first, with runs and scores from ML Metadata."""
     folder = folder_of(workspace, name)
-    there, withdrawn = serving_folder.versions(folder), serving_folder.versions(folder / WITHDRAWN)
+    existing, withdrawn = serving_folder.versions(folder), serving_folder.versions(folder / WITHDRAWN)
     stored = connection or workspace.connection or workspace.metadata.exists()
     known = _pushes(workspace, connection) if stored else {}
-    states = dict.fromkeys(withdrawn, WITHDRAWN) | dict.fromkeys(there, BEFORE) | dict.fromkeys(there[-1:], SERVES)
+    states = (
+        dict.fromkeys(withdrawn, WITHDRAWN) | dict.fromkeys(existing, BEFORE) | dict.fromkeys(existing[-1:], SERVES)
+    )
     return [Version(number, states[number], *known.get((folder.name, str(number)), ())) for number in sorted(states)]
 
 
-def table(found: Sequence[Version]) -> str:
-    """Versions for people, a line each."""
+def table(versions: Sequence[Version]) -> str:
+    """Formats versions as a table."""
     lines = [f"{'version':<12}  {'state':<9}  {'BLEU':<5}  pushed by run"]
-    for version in found:
+    for version in versions:
         bleu = "" if version.bleu is None else f"{version.bleu:.3f}"
         lines.append(f"{version.number:<12}  {version.state:<9}  {bleu:<5}  {version.run}".rstrip())
     return "\n".join(lines)
 
 
 def folder_of(workspace: Workspace, name: str | None) -> Path:
-    """The folder of a model's versions.
+    """Returns the folder with the versions of a model.
 
     Raises:
-        UserError: there is none.
+        UserError: no version of the model was pushed.
     """
     if name is None:
         return workspace.newest_model().parent
@@ -125,22 +127,23 @@ def folder_of(workspace: Workspace, name: str | None) -> Path:
     return folder
 
 
-def _before(folder: Path, there: list[int], say: Say) -> int:
-    """The newest version that works before the one that serves."""
-    for number in reversed(there[:-1]):
+def _before(folder: Path, existing: list[int], say: Say) -> int:
+    """Returns the newest version before the current one that can be loaded."""
+    for number in reversed(existing[:-1]):
         problem = _load_error(folder / str(number))
         if not problem:
             return number
-        say(f"version {number} is passed over: {problem}")
+        say(f"version {number} is skipped: {problem}")
     raise UserError(
-        f"there is no version {'that loads ' if there[1:] else ''}before {there[-1]} in {folder}; it keeps serving"
+        f"there is no older version {'that loads ' if existing[1:] else ''}in {folder}; "
+        f"version {existing[-1]} keeps serving"
     )
 
 
 def _load_error(folder: Path) -> str:
-    """Why a version does not work, or ""; it is loaded as a server would."""
+    """Loads a version as the server does; returns why this fails, or "" if it loads."""
     try:
-        if is_saved_model_alone(folder):  # TensorFlow Serving takes it
+        if is_saved_model_alone(folder):  # only TensorFlow Serving can serve it
             from pipeline.serving.saved_model import SavedModelReader
 
             SavedModelReader(folder, searches=False)
@@ -157,9 +160,9 @@ def _load_error(folder: Path) -> str:
 def _recorded(
     workspace: Workspace, connection: str | None, folder: Path, to: int, withdrawn: list[int], say: Say
 ) -> Iterator[None]:
-    """Keeps an execution in ML Metadata: begun before, ended after, so that a rollback that was killed shows there.
+    """Records a rollback in ML Metadata as an execution, from its start to its end, so that killed ones are seen too.
 
-    What serves matters more than what is known of it: without a store that can be written, the rollback goes on.
+    If the database cannot be written, the rollback continues without a record.
     """
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
@@ -181,14 +184,14 @@ def _recorded(
         store.put_events(_events(store, execution.id, folder, to, withdrawn))
         return execution
 
-    def kept(change: Callable[[MetadataStore], Answer]) -> Answer | None:
+    def record(change: Callable[[MetadataStore], Answer]) -> Answer | None:
         try:
             return write(workspace, change, connection)
         except UserError as error:
-            say(f"this is not recorded: {error}")
+            say(f"the rollback is not recorded: {error}")
             return None
 
-    execution = kept(begin)
+    execution = record(begin)
     state = mlmd.Execution.FAILED
     try:
         yield
@@ -196,7 +199,7 @@ def _recorded(
     finally:
         if execution:
             execution.last_known_state = state
-            kept(lambda store: store.put_executions([execution]))
+            record(lambda store: store.put_executions([execution]))
 
 
 def _user() -> str:
@@ -207,7 +210,7 @@ def _user() -> str:
 
 
 def _events(store: MetadataStore, execution: int, folder: Path, to: int, withdrawn: list[int]) -> list:
-    """What a rollback is about: pushed models, as far as ML Metadata knows them."""
+    """Returns the events of a rollback, which link it to the pushed models that ML Metadata has."""
     from ml_metadata.proto import metadata_store_pb2 as mlmd
 
     from pipeline.lineage.find import pushed_to
@@ -216,28 +219,28 @@ def _events(store: MetadataStore, execution: int, folder: Path, to: int, withdra
     pushed = store.get_artifacts_by_type(PUSHED_MODEL)
     events = []
     for key, numbers_of in (("serves", [to]), ("withdrawn", withdrawn)):
-        for place, number in enumerate(numbers_of):
+        for index, number in enumerate(numbers_of):
             if artifact := pushed_to(pushed, folder / str(number)):
                 event = mlmd.Event(artifact_id=artifact, execution_id=execution, type=mlmd.Event.INPUT)
                 event.path.steps.add().key = key
-                event.path.steps.add().index = place
+                event.path.steps.add().index = index
                 events.append(event)
     return events
 
 
 def _pushes(workspace: Workspace, connection: str | None) -> dict[tuple[str, str], tuple[str, float | None]]:
-    """The run that pushed a version and the BLEU of its model, by the model's name and the version."""
+    """Returns the run that pushed each version, and the BLEU of its model, by the model's name and the version."""
     from pipeline.lineage.graph import DESTINATION, read_store
     from pipeline.lineage.run_summary import read_scores
     from pipeline.lineage.store import read
 
     graph = read(workspace, read_store, connection)
-    found: dict[tuple[str, str], tuple[str, float | None]] = {}
+    pushes: dict[tuple[str, str], tuple[str, float | None]] = {}
     for artifact in graph.artifacts.values():
         maker = graph.maker(artifact.id)
         if artifact.pushed and maker:
             *_, name, version = Path(str(artifact.properties[DESTINATION])).parts
             scores = read_scores(graph.outputs(maker.run).get(("Evaluator", "evaluation")))
-            # The first push of a version: later ones found it there.
-            found.setdefault((name, version), (maker.run, scores.get("bleu")))
-    return found
+            # The first push of a version; later runs with the same model did not push it again.
+            pushes.setdefault((name, version), (maker.run, scores.get("bleu")))
+    return pushes

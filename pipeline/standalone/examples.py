@@ -47,7 +47,7 @@ class Formulas(NamedTuple):
         return self.examples.renumbered(np.array([ids.get(token, UNKNOWN) for token in self.tokens], np.int32))
 
 
-class _Record(NamedTuple):
+class _UntokenizedExample(NamedTuple):
     example: Example  # without tokens
     latex: str
     name: str
@@ -82,7 +82,7 @@ def read_splits(
         total = 0
         for prepared in ordered_map(functools.partial(_prepare, raw=raw, config=config, spelling=spelling), chunks):
             for split, outcome in prepared:
-                if not isinstance(outcome, _Record):
+                if not isinstance(outcome, _UntokenizedExample):
                     reasons[outcome] += 1
                     continue
                 tokens = [numbers.setdefault(token, len(numbers)) for token in outcome.latex.split()]
@@ -100,10 +100,10 @@ def read_splits(
         raise UserError(f"{bad:,} of {total:,} records of {source} are unusable ({common}); check the data")
     if bad:
         say(f"left out {bad:,} unusable records ({common})")
-    for name, found in places.items():
-        if not found:
+    for name, indices in places.items():
+        if not indices:
             raise UserError(f"{source} has no examples for {name}; check the data")
-    training, validation = (examples[np.array(found)] for found in places.values())
+    training, validation = (examples[np.array(indices)] for indices in places.values())
     return Formulas(training, list(numbers), []), Formulas(validation, list(numbers), names)
 
 
@@ -117,16 +117,18 @@ def _candidates(source: Path) -> tuple[Iterator[Candidate], bool]:
 
 
 def _limited(candidates: Iterable[Candidate], splits: Iterable[str], limit: int | None) -> Iterator[Candidate]:
-    seen = dict.fromkeys(splits, 0)
+    counts = dict.fromkeys(splits, 0)
     for candidate in candidates:
-        if candidate.split in seen and (limit is None or seen[candidate.split] < limit):
-            seen[candidate.split] += 1
+        if candidate.split in counts and (limit is None or counts[candidate.split] < limit):
+            counts[candidate.split] += 1
             yield candidate
 
 
-def _prepare(chunk: list[Candidate], raw: bool, config: ImageConfig, spelling: str) -> list[tuple[str, _Record | str]]:
+def _prepare(
+    chunk: list[Candidate], raw: bool, config: ImageConfig, spelling: str
+) -> list[tuple[str, _UntokenizedExample | str]]:
     """Returns for each candidate its split, and the example or the reason why it cannot be used."""
-    prepared: list[tuple[str, _Record | str]] = []
+    prepared: list[tuple[str, _UntokenizedExample | str]] = []
     for candidate in chunk:
         try:
             record = decode(convert(candidate, raw, MAX_TOKENS, spelling))
@@ -137,7 +139,7 @@ def _prepare(chunk: list[Candidate], raw: bool, config: ImageConfig, spelling: s
         Image.fromarray(pixels).save(file, "PNG")
         height, width = pixels.shape
         example = Example(file.getvalue(), height, width, np.zeros(0, np.int32))
-        prepared.append((candidate.split, _Record(example, record.latex, record.name)))
+        prepared.append((candidate.split, _UntokenizedExample(example, record.latex, record.name)))
     return prepared
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.parallel import Pool
+from data.parallel import ProcessPool
 from im2latex.errors import UserError
 from pipeline.config import Config
 from pipeline.standalone import say
@@ -107,7 +107,7 @@ def train_model(
         return prefetched((buckets.fill(batch, knobs.batch_size) for batch in source()), BATCHES_AHEAD)
 
     clock = Clock()
-    with Pool(feeders(), with_main=False) as pool:
+    with ProcessPool(feeders(), with_main=False) as pool:
         progress = train(
             model,
             knobs,

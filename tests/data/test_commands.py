@@ -42,7 +42,7 @@ def test_check_fails_when_something_is_wrong(tmp_path: Path) -> None:
     for shard in (tmp_path / "set" / "test").iterdir():
         shard.write_bytes(shard.read_bytes()[:-30])
     checked = RUNNER.invoke(app, ["check", str(tmp_path / "set")])
-    assert checked.exit_code == 1 and "wrong: " in checked.output and "is damaged" in checked.output
+    assert checked.exit_code == 1 and "problem: " in checked.output and "is damaged" in checked.output
 
 
 def test_refusals_are_user_errors(tmp_path: Path) -> None:

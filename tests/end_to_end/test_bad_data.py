@@ -49,7 +49,7 @@ def test_after_bad_records_are_left_out_the_next_run_succeeds(project: Project) 
 
     checked = im2latex("data", "check", str(data))
     assert checked.returncode == 1
-    assert "wrong: not a tf.train.Example (1 records, first bad.tfrecord, record 0)" in checked.stdout
+    assert "problem: not a tf.train.Example (1 records, first bad.tfrecord, record 0)" in checked.stdout
 
     left_out = im2latex("data", "import", str(data), "--out", str(data), "--max-tokens", "10000")
     assert left_out.returncode == 0, left_out.stderr

@@ -66,7 +66,7 @@ def test_a_worse_model_never_replaces_a_better_one(project: Project) -> None:
     evaluation = read_evaluation(latest(project, "Evaluator", "evaluation"))
     value, bound = (evaluation.slices[""][model]["edit_similarity"] for model in (CANDIDATE, BASELINE))
     assert value < bound and evaluation.models[BASELINE]["version"] == first
-    assert [verdict.kept for verdict in evaluation.gate] == [False, False, True]
+    assert [verdict.passed for verdict in evaluation.gate] == [False, False, True]
     assert evaluation.pictures["photo"]["examples"] == 4 and BASELINE in evaluation.pictures["photo"]
     refused = fields(worse.stdout)["blessed"]
     assert f"is below {bound:.3f}".rstrip("0") in refused and "of the model serving now" in refused

@@ -12,7 +12,7 @@ from pathlib import Path
 from components.metadata import RUNNING
 from components.serving_folder import digest
 from im2latex.errors import UserError
-from pipeline.lineage.graph import Graph, read_store
+from pipeline.lineage.graph import LineageGraph, read_store
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
 
@@ -42,14 +42,14 @@ class Audit:
         self._shapes: dict[str, set[str]] = {}
         self.versions: dict[str, str] = {}
 
-    def look(self, finished: bool) -> Graph:
+    def look(self, finished: bool) -> LineageGraph:
         """Looks at everything; after a run that finished there must be nothing of those that did not."""
         try:
             graph = read(self.workspace, read_store)
         except UserError as error:
             if finished or "there are no runs" not in str(error):
                 self.faults.append(str(error))
-            return Graph()
+            return LineageGraph()
         self.faults += self._artifacts(graph)
         self.faults += self._serving(graph)
         self.faults += self._checkpoints()
@@ -65,7 +65,7 @@ class Audit:
             if not os.path.exists(uri) or digest(uri) != was:
                 self.faults.append(f"{uri} is not what it was when it was made")
 
-    def _artifacts(self, graph: Graph) -> Iterator[str]:
+    def _artifacts(self, graph: LineageGraph) -> Iterator[str]:
         for artifact in graph.artifacts.values():
             if artifact.id in self._digests or graph.maker(artifact.id) is None:
                 continue
@@ -81,7 +81,7 @@ class Audit:
             if shape and known and shape != known:
                 yield f"{artifact.uri} holds {sorted(shape)}, and the first {kind} {sorted(known)}"
 
-    def _serving(self, graph: Graph) -> Iterator[str]:
+    def _serving(self, graph: LineageGraph) -> Iterator[str]:
         models = {
             digest(os.path.join(artifact.uri, "Format-Serving")): artifact.id
             for artifact in graph.artifacts.values()
@@ -105,7 +105,7 @@ class Audit:
             except Exception as error:  # noqa: BLE001  whatever is wrong with it
                 yield f"{file} cannot be read: {error!r}"
 
-    def _left(self, graph: Graph) -> Iterator[str]:
+    def _left(self, graph: LineageGraph) -> Iterator[str]:
         home = self.workspace.home
         for folder, names, files in os.walk(home):
             yield from (f"{folder}/{name} was left" for name in (*names, *files) if UNFINISHED.fullmatch(name))

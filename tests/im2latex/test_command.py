@@ -168,7 +168,7 @@ def test_what_is_read_with_too_little_confidence_is_a_sentence(pushed: Path, fil
     assert 0 < len(good) < len(files)
     assert (answer.exit_code, [line.split("\t")[0] for line in answer.stdout.splitlines()]) == (1, good)
     assert answer.stderr.splitlines()[1:] == [
-        f"im2latex: {path}: the reading is doubtful: its probability is {sure[path]:.3f}"
+        f"im2latex: {path}: the result is doubtful: its probability is {sure[path]:.3f}"
         for path in files
         if sure[path] < bound
     ]
@@ -232,7 +232,7 @@ def test_odd_files_and_names_are_a_sentence_each_and_the_others_are_read(tmp_pat
     said = answer.stderr.decode().splitlines()[1:]
     assert answer.returncode == 1 and len(said) == 4
     for sentence, line in zip(
-        ["-: the file has more than", "pipe.png: this is no file but a pipe", "/dev/null: this is no file", "x.png: "],
+        ["-: the file has more than", "pipe.png: this is a pipe or device", "/dev/null: this is a pipe", "x.png: "],
         said,
         strict=True,
     ):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import im2latex
-from components.evaluator.pictures import PICTURES, Robustness, trials
+from components.evaluator.pictures import PICTURES, RobustnessTest, trials
 from data.dataset.record import Record
 from data.importers.importing import open_source
 
@@ -40,7 +40,7 @@ def test_no_real_or_degraded_formula_is_read_in_a_loop() -> None:
     found = (one for one in open_source(REAL).candidates if one.split == "eval" and isinstance(one.image, bytes))
     records = [Record(one.image, one.formula.decode(), one.name) for one in found if isinstance(one.image, bytes)]
     assert len(records) > 1000
-    tried = trials(records, Robustness(EXAMPLES, seed=1))
+    tried = trials(records, RobustnessTest(EXAMPLES, seed=1))
     assert {one.kind for one in tried} == set(PICTURES) - {"unseen-font"}
     readings = im2latex.Reader().predict([one.image for one in tried])
     loops = [one.kind for one, read in zip(tried, readings, strict=True) if ends_in_a_loop(read.latex.split())]

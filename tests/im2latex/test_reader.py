@@ -215,9 +215,9 @@ def test_a_model_may_be_a_file_of_weights_or_of_onnx_or_a_folder(
     (tmp_path / "torn.npz").write_bytes((tmp_path / "weights.npz").read_bytes()[:-500])
     (tmp_path / "empty").mkdir()
     for name, sentence in [
-        ("torn.onnx", "is no model that can be read with"),
+        ("torn.onnx", "is not a valid model"),
         ("torn.npz", "is damaged, or was written by another version"),
-        ("empty", "holds neither assets.extra/model.onnx nor weights.npz"),
+        ("empty", "has neither assets.extra/model.onnx nor weights.npz"),
         ("absent", "there is no model .*absent; name a folder or a file"),
     ]:
         with pytest.raises(im2latex.UserError, match=sentence):
@@ -242,7 +242,7 @@ def test_an_output_that_is_full_or_closed_is_a_user_error(model: Path, images: l
     command = [sys.executable, "-m", "im2latex", "predict", str(tmp_path / "formula.png"), "--model", str(model)]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
-    sentence = "im2latex: the answer cannot be written to standard output"
+    sentence = "im2latex: the result cannot be written to standard output"
     assert (done.returncode, done.stderr) == (1, f"{sentence} (No space left on device)\n")
     reading, writing = os.pipe()
     os.close(reading)

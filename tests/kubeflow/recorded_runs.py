@@ -11,7 +11,7 @@ from ml_metadata import MetadataStore
 from tfx.types.artifact import Artifact
 
 from components.metadata import ADDRESS, read_steps
-from kubeflow.entrypoint import RUN, Node
+from kubeflow.entrypoint import RUN, NodeSpec
 from kubeflow.recording import Recorder
 from pipeline.config import load_config
 from pipeline.config.sections import COMPONENTS
@@ -37,7 +37,7 @@ class Runs:
         self.made: dict[tuple[str, str], Artifact] = {}
         self._address = address
 
-    def recorder(self, run: str, node: Node) -> Recorder:
+    def recorder(self, run: str, node: NodeSpec) -> Recorder:
         with _environment:
             os.environ[RUN] = run
             try:
@@ -76,7 +76,7 @@ class Runs:
 
     def do(self, run: str, name: str) -> None:
         """A task that does its work."""
-        node = Node.of(self.component(name), "im2latex")
+        node = NodeSpec.of(self.component(name), "im2latex")
         properties = {key: value for key, value in self.component(name).exec_properties.items() if value is not None}
         inputs = self.inputs(name)
         recorder = self.recorder(run, node)
@@ -92,7 +92,7 @@ class Runs:
         self.finisher(run).record_cached({key: [self.given((name, key))] for name, key in LEAVES})
 
     def finisher(self, run: str) -> Recorder:
-        return self.recorder(run, Node("record-lineage", {}, "im2latex"))
+        return self.recorder(run, NodeSpec("record-lineage", {}, "im2latex"))
 
     def whole(self, run: str, worked: Collection[str] = COMPONENTS) -> None:
         for name in COMPONENTS:

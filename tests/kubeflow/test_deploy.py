@@ -206,7 +206,7 @@ def test_the_same_yaml_is_not_uploaded_again(deployed: Command, server: ApiServe
     deployed()
     answer = deployed()
     assert answer.status == 0
-    assert "im2latex, version im2latex, which is the same" in answer.out
+    assert "im2latex, version im2latex, unchanged" in answer.out
     assert (len(server.did("upload_pipeline")), len(server.did("upload_pipeline_version"))) == (1, 0)
     assert len(server.state.runs) == 2
 
@@ -439,7 +439,7 @@ def test_without_ml_metadata_the_push_is_reported_as_unknown(deployed: Command, 
     server.pushed = None
     answer = deployed()
     assert answer.status == 0
-    assert "whether the model was pushed is not known" in answer.out
+    assert "it is not known whether the model was pushed" in answer.out
     assert "does not answer for ML Metadata (404): 404 page not found" in answer.out
     assert re.search(r"^done .* succeeded$", answer.out, re.M)
 
@@ -448,7 +448,7 @@ def test_ml_metadata_is_retried(deployed: Command, server: ApiServer) -> None:
     server.pushed = False
     server.faults.append(Fault("GetEventsByExecutionIDs", 503, "", times=2))
     answer = deployed()
-    assert "cannot answer for ML Metadata for now (503); looking again" in answer.out
+    assert "cannot answer for ML Metadata for now (503); trying again" in answer.out
     assert answer.status == 3
 
 
@@ -481,7 +481,7 @@ def test_following_survives_an_outage_of_the_server(
     server.faults.append(fault)
     answer = deployed()
     assert answer.status == 0, answer.err
-    (line, *_) = [line for line in answer.out.splitlines() if "looking again" in line]
+    (line, *_) = [line for line in answer.out.splitlines() if "trying again" in line]
     assert sentence in line
     assert "<html>" not in answer.out
     assert "the server answers again" in answer.out
@@ -506,7 +506,7 @@ def test_following_gives_up_after_a_long_outage(
     answer = deployed()
     assert answer.status == 1
     assert (
-        f"(the run goes on; `im2latex kubeflow status {started_run(server)} --follow --host {server.url}` follows it)"
+        f"(the run continues; `im2latex kubeflow status {started_run(server)} --follow --host {server.url}` follows it)"
         in answer.err
     )
 
@@ -596,7 +596,7 @@ def test_ctrl_c_leaves_the_run_and_says_how_to_follow_it(deployed: Command, serv
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert err == (
-        f"im2latex: the run goes on in the cluster; `im2latex kubeflow status {run} --follow` follows it, "
+        f"im2latex: the run continues in the cluster; `im2latex kubeflow status {run} --follow` follows it, "
         f"`im2latex kubeflow cancel {run}` stops it\n"
     )
     assert not server.did("terminate_run")
@@ -653,7 +653,7 @@ def test_the_address_comes_from_kfps_own_variable(
 ) -> None:
     monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
     answer = command("status")
-    assert "there is no pipeline im2latex; `im2latex kubeflow deploy` makes it" in answer.err
+    assert "there is no pipeline im2latex; `im2latex kubeflow deploy` creates it" in answer.err
 
 
 def test_a_kubeconfig_with_a_token_uses_the_api_of_kubernetes(
@@ -684,7 +684,7 @@ def test_a_login_page_is_not_parsed_as_an_empty_answer(deployed: Command, server
     server.faults.append(Fault("list_pipelines", page=True))
     answer = deployed()
     assert answer.status == 1
-    assert "answers with a web page and not as the API" in answer.err
+    assert "answers with a web page instead of the API" in answer.err
     assert not server.state.pipelines
 
 
@@ -697,7 +697,7 @@ def test_a_private_certificate_is_accepted_with_its_authority(command: Command, 
         given = ("deploy", "--host", server.url, "--param", "data=d", "--every", "0.01")
         refused = command(*given)
         assert refused.status == 1
-        assert "has no certificate that is trusted here" in refused.err
+        assert "its certificate is not trusted" in refused.err
         assert command(*given, "--ca-cert", str(certificate)).status == 0
     missing = command(*given, "--ca-cert", str(tmp_path / "none.pem"))
     assert "there is no certificate" in missing.err
@@ -919,7 +919,7 @@ def test_an_invalid_cron_is_refused_before_the_upload(
 
 
 def test_schedules_are_listed_and_deleted(scheduled: Command, command: Command, server: ApiServer) -> None:
-    assert command("schedule", "--list", "--host", server.url).out == "the pipeline im2latex is on no schedule\n"
+    assert command("schedule", "--list", "--host", server.url).out == "the pipeline im2latex has no schedule\n"
     scheduled("0 0 3 * * 1")
     schedule_id = server.state.schedules[0].recurring_run_id
     listed = command("schedule", "--list", "--host", server.url)
@@ -954,7 +954,7 @@ def test_compile_reports_a_file_that_cannot_be_written(command: Command, tmp_pat
     (tmp_path / "file").touch()
     answer = command("compile", "--out", str(tmp_path / "file" / "pipeline.yaml"))
     assert answer.status == 1
-    assert "; choose another place" in answer.err
+    assert "; choose another path" in answer.err
 
 
 @pytest.mark.integration

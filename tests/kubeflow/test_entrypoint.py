@@ -13,7 +13,7 @@ from components.metadata import Output, values
 from data.repository import REPOSITORY
 from kubeflow import entrypoint
 from kubeflow.addresses import LAUNCHER_ROOT
-from kubeflow.entrypoint import Node
+from kubeflow.entrypoint import NodeSpec
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 from pipeline.running.notify import COMMAND
@@ -22,9 +22,9 @@ from tests.kubeflow.object_store import ObjectStore
 PAGE = "components.report.component"
 
 
-def node(component: str) -> Node:
+def node(component: str) -> NodeSpec:
     pipeline = create_pipeline(load_config(), data="/data", pipeline_root="/root", serving="/serving")
-    return next(Node.of(built, "im2latex") for built in pipeline.components if built.id == component)
+    return next(NodeSpec.of(built, "im2latex") for built in pipeline.components if built.id == component)
 
 
 def given(folder: Path, parameters: dict[str, Any], **artifacts: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def test_a_node_describes_its_component() -> None:
     assert trainer.inputs["transform_graph"] == "tfx.types.standard_artifacts.TransformGraph"
     assert node("Reporter").outputs == {"report": f"{PAGE}.Report"}
     assert node("ServingCheck").whole == ["images"]
-    assert Node(**json.loads(trainer.to_json())) == trainer
+    assert NodeSpec(**json.loads(trainer.to_json())) == trainer
 
 
 def test_artifacts_keep_their_properties_through_the_backend() -> None:

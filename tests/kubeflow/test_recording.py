@@ -13,7 +13,7 @@ from components.metadata import ADDRESS
 from im2latex.errors import UserError
 from kubeflow import recording
 from kubeflow.closing import close_run
-from kubeflow.entrypoint import RUN, Node
+from kubeflow.entrypoint import RUN, NodeSpec
 from kubeflow.recording import Recorder
 from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.graph import read_runs, read_store
@@ -87,7 +87,7 @@ def test_what_comes_from_the_cache_is_recorded_by_those_that_take_it(runs: Runs,
 def test_an_attempt_takes_over_what_the_one_before_left(runs: Runs, store: MetadataStore) -> None:
     for name in COMPONENTS[:5]:
         runs.do("one", name)
-    node = Node.of(runs.component("Trainer"), "im2latex")
+    node = NodeSpec.of(runs.component("Trainer"), "im2latex")
 
     def attempt(ending: type[BaseException] | None) -> None:
         recorder = runs.recorder("one", node)
@@ -118,7 +118,7 @@ def test_two_that_record_the_same_at_once_record_it_once(runs: Runs, store: Meta
 
 def test_what_a_run_that_has_ended_left_running_is_cancelled(runs: Runs, store: MetadataStore) -> None:
     runs.do("one", "ImportSchemaGen")
-    node = Node.of(runs.component("ImportExampleGen"), "im2latex")
+    node = NodeSpec.of(runs.component("ImportExampleGen"), "im2latex")
     with pytest.raises(KeyboardInterrupt), runs.recorder("one", node).recorded({}, {}, {}):
         raise KeyboardInterrupt  # as a process that is killed, records nothing more
     assert close_run(store, "one") is None
@@ -151,4 +151,4 @@ def test_a_database_that_is_away_is_waited_for(
 def test_a_pod_without_the_id_of_its_run_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(RUN, raising=False)
     with pytest.raises(UserError, match="IM2LATEX_RUN is not set"):
-        Recorder("", Node("record-lineage", {}, "im2latex"))
+        Recorder("", NodeSpec("record-lineage", {}, "im2latex"))

@@ -230,7 +230,9 @@ GPU = {"key": "gpu", "operator": "Exists"}
 def test_settings_that_the_installed_kfp_lacks_are_refused(pods: str, field: str, trainer: Any, transform: Any) -> None:
     setting = f"kubeflow.pods={{{pods}}}"
     if field not in kubernetes_executor_config_pb2.KubernetesExecutorConfig.DESCRIPTOR.fields_by_camelcase_name:
-        with pytest.raises(UserError, match=f"the installed kfp cannot say this .*{field}.*; compile with Python 3.11"):
+        with pytest.raises(
+            UserError, match=f"the installed kfp does not support this setting .*{field}.*; compile with Python 3.11"
+        ):
             compiled(setting)
         return
     _, platform = compiled(setting)
@@ -245,7 +247,9 @@ def test_settings_of_a_whole_run_are_compiled_if_kfp_supports_them(knob: str, fi
     setting = f"kubeflow.{knob}=86400"
     whole = pipeline_spec_pb2.SinglePlatformSpec.DESCRIPTOR.fields_by_name.get("pipelineConfig")
     if whole is None or field not in whole.message_type.fields_by_name:
-        with pytest.raises(UserError, match="the installed kfp cannot say this .*; compile with Python 3.12"):
+        with pytest.raises(
+            UserError, match="the installed kfp does not support this setting .*; compile with Python 3.12"
+        ):
             compiled(setting)
         return
     _, platform = yaml.safe_load_all(compile_pipeline(load_config(settings=[*CLUSTER, setting])))
@@ -256,7 +260,7 @@ def test_settings_of_a_whole_run_are_compiled_if_kfp_supports_them(knob: str, fi
 def test_a_field_that_the_installed_kfp_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_platform", lambda config, pod: {"notYetThought": 1})
     with pytest.raises(
-        UserError, match="^the installed kfp cannot say this .*notYetThought.*; compile with Python"
+        UserError, match="^the installed kfp does not support this setting .*notYetThought.*; compile with Python"
     ) as no:
         compiled()
     assert "\n" not in str(no.value)
@@ -322,7 +326,7 @@ def test_components_on_beam_have_beam_arguments() -> None:
         (CLUSTER[1:], "kubeflow.image is not set"),
         (CLUSTER[:1], "kubeflow.volume is not set"),
         (CLUSTER[:2], "kubeflow.data is not set"),
-        ((*CLUSTER, "kubeflow.image=localhost:5000/im2latex"), "names no version"),
+        ((*CLUSTER, "kubeflow.image=localhost:5000/im2latex"), "has no version"),
         ((*CLUSTER, "kubeflow.data=/elsewhere"), "is not on the volume"),
         (
             (*CLUSTER, "kubeflow.data=s3://bucket"),

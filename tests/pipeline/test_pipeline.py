@@ -89,13 +89,13 @@ LATEX = SCHEMA.read_text(encoding="utf-8").split("feature {")[2]
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda text: text.replace(LATEX, LATEX.replace("BYTES", "INT")), "the feature latex has to be there"),
-        (lambda text: text.replace(LATEX, LATEX.replace("shape {}", "")), "the feature latex has to be there"),
-        (lambda text: text.replace(LATEX, LATEX.replace("{}", "{ dim { size: 2 } }")), "latex has to be there"),
-        (lambda text: text.replace('"name"', '"title"'), "the feature name has to be there with type: BYTES"),
+        (lambda text: text.replace(LATEX, LATEX.replace("BYTES", "INT")), "it needs a feature latex"),
+        (lambda text: text.replace(LATEX, LATEX.replace("shape {}", "")), "it needs a feature latex"),
+        (lambda text: text.replace(LATEX, LATEX.replace("{}", "{ dim { size: 2 } }")), "it needs a feature latex"),
+        (lambda text: text.replace('"name"', '"title"'), "it needs a feature name with type: BYTES"),
         (lambda text: text + "feature {", "cannot be read"),
         (lambda text: "feature: image", "cannot be read"),
-        (lambda text: "", "the feature image has to be there"),
+        (lambda text: "", "it needs a feature image"),
     ],
 )
 def test_a_schema_that_does_not_fit_the_records_is_refused(change, told: str, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_scores_of_every_slice_and_the_verdict_are_those_of_one_process(
 ) -> None:
     # Some right and some wrong, in some rules and not in others.
     assert 0.4 < evaluated["slices"][""]["candidate"]["exact_match"] < 0.6
-    assert [verdict["kept"] for verdict in evaluated["gate"]] == [True, False]
+    assert [verdict["passed"] for verdict in evaluated["gate"]] == [True, False]
     assert evaluate(project, model, request.getfixturevalue(runner), tmp_path) == evaluated
 
 

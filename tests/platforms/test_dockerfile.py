@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from data.repository import REPOSITORY
-from kubeflow.entrypoint import Node
+from kubeflow.entrypoint import NodeSpec
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 
@@ -142,7 +142,7 @@ def test_the_image_is_healthy_and_runs_the_entry_point_as_anyone(image: Build) -
     image.run(image.checked, user="4711")
     pipeline = create_pipeline(load_config(), data="/data", pipeline_root="", serving="/serving")
     node = next(
-        Node.of(component, "im2latex") for component in pipeline.components if component.id == "ImportSchemaGen"
+        NodeSpec.of(component, "im2latex") for component in pipeline.components if component.id == "ImportSchemaGen"
     )
     task = {
         "inputs": {"parameterValues": {"schema_file": "pipeline/schema/schema.pbtxt", "code": ""}},

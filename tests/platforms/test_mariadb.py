@@ -59,7 +59,7 @@ def test_the_story_of_the_serving_model_is_told_without_being_told_where(project
     for part in (
         "Pusher, ",
         "ModelBlessing ",
-        "kept    bleu >= 0 ",
+        "passed  bleu >= 0 ",
         "Trainer, ",
         "48 train + 8 eval + 16 test",
         str(data),

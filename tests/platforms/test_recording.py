@@ -9,7 +9,7 @@ import pytest
 from ml_metadata import MetadataStore
 
 from kubeflow import recording
-from kubeflow.entrypoint import Node
+from kubeflow.entrypoint import NodeSpec
 from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.address import PASSWORD
 from pipeline.lineage.store import connection
@@ -27,7 +27,7 @@ def test_tasks_of_several_runs_record_each_component_once(tmp_path: Path, monkey
     (tmp_path / "database").mkdir()
     with mariadb.running(tmp_path / "database") as server, ThreadPoolExecutor(6) as pool:
         clusters = {run: Runs(server.address()) for run in RUNS}
-        node = Node.of(clusters["one"].component("Trainer"), "im2latex")
+        node = NodeSpec.of(clusters["one"].component("Trainer"), "im2latex")
 
         def whole(run: str) -> None:
             runs = clusters[run]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, UnidentifiedImageError
 
-from data.parallel import Pool
+from data.parallel import ProcessPool
 from trainer_module import batching
 from trainer_module.augmentation import Augmentation
 from trainer_module.batching import Buckets, batches, collate, padding, plan, prefetched
@@ -221,7 +221,7 @@ def test_worker_processes_make_the_same_batches_in_the_same_order(tmp_path):
     planned = [np.array(indices) for indices in ([3, 0, 11], [5], [7, 1, 2, 4], [6, 8], [9, 10])]
     augmentation = Augmentation(1.0, (3, 1))
     expected = list(batches(given, planned, augmentation))
-    with Pool(2, with_main=False) as pool:
+    with ProcessPool(2, with_main=False) as pool:
         # Two epochs with one pool, of which the first is abandoned.
         next(batches(Examples.write(given, tmp_path), planned, augmentation, pool))
         made = list(batches(Examples.write(given, tmp_path), planned, augmentation, pool))

@@ -37,8 +37,8 @@ def test_the_preset_has_the_dimensions_of_the_model():
 @pytest.mark.parametrize(
     ("preset", "setting", "sentence"),
     [
-        ("quickstart", "training.epochs=1", r"model.filters is \(16, 32, 64, 64, 128, 128\) and not .*take preset"),
-        ("reader", "model.decoder_units=8", r"model.decoder_units is 8 and not \d+; take preset = \"reader\""),
+        ("quickstart", "training.epochs=1", r"model.filters is \(16, 32, 64, 64, 128, 128\) and not .*use preset"),
+        ("reader", "model.decoder_units=8", r"model.decoder_units is 8 and not \d+; use preset = \"reader\""),
         ("reader", "image.border=1", r"image.border is 1 and not \d+"),
     ],
 )

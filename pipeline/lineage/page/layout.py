@@ -46,7 +46,7 @@ class Edge(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class GraphLayout:
     """Positions of blocks and lines."""
 
     layers: list[int]  # layer of each block; 0 is leftmost
@@ -72,7 +72,7 @@ class _Link(NamedTuple):
     end: float
 
 
-def lay_out(blocks: Sequence[Block], edges: Sequence[Edge]) -> Layout:
+def lay_out(blocks: Sequence[Block], edges: Sequence[Edge]) -> GraphLayout:
     """Lays out blocks.
 
     Args:
@@ -95,7 +95,7 @@ def lay_out(blocks: Sequence[Block], edges: Sequence[Edge]) -> Layout:
         lines.setdefault((item.block, item.artifact), []).append(round(tops[item] - highest))
     placed = [round(tops[_Item(number)] - highest) for number in range(len(blocks))]
     bottom = max((top + block.height for top, block in zip(placed, blocks, strict=True)), default=0)
-    return Layout(layers, placed, lines, max([bottom, *(height for line in lines.values() for height in line)]))
+    return GraphLayout(layers, placed, lines, max([bottom, *(height for line in lines.values() for height in line)]))
 
 
 def _layers(blocks: Sequence[Block], edges: Sequence[Edge]) -> list[int]:

@@ -20,7 +20,7 @@ from im2latex.errors import UserError
 from pipeline.lineage.address import parse
 from pipeline.lineage.diff import Facts, facts
 from pipeline.lineage.find import serving_model
-from pipeline.lineage.graph import Artifact, Execution, Graph, read_store
+from pipeline.lineage.graph import Artifact, Execution, LineageGraph, read_store
 from pipeline.lineage.notes import is_there, now
 from pipeline.lineage.page import layout
 from pipeline.lineage.page.layout import Block, Edge, lay_out
@@ -44,7 +44,7 @@ SCRIPTS = (
 )
 
 
-class Serving(NamedTuple):
+class ServingModel(NamedTuple):
     """The model that serves now."""
 
     artifact: int  # id of its PushedModel; 0 if nothing serves, or if no recorded run pushed it
@@ -68,17 +68,17 @@ def write_page(workspace: Workspace, file: Path, connection: str | None = None) 
     if not summaries:
         raise no_runs(workspace)
     known = {run: facts(graph, summary) for run, summary in summaries.items()}
-    gone = {artifact.id for artifact in graph.artifacts.values() if artifact.uri and not is_there(artifact)}
+    missing = {artifact.id for artifact in graph.artifacts.values() if artifact.uri and not is_there(artifact)}
     address = workspace.connection if connection is None else connection
     source = str(parse(address) if address else workspace.metadata)
-    write_atomically(file, render(document(graph, summaries, known, serving, gone, source)))
+    write_atomically(file, render(document(graph, summaries, known, serving, missing, source)))
 
 
-def _serving(store: MetadataStore, workspace: Workspace) -> Serving:
+def _serving(store: MetadataStore, workspace: Workspace) -> ServingModel:
     try:
-        return Serving(serving_model(store, workspace))
+        return ServingModel(serving_model(store, workspace))
     except UserError as error:
-        return Serving(0, str(error))
+        return ServingModel(0, str(error))
 
 
 def render(content: Mapping[str, Any]) -> str:
@@ -122,11 +122,11 @@ class _Values:
 
 
 def document(
-    graph: Graph,
+    graph: LineageGraph,
     summaries: Mapping[str, RunSummary],
     known: Mapping[str, Facts],
-    serving: Serving,
-    gone: Collection[int],
+    serving: ServingModel,
+    missing: Collection[int],
     source: str,
 ) -> dict[str, Any]:
     """Returns the content of the page, which store.js unpacks. Executions and artifacts are rows, to be compact.
@@ -172,7 +172,7 @@ def document(
         ],
         "artifacts": [
             [
-                a.id, values(a.type), a.name, a.uri, values(a.state), a.created, a.id in gone,
+                a.id, values(a.type), a.name, a.uri, values(a.state), a.created, a.id in missing,
                 values.pairs(dict(sorted(_properties(a).items()))), a.made_by, a.copy_of,
             ]
             for a in graph.artifacts.values()
@@ -192,7 +192,7 @@ def _properties(artifact: Artifact) -> dict[str, Any]:
 class _Layouts:
     """A table of distinct layouts of runs; runs of the same components have the same layout."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: LineageGraph) -> None:
         self.items: list[dict[str, Any]] = []
         self._graph = graph
         self._indices: dict[Any, int] = {}
@@ -220,7 +220,7 @@ class _Layouts:
         """Returns the ids of an execution's inputs, including the pushed model that Baseline copied."""
         outputs = [self._graph.artifacts[artifact] for artifact in self._outputs(execution)]
         copied = [artifact.copy_of for artifact in outputs if artifact.made_by == execution.id]
-        return [artifact for artifact in (*execution.taken(), *copied) if artifact in self._graph.artifacts]
+        return [artifact for artifact in (*execution.input_ids(), *copied) if artifact in self._graph.artifacts]
 
     def _outputs(self, execution: Execution) -> list[int]:
         # In order of the output names, because ML Metadata keeps no order.

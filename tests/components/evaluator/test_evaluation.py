@@ -12,7 +12,7 @@ import tensorflow_model_analysis as tfma
 
 from components.evaluator.evaluation import evaluate
 from components.evaluator.gate import parse_all
-from components.evaluator.pictures import PICTURES, UNSEEN_FONT, Robustness
+from components.evaluator.pictures import PICTURES, UNSEEN_FONT, RobustnessTest
 from components.evaluator.reading import ImageReader, read_images
 from components.evaluator.summary import (
     BASELINE,
@@ -105,7 +105,7 @@ def test_every_slice_has_its_count_and_the_scores_of_its_examples(evaluated: tup
 
 def test_the_gate_reports_failed_rules_with_their_values(evaluated: tuple[Evaluation, Path]) -> None:
     evaluation, _ = evaluated
-    assert [verdict.kept for verdict in evaluation.gate] == [True, True, False]
+    assert [verdict.passed for verdict in evaluation.gate] == [True, True, False]
     assert not evaluation.blessed
     assert evaluation.reasons == ["exact match where structure=root 0.5 is below 0.9"]
 
@@ -178,7 +178,7 @@ def test_different_vocabularies_are_reported(evaluated: tuple[Evaluation, Path])
 def test_a_model_is_evaluated_on_other_kinds_of_pictures(models: dict[str, Path], tmp_path: Path) -> None:
     # The models know the exact bytes of the examples, so they cannot read changed pictures.
     rules = parse_all(["exact_match >= 0.75 where picture=native", "exact_match >= 0.1 where picture=photo"])
-    evaluation = evaluate(RECORDS, models, rules, tmp_path, robustness=Robustness(4, 5), renderer="builtin")
+    evaluation = evaluate(RECORDS, models, rules, tmp_path, robustness=RobustnessTest(4, 5), renderer="builtin")
     assert list(evaluation.pictures) == [kind for kind in PICTURES if kind != UNSEEN_FONT]
     assert {of["examples"] for of in evaluation.pictures.values()} == {4}
     for model, expected in ((CANDIDATE, 0.75), (BASELINE, 0.25)):

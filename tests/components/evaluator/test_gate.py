@@ -49,30 +49,30 @@ def test_a_gate_needs_rules_without_duplicates() -> None:
 
 def test_a_score_equal_to_the_bound_passes() -> None:
     rule = parse("bleu >= 0.75")
-    assert judge(rule, 0.75, None).kept
-    broken = judge(rule, 0.7, None)
-    assert not broken.kept and (broken.value, broken.bound) == (0.7, 0.75)
-    assert broken.text == "BLEU 0.7 is below 0.75"
+    assert judge(rule, 0.75, None).passed
+    failed = judge(rule, 0.7, None)
+    assert not failed.passed and (failed.value, failed.bound) == (0.7, 0.75)
+    assert failed.text == "BLEU 0.7 is below 0.75"
 
 
 def test_a_model_is_compared_with_the_baseline() -> None:
     rule = parse("bleu >= baseline - 0.02 where length=1-9")
-    assert judge(rule, 0.79, 0.8).kept
-    broken = judge(rule, 0.77, 0.8)
-    assert not broken.kept and broken.bound == pytest.approx(0.78)
-    assert broken.text == "BLEU where length=1-9 0.77 is below 0.78, 0.8 of the model serving now - 0.02"
+    assert judge(rule, 0.79, 0.8).passed
+    failed = judge(rule, 0.77, 0.8)
+    assert not failed.passed and failed.bound == pytest.approx(0.78)
+    assert failed.text == "BLEU where length=1-9 0.77 is below 0.78, 0.8 of the model serving now - 0.02"
     assert judge(parse("bleu >= baseline"), 0.8, 0.8).text == "BLEU 0.8 is at least 0.8, 0.8 of the model serving now"
     fewer = parse("unrendered <= baseline + 3")
-    assert judge(fewer, 5, 2).kept and not judge(fewer, 6, 2).kept
+    assert judge(fewer, 5, 2).passed and not judge(fewer, 6, 2).passed
 
 
 def test_a_baseline_rule_without_a_baseline_passes() -> None:
     verdict = judge(parse("bleu >= baseline - 0.02"), 0.1, None)
-    assert verdict.kept and verdict.bound is None
+    assert verdict.passed and verdict.bound is None
     assert verdict.text == "BLEU is 0.1; nothing to compare with"
 
 
 @pytest.mark.parametrize("text", ["bleu >= 0 where structure=matrix", "bleu >= baseline where structure=matrix"])
 def test_a_rule_on_a_slice_without_examples_fails(text: str) -> None:
     verdict = judge(parse(text), None, None)
-    assert not verdict.kept and verdict.text == "BLEU where structure=matrix: there are no such examples"
+    assert not verdict.passed and verdict.text == "BLEU where structure=matrix: there are no such examples"

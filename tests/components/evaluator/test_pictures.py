@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from components.evaluator.gate import parse
-from components.evaluator.pictures import NATIVE, PICTURES, UNSEEN_FONT, Robustness, Trial, trials
+from components.evaluator.pictures import NATIVE, PICTURES, UNSEEN_FONT, RobustnessTest, Trial, trials
 from data.dataset.record import Record
 from data.defaults import HELD_OUT_FONT
 from data.pictures.looks import Look
@@ -42,28 +42,28 @@ def by_kind(made: list[Trial]) -> dict[str, list[Trial]]:
 
 def test_the_seed_determines_the_pictures_and_all_kinds_share_examples() -> None:
     reported: list[int] = []
-    pictures_made = trials(RECORDS, Robustness(5, 3), reported.append)
-    assert pictures_made == trials(RECORDS, Robustness(5, 3))
+    pictures_made = trials(RECORDS, RobustnessTest(5, 3), reported.append)
+    assert pictures_made == trials(RECORDS, RobustnessTest(5, 3))
     assert sum(reported) == len(pictures_made) == 5 * (len(PICTURES) - 1)  # no example is in the held-out font
     chosen = {kind: [trial.example for trial in of] for kind, of in by_kind(pictures_made).items()}
     assert list(chosen) == [kind for kind in PICTURES if kind != UNSEEN_FONT]
     assert len({tuple(examples) for examples in chosen.values()}) == 1
     assert len(set(chosen[NATIVE])) == 5
-    other = trials(RECORDS, Robustness(5, 4))
+    other = trials(RECORDS, RobustnessTest(5, 4))
     assert [trial.example for trial in other] != [trial.example for trial in pictures_made]
-    everything = by_kind(trials(RECORDS, Robustness(12, 3)))["noise"]
-    again = by_kind(trials(RECORDS, Robustness(12, 4)))["noise"]
+    everything = by_kind(trials(RECORDS, RobustnessTest(12, 3)))["noise"]
+    again = by_kind(trials(RECORDS, RobustnessTest(12, 4)))["noise"]
     assert len(everything) == 12 and all(a.image != b.image for a, b in zip(everything, again, strict=True))
 
 
 def test_the_number_of_examples_is_limited_to_the_records() -> None:
-    grouped = by_kind(trials(RECORDS, Robustness(1000)))
+    grouped = by_kind(trials(RECORDS, RobustnessTest(1000)))
     assert {len(of) for of in grouped.values()} == {12}
     assert [trial.example for trial in grouped["blur"]] == list(range(12))
 
 
 def test_pictures_match_their_names() -> None:
-    grouped = by_kind(trials(RECORDS[:1], Robustness(1)))
+    grouped = by_kind(trials(RECORDS[:1], RobustnessTest(1)))
     native = np.asarray(opened(grouped[NATIVE][0]))
     assert grouped[NATIVE][0].image == RECORDS[0].image
     for factor in (0.5, 0.75, 1.5, 2, 3, 4):
@@ -80,7 +80,7 @@ def test_pictures_match_their_names() -> None:
 
 def test_transparent_examples_are_put_on_white_before_they_are_changed() -> None:
     records = [Record(picture(mode="RGBA"), "x", "a"), Record(picture(), "x", "b")]
-    clear, solid = by_kind(trials(records, Robustness(2)))["size-2"]
+    clear, solid = by_kind(trials(records, RobustnessTest(2)))["size-2"]
     np.testing.assert_array_equal(np.asarray(opened(clear).convert("L")), np.asarray(opened(solid)))
 
 
@@ -94,7 +94,7 @@ def test_blur_depends_on_the_font_size_of_a_drawn_record(name: str, em: float) -
     image.paste(0, (46, 46, 55, 55))
     file = io.BytesIO()
     image.save(file, "PNG")
-    (trial,) = by_kind(trials([Record(file.getvalue(), "x", name)], Robustness(1)))["blur"]
+    (trial,) = by_kind(trials([Record(file.getvalue(), "x", name)], RobustnessTest(1)))["blur"]
     dark = 255 - np.asarray(opened(trial)).astype(float)
     x = np.arange(101) - 50.0
     # The variance of a square of 9 pixels, and of a Gaussian of 1/32 em.
@@ -103,12 +103,12 @@ def test_blur_depends_on_the_font_size_of_a_drawn_record(name: str, em: float) -
 
 def test_the_held_out_font_is_a_separate_kind() -> None:
     held_out = [Record(picture(), "y", look(HELD_OUT_FONT)) for _ in range(3)]
-    grouped = by_kind(trials([*RECORDS, *held_out], Robustness(100)))
+    grouped = by_kind(trials([*RECORDS, *held_out], RobustnessTest(100)))
     assert [trial.example for trial in grouped[UNSEEN_FONT]] == [12, 13, 14]
     assert all(trial.image == held_out[0].image for trial in grouped[UNSEEN_FONT])
     assert [trial.example for trial in grouped["photo"]] == list(range(12))
     # If there are no other records, they are changed like any others.
-    assert {len(of) for of in by_kind(trials(held_out, Robustness(100))).values()} == {3}
+    assert {len(of) for of in by_kind(trials(held_out, RobustnessTest(100))).values()} == {3}
 
 
 def test_a_rule_can_name_every_kind() -> None:

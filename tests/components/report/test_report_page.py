@@ -39,7 +39,7 @@ def test_the_report_says_why_a_model_was_refused_and_what_serves(material: Mater
     assert (outcome.headline, outcome.good) == ("Not blessed", False)
     assert outcome.sentences[0].startswith("BLEU where length=1-9 ")
     assert outcome.sentences[-1] == f"Version 1700000000 is serving: {material.run.serving}/1700000000"
-    assert [rule.kept for rule in outcome.rules] == [True, True, False]
+    assert [rule.passed for rule in outcome.rules] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_the_report_of_a_failed_run_says_where_and_why(material: Material) -> No
 
 def test_an_unknown_run_has_a_report() -> None:
     page = render(ReportedRun("im2latex"))
-    assert "Not judged" in page
-    assert "There is no evaluation: the run did not get to it." in page
+    assert "Not evaluated" in page
+    assert "There is no evaluation: the run did not reach it." in page
     assert "It is not known where the examples came from" in page
     assert "The configuration of this run is not known" in page
 
@@ -144,11 +144,11 @@ def test_slices_are_grouped_with_their_counts_and_small_ones_marked(material: Ma
 
 def test_the_gallery_reports_missing_parts_and_shows_the_rest(material: Material, evaluated) -> None:
     shown = gallery(with_artifacts(material.run, model=None), "builtin", evaluated)
-    assert shown.notes == ["There is no model: the run did not get to it."]
+    assert shown.notes == ["There is no model: the run did not reach it."]
     every = [one for _, group in shown.groups for one in group]
     assert len(every) == 12 and all(one.image and not one.attention for one in every)
     shown = gallery(dataclasses.replace(material.run, split=None), "builtin", evaluated)
-    assert shown.notes == ["It is not known which split of the examples was evaluated, so there are no images."]
+    assert shown.notes == ["The split of the evaluated examples is unknown, so there are no images."]
 
 
 def test_the_gallery_shows_each_image_with_its_formulas_and_steps(material: Material, evaluated) -> None:

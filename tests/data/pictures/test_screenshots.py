@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data.latex.program import RenderingError
-from data.pictures.screenshots import Shown, _chromium, draw_screenshots, find_chromium
+from data.pictures.screenshots import PageFormula, _chromium, draw_screenshots, find_chromium
 from im2latex.errors import UserError
 
 pytestmark = [
@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def image(latex: str, size: float = 20, display: bool = True, scale: float = 1) -> np.ndarray:
-    drawn = draw_screenshots([Shown(latex, size, display)], scale)[0]
+    drawn = draw_screenshots([PageFormula(latex, size, display)], scale)[0]
     assert isinstance(drawn, np.ndarray), drawn
     return drawn
 
@@ -36,21 +36,23 @@ def test_limits_stand_beside_an_operator_in_a_line() -> None:
 
 
 def test_colours_are_those_of_the_page() -> None:
-    drawn = draw_screenshots([Shown(r"\rule{1em}{1em}", 20, True, "#e6edf3", "#0d1117"), Shown("x", 20, True)], 2)
+    drawn = draw_screenshots(
+        [PageFormula(r"\rule{1em}{1em}", 20, True, "#e6edf3", "#0d1117"), PageFormula("x", 20, True)], 2
+    )
     assert isinstance(drawn[0], np.ndarray) and (drawn[0][5:-5, 5:-5] == (0xE6, 0xED, 0xF3)).all()
     assert isinstance(drawn[1], np.ndarray) and drawn[1].max() == 255 and drawn[1].min() < 40
 
 
 @pytest.mark.parametrize("scale", [1, 1.5, 3])
 def test_a_picture_does_not_depend_on_its_neighbours(scale: float) -> None:
-    formulas = [Shown(rf"\frac{{{i}}}{{x}} + y^{{{i}}}", 12 + i % 5, i % 2 == 0) for i in range(150)]
+    formulas = [PageFormula(rf"\frac{{{i}}}{{x}} + y^{{{i}}}", 12 + i % 5, i % 2 == 0) for i in range(150)]
     together = draw_screenshots(formulas, scale)
     for i in (0, 77, 149):
         np.testing.assert_array_equal(together[i], draw_screenshots([formulas[i]], scale)[0])
 
 
 def test_formulas_that_katex_cannot_draw_have_an_error_in_their_place() -> None:
-    drawn = draw_screenshots([Shown(latex, 16, True) for latex in ("x", r"\foo", "{", r"\ ", "y")], 1)
+    drawn = draw_screenshots([PageFormula(latex, 16, True) for latex in ("x", r"\foo", "{", r"\ ", "y")], 1)
     assert [str(one) for one in drawn if isinstance(one, RenderingError)] == [
         "KaTeX: Undefined control sequence: \\foo",
         "KaTeX: Expected '}', got 'EOF'",
@@ -67,13 +69,15 @@ def test_formulas_cannot_run_scripts_in_the_page() -> None:
         r"\includegraphics{file:///etc/passwd}",
         r"\def\a{\a\a}\a",
     ]
-    drawn = draw_screenshots([Shown(latex, 16, True) for latex in [*hostile, "x"]], 1)
-    np.testing.assert_array_equal(drawn[-1], draw_screenshots([Shown("x", 16, True)], 1)[0])
+    drawn = draw_screenshots([PageFormula(latex, 16, True) for latex in [*hostile, "x"]], 1)
+    np.testing.assert_array_equal(drawn[-1], draw_screenshots([PageFormula("x", 16, True)], 1)[0])
     assert isinstance(drawn[4], RenderingError)
 
 
 def test_a_picture_beyond_what_chromium_can_take_is_refused_alone() -> None:
-    drawn = draw_screenshots([Shown("x", 16, True), Shown("x" * 1000, 24, True), Shown("y", 16, True)], 3)
+    drawn = draw_screenshots(
+        [PageFormula("x", 16, True), PageFormula("x" * 1000, 24, True), PageFormula("y", 16, True)], 3
+    )
     assert isinstance(drawn[0], np.ndarray) and isinstance(drawn[2], np.ndarray)
     assert str(drawn[1]) == "KaTeX: a picture of too many pixels"
 
@@ -86,5 +90,5 @@ def test_a_chromium_that_was_killed_is_started_again() -> None:
 
 def test_without_chromium_the_error_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="chromium cannot be found.*--katex-share 0"):
+    with pytest.raises(UserError, match="cannot be found.*--katex-share 0"):
         find_chromium()

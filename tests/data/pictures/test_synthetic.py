@@ -75,8 +75,8 @@ def test_no_two_formulas_look_the_same(level: str) -> None:
         ({"level": "hard"}, "no level hard; the levels are digits, simple"),
         ({"examples": 2}, "at least 3"),
         ({"dpi": 10}, "10 dpi"),
-        ({"splits": {"train": 50}}, "do not share 100"),
-        ({"splits": {"train": 50, "valid": 50}}, "do not share 100"),
+        ({"splits": {"train": 50}}, "do not add up to 100"),
+        ({"splits": {"train": 50, "valid": 50}}, "do not add up to 100"),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path: Path, options: dict, message: str) -> None:

@@ -54,7 +54,7 @@ def test_no_address_answers_to_a_foreign_name(
     method: str, path: str, service: Running, images: list[bytes], model: Path
 ) -> None:
     answer = service.ask(method, path, images[0], Host="evil.example")
-    assert answer.status == 421 and "no name of this service" in answer.json["error"]
+    assert answer.status == 421 and "not an allowed host name" in answer.json["error"]
     assert str(model) not in answer.body.decode()
 
 

@@ -60,7 +60,7 @@ def test_a_signal_ends_it_when_what_was_asked_is_answered(
     with serving("--port", "0", home=home) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        match = re.match(r"http://127\.0\.0\.1:(\d+) serves .*/im2latex/7; Ctrl-C ends it$", line)
+        match = re.match(r"http://127\.0\.0\.1:(\d+) serves .*/im2latex/7; press Ctrl-C to stop$", line)
         assert match, line
         port = int(match[1])
         assert listening(port) == ["0100007F"]  # 127.0.0.1 alone
@@ -84,7 +84,7 @@ def test_a_signal_ends_it_when_what_was_asked_is_answered(
             socket.create_connection(("127.0.0.1", port))
         said = process.communicate()[1]
         # The request for /healthz may still be ending too.
-        assert "version 8 is passed over" in said and re.search("ending: [12] requests", said)
+        assert "version 8 is skipped" in said and re.search("stopping: [12] requests", said)
         assert "Traceback" not in said
 
 
@@ -129,7 +129,7 @@ def test_while_it_drains_it_is_not_ready_and_still_takes_requests(home: Path, im
         assert ask("GET", "/readyz") == (200, b"version 7\n")
         process.terminate()
         deadline = time.monotonic() + 1.5
-        while ask("GET", "/readyz") != (503, b"ending\n"):
+        while ask("GET", "/readyz") != (503, b"stopping\n"):
             assert time.monotonic() < deadline
         assert ask("GET", "/healthz")[0] == 200
         assert ask("POST", "/predict", images[0])[0] == 200
@@ -156,4 +156,4 @@ def test_a_port_that_is_taken_is_a_sentence(home: Path) -> None:
         with serving("--port", str(port), home=home) as process:
             said = process.communicate(timeout=300)[1]
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith(f"im2latex: cannot listen at 127.0.0.1:{port} (")
+    assert said.splitlines()[-1].startswith(f"im2latex: cannot listen on 127.0.0.1:{port} (")

@@ -153,7 +153,7 @@ def test_the_status_is_tensorflow_servings(service: Running, images: list[bytes]
     assert service.ask("POST", "/v1/models/im2latex/versions/7:predict", asked).status == 200
     for method, path in (("GET", "/v1/models/im2latex/versions/6"), ("POST", "/v1/models/im2latex/versions/6:predict")):
         answer = service.ask(method, path, asked)
-        assert (answer.status, answer.json) == (404, {"error": "version 6 does not serve; 7 does"})
+        assert (answer.status, answer.json) == (404, {"error": "version 6 is not served; version 7 is"})
 
 
 # --- Capacity, new versions, the end --------------------------------------------------------------------------------
@@ -226,7 +226,10 @@ def test_over_capacity_a_request_is_told_when_to_come_again(model: Path, images:
         for headers, body in refused:
             assert int(headers["Retry-After"]) >= 1 and body["error"].startswith("too many images are waiting")
         too_many = service.predict({"signature_name": "predict_images", "inputs": [b64(images[0])] * 5})
-        assert (too_many.status, too_many.json["error"]) == (400, "a request may hold 4 images; send them in several")
+        assert (too_many.status, too_many.json["error"]) == (
+            400,
+            "a request can contain at most 4 images; send several requests",
+        )
         assert service.predict({"signature_name": "predict_images", "inputs": [b64(images[0])] * 4}).status == 200
         assert service.is_alive(images[0])
 
@@ -256,7 +259,7 @@ def test_no_request_is_lost_when_a_newer_version_takes_over(
         counted = metrics(service)
         assert counted["im2latex_model_version", ()] == 8
         assert counted["im2latex_reloads_total", ("served",)] == 1
-        assert counted["im2latex_reloads_total", ("passed over",)] == 1
+        assert counted["im2latex_reloads_total", ("skipped",)] == 1
 
 
 def test_a_model_that_fails_is_an_answer_and_a_line_in_the_log(
@@ -265,7 +268,7 @@ def test_a_model_that_fails_is_an_answer_and_a_line_in_the_log(
     with running(lambda: [model]) as service:
         monkeypatch.setattr(service.service.models.served.reader, "read_normalised", fails)
         answer = service.ask("POST", "/predict", images[0])
-        assert (answer.status, answer.json) == (500, {"error": "the model failed; the service's log says how"})
+        assert (answer.status, answer.json) == (500, {"error": "internal error; the service's log has the details"})
         deadline = time.monotonic() + 10
         while "out of memory" not in caplog.text and time.monotonic() < deadline:  # it is logged after the answer
             time.sleep(0.01)

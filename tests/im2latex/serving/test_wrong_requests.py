@@ -25,22 +25,22 @@ from tests.im2latex.serving.conftest import LIMITS, Running, running
 # --- What is wrong is said, and the service lives -------------------------------------------------------------------
 
 WRONG_DOCUMENTS = {
-    "no JSON": ('{"instances": [', "the body is not JSON"),
-    "nested": ("[" * 100_000, "the body is not JSON"),
-    "no UTF-8": (b'{"instances": "\xff"}', "the body is not JSON"),
+    "no JSON": ('{"instances": [', "the body is not valid JSON"),
+    "nested": ("[" * 100_000, "the body is not valid JSON"),
+    "no UTF-8": (b'{"instances": "\xff"}', "the body is not valid JSON"),
     "a list": ("[]", 'an object with either "instances" or "inputs"'),
     "both": ('{"instances": [], "inputs": []}', 'either "instances" or "inputs"'),
     "no instance": ('{"instances": []}', "at least one instance"),
     "no list": ('{"instances": {"b64": ""}}', "has to be a list"),
-    "another signature": ('{"signature_name": "../../etc", "instances": [1]}', "there is no signature '../../etc'"),
-    "a list of signatures": ('{"signature_name": [null], "instances": null}', "there is no signature [None]"),
+    "another signature": ('{"signature_name": "../../etc", "instances": [1]}', "unknown signature '../../etc'"),
+    "a list of signatures": ('{"signature_name": [null], "instances": null}', "unknown signature [None]"),
     "a number": ('{"instances": [7]}', "examples[0] has to be bytes"),
     "no base64": ('{"instances": [{"b64": "a*"}]}', "examples[0] is not base64"),
     "cut base64": ('{"instances": [{"b64": "abcde"}]}', "examples[0] is not base64"),
     "no example": ('{"instances": [{"b64": "AAAA"}]}', "examples[0] is not a serialised tf.Example"),
     "an example without an image": ('{"instances": [{"b64": ""}]}', 'a feature "image"'),
-    "another input": ('{"instances": [{"pictures": {"b64": ""}}]}', 'has to hold "examples" alone'),
-    "another column": ('{"inputs": {"pictures": []}}', "serving_default takes examples, and nothing else"),
+    "another input": ('{"instances": [{"pictures": {"b64": ""}}]}', 'can contain only "examples"'),
+    "another column": ('{"inputs": {"pictures": []}}', "the inputs of serving_default have to be exactly examples"),
     "no image": ('{"signature_name": "predict_images", "instances": ["x"]}', "of another format than PNG"),
     "width by rows": ('{"signature_name": "predict_alternatives", "instances": [{"images": "x"}]}', '"width"'),
     "no width": ('{"signature_name": "predict_alternatives", "inputs": {"images": []}}', '"width"'),
@@ -260,7 +260,7 @@ def test_compressed_bodies_are_read_and_damaged_ones_are_a_sentence(service: Run
         answer = service.ask("POST", "/predict", broken, **{"Content-Encoding": "gzip"})
         assert answer.status == 400 and answer.json["error"].startswith("the body ")
     answer = service.ask("POST", "/predict", packed, **{"Content-Encoding": "br"})
-    assert answer.status == 415 and "'br' is not known" in answer.json["error"]
+    assert answer.status == 415 and "'br' is not supported" in answer.json["error"]
 
 
 @pytest.mark.parametrize(
@@ -268,10 +268,10 @@ def test_compressed_bodies_are_read_and_damaged_ones_are_a_sentence(service: Run
     [
         ("alternatives=" + "9" * 5_000, "a whole number from 1 to 10"),
         ("alternatives=", "a whole number from 1 to 10"),
-        ("alternatives=1&alternatives=2", "given twice"),
+        ("alternatives=1&alternatives=2", "a parameter is repeated"),
         ("clean=of", "clean has to be 1 or 0"),
-        ("cleen=1", "there is no parameter 'cleen'"),
-        ("=", "there is no parameter ''"),
+        ("cleen=1", "unknown parameter 'cleen'"),
+        ("=", "unknown parameter ''"),
     ],
 )
 def test_a_wrong_parameter_is_a_sentence(query: str, sentence: str, service: Running, images: list[bytes]) -> None:

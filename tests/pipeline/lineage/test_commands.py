@@ -43,7 +43,7 @@ def test_the_lineage_of_the_serving_model_is_a_tree(workspace: Workspace) -> Non
         "├── ModelBlessing 9, ModelEvaluation 10",
         "│   blessed",
         "│   BLEU 0.810, exact match 0.500 on 300 examples",
-        "│   kept    bleu >= 0.75  (BLEU 0.8 is at least 0.75)",
+        "│   passed  bleu >= 0.75  (BLEU 0.8 is at least 0.75)",
         "│   └── Model 8",
         f"│       the model that was serving, version {VERSIONS[FIRST]}, pushed as artifact 6",
         "└── Model 7",

@@ -7,7 +7,7 @@ from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from im2latex.errors import UserError
 from pipeline.lineage.find import named, serving_model, whole_run
-from pipeline.lineage.graph import Graph
+from pipeline.lineage.graph import LineageGraph
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
 from tests.components.report.history import History
@@ -87,4 +87,4 @@ def test_the_run_of_an_artifact_is_the_one_that_made_it(workspace: Workspace) ->
     assert [execution.component for execution in graph.of_run[SECOND]] == [
         "ImportExampleGen", "Trainer", "Baseline", "Evaluator", "Pusher"
     ]  # fmt: skip
-    assert read(workspace, lambda store: whole_run(store, 99)) == Graph()
+    assert read(workspace, lambda store: whole_run(store, 99)) == LineageGraph()

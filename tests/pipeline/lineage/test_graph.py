@@ -8,7 +8,7 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
 from components.metadata import CACHED, FAILED, RAN
-from pipeline.lineage.graph import Graph, plain, read_lineage, read_runs, read_store
+from pipeline.lineage.graph import LineageGraph, plain, read_lineage, read_runs, read_store
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
 from tests.components.report.history import History
@@ -20,7 +20,7 @@ EXAMPLES, MODEL, BASELINE, PUSHED, SECOND_MODEL, SECOND_BASELINE, SECOND_PUSHED 
 IMPORTED, TRAINED, COMPARED, EVALUATED, PUSHING = 1, 2, 3, 4, 5
 
 
-def whole(workspace: Workspace) -> Graph:
+def whole(workspace: Workspace) -> LineageGraph:
     return read(workspace, read_store)
 
 
@@ -60,7 +60,7 @@ def test_a_run_is_read_with_the_executions_that_made_its_cached_outputs(workspac
 
 
 def test_unknown_runs_give_an_empty_graph(workspace: Workspace) -> None:
-    assert read(workspace, lambda store: read_runs(store, ["2019"])) == Graph()
+    assert read(workspace, lambda store: read_runs(store, ["2019"])) == LineageGraph()
 
 
 @pytest.mark.parametrize(

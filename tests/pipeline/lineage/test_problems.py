@@ -110,7 +110,7 @@ def test_an_unrecorded_push_of_a_killed_run_is_recorded(own_workspace: Workspace
     assert repair_killed("", own_workspace) == 1
     assert found(own_workspace) == []
     graph = read(own_workspace, read_store)
-    (pushed,) = graph.executions[left].given()
+    (pushed,) = graph.executions[left].output_ids()
     assert (graph.executions[left].state, graph.artifacts[pushed].pushed) == ("ran", True)
     assert graph.artifacts[pushed].properties["pushed_destination"] == str(version)
     assert (Path(graph.artifacts[pushed].uri) / "variables" / "variables.index").read_bytes() == b"weights"

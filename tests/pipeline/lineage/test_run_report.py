@@ -80,7 +80,7 @@ def test_a_run_is_named_by_the_beginning_of_its_id(workspace: Workspace, tmp_pat
     assert file == tmp_path / "here.html"
     assert "<title>Not blessed · formulas</title>" in page and f"run {FIRST}" in page
     assert "is below 0.5" in page
-    assert "There is no model: the run did not get to it." in page
+    assert "There is no model: the run did not reach it." in page
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ml_metadata.proto import metadata_store_pb2 as mlmd
 
-from pipeline.lineage.graph import Graph, read_store
+from pipeline.lineage.graph import LineageGraph, read_store
 from pipeline.lineage.problems import check
 from pipeline.lineage.run_summary import CLUSTER, RunSummary, current_run, is_elsewhere, summarise
 from pipeline.lineage.store import read
@@ -88,7 +88,7 @@ def test_only_in_a_shared_database_can_a_run_be_in_progress_elsewhere(interrupte
     assert is_elsewhere(graph, FIRST, interrupted)
     # The second has no host and workspace, so it counts as local.
     assert not is_elsewhere(graph, SECOND, interrupted)
-    assert not is_elsewhere(Graph(), FIRST, interrupted)
+    assert not is_elsewhere(LineageGraph(), FIRST, interrupted)
 
 
 def test_a_run_of_a_cluster_is_elsewhere_and_never_the_one_that_goes_on_here(interrupted: Workspace) -> None:

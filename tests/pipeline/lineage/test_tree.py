@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipeline.lineage.graph import Artifact, Execution, Graph, read_store
+from pipeline.lineage.graph import Artifact, Execution, LineageGraph, read_store
 from pipeline.lineage.store import read
 from pipeline.lineage.tree import Branch, made_from, made_of
 from pipeline.workspace import Workspace
@@ -34,10 +34,10 @@ def test_a_cyclic_store_has_a_tree_too() -> None:
         return Execution(i, f"C{i}", "", "", "", "ran", 0, 0, {}, {"in": [taken]}, {"out": [given]})
 
     artifacts = {1: Artifact(1, "Model", "", made_by=2), 2: Artifact(2, "Model", "", made_by=1)}
-    graph = Graph(artifacts, {1: turn(1, 1, 2), 2: turn(2, 2, 1)})
+    graph = LineageGraph(artifacts, {1: turn(1, 1, 2), 2: turn(2, 2, 1)})
     assert outline(made_from(graph, 1)) == [("C2", ["C1"])]
 
 
 def test_an_artifact_that_nothing_made_or_used_has_no_branches() -> None:
-    graph = Graph({1: Artifact(1, "Model", "")})
+    graph = LineageGraph({1: Artifact(1, "Model", "")})
     assert made_from(graph, 1) == made_of(graph, 1) == []

@@ -41,8 +41,8 @@ def test_the_model_pushed_last_is_evaluated_by_slice(folder: Path, tmp_path: Pat
     assert next(row for row in rows if row[:1] == ["all"])[:2] == ["all", "4"]
     assert next(row for row in rows if row[:1] == ["baseline"])[2] == "0.250"  # exact match
     assert next(row for row in rows if row[:1] == ["root"])[:2] == ["root", "2"]
-    assert "broken  exact_match >= 0.9  (exact match 0.75 is below 0.9)" in answer.stdout
-    assert "kept    bleu >= baseline" in answer.stdout
+    assert "failed  exact_match >= 0.9  (exact match 0.75 is below 0.9)" in answer.stdout
+    assert "passed  bleu >= baseline" in answer.stdout
     assert "formulas drawn by builtin, tokens compared in normal form" in answer.stdout
     assert {"summary.json", "predictions.parquet"} < {path.name for path in (tmp_path / "kept").iterdir()}
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
@@ -80,7 +80,7 @@ def test_kinds_of_pictures_have_their_own_table(folder: Path, tmp_path: Path) ->
     arguments = ("--data", folder / "data", "--robustness", "--robustness-examples", 3, "--robustness-seed", 4)
     answer = evaluate(folder, *arguments, "--gate", "bleu >= 0.2 where picture=jpeg-30", "--out", tmp_path / "kept")
     assert answer.exit_code == 3, answer.output
-    assert "broken  bleu >= 0.2 where picture=jpeg-30  (BLEU where picture=jpeg-30 0 is below 0.2)" in answer.stdout
+    assert "failed  bleu >= 0.2 where picture=jpeg-30  (BLEU where picture=jpeg-30 0 is below 0.2)" in answer.stdout
     rows = [line.split() for line in answer.stdout.splitlines()]
     start = rows.index(["picture", "count", "BLEU", "exact", "edit", "loss"])
     of = {row[0]: row[1:] for row in rows[start + 1 : start + 21]}
@@ -103,7 +103,7 @@ def test_kinds_of_pictures_have_their_own_table(folder: Path, tmp_path: Path) ->
             ["--data", "{data}", "--spelling", "latin"],
             "there is no spelling latin; the spellings are normal, im2markup",
         ),
-        (["--data", "{data}", "--split", "all"], "data has no split all; name one"),
+        (["--data", "{data}", "--split", "all"], "data has no split all; choose another"),
         (["--data", "{data}", "--gate", "blue >= 1"], "--gate: there is no score 'blue'"),
         (["--data", "{data}", "--gate", "bleu >= baseline"], "name one with --baseline"),
         (["--data", "{data}", "--model", "nowhere"], "nowhere is not a model that reads images"),

@@ -132,7 +132,7 @@ def executors(compiled) -> dict[str, executable_spec_pb2.BeamExecutableSpec]:
     ("settings", "says"),
     [
         (["runner=dask"], "'local', 'multi_processing', 'flink', 'spark' or 'dataflow'"),
-        (["workers=2"], "take multi_processing"),
+        (["workers=2"], "use the runner multi_processing"),
         (["runner=spark", "workers=2"], "set it to 0"),
         (["arguments=['--runner=PrismRunner']"], "which runner sets"),
         (["by_component={Trainer=['--x']}"], "those on Beam are ImportExampleGen, StatisticsGen, Transform, Evaluator"),
@@ -141,9 +141,9 @@ def executors(compiled) -> dict[str, executable_spec_pb2.BeamExecutableSpec]:
         (["runner=spark", "spark_master=localhost:7077"], "is not of the form spark://host:port"),
         (["runner=flink", "flink_master=https://far.example:443"], "give worker_image or worker_pool"),
         (["runner=spark", "job_server=far.example:8099"], "give worker_image or worker_pool"),
-        (["runner=flink", "worker_image=i", "worker_pool=p:1"], "give one of them"),
-        (["runner=flink", "job_server=localhost:1", "job_server_jar=x"], "give one of them"),
-        (DATAFLOW, "lacks TFX: give worker_image"),
+        (["runner=flink", "worker_image=i", "worker_pool=p:1"], "set one of them"),
+        (["runner=flink", "job_server=localhost:1", "job_server_jar=x"], "set one of them"),
+        (DATAFLOW, "lacks TFX: set worker_image"),
         (["runner=dataflow", "worker_image=i", "arguments=['--project=p']"], "needs --region, --temp_location in"),
     ],
 )
@@ -193,7 +193,7 @@ def test_a_cluster_is_described_by_size_and_address(flink: tuple[str, dict]) -> 
     ("settings", "answer", "says"),
     [
         (["workers=5"], {"taskmanagers": 1}, "has 4 slots: lower it"),
-        ([], {}, "has 2 task managers, and this process can be the worker of one: give beam.worker_pool"),
+        ([], {}, "has 2 task managers, and this process can be the worker of only one: set beam.worker_pool"),
         ([], {"taskmanagers": 0, "slots-total": 0}, "has no task manager"),
         (["worker_image=i"], {"flink-version": "1.11.2"}, "the cluster is Flink 1.11, and this Beam runs on Flink "),
         (["worker_image=i", "flink_version='1.19'"], {}, "the cluster is Flink 1.20: set beam.flink_version='1.20'"),

@@ -12,7 +12,7 @@ from components.baseline.choice import newest_other
 from im2latex.errors import UserError
 from pipeline.cli import app
 from pipeline.lineage.find import serving_model
-from pipeline.lineage.graph import ROLLBACK, Execution, Graph, read_store
+from pipeline.lineage.graph import ROLLBACK, Execution, LineageGraph, read_store
 from pipeline.lineage.notes import notes
 from pipeline.lineage.problems import check
 from pipeline.lineage.store import read
@@ -44,14 +44,14 @@ def roll(workspace: Workspace, to: int | None = None, name: str | None = None) -
     return rollback(workspace, name, to, said.append), said
 
 
-def rollbacks(graph: Graph) -> list[Execution]:
+def rollbacks(graph: LineageGraph) -> list[Execution]:
     return [execution for execution in graph.executions.values() if execution.type == ROLLBACK]
 
 
 def test_the_version_before_serves_and_the_way_back_is_told(workspace: Workspace) -> None:
     rolled, said = roll(workspace)
     assert rolled.sentence() == (
-        f"version {OLD} serves now; {NEW} was withdrawn; `im2latex rollback --to {NEW}` lets {NEW} serve again"
+        f"version {OLD} serves now; {NEW} was withdrawn; to undo this: `im2latex rollback --to {NEW}`"
     )
     assert said == []
     assert workspace.newest_model().name == str(OLD)
@@ -95,7 +95,7 @@ def test_a_rollback_that_is_killed_shows_as_such(workspace: Workspace, monkeypat
 
 def test_with_nothing_before_it_says_so_and_nothing_changes(workspace: Workspace) -> None:
     roll(workspace)
-    with pytest.raises(UserError, match=f"there is no version before {OLD} in .*; it keeps serving"):
+    with pytest.raises(UserError, match=f"there is no older version in .*; version {OLD} keeps serving"):
         roll(workspace)
     assert [path.name for path in workspace.versions()] == [str(OLD)]
 
@@ -105,7 +105,7 @@ def test_a_version_that_does_not_work_is_passed_over(workspace: Workspace, model
     (workspace.serving / "im2latex" / str(OLD) / "saved_model.pb").write_bytes(b"half a model")
     rolled, (said,) = roll(workspace)
     assert (rolled.serves, rolled.withdrawn) == (7, [OLD, NEW])
-    assert said.startswith(f"version {OLD} is passed over: ")
+    assert said.startswith(f"version {OLD} is skipped: ")
     with pytest.raises(UserError, match="choose another version"):
         roll(workspace, OLD)
     assert workspace.newest_model().name == "7"
@@ -114,7 +114,7 @@ def test_a_version_that_does_not_work_is_passed_over(workspace: Workspace, model
 @pytest.mark.parametrize(
     ("to", "name", "message"),
     [
-        (NEW, None, f"version {NEW} serves already"),
+        (NEW, None, f"version {NEW} is already the one that serves"),
         (5, None, "there is no version 5 in "),
         (None, "other", "no model 'other' was pushed to .*; there are im2latex"),
     ],
@@ -140,11 +140,11 @@ def test_without_a_store_that_can_be_written_it_rolls_back_and_says_that_it_is_n
         rolled, (said,) = roll(workspace)
         file.rollback()
     file.close()
-    assert rolled.serves == OLD and said.startswith("this is not recorded: ") and "locked" in said
+    assert rolled.serves == OLD and said.startswith("the rollback is not recorded: ") and "locked" in said
     assert rollbacks(read(workspace, read_store)) == []
     workspace.metadata.unlink()
     rolled, (said,) = roll(workspace, NEW)
-    assert rolled.serves == NEW and said.startswith("this is not recorded: there are no runs in ")
+    assert rolled.serves == NEW and said.startswith("the rollback is not recorded: there are no runs in ")
 
 
 def test_versions_are_listed_with_what_is_known_of_them(workspace: Workspace, model: Path) -> None:

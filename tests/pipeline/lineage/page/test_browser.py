@@ -19,7 +19,7 @@ from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from pipeline.lineage.diff import differences, facts
-from pipeline.lineage.graph import Graph, read_store
+from pipeline.lineage.graph import LineageGraph, read_store
 from pipeline.lineage.page.lineage_page import write_page
 from pipeline.lineage.run_summary import RunSummary, summarise
 from pipeline.lineage.store import read
@@ -43,7 +43,7 @@ class Material:
         self.file = home / "lineage.html"
         workspace = Workspace(home)
         write_page(workspace, self.file)
-        graph: Graph = read(workspace, read_store)
+        graph: LineageGraph = read(workspace, read_store)
         self.graph = graph
         self.summaries: dict[str, RunSummary] = {run: summarise(graph, run, "", workspace) for run in graph.runs}
         self.serving = next(run for run in list(graph.runs)[::-1] if self.summaries[run].pushed)
@@ -206,10 +206,10 @@ def test_a_selected_run_is_drawn_from_left_to_right(browser: Browser, material: 
     settle(browser)
     executions = material.graph.of_run[first]
     places = boxes(browser)
-    outputs = {f"a{artifact}" for execution in executions for artifact in execution.given()}
+    outputs = {f"a{artifact}" for execution in executions for artifact in execution.output_ids()}
     assert set(places) == {f"e{execution.id}" for execution in executions} | outputs and len(places) == 25
     for execution in executions:
-        for artifact in execution.taken():
+        for artifact in execution.input_ids():
             assert places[f"a{artifact}"]["right"] <= places[f"e{execution.id}"]["left"], execution.component
     for one, other in itertools.combinations(places.values(), 2):
         apart = one["right"] <= other["left"] or other["right"] <= one["left"]

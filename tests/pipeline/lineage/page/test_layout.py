@@ -11,7 +11,7 @@ from pipeline.lineage.page.layout import (
     GAP,
     Block,
     Edge,
-    Layout,
+    GraphLayout,
     lay_out,
 )
 
@@ -24,7 +24,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[Block], list[Edge]]:
     return blocks, [Edge(*edge) for edge in edges if edge[1] < blocks[edge[0]].artifacts]
 
 
-def spans(blocks: list[Block], layout: Layout, layer: int) -> list[tuple[int, int]]:
+def spans(blocks: list[Block], layout: GraphLayout, layer: int) -> list[tuple[int, int]]:
     """Returns the tops and bottoms of the blocks in a layer, from top to bottom."""
     places = zip(blocks, layout.layers, layout.tops, strict=True)
     return sorted((top, top + block.height) for block, of, top in places if of == layer)

@@ -15,8 +15,8 @@ from components.metadata import RAN
 from data.repository import REPOSITORY
 from im2latex.errors import UserError
 from pipeline.cli import app
-from pipeline.lineage.graph import Artifact, Execution, Graph, Run, read_store
-from pipeline.lineage.page.lineage_page import Serving, document, render, write_page
+from pipeline.lineage.graph import Artifact, Execution, LineageGraph, Run, read_store
+from pipeline.lineage.page.lineage_page import ServingModel, document, render, write_page
 from pipeline.lineage.run_summary import DONE, RunSummary
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
@@ -133,7 +133,7 @@ def test_a_store_with_nothing_serving_says_why(tmp_path: Path) -> None:
 
 
 def test_executions_without_a_run_and_unknown_ids_are_accepted() -> None:
-    graph = Graph(
+    graph = LineageGraph(
         {1: Artifact(1, "Model", "/m/1", made_by=9, copy_of=77)},
         {
             9: Execution(9, "Trainer", "tfx.Trainer", "p", "r", RAN, 1, 2, {}, {"examples": [55]}, {"model": [1]}),
@@ -142,7 +142,7 @@ def test_executions_without_a_run_and_unknown_ids_are_accepted() -> None:
         {"r": Run("r", 1)},
     )
     summaries = {"r": RunSummary("r", DONE, "", 1, 0.001, 1, 0, {}, None, "")}
-    page_content = content(render(document(graph, summaries, {"r": {}}, Serving(0, "nothing"), {1}, "here")))
+    page_content = content(render(document(graph, summaries, {"r": {}}, ServingModel(0, "nothing"), {1}, "here")))
     assert [row[3] for row in page_content["executions"]] == [0, -1]
     assert page_content["runs"][0]["blocks"] == [[9, 1]]
 
@@ -150,7 +150,7 @@ def test_executions_without_a_run_and_unknown_ids_are_accepted() -> None:
 def test_the_page_is_written_atomically(workspace: Workspace, tmp_path: Path) -> None:
     file = tmp_path / "lineage.html"
     file.mkdir()
-    with pytest.raises(UserError, match=re.escape(f"cannot write {file}: Is a directory; choose another place")):
+    with pytest.raises(UserError, match=re.escape(f"cannot write {file}: Is a directory; choose another path")):
         write_page(workspace, file)
     assert list(tmp_path.iterdir()) == [file] and not list(file.iterdir())
 

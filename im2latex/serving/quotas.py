@@ -22,11 +22,11 @@ class Busy(Exception):
         self.seconds = seconds
 
 
-class Pool:
+class Quota:
     """A limited number of units, such as bytes or images.
 
     Args:
-        what: message of `Busy` if the pool is full.
+        what: message of `Busy` if the quota is used up.
         most: number of units.
         wait: returns the estimated seconds until units become free.
     """
@@ -56,24 +56,24 @@ class Pool:
         self.taken += count
 
 
-class Held:
+class Allocation:
     """The units that one request has taken; returns them at the end of the `with` block."""
 
     def __init__(self) -> None:
-        self._counts: Counter[Pool] = Counter()
+        self._counts: Counter[Quota] = Counter()
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> Allocation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in list(self._counts):
-            self.give_back(pool)
+        for quota in list(self._counts):
+            self.give_back(quota)
 
-    def take(self, pool: Pool, count: int) -> None:
-        """Takes units of a pool; raises the same error as `Pool.check`."""
-        pool.take(count)
-        self._counts[pool] += count
+    def take(self, quota: Quota, count: int) -> None:
+        """Takes units of a quota; raises the same error as `Quota.check`."""
+        quota.take(count)
+        self._counts[quota] += count
 
-    def give_back(self, pool: Pool) -> None:
-        """Returns all units taken from a pool."""
-        pool.taken -= self._counts.pop(pool, 0)
+    def give_back(self, quota: Quota) -> None:
+        """Returns all units taken from a quota."""
+        quota.taken -= self._counts.pop(quota, 0)

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from im2latex.serving.pools import Busy, Held, Pool
+from im2latex.serving.quotas import Allocation, Busy, Quota
 
 
 def test_over_capacity_there_is_no_place_until_one_is_given_back() -> None:
-    pool = Pool("images are waiting", 3, wait=lambda: 0.0)
-    with Held() as first:
+    pool = Quota("images are waiting", 3, wait=lambda: 0.0)
+    with Allocation() as first:
         first.take(pool, 2)
-        with Held() as second:
+        with Allocation() as second:
             second.take(pool, 1)
             with pytest.raises(Busy, match="too many images are waiting; try again in 1 s"):
                 second.take(pool, 1)
@@ -24,5 +24,5 @@ def test_over_capacity_there_is_no_place_until_one_is_given_back() -> None:
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, 1), (0.4, 1), (2.2, 3), (7.0, 8), (1e6, 120)])
 def test_who_is_refused_is_told_how_long_the_others_take(seconds: float, told: int) -> None:
     with pytest.raises(Busy) as error:
-        Pool("images are waiting", 0, wait=lambda: seconds).check(1)
+        Quota("images are waiting", 0, wait=lambda: seconds).check(1)
     assert error.value.seconds == told
