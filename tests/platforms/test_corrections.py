@@ -41,7 +41,7 @@ decoder_units = 32
 embedding_units = 8
 
 [training]
-epochs = 16
+epochs = 10
 batch_size = 16
 max_tokens = 4
 learning_rate = 0.01
