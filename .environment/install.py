@@ -1,10 +1,12 @@
-"""Make .venv, the environment of this checkout, from requirements.lock; the Makefile runs this before it runs anything.
+"""Makes .venv, the environment of this checkout, from requirements.lock. The Makefile runs this before each target.
 
 The lock holds two stacks, split by Python version: TFX 1.16 below 3.12, TFX 1.21 from 3.12 on, whose wheels need
-glibc 2.39. The Python of the system decides which; --python overrides it. Nothing is done when .venv was already made
-from the same lock, pyproject.toml and Python. Whatever a person can mend ends in one sentence and exit status 1.
+glibc 2.39. The Python of the system selects the stack; --python selects another Python. If .venv was made from the same
+lock, pyproject.toml and Python, nothing is done. Errors that a user can correct print one sentence, with exit status 1.
 
-Standard library only, and syntax that Python 3.6 understands: a Python too old for the pipeline still runs this.
+uv installs the packages. This script does what uv does not: it selects a Python that fits the packages and this system,
+checks for a compiler, headers and disk space, gets uv if it is missing, and uses the package index of pip's settings.
+It uses only the standard library and the syntax of Python 3.6, so that a Python too old for the pipeline can run it.
 """
 
 import argparse
@@ -31,16 +33,16 @@ Version = Tuple[int, ...]
 
 
 class CannotInstall(Exception):
-    """One sentence for the person at the keyboard: what is wrong and what to do."""
+    """The environment cannot be made; the message says what is wrong and what to do."""
 
 
 class UnfitPython(CannotInstall):
-    """The half of that sentence which says what is wrong with a Python."""
+    """This Python does not fit; the message says why. Another Python may fit."""
 
 
 class Interpreter(NamedTuple):
     path: str
-    """The base interpreter, also where a virtual environment or a shim was asked."""
+    """The base interpreter, even if a virtual environment or a shim was given."""
     version: Version
     glibc: Optional[Version]
     """None on a C library other than glibc."""
@@ -78,7 +80,7 @@ def dotted(version: Version) -> str:
 
 
 def probe(path: str) -> Optional[Interpreter]:
-    """Ask the Python at `path` what it is; None where it does not run, as a pyenv shim that is not activated."""
+    """Returns the properties of the Python at `path`; None if it does not run, such as an inactive pyenv shim."""
     try:
         answer = subprocess.run(
             [path, "-c", PROBE], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60
@@ -92,7 +94,7 @@ def probe(path: str) -> Optional[Interpreter]:
 
 
 def interpreters(name: str) -> Iterator[Interpreter]:
-    """Every Python of this name (or path) that runs: those on PATH, then pyenv's, which its shims may hide."""
+    """Yields each working Python of this name (or path): those on PATH, then those of pyenv, which shims may hide."""
     if os.sep in name:
         paths = [os.path.expanduser(name)]
     else:
@@ -100,33 +102,33 @@ def interpreters(name: str) -> Iterator[Interpreter]:
         paths = [os.path.join(folder, name) for folder in os.environ.get("PATH", os.defpath).split(os.pathsep)]
         paths += sorted(glob.glob(os.path.join(pyenv, "versions", "*", "bin", name)), reverse=True)
     for path in paths:
-        found = probe(path) if os.access(path, os.X_OK) and not os.path.isdir(path) else None
-        if found:
-            yield found
+        python = probe(path) if os.access(path, os.X_OK) and not os.path.isdir(path) else None
+        if python:
+            yield python
 
 
 def choose(requested: Optional[str], previous: Optional[str]) -> Interpreter:
-    """The Python that was asked for, else the one .venv was made with, else the system's own."""
+    """Returns the requested Python, else the one that .venv was made with, else that of the system."""
     if requested:
-        found = next(interpreters(requested), None)
-        if not found:
+        python = next(interpreters(requested), None)
+        if not python:
             raise CannotInstall(
                 "No Python runs under PYTHON={}: give the path of one, or a name that is on PATH.".format(requested)
             )
-        return found
+        return python
     for name in filter(None, [previous, "python3", sys.executable]):
-        found = next(interpreters(name), None)
-        if found:
-            return found
+        python = next(interpreters(name), None)
+        if python:
+            return python
     raise CannotInstall("No Python was found: install Python 3.10, 3.11, 3.12 or 3.13, or name one with PYTHON=.")
 
 
 def stack(python: Version, glibc: Optional[Version], machine: str = "x86_64") -> Tuple[str, str]:
-    """The TFX version for this Python and the reason.
+    """Returns the TFX version for this Python, and the reason.
 
     Raises:
-        UnfitPython: another Python would do.
-        CannotInstall: no Python would do on this system.
+        UnfitPython: this Python does not fit, but another one may.
+        CannotInstall: no Python fits on this system.
     """
     if machine != "x86_64":
         raise CannotInstall("TFX has packages for x86_64 only and this machine is {}: use another.".format(machine))
@@ -146,7 +148,7 @@ def stack(python: Version, glibc: Optional[Version], machine: str = "x86_64") ->
 
 
 def fitting_stack(python: Interpreter) -> Tuple[str, str]:
-    """stack(), where a refusal also says which Python to take, one of this system's if it has any."""
+    """Calls `stack`; its error also names a Python of this system that fits, if there is one."""
     try:
         return stack(python.version, python.glibc, python.machine)
     except UnfitPython as problem:
@@ -163,7 +165,7 @@ def fitting_stack(python: Interpreter) -> Tuple[str, str]:
 
 
 def require_tools(python: Interpreter) -> None:
-    """A compiler, because pyfarmhash, which both stacks need, has no wheel; and uv or the means to get it."""
+    """Checks for a compiler (both stacks need pyfarmhash, which has no wheel), and for uv or the means to get it."""
     compiler = (os.environ.get("CXX") or "g++").split()[0]
     own = "python{}".format(dotted(python.version[:2]))
     needed = [
@@ -171,8 +173,8 @@ def require_tools(python: Interpreter) -> None:
         (python.headers, "the headers of {}".format(python.path), own + "-dev"),
         (python.venv or shutil.which("uv"), "the venv module of {}".format(python.path), own + "-venv"),
     ]
-    missing = [what for there, what, _ in needed if not there]
-    packages = [package for there, _, package in needed if not there]
+    missing = [what for exists, what, _ in needed if not exists]
+    packages = [package for exists, _, package in needed if not exists]
     if missing:
         raise CannotInstall(
             "This system lacks {}: install what is missing (on Debian and Ubuntu: apt-get install {}) "
@@ -193,16 +195,16 @@ def require_disk(folder: Path, needed: int, what: str) -> None:
 
 
 def explain(output: str, log: Path) -> str:
-    """One sentence about a failed installation, from what uv or pip printed."""
-    said = output.lower()
-    if "no space left" in said or "os error 28" in said:
+    """Returns one sentence about a failed installation, from the output of uv or pip."""
+    lowered = output.lower()
+    if "no space left" in lowered or "os error 28" in lowered:
         return "The disk is full: make room (about 5 GB are needed) and run make again."
-    if "hash mismatch" in said or "do not match the hashes" in said:
-        return "A package differs from requirements.lock: run make again, or make lock if it was replaced on purpose."
+    if "hash mismatch" in lowered or "do not match the hashes" in lowered:
+        return "A package differs from requirements.lock: run make again, or make lock if this is intended."
     if re.search(
         "dns error|error sending request|failed to fetch|connection (refused|reset|error)|newconnectionerror|"
         "timed out|name resolution|could not connect|tunnel error|certificate",
-        said,
+        lowered,
     ):
         return (
             "The package index cannot be reached: check the network, the proxy and pip's or uv's settings, "
@@ -225,14 +227,14 @@ class Environment:
         self.stamp = self.folder / "installed.json"
 
     def installed(self) -> Dict[str, object]:
-        """What the last complete installation was made of; empty where there is none."""
+        """Returns the inputs of the last complete installation; {} if there is none."""
         try:
             return dict(json.loads(self.stamp.read_text()))
         except (OSError, ValueError):
             return {}
 
-    def wanted(self, python: Interpreter, gpu: bool) -> Dict[str, object]:
-        """What an installation now would be made of; the checkout's path is in every script of the environment."""
+    def current(self, python: Interpreter, gpu: bool) -> Dict[str, object]:
+        """Returns the inputs of an installation now, with the checkout's path, which is in the scripts of .venv."""
         return {
             "project": hashlib.sha256(b"".join(file.read_bytes() for file in self.projects)).hexdigest(),
             "lock": hashlib.sha256(self.lock.read_bytes()).hexdigest(),
@@ -243,13 +245,13 @@ class Environment:
         }
 
     def make(self, python: Interpreter, gpu: bool) -> None:
-        """Do what is missing: nothing, the project alone where only pyproject.toml changed, or everything."""
-        installed, wanted = self.installed(), self.wanted(python, gpu)
-        if installed == wanted:
+        """Installs what is missing: nothing, only the project if only pyproject.toml changed, or everything."""
+        installed, current = self.installed(), self.current(python, gpu)
+        if installed == current:
             return
-        if dict(installed, project=None) != dict(wanted, project=None):
+        if dict(installed, project=None) != dict(current, project=None):
             self.install_dependencies(python, gpu)
-        # Not a finished environment until the stamp is written again: an interrupted one starts over.
+        # Without the stamp, an interrupted installation starts over.
         if self.stamp.exists():
             self.stamp.unlink()
         uv = shutil.which("uv") or str(self.folder / "bin" / "uv")
@@ -260,10 +262,10 @@ class Environment:
         # The reader is a distribution of its own, with the command; its files are found by their package alone.
         reader = ["--no-deps", "--no-build-isolation", "--editable", str(self.root / "im2latex")]
         self.run(pip + reader, "Installing the command", self.settings(python))
-        self.stamp.write_text(json.dumps(wanted, indent=1))
+        self.stamp.write_text(json.dumps(current, indent=1))
 
     def install_dependencies(self, python: Interpreter, gpu: bool) -> None:
-        """Start over and install the lock.
+        """Makes .venv again and installs the lock.
 
         Raises:
             CannotInstall: a compiler, Python's headers, venv, disk space or the network is missing.
@@ -286,7 +288,7 @@ class Environment:
             self.run(pip + ["-c", str(self.lock), "tensorflow[and-cuda]"], "Installing CUDA's libraries", settings)
 
     def fetch_uv(self, python: Interpreter, settings: Dict[str, str]) -> str:
-        """Make .venv with Python's own venv and pip, and install the lock's uv in it."""
+        """Makes .venv with Python's own venv and pip, and installs the uv of the lock in it."""
         self.run([python.path, "-m", "venv", str(self.folder)], "Making .venv", settings)
         pinned = re.search(r"^uv==(?:.*\\\n)*.*\n", self.lock.read_text(), re.MULTILINE)
         if not pinned:
@@ -299,7 +301,7 @@ class Environment:
         return str(self.folder / "bin" / "uv")
 
     def settings(self, python: Interpreter) -> Dict[str, str]:
-        """The environment variables of uv: the person's own, and where those say nothing pip's index as uv's."""
+        """Returns the environment variables for uv: those of the user and, if these set no index, the index of pip."""
         settings = dict(os.environ, UV_PYTHON_DOWNLOADS="never")
         settings.pop("VIRTUAL_ENV", None)
         settings.setdefault("UV_HTTP_TIMEOUT", "180")
@@ -314,7 +316,7 @@ class Environment:
         return settings
 
     def run(self, command: List[str], what: str, settings: Dict[str, str]) -> None:
-        """Run one step, with a line that shows that it goes on; what it prints is kept for when it fails."""
+        """Runs one step, with a line that shows its progress; its output is used only if it fails."""
         start, terminal = time.time(), sys.stdout.isatty()
         print(what + " ", end="" if terminal else "\n", flush=True)
         with tempfile.TemporaryFile("w+", errors="replace") as output:
@@ -335,12 +337,12 @@ class Environment:
                 print("\r{} {:.0f} s ".format(what, time.time() - start), flush=True)
             if status:
                 output.seek(0)
-                said = output.read()
+                printed = output.read()
                 log = self.folder / "install.log"
                 with contextlib.suppress(OSError):  # A full disk has no room for the log either.
                     self.folder.mkdir(exist_ok=True)
-                    log.write_text(said)
-                raise CannotInstall(explain(said, log))
+                    log.write_text(printed)
+                raise CannotInstall(explain(printed, log))
 
 
 def stop(sentence: str, status: int = 1) -> NoReturn:
@@ -356,7 +358,7 @@ def main(arguments: Optional[List[str]] = None) -> None:
     options = parser.parse_args(arguments)
     environment = Environment(options.root.resolve())
     try:
-        # Two makes at once: the second waits for the first and then finds all done.
+        # If two makes run at once, the second waits for the first, and then has nothing to do.
         guard = os.open(str(environment.root), os.O_RDONLY)
         fcntl.flock(guard, fcntl.LOCK_EX)
         installed = environment.installed()
@@ -371,7 +373,9 @@ def main(arguments: Optional[List[str]] = None) -> None:
         stop(str(refusal))
     except OSError as error:
         stop(
-            "{}: {}: mend that and run make again.".format(error.filename or environment.root, error.strerror or error)
+            "{}: {}; correct that and run make again.".format(
+                error.filename or environment.root, error.strerror or error
+            )
         )
     except KeyboardInterrupt:
         stop("\nInterrupted: run make again to start the installation over.", 130)

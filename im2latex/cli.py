@@ -6,6 +6,7 @@ Heavy imports are inside functions, so that a command imports only what it needs
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -146,57 +147,46 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("images", nargs="+", metavar="IMAGE", help=help.IMAGE)
     predict.add_argument("--model", metavar="DIR", help=help.MODEL)
     predict.add_argument("--clean", action="store_true", help=help.CLEAN)
-    predict.add_argument("--alternatives", type=_count, metavar="COUNT", help=help.ALTERNATIVES)
-    predict.add_argument("--min-confidence", type=_share, default=0.0, metavar="P", help=help.MIN_CONFIDENCE)
+    predict.add_argument("--alternatives", type=_integer(1, MOST_ALTERNATIVES), metavar="COUNT", help=help.ALTERNATIVES)
+    predict.add_argument("--min-confidence", type=_number(0, 1), default=0.0, metavar="P", help=help.MIN_CONFIDENCE)
     predict.add_argument("--json", action="store_true", help=help.JSON)
     served = commands.add_parser("serve", help=help.SERVE, description=f"{help.SERVE} {help.SERVE_SIGNALS}")
     served.add_argument("--host", default=HOST, metavar="TEXT", help=f"{help.HOST} Default: {HOST}.")
-    served.add_argument("--port", type=_port, default=PORT, metavar="INTEGER", help=f"{help.PORT} Default: {PORT}.")
+    port = f"{help.PORT} Default: {PORT}."
+    served.add_argument("--port", type=_integer(0, 65535), default=PORT, metavar="INTEGER", help=port)
     served.add_argument("--model", metavar="DIR", help=help.SERVED_MODEL)
     served.add_argument("--allow-host", action="append", metavar="NAME", help=help.ALLOW_HOST)
     served.add_argument("--log-format", choices=LOG_FORMATS, default=LOG_FORMATS[0], help=help.LOG_FORMAT)
     served.add_argument("--collect", type=Path, metavar="DIR", help=help.COLLECT)
     for option in options():
-        kind = _positive if isinstance(option.default, int) else _seconds
-        text = f"{option.help} Default: {option.default:g}." if kind is _seconds else ""
-        text = text or f"{option.help} Default: {option.default}."
-        served.add_argument(option.flag, type=kind, default=option.default, metavar=option.metavar, help=text)
+        parse = _integer(1) if isinstance(option.default, int) else _number(0, 999_999)
+        text = f"{option.help} Default: {option.default:,.12g}."
+        served.add_argument(option.flag, type=parse, default=option.default, metavar=option.metavar, help=text)
     return parser
 
 
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 0 to 1")
-    return share
+def _integer(least: int, most: int = 10**12) -> Callable[[str], int]:
+    """Returns a parser of whole numbers from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        number = int(text[:19]) if text.isascii() and text.isdecimal() else least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text[:20]} is not a whole number from {least:,} to {most:,}")
+        return number
+
+    return parse
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text[:6]) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 0 to 65535")
-    return int(text)
+def _number(least: float, most: float) -> Callable[[str], float]:
+    """Returns a parser of numbers from `least` to `most`."""
 
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:  # also catches NaN
+            raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from {least:,g} to {most:,g}")
+        return number
 
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text[:19]) >= 1):
-        raise argparse.ArgumentTypeError(f"{text[:20]} is not a whole number of at least 1")
-    return int(text[:19])
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number of seconds")
-    return seconds
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_ALTERNATIVES):
-        raise argparse.ArgumentTypeError(f"{text[:20]} is not a number from 1 to {MOST_ALTERNATIVES}")
-    return int(text)
+    return parse

@@ -74,7 +74,8 @@ def readable_file(model: Path) -> Path:
     for name in _FILES:
         if (model / name).is_file():
             return model / name
-    raise UserError(
-        f"{model} has neither {ONNX} nor {WEIGHTS}; `im2latex export --model {model} --format onnx --out "
-        f"{model / ONNX}` writes one"
-    )
+    if (model / "saved_model.pb").is_file():
+        hint = f"`im2latex export --model {model} --format onnx --out {model / ONNX}` writes one"
+    else:
+        hint = "name the folder of a model"
+    raise UserError(f"{model} has neither {ONNX} nor {WEIGHTS}; {hint}")

@@ -106,4 +106,4 @@ def _parameter(name: str, kind: str, text: str) -> Any:
                 return text
     except (ValueError, KeyError):
         expected = {"LIST": "a JSON list", "STRUCT": "a JSON object", "BOOLEAN": "true or false"}.get(kind, "a number")
-        raise UserError(f"--param {name}={text} is refused: it takes {expected}") from None
+        raise UserError(f"--param {name}={text} is not valid: it takes {expected}") from None

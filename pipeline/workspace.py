@@ -71,9 +71,7 @@ class Workspace:
         """
         pushed = self.versions()
         if not pushed:
-            raise UserError(
-                f"no model was pushed to {self.serving} yet; `im2latex run` pushes one, --model names another"
-            )
+            raise UserError(f"no model was pushed to {self.serving} yet; `im2latex run` trains and pushes one")
         return pushed[-1]
 
     def versions(self) -> list[Path]:

@@ -14,6 +14,7 @@ import tensorflow as tf
 from im2latex import images
 from im2latex.glyph_size import LEAST_SCALE, MOST_SCALE, PYRAMID_LEVELS, STEPS, estimator
 from im2latex.images import WHITE
+from trainer_module import features
 from trainer_module.config.image import ImageConfig
 
 
@@ -42,6 +43,28 @@ def normalise_image(encoded: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     border = [[config.border, config.border]] * 2
     image = tf.cast(tf.pad(grey, border, constant_values=WHITE), tf.uint8)[:, :, tf.newaxis]
     return tf.ensure_shape(image, [None, None, 1])
+
+
+def normalise_batch(images: tf.Tensor, config: ImageConfig, compression: int = -1) -> dict[str, tf.Tensor]:
+    """Decodes and normalises images, each as `normalise_image` does.
+
+    Args:
+        images: (batch,) string.
+        config: as in `normalise_image`.
+        compression: PNG compression level, 0 to 9; -1 for the default.
+
+    Returns:
+        `image` (batch,) string, 8-bit grey PNG; `height` and `width` (batch,) int64, pixels.
+    """
+
+    def normalise(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        pixels = normalise_image(encoded, config)
+        size = tf.shape(pixels, out_type=tf.int64)
+        return tf.io.encode_png(pixels, compression=compression), size[0], size[1]
+
+    specs = tuple(tf.TensorSpec([], dtype) for dtype in (tf.string, tf.int64, tf.int64))
+    encoded, heights, widths = tf.map_fn(normalise, images, fn_output_signature=specs)
+    return {features.IMAGE: encoded, features.HEIGHT: heights, features.WIDTH: widths}
 
 
 def _darkness(image: tf.Tensor) -> tf.Tensor:

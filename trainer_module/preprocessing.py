@@ -15,7 +15,7 @@ import tensorflow_transform as tft
 from trainer_module import features
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.vocabulary import VocabularyConfig
-from trainer_module.image_graph import normalise_image
+from trainer_module.image_graph import normalise_batch
 
 
 def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict[str, Any]) -> dict[str, Any]:
@@ -40,16 +40,6 @@ def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict[str, Any]
     image = ImageConfig(**config["image"])
     vocabulary = VocabularyConfig(**config["vocabulary"])
 
-    def normalise(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        pixels = normalise_image(encoded, image)
-        size = tf.shape(pixels, out_type=tf.int64)
-        return tf.io.encode_png(pixels, compression=7), size[0], size[1]
-
-    images, heights, widths = tf.map_fn(
-        normalise,
-        inputs[features.IMAGE],
-        fn_output_signature=(tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64), tf.TensorSpec([], tf.int64)),
-    )
     ids = tft.compute_and_apply_vocabulary(
         tf.strings.split(inputs[features.LATEX]),
         default_value=features.UNKNOWN - features.SPECIALS,
@@ -57,8 +47,6 @@ def preprocessing_fn(inputs: dict[str, tf.Tensor], custom_config: dict[str, Any]
         vocab_filename=features.VOCABULARY,
     )
     return {
-        features.IMAGE: images,
-        features.HEIGHT: heights,
-        features.WIDTH: widths,
+        **normalise_batch(inputs[features.IMAGE], image, compression=7),
         features.TOKENS: (ids + features.SPECIALS).to_sparse(),
     }

@@ -16,7 +16,7 @@ from im2latex.models import ONNX
 from trainer_module import features
 from trainer_module.config.image import STRIDE, ImageConfig
 from trainer_module.decoding import search
-from trainer_module.image_graph import normalise_image
+from trainer_module.image_graph import normalise_batch
 from trainer_module.trained import Trained, description, from_description, onnx_of
 from trainer_module.weights import model_of, named_weights
 
@@ -163,14 +163,7 @@ class NormalisedImages(tf.Module):
         self.config = config
 
     def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        def normalise(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            pixels = normalise_image(encoded, self.config)
-            size = tf.shape(pixels, out_type=tf.int64)
-            return tf.io.encode_png(pixels), size[0], size[1]
-
-        specs = tuple(tf.TensorSpec([], dtype) for dtype in (tf.string, tf.int64, tf.int64))
-        encoded, heights, widths = tf.map_fn(normalise, images, fn_output_signature=specs)
-        return {features.IMAGE: encoded, features.HEIGHT: heights, features.WIDTH: widths}
+        return normalise_batch(images, self.config)
 
 
 def read_exported(folder: str | Path) -> Trained:

@@ -120,7 +120,7 @@ def load(folder: Path) -> Served:
         raise
     except Exception as error:  # noqa: BLE001  a damaged model or its file system can raise nearly anything
         raise UserError(f"{folder} cannot be used ({type(error).__name__}: {error})".partition("\n")[0]) from None
-    log.info("version %s was loaded in %.1f s", folder.name, time.monotonic() - started)
+    log.info("%s was loaded in %.1f s", folder.name, time.monotonic() - started)
     return Served(folder, reader)
 
 

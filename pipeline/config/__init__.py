@@ -205,8 +205,9 @@ def _known(name: Any, names: Any, noun: str, origin: str) -> str:
     if isinstance(name, str) and name in names:
         return name
     near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.6) or sorted(names)
-    what = "did you mean" if len(near) < len(names) else "there are"
-    hint = f"{what} {', '.join(near)}" if len(near) < 10 else "`im2latex config show` lists them all"
+    listed = ", ".join(near)
+    hint = f"did you mean {listed}?" if len(near) < len(names) else f"there are {listed}"
+    hint = hint if len(near) < 10 else "`im2latex config show` lists them all"
     raise UserError(f"there is no {noun} {str(name)!r}{origin}; {hint}")
 
 
@@ -214,15 +215,15 @@ def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
     """Formats pydantic's first error as one sentence, with the number of further errors."""
     first, *others = error.errors()
     knob = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part != "tuple[str, ...]")
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     help_lines = {knob: text for knob, _, text in flatten(Config())}
     if knob in help_lines:
         value = first["input"] if not isinstance(first["input"], Mapping) else dict(first["input"])
-        text = f"{knob} = {literal(value) if _is_json(value) else value}{origins.get(knob, '')} is refused: "
+        text = f"{knob} = {literal(value) if _is_json(value) else value}{origins.get(knob, '')} is not valid: "
         text += f"{reason[0].lower()}{reason[1:]} ({help_lines[knob]})"
     else:  # a rule over several knobs of a section
-        text = f"the section {knob} is refused: {reason}"
-    return text + (f"; {len(others)} more values are refused" if others else "")
+        text = f"the section {knob} is not valid: {reason}"
+    return text + (f"; {len(others)} more values are not valid" if others else "")
 
 
 def _is_json(value: Any) -> bool:

@@ -123,7 +123,9 @@ def folder_of(workspace: Workspace, name: str | None) -> Path:
     folder = workspace.serving / name
     if not folder.is_dir():
         names = sorted(path.name for path in workspace.serving.glob("*") if path.is_dir())
-        raise UserError(f"no model {name!r} was pushed to {workspace.serving}; there are {', '.join(names) or 'none'}")
+        raise UserError(
+            f"no model {name!r} was pushed to {workspace.serving}; pushed were {', '.join(names) or 'none'}"
+        )
     return folder
 
 

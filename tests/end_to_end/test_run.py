@@ -274,7 +274,7 @@ def test_changed_data_is_refused_or_if_allowed_gives_other_results(project: Proj
     other = (first_run(project), "--set", "data.seed=2")
     refused = reproduce(project, *other)
     assert refused.returncode == 1
-    assert refused.stderr.startswith("im2latex: the data of run ") and "is not what it was" in refused.stderr
+    assert refused.stderr.startswith("im2latex: the data of run ") and "has changed" in refused.stderr
     assert refused.stderr.count("\n") == 1 and refused.stdout == ""
     allow_changed_data = reproduce(project, *other, "--allow-changed-data", "--to", "StatisticsGen")
     assert allow_changed_data.returncode == 4, allow_changed_data.stderr

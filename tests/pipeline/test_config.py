@@ -117,7 +117,7 @@ def test_an_invalid_setting_is_refused_with_the_knob_and_what_is_allowed(setting
 def test_an_error_names_the_file_of_the_value(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("[training]\nepochs = 0\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"training\.epochs = 0 in .*run\.toml is refused"):
+    with pytest.raises(UserError, match=r"training\.epochs = 0 in .*run\.toml is not valid"):
         load_config(path=file)
 
 

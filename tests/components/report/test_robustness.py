@@ -44,7 +44,7 @@ def test_each_kind_is_compared_with_unchanged_pictures_and_the_baseline(material
 
 
 def test_without_a_robustness_test_there_is_a_note(material: Material, page: str) -> None:
-    with pytest.raises(Missing, match=r"evaluation\.robustness=200 would try it"):
+    with pytest.raises(Missing, match=r"set evaluation\.robustness=200"):
         robustness(material.evaluation)
     assert "The model was not evaluated on other kinds of pictures" in page and 'class="strip"' not in page
 

@@ -136,7 +136,7 @@ def test_long_lists_of_problems_are_cut_except_in_json(own_workspace: Workspace)
         past.artifact("Model", f"/gone/{i}")
     assert "and 2 more; --json lists all" in lineage("check", status=4).stdout
     findings = json.loads(lineage("check", "--json", status=4).stdout)["findings"]
-    assert len(findings) == 12 and all(finding["repair"].startswith("put them back") for finding in findings)
+    assert len(findings) == 12 and all(finding["repair"].startswith("restore them") for finding in findings)
 
 
 @pytest.mark.parametrize("arguments", ALL, ids=" ".join)

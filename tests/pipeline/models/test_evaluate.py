@@ -72,7 +72,7 @@ def test_published_scores_stand_below_the_model_s_own_and_what_differs(folder: P
     paper = next(line for line in answer.stdout.splitlines() if line.startswith("Im2Markup (Deng"))
     assert paper.split()[-3:] == ["87.73", "87.60", "77.46"]
     assert "here, 4 examples of" in answer.stdout and "are drawn by builtin, in" in answer.stdout
-    with pytest.raises(UserError, match="add --spelling im2markup"):
+    with pytest.raises(UserError, match="needs --spelling im2markup"):
         raise evaluate(folder, "--data", folder / "data", "--published").exception or AssertionError
 
 

@@ -116,7 +116,7 @@ def test_a_version_that_does_not_work_is_passed_over(workspace: Workspace, model
     [
         (NEW, None, f"version {NEW} is already the one that serves"),
         (5, None, "there is no version 5 in "),
-        (None, "other", "no model 'other' was pushed to .*; there are im2latex"),
+        (None, "other", "no model 'other' was pushed to .*; pushed were im2latex"),
     ],
 )
 def test_what_is_not_there_is_refused(to: int | None, name: str | None, message: str, workspace: Workspace) -> None:
