@@ -215,7 +215,7 @@ def test_invalid_sources_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=message):
             import_dataset(source, tmp_path / "out", workers=1)
-    with pytest.raises(UserError, match="no layout csv"):
+    with pytest.raises(UserError, match="no format csv"):
         import_dataset(incomplete, tmp_path / "out", layout="csv", workers=1)
     assert not (tmp_path / "out").exists()
 
