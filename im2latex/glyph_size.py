@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from im2latex.bands import bands
+
 GLYPH_SIZE = Path(__file__).with_name("glyph_size.npz")
 PYRAMID_LEVELS = 7
 # Scales are powers of 2 ** (1 / STEPS), so that implementations with different rounding choose the same scale.
@@ -53,13 +55,19 @@ def measures(ink: np.ndarray) -> tuple[np.ndarray, np.float32]:
     """
     sums, area = [], ink.sum(dtype=np.float32)
     for level in range(PYRAMID_LEVELS):
-        padded = np.pad(ink, 1)
-        across = np.abs(np.diff(padded, axis=1)).sum(dtype=np.float32)
-        down = np.abs(np.diff(padded, axis=0)).sum(dtype=np.float32)
-        sums += [across * 2**level, down * 2**level, np.square(ink).sum(dtype=np.float32) * 4**level]
-        ink = np.pad(ink, [(0, side % 2) for side in ink.shape])
         height, width = ink.shape
-        ink = ink.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3), dtype=np.float32)
+        padded = np.zeros((height + 2, width + 2), np.float32)
+        padded[1:-1, 1:-1] = ink
+        across = down = squares = np.float32(0)
+        for rows in bands(height + 1, width):
+            band, below = padded[rows], padded[rows.start + 1 : rows.stop + 1]
+            across += np.abs(band[:, 1:] - band[:, :-1]).sum(dtype=np.float32)
+            down += np.abs(below - band).sum(dtype=np.float32)
+            squares += np.square(band).sum(dtype=np.float32)
+        sums += [across * 2**level, down * 2**level, squares * 4**level]
+        even = padded[1 : 1 + height + height % 2, 1 : 1 + width + width % 2]
+        # The mean of 2 x 2 pixels.
+        ink = ((even[::2, ::2] + even[::2, 1::2]) + (even[1::2, ::2] + even[1::2, 1::2])) / np.float32(4)
     return np.array(sums, np.float32), area
 
 

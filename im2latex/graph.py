@@ -112,18 +112,6 @@ class _Network(EncoderGraph):
         threshold = add("Div", add("Sub", total, one), add("ReduceSum", supported, self.ints(-1)))
         return add("Relu", add("Sub", x, threshold))
 
-    def in_loop(self, repeated: str) -> tuple[str, str]:
-        """Takes the number of repeated tokens by period, int64 (queries, MAX_PERIOD).
-
-        Returns:
-            Whether each hypothesis is in a loop, bool (queries, 1), and how many of its last tokens are the loop, int64
-            (queries, 1).
-        """
-        is_loop = self.graph.add("Not", self.graph.add("Less", repeated, self.ints(*LOOPS)))
-        of_loop = self.graph.add("Where", is_loop, repeated, self.graph.constant(0))
-        longest = self.graph.add("ReduceMax", of_loop, axes=[1])
-        return self.graph.add("Greater", longest, self.graph.constant(0)), longest
-
     def calibrated(self, log_probability: str, slope: float, offset: float) -> str:
         """Returns the calibrated probability."""
         add, constant = self.graph.add, self.graph.constant
@@ -153,93 +141,103 @@ class _Network(EncoderGraph):
         ids = np.arange(vocabulary)
         only_end = graph.constant(np.where(ids == END, 0, NEVER).astype(np.float32))
         allowed = graph.constant(np.where((ids == PAD) | (ids == START), NEVER, 0).astype(np.float32))
-        first = add("Unsqueeze", add("Mul", self.count(batch), width), self.ints(1))
-        by_token, in_all = self.joined(batch, width, vocabulary), self.joined(batch, -1)
+        offsets = add("Unsqueeze", add("Mul", self.count(batch), width), self.ints(1))
+        first = self.reshape(add("Expand", offsets, beams), -1)
         never, vocabulary_shape = graph.constant(NEVER), self.ints(vocabulary)
+        hidden_shape, in_all = self.joined(beams, self.units), self.joined(batch, -1)
+        flat, column, in_units = self.ints(-1), self.ints(-1, 1), self.ints(-1, self.units)
+        start_of_recent, end_of_recent, along = self.ints(-MAX_PERIOD), self.ints(np.iinfo(np.int64).max), self.ints(1)
+        # How many more tokens have to repeat, by period, if none does so far.
+        to_repeat = self.ints(*(-length for length in LOOPS))
 
-        def filled(shape: str, value: int | float | bool) -> str:
-            return add("Expand", graph.constant(value), shape)
+        def filled(value: int | float | bool, *shape: int) -> str:
+            return add("Expand", graph.constant(value), self.joined(queries, *shape))
 
-        zeros = filled(self.joined(queries, self.units), 0.0)
+        zeros = filled(0.0, self.units)
         # All hypotheses start equal, so only one of them may continue.
         is_first = add("Equal", self.count(width), graph.constant(0))
         log_probability = add("Expand", add("Where", is_first, graph.constant(0.0), never), beams)
+        log_probability = add("Reshape", log_probability, column)
         start = {
-            "last": (filled(beams, START), "int64"),
-            "ended": (filled(beams, False), "bool"),
+            "last": (filled(START), "int64"),  # (queries,)
+            "ended": (filled(False, 1), "bool"),
             "hidden": (zeros, "float32"),
             "cell": (zeros, "float32"),
             "output": (zeros, "float32"),
-            "tokens": (filled(self.joined(queries, 0), PAD), "int64"),
-            "gained": (filled(self.joined(queries, 0), 0.0), "float32"),
-            "recent": (filled(self.joined(queries, MAX_PERIOD), PAD), "int64"),
-            "repeated": (filled(self.joined(queries, MAX_PERIOD), 0), "int64"),
-            "log_probability": (log_probability, "float32"),
+            "log_probability": (log_probability, "float32"),  # (queries, 1)
+            # From here on with a column for each step.
+            "tokens": (filled(PAD, MAX_PERIOD), "int64"),  # and MAX_PERIOD columns before the first step
+            "sums": (log_probability, "float32"),  # log-probabilities, and a column before the first step
+            # Above -1 if so many tokens repeat with a period that the hypothesis is in a loop, (queries, MAX_PERIOD).
+            "repeated": (add("Expand", to_repeat, self.joined(queries, MAX_PERIOD)), "int64"),
         }
 
         body = self.graph = OnnxGraph(graph)
         add = body.add
         step = body.input(body.new_name(), "int64", ())
         body.input(body.new_name(), "bool", ())
-        last, ended, hidden, cell, output, tokens, gained, recent, repeated, before = (
+        last, ended, hidden, cell, output, before, tokens, sums, repeated = (
             body.input(body.new_name(), dtype) for _, dtype in start.values()
         )
         recurrent_input = add("Concat", output, hidden, axis=1) if self.config["hidden_recurrence"] else output
-        token_gates = add("Gather", table, add("Reshape", last, self.ints(-1)))
-        gates = add("Add", token_gates, add("MatMul", recurrent_input, kernel))
+        gates = add("Add", add("Gather", table, last), add("MatMul", recurrent_input, kernel))
         update, forget, candidate, output_gate = body.add_many("Split", 4, gates, axis=1)
         remembered = add("Mul", add("Sigmoid", forget), cell)
         cell = add("Add", remembered, add("Mul", add("Sigmoid", update), add("Tanh", candidate)))
         hidden = add("Mul", add("Sigmoid", output_gate), add("Tanh", cell))
-        context, *attention_weights = self.attend(self.reshape(hidden, beams, self.units), coarse, fine)
-        combined = add("Concat", self.reshape(context, -1, self.units), hidden, axis=1)
+        context, *attention_weights = self.attend(add("Reshape", hidden, hidden_shape), coarse, fine)
+        combined = add("Concat", add("Reshape", context, in_units), hidden, axis=1)
         output = add("Tanh", add("MatMul", combined, combine))
         gains = add("LogSoftmax", add("MatMul", output, logits_kernel), axis=-1)
-        is_last = add("Not", add("Less", step, body.constant(max_tokens)))
-        has_to_end = add("Or", is_last, self.in_loop(repeated)[0])
+        is_last = add("Equal", step, body.constant(max_tokens))
+        has_to_end = add("Or", is_last, add("Greater", add("ReduceMax", repeated, axes=[1]), body.constant(-1)))
         gains = add("Add", gains, add("Where", has_to_end, only_end, allowed))
-        gains = add("Where", add("Unsqueeze", ended, self.ints(-1)), only_end, add("Reshape", gains, by_token))
-        candidates = add("Add", add("Unsqueeze", before, self.ints(-1)), gains)
+        candidates = add("Add", before, add("Where", ended, only_end, gains))
         log_probability, best = body.add_many("TopK", 2, add("Reshape", candidates, in_all), width)
+        best = add("Reshape", best, flat)
         last, parents = add("Mod", best, vocabulary_shape), add("Div", best, vocabulary_shape)
-        rows = add("Reshape", add("Add", first, parents), self.ints(-1))
+        rows = add("Add", first, parents)
         hidden, cell, output = (add("Gather", part, rows) for part in (hidden, cell, output))
-        ended = add("Equal", last, body.constant(END))
-        written, is_end = self.reshape(last, -1, 1), self.reshape(ended, -1, 1)
-        gain = add("Sub", self.reshape(log_probability, -1, 1), add("Gather", self.reshape(before, -1, 1), rows))
-        tokens, gained, recent, repeated = (add("Gather", part, rows) for part in (tokens, gained, recent, repeated))
-        tokens = add("Concat", tokens, add("Where", is_end, body.constant(PAD), written), axis=1)
-        gained = add("Concat", gained, gain, axis=1)
-        same = add("Equal", recent, written)
-        counted = add("Where", same, add("Add", repeated, body.constant(1)), body.constant(0))
-        repeated = add("Where", is_end, repeated, counted)
-        recent = add("Concat", add("Slice", recent, self.ints(1), self.ints(MAX_PERIOD), self.ints(1)), written, axis=1)
-        is_running = add("ReduceMax", add("Cast", add("Not", ended), to=6), keepdims=0)
-        body.output(add("Cast", is_running, to=9), body.new_name(), "bool", ())
-        states = (last, ended, hidden, cell, output, tokens, gained, recent, repeated, log_probability)
+        tokens, sums, repeated = (add("Gather", part, rows) for part in (tokens, sums, repeated))
+        written, log_probability = add("Unsqueeze", last, along), add("Reshape", log_probability, column)
+        ended = add("Equal", written, body.constant(END))
+        same = add("Equal", add("Slice", tokens, start_of_recent, end_of_recent, along), written)
+        counted = add("Where", same, add("Add", repeated, body.constant(1)), to_repeat)
+        repeated = add("Where", ended, repeated, counted)
+        tokens = add("Concat", tokens, add("Where", ended, body.constant(PAD), written), axis=1)
+        sums = add("Concat", sums, log_probability, axis=1)
+        all_ended = add("ReduceMin", add("Cast", ended, to=6), keepdims=0)
+        body.output(add("Equal", all_ended, body.constant(np.array(0, np.int32))), "bool", shape=())
+        states = (last, ended, hidden, cell, output, log_probability, tokens, sums, repeated)
         for value, (_, dtype) in zip(states, start.values(), strict=True):
-            body.output(value, body.new_name(), dtype)
+            body.output(value, dtype)
         grid_weights = {
             name: value for name, value in zip(("coarse", "fine"), attention_weights, strict=True) if value is not None
         }
         for value, dtype in ((parents, "int64"), *((value, "float32") for value in grid_weights.values())):
-            body.output(value, body.new_name(), dtype)
+            body.output(value, dtype)
 
         self.graph, add = graph, graph.add
         ends = graph.add_many(
             "Loop", len(start) + 1 + len(grid_weights), graph.constant(max_tokens + 1), graph.constant(True),
             *(value for value, _ in start.values()), body=body,
         )  # fmt: skip
-        tokens, gained, _, repeated, log_probability, parents, *all_weights = ends[5:]
+        log_probability, tokens, sums, repeated, parents, *all_weights = ends[5:]
+        log_probability = add("Reshape", log_probability, beams)
+        parents = self.reshape(parents, -1, beams)
+        to_end = self.ints(np.iinfo(np.int64).max)
+        tokens = add("Slice", tokens, self.ints(MAX_PERIOD), to_end, along)
+        gained = add("Sub", add("Slice", sums, along, to_end, along), add("Slice", sums, self.ints(0), flat, along))
         # The last step only ends hypotheses that have reached max_tokens.
-        sliced = (self.ints(0), self.ints(max_tokens), self.ints(1))
-        tokens, gained = (add("Slice", of, *sliced) for of in (tokens, gained))
+        tokens, gained = (add("Slice", of, self.ints(0), self.ints(max_tokens), along) for of in (tokens, gained))
+        is_loop = add("Greater", repeated, graph.constant(-1))
+        of_loop = add("Where", is_loop, add("Sub", repeated, to_repeat), graph.constant(0))
         lengths = add("Cast", add("Not", add("Equal", tokens, graph.constant(PAD))), to=7)
-        lengths = add("Sub", add("ReduceSum", lengths, self.ints(1)), self.in_loop(repeated)[1])
+        lengths = add("Sub", add("ReduceSum", lengths, along), add("ReduceMax", of_loop, axes=[1]))
         six, counted = graph.constant(6.0), self.reshape(add("Cast", lengths, to=1), beams)
         penalties = add("Pow", add("Div", add("Add", six, counted), six), length_penalty)
         score, order = graph.add_many("TopK", 2, add("Div", log_probability, penalties), width)
-        rows = add("Reshape", add("Add", first, order), self.ints(-1))
+        rows = add("Add", first, add("Reshape", order, flat))
         is_shown = add("Less", self.count(self.shape(tokens, 1, 2)), add("Gather", lengths, rows))
         is_shown = self.reshape(is_shown, beams, -1)
         tokens, gained = (self.reshape(add("Gather", of, rows), beams, -1) for of in (tokens, gained))
@@ -248,18 +246,18 @@ class _Network(EncoderGraph):
         is_shown = add("And", add("Unsqueeze", is_sentence, self.ints(2)), is_shown)
         tokens = add("Where", is_shown, tokens, graph.constant(PAD))
         gained = add("Where", is_shown, gained, graph.constant(0.0))
-        graph.output(tokens, "tokens", "int64", (*sides, "steps"))
+        graph.output(tokens, "int64", "tokens", (*sides, "steps"))
         of_token = self.calibrated(gained, calibration.token_slope, calibration.token_offset)
         of_token = add("Where", is_shown, of_token, graph.constant(0.0))
         of_formula = self.calibrated(log_probability, calibration.formula_slope, calibration.formula_offset)
         of_formula = add("Where", is_sentence, of_formula, graph.constant(0.0))
         for name, value in (("token_log_probability", gained), ("token_probability", of_token)):
-            graph.output(value, name, "float32", (*sides, "steps"))
-        graph.output(of_formula, "probability", "float32", sides)
+            graph.output(value, "float32", name, (*sides, "steps"))
+        graph.output(of_formula, "float32", "probability", sides)
         none = graph.constant(-float("inf"))
         for name, value in (("log_probability", log_probability), ("score", score)):
-            graph.output(add("Where", is_sentence, value, none), name, "float32", sides)
-        graph.output(order, "order", "int64", sides)
-        graph.output(parents, "parents", "int64", ("steps", *sides))
+            graph.output(add("Where", is_sentence, value, none), "float32", name, sides)
+        graph.output(order, "int64", "order", sides)
+        graph.output(parents, "int64", "parents", ("steps", *sides))
         for name, value in zip(grid_weights, all_weights, strict=True):
-            graph.output(value, name, "float32", ("steps", *sides, f"{name}_cells"))
+            graph.output(value, "float32", name, ("steps", *sides, f"{name}_cells"))

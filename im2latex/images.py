@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from im2latex.bands import bands
 from im2latex.glyph_size import glyph_scale, measures
 
 WHITE = 255
@@ -96,53 +97,85 @@ def _ink(encoded: bytes) -> tuple[np.ndarray, float]:
 
 
 def _decode(encoded: bytes) -> np.ndarray:
-    """Decodes an image to uint8 (height, width, 1 to 4); the last of 2 or 4 channels is alpha."""
+    """Decodes an image to uint8 (1 to 4 channels, height, width); the last of 2 or 4 channels is alpha."""
     with Image.open(io.BytesIO(encoded)) as image:
-        if image.mode in ("1", "L"):
-            return np.asarray(image.convert("L"))[:, :, np.newaxis]
-        if image.mode.startswith("I"):  # 16 bits
-            return (np.asarray(image, np.int32) >> 8).astype(np.uint8)[:, :, np.newaxis]
         # Without an alpha channel, only images with a palette can have transparent pixels.
         clear = image.mode in ("LA", "PA", "RGBA") or (image.mode == "P" and "transparency" in image.info)
-        return np.asarray(image.convert("RGBA" if clear else "RGB"))
+        is_deep = image.mode.startswith("I")  # 16 bits
+        mode = "L" if is_deep or image.mode in ("1", "L") else "RGBA" if clear else "RGB"
+        decoded = np.empty((len(mode), image.height, image.width), np.uint8)
+        for rows in bands(image.height, image.width):
+            band = image.crop((0, rows.start, image.width, rows.stop))
+            if is_deep:
+                decoded[0, rows] = np.asarray(band, np.int32) >> 8
+                continue
+            for channel, pixels in zip(decoded, band.convert(mode).split(), strict=True):
+                channel[rows] = np.asarray(pixels)
+    return decoded
 
 
 def _darkness(image: np.ndarray) -> np.ndarray:
-    """Returns how much darker than the paper each pixel is, or lighter if the paper is dark, float32 (height, width).
+    """Returns how much darker than the paper each pixel is, or lighter if the paper is dark, int16 (height, width).
 
     The channel with the largest difference counts. Paper is about 0, and lighter parts of it are below 0.
 
     Args:
-        image: uint8 (height, width, channels), see `_decode`.
+        image: uint8 (channels, height, width), see `_decode`.
     """
-    colours = image[:, :, :3].astype(np.int32) if image.shape[2] >= 3 else image[:, :, :1].astype(np.int32)
-    if image.shape[2] % 2 == 0:
-        alpha = image[:, :, -1:].astype(np.int32)
-        # Ignore alpha if it is 0 everywhere: BMP files of 32 bits leave the fourth byte of a pixel unused.
-        if alpha.any():
-            on_black = (colours * alpha + 127) // 255
-            on_white = (colours * alpha + WHITE * (255 - alpha) + 127) // 255
-            colours = on_white if _contrast(on_white) >= _contrast(on_black) else on_black
-    grey = colours[:, :, 0] if colours.shape[2] == 1 else (colours @ np.array(LUMA, np.int32) + 32768) // 65536
+    colours = _opaque(image)
+    grey = colours[0] if len(colours) == 1 else _luma(colours)
     frame = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     low, high = int(grey.min()), int(grey.max())
     limit = low + DARK_PAPER * (high - low)
     is_dark = max(_median(grey), _median(frame)) < limit
     # The colour of the paper is the median over the pixels on the paper's side of the middle level.
-    on_side = (2 * grey <= low + high) if is_dark else (2 * grey >= low + high)
-    paper = np.array([_median(channel[on_side]) for channel in np.moveaxis(colours, 2, 0)])
-    difference = colours - paper if is_dark else paper - colours
-    return difference.max(axis=2).astype(np.float32)
+    on_side = grey <= (low + high) // 2 if is_dark else grey >= (low + high + 1) // 2
+    paper = np.array([_median(channel, on_side) for channel in colours], np.int16)[:, np.newaxis, np.newaxis]
+    darkness = np.empty(grey.shape, np.int16)
+    for rows in bands(*grey.shape):
+        band = colours[:, rows].astype(np.int16)
+        darkness[rows] = (band - paper if is_dark else paper - band).max(axis=0)
+    return darkness
+
+
+def _opaque(image: np.ndarray) -> np.ndarray:
+    """Removes the alpha channel: composites the image on white or black, whichever gives more contrast."""
+    if len(image) % 2:
+        return image
+    # Ignore alpha if it is 0 everywhere: BMP files of 32 bits leave the fourth byte of a pixel unused.
+    if not image[-1].any():
+        return image[:-1]
+    return max((_composited(image, WHITE), _composited(image, 0)), key=_contrast)
+
+
+def _composited(image: np.ndarray, on: int) -> np.ndarray:
+    """Composites an image on a grey level, uint8 (channels without alpha, height, width)."""
+    colours = np.empty_like(image[:-1])
+    for rows in bands(*image.shape[1:]):
+        band = image[:, rows].astype(np.uint16)
+        colours[:, rows] = (band[:-1] * band[-1] + on * (WHITE - band[-1]) + 127) // 255
+    return colours
+
+
+def _luma(colours: np.ndarray) -> np.ndarray:
+    """Returns the grey levels of an image, uint8 (height, width)."""
+    grey = np.empty(colours.shape[1:], np.uint8)
+    for rows in bands(*grey.shape):
+        red, green, blue = colours[:, rows].astype(np.int32)
+        grey[rows] = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue + 32768) >> 16
+    return grey
 
 
 def _contrast(colours: np.ndarray) -> int:
     """Returns the largest range of levels among the channels."""
-    return int((colours.max(axis=(0, 1)) - colours.min(axis=(0, 1))).max())
+    return max(int(channel.max()) - int(channel.min()) for channel in colours)
 
 
-def _median(levels: np.ndarray) -> int:
-    """Returns the median of grey levels; the lower one if there are two."""
-    return _quantile(np.bincount(levels.ravel(), minlength=256), 0.5)
+def _median(levels: np.ndarray, among: np.ndarray | None = None) -> int:
+    """Returns the median of grey levels, uint8, or of those `among` selects; the lower one if there are two."""
+    pixels = Image.fromarray(levels.reshape(1, -1))
+    mask = None if among is None else Image.fromarray(among.reshape(1, -1).view(np.uint8))
+    return _quantile(np.array(pixels.histogram(mask)), 0.5)
 
 
 def _quantile(histogram: np.ndarray, share: float) -> int:
@@ -154,35 +187,39 @@ def _quantile(histogram: np.ndarray, share: float) -> int:
 def _reframe(darkness: np.ndarray) -> np.ndarray:
     """Crops a clean image to its ink with a margin of FRAME pixels; returns other images unchanged."""
     is_paper = np.abs(darkness) <= CLEAN_LEVELS
-    is_ink = darkness > np.float32(FAINT_SHARE) * max(darkness.max(), np.float32(LEAST_CONTRAST))
-    faint = darkness.size - int((is_paper | is_ink).sum())
-    if is_paper.mean(dtype=np.float32) < np.float32(CLEAN_SHARE) or faint > int(is_ink.sum()):
+    # Levels are whole numbers, so the limit can be one too.
+    is_ink = darkness > int(np.float32(FAINT_SHARE) * np.float32(max(int(darkness.max()), LEAST_CONTRAST)))
+    paper, ink, both = (int(np.count_nonzero(of)) for of in (is_paper, is_ink, is_paper | is_ink))
+    if np.float32(paper) / np.float32(darkness.size) < np.float32(CLEAN_SHARE) or darkness.size - both > ink:
         return darkness
     return np.pad(_crop_to(darkness, is_ink), FRAME)
 
 
 def _flatten(darkness: np.ndarray) -> np.ndarray:
-    """Subtracts the local darkness of the paper from each pixel, to remove uneven light."""
+    """Subtracts the local darkness of the paper from each pixel, to remove uneven light; float32 (height, width)."""
     height, width = darkness.shape
     block = BLOCK * max(-(-height // EVEN_HEIGHT), -(-width // EVEN_WIDTH), 1)
     tile = block * TILE
     rows, columns = -(-height // tile), -(-width // tile)
-    filled = darkness[np.minimum(np.arange(rows * tile), height - 1)]
-    filled = filled[:, np.minimum(np.arange(columns * tile), width - 1)]
-    means = filled.reshape(rows * TILE, block, columns * TILE, block).mean(axis=(1, 3), dtype=np.float32)
+    filled = np.pad(darkness, ((0, rows * tile - height), (0, columns * tile - width)), "edge")
+    sums = filled.reshape(rows * TILE, block, -1).sum(axis=1, dtype=np.int32)
+    sums = sums.reshape(rows * TILE, columns * TILE, block).sum(axis=2)
+    means = sums.astype(np.float32) / np.float32(block * block)
+    del filled
     paper = means.reshape(rows, TILE, columns, TILE).min(axis=(1, 3))
     # A morphological opening: a tile full of ink takes the paper of its neighbours.
     paper = _over_neighbours(_over_neighbours(paper, np.minimum), np.maximum)
-    return darkness - _between(height, rows, tile) @ paper @ _between(width, columns, tile).T
+    local = _between(height, rows, tile) @ paper @ _between(width, columns, tile).T
+    return np.subtract(darkness, local, out=local)
 
 
 def _over_neighbours(grid: np.ndarray, pick: np.ufunc) -> np.ndarray:
     """Returns the minimum or maximum of each value and its eight neighbours."""
-    for axis in (0, 1):
-        count = np.arange(grid.shape[axis])
-        before = np.take(grid, np.maximum(count - 1, 0), axis)
-        after = np.take(grid, np.minimum(count + 1, grid.shape[axis] - 1), axis)
-        grid = pick(pick(before, grid), after)
+    for _ in range(2):
+        picked = grid.copy()
+        pick(picked[1:], grid[:-1], out=picked[1:])
+        pick(picked[:-1], grid[1:], out=picked[:-1])
+        grid = picked.T
     return grid
 
 
@@ -193,10 +230,12 @@ def _between(length: int, tiles: int, tile: int) -> np.ndarray:
 
 
 def _stretch(darkness: np.ndarray) -> tuple[np.ndarray, float]:
-    """Scales darkness so that ink is 1 and paper is 0, float32; returns it with the threshold above which it is ink."""
+    """Scales darkness in place, so that ink is 1 and paper is 0; returns it with the threshold of ink."""
     # Histogram of the levels from -64 on.
-    levels = np.clip(np.rint(darkness), -64, 255).astype(np.int32) + 64
-    histogram = np.bincount(levels.ravel(), minlength=320)
+    histogram = np.zeros(320, np.int64)
+    for rows in bands(*darkness.shape):
+        levels = np.clip(np.rint(darkness[rows]), -64, 255).astype(np.int16) + 64
+        histogram += np.bincount(levels.ravel(), minlength=320)
     count = darkness.size
     rank = min(max(int(DARKEST_SHARE * count), min(LEAST_DARKEST, count)), MOST_DARKEST)
     darkest = int((np.cumsum(histogram[::-1])[::-1] >= rank).sum()) - 1 - 64
@@ -212,8 +251,10 @@ def _stretch(darkness: np.ndarray) -> tuple[np.ndarray, float]:
     if darkest - mean < max(LEAST_CONTRAST, LEAST_SIGNAL * deviation):
         return np.zeros_like(darkness), INK_SHARE
     off = mean + min(NOISE_OFF * deviation, MOST_OFF * (max(ink, 1) - mean))
-    stretched = np.clip((darkness - off) / (ink - off), 0, 1).astype(np.float32)
-    return stretched, float(INK_SHARE + max(NOISE_LEFT * deviation - (off - mean), 0) / (ink - off))
+    darkness -= np.float32(off)
+    darkness /= np.float32(ink - off)
+    np.clip(darkness, 0, 1, out=darkness)
+    return darkness, float(INK_SHARE + max(NOISE_LEFT * deviation - (off - mean), 0) / (ink - off))
 
 
 def _crop(ink: np.ndarray, least: float) -> np.ndarray:
@@ -224,7 +265,7 @@ def _crop(ink: np.ndarray, least: float) -> np.ndarray:
 def _crop_to(image: np.ndarray, is_ink: np.ndarray) -> np.ndarray:
     """Crops an image to the rows and columns where `is_ink` is true; one pixel of paper if there are none."""
     if not is_ink.any():
-        return np.zeros((1, 1), np.float32)
+        return np.zeros((1, 1), image.dtype)
     rows, columns = np.flatnonzero(is_ink.any(axis=1)), np.flatnonzero(is_ink.any(axis=0))
     return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
@@ -246,9 +287,15 @@ def _cubic(source: int, target: int) -> np.ndarray:
     When scaling down, the kernel is widened, so that no pixel is skipped.
     """
     step = np.float32(source) / np.float32(target)
+    stretch = max(step, np.float32(1))
     middle = (np.arange(target, dtype=np.float32) + np.float32(0.5)) * step - np.float32(0.5)
-    distance = np.abs(middle[:, np.newaxis] - np.arange(source, dtype=np.float32)) / max(step, np.float32(1))
+    # The kernel is 0 from a distance of 2 * stretch on, so only these source pixels count for each target pixel.
+    first = np.floor(middle - 2 * stretch).astype(np.int64)
+    pixels = np.clip(first[:, np.newaxis] + np.arange(int(4 * stretch) + 3), 0, source - 1)
+    distance = np.abs(middle[:, np.newaxis] - pixels.astype(np.float32)) / stretch
     near = (1.5 * distance - 2.5) * distance * distance + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    weights = np.where(distance <= 1, near, np.where(distance < 2, far, 0)).astype(np.float32)
-    return weights / weights.sum(axis=1, keepdims=True)
+    weights = np.zeros((target, source), np.float32)
+    np.put_along_axis(weights, pixels, np.where(distance <= 1, near, np.where(distance < 2, far, 0)), axis=1)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return weights

@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+
+# The plugins register the decoders of FORMATS. `Image.init` would import those of forty other formats too.
+from PIL import (  # noqa: F401
+    BmpImagePlugin,
+    ExifTags,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from im2latex.errors import ImageError
 
@@ -45,9 +57,6 @@ _TURNS = {
 }
 # Every PNG with an orientation contains one of these. To read the orientation, Pillow decodes the whole image.
 _NOTES = re.compile(rb"eXIf|exif|xmp")
-
-# Register all of Pillow's decoders, so that FORMATS can select some.
-Image.init()
 
 
 class EncodedPicture(NamedTuple):

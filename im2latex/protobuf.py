@@ -41,10 +41,11 @@ class OnnxGraph:
         self._inputs.append(_value(name, dtype, shape))
         return name
 
-    def output(self, value: str, name: str, dtype: str, shape: Sequence[str | int] | None = None) -> None:
-        """Adds an output with this name for a value."""
-        self._nodes.append(_node("Identity", [value], [name], {}))
-        self._outputs.append(_value(name, dtype, shape))
+    def output(self, value: str, dtype: str, name: str = "", shape: Sequence[str | int] | None = None) -> None:
+        """Makes a value an output, under this name; the outputs of a loop's body need none."""
+        if name:
+            self._nodes.append(_node("Identity", [value], [name], {}))
+        self._outputs.append(_value(name or value, dtype, shape))
 
     def constant(self, value: np.ndarray | int | float | bool | Sequence[int], name: str = "") -> str:
         """Stores a constant: arrays keep their dtype, Python numbers become int64, float32 or bool."""
@@ -73,14 +74,16 @@ class OnnxGraph:
     def message(self) -> Message:
         """Returns the serialised GraphProto."""
         parts = ((1, self._nodes), (5, self._initializers), (11, self._inputs), (12, self._outputs))
-        return _text(2, "im2latex") + b"".join(_bytes(field, part) for field, all_of in parts for part in all_of)
+        fields = (of for field, all_of in parts for part in all_of for of in (_head(field, part), part))
+        return b"".join([_text(2, "im2latex"), *fields])
 
 
 def model(graph: OnnxGraph, metadata: Mapping[str, str]) -> Message:
     """Returns the serialised ModelProto, which is the content of an ONNX file."""
     head = _integer(1, FORMAT) + _text(2, "im2latex")
     entries = (_bytes(14, _text(1, name) + _text(2, text)) for name, text in metadata.items())
-    return b"".join([head, _bytes(7, graph.message()), _bytes(8, _integer(2, OPERATORS)), *entries])
+    message = graph.message()
+    return b"".join([head, _head(7, message), message, _bytes(8, _integer(2, OPERATORS)), *entries])
 
 
 def _node(operator: str, inputs: Iterable[str], outputs: Iterable[str], attributes: Mapping[str, Attribute]) -> Message:
@@ -106,7 +109,7 @@ def _attribute(name: str, value: Attribute) -> Message:
 def _tensor(name: str, value: np.ndarray) -> Message:
     dims = b"".join(_integer(1, side) for side in value.shape)
     content = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
-    return dims + _integer(2, TYPES[value.dtype.name]) + _text(8, name) + _bytes(9, content)
+    return b"".join([dims, _integer(2, TYPES[value.dtype.name]), _text(8, name), _head(9, content), content])
 
 
 def _value(name: str, dtype: str, shape: Sequence[str | int] | None) -> Message:
@@ -126,10 +129,17 @@ def _text(field: int, value: str) -> Message:
 
 
 def _bytes(field: int, value: bytes) -> Message:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
+    return _head(field, value) + value
+
+
+def _head(field: int, value: bytes) -> Message:
+    """Returns what stands before the bytes of a field; joining both at once saves a copy of large ones."""
+    return _varint(field << 3 | 2) + _varint(len(value))
 
 
 def _varint(value: int) -> bytes:
+    if value <= 0x7F:  # most are
+        return bytes((value,))
     parts = bytearray()
     while value > 0x7F:
         parts.append(value & 0x7F | 0x80)

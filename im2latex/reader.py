@@ -170,6 +170,10 @@ class Reader:
             raise damaged(error) from None
         return None if (pixels == WHITE).all() else pixels
 
+    def search(self, beam: Beam) -> Beam:
+        """Returns the width and length penalty that the model searches with for a beam."""
+        return Beam(*self._decoding.search(beam))
+
     def read_normalised(self, images: Sequence[np.ndarray], beam: Beam, attention: bool = False) -> list[Reading]:
         """Reads images that are normalised as the model wants them and hold ink, uint8 (height, width)."""
         answers: dict[int, Reading] = {}

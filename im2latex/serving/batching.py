@@ -15,9 +15,9 @@ import numpy as np
 from im2latex.reading import READ_AT_ONCE, Beam
 from im2latex.serving.decoding import gather_or_cancel
 
-# Maximum time in seconds that the first image of a batch waits for others, if the previous batch had several images. A
-# single client does not wait.
-LONGEST_WAIT = 0.003
+# Maximum time in seconds that the first image of a batch waits for others, if the previous batch had several images and
+# ended less than PAUSE seconds before. A single client does not wait, nor does the first image after a pause.
+LONGEST_WAIT, PAUSE = 0.003, 0.1
 # Weight of a new measurement in the running mean of seconds per image.
 WEIGHT = 0.1
 # Maximum number of pixels times hypotheses in a batch: bounds memory and time, so that other requests get their turn.
@@ -57,7 +57,7 @@ class Batcher(Generic[Model, Answer]):
         self._arrived = asyncio.Event()
         self._turn = 0
         self._seconds_an_image = 0.0
-        self._last_size = 0
+        self._last_size, self._last_end = 0, 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._task = asyncio.create_task(self._run())
 
@@ -67,6 +67,12 @@ class Batcher(Generic[Model, Answer]):
 
     async def read(self, model: Model, images: Sequence[np.ndarray], beam: Beam) -> list[Answer]:
         """Reads the images of a request. Cancelling this call removes them from the queue.
+
+        Args:
+            model: the model to read with.
+            images: normalised images.
+            beam: the beam that the model searches with, see `Reader.search`; images with the same beam can be read
+                together.
 
         Raises:
             Exception: the exception that the model raised.
@@ -92,9 +98,10 @@ class Batcher(Generic[Model, Answer]):
     async def _run(self) -> None:
         while True:
             await self._arrived.wait()
-            # Images that arrived while the last batch was read have waited long enough.
-            if self._last_size > 1 and len(self._waiting) < READ_AT_ONCE:
-                await asyncio.sleep(max(0.0, self._waiting[0].since + LONGEST_WAIT - time.monotonic()))
+            since = self._waiting[0].since
+            if self._last_size > 1 and since < self._last_end + PAUSE and len(self._waiting) < READ_AT_ONCE:
+                # Images that arrived while the last batch was read have waited long enough.
+                await asyncio.sleep(max(0.0, since + LONGEST_WAIT - time.monotonic()))
             # A cancelled answer means that the client has disconnected.
             self._waiting = [waiting for waiting in self._waiting if not waiting.answer.done()]
             batch = choose(self._waiting)
@@ -120,9 +127,9 @@ class Batcher(Generic[Model, Answer]):
             for waiting, answer in zip(batch, answers, strict=True):
                 if not waiting.answer.done():
                     waiting.answer.set_result(answer)
-        self._last_size = len(batch)
+        self._last_size, self._last_end = len(batch), time.monotonic()
         self._observe(len(batch))
-        spent = (time.monotonic() - started) / len(batch)
+        spent = (self._last_end - started) / len(batch)
         self._seconds_an_image += WEIGHT * (spent - self._seconds_an_image)
 
 

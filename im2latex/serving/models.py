@@ -102,7 +102,7 @@ class Models:
 
 
 def load(folder: Path) -> Served:
-    """Loads a version and reads an image with each kind of search, so that the first request is not slower than others.
+    """Loads a version and reads an image with its own and with a wider beam, so that the first request is not slower.
 
     Raises:
         UserError: the version does not work.
@@ -110,7 +110,8 @@ def load(folder: Path) -> Served:
     started = time.monotonic()
     try:
         reader = Reader(folder)
-        for beam in (Beam(1), Beam(2)):
+        own = reader.search(Beam(1))
+        for beam in (own, Beam(own.width + 1)):
             (reading,) = reader.read_each([_probe()], beam)
             if isinstance(reading, UserError):
                 raise UserError(f"{folder} cannot read the test image: {reading}")

@@ -230,8 +230,9 @@ class Service:
             pixels = await self._decoding.normalise(served.reader, images, turn, allocation)
             allocation.give_back(self.bytes)
             inked = [image for image in pixels if image is not None]
-            hypotheses = iter(await self._batcher.read(served, inked, beam or Beam(1)))
-            return [[BLANK] if image is None else next(hypotheses) for image in pixels]
+            wanted = beam or Beam(1)
+            hypotheses = iter(await self._batcher.read(served, inked, served.reader.search(wanted)))
+            return [[BLANK] if image is None else next(hypotheses)[: wanted.width] for image in pixels]
 
         try:
             return served.version, await asyncio.wait_for(answered(), self.limits.answer_timeout)

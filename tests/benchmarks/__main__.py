@@ -2,7 +2,7 @@
 
 Every rate stands beside the machine's own limit, measured in the same process, because machines differ
 and none is ever quite idle. `make bench ARGS=size` measures whole runs on 10,000 to 100,000 examples, and takes long:
-`tests.benchmarks.size` says how.
+`tests.benchmarks.size` says how. `make bench ARGS=soak` sends 200,000 requests to a service: `tests.benchmarks.soak`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import size
+from tests.benchmarks import size, soak
 
 NAMES = (
     "machine", "training_float32", "training_bfloat16", "training_mixed_sizes", "decoding_greedy", "decoding_beam",
-    "lookups", "quickstart", "lineage", "predicting", "serving",
+    "lookups", "quickstart", "lineage", "predicting", "equality", "serving",
 )  # fmt: skip
 # Its operations are so small that to share them costs more than to compute them.
 ONE_THREAD = {"quickstart"}
@@ -45,9 +45,10 @@ def measured(name: str) -> dict[str, list]:
 
 
 def main() -> None:
-    """Measures all cases, or those named; the size of the data apart from them."""
-    if sys.argv[1:2] == ["size"]:
-        size.main(sys.argv[2:])
+    """Measures all cases, or those named; `size` and `soak` apart from them."""
+    apart = {"size": size.main, "soak": soak.main}
+    if sys.argv[1:2] and sys.argv[1] in apart:
+        apart[sys.argv[1]](sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(NAMES)}")

@@ -22,6 +22,7 @@ from data.dataset.tfrecords import read_records
 from data.pictures.synthetic import synthesize
 from pipeline.config import load_config
 from tests.benchmarks.commands import lineage
+from tests.benchmarks.equality import equality
 from tests.benchmarks.measuring import (
     FLOP,
     FULL,
@@ -206,7 +207,7 @@ CASES: dict[str, Callable[[Size], dict[str, Figure]]] = {
     case.__name__: case
     for case in (
         machine, training_float32, training_bfloat16, training_mixed_sizes, decoding_greedy, decoding_beam, lookups,
-        quickstart, lineage, predicting, serving,
+        quickstart, lineage, predicting, equality, serving,
     )
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import struct
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -324,6 +325,28 @@ def test_real_images_stay_small_and_whole():
         # At 100 dpi, 12 pt is an em of 16.6 pixels.
         before = Image.open(io.BytesIO(image))
         assert 0.6 < (got.shape[1] - 4) / (before.width - 8) < 1.6 or before.width < 40
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image", [FIRST, coloured(FIRST), coloured(FIRST).quantize(9), FIRST.convert("RGBA")])
+def test_an_image_is_the_same_in_one_band_and_in_many(image, monkeypatch):
+    encoded = encode(image)
+    expected = both(encoded, SIZED)
+    monkeypatch.setattr("im2latex.bands.BAND", 5 * image.width)
+    np.testing.assert_array_equal(normalise(encoded, SIZED), expected)
+
+
+@pytest.mark.parametrize(("channels", "most"), [(1, 12), (3, 14), (4, 19)])
+def test_a_pixel_of_a_large_image_takes_few_bytes(channels, most):
+    pixels = np.random.default_rng(1).integers(0, 256, (1000, 1500, channels), np.uint8)
+    encoded = encode(pixels.squeeze(), compress_level=0)
+    tracemalloc.start()
+    normalise(encoded, SIZED)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < most * pixels.shape[0] * pixels.shape[1]
 
 
 def test_version_1_loaders_read_the_graph(tmp_path):

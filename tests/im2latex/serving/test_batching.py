@@ -78,10 +78,13 @@ def test_a_client_that_is_alone_does_not_wait_and_those_that_come_in_crowds_do(m
         alone = time.monotonic() - started
         await batcher.read(MODEL, [image(3), image(4)], GREEDY)
         await asyncio.gather(batcher.read(MODEL, [image(5)], GREEDY), later(batcher, 6))
-        return alone
+        await asyncio.sleep(0.3)
+        started = time.monotonic()
+        await batcher.read(MODEL, [image(7)], GREEDY)  # after a pause
+        return max(alone, time.monotonic() - started)
 
     assert with_batcher(model, use) < 1.2
-    assert model.names == [[0], [1], [2], [3, 4], [5, 6]]
+    assert model.names == [[0], [1], [2], [3, 4], [5, 6], [7]]
 
 
 def test_what_comes_while_the_model_reads_is_the_next_batch_and_no_larger_than_allowed() -> None:

@@ -45,6 +45,13 @@ def test_above_the_limit_of_connections_only_the_health_is_told(model: Path, ima
         assert service.is_alive(images[0])
 
 
+def test_answers_are_sent_at_once(service: Running) -> None:
+    (client,) = connect(service, 1)
+    (connection,) = (made for made in service.service.connections._all if made.client == client.getsockname())
+    assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    client.close()
+
+
 @pytest.mark.parametrize("path", ["/katex/katex.min.js", "/"])
 def test_a_client_that_does_not_take_its_answers_is_cut_off(path: str, service: Running) -> None:
     with socket.create_connection(("127.0.0.1", service.port)) as connection:

@@ -21,9 +21,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from data.dataset.record import Example
 from im2latex.models import ONNX
+from im2latex.reader import Reader
+from im2latex.reading import Beam
 from pipeline.workspace import Workspace
 from tests.im2latex.serving.clients import b64, form
 from tests.im2latex.serving.conftest import LIMITS, Running, encoded, running, save_version
+from trainer_module.config.decoding import DecodingConfig
 from trainer_module.trained import Trained
 
 
@@ -106,6 +109,24 @@ def test_alternatives_are_those_of_the_signature(service: Running, signatures: A
     np.testing.assert_allclose(given, own["log_probability"][0], rtol=0, atol=1e-3)
     assert found["alternatives"][0]["probability"] == pytest.approx(np.exp(given[0]), abs=2e-5)
     assert found["latex"] == found["alternatives"][0]["latex"]
+
+
+def test_the_models_own_beam_is_searched_once_for_all_who_ask_for_no_more(
+    trained: Trained, images: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_version(tmp_path / "8", trained._replace(decoding=DecodingConfig(beam_width=3, length_penalty=2.0)))
+    expected = Reader(folder).predict(images[0], alternatives=3).alternatives
+    searched = []
+    with running(lambda: [folder]) as service:
+        batcher = service.service._batcher
+        read_batch = batcher._read
+        monkeypatch.setattr(batcher, "_read", lambda *given: (searched.append(given[-1]), read_batch(*given))[1])
+        for query, count in (("", 1), ("?alternatives=2", 2), ("?alternatives=3", 3)):
+            found = service.ask("POST", f"/predict{query}", images[0]).json
+            latex = [one["latex"] for one in found.get("alternatives", [found])]
+            assert latex == [one.latex for one in expected[:count]]
+        service.ask("POST", "/predict?alternatives=4", images[0])
+    assert searched == [Beam(3, 2.0)] * 3 + [Beam(4, 2.0)]
 
 
 def test_an_empty_batch_is_answered_as_the_signature_answers_it(service: Running) -> None:
