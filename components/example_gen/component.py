@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import apache_beam as beam
+import numpy as np
 import tensorflow as tf
 from apache_beam.io import fileio as beam_files
 from apache_beam.io.filesystem import CompressionTypes
@@ -38,6 +39,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
 from components.example_gen import corrections
+from data.dataset.images import UNDECODABLE, check_size
 from data.dataset.record import BadRecord, decode, encode
 from data.dataset.tfrecords import frame, parse_tfrecords
 from data.spelling import NORMAL, known_spelling, respell
@@ -74,11 +76,13 @@ def _check(content: bytes) -> None:
     record = decode(content)
     if not record.latex.split():
         raise BadRecord("empty formula")
+    check_size(record.image)
     try:
-        # The same decoder as in Transform and in the model.
-        tf.io.decode_image(record.image, expand_animations=False)
+        # The same decoder as in Transform and in the model. TensorFlow keeps every scalar of Python that it converts
+        # in a cache, so the image is given as an array.
+        tf.io.decode_image(np.array(record.image, object), expand_animations=False)
     except tf.errors.InvalidArgumentError:
-        raise BadRecord("undecodable image") from None
+        raise BadRecord(UNDECODABLE) from None
 
 
 def respelled(content: bytes, spelling: str) -> bytes:

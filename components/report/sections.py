@@ -322,8 +322,7 @@ def measured(run: ReportedRun, evaluated: Evaluated | None) -> Measured:
         raise Missing("There are no training examples.")
     values = {"Length": {"train": train.lengths}, "Width": {"train": train.widths}, "Height": {"train": train.heights}}
     if evaluated:
-        lengths = np.array([len(prediction.target.split()) for prediction in evaluated.predictions])
-        for name, others in zip(values, (lengths, evaluated.widths, evaluated.heights), strict=True):
+        for name, others in zip(values, (evaluated.lengths, evaluated.widths, evaluated.heights), strict=True):
             values[name]["evaluated"] = others
     units = {"Length": "tokens", "Width": "pixels", "Height": "pixels"}
     return Measured(
@@ -347,7 +346,7 @@ def vocabulary(run: ReportedRun, evaluated: Evaluated) -> Coverage:
     if not path.exists():
         raise Missing("The model has no record of its vocabulary.")
     texts = json.loads(path.read_text("utf-8"))["vocabulary"]
-    return coverage(texts, [prediction.target for prediction in evaluated.predictions])
+    return coverage(texts, (prediction.target for prediction in evaluated.predictions))
 
 
 class Confused(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +12,13 @@ from data.dataset.writer import DatasetSummary, DatasetWriter
 from data.defaults import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
 from data.importers.convert import convert_chunk
 from data.importers.formats import FORMATS
-from data.importers.source import SPLIT_NAMES, Candidate, Files, Format
+from data.importers.source import SPLIT_NAMES, Candidate, Files, Format, image_size
 from data.parallel import ordered_map
 from data.spelling import NORMAL, known_spelling
 from im2latex.errors import UserError
 
-_CHUNK = 128
+# Several chunks are in memory at once.
+_CHUNK, _CHUNK_BYTES = 128, 16 << 20
 
 
 def _fraction(name: str, salt: str) -> float:
@@ -57,28 +57,33 @@ class OpenedSource(NamedTuple):
 
     Attributes:
       format: its format.
+      files: its files; those of archives are there as long as this object is.
       candidates: its records, in the splits of the source's own lists.
       splits: the splits that the source has lists for.
     """
 
     format: Format
+    files: Files
     candidates: Iterator[Candidate]
     splits: set[str]
 
 
-def open_source(source: Path, layout: str | None = None, vocabulary: Path | None = None) -> OpenedSource:
+def open_source(
+    source: Path, layout: str | None = None, vocabulary: Path | None = None, scratch: Path | None = None
+) -> OpenedSource:
     """Opens a source and detects its format.
 
     Args:
       source, layout, vocabulary: as in `import_dataset`.
+      scratch: folder for the files of archives; None for the system's folder of temporary files.
 
     Raises:
       UserError: the format is unknown or the source is incomplete. Some gaps show only while the candidates are read.
     """
-    files = Files(source)
+    files = Files(source, scratch)
     form = _named(layout) if layout else _detected(files)
     splits = {SPLIT_NAMES[name] for name in form.splits(files) if name in SPLIT_NAMES}
-    return OpenedSource(form, form.read(files, vocabulary), splits)
+    return OpenedSource(form, files, form.read(files, vocabulary), splits)
 
 
 def _named(name: str) -> Format:
@@ -140,8 +145,9 @@ def import_dataset(
       UserError: the source is incomplete, its format or the spelling is unknown, too many records were rejected, or
         `out` cannot be written.
     """
-    source = Path(source)
-    form, candidates, splits = open_source(source, layout, vocabulary)
+    source, parent = Path(source), Path(out).absolute().parent
+    opened = open_source(source, layout, vocabulary, parent if parent.is_dir() else None)
+    form, candidates, splits = opened.format, opened.candidates, opened.splits
     held_out = {
         split: f"{share:.0%} of {origin}"
         for split, share, origin in (("eval", eval_share, "train"), ("test", test_share, "eval"))
@@ -152,7 +158,7 @@ def import_dataset(
         details["repeat"] = repeat
     sources = [(form, repeated(hold_out(candidates, splits, eval_share, test_share), repeat))]
     if beside is not None:
-        other = open_source(beside)
+        other = open_source(beside, scratch=parent if parent.is_dir() else None)
         details |= {"beside": beside.name, "beside_share": beside_share}
         sources.append(
             (other.format, sampled(hold_out(other.candidates, other.splits, eval_share, test_share), beside_share))
@@ -175,6 +181,14 @@ def import_dataset(
 
 
 def chunked(candidates: Iterable[Candidate]) -> Iterator[list[Candidate]]:
-    iterator = iter(candidates)
-    while chunk := list(itertools.islice(iterator, _CHUNK)):
+    """Divides candidates into lists of at most `_CHUNK`, with images of about `_CHUNK_BYTES` at most."""
+    chunk: list[Candidate] = []
+    size = 0
+    for candidate in candidates:
+        chunk.append(candidate)
+        size += image_size(candidate.image)
+        if len(chunk) == _CHUNK or size > _CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk

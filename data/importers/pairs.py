@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.dataset.record import SPLITS
-from data.importers.source import IMAGES, Candidate, Files, Format
+from data.importers.archive import IMAGES
+from data.importers.source import Candidate, Files, Format
 from im2latex.tokenizer import FormulaError, tokenize
 
 LATEX = "*.tex"

@@ -103,6 +103,25 @@ def test_every_slice_has_its_count_and_the_scores_of_its_examples(evaluated: tup
         assert sum(found["examples"] for name, found in evaluation.slices.items() if name.startswith(f"{key}=")) == 4
 
 
+def test_examples_that_are_read_in_parts_have_the_same_scores(
+    evaluated: tuple[Evaluation, Path], models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.evaluator.evaluation.EXAMPLES_AT_ONCE", 3)
+    done: dict[str, list[int]] = {}
+    evaluation = evaluate(
+        RECORDS, models, [], tmp_path, renderer="builtin",
+        progress=lambda what, count, total: done.setdefault(f"{what} {total}", []).append(count),
+    )  # fmt: skip
+    whole, folder = evaluated
+    assert evaluation.slices == whole.slices and evaluation.examples == 4
+    file = pyarrow.parquet.ParquetFile(tmp_path / PREDICTIONS)
+    assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [3, 1]
+    assert file.read().equals(pyarrow.parquet.read_table(folder / PREDICTIONS))
+    assert {what: sum(counts) for what, counts in done.items()} == {
+        "reading, candidate 4": 4, "reading, baseline 4": 4, "drawing and comparing 8": 8
+    }  # fmt: skip
+
+
 def test_the_gate_reports_failed_rules_with_their_values(evaluated: tuple[Evaluation, Path]) -> None:
     evaluation, _ = evaluated
     assert [verdict.passed for verdict in evaluation.gate] == [True, True, False]

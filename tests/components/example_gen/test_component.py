@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from google.protobuf import json_format
+from PIL import Image
 from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
@@ -23,6 +27,7 @@ from data.dataset.writer import DatasetWriter
 from data.pictures.synthetic import draw_png
 from im2latex.errors import UserError
 from tests.components.artifacts import artifact
+from tests.data.importers.test_untrusted import picture
 
 PNG = draw_png("x", 10)
 GOOD = encode(Record(PNG, "x ^ { 2 }", "good"))
@@ -50,6 +55,10 @@ BAD = {
     "an empty formula": (of(latex=[b" "]), "empty formula"),
     "no image": (of(image=[b"no image"]), "undecodable image"),
     "half an image": (of(image=[PNG[: len(PNG) // 2]]), "undecodable image"),
+    "a picture of 2.5 gigapixels": (
+        of(image=[picture(50_000, 50_000)]),
+        "image of more than 16,000,000 pixels, or 16,000 a side",
+    ),
     "no Example": (b"\xff\xff\xff", "not a tf.train.Example"),
 }
 
@@ -62,6 +71,26 @@ def test_an_unusable_record_is_reported_with_its_number(bad: bytes, reason: str,
         list(read_usable(str(file)))
     file.write_bytes(gzip.compress(2 * frame(GOOD)))
     assert list(read_usable(str(file))) == [GOOD, GOOD]
+
+
+def test_the_check_keeps_no_image_in_memory(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 128, 256), np.uint8)
+    contents = []
+    for pixels in noise:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=0)
+        contents.append(encode(Record(file.getvalue(), "x", "noise")))
+    (tmp_path / "warm.tfrecord").write_bytes(b"".join(map(frame, contents[:200])))
+    (tmp_path / "data.tfrecord").write_bytes(b"".join(map(frame, contents[200:])))
+    assert sum(1 for _ in read_usable(str(tmp_path / "warm.tfrecord"))) == 200
+    before = resident()
+    assert sum(1 for _ in read_usable(str(tmp_path / "data.tfrecord"))) == 800
+    assert resident() - before < 8 << 20  # the images together have 26 MB
+
+
+def resident() -> int:
+    """Returns the memory of this process, bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cut_between_records(contents: bytes) -> bytes:
