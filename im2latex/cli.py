@@ -79,16 +79,22 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def serve(
-    model: str | None, host: str, port: int, allow_host: Sequence[str] | None, log_format: str, **limits: float
+    model: str | None,
+    host: str,
+    port: int,
+    allow_host: Sequence[str] | None,
+    log_format: str,
+    collect: Path | None,
+    **limits: float,
 ) -> None:
     """`im2latex serve`: serves the model that is named, or always the newest.
 
     Args:
-        model, host, port, allow_host, log_format: as `im2latex serve --help` says.
+        model, host, port, allow_host, log_format, collect: as `im2latex serve --help` says.
         limits: fields of `im2latex.serving.limits.Limits`.
 
     Raises:
-        UserError: no model works, or the address cannot be had.
+        UserError: no model works, the address cannot be had, or corrections cannot be saved.
     """
     from im2latex.serving import server
     from im2latex.serving.limits import Limits
@@ -104,7 +110,8 @@ def serve(
     if not versions() and choice.sentence:
         print(choice.sentence, file=sys.stderr)
 
-    server.serve(folders, host, port, allow_host or (), log_format, Limits(**limits))  # type: ignore[arg-type]
+    given = Limits(**limits)  # type: ignore[arg-type]
+    server.serve(folders, host, port, allow_host or (), log_format, given, collect)
 
 
 def _pipeline() -> Callable[[], None] | None:
@@ -155,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     served.add_argument("--model", metavar="DIR", help=help.SERVED_MODEL)
     served.add_argument("--allow-host", action="append", metavar="NAME", help=help.ALLOW_HOST)
     served.add_argument("--log-format", choices=LOG_FORMATS, default=LOG_FORMATS[0], help=help.LOG_FORMAT)
+    served.add_argument("--collect", type=Path, metavar="DIR", help=help.COLLECT)
     for option in options():
         parse = _integer(1) if isinstance(option.default, int) else _number(0, 999_999)
         text = f"{option.help} Default: {option.default:,.12g}."

@@ -34,3 +34,4 @@ PORT = "Port to listen on; 0 for a free one."
 SERVED_MODEL = MODEL.partition(" Default:")[0]
 ALLOW_HOST = "Additional host name to accept in requests; '*' for any. Repeatable."
 LOG_FORMAT = "Log on stderr: lines of text, or JSON objects."
+COLLECT = "Let people save corrections on the page, into this folder, for the next training."

@@ -29,7 +29,7 @@ from tensorflow_model_analysis.proto import config_pb2
 from components.evaluator.gate import GateRule, Verdict, judge
 from components.evaluator.pictures import PICTURE, PICTURES, RobustnessTest, Trial, trials
 from components.evaluator.reading import ImageReader, Predictions, read_images
-from components.evaluator.slices import KEYS, SLICES, slices_of
+from components.evaluator.slices import KEYS, SLICES, slices_of, sources_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PICTURE_PREDICTIONS, PREDICTIONS, Evaluation
 from components.formula_metrics.metrics import metric_configs
 from components.formula_metrics.scores import statistics, values
@@ -205,9 +205,11 @@ def _size(record: Record) -> tuple[int, int]:
         ) from None
 
 
-def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict[str, list[list[str]]]:
+def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict[str, pa.Array]:
     of = [slices_of(record.latex, height, width) for record, (width, height) in zip(records, sizes, strict=True)]
-    return {key: [slices[key] for slices in of] for key in KEYS}
+    columns = {key: [slices[key] for slices in of] for key in KEYS if key != "source"}
+    columns["source"] = sources_of([record.name for record in records])
+    return {key: pa.array(column, pa.list_(pa.string())) for key, column in columns.items()}
 
 
 def eval_config(models: Sequence[str]) -> config_pb2.EvalConfig:

@@ -35,7 +35,7 @@ LOGS = "logs"
 
 # Slices with fewer examples are marked, because their scores are unreliable.
 FEW = 20
-SLICES = {"length": "Length, tokens", "area": "Area of the image, pixels", "structure": "Structure"}
+SLICES = {"length": "Length, tokens", "area": "Area of the image, pixels"}
 # The scores that the report shows in large figures.
 LARGE = ("bleu", "exact_match")
 
@@ -256,7 +256,7 @@ def scores(evaluation: Evaluation) -> Scores:
             continue
         shown = value if key == "structure" else value.replace("-", "\N{EN DASH}")
         cells = [cell(score, values, score_name) for score_name, score in SCORES.items()]
-        groups.setdefault(SLICES.get(key, key), []).append(
+        groups.setdefault(SLICES.get(key, key.capitalize()), []).append(
             SliceRow(shown, values["examples"], values["examples"] < FEW, cells)
         )
     everything = evaluation.slices[""]

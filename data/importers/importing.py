@@ -39,6 +39,19 @@ def hold_out(
         yield candidate._replace(split=split)
 
 
+def repeated(candidates: Iterable[Candidate], times: int) -> Iterator[Candidate]:
+    """Repeats the candidates of train; the names of repetitions end with ~2, ~3 and so on."""
+    for candidate in candidates:
+        yield candidate
+        for number in range(2, times + 1 if candidate.split == "train" else 0):
+            yield candidate._replace(name=f"{candidate.name}~{number}")
+
+
+def sampled(candidates: Iterable[Candidate], share: float) -> Iterator[Candidate]:
+    """Leaves out candidates of train except for a share, chosen by a hash of the name."""
+    return (one for one in candidates if one.split != "train" or _fraction(one.name, "sample") < share)
+
+
 class OpenedSource(NamedTuple):
     """An opened source.
 
@@ -102,6 +115,9 @@ def import_dataset(
     progress: Callable[[int], None] | None = None,
     overwrite: bool = False,
     spelling: str = NORMAL,
+    repeat: int = 1,
+    beside: Path | None = None,
+    beside_share: float = 1.0,
 ) -> DatasetSummary:
     """Imports a data set in any of the formats.
 
@@ -118,6 +134,9 @@ def import_dataset(
       progress: called with the number of records processed since the last call.
       overwrite: also replace a folder that is not a data set.
       spelling: spelling of the formulas, see `data.spelling.respell`.
+      repeat: number of times to write each training record of `source`.
+      beside: another data set, in any format, whose records are written too.
+      beside_share: share of its training records to write.
 
     Returns:
       Summary of the written data set.
@@ -135,19 +154,28 @@ def import_dataset(
         if split not in splits
     }
     details = {"layout": form.name, "max_tokens": max_tokens, "held_out": held_out, "spelling": spelling}
-    convert_all = functools.partial(
-        convert_chunk, raw=form.raw, max_tokens=max_tokens, spelling=known_spelling(spelling)
-    )
-    chunks = chunked(hold_out(candidates, splits, eval_share, test_share))
+    if repeat > 1:
+        details["repeat"] = repeat
+    sources = [(form, repeated(hold_out(candidates, splits, eval_share, test_share), repeat))]
+    if beside is not None:
+        other = open_source(beside, scratch=parent if parent.is_dir() else None)
+        details |= {"beside": beside.name, "beside_share": beside_share}
+        sources.append(
+            (other.format, sampled(hold_out(other.candidates, other.splits, eval_share, test_share), beside_share))
+        )
     with DatasetWriter(out, source.name, details, allow_rejects, overwrite) as writer:
-        for converted in ordered_map(convert_all, chunks, workers):
-            for split, name, outcome in converted:
-                if isinstance(outcome, bytes):
-                    writer.write_encoded(split, outcome)
-                else:
-                    writer.reject(split, name, outcome)
-            if progress is not None:
-                progress(len(converted))
+        for form, candidates in sources:
+            convert_all = functools.partial(
+                convert_chunk, raw=form.raw, max_tokens=max_tokens, spelling=known_spelling(spelling)
+            )
+            for converted in ordered_map(convert_all, chunked(candidates), workers):
+                for split, name, outcome in converted:
+                    if isinstance(outcome, bytes):
+                        writer.write_encoded(split, outcome)
+                    else:
+                        writer.reject(split, name, outcome)
+                if progress is not None:
+                    progress(len(converted))
     assert writer.summary is not None
     return writer.summary
 

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from im2latex.answer import describe, status
+from im2latex.corrections import Corrections, Full
 from im2latex.errors import UserError
 from im2latex.pictures import MAX_PIXELS
 from im2latex.reading import BLANK, Beam, Hypothesis
@@ -71,9 +72,12 @@ class Service:
         models: the model that serves; the service calls its `refresh` regularly.
         limits: limits of the service.
         hosts: the host names that the service answers to.
+        corrections: where to save corrections; None saves none.
     """
 
-    def __init__(self, models: Models, limits: Limits, hosts: Hosts | None = None) -> None:
+    def __init__(
+        self, models: Models, limits: Limits, hosts: Hosts | None = None, corrections: Corrections | None = None
+    ) -> None:
         self.models = models
         self.limits = limits
         self.stopping = False
@@ -86,7 +90,8 @@ class Service:
         self.metrics.register(self.asked)
         self._hosts = hosts or Hosts()
         self._bodies = Bodies(limits, self.bytes)
-        self._files = files()
+        self._corrections = corrections
+        self._files = files(collects=corrections is not None)
         self._decoding: ImageDecoder
         self._batcher: Batcher[Served, list[Hypothesis]]
 
@@ -100,6 +105,7 @@ class Service:
             _route("/metrics", self._metrics),
             _route("/statistics", self._statistics),
             _route("/predict", self._predict, "POST"),
+            _route("/corrections", self._correct, "POST"),
             _route(f"/v1/models/{NAME}:predict", self._predict_as_tensorflow_serving, "POST"),
             _route(f"/v1/models/{NAME}", self._status),
             _route(f"/v1/models/{NAME}/metadata", self._metadata),
@@ -195,6 +201,19 @@ class Service:
         described = describe(hypotheses, as_typed)
         answer: dict[str, Any] = {"status": status(hypotheses), **described[0], "version": str(version)}
         return JSONResponse(answer | ({"alternatives": described} if beam else {}))
+
+    async def _correct(self, request: Request) -> Response:
+        if self._corrections is None:
+            raise HTTPException(404, "this service saves no corrections; `im2latex serve --collect DIR` does")
+        with Allocation() as allocation:
+            image, fields = await self._bodies.form(request, allocation)
+            save = functools.partial(self._corrections.save, image, fields.get("latex", ""), fields.get("name", ""))
+            try:
+                saved = await self._decoding.alone(save)
+            except Full as error:
+                raise HTTPException(507, str(error)) from None
+        add_to_log(request.scope, correction=saved.name)
+        return JSONResponse({"status": "saved" if saved.is_new else "known", "name": saved.name})
 
     # --- Helpers ---------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -64,6 +65,7 @@ def _parameters() -> Iterator[inspect.Parameter]:
             logs.TEXT,
             typer.Option(help=help.LOG_FORMAT, metavar="|".join(logs.FORMATS)),
         ),
+        "collect": (Path | None, None, typer.Option(help=help.COLLECT, metavar="DIR")),
     }
     for option in options():
         least = 1 if isinstance(option.default, int) else 0

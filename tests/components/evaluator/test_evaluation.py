@@ -167,6 +167,21 @@ def test_a_rule_on_an_empty_slice_fails(models: dict[str, Path], tmp_path: Path)
     assert evaluation.reasons == ["BLEU where structure=matrix: there are no such examples"]
 
 
+def test_corrections_have_a_slice_for_the_gate(models: dict[str, Path], tmp_path: Path) -> None:
+    mixed = [
+        dataclasses.replace(record, name=f"correction-{i}") if i in (0, 2) else record
+        for i, record in enumerate(RECORDS)
+    ]
+    rules = parse_all(["exact_match >= 0.1 where source=corrections"])
+    evaluation = evaluate(mixed, models, rules, tmp_path, renderer="builtin")
+    found = evaluation.slices["source=corrections"]
+    right = [READ[RECORDS[i].latex][0] == RECORDS[i].latex for i in (0, 2)]
+    assert found["examples"] == 2 and found[CANDIDATE]["exact_match"] == sum(right) / 2
+    assert evaluation.slices["source=others"]["examples"] == 2
+    assert [verdict.rule for verdict in evaluation.gate] == ["exact_match >= 0.1 where source=corrections"]
+    assert not any(name.startswith("source") for name in evaluate(RECORDS, models, [], tmp_path / "none").slices)
+
+
 def test_different_vocabularies_are_reported(evaluated: tuple[Evaluation, Path]) -> None:
     evaluation, _ = evaluated
     assert evaluation.other_vocabulary == ""  # both vocabularies are unknown

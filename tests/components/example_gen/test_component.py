@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import os
 import zlib
@@ -127,6 +128,10 @@ def test_a_damaged_file_is_reported_and_never_truncated_silently(
 
 def run(data: Path, out: Path, spelling: str = "normal") -> Path:
     """Runs the executor on the splits of a folder. Returns the folder of the examples."""
+    return Path(run_to_artifact(data, out, spelling).uri)
+
+
+def run_to_artifact(data: Path, out: Path, spelling: str = "normal") -> standard_artifacts.Examples:
     splits = [example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS]
     properties = {
         "input_base": str(data),
@@ -139,7 +144,7 @@ def run(data: Path, out: Path, spelling: str = "normal") -> Path:
     output = artifact(standard_artifacts.Examples, out)
     context = Executor.Context(beam_pipeline_args=["--runner=FnApiRunner"])
     Executor(context).Do({}, {"examples": [output]}, properties)
-    return out
+    return output
 
 
 def dataset(folder: Path) -> Path:
@@ -197,6 +202,26 @@ def test_the_spelling_of_formulas_is_configurable(tmp_path: Path) -> None:
     assert {record.image for record in normal.values()} == {PNG}
     kept = read_split(run(tmp_path / "data", tmp_path / "b", "im2markup") / "Split-train")
     assert sorted(record.latex for record in kept) == ["\\alpha", "x ^ {", "{ \\cal D } _ { 1 }"]
+
+
+def test_corrections_are_listed_and_counted_without_their_repetitions(tmp_path: Path) -> None:
+    names = {
+        "train": ["a", "correction-2-b", "correction-1-a", "correction-1-a~2", "correction-1-a~3"],
+        "eval": ["correction-3-c"],
+        "test": ["b"],
+    }
+    with DatasetWriter(tmp_path / "data", "test") as writer:
+        for split, of_split in names.items():
+            for name in of_split:
+                writer.write(split, Record(PNG, "x", name))
+    examples = run_to_artifact(tmp_path / "data", tmp_path / "out")
+    text = "eval\tcorrection-3-c\ntrain\tcorrection-1-a\ntrain\tcorrection-2-b\n"
+    assert (tmp_path / "out" / "corrections.txt").read_text() == text
+    counts = {split: examples.get_int_custom_property(f"corrections_{split}") for split in SPLITS}
+    assert counts == {"train": 2, "eval": 1, "test": 0}
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert examples.get_string_custom_property("corrections_digest") == digest
+    assert len(list(read_split(tmp_path / "out" / "Split-train"))) == 5
 
 
 def test_the_spelling_is_a_property_of_the_component() -> None:
