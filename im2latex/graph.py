@@ -22,6 +22,8 @@ NEVER = -1e9
 # 40, and at least the part twice more. Of 347,000 real formulas 12 do so, by blanks and by mistakes of their macros.
 MAX_PERIOD = 50
 LOOPS = [max(40, 2 * period) for period in range(MAX_PERIOD, 0, -1)]
+# The same for a formula of the maximum length, where a loop has no room for more: one repetition is enough.
+LOOPS_AT_LIMIT = [max(20, period) for period in range(MAX_PERIOD, 0, -1)]
 
 
 def onnx_model(
@@ -230,10 +232,13 @@ class _Network(EncoderGraph):
         gained = add("Sub", add("Slice", sums, along, to_end, along), add("Slice", sums, self.ints(0), flat, along))
         # The last step only ends hypotheses that have reached max_tokens.
         tokens, gained = (add("Slice", of, self.ints(0), self.ints(max_tokens), along) for of in (tokens, gained))
-        is_loop = add("Greater", repeated, graph.constant(-1))
-        of_loop = add("Where", is_loop, add("Sub", repeated, to_repeat), graph.constant(0))
         lengths = add("Cast", add("Not", add("Equal", tokens, graph.constant(PAD))), to=7)
-        lengths = add("Sub", add("ReduceSum", lengths, along), add("ReduceMax", of_loop, axes=[1]))
+        lengths = add("ReduceSum", lengths, along)
+        is_at_limit = add("Equal", lengths, self.ints(max_tokens))
+        least = add("Where", is_at_limit, self.ints(*LOOPS_AT_LIMIT), self.ints(*LOOPS))
+        repeated = add("Sub", repeated, to_repeat)
+        of_loop = add("Where", add("Less", repeated, least), graph.constant(0), repeated)
+        lengths = add("Sub", lengths, add("ReduceMax", of_loop, axes=[1]))
         six, counted = graph.constant(6.0), self.reshape(add("Cast", lengths, to=1), beams)
         penalties = add("Pow", add("Div", add("Add", six, counted), six), length_penalty)
         score, order = graph.add_many("TopK", 2, add("Div", log_probability, penalties), width)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from keras import ops
 
-from im2latex.graph import LOOPS, MAX_PERIOD
+from im2latex.graph import LOOPS, LOOPS_AT_LIMIT, MAX_PERIOD
 from trainer_module.features import END, PAD, START
 from trainer_module.model import FormulaModel
 from trainer_module.recurrence import DecoderState, Tensor
@@ -46,8 +46,8 @@ def search(
     Each step keeps the most probable hypotheses; the search stops when all of them have ended. All steps cost the same,
     because only the decoder's state is passed on. The cells of the images are not repeated for the hypotheses.
 
-    A hypothesis in a loop (`im2latex.graph.LOOPS`) is ended, and the repetitions are removed. Its log-probability still
-    includes the removed tokens.
+    A hypothesis in a loop (`im2latex.graph.LOOPS`; at the maximum length, `LOOPS_AT_LIMIT`) is ended, and the
+    repetitions are removed. Its log-probability still includes the removed tokens.
 
     Args:
         model: the model.
@@ -126,7 +126,9 @@ def search(
         ops.where(beams == 0, 0.0, NEVER) + ops.zeros((batch, 1)),
     )
     *_, tokens, gained, _, repeated, log_probability = ops.while_loop(unfinished, extend, start)
-    cut = ops.max(ops.where(repeated >= loops, repeated, 0), axis=-1)
+    is_at_limit = ops.all(tokens != PAD, axis=-1, keepdims=True)
+    limits = ops.where(is_at_limit, ops.convert_to_tensor(LOOPS_AT_LIMIT, "int32"), loops)
+    cut = ops.max(ops.where(repeated >= limits, repeated, 0), axis=-1)
     return _ranked(tokens, gained, cut, log_probability, length_penalty)
 
 
