@@ -55,6 +55,7 @@ class ReporterSpec(ComponentSpec):
         "blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
         "serving_check": ChannelParameter(type=standard_artifacts.InfraBlessing, optional=True),
         "pushed_model": ChannelParameter(type=standard_artifacts.PushedModel),
+        "tuner_results": ChannelParameter(type=standard_artifacts.TunerResults, optional=True),
     }
     OUTPUTS = {"report": ChannelParameter(type=Report)}
 
@@ -124,6 +125,7 @@ class Reporter(base_component.BaseComponent):
         blessing: types.BaseChannel,
         pushed_model: types.BaseChannel,
         serving_check: types.BaseChannel | None = None,
+        tuner_results: types.BaseChannel | None = None,
     ) -> None:
         """
         Args:
@@ -139,6 +141,7 @@ class Reporter(base_component.BaseComponent):
             evaluation, blessing: Evaluator's outputs.
             pushed_model: Pusher's output, which exists for models that were not pushed too.
             serving_check: ServingCheck's blessing.
+            tuner_results: Tuner's trials.
         """
         super().__init__(
             ReporterSpec(
@@ -156,6 +159,7 @@ class Reporter(base_component.BaseComponent):
                 blessing=blessing,
                 serving_check=serving_check,
                 pushed_model=pushed_model,
+                tuner_results=tuner_results,
                 report=types.Channel(Report),
             )
         )
