@@ -170,7 +170,7 @@ def test_a_stored_configuration_is_restored() -> None:
 def test_a_search_needs_something_to_search() -> None:
     nothing = ["tuning.learning_rate=[]", "tuning.width=[]", "tuning.dropout=[]"]
     assert load_config(settings=nothing).tuning.trials == 0
-    with pytest.raises(UserError, match="^the section tuning is refused: .* are all empty: give one of them, or set"):
+    with pytest.raises(UserError, match="^the section tuning is not valid: .* are all empty: give one of them, or set"):
         load_config(settings=[*nothing, "tuning.trials=2"])
 
 
