@@ -91,8 +91,11 @@ def import_(
             metavar="|".join(SPELLINGS),
         ),
     ] = NORMAL,
+    repeat: Annotated[int, typer.Option(help="Write each training record of SOURCE so many times.", min=1)] = 1,
+    beside: Annotated[Path | None, typer.Option(help="Also write the records of this data set.", metavar="DIR")] = None,
+    beside_share: Annotated[float, typer.Option(help="Share of its training records to write.", min=0, max=1)] = 1.0,
 ) -> None:
-    """Import im2latex-100k (processed or raw), the TFRecords of Image2Latex-TF2, or records; bad ones are left out."""
+    """Import im2latex-100k, TFRecords of Image2Latex-TF2, pictures with LaTeX, or records; bad ones are left out."""
     import json
     import time
 
@@ -115,6 +118,9 @@ def import_(
             progress=lambda done: advance("importing", done),
             overwrite=overwrite,
             spelling=spelling,
+            repeat=repeat,
+            beside=beside,
+            beside_share=beside_share,
         )
     print_summary(summary, time.monotonic() - start)
     held_out = json.loads((summary.path / "dataset.json").read_text("utf-8"))["held_out"]

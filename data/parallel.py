@@ -37,7 +37,7 @@ class ProcessPool:
         self._with_main = with_main
         # spawn: a fork of a process with threads (TensorFlow, rich) may deadlock, and would inherit the writer's lock.
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(self._workers, context, initializer=_end_with_parent)
+        self._pool = ProcessPoolExecutor(self._workers, context, initializer=end_with_parent)
 
     def __enter__(self) -> ProcessPool:
         return self
@@ -77,8 +77,8 @@ class ProcessPool:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent() -> None:
-    """Makes a worker exit when its parent is killed; otherwise it would wait for work forever."""
+def end_with_parent() -> None:
+    """Makes this child process exit when its parent is killed; otherwise a worker would wait for work forever."""
     threading.Thread(target=_await_parent, daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""The `im2latex` command. It runs `predict` and `serve` itself and passes other commands to the pipeline, if installed.
+"""The `im2latex` command. It runs `predict`, `serve` and `monitor` itself; the pipeline, if installed, runs the others.
 
 Heavy imports are inside functions, so that a command imports only what it needs.
 """
@@ -66,6 +66,11 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["serve"]:
         serve(**vars(_parser().parse_args(arguments)))
         return 0
+    if arguments[:1] == ["monitor"]:
+        from im2latex.monitor import monitor
+
+        given = _parser().parse_args(arguments)
+        return monitor(given.url, given.statistics, given.since, given.threshold or (), given.json)
     pipeline = _pipeline()
     if pipeline is None:
         return _alone(arguments)
@@ -74,16 +79,22 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def serve(
-    model: str | None, host: str, port: int, allow_host: Sequence[str] | None, log_format: str, **limits: float
+    model: str | None,
+    host: str,
+    port: int,
+    allow_host: Sequence[str] | None,
+    log_format: str,
+    collect: Path | None,
+    **limits: float,
 ) -> None:
     """`im2latex serve`: serves the model that is named, or always the newest.
 
     Args:
-        model, host, port, allow_host, log_format: as `im2latex serve --help` says.
+        model, host, port, allow_host, log_format, collect: as `im2latex serve --help` says.
         limits: fields of `im2latex.serving.limits.Limits`.
 
     Raises:
-        UserError: no model works, or the address cannot be had.
+        UserError: no model works, the address cannot be had, or corrections cannot be saved.
     """
     from im2latex.serving import server
     from im2latex.serving.limits import Limits
@@ -99,7 +110,8 @@ def serve(
     if not versions() and choice.sentence:
         print(choice.sentence, file=sys.stderr)
 
-    server.serve(folders, host, port, allow_host or (), log_format, Limits(**limits))  # type: ignore[arg-type]
+    given = Limits(**limits)  # type: ignore[arg-type]
+    server.serve(folders, host, port, allow_host or (), log_format, given, collect)
 
 
 def _pipeline() -> Callable[[], None] | None:
@@ -129,7 +141,7 @@ def _alone(arguments: Sequence[str]) -> int:
         )
     raise UserError(
         f"`im2latex {arguments[0]}` is a command of the pipeline, which is not installed: pip install "
-        "'im2latex[pipeline]'; without it there are `im2latex predict` and `im2latex serve`"
+        "'im2latex[pipeline]'; without it there are `im2latex predict`, `serve` and `monitor`"
     )
 
 
@@ -150,10 +162,17 @@ def _parser() -> argparse.ArgumentParser:
     served.add_argument("--model", metavar="DIR", help=help.SERVED_MODEL)
     served.add_argument("--allow-host", action="append", metavar="NAME", help=help.ALLOW_HOST)
     served.add_argument("--log-format", choices=LOG_FORMATS, default=LOG_FORMATS[0], help=help.LOG_FORMAT)
+    served.add_argument("--collect", type=Path, metavar="DIR", help=help.COLLECT)
     for option in options():
         parse = _integer(1) if isinstance(option.default, int) else _number(0, 999_999)
         text = f"{option.help} Default: {option.default:,.12g}."
         served.add_argument(option.flag, type=parse, default=option.default, metavar=option.metavar, help=text)
+    monitored = commands.add_parser("monitor", help=help.MONITOR, description=f"{help.MONITOR} {help.MONITOR_STATUS}")
+    monitored.add_argument("--url", metavar="URL", help=f"{help.URL} Default: {help.ADDRESS}.")
+    monitored.add_argument("--statistics", metavar="FILE", help=help.STATISTICS)
+    monitored.add_argument("--since", metavar="FILE", help=help.SINCE)
+    monitored.add_argument("--threshold", action="append", metavar="FEATURE=DISTANCE", help=help.THRESHOLD)
+    monitored.add_argument("--json", action="store_true", help=help.MONITOR_JSON)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Help texts of `im2latex predict` and `serve`, shared by the commands with and without the pipeline."""
+"""Help texts of `im2latex predict`, `serve` and `monitor`, shared by the commands with and without the pipeline."""
 
 IM2LATEX = "Convert pictures of formulas to LaTeX."
 PREDICT = "Print the LaTeX of images, one line each, after the file name if there are several."
@@ -15,6 +15,15 @@ MIN_CONFIDENCE = (
 )
 JSON = "Print one JSON object per line, with probabilities."
 
+MONITOR = "Compare the pictures that a service is asked to read with those that its model learned from."
+MONITOR_STATUS = "Exit status: 0 nothing has drifted, 4 something has, 1 failed."
+ADDRESS = "http://127.0.0.1:8501"  # of a service with the default host and port
+URL = "Address of the service."
+STATISTICS = "File with what the service answered at /statistics, or - for standard input; instead of --url."
+SINCE = "File with an earlier answer: compare only what was asked after it."
+THRESHOLD = "Largest distance of a feature, such as width=0.2; repeatable."
+MONITOR_JSON = "Print a JSON object."
+
 SERVE = (
     "Serve a model over HTTP, with a page for the browser. Without --model, this is the newest pushed model, and later "
     "ones are loaded as they are pushed; if there is none, it is the reader."
@@ -25,3 +34,4 @@ PORT = "Port to listen on; 0 for a free one."
 SERVED_MODEL = MODEL.partition(" Default:")[0]
 ALLOW_HOST = "Additional host name to accept in requests; '*' for any. Repeatable."
 LOG_FORMAT = "Log on stderr: lines of text, or JSON objects."
+COLLECT = "Let people save corrections on the page, into this folder, for the next training."

@@ -110,11 +110,25 @@ def prepare(encoded: bytes, turn: bool = True) -> EncodedPicture:
         how = _turn(image, encoded) if turn else None
         if how is None and _is_decoded_by_the_model(image, encoded):
             return EncodedPicture(encoded, *image.size)
-        image.load()
-        return _as_png(image if how is None else image.transpose(how))
+        return _converted(image, how)
     except ImageError:
         raise
     except Exception as error:  # noqa: BLE001  Pillow's decoders raise nearly anything for damaged files
+        raise damaged(error) from None
+
+
+def without_metadata(encoded: bytes) -> bytes:
+    """Returns an image as PNG with its pixels alone, rotated by its EXIF orientation.
+
+    Raises:
+        ImageError: as `prepare`.
+    """
+    image = _checked(encoded)
+    try:
+        return _converted(image, _turn(image, encoded)).encoded
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001  as in `prepare`
         raise damaged(error) from None
 
 
@@ -178,6 +192,11 @@ def _turn(image: Image.Image, encoded: bytes = b"") -> Image.Transpose | None:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001  unreadable EXIF data, see above
         return None
+
+
+def _converted(image: Image.Image, how: Image.Transpose | None) -> EncodedPicture:
+    image.load()
+    return _as_png(image if how is None else image.transpose(how))
 
 
 def _as_png(image: Image.Image) -> EncodedPicture:

@@ -17,6 +17,7 @@ from im2latex.images import WHITE, normalise
 from im2latex.models import readable_file
 from im2latex.pictures import damaged, encode, prepare
 from im2latex.reading import BLANK, READ_AT_ONCE, STRIDE, Attention, Beam, Decoding, Hypothesis, Reading, of_like_size
+from im2latex.statistics import from_document
 from im2latex.weights import DESCRIPTION, opened_weights, weights_file
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class Reader:
             folder of a pushed model. None uses the model that comes with im2latex.
         threads: number of threads per batch; 0 for one per core.
 
+    Attributes:
+        vocabulary: the text of each token id.
+        statistics: histograms of what the model learned from (`im2latex.statistics`); {} for a model without them.
+
     Raises:
         UserError: the model is missing or damaged.
     """
@@ -61,7 +66,8 @@ class Reader:
             self.vocabulary: list[str] = described["vocabulary"]
             self._form = ImageSettings(**described["image"])
             self._decoding = Decoding(**described.get("decoding", {}))
-        except (KeyError, TypeError):
+            self.statistics = from_document(described.get("statistics", {}))
+        except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{file} is not a model of im2latex: it has no settings for the normalisation of images"
             ) from None

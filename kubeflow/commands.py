@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -25,16 +24,14 @@ from kubeflow.options import (
     RunId,
     TokenFile,
 )
+from kubeflow.printing import VERDICTS, print_json, print_run, print_schedules, run_document, schedule_document
 from pipeline.buckets import is_address
 from pipeline.options import INTERRUPTED, ConfigFile, Json, Preset, Settings, hush
 
 if TYPE_CHECKING:
     from kubeflow.cluster import Cluster
-    from kubeflow.following import RunTask
     from kubeflow.specification import Specification
     from pipeline.config import Config
-
-_VERDICTS = {True: "pushed", False: "not pushed: the model was not good enough or was withdrawn", None: "succeeded"}
 
 app = typer.Typer(
     name="kubeflow",
@@ -94,7 +91,7 @@ def deploy(
     if follow:
         raise typer.Exit(_follow(cluster, started.run_id, ready.tasks, pause, as_json, chosen.metadata.connection))
     if as_json:
-        _print_json(dataclasses.asdict(started))
+        print_json(dataclasses.asdict(started))
     else:
         say(f"{cluster.command(f'status {started.run_id} --follow')} follows it")
 
@@ -129,9 +126,9 @@ def status(
     tasks = read_tasks(run, names)
     pushed = was_pushed(cluster, run, tasks, _printer(True), connection=chosen.metadata.connection)
     if as_json:
-        _print_json(_document(cluster, run, tasks, pushed))
+        print_json(run_document(cluster, run, tasks, pushed))
     else:
-        _print_run(cluster, run, tasks, pushed)
+        print_run(cluster, run, tasks, pushed)
 
 
 @app.command()
@@ -189,7 +186,7 @@ def schedule(
         existing = schedules(cluster, chosen.name)
         if off:
             delete_schedules(cluster, existing)
-        _print_schedules(existing, "is off" if off else "", chosen.name, as_json)
+        print_schedules(existing, "is off" if off else "", chosen.name, as_json)
         return
     ready = _upload(cluster, chosen, cache, parameters, experiment, say)
     created, replaced = set_schedule(
@@ -204,7 +201,7 @@ def schedule(
         ready.values,
     )
     if as_json:
-        _print_json(_schedule(created))
+        print_json(schedule_document(created))
     else:
         instead = f", instead of {replaced} earlier" if replaced else ""
         say(f"{'schedule':<12} {created.recurring_run_id}, {cron}{instead}")
@@ -230,6 +227,24 @@ def serve(
     chosen = _config(preset, config, settings)
     write_atomically(out, serving_manifests(chosen, replicas, namespace, allow_host or ()))
     typer.echo(f"{out}: {chosen.name}-serve, {replicas} replicas, image {chosen.kubeflow.image}")
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")],
+    hosts: Annotated[int, typer.Option(help="Number of pods that train together.", min=1)] = 2,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    namespace: Namespace = None,
+) -> None:
+    """Write a TrainJob for Kubeflow Trainer, a training on several hosts, for `kubectl apply --filename FILE`."""
+    from data.files import write_atomically
+    from kubeflow.train_job import training_manifests
+
+    chosen = _config(preset, config, settings)
+    write_atomically(out, training_manifests(chosen, hosts, namespace))
+    typer.echo(f"{out}: {chosen.name}-train, {hosts} hosts, image {chosen.kubeflow.image}")
 
 
 def _config(
@@ -310,10 +325,10 @@ def _follow(cluster: Cluster, run_id: str, names: list[str], pause: float, as_js
         raise _interrupted(cluster, run_id) from None
     pushed = was_pushed(cluster, run, tasks, say, SHORT_PATIENCE, connection)
     if as_json:
-        _print_json(_document(cluster, run, tasks, pushed))
+        print_json(run_document(cluster, run, tasks, pushed))
     raise_if_failed(cluster, run, tasks)
     if not as_json:
-        say(f"{'done':<26} {duration(seconds_of(run)):>9}  {_VERDICTS[pushed]}")
+        say(f"{'done':<26} {duration(seconds_of(run)):>9}  {VERDICTS[pushed]}")
     return NOT_BLESSED if pushed is False else 0
 
 
@@ -325,66 +340,3 @@ def _interrupted(cluster: Cluster, run_id: str) -> UserError:
     )
     error.exit_status = INTERRUPTED
     return error
-
-
-def _print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2, default=lambda moment: moment.isoformat()))
-
-
-def _document(cluster: Cluster, run: Any, tasks: list[RunTask], pushed: bool | None) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "name": run.display_name,
-        "state": run.state,
-        "address": cluster.address(run.run_id),
-        "created": run.created_at,
-        "pushed": pushed,
-        "tasks": [dataclasses.asdict(task) | {"seconds": task.seconds} for task in tasks],
-    }
-
-
-def _print_run(cluster: Cluster, run: Any, tasks: list[RunTask], pushed: bool | None) -> None:
-    """Prints a run as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(highlight=False, soft_wrap=True)
-    state = (run.state or "PENDING").lower() if pushed is None else _VERDICTS[pushed]
-    console.print(f"{run.display_name}: {state}", markup=False)
-    console.print(f"{run.run_id}  {cluster.address(run.run_id)}".rstrip(), markup=False)
-    table = Table("task", "state", "started", "time", box=None, pad_edge=False)
-    table.columns[3].justify = "right"
-    for task in tasks:
-        started = task.started.astimezone().strftime("%Y-%m-%d %H:%M:%S") if task.started else ""
-        seconds = "" if task.seconds is None else duration(task.seconds)
-        table.add_row(task.name, task.state, started, seconds)
-    console.print()
-    console.print(table, markup=False)
-    for task in tasks:
-        if task.message:
-            console.print(f"{task.name}: {task.message}", markup=False)
-
-
-def _schedule(recurring: Any) -> dict[str, Any]:
-    return {
-        "schedule_id": recurring.recurring_run_id,
-        "cron": recurring.trigger.cron_schedule.cron,
-        "enabled": recurring.mode == "ENABLE",
-        "max_concurrency": int(recurring.max_concurrency),
-        "catchup": not recurring.no_catchup,
-        "version_id": recurring.pipeline_version_reference.pipeline_version_id,
-        "experiment_id": recurring.experiment_id,
-        "pipeline_root": recurring.runtime_config.pipeline_root,
-    }
-
-
-def _print_schedules(recurring_runs: list[Any], state: str, name: str, as_json: bool) -> None:
-    """Prints the schedules of a pipeline, or those that were just ended."""
-    if as_json:
-        _print_json([_schedule(recurring) for recurring in recurring_runs])
-    elif not recurring_runs:
-        typer.echo(f"the pipeline {name} has no schedule")
-    for recurring in [] if as_json else recurring_runs:
-        row = _schedule(recurring)
-        runs = f"{row['max_concurrency']} at a time, {'with' if row['catchup'] else 'without'} those missed"
-        typer.echo(f"{row['schedule_id']}  {row['cron']}  {state or runs}")

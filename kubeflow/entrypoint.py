@@ -67,8 +67,6 @@ class NodeSpec:
     executor: str = ""
     driver: str = ""
     outputs: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    # Inputs that are only recorded; no component takes them.
-    further: Mapping[str, str] = dataclasses.field(default_factory=dict)
     whole: Sequence[str] = ()  # names of integer parameters, which arrive as floats
     # Type of its executions in ML Metadata.
     type: str = ""
@@ -123,7 +121,6 @@ def run_executor(
             context["beam_pipeline_args"] = beam_arguments
         if recorder:
             context["pipeline_run_id"] = recorder.run
-            recorder.record_cached(_artifacts(node.further, task_input["inputs"]))
             if node.id == REPORTER:
                 recorder.record_cached(inputs)
                 properties[STEPS] = recorder.steps()

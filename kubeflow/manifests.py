@@ -11,12 +11,12 @@ from typing import Any
 import yaml
 
 from im2latex.errors import UserError
+from kubeflow import pods
 from kubeflow.checks import check_settings
 from pipeline.config import Config
 from pipeline.lineage.address import PASSWORD
 
 PORT = 8501
-USER = 1000  # user id of the image
 CHECK = "ServingCheck"
 # The name of a CronJob may have 52 characters.
 _LONGEST_NAME = 52 - len("-rollback")
@@ -48,12 +48,8 @@ def serving_manifests(config: Config, replicas: int, namespace: str | None, name
         _rollback(config),
     ]
     for document in documents:
-        document["metadata"] |= {"labels": _labels(name)} | ({"namespace": namespace} if namespace else {})
+        document["metadata"] |= {"labels": pods.labels(name)} | ({"namespace": namespace} if namespace else {})
     return yaml.safe_dump_all(documents, sort_keys=False, width=120)
-
-
-def _labels(name: str) -> dict[str, str]:
-    return {"app.kubernetes.io/name": "im2latex", "app.kubernetes.io/instance": name}
 
 
 def _deployment(config: Config, name: str, replicas: int, names: Iterable[str]) -> dict[str, Any]:
@@ -74,7 +70,7 @@ def _deployment(config: Config, name: str, replicas: int, names: Iterable[str]) 
             "maxSkew": 1,
             "topologyKey": "kubernetes.io/hostname",
             "whenUnsatisfiable": "ScheduleAnyway",
-            "labelSelector": {"matchLabels": _labels(name)},
+            "labelSelector": {"matchLabels": pods.labels(name)},
         }
     ]
     return {
@@ -83,22 +79,22 @@ def _deployment(config: Config, name: str, replicas: int, names: Iterable[str]) 
         "metadata": {"name": name},
         "spec": {
             "replicas": replicas,
-            "selector": {"matchLabels": _labels(name)},
+            "selector": {"matchLabels": pods.labels(name)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
-            "template": {"metadata": {"labels": _labels(name)}, "spec": pod},
+            "template": {"metadata": {"labels": pods.labels(name)}, "spec": pod},
         },
     }
 
 
 def _service(name: str) -> dict[str, Any]:
     ports = [{"name": "http", "port": 80, "targetPort": "http"}]
-    spec = {"selector": _labels(name), "ports": ports}
+    spec = {"selector": pods.labels(name), "ports": ports}
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
 
 
 def _disruption_budget(name: str) -> dict[str, Any]:
     # Not minAvailable: with one replica, a minimum of one would block every drain of its node.
-    spec = {"maxUnavailable": 1, "selector": {"matchLabels": _labels(name)}}
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": pods.labels(name)}}
     return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": name}, "spec": spec}
 
 
@@ -107,8 +103,7 @@ def _rollback(config: Config) -> dict[str, Any]:
     database = ["--connection", config.metadata.connection] if config.metadata.connection else []
     container = _container(config, "rollback", ["rollback", "--name", config.name, *database], read_only=False)
     if database and (source := config.kubeflow.secrets.get(PASSWORD)):
-        secret, key = source.split("/")
-        container["env"] += [{"name": PASSWORD, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}]
+        container["env"] += [pods.from_secret(PASSWORD, source)]
     pod = _pod(config, container, read_only=False) | {"restartPolicy": "Never"}
     return {
         "apiVersion": "batch/v1",
@@ -123,51 +118,13 @@ def _rollback(config: Config) -> dict[str, Any]:
 
 
 def _pod(config: Config, container: dict[str, Any], *, read_only: bool) -> dict[str, Any]:
-    requested = config.kubeflow.pod(CHECK)
-    claim = {"claimName": config.kubeflow.volume, "readOnly": read_only}
-    pod: dict[str, Any] = {
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": _SECONDS_TO_END,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container],
-        "volumes": [
-            {"name": "models", "persistentVolumeClaim": claim},
-            {"name": "temporary", "emptyDir": {}},
-        ],
-    }
-    if requested.node_selector:
-        pod["nodeSelector"] = requested.node_selector
-    if requested.tolerations:
-        pod["tolerations"] = list(requested.tolerations)
-    return pod
+    specification = pods.pod(config, config.kubeflow.pod(CHECK), container, read_only=read_only)
+    return specification | {"terminationGracePeriodSeconds": _SECONDS_TO_END}
 
 
 def _container(config: Config, name: str, arguments: list[str], *, read_only: bool) -> dict[str, Any]:
-    requested = config.kubeflow.pod(CHECK)
-    limits = {"cpu": f"{requested.cpu:g}"} if requested.cpu else {}
-    limits |= {"memory": f"{requested.memory:g}G"} if requested.memory else {}
-    limits |= {requested.gpu_type: str(requested.gpus)} if requested.gpus else {}
-    return {
-        "name": name,
-        "image": config.kubeflow.image,
-        "args": arguments,
-        "env": [{"name": "IM2LATEX_HOME", "value": config.kubeflow.mount}],
-        "resources": {"limits": limits} if limits else {},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [
-            {"name": "models", "mountPath": config.kubeflow.mount, "readOnly": read_only},
-            {"name": "temporary", "mountPath": "/tmp"},  # noqa: S108
-        ],
-    }
+    resources = pods.resources(config.kubeflow.pod(CHECK))
+    return pods.container(config, name, read_only=read_only) | {"args": arguments, "resources": resources}
 
 
 def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:

@@ -15,7 +15,6 @@ Lineage: with metadata.connection, each container records its task there; see `k
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -32,7 +31,7 @@ from tfx.version import __version__ as tfx_version
 from data.repository import REPOSITORY
 from im2latex.errors import UserError
 from kubeflow.checks import check_metadata, check_records, check_settings, lists_records
-from kubeflow.entrypoint import DATA, FOUND, INPUT_BASE, REPORTER, RUN, NodeSpec, path_of
+from kubeflow.entrypoint import DATA, FOUND, INPUT_BASE, RUN, NodeSpec, path_of
 from pipeline.buckets import is_address
 from pipeline.config import Config, tensorflow_environment
 from pipeline.config.sections import EVERY, KubeflowConfig, Pod
@@ -88,7 +87,7 @@ def compile_pipeline(config: Config) -> str:
     tasks = [_importer()] if is_address(settings.data) else []
     leaves = _leaves(pipeline.components) if config.metadata.connection else {}
     for component in pipeline.components:
-        tasks += _tasks(component, config, leaves)
+        tasks += _tasks(component, config)
     if leaves:
         tasks.append(_record_lineage(config, leaves))
     root = {"defaultPipelineRoot": settings.pipeline_root} if settings.pipeline_root else {}
@@ -131,7 +130,7 @@ def _leaves(components: Iterable[BaseComponent]) -> dict[str, tuple[str, Any]]:
     }
 
 
-def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str, Any]]) -> Iterator[TaskSpec]:
+def _tasks(component: BaseComponent, config: Config) -> Iterator[TaskSpec]:
     """Yields a component's task and, before it, the task of its driver, if the driver reads external state."""
     name = task_name(component.id)
     properties = {key: _in_image(value) for key, value in component.exec_properties.items() if value is not None}
@@ -147,11 +146,6 @@ def _tasks(component: BaseComponent, config: Config, leaves: dict[str, tuple[str
         artifacts[DATA], types[DATA] = _produced(IMPORTER, "artifact"), _DATASET
     upstream = {task_name(other.id) for other in component.upstream_nodes}
     node = NodeSpec.of(component, config.name)
-    if component.id == REPORTER:  # its report lists all steps
-        further = {key: leaf for key, leaf in leaves.items() if leaf[0] != name}
-        node = dataclasses.replace(node, further={key: path_of(channel.type) for key, (_, channel) in further.items()})
-        artifacts |= {key: _produced(task, key) for key, (task, _) in further.items()}
-        types |= {key: _type(channel.type) for key, (_, channel) in further.items()}
     arguments = ["--node", node.to_json(), "--executor-input", "{{$}}", *_metadata(config), *_beam(component)]
 
     if component.id in RESOLVED:

@@ -136,6 +136,13 @@ def report(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="HTML file to write.", metavar="FILE")] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the file in the browser.")] = False,
+    service: Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a service, or file with its answer at /statistics, to compare with its training data.",
+            metavar="URL|FILE",
+        ),
+    ] = None,
     connection: Annotated[
         str | None,
         typer.Option(help="Database that holds the run. Default: that of the last run.", metavar="ADDRESS"),
@@ -145,7 +152,7 @@ def report(
     hush()
     from pipeline.lineage.run_report import write_report
 
-    typer.echo(write_report(run_id, out, show, connection))
+    typer.echo(write_report(run_id, out, show, connection, service))
 
 
 @app.command()
@@ -189,49 +196,6 @@ def reproduce(
 
 
 @app.command()
-def rollback(
-    to: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Version to serve, also a withdrawn one. Default: the previous version that loads.",
-            metavar="VERSION",
-        ),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the model. Default: that of the version that serves now.", metavar="NAME"),
-    ] = None,
-    show_all: Annotated[
-        bool, typer.Option("--list", help="List all versions, including withdrawn ones, and change nothing.")
-    ] = False,
-    as_json: Json = False,
-    connection: Annotated[
-        str | None,
-        typer.Option(help="Database to record the rollback in. Default: that of the last run.", metavar="ADDRESS"),
-    ] = None,
-) -> None:
-    """Roll back to the previous version; newer versions are withdrawn, and --to brings one back.
-
-    A running service loads that version within seconds; the next run compares its model with it.
-    """
-    hush()
-    from pipeline.serving.rollback import rollback as roll
-    from pipeline.serving.rollback import table, versions
-    from pipeline.workspace import Workspace
-
-    workspace = Workspace.from_environment()
-    if show_all:
-        all_versions = versions(workspace, name, connection)
-        typer.echo(
-            json.dumps([version._asdict() for version in all_versions], indent=1) if as_json else table(all_versions)
-        )
-        return
-    rolled = roll(workspace, name, to, lambda sentence: typer.echo(f"im2latex: {sentence}", err=True), connection)
-    typer.echo(json.dumps(rolled.document()) if as_json else rolled.sentence())
-
-
-@app.command()
 def export(
     out: Annotated[Path, typer.Option(help="Folder or file to write.", metavar="PATH")],
     weights: Annotated[
@@ -270,6 +234,14 @@ def export(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data set for --calibrate.")] = "eval",
+    learned: Annotated[
+        Path | None,
+        typer.Option(
+            "--learned-from",
+            help="Data set that the model learned from; histograms of its training split are stored for `monitor`.",
+            metavar="DIR",
+        ),
+    ] = None,
     npm: Annotated[
         Path | None,
         typer.Option(
@@ -287,13 +259,16 @@ def export(
     """Export a trained model as a SavedModel, one file of weights, ONNX, or a page that reads in the browser."""
     hush()
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    from pipeline.models.export import calibrated, export_model, read_model, with_provenance
+    from pipeline.models.export import calibrated, export_model, read_model, with_provenance, with_statistics
 
     for note in notes or ():
         if not all(note.partition("=")):
             raise UserError(f"--note takes NAME=TEXT, such as data=mine, not {note!r}")
     notes_by_name = dict(note.split("=", 1) for note in notes or ())
     trained = with_provenance(read_model(weights, model), model, notes_by_name)
+    if learned is not None:
+        trained, sentence = with_statistics(trained, learned)
+        typer.echo(sentence)
     if calibration is not None:
         trained, sentence = calibrated(trained, calibration, split)
         typer.echo(sentence)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from google.protobuf import text_format
 from ml_metadata.proto import metadata_store_pb2
+from tensorflow_data_validation import StatsOptions
 from tensorflow_metadata.proto.v0 import schema_pb2
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.components.statistics_gen.component import StatisticsGen
@@ -71,12 +72,23 @@ def create_pipeline(
     schema_gen = ImportSchemaGen(schema_file=schema)
     schema_gen.exec_properties["code"] = fingerprint(Path(schema).parent, [Path(schema)])
 
-    # Computes statistics of the features; with the schema, it does not count the bytes of images as values.
-    statistics_gen = StatisticsGen(examples=example_gen.outputs["examples"], schema=schema_gen.outputs["schema"])
+    # Computes statistics of the features; with the schema, it does not count the bytes of images as values. Distinct
+    # and frequent values are estimated, because exact counts would hold every name and formula in memory.
+    statistics_gen = StatisticsGen(
+        examples=example_gen.outputs["examples"],
+        schema=schema_gen.outputs["schema"],
+        stats_options=StatsOptions(use_sketch_based_topk_uniques=True),
+    )
 
-    # Fails if the examples do not match the schema.
+    # Fails if the examples do not match the schema; warns or fails if they have drifted from what the serving model
+    # learned from.
     example_validator = ExampleValidator(
-        statistics=statistics_gen.outputs["statistics"], schema=schema_gen.outputs["schema"]
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema_gen.outputs["schema"],
+        examples=example_gen.outputs["examples"],
+        serving=serving,
+        thresholds=config.drift.thresholds,
+        action=config.drift.action,
     )
 
     # Normalises the images, builds the vocabulary and converts formulas to token ids.
@@ -163,6 +175,7 @@ def create_pipeline(
         split=config.evaluation.split,
         serving=serving,
         examples=example_gen.outputs["examples"],
+        anomalies=example_validator.outputs["anomalies"],
         transform_graph=transform.outputs["transform_graph"],
         model=trainer.outputs["model"],
         model_run=trainer.outputs["model_run"],

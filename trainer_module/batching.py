@@ -35,6 +35,16 @@ MOST_FEEDERS = 8
 JITTER = np.array((0, 2, 6))
 
 
+class Share(NamedTuple):
+    """The part of every batch that one of several hosts reads: its examples host, host + hosts, host + 2 hosts, ..."""
+
+    host: int
+    hosts: int
+
+
+ALL = Share(0, 1)
+
+
 class Batch(NamedTuple):
     """A batch in the order that Keras expects: inputs, targets, and the weights of the targets."""
 
@@ -263,10 +273,19 @@ def batches(
     planned: Sequence[np.ndarray],
     augmentation: Augmentation | None = None,
     pool: ProcessPool | None = None,
+    share: Share = ALL,
 ) -> Iterator[Batch]:
-    """Yields the planned batches, with augmented images if `augmentation` is given; a pool makes them in advance."""
-    work = ((part_of(examples, indices), indices, augmentation) for indices in planned)
-    yield from map(_batch, work) if pool is None else pool.map(_batch, work)
+    """Yields the planned batches, or a host's share of each.
+
+    Args:
+        examples: all examples.
+        planned: indices of the examples of each batch.
+        augmentation: changes the images; None leaves them as they are.
+        pool: worker processes that make the batches in advance; None makes them in this process.
+        share: the part of each batch. A batch that has no example for this host yields one example at zero weight.
+    """
+    tasks = (_task(examples, indices, augmentation, share) for indices in planned)
+    yield from map(_batch, tasks) if pool is None else pool.map(_batch, tasks)
 
 
 def feeders() -> int:
@@ -274,12 +293,28 @@ def feeders() -> int:
     return max(1, min(MOST_FEEDERS, cores() - 1))
 
 
-def _batch(work: tuple[Sequence[Example], np.ndarray, Augmentation | None]) -> Batch:
-    chosen, indices, augmentation = work
-    loaded = list(chosen)
-    if augmentation is None:
-        return collate(loaded)
-    return collate(loaded, [augmentation(int(i), decoded(example)) for i, example in zip(indices, loaded, strict=True)])
+class _Task(NamedTuple):
+    """What a worker process needs to make a batch."""
+
+    chosen: Sequence[Example]
+    indices: np.ndarray
+    augmentation: Augmentation | None
+    counts: bool  # whether the examples have weight
+
+
+def _task(examples: Sequence[Example], indices: np.ndarray, augmentation: Augmentation | None, share: Share) -> _Task:
+    own = indices[share.host :: share.hosts]
+    chosen = own if len(own) else indices[:1]
+    return _Task(part_of(examples, chosen), chosen, augmentation, len(own) > 0)
+
+
+def _batch(task: _Task) -> Batch:
+    loaded = list(task.chosen)
+    images = None
+    if task.augmentation is not None:
+        images = [task.augmentation(int(i), decoded(example)) for i, example in zip(task.indices, loaded, strict=True)]
+    batch = collate(loaded, images)
+    return batch if task.counts else batch._replace(weights=np.zeros_like(batch.weights))
 
 
 def prefetched(iterator: Iterator[Item], size: int) -> Generator[Item]:

@@ -22,6 +22,7 @@ from im2latex.errors import ImageError, UserError
 from im2latex.images import WHITE
 from im2latex.reader import Reader
 from im2latex.reading import Beam, Hypothesis
+from im2latex.statistics import of_values, to_document
 from trainer_module.trained import Trained, save_onnx
 
 # Maximum number of examples, evenly spaced in the data; fitting two parameters does not need more.
@@ -47,6 +48,7 @@ class Fit(NamedTuple):
     examples: int
     before: float
     after: float
+    probabilities: tuple[float, ...]  # of the formulas, by this calibration
 
 
 def calibrate(trained: Trained, examples: Sequence[tuple[bytes, str]], normalised: bool = False) -> Fit:
@@ -118,7 +120,14 @@ def fit(examples: Sequence[Read]) -> Fit:
         len(right),
         calibration_error(_sigmoid(odds), right),
         calibration_error(held_out, right),
+        tuple(_sigmoid(calibration.formula_slope * odds + calibration.formula_offset).tolist()),
     )
+
+
+def calibrated(trained: Trained, fit: Fit) -> Trained:
+    """Returns the model with a calibration, and with the histogram of the confidence that it has on those examples."""
+    confidence = to_document({"confidence": of_values("confidence", fit.probabilities)})
+    return trained._replace(calibration=fit.calibration, statistics={**trained.statistics, **confidence})
 
 
 def right_tokens(target: Sequence[str], read: Sequence[str]) -> np.ndarray:

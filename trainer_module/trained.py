@@ -34,6 +34,7 @@ class Trained(NamedTuple):
         decoding: default settings of the search.
         provenance: how the model was made, as text: date, data, run, scores.
         calibration: how log-probabilities become probabilities.
+        statistics: histograms of what the model learned from, see `im2latex.statistics`; {} for older models.
     """
 
     model: ModelConfig
@@ -44,6 +45,7 @@ class Trained(NamedTuple):
     decoding: DecodingConfig = DecodingConfig()
     provenance: Mapping[str, str] = {}
     calibration: Calibration = Calibration()
+    statistics: Mapping[str, Any] = {}
 
 
 def description(trained: Trained) -> dict[str, Any]:
@@ -56,6 +58,7 @@ def description(trained: Trained) -> dict[str, Any]:
         "decoding": dataclasses.asdict(trained.decoding),
         "provenance": dict(trained.provenance),
         "calibration": trained.calibration._asdict(),
+        "statistics": dict(trained.statistics),
     }
 
 
@@ -74,6 +77,7 @@ def from_description(described: Mapping[str, Any], weights: dict[str, np.ndarray
         DecodingConfig(**described.get("decoding", {})),
         dict(described.get("provenance", {})),
         Calibration(**described.get("calibration", {})),
+        dict(described.get("statistics", {})),
     )
 
 

@@ -18,10 +18,11 @@ from tfx.components.trainer.fn_args_utils import FnArgs
 
 from data.parallel import ProcessPool
 from im2latex.errors import UserError
+from im2latex.statistics import to_document
 from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
 from trainer_module.batching import Batch, feeders, padding, plan
-from trainer_module.calibration import EXAMPLES, calibrate
+from trainer_module.calibration import EXAMPLES, calibrate, calibrated
 from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
@@ -30,6 +31,7 @@ from trainer_module.examples import Example, Examples
 from trainer_module.hyperparameters import DROPOUT, LEARNING_RATE, WIDTH, in_words
 from trainer_module.model import FormulaModel
 from trainer_module.signatures import FormulaReader, read_exported
+from trainer_module.statistics import of_transformed
 from trainer_module.trained import Trained, load_weights
 from trainer_module.training import DTYPES, Progress, choose_precision, train, training_digest
 from trainer_module.weights import extended, new_model, warm_start, weights_of
@@ -83,15 +85,17 @@ def run_fn(fn_args: FnArgs) -> None:
             inputs, model_config, training_config, dtype, pool=pool, checkpoints=checkpoints, logs=run / "logs"
         )
     log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
+    limit = training_config.max_tokens
+    learned = to_document(of_transformed(inputs.training))
     trained = Trained(
-        model_config, inputs.image, inputs.vocabulary, training_config.max_tokens, weights_of(model), decoding
+        model_config, inputs.image, inputs.vocabulary, limit, weights_of(model), decoding, statistics=learned
     )
     sample = inputs.validation[:: -(-len(inputs.validation) // EXAMPLES)]
     fitted = calibrate(trained, [(one.image, _text(one.tokens, inputs.vocabulary)) for one in sample], normalised=True)
     log.info(
         "calibration error %.3f, %.3f before, on %d validation examples", fitted.after, fitted.before, fitted.examples
     )
-    trained = trained._replace(calibration=fitted.calibration)
+    trained = calibrated(trained, fitted)
     FormulaReader(trained, TransformedImages(transform)).save(fn_args.serving_model_dir)
     if checkpoints is not None:  # the training has finished; the next one starts from the beginning
         shutil.rmtree(checkpoints)

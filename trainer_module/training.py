@@ -23,7 +23,7 @@ from data.files import atomic_file
 from data.parallel import ProcessPool
 from im2latex.errors import UserError
 from trainer_module.augmentation import Augmentation
-from trainer_module.batching import batches, plan
+from trainer_module.batching import ALL, Share, batches, plan
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
@@ -196,6 +196,8 @@ def train(
     deadline: float = math.inf,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     pool: ProcessPool | None = None,
+    share: Share = ALL,
+    agreed: Callable[[float], float] = float,
     show: bool = True,
 ) -> Progress:
     """Trains a model and leaves it with the weights of the epoch with the lowest validation perplexity.
@@ -205,7 +207,8 @@ def train(
         config: settings of the training.
         training, validation: examples.
         checkpoints: folder of the checkpoint, written every `config.checkpoint_minutes` and after each
-            epoch; the training continues from an existing one. None disables checkpoints.
+            epoch; the training continues from an existing one. None disables checkpoints. All hosts read the
+            checkpoint, host 0 writes it.
         logs: folder for TensorBoard logs; None disables them.
         feed: converts a function that returns an iterator of `Batch` into an input of `keras.Model.fit`.
             None passes the iterator itself; on TensorFlow, Keras then requires batches of equal size.
@@ -213,6 +216,8 @@ def train(
         deadline: latest end in the time of `time.monotonic()`; it ends the current epoch and the training.
         callbacks: additional Keras callbacks for the `fit` of each epoch.
         pool: worker processes that make the batches; None makes them in this process.
+        share: the part of each batch that this host reads, if several hosts train the model together.
+        agreed: returns what host 0 passed to it; all hosts call it at the same points of the training.
         show: whether to show the progress; otherwise it is logged only.
 
     Returns:
@@ -232,10 +237,15 @@ def train(
     model.optimizer.build(model.trainable_variables)
     validating = cut(validation, config.batch_size, config.seed, 0)
     progress = Progress()
-    keep = Checkpointing(model, progress, checkpoints, config.checkpoint_minutes, deadline)
+    is_main = share.host == 0
+
+    def is_late() -> bool:
+        return deadline < math.inf and bool(agreed(time.monotonic() > deadline))
+
+    keep = Checkpointing(model, progress, checkpoints, config.checkpoint_minutes if is_main else math.inf, is_late)
     keep.restore()
     _set_rate_factor(model, progress.rate_factor)
-    has_bar, write = places() if show else (False, log.info)
+    has_bar, write = places() if is_main and show else (False, log.info if is_main else log.debug)
     lines = EpochLines(config.epochs, write, deadline)
     callbacks = [keep, lines, *([EpochBar(config.epochs)] if has_bar else []), *callbacks]
     if logs is not None:
@@ -247,21 +257,22 @@ def train(
         lines.plan(list(map(len, planned)), progress.batch)
         augmented = Augmentation(config.augmentation, (config.seed, epoch)) if config.augmentation else None
         history = model.fit(
-            feed(functools.partial(batches, training, planned[progress.batch :], augmented, pool)),
+            feed(functools.partial(batches, training, planned[progress.batch :], augmented, pool, share)),
             initial_epoch=epoch,
             epochs=epoch + 1,
             steps_per_epoch=len(planned) - progress.batch,
-            validation_data=feed(functools.partial(batches, validation, validating, None, pool)),
+            validation_data=feed(functools.partial(batches, validation, validating, None, pool, share)),
             validation_steps=len(validating),
             callbacks=callbacks,
             shuffle=False,  # the plan is shuffled already; Keras would warn that it cannot shuffle
             verbose=int(has_bar),
         )
-        _finish_epoch(model, config, progress, history.history["val_perplexity"][0])
+        _finish_epoch(model, config, progress, agreed(history.history["val_perplexity"][0]))
         if progress.epochs_since_best == 0:
             keep.keep_best()
-        keep.save()
-        if deadline < math.inf and time.monotonic() > deadline:
+        if is_main:
+            keep.save()
+        if is_late():
             break
     keep.restore_best()
     return progress
@@ -307,11 +318,11 @@ class Checkpointing(keras.callbacks.Callback):
         progress: Progress,
         folder: Path | None,
         minutes: float,
-        deadline: float = math.inf,
+        is_late: Callable[[], bool],
     ) -> None:
         super().__init__()
         self.trained = model
-        self.progress, self.folder, self.seconds, self.deadline = progress, folder, minutes * 60, deadline
+        self.progress, self.folder, self.seconds, self.is_late = progress, folder, minutes * 60, is_late
         self.last = time.monotonic()
         self.best: list[np.ndarray] = []
         if folder is not None:
@@ -322,7 +333,7 @@ class Checkpointing(keras.callbacks.Callback):
         # Not after the last batch: only validation is left then, and `train` saves after that.
         if batch + 1 < self.params["steps"] and time.monotonic() - self.last > self.seconds:
             self.save()
-        if self.deadline < math.inf and time.monotonic() > self.deadline:
+        if self.is_late():
             self.trained.stop_training = True
 
     def save(self) -> None:

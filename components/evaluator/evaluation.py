@@ -11,9 +11,10 @@ An evaluation writes these files to its folder:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from tensorflow_model_analysis.proto import config_pb2
 from components.evaluator.gate import GateRule, Verdict, judge
 from components.evaluator.pictures import PICTURE, PICTURES, RobustnessTest, Trial, trials
 from components.evaluator.reading import ImageReader, Predictions, read_images
-from components.evaluator.slices import KEYS, SLICES, slices_of
+from components.evaluator.slices import KEYS, SLICES, slices_of, sources_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PICTURE_PREDICTIONS, PREDICTIONS, Evaluation
 from components.formula_metrics.metrics import metric_configs
 from components.formula_metrics.scores import statistics, values
@@ -36,6 +37,9 @@ from data.dataset.record import Record
 from data.latex.rendering import default_renderer
 from data.spelling import NORMAL, known_spelling
 from im2latex.errors import UserError
+
+# Enough for batches of similar size; their images, predictions and statistics take some tens of MB.
+EXAMPLES_AT_ONCE = 2048
 
 
 def evaluate(
@@ -53,8 +57,10 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a model, and the baseline if there is one, on the same examples.
 
+    At most `EXAMPLES_AT_ONCE` examples are in memory at once, and those of the robustness test.
+
     Args:
-        records: the examples.
+        records: the examples, which are iterated several times.
         models: folders of SavedModels by name: `CANDIDATE` and, optionally, `BASELINE`.
         rules: rules of the gate; empty for no gate.
         out: output folder.
@@ -62,68 +68,78 @@ def evaluate(
         spelling: spelling in which formulas are compared token by token, as in `data.spelling.respell`.
         about: more facts to store about each model, by its name.
         renderer: as in `data.latex.rendering`.
-        pipeline: creates the Beam pipeline; the default runs in this process.
+        pipeline: creates the Beam pipeline; the default runs in this process. Its workers read the folder `out`.
         progress: called with the name of the stage, the number of items done since the last call, and the total.
 
     Raises:
         UserError: there are no examples, the spelling is unknown, or a model cannot be used.
     """
     known_spelling(spelling)
-    records = list(records)
-    if not records:
+    total = sum(1 for _ in records)
+    if not total:
         raise UserError("there are no examples to evaluate on")
     renderer = renderer or default_renderer()
 
     def telling(what: str, total: int) -> Callable[[int], None]:
         return lambda done: progress(what, done, total) if progress is not None else None
 
-    columns = _columns_of(records)
-    images = [record.image for record in records]
-    tried = []
-    if robustness is not None:
-        most = len(PICTURES) * min(robustness.examples, len(records))
-        tried = trials(records, robustness, telling("changing pictures", most))
-    readings: dict[str, Predictions] = {}
-    of_tried: dict[str, Predictions] = {}
-    for name, folder in models.items():
-        reader = ImageReader(folder)
-        readings[name] = read_images(reader, images, telling(f"reading, {name}", len(images)))
-        of_tried[name] = read_images(
-            reader, [trial.image for trial in tried], telling(f"reading changed pictures, {name}", len(tried))
-        )
-    comparing = telling("drawing and comparing", len(models) * len(records))
-    counted = _statistics(columns["target"], readings, renderer, spelling, comparing)
-    for name, reading in readings.items():
-        columns |= {
-            name: reading.latex,
-            f"{name}_log_probability": pa.array(reading.log_probability),
-            f"{name}_probability": pa.array(reading.probability),
-            f"{name}_statistics": pa.array(list(counted[name]), pa.list_(pa.int64())),
-        }
-    table = pa.table(columns)
+    readers = {name: ImageReader(folder) for name, folder in models.items()}
     out.mkdir(parents=True, exist_ok=True)
-    slices = _sums(table, list(models), out, pipeline)
-    if tried:
-        of_pictures = _columns_of_tried(records, tried, of_tried)
+    comparing = telling("drawing and comparing", len(models) * total)
+    tellings = {name: telling(f"reading, {name}", total) for name in models}
+    seconds = dict.fromkeys(models, 0.0)
+    with contextlib.ExitStack() as stack:
+        writer: pyarrow.parquet.ParquetWriter | None = None
+        for chunk in _chunks(records):
+            columns = _columns_of(chunk)
+            images = [record.image for record in chunk]
+            readings = {name: read_images(reader, images, tellings[name]) for name, reader in readers.items()}
+            counted = _statistics(columns["target"], readings, renderer, spelling, comparing)
+            for name, reading in readings.items():
+                seconds[name] += reading.seconds
+                columns |= {
+                    name: reading.latex,
+                    f"{name}_log_probability": pa.array(reading.log_probability),
+                    f"{name}_probability": pa.array(reading.probability),
+                    f"{name}_statistics": pa.array(list(counted[name]), pa.list_(pa.int64())),
+                }
+            table = pa.table(columns)
+            if writer is None:
+                file = str(out / PREDICTIONS)
+                writer = stack.enter_context(pyarrow.parquet.ParquetWriter(file, table.schema, compression="zstd"))
+            writer.write_table(table)
+    slices = _sums(out / PREDICTIONS, list(models), out, pipeline)
+    if robustness is not None:
+        most = len(PICTURES) * min(robustness.examples, total)
+        tried = trials(records, robustness, telling("changing pictures", most))
+        of_tried = {
+            name: read_images(
+                reader, [trial.image for trial in tried], telling(f"reading changed pictures, {name}", len(tried))
+            )
+            for name, reader in readers.items()
+        }
+        of_pictures = _columns_of_tried(tried, of_tried)
         pyarrow.parquet.write_table(pa.table(of_pictures), str(out / PICTURE_PREDICTIONS), compression="zstd")
         comparing = telling("comparing changed pictures", len(models) * len(tried))
         counted = _statistics(of_pictures["target"], of_tried, renderer, spelling, comparing)
         slices |= _by_kind(of_pictures["picture"], counted)
     evaluation = Evaluation(
-        examples=len(records),
+        examples=total,
         renderer=renderer,
-        models={
-            name: {"seconds": round(reading.seconds, 3), **(about or {}).get(name, {})}
-            for name, reading in readings.items()
-        },
+        models={name: {"seconds": round(seconds[name], 3), **(about or {}).get(name, {})} for name in models},
         slices=slices,
         gate=[_judged(rule, slices) for rule in rules],
         robustness=robustness._asdict() if robustness is not None else {},
         spelling=spelling,
     )
-    pyarrow.parquet.write_table(table, str(out / PREDICTIONS), compression="zstd")
     evaluation.write(out)
     return evaluation
+
+
+def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    left = iter(records)
+    while chunk := list(itertools.islice(left, EXAMPLES_AT_ONCE)):
+        yield chunk
 
 
 def _columns_of(records: Sequence[Record]) -> dict[str, Any]:
@@ -139,14 +155,12 @@ def _columns_of(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _columns_of_tried(
-    records: Sequence[Record], tried: Sequence[Trial], readings: Mapping[str, Predictions]
-) -> dict[str, list[str]]:
+def _columns_of_tried(tried: Sequence[Trial], readings: Mapping[str, Predictions]) -> dict[str, list[str]]:
     """Returns the columns of `pictures.parquet`: kinds, names, targets and each model's predictions."""
     return {
         "picture": [trial.kind for trial in tried],
-        "name": [records[trial.example].name for trial in tried],
-        "target": [records[trial.example].latex for trial in tried],
+        "name": [trial.name for trial in tried],
+        "target": [trial.target for trial in tried],
         **{name: reading.latex for name, reading in readings.items()},
     }
 
@@ -191,9 +205,11 @@ def _size(record: Record) -> tuple[int, int]:
         ) from None
 
 
-def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict[str, list[list[str]]]:
+def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict[str, pa.Array]:
     of = [slices_of(record.latex, height, width) for record, (width, height) in zip(records, sizes, strict=True)]
-    return {key: [slices[key] for slices in of] for key in KEYS}
+    columns = {key: [slices[key] for slices in of] for key in KEYS if key != "source"}
+    columns["source"] = sources_of([record.name for record in records])
+    return {key: pa.array(column, pa.list_(pa.string())) for key, column in columns.items()}
 
 
 def eval_config(models: Sequence[str]) -> config_pb2.EvalConfig:
@@ -211,21 +227,31 @@ def eval_config(models: Sequence[str]) -> config_pb2.EvalConfig:
     )
 
 
-def _sums(
-    table: pa.Table, models: Sequence[str], out: Path, pipeline: Callable[[], beam.Pipeline] | None
-) -> dict[str, dict[str, Any]]:
-    """Runs TFMA, which leaves its files in `out`. Returns every score by slice and model."""
-    config = eval_config(models)
-    needed = ["target", *KEYS, *(f"{name}_statistics" for name in models)]
-    (batch,) = table.select(needed).combine_chunks().to_batches()
+def _rows(group: int, file: str, columns: list[str]) -> pa.RecordBatch:
+    """Reads a group of predictions as TFMA takes them, every column with lists."""
+    (batch,) = pyarrow.parquet.ParquetFile(file).read_row_group(group, columns).combine_chunks().to_batches()
     lists = [
         column if pa.types.is_list(column.type) else pa.array([[value] for value in column.to_pylist()])
         for column in batch.columns
     ]
-    batch = pa.RecordBatch.from_arrays(lists, batch.schema.names)
+    return pa.RecordBatch.from_arrays(lists, batch.schema.names)
+
+
+def _sums(
+    predictions: Path, models: Sequence[str], out: Path, pipeline: Callable[[], beam.Pipeline] | None
+) -> dict[str, dict[str, Any]]:
+    """Runs TFMA, which leaves its files in `out`. Returns every score by slice and model."""
+    config = eval_config(models)
+    columns = ["target", *KEYS, *(f"{name}_statistics" for name in models)]
+    groups = range(pyarrow.parquet.read_metadata(str(predictions)).num_row_groups)
     make = pipeline or (lambda: beam.Pipeline("FnApiRunner"))
     with make() as run:
-        _ = run | beam.Create([batch]) | tfma.ExtractEvaluateAndWriteResults(eval_config=config, output_path=str(out))
+        _ = (
+            run
+            | beam.Create(groups)
+            | beam.Map(_rows, str(predictions), columns)
+            | tfma.ExtractEvaluateAndWriteResults(eval_config=config, output_path=str(out))
+        )
     slices: dict[str, dict[str, Any]] = {}
     for row in tfma.load_metrics(str(out)):
         name = "&".join(f"{key.column}={key.bytes_value.decode()}" for key in row.slice_key.single_slice_keys)

@@ -3,6 +3,7 @@
     bleu >= 0.75                                  an absolute bound
     bleu >= baseline - 0.01                       at most 0.01 below the model that is serving now
     exact_match >= 0.4 where structure=fraction   on one slice
+    bleu >= baseline where source=corrections     on what people corrected
     bleu >= 0.6 where picture=jpeg-30             on the examples, changed to another kind of picture
     unrendered <= baseline + 3                    for a score where lower is better
 

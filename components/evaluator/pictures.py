@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -74,16 +74,18 @@ class Trial(NamedTuple):
 
     kind: str
     example: int  # index in the records
+    name: str  # of that record
+    target: str  # its formula
     image: bytes  # PNG; for an unchanged example its image
 
 
 def trials(
-    records: Sequence[Record], robustness: RobustnessTest, progress: Callable[[int], None] | None = None
+    records: Iterable[Record], robustness: RobustnessTest, progress: Callable[[int], None] | None = None
 ) -> list[Trial]:
-    """Makes the pictures of every kind.
+    """Makes the pictures of every kind. Only the records that it chooses are in memory.
 
     Args:
-        records: the examples; their images must be valid.
+        records: the examples, which are iterated twice; their images must be valid.
         robustness: number of examples, and seed.
         progress: called with the number of pictures made since the last call.
 
@@ -92,25 +94,32 @@ def trials(
         font are used for the kind `unseen-font` only, unless all records have that font. Without such records, the kind
         `unseen-font` is missing.
     """
-    looks = [look_of(record.name) for record in records]
-    held_out = [i for i, look in enumerate(looks) if look is not None and look.font == HELD_OUT_FONT]
-    others = sorted(set(range(len(records))) - set(held_out)) or held_out
+    is_held_out = np.array([_is_held_out(record.name) for record in records], bool)
+    held_out = _sample(np.flatnonzero(is_held_out), robustness)
+    others = _sample(np.flatnonzero(~is_held_out), robustness) or held_out
+    needed = {*held_out, *others}
+    chosen = {i: record for i, record in enumerate(records) if i in needed}
     made = []
     for kind, picture in PICTURES.items():
-        for i in _sample(held_out if kind == UNSEEN_FONT else others, robustness):
-            image = records[i].image
+        for i in held_out if kind == UNSEEN_FONT else others:
+            name, image = chosen[i].name, chosen[i].image
             if kind not in (NATIVE, UNSEEN_FONT):
                 rng = np.random.default_rng((robustness.seed, zlib.crc32(kind.encode()), i))
-                image = _png(picture.make(_pixels(image), rng, _em(records[i].name)))
-            made.append(Trial(kind, i, image))
+                image = _png(picture.make(_pixels(image), rng, _em(name)))
+            made.append(Trial(kind, i, name, chosen[i].latex, image))
             if progress is not None:
                 progress(1)
     return made
 
 
-def _sample(places: Sequence[int], robustness: RobustnessTest) -> list[int]:
+def _is_held_out(name: str) -> bool:
+    look = look_of(name)
+    return look is not None and look.font == HELD_OUT_FONT
+
+
+def _sample(places: np.ndarray, robustness: RobustnessTest) -> list[int]:
     order = np.random.default_rng(robustness.seed).permutation(len(places))
-    return sorted(places[i] for i in order[: robustness.examples])
+    return sorted(places[order[: robustness.examples]].tolist())
 
 
 def _em(name: str) -> float:

@@ -1,8 +1,11 @@
-"""Slices of the examples: by the length of the formula, the area of the image, and the structures in the formula."""
+"""Slices of the examples: by the length of the formula, the area of the image, the structures in it, and the source."""
 
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
+
+from im2latex.corrections import is_correction
 
 # Lower bounds of the ranges of length, tokens of the target.
 _LENGTHS = (1, 10, 20, 40, 80)
@@ -22,6 +25,7 @@ _STRUCTURES = {
     },
 }  # fmt: skip
 PLAIN = "none of these"
+CORRECTIONS, OTHERS = "corrections", "others"
 
 
 def _ranges(starts: tuple[int, ...]) -> list[str]:
@@ -30,12 +34,23 @@ def _ranges(starts: tuple[int, ...]) -> list[str]:
 
 
 # The values of every slice key.
-SLICES = {"length": _ranges(_LENGTHS), "area": _ranges(_AREAS), "structure": [*_STRUCTURES, PLAIN]}
+SLICES = {
+    "length": _ranges(_LENGTHS),
+    "area": _ranges(_AREAS),
+    "structure": [*_STRUCTURES, PLAIN],
+    "source": [CORRECTIONS, OTHERS],
+}
 KEYS = tuple(SLICES)
 
 
+def sources_of(names: Sequence[str]) -> list[list[str]]:
+    """Returns the slices of the key `source` for records with these names; none if there are no corrections."""
+    corrected = [is_correction(name) for name in names]
+    return [[CORRECTIONS if one else OTHERS] if any(corrected) else [] for one in corrected]
+
+
 def slices_of(latex: str, height: int, width: int) -> dict[str, list[str]]:
-    """Returns the slices that an example belongs to, by key.
+    """Returns the slices that an example belongs to, by key except for `source`.
 
     Args:
         latex: the target, tokens separated by spaces.

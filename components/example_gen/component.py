@@ -4,7 +4,8 @@ TFX's ImportExampleGen accepts whatever Beam reads. Beam accepts a gzipped file 
 and for other damage it names neither the file nor the record. An invalid record would make a later component fail,
 without naming the record: Transform or, if it is in the evaluated split, the Evaluator, after all the training.
 
-This component also converts formulas to one spelling, before the vocabulary is computed and the model is trained.
+This component also converts formulas to one spelling, before the vocabulary is computed and the model is trained, and
+records which corrections of people are among the examples (components/example_gen/corrections.py).
 
 TFX shuffles the records with Beam, which keeps all of them in memory if it runs in one process. This component instead
 writes each record into one of `SHARDS` files, chosen by the checksum of the record. Memory does not grow with the
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import apache_beam as beam
+import numpy as np
 import tensorflow as tf
 from apache_beam.io import fileio as beam_files
 from apache_beam.io.filesystem import CompressionTypes
@@ -36,6 +38,8 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
+from components.example_gen import corrections
+from data.dataset.images import UNDECODABLE, check_size
 from data.dataset.record import BadRecord, decode, encode
 from data.dataset.tfrecords import frame, parse_tfrecords
 from data.spelling import NORMAL, known_spelling, respell
@@ -72,11 +76,13 @@ def _check(content: bytes) -> None:
     record = decode(content)
     if not record.latex.split():
         raise BadRecord("empty formula")
+    check_size(record.image)
     try:
-        # The same decoder as in Transform and in the model.
-        tf.io.decode_image(record.image, expand_animations=False)
+        # The same decoder as in Transform and in the model. TensorFlow keeps every scalar of Python that it converts
+        # in a cache, so the image is given as an array.
+        tf.io.decode_image(np.array(record.image, object), expand_animations=False)
     except tf.errors.InvalidArgumentError:
-        raise BadRecord("undecodable image") from None
+        raise BadRecord(UNDECODABLE) from None
 
 
 def respelled(content: bytes, spelling: str) -> bytes:
@@ -129,6 +135,13 @@ def _shard(content: bytes) -> str:
     return f"data_tfrecord-{zlib.crc32(content) % SHARDS:02d}"
 
 
+def _write_lines(lines: list[str], path: str) -> None:
+    """Writes lines to a file, sorted; no file if there are none."""
+    if lines:
+        with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            file.write("".join(f"{line}\n" for line in sorted(lines)).encode())
+
+
 def _check_written(written: beam_files.FileResult, folder: str) -> None:
     """Raises an error if a file is missing: Beam ignores a failed rename, as if an earlier attempt had done it."""
     path = FileSystems.join(folder, written.file_name)
@@ -152,6 +165,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples.split_names = artifact_utils.encode_split_names([split.name for split in config.splits])
         # Beam first writes temporary files; those of a failed worker remain.
         unfinished = os.path.join(examples.uri, ".unfinished")
+        corrected = os.path.join(examples.uri, corrections.FILE)
+        lines = []
         try:
             with self._make_beam_pipeline() as pipeline:
                 for split in config.splits:
@@ -167,11 +182,29 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                     records = pipeline | f"Read[{split.name}]" >> _Records(exec_properties, split.pattern)
                     written = records | f"Write[{split.name}]" >> write
                     _ = written | f"RefuseMissing[{split.name}]" >> beam.Map(_check_written, folder=folder)
+                    lines.append(
+                        records | f"Corrections[{split.name}]" >> beam.FlatMap(corrections.line_of, split.name)
+                    )
+                _ = (
+                    lines
+                    | beam.Flatten()
+                    | beam.Distinct()
+                    | beam.combiners.ToList()
+                    | "WriteCorrections" >> beam.Map(_write_lines, path=corrected)
+                )
         except Exception as error:
             if sentence := _worker_message(error):
                 raise UserError(sentence) from error
             raise
         fileio.rmtree(unfinished)
+        if fileio.exists(corrected):
+            with fileio.open(corrected, "rb") as file:
+                found = corrections.properties_of(file.read().decode())
+            for name, value in found.items():
+                if isinstance(value, int):
+                    examples.set_int_custom_property(name, value)
+                else:
+                    examples.set_string_custom_property(name, value)
         examples_utils.set_payload_format(examples, exec_properties[standard_component_specs.OUTPUT_DATA_FORMAT_KEY])
         examples_utils.set_file_format(examples, "tfrecords_gzip")
         logging.info("Examples generated.")

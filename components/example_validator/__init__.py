@@ -1,1 +1,1 @@
-"""The ExampleValidator component: stops the run if the examples do not match the schema."""
+"""The ExampleValidator component: stops the run if the examples do not match the schema, or have drifted."""

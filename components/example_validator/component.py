@@ -2,33 +2,69 @@
 
 TFX's ExampleValidator only writes anomalies to an artifact, which the orchestrators ignore; TFX (1.16 to 1.21) has no
 option to stop.
+
+It also compares the examples with those that the serving model learned from, and warns or stops if they have drifted.
+The version that serves is not part of the cache key: examples are compared once, when they are new. Otherwise each push
+would let the next run, with the same examples, do it again.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import textwrap
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tensorflow_data_validation.utils.anomalies_util import load_anomalies_binary
-from tfx.components.example_validator import component, executor
-from tfx.dsl.components.base import executor_spec
-from tfx.types import artifact_utils
+from tfx import types
+from tfx.components.example_validator import executor
+from tfx.components.statistics_gen import stats_artifact_utils
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import artifact_utils, standard_artifacts, standard_component_specs
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
+from components.example_validator import drift
+from components.example_validator.comparison import compare_with_serving
+from im2latex.drift import drifted
 from im2latex.errors import UserError
 
 # Each anomaly is cut to this many characters, because TFDV may list every value.
 REPORT_LENGTH = 160
+# What to do if the examples have drifted.
+WARN, STOP, OFF = "warn", "stop", "off"
+SPLIT = "train"
+
+log = logging.getLogger(__name__)
+
+
+class ExampleValidatorSpec(ComponentSpec):
+    """TFX's inputs, outputs and parameters, and those of the comparison with the serving model."""
+
+    PARAMETERS = {
+        **standard_component_specs.ExampleValidatorSpec.PARAMETERS,
+        "serving": ExecutionParameter(type=str),
+        "thresholds": ExecutionParameter(type=str),
+        "action": ExecutionParameter(type=str),
+    }
+    INPUTS = {
+        **standard_component_specs.ExampleValidatorSpec.INPUTS,
+        "examples": ChannelParameter(type=standard_artifacts.Examples),
+    }
+    OUTPUTS = standard_component_specs.ExampleValidatorSpec.OUTPUTS
 
 
 class Executor(executor.Executor):
-    """Validates every split as TFX does, then fails if there are anomalies."""
+    """Validates every split as TFX does, then compares the training split with what the serving model learned from."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> Any:
-        """Writes the anomalies of each split to `anomalies`.
+        """Writes the anomalies of each split, and the comparison, to `anomalies`.
 
         Raises:
-            UserError: a split has anomalies; the message names each with its split and feature.
+            UserError: a split has anomalies, or the examples have drifted and the run shall stop; the message names
+                each anomaly with its split and feature, and each feature that has drifted.
         """
         result = super().Do(input_dict, output_dict, exec_properties)
         artifact = artifact_utils.get_single_instance(output_dict["anomalies"])
@@ -45,10 +81,65 @@ class Executor(executor.Executor):
             ]
         if problems:
             raise UserError(f"the examples do not match the schema: {'; '.join(problems)}")
+        if exec_properties["action"] != OFF:
+            self._compare(input_dict, artifact, exec_properties)
+            # The orchestrator takes the artifact's properties from here.
+            result.output_artifacts["anomalies"].artifacts[0].CopyFrom(artifact.mlmd_artifact)
         return result
 
+    def _compare(self, input_dict: dict[str, list], anomalies: types.Artifact, exec_properties: dict[str, Any]) -> None:
+        """Writes the comparison with the serving model to `anomalies`, and warns or stops if it found drift."""
+        statistics = artifact_utils.get_single_instance(input_dict["statistics"])
+        (counted,) = stats_artifact_utils.load_statistics(statistics, SPLIT).proto().datasets
+        found = compare_with_serving(
+            Path(artifact_utils.get_split_uri(input_dict["examples"], SPLIT)),
+            int(counted.num_examples),
+            exec_properties["serving"],
+            json.loads(exec_properties["thresholds"]),
+        )
+        drift.write(found, anomalies.uri)
+        anomalies.set_string_custom_property(drift.SENTENCE, found.sentence)
+        if not drifted(found.comparisons):
+            log.info("%s", found.sentence)
+        elif exec_properties["action"] == WARN:
+            log.warning("%s", found.sentence)
+        else:
+            raise UserError(f"{found.sentence}; drift.action=warn continues in spite of it")
 
-class ExampleValidator(component.ExampleValidator):
-    """TFX's ExampleValidator with the executor above."""
 
+class ExampleValidator(base_component.BaseComponent):
+    """Validates examples by the schema, and compares them with what the serving model learned from."""
+
+    SPEC_CLASS = ExampleValidatorSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
+
+    def __init__(
+        self,
+        statistics: types.BaseChannel,
+        schema: types.BaseChannel,
+        examples: types.BaseChannel,
+        serving: str,
+        thresholds: Mapping[str, float],
+        action: str,
+    ) -> None:
+        """
+        Args:
+            statistics: StatisticsGen's output.
+            schema: the schema.
+            examples: ImportExampleGen's output.
+            serving: the serving folder, which holds one folder per version.
+            thresholds: largest distance from what the serving model learned from, by feature of `im2latex.statistics`.
+            action: if a distance is larger: WARN, STOP; OFF compares nothing.
+        """
+        super().__init__(
+            ExampleValidatorSpec(
+                statistics=statistics,
+                schema=schema,
+                examples=examples,
+                exclude_splits=json.dumps([]),
+                serving=serving,
+                thresholds=json.dumps(dict(thresholds)),
+                action=action,
+                anomalies=types.Channel(standard_artifacts.ExampleAnomalies),
+            )
+        )

@@ -55,6 +55,7 @@ class ReporterSpec(ComponentSpec):
         "blessing": ChannelParameter(type=standard_artifacts.ModelBlessing),
         "serving_check": ChannelParameter(type=standard_artifacts.InfraBlessing, optional=True),
         "pushed_model": ChannelParameter(type=standard_artifacts.PushedModel),
+        "anomalies": ChannelParameter(type=standard_artifacts.ExampleAnomalies, optional=True),
         "tuner_results": ChannelParameter(type=standard_artifacts.TunerResults, optional=True),
     }
     OUTPUTS = {"report": ChannelParameter(type=Report)}
@@ -125,6 +126,7 @@ class Reporter(base_component.BaseComponent):
         blessing: types.BaseChannel,
         pushed_model: types.BaseChannel,
         serving_check: types.BaseChannel | None = None,
+        anomalies: types.BaseChannel | None = None,
         tuner_results: types.BaseChannel | None = None,
     ) -> None:
         """
@@ -141,6 +143,7 @@ class Reporter(base_component.BaseComponent):
             evaluation, blessing: Evaluator's outputs.
             pushed_model: Pusher's output, which exists for models that were not pushed too.
             serving_check: ServingCheck's blessing.
+            anomalies: ExampleValidator's output.
             tuner_results: Tuner's trials.
         """
         super().__init__(
@@ -158,6 +161,7 @@ class Reporter(base_component.BaseComponent):
                 evaluation=evaluation,
                 blessing=blessing,
                 serving_check=serving_check,
+                anomalies=anomalies,
                 pushed_model=pushed_model,
                 tuner_results=tuner_results,
                 report=types.Channel(Report),

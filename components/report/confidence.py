@@ -38,7 +38,7 @@ def confidence(evaluated: Evaluated) -> Confidence:
         Missing: the evaluation has no probabilities.
     """
     score = SCORES["calibration_error"]
-    total = evaluated.statistics.sum(axis=0)[score.part] if len(evaluated.statistics) else np.zeros(0)
+    total = evaluated.statistics[score.part]
     if len(total) != 3 * BINS or not total.any():
         raise Missing("The evaluation has no probabilities: another version of the pipeline wrote it.")
     counts, right, millionths = total.reshape(3, BINS)

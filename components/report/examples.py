@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import array
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,15 +35,16 @@ def measure(folder: Path) -> Split:
     Raises:
         UserError: a file is damaged, or holds records of another kind.
     """
-    lengths, sizes, tokens = [], [], Counter[str]()
+    lengths, widths, heights = (array.array("i") for _ in range(3))  # a list would take 100 bytes for an example
+    tokens = Counter[str]()
     for record in read_split(folder):
         formula = record.latex.split()
         lengths.append(len(formula))
         tokens.update(formula)
         with Image.open(io.BytesIO(record.image)) as image:  # decodes the header only
-            sizes.append(image.size)
-    widths, heights = np.array(sizes).reshape(-1, 2).T
-    return Split(np.array(lengths), widths, heights, tokens)
+            widths.append(image.width)
+            heights.append(image.height)
+    return Split(np.array(lengths), np.array(widths), np.array(heights), tokens)
 
 
 def images(folder: Path, numbers: Sequence[int]) -> dict[int, bytes]:
@@ -65,10 +67,15 @@ class Coverage(NamedTuple):
     untried: int  # tokens of the vocabulary that occur in no formula
 
 
-def coverage(vocabulary: Sequence[str], formulas: Sequence[str]) -> Coverage:
+def coverage(vocabulary: Sequence[str], formulas: Iterable[str]) -> Coverage:
     """Compares formulas with a vocabulary, which is the text of each token id."""
     known = set(vocabulary) - set(SPECIAL_TEXTS)
-    counts = Counter(token for formula in formulas for token in formula.split())
+    counts, total, affected = Counter[str](), 0, 0
+    for formula in formulas:
+        tokens = formula.split()
+        counts.update(tokens)
+        total += 1
+        affected += not known.issuperset(tokens)
     unknown = sorted(((t, n) for t, n in counts.items() if t not in known), key=lambda item: (-item[1], item[0]))
     return Coverage(
         size=len(known),
@@ -77,8 +84,8 @@ def coverage(vocabulary: Sequence[str], formulas: Sequence[str]) -> Coverage:
         unknown=unknown[:TOKENS],
         unknown_distinct=len(unknown),
         unknown_tokens=sum(count for _, count in unknown),
-        formulas=len(formulas),
-        affected=sum(not known.issuperset(formula.split()) for formula in formulas),
+        formulas=total,
+        affected=affected,
         untried=len(known - set(counts)),
     )
 
@@ -125,9 +132,12 @@ def read_data(folder: str, read_at: int) -> Data:
 
 def _reasons(rejects: Path) -> list[Reason]:
     names: dict[str, list[str]] = {}
-    for line in rejects.read_text("utf-8").split("\n"):
-        if line:
+    records: Counter[str] = Counter()
+    with rejects.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
             reject = json.loads(line)
-            names.setdefault(reject["reason"], []).append(f"{reject['split']}: {reject['name']}")
-    reasons = [Reason(text, len(rejected), rejected[:NAMES]) for text, rejected in names.items()]
+            records[reject["reason"]] += 1
+            if len(first := names.setdefault(reject["reason"], [])) < NAMES:
+                first.append(f"{reject['split']}: {reject['name']}")
+    reasons = [Reason(text, records[text], first) for text, first in names.items()]
     return sorted(reasons, key=lambda reason: (-reason.records, reason.text))

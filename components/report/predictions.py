@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from rapidfuzz.distance import Levenshtein
 SHOWN = 4
 # Size of the confusion matrix, and rows of the tables.
 MATRIX, ROWS = 8, 12
+# Number of predictions in memory at once.
+ROWS_AT_ONCE = 4096
 
 SAME, WRONG, MISSING, EXTRA = "same", "wrong", "missing", "extra"
 
@@ -34,45 +37,87 @@ class Prediction(NamedTuple):
         return Levenshtein.normalized_similarity(self.target.split(), self.read.split())
 
 
-class Evaluated(NamedTuple):
-    """The predictions for the evaluated split."""
-
-    predictions: list[Prediction]
-    widths: np.ndarray  # of the images, pixels, (examples,)
-    heights: np.ndarray
-    statistics: np.ndarray  # as `components.formula_metrics.scores.statistics` counts them, (examples, columns) int64
-
-
-def read_predictions(file: Path, model: str) -> Evaluated:
-    """Reads a model's predictions from an evaluation.
+class StoredPredictions(Iterable[Prediction]):
+    """A model's predictions for the evaluated split, which are read anew each time that they are iterated.
 
     Args:
         file: `predictions.parquet`, see `components.evaluator.evaluation`.
         model: name of the model in that file.
     """
-    needed = ["name", "target", model, f"{model}_log_probability", "width", "height", f"{model}_statistics"]
-    columns = pyarrow.parquet.read_table(str(file), columns=needed).to_pydict()
-    rows = zip(*(columns[name] for name in needed[:4]), strict=True)
-    predictions = [Prediction(record, *row) for record, row in enumerate(rows)]
-    return Evaluated(predictions, *(np.array(columns[name]) for name in needed[4:]))
+
+    def __init__(self, file: Path, model: str) -> None:
+        self._file, self._columns = file, ["name", "target", model, f"{model}_log_probability"]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        record = 0
+        for columns in _batches(self._file, self._columns):
+            for row in zip(*(columns[name].to_pylist() for name in self._columns), strict=True):
+                yield Prediction(record, *row)
+                record += 1
+
+
+class Evaluated(NamedTuple):
+    """The predictions for the evaluated split. For each example, 12 bytes are in memory."""
+
+    predictions: Iterable[Prediction]
+    lengths: np.ndarray  # of the targets, tokens, (examples,)
+    widths: np.ndarray  # of the images, pixels, (examples,)
+    heights: np.ndarray
+    # Sum over all examples, as `components.formula_metrics.scores.statistics` counts them, (columns,) int64.
+    statistics: np.ndarray
+
+
+def read_predictions(file: Path, model: str) -> Evaluated:
+    """Reads a model's predictions from an evaluation; arguments as in `StoredPredictions`."""
+    predictions = StoredPredictions(file, model)
+    lengths = array.array("i", (len(prediction.target.split()) for prediction in predictions))
+    widths, heights, statistics = array.array("i"), array.array("i"), np.zeros(0, np.int64)
+    for columns in _batches(file, ["width", "height", f"{model}_statistics"]):
+        widths.extend(columns["width"].to_pylist())
+        heights.extend(columns["height"].to_pylist())
+        total = np.array(columns[f"{model}_statistics"].to_pylist(), np.int64).sum(axis=0)
+        statistics = total + statistics if len(statistics) else total
+    return Evaluated(predictions, np.array(lengths), np.array(widths), np.array(heights), statistics)
+
+
+def _batches(file: Path, columns: list[str]) -> Iterator[dict[str, pyarrow.Array]]:
+    """Yields some columns of a Parquet file, some thousand rows at a time.
+
+    Raises:
+        KeyError: a column is missing.
+    """
+    with pyarrow.parquet.ParquetFile(str(file)) as opened:
+        for batch in opened.iter_batches(ROWS_AT_ONCE, columns=columns):
+            yield {name: batch.column(name) for name in columns}
 
 
 class Gallery(NamedTuple):
-    """Predictions to show; each list is in descending order, and no prediction is in two lists."""
+    """StoredPredictions to show; each list is in descending order, and no prediction is in two lists."""
 
     best: list[Prediction]
     median: list[Prediction]
     worst: list[Prediction]
 
 
-def choose(predictions: Sequence[Prediction], count: int = SHOWN) -> Gallery:
-    """Chooses predictions to show, ordered by similarity, then by log-probability, then by name."""
-    keys = {prediction: (-prediction.similarity, -prediction.log_probability) for prediction in predictions}
-    ordered = sorted(predictions, key=lambda prediction: (*keys[prediction], prediction.name))
-    best, rest = ordered[:count], ordered[count:]
+def choose(predictions: Iterable[Prediction], count: int = SHOWN) -> Gallery:
+    """Chooses predictions to show, ordered by similarity, then by log-probability, then as they come.
+
+    Args:
+        predictions: all predictions, which are iterated twice.
+        count: number of predictions in each list.
+    """
+    similarities, log_probabilities = array.array("d"), array.array("d")
+    for prediction in predictions:
+        similarities.append(-prediction.similarity)
+        log_probabilities.append(-prediction.log_probability)
+    order = np.lexsort((log_probabilities, similarities))
+    best, rest = order[:count], order[count:]
     worst, rest = rest[max(len(rest) - count, 0) :], rest[: max(len(rest) - count, 0)]
-    middle = max((len(ordered) - count) // 2 - len(best), 0)
-    return Gallery(best, rest[middle : middle + count], worst)
+    middle = max((len(order) - count) // 2 - len(best), 0)
+    groups = [places.tolist() for places in (best, rest[middle : middle + count], worst)]
+    needed = {place for group in groups for place in group}
+    found = {place: prediction for place, prediction in enumerate(predictions) if place in needed}
+    return Gallery(*([found[place] for place in group] for group in groups))
 
 
 class AlignedPart(NamedTuple):
@@ -106,7 +151,7 @@ class Confusions(NamedTuple):
     extra: Counter[str]
 
 
-def confusions(predictions: Sequence[Prediction]) -> Confusions:
+def confusions(predictions: Iterable[Prediction]) -> Confusions:
     """Counts the token errors of all predictions."""
     counts = Confusions(Counter(), Counter(), Counter(), Counter())
     for prediction in predictions:

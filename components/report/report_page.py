@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from components.metadata import CACHED
-from components.report import lineage, sections, wording
+from components.report import drift, lineage, sections, wording
 from components.report.charts import HEIGHT, WIDTH
 from components.report.confidence import confidence
 from components.report.content_policy import content_policy
@@ -67,6 +67,8 @@ def render(run: ReportedRun) -> str:
         "training": section(sections.training, run),
         "measured": section(sections.measured, run, evaluated.content),
         "vocabulary": then(evaluated, sections.vocabulary, run),
+        "drift": section(drift.examples, run),
+        "asked": section(drift.service, run),
         "confused": then(evaluated, sections.confused),
         "data": sections.data(run),
         "descent": sections.descent(run),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from components.metadata import FAILED, Output, Step
+from im2latex.monitor import Monitored
 
 
 class Setting(NamedTuple):
@@ -24,13 +25,14 @@ class ReportedRun:
     pipeline: str
     id: str = ""
     steps: Sequence[Step] | None = None
-    # Keys: examples, transform_graph, tuner_results, model, model_run, baseline, evaluation, blessing, serving_check,
-    # pushed_model.
+    # Keys: examples, anomalies, transform_graph, tuner_results, model, model_run, baseline, evaluation, blessing,
+    # serving_check, pushed_model.
     artifacts: Mapping[str, Output] = field(default_factory=dict)
     settings: Sequence[Setting] | None = None
     data: str | None = None  # folder of the TFRecords
     split: str | None = None  # split of the examples that the model is evaluated on
     serving: str | None = None  # the serving folder
+    service: Monitored | None = None  # what a service was asked
     log: str = ""  # path of the log, if the run failed
     failure: str = ""  # the error in the log, if the run failed
 

@@ -35,7 +35,7 @@ LOGS = "logs"
 
 # Slices with fewer examples are marked, because their scores are unreliable.
 FEW = 20
-SLICES = {"length": "Length, tokens", "area": "Area of the image, pixels", "structure": "Structure"}
+SLICES = {"length": "Length, tokens", "area": "Area of the image, pixels"}
 # The scores that the report shows in large figures.
 LARGE = ("bleu", "exact_match")
 
@@ -256,7 +256,7 @@ def scores(evaluation: Evaluation) -> Scores:
             continue
         shown = value if key == "structure" else value.replace("-", "\N{EN DASH}")
         cells = [cell(score, values, score_name) for score_name, score in SCORES.items()]
-        groups.setdefault(SLICES.get(key, key), []).append(
+        groups.setdefault(SLICES.get(key, key.capitalize()), []).append(
             SliceRow(shown, values["examples"], values["examples"] < FEW, cells)
         )
     everything = evaluation.slices[""]
@@ -322,8 +322,7 @@ def measured(run: ReportedRun, evaluated: Evaluated | None) -> Measured:
         raise Missing("There are no training examples.")
     values = {"Length": {"train": train.lengths}, "Width": {"train": train.widths}, "Height": {"train": train.heights}}
     if evaluated:
-        lengths = np.array([len(prediction.target.split()) for prediction in evaluated.predictions])
-        for name, others in zip(values, (lengths, evaluated.widths, evaluated.heights), strict=True):
+        for name, others in zip(values, (evaluated.lengths, evaluated.widths, evaluated.heights), strict=True):
             values[name]["evaluated"] = others
     units = {"Length": "tokens", "Width": "pixels", "Height": "pixels"}
     return Measured(
@@ -347,7 +346,7 @@ def vocabulary(run: ReportedRun, evaluated: Evaluated) -> Coverage:
     if not path.exists():
         raise Missing("The model has no record of its vocabulary.")
     texts = json.loads(path.read_text("utf-8"))["vocabulary"]
-    return coverage(texts, [prediction.target for prediction in evaluated.predictions])
+    return coverage(texts, (prediction.target for prediction in evaluated.predictions))
 
 
 class Confused(NamedTuple):

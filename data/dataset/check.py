@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import hashlib
 import io
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data.dataset.images import open_image
 from data.dataset.record import SPLITS, BadRecord, Record, decode
 from data.dataset.tfrecords import read_tfrecords, shards
 from data.dataset.writer import is_dataset
@@ -65,16 +67,17 @@ class DatasetReport:
 
 @dataclass
 class _SplitStatistics:
-    """Values collected while the records of a split are read."""
+    """Values collected while the records of a split are read: 36 bytes for each record, and counts of tokens."""
 
-    widths: list[int] = field(default_factory=list)
-    heights: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
+    widths: array.array = field(default_factory=lambda: array.array("I"))
+    heights: array.array = field(default_factory=lambda: array.array("I"))
+    lengths: array.array = field(default_factory=lambda: array.array("I"))
     image_bytes: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
-    formulas: Counter[str] = field(default_factory=Counter)
-    pairs: set[bytes] = field(default_factory=set)
-    names: Counter[str] = field(default_factory=Counter)
+    # Digests of 64 bits: of a million records, two that differ are equal with a probability of 3e-8.
+    formulas: array.array = field(default_factory=lambda: array.array("Q"))
+    pairs: array.array = field(default_factory=lambda: array.array("Q"))
+    names: array.array = field(default_factory=lambda: array.array("Q"))
     samples: list[Record] = field(default_factory=list)
     unusable: int = 0
 
@@ -107,10 +110,11 @@ def check_dataset(
     if described and rejected != sum(described["rejected"].values()):
         problems.add(f"rejects.jsonl has {rejected:,} lines, dataset.json says {sum(described['rejected'].values()):,}")
     train = read["train"]
-    shared = {split: sum(n for f, n in read[split].formulas.items() if f in train.formulas) for split in SPLITS[1:]}
+    shared = {split: int(np.isin(read[split].formulas, train.formulas).sum()) for split in SPLITS[1:]}
     for split in SPLITS[1:]:
-        same = len(read[split].pairs & train.pairs)
-        if same > MAX_SHARED * len(read[split].pairs):
+        pairs = np.unique(read[split].pairs)
+        same = int(np.isin(pairs, train.pairs).sum())
+        if same > MAX_SHARED * len(pairs):
             problems.add(f"{same:,} examples of {split}, image and formula, are in train too")
     vocabulary = sum((statistics.tokens for statistics in read.values()), Counter())
     report = DatasetReport(
@@ -132,7 +136,7 @@ def check_dataset(
         seen_once=sum(count == 1 for count in vocabulary.values()),
         unseen={split: len(set(read[split].tokens) - set(train.tokens)) for split in SPLITS[1:]},
         duplicates={
-            split: sum(statistics.formulas.values()) - len(statistics.formulas) for split, statistics in read.items()
+            split: len(statistics.formulas) - len(np.unique(statistics.formulas)) for split, statistics in read.items()
         },
         shared=shared,
         problems=problems.listed(),
@@ -212,7 +216,7 @@ def _read_split(
         problems.add(f"{split} holds {total:,} records, dataset.json says {expected:,}")
     if not total:
         problems.add(f"{split} holds no records")
-    if repeated := sum(count > 1 for count in statistics.names.values()):
+    if repeated := int((np.unique(statistics.names, return_counts=True)[1] > 1).sum()):
         problems.add(f"{repeated:,} names occur more than once in {split}")
     return statistics
 
@@ -222,20 +226,23 @@ def _check_formula(record: Record, statistics: _SplitStatistics, problems: _Prob
     statistics.lengths.append(len(tokens))
     statistics.image_bytes += len(record.image)
     statistics.tokens.update(tokens)
-    statistics.formulas[record.latex] += 1
-    statistics.names[record.name] += 1
-    statistics.pairs.add(hashlib.sha256(record.image + b"\0" + record.latex.encode()).digest()[:16])
+    statistics.formulas.append(_digest(record.latex.encode()))
+    statistics.names.append(_digest(record.name.encode()))
+    statistics.pairs.append(_digest(record.image + b"\0" + record.latex.encode()))
     if not tokens:
         problems.add("empty formula", record.name)
     elif " ".join(tokens) != record.latex:
         problems.add("tokens not separated by one space each", record.name)
 
 
+def _digest(content: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big")
+
+
 def _check_image(record: Record, statistics: _SplitStatistics, problems: _Problems) -> bool:
     """Checks a record's image and returns whether it can be decoded."""
     try:
-        with Image.open(io.BytesIO(record.image)) as image:
-            image.load()
+        with open_image(record.image) as image:
             statistics.widths.append(image.width)
             statistics.heights.append(image.height)
             if image.format not in ("PNG", "JPEG"):
@@ -243,9 +250,8 @@ def _check_image(record: Record, statistics: _SplitStatistics, problems: _Proble
             low, high = image.convert("L").getextrema()
             if low == high:
                 problems.add("blank image", record.name)
-    # Pillow's decoders raise many different exceptions for broken images.
-    except Exception:
-        problems.add("undecodable image", record.name)
+    except BadRecord as error:
+        problems.add(error.reason, record.name)
         return False
     return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -35,8 +35,11 @@ def read_tfrecords(path: Path) -> Iterator[bytes]:
     """Yields the records of a TFRecord file, gzipped or not, as bytes.
 
     Raises:
-      UserError: the file is missing or cut off, or a checksum is wrong; names the file and the record's number.
+      UserError: the file is missing, no regular file, cut off, or a checksum is wrong; names the file and the record's
+        number.
     """
+    if path.exists() and not path.is_file():  # opening a pipe would wait for another process
+        raise UserError(f"{path} is a link, pipe or device instead of a file; replace it by the file")
     try:
         with open(path, "rb") as raw:
             yield from parse_tfrecords(raw, str(path))
@@ -103,32 +106,37 @@ def examples_of(data: Path, split: str) -> Path:
     return data
 
 
-def read_records(path: Path | str) -> Iterator[Record]:
-    """Yields the records of a TFRecord file, or of all files of a split's folder, in order.
+class Records(Iterable[Record]):
+    """The records of TFRecord files, in order. They are read anew each time that they are iterated.
+
+    Iterating raises UserError if a file is damaged, or a record does not follow the schema.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+
+    def __iter__(self) -> Iterator[Record]:
+        for file in self._files:
+            for number, content in enumerate(read_tfrecords(file)):
+                try:
+                    yield decode(content)
+                except BadRecord as error:
+                    raise UserError(f"{file}, record {number}: {error.reason}; make the data set again") from error
+
+
+def read_records(path: Path | str) -> Records:
+    """Returns the records of a TFRecord file, or of all files of a split's folder.
 
     Raises:
-      UserError: there is no file, a file is damaged, or a record does not follow the schema.
+      UserError: there is no file.
     """
     path = Path(path)
     files = shards(path) if path.is_dir() else [path]
     if not files:
         raise UserError(f"{path} holds no .tfrecord or .tfrecord.gz files; make a data set with `im2latex data`")
-    yield from _read(files)
+    return Records(files)
 
 
-def read_split(folder: Path | str) -> Iterator[Record]:
-    """Yields the records of a split written by ExampleGen, from all files in its folder, in order.
-
-    Raises:
-      UserError: a file is damaged, or a record does not follow the schema.
-    """
-    return _read(sorted(path for path in Path(folder).iterdir() if path.is_file()))
-
-
-def _read(files: list[Path]) -> Iterator[Record]:
-    for file in files:
-        for number, content in enumerate(read_tfrecords(file)):
-            try:
-                yield decode(content)
-            except BadRecord as error:
-                raise UserError(f"{file}, record {number}: {error.reason}; make the data set again") from error
+def read_split(folder: Path | str) -> Records:
+    """Returns the records of a split written by ExampleGen, from all files in its folder."""
+    return Records(sorted(path for path in Path(folder).iterdir() if path.is_file()))

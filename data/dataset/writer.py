@@ -30,6 +30,7 @@ from im2latex.errors import UserError
 
 FORMAT = "im2latex-records-1"
 RECORDS_PER_SHARD = 4096
+REJECTS = "rejects.jsonl"
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ class DatasetWriter:
         self.details = dict(details or {})
         self.allow_rejects = allow_rejects
         self.overwrite = overwrite
-        self.rejects: list[dict[str, str]] = []
+        self._rejected: Counter[str] = Counter()  # by split
+        self._reasons: Counter[str] = Counter()
         self.summary: DatasetSummary | None = None
 
     def __enter__(self) -> DatasetWriter:
@@ -132,6 +134,7 @@ class DatasetWriter:
             self.lock = os.open(self.folder, os.O_RDONLY)
             fcntl.flock(self.lock, fcntl.LOCK_EX)
             self.splits = {split: _Shards(self.folder / split) for split in SPLITS}
+            self._rejects = (self.folder / REJECTS).open("w", encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}; choose another --out") from error
         return self
@@ -149,7 +152,12 @@ class DatasetWriter:
 
     def reject(self, split: str, name: str, reason: str) -> None:
         """Counts a rejected record and adds it to rejects.jsonl."""
-        self.rejects.append({"name": name, "split": split, "reason": reason})
+        self._rejected[split] += 1
+        self._reasons[reason] += 1
+        try:
+            self._rejects.write(json.dumps({"name": name, "split": split, "reason": reason}, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; free some space") from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -160,9 +168,9 @@ class DatasetWriter:
         except OSError as broken:
             raise UserError(f"cannot write {self.path}: {broken.strerror}; free some space") from broken
         finally:
-            for split in self.splits.values():
+            for close in (self._rejects.close, *(split.close for split in self.splits.values())):
                 with contextlib.suppress(OSError):  # the disk may be full; the folder is removed anyway
-                    split.close()
+                    close()
             shutil.rmtree(self.folder, ignore_errors=True)
             os.close(self.lock)
 
@@ -175,30 +183,28 @@ class DatasetWriter:
             raise UserError(f"{self.path} is a file; --out names a folder")
 
     def _finish(self) -> None:
-        rejected = Counter(reject["split"] for reject in self.rejects)
-        reasons = Counter(reject["reason"] for reject in self.rejects)
+        self._rejects.close()
+        rejected = self._rejected.total()
         written = sum(split.count for split in self.splits.values())
-        total = written + len(self.rejects)
-        common = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))
-        lines = "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in self.rejects)
+        total = written + rejected
+        common = "; ".join(f"{count} x {reason}" for reason, count in self._reasons.most_common(3))
         if total == 0:
             raise UserError(f"{self.source} holds no records; check that it is the right folder")
-        if len(self.rejects) > self.allow_rejects * total or written == 0:
+        if rejected > self.allow_rejects * total or written == 0:
             file = self.path.with_name(f"{self.path.name}.rejects.jsonl")
-            file.write_text(lines, "utf-8")
+            (self.folder / REJECTS).rename(file)
             raise UserError(
-                f"{len(self.rejects):,} of {total:,} records of {self.source} were rejected ({common}), more than "
+                f"{rejected:,} of {total:,} records of {self.source} were rejected ({common}), more than "
                 f"{self.allow_rejects:.0%}: see {file}, or allow it with --allow-rejects SHARE"
             )
         for split in self.splits.values():
             split.finish()
-        (self.folder / "rejects.jsonl").write_text(lines, "utf-8")
         fingerprint = hashlib.sha256("".join(split.digest.hexdigest() for split in self.splits.values()).encode())
         self.summary = DatasetSummary(
             path=self.path,
             counts={name: split.count for name, split in self.splits.items()},
-            rejected={name: rejected[name] for name in SPLITS},
-            reasons=dict(reasons.most_common()),
+            rejected={name: self._rejected[name] for name in SPLITS},
+            reasons=dict(self._reasons.most_common()),
             fingerprint=fingerprint.hexdigest(),
         )
         description = {
@@ -215,7 +221,7 @@ class DatasetWriter:
         finished = self.folder / "finished"
         finished.mkdir()
         finished.chmod(0o777 & ~_umask())
-        for entry in [*SPLITS, "rejects.jsonl", "dataset.json"]:
+        for entry in [*SPLITS, REJECTS, "dataset.json"]:
             (self.folder / entry).rename(finished / entry)
         if self.path.exists():
             self.path.rename(self.folder / "replaced")

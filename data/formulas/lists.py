@@ -7,6 +7,7 @@ and folders in the layout of the processed im2latex-100k can be read too, with t
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import re
@@ -20,7 +21,8 @@ from data.dataset.record import SPLITS
 from data.dataset.tfrecords import read_records
 from data.dataset.writer import is_dataset
 from data.files import atomic_file
-from data.importers.source import SPLIT_NAMES, Files
+from data.importers.convert import CONTROL, MAX_FORMULA_BYTES
+from data.importers.source import NOT_REGULAR, SPLIT_NAMES, FileLines, Files, line_number, without_mark
 from data.parallel import ordered_map
 from data.spelling import normal_form
 from im2latex.errors import UserError
@@ -143,6 +145,9 @@ def _tokenized(work: tuple[list[ListedFormula], int]) -> list[Formula | Problem]
     lines, max_tokens = work
     results: list[Formula | Problem] = []
     for line in lines:
+        if CONTROL.search(line.latex):
+            results.append(Problem(line.where, "control character in the formula", line.split))
+            continue
         try:
             tokens = tokenize(line.latex)
             joined = " ".join(tokens)
@@ -160,11 +165,20 @@ def _tokenized(work: tuple[list[ListedFormula], int]) -> list[Formula | Problem]
 
 def _read_list(path: Path) -> Iterator[ListedFormula]:
     name = label_of(path.name.split(".")[0])
+    if path.exists() and not path.is_file():  # opening a pipe would wait for another process
+        raise UserError(f"{path} is a {NOT_REGULAR}; give a list of formulas or a data set")
     try:
         with open(path, "rb") as raw:
             zipped = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            for number, content in enumerate(gzip.GzipFile(fileobj=raw) if zipped else raw, start=1):
+            stream = gzip.GzipFile(fileobj=raw) if zipped else raw
+            # A line without an end is read up to a limit, which is beyond that of a formula.
+            lines = iter(functools.partial(stream.readline, 2 * MAX_FORMULA_BYTES), b"")
+            for number, content in enumerate(lines, start=1):
+                if number == 1:
+                    content = without_mark(content, str(path))
+                if len(content) == 2 * MAX_FORMULA_BYTES:
+                    raise UserError(f"{path}, line {number} is longer than a formula; check that it is the right file")
                 line = content.decode("utf-8", "replace").rstrip("\r\n")
                 source, tab, latex = line.rpartition("\t")
                 if latex.strip():
@@ -184,14 +198,15 @@ def _read_folder(path: Path) -> Iterator[ListedFormula]:
             f"{path} is neither a data set nor a folder with im2latex_formulas.norm.lst and im2latex_*_filter.lst; "
             "give one of these, or a list of formulas"
         )
-    formulas = files.read(names[0]).decode("utf-8", "replace").removesuffix("\n").split("\n")
+    formulas = FileLines(files.read(names[0]))
     for name in lists:
         split = SPLIT_NAMES.get(Path(name).stem.removeprefix("im2latex_").removesuffix("_filter"))
-        for number, row in enumerate(files.read(name).decode("utf-8", "replace").splitlines(), start=1):
-            line = row.split()[1:2]
-            if split is None or not line or not line[0].isdecimal() or int(line[0]) >= len(formulas):
+        for number, row in enumerate(FileLines(files.read(name)), start=1):
+            line = [line_number(field) for field in row.decode("utf-8", "replace").split()[1:2]]
+            if split is None or not line or line[0] >= len(formulas):
                 raise UserError(f"{path / name}, line {number}: no formula line of a known split; correct the list")
-            yield ListedFormula(formulas[int(line[0])], label_of(path.name), split, f"{name}:{number}")
+            latex = formulas[line[0]].decode("utf-8", "replace")
+            yield ListedFormula(latex, label_of(path.name), split, f"{name}:{number}")
 
 
 def write_list(path: Path, formulas: Iterable[tuple[str, str]]) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import io
+import re
 
 from PIL import Image, ImageChops
 
+from data.dataset.images import UNDECODABLE, open_image
 from data.dataset.record import BadRecord, Record, encode
-from data.importers.source import Candidate
+from data.importers.source import Candidate, read_image
 from data.spelling import respell
 from im2latex.tokenizer import FormulaError, tokenize
 
 BORDER = 8
+# The longest formula of im2latex-100k has 520 bytes, tokenised, and the longest token of any list 22.
+MAX_FORMULA_BYTES, MAX_TOKEN_BYTES = 1 << 16, 128
+# All control characters of Unicode but tab, line feed and carriage return, which are white space.
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def crop_page(page: Image.Image, border: int = BORDER) -> Image.Image:
@@ -64,10 +70,9 @@ def convert(candidate: Candidate, raw: bool, max_tokens: int, spelling: str) -> 
     """
     if candidate.problem:
         raise BadRecord(candidate.problem)
-    try:
-        formula = candidate.formula.decode()
-    except UnicodeDecodeError as error:
-        raise BadRecord("bad UTF-8") from error
+    formula = _text(candidate.formula)
+    if not candidate.name.isprintable():
+        raise BadRecord("control character in the name")
     try:
         # The pages were rendered without percent signs before a formula; later ones began a comment.
         tokens = tokenize(formula.lstrip("% ")) if raw else formula.split()
@@ -78,24 +83,41 @@ def convert(candidate: Candidate, raw: bool, max_tokens: int, spelling: str) -> 
         raise BadRecord("empty formula")
     if len(tokens) > max_tokens:
         raise BadRecord(f"formula of more than {max_tokens} tokens")
-    try:
-        content = candidate.image if isinstance(candidate.image, bytes) else candidate.image.read_bytes()
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
+    if max(len(token.encode()) for token in tokens) > MAX_TOKEN_BYTES:
+        raise BadRecord(f"token of more than {MAX_TOKEN_BYTES} bytes")
+    content = read_image(candidate.image)
+    with open_image(content) as image:
+        try:
             if raw:
-                buffer = io.BytesIO()
-                crop_page(image).save(buffer, "PNG", optimize=True)
-                content = buffer.getvalue()
+                content = _png(crop_page(image), optimize=True)
             elif image.format not in ("PNG", "JPEG"):
-                buffer = io.BytesIO()
-                _grey(image).save(buffer, "PNG")
-                content = buffer.getvalue()
-    except BadRecord:
-        raise
-    # Pillow's decoders raise many different exceptions for broken images, even SyntaxError and struct.error.
-    except Exception as error:
-        raise BadRecord("undecodable image") from error
+                content = _png(_grey(image))
+        except (OSError, ValueError) as error:  # a damaged palette, say
+            raise BadRecord(UNDECODABLE) from error
     return encode(Record(content, " ".join(tokens), candidate.name))
+
+
+def _text(formula: bytes) -> str:
+    """Decodes a formula.
+
+    Raises:
+      BadRecord: it is too long, is not UTF-8, or contains control characters, such as NUL and escape.
+    """
+    if len(formula) > MAX_FORMULA_BYTES:
+        raise BadRecord(f"formula of more than {MAX_FORMULA_BYTES:,} bytes")
+    try:
+        text = formula.decode()
+    except UnicodeDecodeError as error:
+        raise BadRecord("bad UTF-8") from error
+    if CONTROL.search(text):
+        raise BadRecord("control character in the formula")
+    return text
+
+
+def _png(image: Image.Image, optimize: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=optimize)
+    return buffer.getvalue()
 
 
 def convert_chunk(

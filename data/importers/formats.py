@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from data.importers import processed, raw, records, tfrecords
+from data.importers import pairs, processed, raw, records, tfrecords
 
-FORMATS = {module.FORMAT.name: module.FORMAT for module in (processed, raw, tfrecords, records)}
+FORMATS = {module.FORMAT.name: module.FORMAT for module in (processed, raw, tfrecords, pairs, records)}

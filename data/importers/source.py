@@ -1,16 +1,27 @@
-"""Shared parts of the importers: the description of a format, the files of a source, and candidate records."""
+"""Shared parts of the importers: the description of a format, the files of a source, and candidate records.
+
+A source may come from anywhere. Files are opened only if they are regular ones, so that a pipe cannot block an import
+and a device cannot fill the memory, and each is read up to a limit.
+"""
 
 from __future__ import annotations
 
-import tarfile
-from collections.abc import Callable, Iterator
+import codecs
+import fnmatch
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
-from data.dataset.tfrecords import MAX_RECORD_BYTES
+import numpy as np
+
+from data.dataset.record import BadRecord
+from data.importers.archive import IMAGES, MAX_FILE_BYTES, MAX_IMAGE_BYTES, Archive, FilePart, shown, unpack
 from im2latex.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "validate": "eval", "val": "eval", "eval": "eval", "test": "test"}
+NOT_REGULAR = "link, pipe or device instead of a file"
 
 
 class Candidate(NamedTuple):
@@ -19,82 +30,204 @@ class Candidate(NamedTuple):
     Attributes:
       split: train, eval or test.
       name: name of the record.
-      image: the image file, as bytes or as a path.
+      image: the image file: its bytes, its path, or its place in an archive.
       formula: the formula, encoded.
       problem: why the record is unusable, if the importer has found out already.
     """
 
     split: str
     name: str
-    image: bytes | Path
+    image: bytes | Path | FilePart
     formula: bytes
     problem: str = ""
+
+
+def read_image(image: bytes | Path | FilePart) -> bytes:
+    """Returns the bytes of a candidate's image file.
+
+    Raises:
+      BadRecord: the file is missing, too large or no regular file.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, FilePart):
+        with open(image.path, "rb", buffering=0) as file:
+            return os.pread(file.fileno(), image.size, image.offset)
+    try:
+        content = read_regular(image, MAX_IMAGE_BYTES)
+    except OSError as error:
+        raise BadRecord("unreadable image file") from error
+    if content is None:
+        raise BadRecord(NOT_REGULAR)
+    if len(content) > MAX_IMAGE_BYTES:
+        raise BadRecord(f"image file of more than {MAX_IMAGE_BYTES:,} bytes")
+    return content
+
+
+def image_size(image: bytes | Path | FilePart) -> int:
+    """Returns the size of a candidate's image file, bytes; 0 if it has disappeared."""
+    if isinstance(image, bytes):
+        return len(image)
+    if isinstance(image, FilePart):
+        return image.size
+    try:
+        return image.stat().st_size
+    except OSError:
+        return 0
+
+
+def read_regular(path: Path, limit: int) -> bytes | None:
+    """Returns at most limit + 1 bytes of a regular file; None for a pipe, a device or a folder.
+
+    Raises:
+      OSError: the file cannot be opened.
+    """
+    # Without O_NONBLOCK, opening a pipe waits until another process writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        return file.read(limit + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+
+
+def read_text(path: Path) -> bytes:
+    """Returns the content of a text file, without a byte order mark.
+
+    Raises:
+      UserError: the file cannot be read, is too large, is no regular file, or is UTF-16.
+    """
+    try:
+        content = read_regular(path, MAX_FILE_BYTES)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check the path and its permissions") from error
+    if content is None:
+        raise UserError(f"{path} is a {NOT_REGULAR}; replace it by the file")
+    if len(content) > MAX_FILE_BYTES:
+        raise UserError(f"{path} has more than {MAX_FILE_BYTES:,} bytes; check that it is the right file")
+    return without_mark(content, str(path))
+
+
+def without_mark(content: bytes, where: str) -> bytes:
+    """Returns a text without UTF-8's byte order mark.
+
+    Raises:
+      UserError: the text has UTF-16's; `where` names its file.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{where} is in UTF-16; save it as UTF-8")
+    return content.removeprefix(codecs.BOM_UTF8)
 
 
 class Files:
     """The files of a source, a folder or a .tar archive, by name. Archives within the folder are read on demand.
 
+    Files of archives lie in temporary files, which disappear with this object.
+
+    Args:
+      source: the folder or the archive.
+      scratch: folder for these temporary files; None for the system's.
+
     Raises:
       UserError: the source does not exist or is not a readable archive.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Path, scratch: Path | None = None) -> None:
         self.source = source
+        self._scratch = scratch
+        self._archives: list[Archive] = []
+        self._folders: list[Path] = []
         if source.is_dir():
-            self.files: dict[str, bytes | Path] = {path.name: path for path in sorted(source.iterdir())}
+            self.names: list[str] = sorted(os.listdir(source))
         elif source.is_file():
-            self.files = _read_tar(source)
+            self._archives = [unpack(source, scratch)]
+            self.names = sorted(self._archives[0])
+        elif source.exists():
+            raise UserError(f"{source} is a {NOT_REGULAR}; give the folder or the .tar.gz of the data")
         else:
             raise UserError(f"{source} does not exist; give the folder or the .tar.gz of the data")
+        self._in_folder = source.is_dir()
 
     def matching(self, pattern: str) -> list[str]:
-        return sorted(name for name in self.files if Path(name).match(pattern))
+        return fnmatch.filter(self.names, pattern)
+
+    def path(self, name: str) -> Path | None:
+        """Returns the path of a file in the folder; None in an archive."""
+        return self.source / name if self._in_folder else None
 
     def read(self, name: str) -> bytes:
-        content = self.files[name]
-        try:
-            return content if isinstance(content, bytes) else content.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {name} in {self.source}: {error.strerror}; check its permissions") from error
-
-    def images(self) -> dict[str, bytes | Path]:
-        """Returns images by file name, also those in folders and archives with "image" in their names.
+        """Returns the content of a text file, without a byte order mark.
 
         Raises:
-          UserError: there are no images.
+          UserError: as `read_text`.
         """
-        images = {name: content for name, content in self.files.items() if name.lower().endswith(_IMAGES)}
-        for name, content in self.files.items():
-            if not isinstance(content, Path) or "image" not in name:
-                continue
-            if content.is_dir():
-                images |= {path.name: path for path in content.iterdir() if path.name.lower().endswith(_IMAGES)}
-            elif ".tar" in name or name.endswith(".tgz"):
-                images |= {name: image for name, image in _read_tar(content).items() if name.lower().endswith(_IMAGES)}
-        if not images:
-            raise UserError(f"{self.source} holds no images; put the image folder or its .tar.gz there")
-        return images
+        if self._in_folder:
+            return read_text(self.source / name)
+        part = self._archives[0].get(name)
+        assert part is not None, name
+        return without_mark(read_image(part), f"{shown(name)} in {self.source}")
 
+    def open_images(self) -> None:
+        """Finds the images: here, and in folders and archives with "image" in their names.
 
-_IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif")
-
-
-def _read_tar(path: Path) -> dict[str, bytes | Path]:
-    """Reads the regular files of an archive into memory, by base name, so that no member can choose a path to write."""
-    files: dict[str, bytes | Path] = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                content = archive.extractfile(member) if member.isfile() else None
-                if content is None:
+        Raises:
+          UserError: there are no images, or an archive is not readable.
+        """
+        if self._in_folder:
+            self._folders = [self.source]
+            for name in self.names:
+                path = self.source / name
+                if "image" not in name:
                     continue
-                if member.size > MAX_RECORD_BYTES:
-                    message = f"{Path(member.name).name} of {member.size:,} bytes, more than {MAX_RECORD_BYTES:,}"
-                    raise UserError(f"{path} holds {message}; leave it out")
-                files[Path(member.name).name] = content.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{path} is not a readable .tar archive ({error}); download it again") from error
-    return files
+                if path.is_dir():
+                    self._folders.append(path)
+                elif path.is_file() and (".tar" in name or name.endswith(".tgz")):
+                    self._archives.append(unpack(path, self._scratch, only_images=True))
+        names = (entry.name for folder in self._folders for entry in os.scandir(folder))
+        if not any(map(_is_image, names)) and not any(map(_is_image, (name for a in self._archives for name in a))):
+            raise UserError(f"{self.source} holds no images; put the image folder or its .tar.gz there")
+
+    def image(self, name: str) -> Path | FilePart:
+        """Returns an image by its file name; one in an archive wins over one in a folder.
+
+        Raises:
+          BadRecord: there is no such image, or it is no regular file.
+        """
+        irregular = False
+        if _is_image(name) and "/" not in name:
+            for archive in reversed(self._archives):
+                if (part := archive.get(name)) is not None:
+                    return part
+                irregular = irregular or name in archive.irregular
+            for folder in reversed(self._folders):
+                if os.path.isfile(folder / name):
+                    return folder / name
+                irregular = irregular or os.path.lexists(folder / name)
+        raise BadRecord(f"image is a {NOT_REGULAR}" if irregular else "missing image file")
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGES)
+
+
+class FileLines(Sequence[bytes]):
+    """The lines of a file, split at line feeds only. They stay one block of memory, with 8 bytes for each line."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content.removesuffix(b"\n")
+        self._ends = np.append(np.flatnonzero(np.frombuffer(self._content, np.uint8) == ord("\n")), len(self._content))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, number: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> list[bytes]: ...
+
+    def __getitem__(self, number: int | slice) -> bytes | list[bytes]:
+        if isinstance(number, slice):
+            return [self[i] for i in range(*number.indices(len(self)))]
+        start = int(self._ends[number - 1]) + 1 if number else 0
+        return self._content[start : int(self._ends[number])]
 
 
 class Format(NamedTuple):
@@ -136,25 +269,32 @@ def read_lists(files: Files, formulas: str, lists: str, name_first: bool, suffix
     list_files = [name for name in list_files if name not in formula_files]
     if len(formula_files) != 1 or not list_files:
         raise UserError(f"{files.source} lacks {formulas} or {lists}; complete the download, or check --format")
-    lines = files.read(formula_files[0]).removesuffix(b"\n").split(b"\n")
-    images = files.images()
+    lines = FileLines(files.read(formula_files[0]))
+    files.open_images()
     for list_file in list_files:
         kind = Path(list_file).stem.removeprefix("im2latex_").removesuffix("_filter")
         if kind not in SPLIT_NAMES:
             continue
         split = SPLIT_NAMES[kind]
-        for number, row in enumerate(files.read(list_file).decode("utf-8", "replace").splitlines()):
-            where = f"{list_file}:{number + 1}"
-            fields = row.split()
+        for number, row in enumerate(FileLines(files.read(list_file)), start=1):
+            where = f"{list_file}:{number}"
+            fields = row.decode("utf-8", "replace").split()
             if not fields:
                 continue
             if len(fields) < 2:
                 yield Candidate(split, where, b"", b"", "line without image and formula line")
                 continue
             image, line = (fields[0], fields[1]) if name_first else (fields[1] + suffix, fields[0])
-            if not line.isdecimal() or int(line) >= len(lines):
-                yield Candidate(split, image, b"", b"", "formula line out of range")
-            elif image not in images:
-                yield Candidate(split, image, b"", b"", "missing image file")
-            else:
-                yield Candidate(split, image, images[image], lines[int(line)])
+            try:
+                if not image.isprintable():
+                    raise BadRecord("control character in the name of the image")
+                if line_number(line) >= len(lines):
+                    raise BadRecord("formula line out of range")
+                yield Candidate(split, image, files.image(image), lines[line_number(line)])
+            except BadRecord as error:
+                yield Candidate(split, image if image.isprintable() else where, b"", b"", error.reason)
+
+
+def line_number(text: str) -> int:
+    """Returns the number of a line as a list gives it, from 0; a number that no list reaches for other text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else 1 << 30

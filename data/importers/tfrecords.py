@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.dataset.record import BadRecord, Example
 from data.dataset.tfrecords import read_tfrecords
-from data.importers.source import SPLIT_NAMES, Candidate, Files, Format
+from data.importers.source import SPLIT_NAMES, Candidate, Files, Format, read_text
 from im2latex.errors import UserError
 
 FILES = "*.tfrecord"
@@ -21,19 +21,16 @@ def _detect(files: Files) -> bool:
 def _read(files: Files, vocabulary: Path | None) -> Iterator[Candidate]:
     """Yields the records, with ids replaced by tokens. An id is a line number of the vocabulary, from 1."""
     if vocabulary is not None:
-        try:
-            text = vocabulary.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read the vocabulary {vocabulary}: {error.strerror}") from error
-    elif "latex_vocab.txt" in files.files:
+        text = read_text(vocabulary)
+    elif "latex_vocab.txt" in files.names:
         text = files.read("latex_vocab.txt")
     else:
         raise UserError(f"{files.source} has no latex_vocab.txt; name the vocabulary with --vocabulary FILE")
     tokens = [line.rstrip("\r") for line in text.decode("utf-8", "replace").removesuffix("\n").split("\n")]
     for file in files.matching(FILES):
         split = SPLIT_NAMES.get(file.split("_")[0])
-        path = files.files[file]
-        if split is None or not isinstance(path, Path):
+        path = files.path(file)
+        if split is None or path is None:
             raise UserError(f"{file} is not a file named train_*, val_* or test_* in a folder; rename or unpack it")
         for number, content in enumerate(read_tfrecords(path)):
             name = f"{file}:{number}"

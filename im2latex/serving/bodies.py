@@ -59,8 +59,15 @@ class Bodies:
 
     async def image(self, request: Request, allocation: Allocation) -> bytes:
         """Returns the image of an upload: the file in a form, or the body itself. Raises the same errors as `read`."""
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        if not _is_form(request):
             return await self.read(request, allocation)
+        image, _ = await self.form(request, allocation)
+        return image
+
+    async def form(self, request: Request, allocation: Allocation) -> tuple[bytes, dict[str, str]]:
+        """Returns the file in a form, and its fields by name. Raises the same errors as `read`."""
+        if not _is_form(request):
+            raise UserError("the body is not a form with a file; send one, as in curl -F image=@formula.png")
         parser = _FormParser(
             request.headers,
             self._chunks(request, allocation),
@@ -78,9 +85,10 @@ class Bodies:
         try:
             if not parser.is_whole:
                 raise UserError("the form is damaged (its end is missing)")
+            fields = {name: value for name, value in form.items() if isinstance(value, str)}
             for value in form.values():
                 if not isinstance(value, str):
-                    return await value.read()
+                    return await value.read(), fields
         finally:
             await form.close()
         raise UserError("the form has no file; send one, as in curl -F image=@formula.png")
@@ -132,6 +140,10 @@ class Bodies:
 
     def _too_large(self) -> HTTPException:
         return HTTPException(413, f"the body is larger than {self._limits.max_body:,} bytes; send a smaller one")
+
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 def _unpack(unpacker: zlib._Decompress | None, packed: bytes) -> tuple[bytes, bytes]:

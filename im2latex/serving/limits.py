@@ -18,6 +18,7 @@ class Limits:
     max_pixels: int = _limit(256_000_000, "Maximum number of pixels of large images that wait to be decoded.", "N")
     max_bytes: int = _limit(256 * 2**20, "Maximum number of bytes of all request bodies in memory.", "BYTES")
     max_body: int = _limit(16 * 2**20, "Maximum number of bytes of a request body, also after decompression.", "BYTES")
+    max_collected: int = _limit(2**30, "Maximum number of bytes of the corrections in --collect.", "BYTES")
     max_connections: int = _limit(512, "Maximum number of open connections.", "N")
     head_timeout: float = _limit(15.0, "Maximum time for the headers of a request to arrive.", "SECONDS")
     body_timeout: float = _limit(20.0, "Maximum time for the body of a request to arrive.", "SECONDS")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -46,6 +47,10 @@ class ServiceMetrics:
         )
         Gauge("im2latex_queue_images", "Images that wait or are read.", registry=self._registry).set_function(queue)
         Gauge("im2latex_model_version", "The version that serves.", registry=self._registry).set_function(version)
+
+    def register(self, collector: Collector) -> None:
+        """Adds the metrics that a collector computes when they are read."""
+        self._registry.register(collector)
 
     def reloaded(self, served: bool) -> None:
         """Counts an attempt to load a newer version."""

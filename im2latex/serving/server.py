@@ -12,6 +12,7 @@ from types import FrameType
 
 import uvicorn
 
+from im2latex.corrections import Corrections
 from im2latex.errors import UserError
 from im2latex.serving import logs
 from im2latex.serving.hosts import hosts_of
@@ -107,19 +108,23 @@ def serve(
     allowed: Sequence[str] = (),
     log_format: str = logs.TEXT,
     limits: Limits | None = None,
+    collect: Path | None = None,
 ) -> None:
     """`im2latex serve`: loads the newest working version and serves until it is told to stop.
 
     Raises:
-        UserError: no version works, or the address is not available.
+        UserError: no version works, the address is not available, or the folder `collect` cannot be written.
     """
     logs.configure(log_format)
-    service = Service(Models(folders), limits or Limits(), hosts_of(host, allowed))
+    limits = limits or Limits()
+    corrections = Corrections(collect, limits.max_collected) if collect else None
+    service = Service(Models(folders), limits, hosts_of(host, allowed), corrections)
     sockets = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{sockets[0].getsockname()[1]}"
 
     def started() -> None:
-        print(f"{address} serves {service.models.served.folder}; press Ctrl-C to stop", flush=True)
+        saving = f"; corrections are saved in {collect}" if collect else ""
+        print(f"{address} serves {service.models.served.folder}{saving}; press Ctrl-C to stop", flush=True)
 
     asyncio.run(Server(service, started).serve(sockets))

@@ -23,10 +23,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from im2latex.answer import describe, status
+from im2latex.corrections import Corrections, Full
 from im2latex.errors import UserError
 from im2latex.pictures import MAX_PIXELS
 from im2latex.reading import BLANK, Beam, Hypothesis
 from im2latex.serving import rest
+from im2latex.serving.asked import Asked
 from im2latex.serving.batching import Batcher
 from im2latex.serving.bodies import Bodies, ClientDisconnected
 from im2latex.serving.connections import ABOVE_LIMIT, Connections
@@ -70,9 +72,12 @@ class Service:
         models: the model that serves; the service calls its `refresh` regularly.
         limits: limits of the service.
         hosts: the host names that the service answers to.
+        corrections: where to save corrections; None saves none.
     """
 
-    def __init__(self, models: Models, limits: Limits, hosts: Hosts | None = None) -> None:
+    def __init__(
+        self, models: Models, limits: Limits, hosts: Hosts | None = None, corrections: Corrections | None = None
+    ) -> None:
         self.models = models
         self.limits = limits
         self.stopping = False
@@ -81,9 +86,12 @@ class Service:
         self.connections = Connections(limits, HEADERS)
         self.metrics = ServiceMetrics(lambda: self.images.taken, lambda: models.served.version)
         models.reloaded = self.metrics.reloaded
+        self.asked = Asked(lambda: models.served)
+        self.metrics.register(self.asked)
         self._hosts = hosts or Hosts()
         self._bodies = Bodies(limits, self.bytes)
-        self._files = files()
+        self._corrections = corrections
+        self._files = files(collects=corrections is not None)
         self._decoding: ImageDecoder
         self._batcher: Batcher[Served, list[Hypothesis]]
 
@@ -95,7 +103,9 @@ class Service:
             _route("/healthz", self._healthz),
             _route("/readyz", self._readyz),
             _route("/metrics", self._metrics),
+            _route("/statistics", self._statistics),
             _route("/predict", self._predict, "POST"),
+            _route("/corrections", self._correct, "POST"),
             _route(f"/v1/models/{NAME}:predict", self._predict_as_tensorflow_serving, "POST"),
             _route(f"/v1/models/{NAME}", self._status),
             _route(f"/v1/models/{NAME}/metadata", self._metadata),
@@ -158,6 +168,9 @@ class Service:
     async def _metrics(self, request: Request) -> Response:
         return Response(self.metrics.page(), headers={"Content-Type": CONTENT_TYPE})
 
+    async def _statistics(self, request: Request) -> Response:
+        return JSONResponse(self.asked.document())
+
     async def _status(self, request: Request) -> Response:
         return JSONResponse(rest.status(self._version(request)))
 
@@ -189,6 +202,19 @@ class Service:
         answer: dict[str, Any] = {"status": status(hypotheses), **described[0], "version": str(version)}
         return JSONResponse(answer | ({"alternatives": described} if beam else {}))
 
+    async def _correct(self, request: Request) -> Response:
+        if self._corrections is None:
+            raise HTTPException(404, "this service saves no corrections; `im2latex serve --collect DIR` does")
+        with Allocation() as allocation:
+            image, fields = await self._bodies.form(request, allocation)
+            save = functools.partial(self._corrections.save, image, fields.get("latex", ""), fields.get("name", ""))
+            try:
+                saved = await self._decoding.alone(save)
+            except Full as error:
+                raise HTTPException(507, str(error)) from None
+        add_to_log(request.scope, correction=saved.name)
+        return JSONResponse({"status": "saved" if saved.is_new else "known", "name": saved.name})
+
     # --- Helpers ---------------------------------------------------------------------------------------------------
 
     def _version(self, request: Request) -> int:
@@ -213,7 +239,9 @@ class Service:
             inked = [image for image in pixels if image is not None]
             wanted = beam or Beam(1)
             hypotheses = iter(await self._batcher.read(served, inked, served.reader.search(wanted)))
-            return [[BLANK] if image is None else next(hypotheses)[: wanted.width] for image in pixels]
+            answers = [[BLANK] if image is None else next(hypotheses)[: wanted.width] for image in pixels]
+            self.asked.add(served, pixels, answers)
+            return answers
 
         try:
             return served.version, await asyncio.wait_for(answered(), self.limits.answer_timeout)

@@ -27,15 +27,25 @@ class File(NamedTuple):
     content_type: str
 
 
-def files() -> dict[str, File]:
-    """Returns the files by URL path."""
+def files(collects: bool = False) -> dict[str, File]:
+    """Returns the files by URL path.
+
+    Args:
+        collects: whether the page can save corrections.
+    """
     paths = {
         "/": FOLDER / "page" / "page.html",
         "/page.css": FOLDER / "page" / "page.css",
         "/page.js": FOLDER / "page" / "page.js",
+        "/doubts.js": FOLDER / "page" / "doubts.js",
+        "/correct.js": FOLDER / "page" / "correct.js",
         "/read.js": FOLDER / "page" / "read.js",
         "/katex/katex.min.css": KATEX / "katex.min.css",
         "/katex/katex.min.js": KATEX / "katex.min.js",
     }
     paths |= {f"/katex/fonts/{path.name}": path for path in (KATEX / "fonts").glob("*.woff2")}
-    return {address: File(path.read_bytes(), TYPES[path.suffix]) for address, path in paths.items()}
+    served = {address: File(path.read_bytes(), TYPES[path.suffix]) for address, path in paths.items()}
+    if collects:  # read.js looks for this attribute
+        page = served["/"]
+        served["/"] = page._replace(content=page.content.replace(b"<body>", b"<body data-collects>"))
+    return served

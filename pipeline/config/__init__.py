@@ -24,6 +24,7 @@ from pipeline.config.sections import (
     WITH_TUNER,
     BeamConfig,
     DataConfig,
+    DriftConfig,
     EvaluationConfig,
     KubeflowConfig,
     MetadataConfig,
@@ -55,6 +56,7 @@ class Config:
     training: TrainingConfig = TrainingConfig()
     tuning: TuningConfig = TuningConfig()
     decoding: DecodingConfig = DecodingConfig()
+    drift: DriftConfig = DriftConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     serving: ServingConfig = ServingConfig()
     beam: BeamConfig = BeamConfig()

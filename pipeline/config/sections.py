@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from components.evaluator.gate import parse_all
 from data.pictures.synthetic import DEFAULT_DPI, DEFAULT_LEVEL, DEFAULT_MAX_TOKENS, LEVELS, MIN_TOKENS
+from im2latex.statistics import OF_EXAMPLES
 from pipeline.lineage.address import parse
 from trainer_module.config import STRICT
 
@@ -36,6 +37,7 @@ WITH_TUNER = (*COMPONENTS[:5], TUNER, *COMPONENTS[5:])
 EVERY = "all"
 # The components that run on Beam.
 BEAM_COMPONENTS = ("ImportExampleGen", "StatisticsGen", "Transform", "Evaluator")
+_DIVERGENCE = "Jensen-Shannon divergence, 0 to 1"
 # Knobs of BeamConfig that are addresses, and the regular expression for what precedes the host.
 _ADDRESSES = {"flink_master": "(?:https?://)?", "spark_master": "spark://", "job_server": "", "worker_pool": ""}
 
@@ -64,6 +66,27 @@ class DataConfig:
         if level not in LEVELS:
             raise ValueError("there is no such level")
         return level
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DriftConfig:
+    """How far new training examples may be from those that the serving model learned from."""
+
+    action: Literal["warn", "stop", "off"] = Field(
+        default="warn", description="if a distance is larger: warn, or stop the run; off: do not compare"
+    )
+    width: float = Field(default=0.1, gt=0, le=1, description=f"largest distance of pictures' width, {_DIVERGENCE}")
+    height: float = Field(default=0.1, gt=0, le=1, description=f"largest distance of pictures' height, {_DIVERGENCE}")
+    ink: float = Field(default=0.1, gt=0, le=1, description=f"largest distance of their share of ink, {_DIVERGENCE}")
+    length: float = Field(default=0.1, gt=0, le=1, description=f"largest distance of formulas' length, {_DIVERGENCE}")
+    unknown: float = Field(
+        default=0.01, gt=0, le=1, description="largest difference of the share of tokens outside its vocabulary"
+    )
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """The largest distance by feature of `im2latex.statistics`."""
+        return {name: getattr(self, name) for name in OF_EXAMPLES}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from components.evaluator.summary import CANDIDATE, SUMMARY, Evaluation, read_evaluation
+from components.example_gen import corrections
 from components.formula_metrics.scores import SCORES
 from components.serving_folder import SERVING_VERSION, WITHDRAWN, not_pushed, version_status
 from components.tuner.results import best_in_words
@@ -50,6 +51,8 @@ def notes(artifact: Artifact, about: LineageGraph) -> Iterator[str]:
             yield _baseline(artifact)
         case "Examples":
             yield from _counts(artifact, about)
+            if corrected := corrections.sentence(artifact.properties):
+                yield corrected
 
 
 def sources(execution: Execution) -> list[tuple[str, bool]]:

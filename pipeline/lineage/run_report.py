@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import webbrowser
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from components.report.report_page import write_page
 from components.report.reported_run import ReportedRun, Setting
 from data import toml
 from im2latex.errors import UserError
+from im2latex.monitor import answer_of, monitored, with_thresholds
 from pipeline.buckets import is_address
 from pipeline.config import Config, flatten
 from pipeline.config.sections import COMPONENTS, WITH_TUNER
@@ -26,6 +28,7 @@ from pipeline.workspace import Workspace
 # Names of the artifacts in a report, by component and output name.
 _ARTIFACTS = {
     ("ImportExampleGen", "examples"): "examples",
+    ("ExampleValidator", "anomalies"): "anomalies",
     ("Transform", "transform_graph"): "transform_graph",
     ("Tuner", "tuner_results"): "tuner_results",
     ("Trainer", "model"): "model",
@@ -38,7 +41,9 @@ _ARTIFACTS = {
 }
 
 
-def write_report(run_id: str | None, out: Path | None, show: bool, connection: str | None = None) -> Path:
+def write_report(
+    run_id: str | None, out: Path | None, show: bool, connection: str | None = None, service: str | None = None
+) -> Path:
     """Writes the report of a run.
 
     Args:
@@ -46,19 +51,21 @@ def write_report(run_id: str | None, out: Path | None, show: bool, connection: s
         out: file to write; None for a file in the workspace's folder `reports`.
         show: whether to open the file in the browser.
         connection: as for `pipeline.lineage.store.read`.
+        service: address of a service, or file with what it answered at /statistics, to compare in the report.
 
     Returns:
         The written file.
 
     Raises:
-        UserError: the run does not exist, or the file cannot be written.
+        UserError: the run does not exist, the service cannot be read, or the file cannot be written.
     """
     workspace = Workspace.from_environment()
 
     def ask(store: MetadataStore) -> ReportedRun:
         return read_run(store, choose_run(run_ids(store), run_id, workspace), workspace)
 
-    run = read(workspace, ask, connection)
+    asked = monitored(answer_of(service), with_thresholds(())) if service else None
+    run = dataclasses.replace(read(workspace, ask, connection), service=asked)
     file = out or workspace.home / "reports" / f"{run.id.replace(':', '-')}.html"
     write_page(run, file)
     if show:

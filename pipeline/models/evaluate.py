@@ -77,7 +77,7 @@ def evaluate_model(
         raise UserError("--published needs --spelling im2markup, and cannot be used with --json")  # fmt: skip
     if out is not None and out.exists():
         raise UserError(f"{out} exists already; choose another --out, or remove it")
-    records = list(read_records(examples_of(data, split)))
+    records = read_records(examples_of(data, split))
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     from components.evaluator.evaluation import evaluate
     from components.evaluator.pictures import RobustnessTest

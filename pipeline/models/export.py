@@ -90,11 +90,36 @@ def calibrated(trained: Trained, data: Path, split: str) -> tuple[Trained, str]:
     """
     from data.dataset.tfrecords import examples_of, read_records
     from trainer_module.calibration import calibrate
+    from trainer_module.calibration import calibrated as with_fit
 
     records = read_records(examples_of(data, split))
     fit = calibrate(trained, [(record.image, record.latex) for record in records])
     error = f"calibration error {fit.after:.3f}, {fit.before:.3f} before"
-    return trained._replace(calibration=fit.calibration), f"calibrated on {fit.examples:,} examples: {error}"
+    return with_fit(trained, fit), f"calibrated on {fit.examples:,} examples: {error}"
+
+
+def with_statistics(trained: Trained, data: Path) -> tuple[Trained, str]:
+    """Adds histograms of what a model learned from, for models that were trained without them.
+
+    Args:
+        trained: the model.
+        data: the data set that it learned from, of which the training split is measured; or a folder of TFRecords.
+
+    Returns:
+        The model, and a message with the number of examples that were measured.
+
+    Raises:
+        UserError: the data has no such examples.
+    """
+    from data.dataset.tfrecords import examples_of, read_records
+    from im2latex.statistics import to_document
+    from trainer_module.statistics import of_records
+
+    place = examples_of(data, "train")
+    count = sum(1 for _ in read_records(place))
+    found = of_records(read_records(place), count, trained.image, trained.vocabulary, trained.max_tokens)
+    measured = f"learned from {count:,} examples, {found['length'].count:,} of them measured"
+    return trained._replace(statistics={**trained.statistics, **to_document(found)}), measured
 
 
 def with_provenance(trained: Trained, model: str | None, notes: Mapping[str, str]) -> Trained:

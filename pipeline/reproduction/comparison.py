@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.evaluator.summary import CANDIDATE, PREDICTIONS, read_evaluation
+from components.example_validator import drift
 from components.formula_metrics.scores import SCORES
 from components.metadata import SERVING
 from data.dataset.record import SPLITS
@@ -170,9 +171,17 @@ def _scores(first: Path, second: Path) -> tuple[bool, str]:
     return False, ", ".join(message) or "other scores of slices, or of the model that serves"
 
 
-def _bytes(first: Path, second: Path) -> tuple[bool, str]:
+def _anomalies(first: Path, second: Path) -> tuple[bool, str]:
+    return _bytes(first, second, without=(drift.FILE,))  # which depends on the version that served
+
+
+def _bytes(first: Path, second: Path, without: Collection[str] = ()) -> tuple[bool, str]:
     one, other = (
-        {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+        {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name not in without
+        }
         for folder in (first, second)
     )
     differ = sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
@@ -184,7 +193,7 @@ COMPARISONS: Mapping[tuple[str, str], Mapping[str, _Comparison]] = {
     ("ImportExampleGen", "examples"): {"examples": records},
     ("ImportSchemaGen", "schema"): {"schema": _bytes},
     ("StatisticsGen", "statistics"): {"statistics": _statistics},
-    ("ExampleValidator", "anomalies"): {"anomalies": _bytes},
+    ("ExampleValidator", "anomalies"): {"anomalies": _anomalies},
     ("Transform", "transform_graph"): {"vocabulary": _vocabulary},
     ("Transform", "transformed_examples"): {"transformed examples": records},
     ("Tuner", "tuner_results"): {"trials": _bytes},

@@ -12,6 +12,10 @@ from pipeline.options import ConfigFile, Preset, Settings
 
 app = typer.Typer()
 
+AllowFullDisk = Annotated[
+    bool, typer.Option("--allow-full-disk", help="Start even if the disk seems too small for the run.")
+]
+
 
 @app.command()
 def run(
@@ -30,6 +34,7 @@ def run(
     cache: Annotated[
         bool, typer.Option(help="Reuse outputs that were made from the same inputs, settings and code.")
     ] = True,
+    allow_full_disk: AllowFullDisk = False,
 ) -> None:
     """Run the pipeline: data, training, evaluation, push.
 
@@ -38,7 +43,8 @@ def run(
     from pipeline.config import load_config
     from pipeline.running.launch import run_pipeline
 
-    status = run_pipeline(load_config(preset, config, settings or ()), first=first, last=last, cache=cache)
+    chosen = load_config(preset, config, settings or ())
+    status = run_pipeline(chosen, first=first, last=last, cache=cache, allow_full_disk=allow_full_disk)
     raise typer.Exit(status)
 
 
@@ -51,6 +57,7 @@ def watch(
     once: Annotated[
         bool, typer.Option("--once", help="Check once, run if something has changed, and exit; for cron.")
     ] = False,
+    allow_full_disk: AllowFullDisk = False,
 ) -> None:
     """Run the pipeline when data, configuration or code have changed.
 
@@ -58,6 +65,7 @@ def watch(
     failed run and each refused model. Exit status with --once: that of the run, or 0 if nothing has changed.
     """
     from pipeline.config import load_config
+    from pipeline.running.launch import run_pipeline
     from pipeline.running.watch import Watch
     from pipeline.running.watch import watch as watch_for_changes
 
@@ -65,7 +73,8 @@ def watch(
         typer.echo(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {sentence}")
 
     load = functools.partial(load_config, preset, config, settings or ())
+    run = functools.partial(run_pipeline, allow_full_disk=allow_full_disk)
     if once:
         load()
-        raise typer.Exit(Watch(load, say, settled=True).check() or 0)
-    watch_for_changes(load, every, say)
+        raise typer.Exit(Watch(load, say, settled=True, run=run).check() or 0)
+    watch_for_changes(load, every, say, run)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import data.pictures.synthetic
 from data.dataset.record import SPLITS
+from data.importers.source import NOT_REGULAR
 from data.repository import REPOSITORY
 from im2latex.errors import UserError
 from pipeline.config.sections import SYNTHETIC, DataConfig
@@ -37,7 +38,7 @@ def prepare_examples(
         progress: called with the number of formulas drawn since the last call.
 
     Raises:
-        UserError: the user's folder is missing or lacks a split.
+        UserError: the user's folder is missing, lacks a split, or has pipes or devices in place of files.
     """
     folder = examples_folder(config, workspace)
     if config.source == SYNTHETIC:
@@ -55,9 +56,13 @@ def prepare_examples(
             )
         return folder
     for split in SPLITS:
-        if not any((folder / split).glob("*")):
+        files = list((folder / split).glob("*"))
+        if not files:
             raise UserError(
                 f"data.source: {folder / split} holds no TFRecords; `im2latex data import` makes such a folder, "
                 "with train, eval and test",
             )
+        for file in files:
+            if not file.is_file() and not file.is_dir():  # reading a pipe would wait for another process
+                raise UserError(f"data.source: {file} is a {NOT_REGULAR}; remove it")
     return folder

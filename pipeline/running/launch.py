@@ -19,6 +19,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.table import Table
 
+from components.example_validator.drift import DRIFT
 from components.formula_metrics.scores import SCORES
 from components.serving_folder import not_pushed
 from data.dataset.record import SPLITS
@@ -31,6 +32,7 @@ from pipeline.config import Config, tensorflow_environment, to_toml
 from pipeline.config.sections import SYNTHETIC, TUNER, WITH_TUNER
 from pipeline.running.beam import check_engine
 from pipeline.running.examples import examples_folder, prepare_examples
+from pipeline.running.needs import check_room
 from pipeline.running.storage_errors import storage_error
 from pipeline.workspace import Workspace
 from trainer_module.config.training import TERMINAL
@@ -49,6 +51,7 @@ def run_pipeline(
     workspace: Workspace | None = None,
     console: Console | None = None,
     summary: bool = True,
+    allow_full_disk: bool = False,
 ) -> int:
     """Runs the pipeline, or from the component `first` to the component `last`.
 
@@ -59,6 +62,7 @@ def run_pipeline(
         workspace: the workspace; None for that of the environment.
         console: console for the progress; None for stdout.
         summary: whether to print the summary.
+        allow_full_disk: whether to start even if the disk may be too small.
 
     Returns:
         The exit status: 3 if the model was not blessed or is a withdrawn one, else 0.
@@ -78,6 +82,7 @@ def run_pipeline(
             cache=cache,
             console=console or Console(highlight=False),
             summary=summary,
+            allow_full_disk=allow_full_disk,
         )
     except OSError as error:
         if sentence := storage_error(error, workspace.home):
@@ -93,6 +98,7 @@ def _run(
     cache: bool,
     console: Console,
     summary: bool,
+    allow_full_disk: bool,
 ) -> int:
     started = time.monotonic()
     workspace.logs.mkdir(parents=True, exist_ok=True)
@@ -101,6 +107,12 @@ def _run(
         _remove_unfinished(workspace)
         if engine := check_engine(config.beam):
             _line(console, "Beam", "", engine)
+        if config.data.source != SYNTHETIC:
+            prepare_examples(config.data, workspace)
+        needed, warning = check_room(config, workspace, first, last, allow_full_disk)
+        _line(console, "Needs", "", needed)
+        if warning:
+            _line(console, "Warning", "", warning)
         _draw_examples(config, workspace, console)
         settings = _keep_settings(config, workspace)
         log = settings.with_suffix(".log")
@@ -130,10 +142,9 @@ def named_component(name: str | None, option: str, components: Sequence[str] = W
 
 
 def _draw_examples(config: Config, workspace: Workspace, console: Console) -> None:
-    """Prepares the examples, with a progress bar while synthetic ones are drawn."""
+    """Draws synthetic examples that do not exist yet, with a progress bar."""
     folder = examples_folder(config.data, workspace)
     if config.data.source != SYNTHETIC or folder.exists():
-        prepare_examples(config.data, workspace)
         return
     total = sum(getattr(config.data, split) for split in SPLITS)
     started = time.monotonic()
@@ -314,6 +325,8 @@ def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console
     table.add_column(overflow="fold")  # do not cut long paths
     if result["examples"]:
         table.add_row("examples", ", ".join(f"{count:,} {split}" for split, count in result["examples"].items()))
+    if result["drift"].startswith(DRIFT):
+        table.add_row("drift", result["drift"].removeprefix("drift "))
     if result["vocabulary"] is not None:
         table.add_row("vocabulary", f"{result['vocabulary']:,} tokens")
     if result["tuned"]:

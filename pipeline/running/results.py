@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.evaluator.summary import BASELINE, CANDIDATE, read_evaluation
+from components.example_validator import drift
 from components.formula_metrics.scores import SCORES
 from components.metadata import Output
 from components.report.report_page import FILE
@@ -21,6 +22,7 @@ class RunResult:
     """The result of a run; a field is None if the run ended before it."""
 
     examples: dict[str, int] | None = None
+    drift: str = ""  # the comparison of the examples with those that the serving model learned from
     vocabulary: int | None = None
     tuned: str = ""  # the best trial of Tuner
     metrics: dict[str, float] | None = None
@@ -47,6 +49,8 @@ def read_result(outputs: Mapping[tuple[str, str], Output]) -> RunResult:
     fields: dict[str, Any] = {}
     if statistics := outputs.get(("StatisticsGen", "statistics")):
         fields["examples"] = count_examples(statistics.uri)
+    if anomalies := outputs.get(("ExampleValidator", "anomalies")):
+        fields["drift"] = anomalies.properties.get(drift.SENTENCE, "")
     if graph := outputs.get(("Transform", "transform_graph")):
         fields["vocabulary"] = vocabulary_size(graph.uri)
     if best := outputs.get(("Tuner", "best_hyperparameters")):
@@ -81,7 +85,7 @@ def detail(component: str, result: RunResult) -> str:
         case "StatisticsGen":
             return " + ".join(f"{count:,} {split}" for split, count in (result.examples or {}).items()) + " examples"
         case "ExampleValidator":
-            return "no anomalies"
+            return f"no anomalies; {result.drift}" if result.drift else "no anomalies"
         case "Transform":
             return f"vocabulary of {result.vocabulary:,}"
         case "Tuner":

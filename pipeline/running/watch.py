@@ -125,9 +125,11 @@ def _names(folder: Path) -> list[tuple[str, int, int]]:
     return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]
 
 
-def watch(load: Callable[[], Config], every: float, say: Callable[[str], None]) -> None:
-    """Checks for changes at an interval, in seconds, until Ctrl-C."""
-    watching = Watch(load, say)
+def watch(
+    load: Callable[[], Config], every: float, say: Callable[[str], None], run: Callable[..., int] = run_pipeline
+) -> None:
+    """Checks for changes at an interval, in seconds, until Ctrl-C; the other arguments are those of `Watch`."""
+    watching = Watch(load, say, run=run)
     say(f"checking configuration, code and data every {every:g} s; Ctrl-C stops")
     while True:
         watching.check()

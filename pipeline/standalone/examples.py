@@ -18,7 +18,7 @@ from data.dataset.tfrecords import read_records
 from data.defaults import EVAL_SHARE, MAX_REJECTED_SHARE, MAX_TOKENS, TEST_SHARE
 from data.importers.convert import convert
 from data.importers.importing import chunked, hold_out, open_source
-from data.importers.source import Candidate
+from data.importers.source import Candidate, Files
 from data.parallel import ordered_map
 from data.spelling import NORMAL
 from im2latex.errors import UserError
@@ -71,7 +71,7 @@ def read_splits(
     Raises:
         UserError: the source does not exist, a split is empty, or too many records cannot be used.
     """
-    candidates, raw = _candidates(source)
+    candidates, raw, _files = _candidates(source, folder)  # the files of archives are there as long as `_files` is
     places: dict[str, array.array] = {"train": array.array("L"), "eval": array.array("L")}
     names: list[str] = []
     numbers: dict[str, int] = {}
@@ -107,13 +107,14 @@ def read_splits(
     return Formulas(training, list(numbers), []), Formulas(validation, list(numbers), names)
 
 
-def _candidates(source: Path) -> tuple[Iterator[Candidate], bool]:
-    """Returns the records of a source, with the same splits as an import, and whether its images are full pages."""
+def _candidates(source: Path, folder: Path) -> tuple[Iterator[Candidate], bool, Files | None]:
+    """Returns the records of a source, with the same splits as an import, whether its images are pages, its files."""
     if (source / "train").is_dir():
         records = ((split, record) for split in ("train", "eval") for record in read_records(source / split))
-        return (Candidate(split, record.name, record.image, record.latex.encode()) for split, record in records), False
-    form, candidates, splits = open_source(source)
-    return hold_out(candidates, splits, EVAL_SHARE, TEST_SHARE), form.raw
+        named = (Candidate(split, record.name, record.image, record.latex.encode()) for split, record in records)
+        return named, False, None
+    form, files, candidates, splits = open_source(source, scratch=folder)
+    return hold_out(candidates, splits, EVAL_SHARE, TEST_SHARE), form.raw, files
 
 
 def _limited(candidates: Iterable[Candidate], splits: Iterable[str], limit: int | None) -> Iterator[Candidate]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
+import math
 import random
 import signal
 import sys
@@ -17,12 +19,15 @@ import numpy as np
 
 from data.parallel import ProcessPool
 from im2latex.errors import UserError
+from im2latex.statistics import to_document
 from pipeline.config import Config
 from pipeline.standalone import say
 from pipeline.standalone.examples import Formulas
-from trainer_module.batching import Batch, Buckets, feeders, prefetched
+from pipeline.standalone.hosts import Hosts, agreed, check_same, distribute, join, leave
+from trainer_module.batching import Batch, Buckets, Share, feeders, prefetched
 from trainer_module.config.training import TrainingConfig
 from trainer_module.examples import Examples
+from trainer_module.statistics import of_transformed
 
 if TYPE_CHECKING:
     from trainer_module.model import FormulaModel
@@ -74,8 +79,9 @@ def train_model(
     validation: Formulas,
     out: Path,
     deadline: float,
+    hosts: Hosts,
 ) -> tuple[Trained, dict]:
-    """Trains a model and writes its weights to `out`.
+    """Trains a model, together with the other hosts; host 0 writes its weights to `out`.
 
     Returns:
         The trained model, and facts about the training for metrics.json.
@@ -85,7 +91,7 @@ def train_model(
 
     from im2latex.weights import WEIGHTS
     from trainer_module.trained import Trained, save_weights
-    from trainer_module.training import choose_precision, train, training_digest
+    from trainer_module.training import CHECKPOINT, DTYPES, choose_precision, train, training_digest
     from trainer_module.weights import extended, weights_of
 
     knobs = config.training
@@ -96,15 +102,25 @@ def train_model(
     sections = [dataclasses.asdict(section) for section in (config.image, config.model, config.training)]
     digest = training_digest(sections, vocabulary, learnt + watched)
     buckets = Buckets(learnt + watched, max(1, min(SHAPES, len(learnt) // (BATCHES_PER_SHAPE * knobs.batch_size))))
+    devices = join(hosts, knobs.batch_size)
+    checkpoints = out / "checkpoints" / digest
+    check_same("data, settings or options", f"{digest} {deadline < math.inf}")
+    check_same("checkpoints", _content(checkpoints / CHECKPOINT))
     device = jax.devices()[0].device_kind
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
     logging.getLogger("trainer_module").setLevel(logging.INFO)
-    dtype = choose_precision(knobs, config.model, config.image, vocabulary, learnt)
+    of_a_device = dataclasses.replace(knobs, batch_size=knobs.batch_size // devices)
+    dtypes = list(DTYPES.values())
+    dtype = choose_precision(of_a_device, config.model, config.image, vocabulary, learnt)
+    dtype = dtypes[int(agreed(dtypes.index(dtype)))]
+    if devices > 1:
+        distribute()
     model = _initial_model(config, vocabulary, dtype, start)
-    say(f"{model.count_params():,} parameters, {dtype}, on {device}, {len(buckets.shapes)} shapes to compile")
+    on = device if devices == 1 else f"{devices} x {device}"
+    say(f"{model.count_params():,} parameters, {dtype}, on {on}, {len(buckets.shapes)} shapes to compile")
 
     def feed(source: Callable[[], Iterator[Batch]]) -> Iterator[Batch]:
-        return prefetched((buckets.fill(batch, knobs.batch_size) for batch in source()), BATCHES_AHEAD)
+        return prefetched((buckets.fill(batch, knobs.batch_size // hosts.count) for batch in source()), BATCHES_AHEAD)
 
     clock = Clock()
     with ProcessPool(feeders(), with_main=False) as pool:
@@ -113,11 +129,13 @@ def train_model(
             knobs,
             learnt,
             watched,
-            checkpoints=out / "checkpoints" / digest,
+            checkpoints=checkpoints,
             feed=feed,
             cut=buckets.cut,
             deadline=deadline,
             pool=pool,
+            share=Share(hosts.host, hosts.count),
+            agreed=agreed,
             callbacks=[
                 keras.callbacks.LambdaCallback(
                     on_epoch_begin=clock.begin, on_train_batch_end=clock.batch, on_test_begin=clock.end
@@ -125,8 +143,14 @@ def train_model(
             ],
         )
     say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
-    trained = Trained(config.model, config.image, vocabulary, knobs.max_tokens, weights_of(model), config.decoding)
-    save_weights(out / WEIGHTS, trained)
+    learned = to_document(of_transformed(learnt))
+    weights = weights_of(model)
+    trained = Trained(
+        config.model, config.image, vocabulary, knobs.max_tokens, weights, config.decoding, statistics=learned
+    )
+    leave(hosts)
+    if hosts.host == 0:
+        save_weights(out / WEIGHTS, trained)
     # The mean, because some batches are not full.
     images_per_batch = len(learnt) / len(buckets.cut(learnt, knobs.batch_size, 0, 0))
     rate = round(max(clock.rates) * images_per_batch, 1) if clock.rates else _earlier_rate(out, digest)
@@ -137,6 +161,8 @@ def train_model(
         "parameters": model.count_params(),
         "epochs": progress.epoch,
         "perplexities": progress.perplexities,
+        "hosts": hosts.count,
+        "devices": devices,
         "device": device,
         "precision": dtype,
         "shapes": len(buckets.shapes),
@@ -177,6 +203,11 @@ def _start(name: str) -> Trained:
     from trainer_module.trained import load_weights
 
     return reader.load() if name == reader.NAME else load_weights(Path(name))
+
+
+def _content(file: Path) -> str:
+    """Returns a hash of a file; empty if there is none."""
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
 
 def _earlier_rate(out: Path, digest: str) -> float | None:

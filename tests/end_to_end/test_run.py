@@ -51,6 +51,7 @@ def test_the_first_run_executes_every_component_and_pushes(project: Project) -> 
     assert [line for line in lines if line in COMPONENTS] == list(COMPONENTS)
     training = re.compile(r"^Epoch 1/1, step 6/6: loss [\d.]+, perplexity [\d.]+, on validation [\d.]+", re.MULTILINE)
     assert training.search(output)
+    assert re.search(r"^ExampleValidator .* no anomalies; nothing serves to compare with$", output, re.MULTILINE)
     table = fields(output)
     assert table["examples"] == "48 train, 8 eval, 16 test"
     assert int(table["vocabulary"].split()[0]) > 10

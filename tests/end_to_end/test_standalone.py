@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -86,10 +89,13 @@ def predictions(out: Path) -> dict[str, dict]:
     return read
 
 
+EPOCHS = 8
+
+
 @pytest.fixture(scope="module")
 def out(source, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    done = trained(folder, source, "--out", folder / "out", "--beam", 3, settings=["training.epochs=4"])
+    done = trained(folder, source, "--out", folder / "out", "--beam", 3, settings=[f"training.epochs={EPOCHS}"])
     assert done.returncode == 0, done.stderr
     assert "24 training and 12 validation examples" in done.stdout
     return folder / "out"
@@ -102,7 +108,8 @@ def test_a_training_without_tensorflow_writes_weights_metrics_and_predictions(ou
     assert metrics["examples"] == {"train": 24, "eval": 12}
     assert metrics["vocabulary"] == len(model.vocabulary)
     assert metrics["parameters"] == sum(weight.size for weight in model.weights.values())
-    assert metrics["epochs"] == len(metrics["perplexities"]) == 4
+    assert metrics["epochs"] == len(metrics["perplexities"]) == EPOCHS
+    assert (metrics["hosts"], metrics["devices"]) == (1, 1)
     # At the start all tokens are equally likely; a little was learned.
     assert 1 < min(metrics["perplexities"]) < len(model.vocabulary)
     assert metrics["images_per_second"] > 0 and metrics["seconds"] > 0
@@ -125,7 +132,7 @@ def test_a_training_without_tensorflow_writes_weights_metrics_and_predictions(ou
 
 def test_a_finished_training_is_not_repeated(source, out):
     before = (out / WEIGHTS).read_bytes(), json.loads((out / "metrics.json").read_text()), predictions(out)
-    done = trained(out.parent, source, "--out", out, settings=["training.epochs=4"])
+    done = trained(out.parent, source, "--out", out, settings=[f"training.epochs={EPOCHS}"])
     assert done.returncode == 0, done.stderr
     assert "Epoch" not in done.stdout
     metrics = json.loads((out / "metrics.json").read_text())
@@ -191,3 +198,80 @@ def test_the_exported_model_has_the_same_predictions_as_the_training(source, out
     np.testing.assert_allclose(answers["log_probability"], expected, rtol=1e-3, atol=1e-3)
     again = export("--weights", out, "--out", tmp_path / "made" / "model")
     assert isinstance(again.exception, UserError) and "model exists already" in str(again.exception)
+
+
+# --- several hosts ----------------------------------------------------------------------------
+
+
+class Host:
+    """One of two hosts, with two devices, on this machine; its output goes to files."""
+
+    def __init__(self, folder: Path, number: int, port: int, *arguments, settings=()) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.files = [folder / f"{number}.{stream}" for stream in ("out", "err")]
+        hosts = ("--coordinator", f"127.0.0.1:{port}", "--hosts", 2, "--host", number)
+        devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        with self.files[0].open("w") as output, self.files[1].open("w") as errors:
+            self.process = subprocess.Popen(
+                command(*arguments, *hosts, settings=settings),
+                stdout=output, stderr=errors, env=environment(folder) | devices,
+            )  # fmt: skip
+
+    def end(self, status: int) -> tuple[str, str]:
+        """Waits for the end with this status. Returns the output and the errors."""
+        ended = self.process.wait(timeout=600)
+        output, errors = (file.read_text() for file in self.files)
+        assert ended == status, output + errors
+        return output, errors
+
+
+@contextlib.contextmanager
+def two_hosts(folder: Path, *arguments, settings=((), ())) -> Iterator[list[Host]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    hosts = [Host(folder, i, port, *arguments, settings=settings[i]) for i in range(2)]
+    try:
+        yield hosts
+    finally:
+        for host in hosts:
+            host.process.kill()
+            host.process.wait()
+
+
+def test_two_hosts_train_like_one_also_after_one_of_them_died(source, out, tmp_path):
+    epochs = [f"training.epochs={EPOCHS}"]
+    with two_hosts(tmp_path / "first", source, "--out", tmp_path / "out", settings=(epochs, epochs)) as hosts:
+        end = time.monotonic() + 600
+        while not list(tmp_path.glob("out/checkpoints/*/checkpoint.npz")):
+            assert all(host.process.poll() is None for host in hosts) and time.monotonic() < end
+            time.sleep(0.005)
+        hosts[1].process.kill()
+        _, errors = hosts[0].end(1)
+    sentence = errors.splitlines()[-1]
+    assert sentence.startswith("im2latex: host 0 of 2 has lost another host")
+    assert sentence.endswith("; give the same command on all hosts to continue from the last checkpoint")
+    assert not (tmp_path / "out" / WEIGHTS).exists()
+
+    again = (source, "--out", tmp_path / "out", "--minutes", "60")
+    with two_hosts(tmp_path / "second", *again, settings=(epochs, epochs)) as hosts:
+        (output, _), (other, _) = (host.end(0) for host in hosts)
+    assert f"Epoch {EPOCHS}/{EPOCHS}, " in output and f"Epoch 1/{EPOCHS}, step 3" not in output
+    assert "Epoch" not in other and other.splitlines()[-1] == "host 1 of 2: done; host 0 evaluates the model"
+    expected, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (out, tmp_path / "out"))
+    assert (metrics["run"], metrics["hosts"], metrics["devices"]) == (expected["run"], 2, 4)
+    np.testing.assert_allclose(metrics["perplexities"], expected["perplexities"], rtol=1e-3)
+    one, both = load_weights(out).weights, load_weights(tmp_path / "out").weights
+    for name, weight in one.items():
+        np.testing.assert_allclose(both[name], weight, rtol=1e-2, atol=1e-3, err_msg=name)
+    assert predictions(tmp_path / "out").keys() == predictions(out).keys()
+
+
+def test_hosts_with_different_settings_end_with_one_sentence(source, tmp_path):
+    settings = (["training.seed=1"], ["training.seed=2"])
+    with two_hosts(tmp_path, source, "--out", tmp_path / "out", settings=settings) as hosts:
+        for host in hosts:
+            _, errors = host.end(1)
+            assert errors.splitlines()[-1] == (
+                "im2latex: host 1 and host 0 have different data, settings or options; "
+                "give all hosts the same data, settings and options, and an --out that they share"
+            )

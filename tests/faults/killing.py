@@ -237,8 +237,13 @@ class Killer:
         return processes.Command(arguments, self.workspace.home, self.folder / f"output-{self._commands}.txt", trap)
 
     def arguments(self, settings: Sequence[str]) -> list[str]:
-        """The configuration, and knobs beside it."""
-        return ["--config", str(self.config), *(part for one in (*KNOBS, *settings) for part in ("--set", one))]
+        """The configuration, and knobs beside it; the disk may be a small one."""
+        return [
+            "--allow-full-disk",
+            "--config",
+            str(self.config),
+            *(part for one in (*KNOBS, *settings) for part in ("--set", one)),
+        ]
 
     def _written(self, moment: Moment) -> set[tuple[Path, int]]:
         """What a moment waits for, with the times of the last changes."""

@@ -305,7 +305,7 @@ def test_with_a_database_every_task_records_itself_and_the_last_one_what_was_cac
     while further := {name for task in before for name in tasks[task].get("dependentTasks", ())} - before:
         before |= further
     assert before == set(tasks) - {"record-lineage"}
-    assert set(last["inputs"]["artifacts"]) == {"anomalies", "report"}
+    assert set(last["inputs"]["artifacts"]) == {"report"}
 
 
 def test_without_a_database_nothing_is_recorded(documents: Any) -> None:

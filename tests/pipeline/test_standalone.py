@@ -10,7 +10,7 @@ import tensorflow as tf
 from components.formula_metrics import scores as reference
 from data.importers.importing import import_dataset
 from data.pictures.synthetic import draw_png, formulas
-from pipeline.standalone.__main__ import main
+from pipeline.standalone.command import main
 from pipeline.standalone.evaluation import scores
 from pipeline.standalone.examples import make_vocabulary, read_splits
 from trainer_module import features

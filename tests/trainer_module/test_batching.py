@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from data.parallel import ProcessPool
 from trainer_module import batching
 from trainer_module.augmentation import Augmentation
-from trainer_module.batching import Buckets, batches, collate, padding, plan, prefetched
+from trainer_module.batching import Buckets, Share, batches, collate, padding, plan, prefetched
 from trainer_module.config.image import STRIDE
 from trainer_module.examples import Example, Examples
 
@@ -186,6 +186,26 @@ def test_batches_are_the_planned_ones_in_their_order():
     assert steps == [[4, 2], [5], [1, 3]]
 
 
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(1, 4))
+def test_the_shares_of_all_hosts_are_the_batches(sizes, hosts):
+    examples = [example(8, 8, i) for i in range(sum(sizes))]
+    planned = np.split(np.random.default_rng(0).permutation(len(examples)), np.cumsum(sizes)[:-1])
+    whole = list(batches(examples, planned))
+    shares = [list(batches(examples, planned, share=Share(host, hosts))) for host in range(hosts)]
+    for i, batch in enumerate(whole):
+        rows = [tuple(row) for share in shares for row in steps_with_weight(share[i])]
+        assert sorted(rows) == sorted(tuple(row) for row in steps_with_weight(batch))
+        most = -(-len(planned[i]) // hosts)
+        assert all(1 <= len(share[i].weights) <= most for share in shares)
+
+
+def steps_with_weight(batch: batching.Batch) -> list[list[int]]:
+    """Returns the tokens of each example that has weight."""
+    pairs = zip(batch.targets, batch.weights, strict=True)
+    return [targets[weights > 0].tolist() for targets, weights in pairs if weights.any()]
+
+
 def test_an_invalid_image_cannot_be_collated():
     with pytest.raises(UnidentifiedImageError):
         collate([Example(b"no image", 8, 8, np.array([4], np.int32))])
@@ -243,6 +263,18 @@ def filled(buckets: Buckets, examples: list[Example], planned: list[np.ndarray],
 def shapes(made: list[batching.Batch]) -> set[tuple[int, ...]]:
     """Returns the shapes of all arrays of a batch, without the channel."""
     return {(*batch.inputs["image"].shape[:3], *batch.inputs["tokens"].shape, *batch.targets.shape) for batch in made}
+
+
+def test_the_shares_of_a_batch_have_the_shape_of_the_batch():
+    examples = [example(STRIDE * (1 + i % 3), STRIDE * (1 + i % 4), i % 5) for i in range(24)]
+    buckets = Buckets(examples, 4)
+    planned = buckets.cut(examples, 8, 0, 0)
+    assert {len(batch) for batch in planned} != {8}  # some are not full
+    for i, whole in enumerate(filled(buckets, examples, planned, 8)):
+        for host in range(2):
+            share = buckets.fill(list(batches(examples, planned, share=Share(host, 2)))[i], 4)
+            assert share.inputs["image"].shape == (4, *whole.inputs["image"].shape[1:])
+            assert share.targets.shape == (4, *whole.targets.shape[1:])
 
 
 @settings(deadline=None)

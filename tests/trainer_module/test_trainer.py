@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import io
 import json
 import logging
 import math
@@ -14,17 +15,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 import trainer_module
 from im2latex.errors import UserError
+from im2latex.reader import Reader
+from im2latex.statistics import from_document, of_values
 from tests.trainer_module.test_training import without_graphs
 from trainer_module import reader, trainer
 from trainer_module.batching import batches
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
-from trainer_module.features import read_vocabulary
+from trainer_module.features import UNKNOWN, read_vocabulary
 from trainer_module.model import FormulaModel
 from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.trained import load_weights, save_weights
@@ -71,6 +75,23 @@ def test_tensorboard_has_the_losses(trained):
         losses = [tf.make_ndarray(event.tensor_proto) for event in events.Tensors("epoch_loss")]
         assert len(losses) == 2
         assert np.isfinite(losses).all()
+
+
+def test_the_model_has_the_statistics_of_what_it_learned_from(trained, transform, transformed):
+    examples = read_examples([transformed.examples], transform, TRAINING["max_tokens"], trained)
+    pictures = [np.array(Image.open(io.BytesIO(example.image))) for example in examples]
+    found = Reader(trained / "Format-Serving").statistics
+    assert found == from_document(read_exported(trained / "Format-Serving").statistics)
+    for name, values in (
+        ("width", [picture.shape[1] for picture in pictures]),
+        ("height", [picture.shape[0] for picture in pictures]),
+        ("ink", [(picture < 128).mean() for picture in pictures]),
+        ("length", [len(example.tokens) for example in examples]),
+        ("unknown", [token == UNKNOWN for example in examples for token in example.tokens.tolist()]),
+    ):
+        assert found[name].counts == of_values(name, values).counts
+        assert found[name].mean == pytest.approx(np.mean(values), abs=1e-5)
+    assert found["confidence"].count == len(examples)  # those to validate on are the same
 
 
 def test_a_finished_training_leaves_no_checkpoints(trained):

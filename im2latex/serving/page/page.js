@@ -1,7 +1,8 @@
 "use strict";
 
 /* Web page of the service, and of the folder that `im2latex export --format web` writes. read.js defines how a picture
-   is read, by the service or in the browser: `read(picture, alternatives, signal)` returns { status, alternatives }. */
+   is read, by the service or in the browser: `read(picture, alternatives, signal)` returns { status, alternatives }.
+   doubts.js marks doubted symbols, and correct.js lets the person correct the formula. */
 
 /* Number of alternatives to request. */
 const ALTERNATIVES = 5;
@@ -16,6 +17,7 @@ const canvas = byId("canvas");
 const pen = canvas.getContext("2d");
 const strokes = [];
 let asking = null;
+let taken = null;
 let latex = "";
 
 function say(text, bad = false) {
@@ -45,7 +47,8 @@ function percent(probability) {
 
 function choose(alternative, buttons, button) {
   latex = alternative.latex;
-  byId("latex").textContent = latex;
+  showDoubts(latex, alternative.tokens);
+  byId("corrected").value = latex;
   render(latex, byId("formula"), true);
   for (const other of buttons) {
     other.setAttribute("aria-pressed", String(other === button));
@@ -106,6 +109,7 @@ async function ask(picture) {
 /* Shows a picture and reads it. */
 function take(picture, name) {
   const preview = byId("preview");
+  taken = picture;
   URL.revokeObjectURL(preview.src);
   preview.hidden = false;
   preview.src = URL.createObjectURL(picture);

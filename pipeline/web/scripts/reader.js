@@ -43,24 +43,30 @@ export class Reader {
      requested.
 
      Returns { status, alternatives } like the service: at most `count` alternatives, best first, each { latex,
-     log_probability, probability }, with LaTeX as a person would type it. */
+     log_probability, probability, tokens }, with LaTeX as a person would type it; `tokens` holds each token with the
+     probability that it is right. */
   async read(picture, count) {
     const { image, decoding, estimator, vocabulary } = this.described;
     const normalised = normalise(await decode(picture), image, estimator);
     if (normalised.pixels.every((level) => level === WHITE)) {
-      return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 0 }] };
+      return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 0, tokens: [] }] };
     }
     const width = Math.max(count, decoding.beam_width);
     const feeds = inputs(normalised, width, decoding.length_penalty);
-    const outputs = await this.session.run(feeds, ["tokens", "log_probability", "probability"]);
+    const names = ["tokens", "log_probability", "probability", "token_probability"];
+    const outputs = await this.session.run(feeds, names);
     const [, , steps] = outputs.tokens.dims;
     const alternatives = [...outputs.log_probability.data].map((logProbability, i) => {
-      const tokens = outputs.tokens.data.subarray(i * steps, (i + 1) * steps);
-      const latex = Array.from(tokens, Number)
+      const ofTokens = outputs.token_probability.data.subarray(i * steps, (i + 1) * steps);
+      const tokens = Array.from(outputs.tokens.data.subarray(i * steps, (i + 1) * steps), Number)
         .filter((token) => token !== PAD)
-        .map((token) => vocabulary[token])
-        .join(" ");
-      return { latex: clean(latex), log_probability: logProbability, probability: outputs.probability.data[i] };
+        .map((token, place) => [vocabulary[token], ofTokens[place]]);
+      return {
+        latex: clean(tokens.map(([token]) => token).join(" ")),
+        log_probability: logProbability,
+        probability: outputs.probability.data[i],
+        tokens,
+      };
     });
     // If the search finds fewer hypotheses than requested, the others have log-probability -inf.
     const sentences = alternatives.filter((one) => Number.isFinite(one.log_probability));

@@ -103,6 +103,25 @@ def test_every_slice_has_its_count_and_the_scores_of_its_examples(evaluated: tup
         assert sum(found["examples"] for name, found in evaluation.slices.items() if name.startswith(f"{key}=")) == 4
 
 
+def test_examples_that_are_read_in_parts_have_the_same_scores(
+    evaluated: tuple[Evaluation, Path], models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.evaluator.evaluation.EXAMPLES_AT_ONCE", 3)
+    done: dict[str, list[int]] = {}
+    evaluation = evaluate(
+        RECORDS, models, [], tmp_path, renderer="builtin",
+        progress=lambda what, count, total: done.setdefault(f"{what} {total}", []).append(count),
+    )  # fmt: skip
+    whole, folder = evaluated
+    assert evaluation.slices == whole.slices and evaluation.examples == 4
+    file = pyarrow.parquet.ParquetFile(tmp_path / PREDICTIONS)
+    assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [3, 1]
+    assert file.read().equals(pyarrow.parquet.read_table(folder / PREDICTIONS))
+    assert {what: sum(counts) for what, counts in done.items()} == {
+        "reading, candidate 4": 4, "reading, baseline 4": 4, "drawing and comparing 8": 8
+    }  # fmt: skip
+
+
 def test_the_gate_reports_failed_rules_with_their_values(evaluated: tuple[Evaluation, Path]) -> None:
     evaluation, _ = evaluated
     assert [verdict.passed for verdict in evaluation.gate] == [True, True, False]
@@ -146,6 +165,21 @@ def test_a_rule_on_an_empty_slice_fails(models: dict[str, Path], tmp_path: Path)
     rules = parse_all(["bleu >= 0 where structure=matrix"])
     evaluation = evaluate(RECORDS, {CANDIDATE: models[CANDIDATE]}, rules, tmp_path, renderer="builtin")
     assert evaluation.reasons == ["BLEU where structure=matrix: there are no such examples"]
+
+
+def test_corrections_have_a_slice_for_the_gate(models: dict[str, Path], tmp_path: Path) -> None:
+    mixed = [
+        dataclasses.replace(record, name=f"correction-{i}") if i in (0, 2) else record
+        for i, record in enumerate(RECORDS)
+    ]
+    rules = parse_all(["exact_match >= 0.1 where source=corrections"])
+    evaluation = evaluate(mixed, models, rules, tmp_path, renderer="builtin")
+    found = evaluation.slices["source=corrections"]
+    right = [READ[RECORDS[i].latex][0] == RECORDS[i].latex for i in (0, 2)]
+    assert found["examples"] == 2 and found[CANDIDATE]["exact_match"] == sum(right) / 2
+    assert evaluation.slices["source=others"]["examples"] == 2
+    assert [verdict.rule for verdict in evaluation.gate] == ["exact_match >= 0.1 where source=corrections"]
+    assert not any(name.startswith("source") for name in evaluate(RECORDS, models, [], tmp_path / "none").slices)
 
 
 def test_different_vocabularies_are_reported(evaluated: tuple[Evaluation, Path]) -> None:

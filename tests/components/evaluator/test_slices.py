@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.evaluator.slices import KEYS, SLICES, slices_of
+from components.evaluator.slices import KEYS, SLICES, slices_of, sources_of
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,9 @@ def test_all_possible_slices_are_listed() -> None:
     for tokens in range(1, 100):
         for key, values in slices_of("\\frac " * tokens, tokens, 200).items():
             assert key in KEYS and set(values) <= set(SLICES[key])
+
+
+def test_corrections_and_other_examples_are_slices_if_there_are_corrections() -> None:
+    correction = "correction-20261127T150423Z-ada-3f2a9c81d0e4-b7aa12cd"
+    assert sources_of(["7944775fc9.png", correction]) == [["others"], ["corrections"]]
+    assert sources_of(["7944775fc9.png", "x"]) == [[], []]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
+import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from google.protobuf import json_format
+from PIL import Image
 from tfx.proto import example_gen_pb2
 from tfx.types import standard_artifacts
 
@@ -22,6 +27,7 @@ from data.dataset.writer import DatasetWriter
 from data.pictures.synthetic import draw_png
 from im2latex.errors import UserError
 from tests.components.artifacts import artifact
+from tests.data.importers.test_untrusted import picture
 
 PNG = draw_png("x", 10)
 GOOD = encode(Record(PNG, "x ^ { 2 }", "good"))
@@ -49,6 +55,10 @@ BAD = {
     "an empty formula": (of(latex=[b" "]), "empty formula"),
     "no image": (of(image=[b"no image"]), "undecodable image"),
     "half an image": (of(image=[PNG[: len(PNG) // 2]]), "undecodable image"),
+    "a picture of 2.5 gigapixels": (
+        of(image=[picture(50_000, 50_000)]),
+        "image of more than 16,000,000 pixels, or 16,000 a side",
+    ),
     "no Example": (b"\xff\xff\xff", "not a tf.train.Example"),
 }
 
@@ -61,6 +71,26 @@ def test_an_unusable_record_is_reported_with_its_number(bad: bytes, reason: str,
         list(read_usable(str(file)))
     file.write_bytes(gzip.compress(2 * frame(GOOD)))
     assert list(read_usable(str(file))) == [GOOD, GOOD]
+
+
+def test_the_check_keeps_no_image_in_memory(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1000, 128, 256), np.uint8)
+    contents = []
+    for pixels in noise:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG", compress_level=0)
+        contents.append(encode(Record(file.getvalue(), "x", "noise")))
+    (tmp_path / "warm.tfrecord").write_bytes(b"".join(map(frame, contents[:200])))
+    (tmp_path / "data.tfrecord").write_bytes(b"".join(map(frame, contents[200:])))
+    assert sum(1 for _ in read_usable(str(tmp_path / "warm.tfrecord"))) == 200
+    before = resident()
+    assert sum(1 for _ in read_usable(str(tmp_path / "data.tfrecord"))) == 800
+    assert resident() - before < 8 << 20  # the images together have 26 MB
+
+
+def resident() -> int:
+    """Returns the memory of this process, bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def cut_between_records(contents: bytes) -> bytes:
@@ -98,6 +128,10 @@ def test_a_damaged_file_is_reported_and_never_truncated_silently(
 
 def run(data: Path, out: Path, spelling: str = "normal") -> Path:
     """Runs the executor on the splits of a folder. Returns the folder of the examples."""
+    return Path(run_to_artifact(data, out, spelling).uri)
+
+
+def run_to_artifact(data: Path, out: Path, spelling: str = "normal") -> standard_artifacts.Examples:
     splits = [example_gen_pb2.Input.Split(name=split, pattern=f"{split}/*") for split in SPLITS]
     properties = {
         "input_base": str(data),
@@ -110,7 +144,7 @@ def run(data: Path, out: Path, spelling: str = "normal") -> Path:
     output = artifact(standard_artifacts.Examples, out)
     context = Executor.Context(beam_pipeline_args=["--runner=FnApiRunner"])
     Executor(context).Do({}, {"examples": [output]}, properties)
-    return out
+    return output
 
 
 def dataset(folder: Path) -> Path:
@@ -168,6 +202,26 @@ def test_the_spelling_of_formulas_is_configurable(tmp_path: Path) -> None:
     assert {record.image for record in normal.values()} == {PNG}
     kept = read_split(run(tmp_path / "data", tmp_path / "b", "im2markup") / "Split-train")
     assert sorted(record.latex for record in kept) == ["\\alpha", "x ^ {", "{ \\cal D } _ { 1 }"]
+
+
+def test_corrections_are_listed_and_counted_without_their_repetitions(tmp_path: Path) -> None:
+    names = {
+        "train": ["a", "correction-2-b", "correction-1-a", "correction-1-a~2", "correction-1-a~3"],
+        "eval": ["correction-3-c"],
+        "test": ["b"],
+    }
+    with DatasetWriter(tmp_path / "data", "test") as writer:
+        for split, of_split in names.items():
+            for name in of_split:
+                writer.write(split, Record(PNG, "x", name))
+    examples = run_to_artifact(tmp_path / "data", tmp_path / "out")
+    text = "eval\tcorrection-3-c\ntrain\tcorrection-1-a\ntrain\tcorrection-2-b\n"
+    assert (tmp_path / "out" / "corrections.txt").read_text() == text
+    counts = {split: examples.get_int_custom_property(f"corrections_{split}") for split in SPLITS}
+    assert counts == {"train": 2, "eval": 1, "test": 0}
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert examples.get_string_custom_property("corrections_digest") == digest
+    assert len(list(read_split(tmp_path / "out" / "Split-train"))) == 5
 
 
 def test_the_spelling_is_a_property_of_the_component() -> None:

@@ -36,4 +36,4 @@ def test_an_evaluation_without_probabilities_says_so(evaluated: Evaluated) -> No
     with pytest.raises(Missing, match="has no probabilities"):
         confidence(evaluated._replace(statistics=0 * evaluated.statistics))
     with pytest.raises(Missing, match="has no probabilities"):
-        confidence(evaluated._replace(statistics=evaluated.statistics[:, :-30]))
+        confidence(evaluated._replace(statistics=evaluated.statistics[:-30]))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,26 @@ def test_long_formulas_are_problems(tmp_path: Path) -> None:
         Problem(f"{tmp_path}/list:2", "more than 3 tokens", ""),
         Problem(f"{tmp_path}/list:3", "empty formula", ""),
     ]
+
+
+def test_lists_from_anywhere_do_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_bytes(b"\xef\xbb\xbfx\ny \x1b[2J\n\0\n")
+    assert read(path) == [
+        Formula("x", "list", "", "x"),
+        Problem(f"{path}:2", "control character in the formula", ""),
+        Problem(f"{path}:3", "control character in the formula", ""),
+    ]
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"x\n" + bytes(10**6)))
+    with pytest.raises(UserError, match=r"bomb.gz, line 2 is longer than a formula"):
+        read(tmp_path / "bomb.gz")
+    path.write_bytes("x".encode("utf-16"))
+    with pytest.raises(UserError, match="list is in UTF-16; save it as UTF-8"):
+        read(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="list is a link, pipe or device instead of a file"):
+        read(path)
 
 
 def test_data_sets_keep_their_splits(tmp_path: Path) -> None:

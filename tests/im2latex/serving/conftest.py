@@ -20,6 +20,7 @@ from PIL import Image
 from starlette.datastructures import Headers
 
 from data.pictures.synthetic import draw_png, formulas
+from im2latex.corrections import Corrections
 from im2latex.graph import onnx_model
 from im2latex.models import ONNX
 from im2latex.serving.limits import Limits
@@ -112,8 +113,10 @@ class Answer(NamedTuple):
 class Running:
     """A service in a thread of its own, at a free port."""
 
-    def __init__(self, folders: Callable[[], Sequence[Path]], limits: Limits) -> None:
-        self.service = Service(Models(folders), limits)
+    def __init__(
+        self, folders: Callable[[], Sequence[Path]], limits: Limits, corrections: Corrections | None = None
+    ) -> None:
+        self.service = Service(Models(folders), limits, corrections=corrections)
         listens = threading.Event()
         self._server = Server(self.service, listens.set)
         sockets = listen("127.0.0.1", 0)
@@ -166,8 +169,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(folders: Callable[[], Sequence[Path]], limits: Limits = LIMITS) -> Iterator[Running]:
-    made = Running(folders, limits)
+def running(
+    folders: Callable[[], Sequence[Path]], limits: Limits = LIMITS, corrections: Corrections | None = None
+) -> Iterator[Running]:
+    made = Running(folders, limits, corrections)
     try:
         yield made
     finally:

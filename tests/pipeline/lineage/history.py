@@ -51,7 +51,7 @@ COMPONENTS = {
     ),
     "ExampleValidator": Component(
         "components.example_validator.component.ExampleValidator",
-        {"statistics": ("StatisticsGen", "statistics"), "schema": SCHEMA},
+        {"statistics": ("StatisticsGen", "statistics"), "schema": SCHEMA, "examples": EXAMPLES},
         {"anomalies": "ExampleAnomalies"},
     ),
     "Transform": Component(
@@ -88,6 +88,7 @@ COMPONENTS = {
         "components.report.component.Reporter",
         {
             "examples": EXAMPLES,
+            "anomalies": ("ExampleValidator", "anomalies"),
             "transform_graph": GRAPH,
             "model": MODEL,
             "model_run": ("Trainer", "model_run"),

@@ -10,8 +10,11 @@ import pytest
 import tensorflow as tf
 from typer.testing import CliRunner, Result
 
+from data.dataset.record import Record, encode
+from data.dataset.tfrecords import frame
 from im2latex import Reader, __version__
 from im2latex.errors import UserError
+from im2latex.statistics import of_values
 from pipeline.cli import app
 from tests.components.serving_check.models import draw, save_reader
 from trainer_module.signatures import FormulaReader, read_exported
@@ -56,6 +59,20 @@ def test_a_pushed_model_round_trips_through_a_file_of_weights(model: Path, tmp_p
     if precision == "float32":
         read, expected = (signatures["predict_images"](images=images)["latex"] for signatures in (after, before))
         assert read.numpy().tolist() == expected.numpy().tolist()
+
+
+def test_a_model_gets_the_statistics_of_the_data_that_it_learned_from(model: Path, tmp_path: Path) -> None:
+    records = [Record(image, "a b unheard c", str(number)) for number, image in enumerate(draw(9) * 20)]
+    (tmp_path / "mine.tfrecord").write_bytes(b"".join(frame(encode(record)) for record in records))
+    arguments = ["--model", model, "--learned-from", tmp_path / "mine.tfrecord", "--format", "weights"]
+    answer = export(*arguments, "--out", tmp_path / "weights.npz")
+    assert answer.exit_code == 0, answer.output
+    assert answer.stdout.startswith("learned from 180 examples, 180 of them measured\n")
+    found, reader = Reader(tmp_path / "weights.npz").statistics, Reader(model)
+    assert not reader.statistics
+    widths = [image.shape[1] for image in map(reader.normalise, draw(9) * 20) if image is not None]
+    assert found["width"] == of_values("width", widths)
+    assert (found["length"].mean, found["unknown"].mean) == (4, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,4 +40,13 @@ def test_a_folder_of_the_user_without_a_split_is_refused(tmp_path: Path) -> None
         (tmp_path / split).mkdir()
         (tmp_path / split / "data.tfrecord").touch()
     with pytest.raises(UserError, match=r"/test holds no TFRecords"):
+        prepare_examples(DataConfig(source=str(tmp_path)), Workspace(tmp_path / "workspace"))
+
+
+def test_a_pipe_among_the_records_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "eval", "test"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "data.tfrecord").touch()
+    os.mkfifo(tmp_path / "eval" / "pipe.tfrecord")
+    with pytest.raises(UserError, match=r"eval/pipe.tfrecord is a link, pipe or device instead of a file; remove it"):
         prepare_examples(DataConfig(source=str(tmp_path)), Workspace(tmp_path / "workspace"))

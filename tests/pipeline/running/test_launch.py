@@ -118,11 +118,23 @@ def test_the_summary_says_why_a_model_was_not_blessed() -> None:
         "examples": {"train": 10000, "test": 300}, "vocabulary": 97, "metrics": {"bleu": 0.5, "exact_match": 0.25},
         "baseline": "7", "baseline_metrics": {"bleu": 0.8}, "blessed": False, "reasons": ("BLEU 0.500 is below 0.7",),
         "pushed": None, "report": None, "tuned": "", "pictures": "BLEU 0.500 as they are; lowest: photo 0.100",
+        "drift": "drift from version 7: length 0.182 (threshold 0.1)",
     }  # fmt: skip
     _summary(result, Path("run.log"), 61, Console(file=screen, width=100))
     rows = [line.split(maxsplit=1) for line in screen.getvalue().splitlines() if line]
-    assert [row[0] for row in rows] == ["examples", "vocabulary", "BLEU", "exact", "kinds", "blessed", "time", "log"]
+    assert [row[0] for row in rows] == [
+        "examples",
+        "drift",
+        "vocabulary",
+        "BLEU",
+        "exact",
+        "kinds",
+        "blessed",
+        "time",
+        "log",
+    ]
     assert rows[0][1].strip() == "10,000 train, 300 test"
-    assert rows[2][1].strip() == "0.500 (serving now, version 7: 0.800)"
-    assert rows[4][1].strip() == "of pictures  BLEU 0.500 as they are; lowest: photo 0.100"
-    assert rows[5][1].strip() == "no: BLEU 0.500 is below 0.7"
+    assert rows[1][1].strip() == "from version 7: length 0.182 (threshold 0.1)"
+    assert rows[3][1].strip() == "0.500 (serving now, version 7: 0.800)"
+    assert rows[5][1].strip() == "of pictures  BLEU 0.500 as they are; lowest: photo 0.100"
+    assert rows[6][1].strip() == "no: BLEU 0.500 is below 0.7"

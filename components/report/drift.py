@@ -1,0 +1,76 @@
+"""Section of the report about drift: new examples, and the pictures of a service, against what a model learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from components.example_validator import drift
+from components.report.reported_run import ReportedRun
+from components.report.sections import Missing
+from components.report.wording import number
+from im2latex.drift import DRIFTED, Comparison
+from im2latex.statistics import FEATURES
+
+
+class Row(NamedTuple):
+    """A comparison of a feature, as text."""
+
+    feature: str
+    learned: str
+    found: str
+    distance: str
+    threshold: str
+    has_drifted: bool
+
+
+class Compared(NamedTuple):
+    """A comparison with what a model learned from."""
+
+    sentence: str
+    rows: list[Row]
+
+
+def examples(run: ReportedRun) -> Compared:
+    """Returns how the examples of the run compare with those that the model that served learned from.
+
+    Raises:
+        Missing: they were not compared.
+    """
+    folder = Path(run.artifacts["anomalies"].uri) if "anomalies" in run.artifacts else None
+    if folder is None or not (folder / drift.FILE).exists():
+        raise Missing("The examples were not compared with those that the serving model learned from.")
+    try:
+        found = drift.read(folder)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Missing(f"Another version of the pipeline wrote {folder / drift.FILE} ({error}).") from None
+    if found.reason:
+        raise Missing(f"{found.reason[0].upper()}{found.reason[1:]}.")
+    return Compared(
+        f"{found.examples:,} of the examples to learn from were compared with those that version {found.version} "
+        "learned from.",
+        _rows(found.comparisons),
+    )
+
+
+def service(run: ReportedRun) -> Compared:
+    """Returns how the pictures that a service was asked to read compare with those that its model learned from."""
+    if run.service is None:
+        raise Missing("`im2latex report --service ADDRESS` adds what a service was asked.")
+    sentence = "; ".join(run.service.sentences)
+    return Compared(f"{sentence[0].upper()}{sentence[1:]}.", _rows(run.service.comparisons))
+
+
+def _rows(comparisons: Sequence[Comparison]) -> list[Row]:
+    return [
+        Row(
+            FEATURES[one.feature].help,
+            number(one.learned),
+            number(one.found),
+            number(one.distance),
+            f"{one.threshold:g}",
+            one.status == DRIFTED,
+        )
+        for one in comparisons
+    ]
