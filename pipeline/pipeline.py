@@ -105,18 +105,32 @@ def create_pipeline(
     # Do not train on examples with anomalies.
     transform.add_upstream_node(example_validator)
 
-    # Trains the model and exports it, with the transformation in its graph.
-    trainer_config = {"config": config.section("image", "vocabulary", "model", "training", "decoding")}
-    if checkpoints is not None:
-        trainer_config["checkpoints"] = checkpoints
+    transformed = {
+        "examples": transform.outputs["transformed_examples"],
+        "transform_graph": transform.outputs["transform_graph"],
+        "schema": schema_gen.outputs["schema"],
+    }
+    further = {"checkpoints": checkpoints} if checkpoints is not None else {}
     if config.training.start_from == reader.NAME:  # makes the reader part of the cache key
-        trainer_config["start_from"] = reader.fingerprint()
+        further["start_from"] = reader.fingerprint()
+
+    # Searches hyperparameters with short trainings, if there is tuning.
+    tuner = None
+    if config.tuning.trials:
+        from components.tuner.component import Tuner  # imports Keras Tuner
+
+        tuner = Tuner(
+            tuner_fn="trainer_module.tuner.tuner_fn",
+            custom_config={"config": config.section("image", "vocabulary", "model", "training", "tuning"), **further},
+            **transformed,
+        )
+
+    # Trains the model and exports it, with the transformation in its graph.
     trainer = Trainer(
         run_fn="trainer_module.trainer.run_fn",
-        examples=transform.outputs["transformed_examples"],
-        transform_graph=transform.outputs["transform_graph"],
-        schema=schema_gen.outputs["schema"],
-        custom_config=trainer_config,
+        hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
+        custom_config={"config": config.section("image", "vocabulary", "model", "training", "decoding"), **further},
+        **transformed,
     )
 
     # Finds the model that is serving now.
@@ -170,6 +184,7 @@ def create_pipeline(
         blessing=evaluator.outputs["blessing"],
         serving_check=serving_check.outputs["blessing"],
         pushed_model=pusher.outputs["pushed_model"],
+        tuner_results=tuner and tuner.outputs["tuner_results"],
     )
 
     components = [
@@ -178,6 +193,7 @@ def create_pipeline(
         statistics_gen,
         example_validator,
         transform,
+        *([tuner] if tuner else []),
         trainer,
         baseline,
         evaluator,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -26,10 +28,12 @@ from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import PRECISION, TrainingConfig
 from trainer_module.examples import Example, Examples
+from trainer_module.hyperparameters import DROPOUT, LEARNING_RATE, WIDTH, in_words
+from trainer_module.model import FormulaModel
 from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.statistics import of_transformed
 from trainer_module.trained import Trained, load_weights
-from trainer_module.training import DTYPES, choose_precision, train, training_digest
+from trainer_module.training import DTYPES, Progress, choose_precision, train, training_digest
 from trainer_module.weights import extended, new_model, warm_start, weights_of
 from trainer_module.widening import widened
 
@@ -53,66 +57,147 @@ def run_fn(fn_args: FnArgs) -> None:
     Args:
         fn_args: TFX's arguments. `custom_config["config"]` is JSON with the sections `image`, `vocabulary`,
             `model`, `training` and `decoding`; `custom_config["checkpoints"]` is an optional folder for checkpoints,
-            from which an interrupted training continues.
+            from which an interrupted training continues. `hyperparameters`, from Tuner, override the configuration.
     """
     config = json.loads(fn_args.custom_config["config"])
-    image, model_config = ImageConfig(**config["image"]), ModelConfig(**config["model"])
-    training_config = TrainingConfig(**config["training"])
     decoding = DecodingConfig(**config.pop("decoding"))
+    model_config, training_config = ModelConfig(**config["model"]), TrainingConfig(**config["training"])
+    if fn_args.hyperparameters:
+        values = fn_args.hyperparameters["values"]
+        log.info("hyperparameters of Tuner: %s", in_words(values))
+        model_config, training_config = applied(model_config, training_config, values)
+        config |= {"model": dataclasses.asdict(model_config), "training": dataclasses.asdict(training_config)}
     transform = tft.TFTransformOutput(fn_args.transform_output)
-    vocabulary = features.read_vocabulary(transform)
-    start = load_start(training_config.start_from) if training_config.start_from else None
-    if start is not None:
-        vocabulary = extended(vocabulary, start.vocabulary)
     run = Path(fn_args.model_run_dir)
-    run.mkdir(parents=True, exist_ok=True)
-    training = read_examples(fn_args.train_files, transform, training_config.max_tokens, run)
-    validation = read_examples(fn_args.eval_files, transform, training_config.max_tokens, run)
-    wasted = padding(training, plan(training, training_config.batch_size, training_config.seed, 0))
+    inputs = prepare(config["image"], training_config, fn_args.train_files, fn_args.eval_files, transform, run)
+    wasted = padding(inputs.training, plan(inputs.training, training_config.batch_size, training_config.seed, 0))
     log.info("padding: %.1f %% of pixels, %.1f %% of token steps", 100 * wasted.pixels, 100 * wasted.steps)
 
     checkpoints = None
     if folder := fn_args.custom_config.get("checkpoints"):
-        checkpoints = Path(folder) / training_digest(config, vocabulary, training)
-    dtype = choose_precision(training_config, model_config, image, vocabulary, training)
+        checkpoints = Path(folder) / training_digest(config, inputs.vocabulary, inputs.training)
+    dtype = choose_precision(training_config, model_config, inputs.image, inputs.vocabulary, inputs.training)
     if training_config.precision == "auto":  # record the choice, so that the run can be reproduced
         chosen = next(name for name, policy in DTYPES.items() if policy == dtype)
         (run / PRECISION).write_text(f"{chosen}\n", "utf-8")
-    keras.utils.set_random_seed(training_config.seed)
-    with strategy().scope():
-        model = new_model(model_config, image, vocabulary, dtype)
-        if start is not None:
-            weights = widened(start, model_config, training_config.seed)
-            fresh = warm_start(model, vocabulary, weights, start.vocabulary)
-            log.info(
-                "started from %s: %d of %d tokens known, new weights: %s",
-                training_config.start_from,
-                len(start.vocabulary),
-                len(vocabulary),
-                ", ".join(fresh) or "none",
-            )
-        with ProcessPool(feeders(), with_main=False) as pool:
-            progress = train(
-                model,
-                training_config,
-                training,
-                validation,
-                checkpoints=checkpoints,
-                logs=run / "logs",
-                feed=as_dataset,
-                pool=pool,
-            )
+    with ProcessPool(feeders(), with_main=False) as pool:
+        model, progress = fit(
+            inputs, model_config, training_config, dtype, pool=pool, checkpoints=checkpoints, logs=run / "logs"
+        )
     log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
     limit = training_config.max_tokens
-    learned = to_document(of_transformed(training))
-    trained = Trained(model_config, image, vocabulary, limit, weights_of(model), decoding, statistics=learned)
-    sample = validation[:: -(-len(validation) // EXAMPLES)]
-    fit = calibrate(trained, [(one.image, _text(one.tokens, vocabulary)) for one in sample], normalised=True)
-    log.info("calibration error %.3f, %.3f before, on %d validation examples", fit.after, fit.before, fit.examples)
-    trained = calibrated(trained, fit)
+    learned = to_document(of_transformed(inputs.training))
+    trained = Trained(
+        model_config, inputs.image, inputs.vocabulary, limit, weights_of(model), decoding, statistics=learned
+    )
+    sample = inputs.validation[:: -(-len(inputs.validation) // EXAMPLES)]
+    fitted = calibrate(trained, [(one.image, _text(one.tokens, inputs.vocabulary)) for one in sample], normalised=True)
+    log.info(
+        "calibration error %.3f, %.3f before, on %d validation examples", fitted.after, fitted.before, fitted.examples
+    )
+    trained = calibrated(trained, fitted)
     FormulaReader(trained, TransformedImages(transform)).save(fn_args.serving_model_dir)
     if checkpoints is not None:  # the training has finished; the next one starts from the beginning
         shutil.rmtree(checkpoints)
+
+
+def applied(
+    model: ModelConfig, training: TrainingConfig, values: Mapping[str, float]
+) -> tuple[ModelConfig, TrainingConfig]:
+    """Returns a configuration with hyperparameters in place of its own.
+
+    Args:
+        model, training: the configuration.
+        values: `learning_rate`, `dropout`, and `width`, a factor of the filters and of the decoder's units; a missing
+            one changes nothing.
+    """
+    width = values.get(WIDTH, 1.0)
+    wider = dataclasses.replace(
+        model,
+        filters=tuple(max(1, round(width * filters)) for filters in model.filters),  # type: ignore[arg-type]  # six
+        decoder_units=max(2, 2 * round(width * model.decoder_units / 2)),  # the row encoder's two directions share it
+        dropout=values.get(DROPOUT, model.dropout),
+    )
+    return wider, dataclasses.replace(training, learning_rate=values.get(LEARNING_RATE, training.learning_rate))
+
+
+class TrainingInputs(NamedTuple):
+    """What a training has beside the configuration of the model and of the training."""
+
+    image: ImageConfig
+    vocabulary: list[str]
+    start: Trained | None  # the model that it starts from
+    training: Examples
+    validation: Examples
+
+
+def prepare(
+    image: Mapping[str, int],
+    config: TrainingConfig,
+    train_files: Sequence[str],
+    eval_files: Sequence[str],
+    transform: tft.TFTransformOutput,
+    folder: Path,
+) -> TrainingInputs:
+    """Reads what a training needs.
+
+    Args:
+        image: the section `image` of the configuration.
+        config: settings of the training.
+        train_files, eval_files: file patterns of transformed examples, from TFX.
+        transform: Transform's output.
+        folder: where to keep the examples; made if it is missing.
+
+    Raises:
+        UserError: no example is left, or the model to start from is missing or damaged.
+    """
+    vocabulary = features.read_vocabulary(transform)
+    start = load_start(config.start_from) if config.start_from else None
+    if start is not None:
+        vocabulary = extended(vocabulary, start.vocabulary)
+    folder.mkdir(parents=True, exist_ok=True)
+    training = read_examples(train_files, transform, config.max_tokens, folder)
+    validation = read_examples(eval_files, transform, config.max_tokens, folder)
+    return TrainingInputs(ImageConfig(**image), vocabulary, start, training, validation)
+
+
+def fit(
+    inputs: TrainingInputs,
+    model_config: ModelConfig,
+    config: TrainingConfig,
+    dtype: str,
+    *,
+    pool: ProcessPool,
+    checkpoints: Path | None,
+    logs: Path | None = None,
+    show: bool = True,
+) -> tuple[FormulaModel, Progress]:
+    """Makes a model and trains it, on all GPUs; arguments and errors as in `training.train`."""
+    keras.utils.set_random_seed(config.seed)
+    with strategy().scope():
+        model = new_model(model_config, inputs.image, inputs.vocabulary, dtype)
+        if inputs.start is not None:
+            weights = widened(inputs.start, model_config, config.seed)
+            fresh = warm_start(model, inputs.vocabulary, weights, inputs.start.vocabulary)
+            log.info(
+                "started from %s: %d of %d tokens known, new weights: %s",
+                config.start_from,
+                len(inputs.start.vocabulary),
+                len(inputs.vocabulary),
+                ", ".join(fresh) or "none",
+            )
+        progress = train(
+            model,
+            config,
+            inputs.training,
+            inputs.validation,
+            checkpoints=checkpoints,
+            logs=logs,
+            feed=as_dataset,
+            pool=pool,
+            show=show,
+        )
+    return model, progress
 
 
 def load_start(name: str) -> Trained:

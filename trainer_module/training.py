@@ -42,6 +42,10 @@ DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 TIMED_STEPS = 3
 
 
+class Diverged(UserError):
+    """The training diverged; lower rates may help."""
+
+
 @keras.saving.register_keras_serializable("im2latex")
 class TokenCrossEntropy(keras.losses.Loss):
     """Mean negative log-likelihood per token in nats, without padding.
@@ -194,6 +198,7 @@ def train(
     pool: ProcessPool | None = None,
     share: Share = ALL,
     agreed: Callable[[float], float] = float,
+    show: bool = True,
 ) -> Progress:
     """Trains a model and leaves it with the weights of the epoch with the lowest validation perplexity.
 
@@ -213,12 +218,14 @@ def train(
         pool: worker processes that make the batches; None makes them in this process.
         share: the part of each batch that this host reads, if several hosts train the model together.
         agreed: returns what host 0 passed to it; all hosts call it at the same points of the training.
+        show: whether to show the progress; otherwise it is logged only.
 
     Returns:
         The progress at the end of the training.
 
     Raises:
-        UserError: the training diverged, or the checkpoint is damaged.
+        Diverged: the validation perplexity is not a number.
+        UserError: the checkpoint is damaged.
     """
     feed = feed or (lambda source: source())
     steps = len(cut(training, config.batch_size, config.seed, 0))
@@ -238,7 +245,7 @@ def train(
     keep = Checkpointing(model, progress, checkpoints, config.checkpoint_minutes if is_main else math.inf, is_late)
     keep.restore()
     _set_rate_factor(model, progress.rate_factor)
-    has_bar, write = places() if is_main else (False, log.debug)
+    has_bar, write = places() if is_main and show else (False, log.info if is_main else log.debug)
     lines = EpochLines(config.epochs, write, deadline)
     callbacks = [keep, lines, *([EpochBar(config.epochs)] if has_bar else []), *callbacks]
     if logs is not None:
@@ -275,10 +282,10 @@ def _finish_epoch(model: FormulaModel, config: TrainingConfig, progress: Progres
     """Records a finished epoch with its validation perplexity, and lowers the learning rate on a plateau.
 
     Raises:
-        UserError: the training diverged.
+        Diverged: the perplexity is not a number.
     """
     if not math.isfinite(perplexity):
-        raise UserError(
+        raise Diverged(
             f"the training diverged: the validation perplexity of epoch {progress.epoch + 1} is {perplexity}; "
             f"lower training.learning_rate (now {config.learning_rate:g}) or training.clip_norm"
         )

@@ -56,6 +56,7 @@ class ReporterSpec(ComponentSpec):
         "serving_check": ChannelParameter(type=standard_artifacts.InfraBlessing, optional=True),
         "pushed_model": ChannelParameter(type=standard_artifacts.PushedModel),
         "anomalies": ChannelParameter(type=standard_artifacts.ExampleAnomalies, optional=True),
+        "tuner_results": ChannelParameter(type=standard_artifacts.TunerResults, optional=True),
     }
     OUTPUTS = {"report": ChannelParameter(type=Report)}
 
@@ -126,6 +127,7 @@ class Reporter(base_component.BaseComponent):
         pushed_model: types.BaseChannel,
         serving_check: types.BaseChannel | None = None,
         anomalies: types.BaseChannel | None = None,
+        tuner_results: types.BaseChannel | None = None,
     ) -> None:
         """
         Args:
@@ -142,6 +144,7 @@ class Reporter(base_component.BaseComponent):
             pushed_model: Pusher's output, which exists for models that were not pushed too.
             serving_check: ServingCheck's blessing.
             anomalies: ExampleValidator's output.
+            tuner_results: Tuner's trials.
         """
         super().__init__(
             ReporterSpec(
@@ -160,6 +163,7 @@ class Reporter(base_component.BaseComponent):
                 serving_check=serving_check,
                 anomalies=anomalies,
                 pushed_model=pushed_model,
+                tuner_results=tuner_results,
                 report=types.Channel(Report),
             )
         )

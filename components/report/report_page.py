@@ -17,6 +17,7 @@ from components.report.gallery import ENLARGED, gallery
 from components.report.reported_run import ReportedRun
 from components.report.robustness import robustness
 from components.report.sections import section, then
+from components.tuner.results import read_trials
 from data.files import write_atomically
 
 FILE = "report.html"
@@ -52,6 +53,7 @@ def render(run: ReportedRun) -> str:
     evaluation = section(sections.evaluation_of, run)
     evaluated = section(sections.evaluated_of, run)
     renderer = evaluation.content.renderer if evaluation.content else None
+    tuned = run.artifacts.get("tuner_results")
     style, script = ((FOLDER / name).read_text("utf-8") for name in ("report.css", "report.js"))
     content = {
         "run": run,
@@ -61,6 +63,7 @@ def render(run: ReportedRun) -> str:
         "robustness": then(evaluation, robustness),
         "confidence": then(evaluated, confidence),
         "gallery": then(evaluated, gallery, run, renderer),
+        "tuning": section(read_trials, tuned.uri) if tuned else None,
         "training": section(sections.training, run),
         "measured": section(sections.measured, run, evaluated.content),
         "vocabulary": then(evaluated, sections.vocabulary, run),

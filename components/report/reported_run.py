@@ -25,8 +25,8 @@ class ReportedRun:
     pipeline: str
     id: str = ""
     steps: Sequence[Step] | None = None
-    # Keys: examples, anomalies, transform_graph, model, model_run, baseline, evaluation, blessing, serving_check,
-    # pushed_model.
+    # Keys: examples, anomalies, transform_graph, tuner_results, model, model_run, baseline, evaluation, blessing,
+    # serving_check, pushed_model.
     artifacts: Mapping[str, Output] = field(default_factory=dict)
     settings: Sequence[Setting] | None = None
     data: str | None = None  # folder of the TFRecords

@@ -20,6 +20,8 @@ from data import toml
 from im2latex.errors import UserError
 from pipeline import presets
 from pipeline.config.sections import (
+    COMPONENTS,
+    WITH_TUNER,
     BeamConfig,
     DataConfig,
     DriftConfig,
@@ -34,6 +36,7 @@ from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
+from trainer_module.config.tuning import TuningConfig
 from trainer_module.config.vocabulary import VocabularyConfig
 
 DEFAULT_PRESET = "quickstart"
@@ -51,6 +54,7 @@ class Config:
     vocabulary: VocabularyConfig = VocabularyConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    tuning: TuningConfig = TuningConfig()
     decoding: DecodingConfig = DecodingConfig()
     drift: DriftConfig = DriftConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -58,6 +62,11 @@ class Config:
     beam: BeamConfig = BeamConfig()
     metadata: MetadataConfig = MetadataConfig()
     kubeflow: KubeflowConfig = KubeflowConfig()
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The components of the pipeline, in the order in which they run."""
+        return WITH_TUNER if self.tuning.trials else COMPONENTS
 
     def section(self, *names: str) -> str:
         """Returns the named sections as one JSON object, the form in which components take them."""
@@ -117,6 +126,11 @@ def _build(overrides: Sequence[tuple[str, Any, str]]) -> Config:
         raise UserError(_sentence(error, origins)) from None
     if config.training.start_from == reader.NAME:
         reader.check_fits(config.model, config.image)
+    if config.tuning.trials and config.tuning.width and config.training.start_from:
+        raise UserError(
+            f"training.start_from = {literal(config.training.start_from)} sets the width of the model, so it cannot be "
+            "searched; set tuning.width = []"
+        )
     return config
 
 

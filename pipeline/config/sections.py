@@ -16,7 +16,7 @@ from pipeline.lineage.address import parse
 from trainer_module.config import STRICT
 
 SYNTHETIC = "synthetic"
-# The pipeline's components, in the order in which they run.
+# The components of every pipeline, in the order in which they run.
 COMPONENTS = (
     "ImportExampleGen",
     "ImportSchemaGen",
@@ -30,6 +30,9 @@ COMPONENTS = (
     "Pusher",
     "Reporter",
 )
+# The component that only a pipeline with tuning has, and all components then.
+TUNER = "Tuner"
+WITH_TUNER = (*COMPONENTS[:5], TUNER, *COMPONENTS[5:])
 # Stands for all components.
 EVERY = "all"
 # The components that run on Beam.
@@ -284,8 +287,8 @@ class KubeflowConfig:
     @classmethod
     def _pods_are_pods(cls, pods: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for component, settings in pods.items():
-            if component not in (*COMPONENTS, EVERY):
-                raise ValueError(f"there is no component {component!r}; there are {EVERY}, {', '.join(COMPONENTS)}")
+            if component not in (*WITH_TUNER, EVERY):
+                raise ValueError(f"there is no component {component!r}; there are {EVERY}, {', '.join(WITH_TUNER)}")
             try:
                 TypeAdapter(Pod).validate_python(settings)
             except ValidationError as error:

@@ -130,7 +130,7 @@ def diff(
     as_json: Json = False,
     connection: Connection = None,
 ) -> None:
-    """Compare two runs: outcome, metrics, data, configuration, code, packages, hardware."""
+    """Compare two runs: outcome, metrics, hyperparameters, data, configuration, code, packages, hardware."""
     from pipeline.lineage import document, text
     from pipeline.lineage.diff import differences, facts
     from pipeline.lineage.graph import read_runs

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pipeline.lineage.graph import LineageGraph
 from pipeline.lineage.notes import vocabulary_size
 from pipeline.lineage.run_summary import RunSummary
+from trainer_module.hyperparameters import NAMES
 
 Facts = Mapping[str, Mapping[str, Any]]  # by section and name
 
@@ -23,7 +24,8 @@ class Difference(NamedTuple):
 
 
 def facts(graph: LineageGraph, summary: RunSummary) -> Facts:
-    """Collects the facts that runs are compared by: outcome, metrics, data, configuration, code, packages, hardware.
+    """Collects the facts that runs are compared by: outcome, metrics, hyperparameters of Tuner, data, configuration,
+    code, packages, hardware.
 
     Old runs did not store all of them; what is missing is taken from the execution properties of their components.
 
@@ -33,7 +35,8 @@ def facts(graph: LineageGraph, summary: RunSummary) -> Facts:
     """
     properties = graph.runs[summary.run].properties
     by_component = {execution.component: execution.properties for execution in graph.of_run.get(summary.run, ())}
-    transformed = graph.outputs(summary.run).get(("Transform", "transform_graph"))
+    outputs = graph.outputs(summary.run)
+    transformed, tuned = outputs.get(("Transform", "transform_graph")), outputs.get(("Tuner", "best_hyperparameters"))
     vocabulary = vocabulary_size(transformed.uri) if transformed else None
     data = _some(properties, data="folder", data_fingerprint="fingerprint")
     return {
@@ -43,6 +46,7 @@ def facts(graph: LineageGraph, summary: RunSummary) -> Facts:
             "pushed": summary.pushed or None,
         },
         "metrics": summary.scores | ({} if vocabulary is None else {"vocabulary": vocabulary}),
+        "hyperparameters": _some(tuned.properties if tuned else {}, **{name: name for name in NAMES}),
         "data": data
         or _some(by_component.get("ImportExampleGen", {}), input_base="folder", input_fingerprint="fingerprint"),
         "configuration": _configuration(properties, by_component.get("Reporter", {})),

@@ -10,6 +10,7 @@ from components.evaluator.summary import CANDIDATE, SUMMARY, Evaluation, read_ev
 from components.example_gen import corrections
 from components.formula_metrics.scores import SCORES
 from components.serving_folder import SERVING_VERSION, WITHDRAWN, not_pushed, version_status
+from components.tuner.results import best_in_words
 from data.dataset.record import SPLITS
 from pipeline.lineage.files import look
 from pipeline.lineage.graph import DESTINATION, Artifact, Execution, LineageGraph
@@ -44,6 +45,8 @@ def notes(artifact: Artifact, about: LineageGraph) -> Iterator[str]:
         case "TransformGraph":
             if (size := vocabulary_size(artifact.uri)) is not None:
                 yield f"vocabulary of {size:,}"
+        case "HyperParameters":
+            yield best_in_words(artifact.properties)
         case "Model" if SERVING_VERSION in artifact.properties:
             yield _baseline(artifact)
         case "Examples":

@@ -19,7 +19,7 @@ from im2latex.errors import UserError
 from im2latex.monitor import answer_of, monitored, with_thresholds
 from pipeline.buckets import is_address
 from pipeline.config import Config, flatten
-from pipeline.config.sections import COMPONENTS
+from pipeline.config.sections import COMPONENTS, WITH_TUNER
 from pipeline.lineage.files import local_copy
 from pipeline.lineage.run_summary import is_local
 from pipeline.lineage.store import choose_run, read, run_ids
@@ -30,6 +30,7 @@ _ARTIFACTS = {
     ("ImportExampleGen", "examples"): "examples",
     ("ExampleValidator", "anomalies"): "anomalies",
     ("Transform", "transform_graph"): "transform_graph",
+    ("Tuner", "tuner_results"): "tuner_results",
     ("Trainer", "model"): "model",
     ("Trainer", "model_run"): "model_run",
     ("Baseline", "baseline"): "baseline",
@@ -77,8 +78,11 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Reporte
     steps, outputs = read_steps(store, run_id)
     by_component = {step.component: properties(store, step) for step in steps}
     names = [step.component for step in steps]
-    absent = [Step(component, ABSENT) for component in COMPONENTS if component not in names]
     log = _log(workspace, run_id, run_ids(store))
+    settings = _settings(by_component.get("Reporter", {}), log)
+    tuned = any(setting.knob == "tuning.trials" and setting.value for setting in settings or ())
+    components = WITH_TUNER if tuned else COMPONENTS
+    absent = [Step(component, ABSENT) for component in components if component not in names]
     split = _text(by_component, "Evaluator", "split")
     failed = any(step.state == FAILED for step in steps)
     pipeline = context_name(store, steps[0].execution, "pipeline") if steps else Config().name
@@ -87,7 +91,7 @@ def read_run(store: MetadataStore, run_id: str, workspace: Workspace) -> Reporte
         id=run_id,
         steps=[*steps, *absent],
         artifacts={name: _local(outputs[key], name, split) for key, name in _ARTIFACTS.items() if key in outputs},
-        settings=_settings(by_component.get("Reporter", {}), log),
+        settings=settings,
         data=_text(by_component, "ImportExampleGen", "input_base"),
         split=split,
         serving=_text(by_component, "Reporter", "serving") or str(workspace.serving / pipeline),

@@ -196,6 +196,7 @@ COMPARISONS: Mapping[tuple[str, str], Mapping[str, _Comparison]] = {
     ("ExampleValidator", "anomalies"): {"anomalies": _anomalies},
     ("Transform", "transform_graph"): {"vocabulary": _vocabulary},
     ("Transform", "transformed_examples"): {"transformed examples": records},
+    ("Tuner", "tuner_results"): {"trials": _bytes},
     ("Trainer", "model"): {"weights": weights},
     ("Baseline", "baseline"): {"model compared with": _served},
     ("Evaluator", "evaluation"): {"predictions": _predictions, "scores": _scores},

@@ -19,7 +19,7 @@ from components.metadata import CACHED, RAN, SERVING
 from components.serving_folder import SERVING_VERSION
 from im2latex.errors import UserError
 from pipeline.config import Config, config_of
-from pipeline.config.sections import COMPONENTS, SYNTHETIC
+from pipeline.config.sections import SYNTHETIC, WITH_TUNER
 from pipeline.lineage.files import local_copy, look
 from pipeline.lineage.graph import Artifact, LineageGraph, read_runs
 from pipeline.lineage.store import choose_run, read, run_ids
@@ -128,7 +128,7 @@ def _recorded(store: MetadataStore, run: str) -> Recorded:
     graph: LineageGraph = read_runs(store, [run])
     done = {execution.component for execution in graph.of_run.get(run, ()) if execution.state in (RAN, CACHED)}
     properties = graph.runs[run].properties
-    return Recorded(run, properties, [name for name in COMPONENTS if name in done], graph.outputs(run))
+    return Recorded(run, properties, [name for name in WITH_TUNER if name in done], graph.outputs(run))
 
 
 def _config(recorded: Recorded, settings: Sequence[str]) -> Config:
@@ -165,12 +165,12 @@ def _precision(recorded: Recorded, knobs: Mapping[str, Any]) -> str:
 def _last(recorded: Recorded, last: str | None) -> str | None:
     reached = recorded.components[-1]
     if last is None:
-        return None if reached == COMPONENTS[-1] else reached
+        return None if reached == WITH_TUNER[-1] else reached
     return last
 
 
 def _folders(run: Recorded, last: str | None) -> Folders:
-    components = COMPONENTS[: COMPONENTS.index(last) + 1] if last else COMPONENTS
+    components = WITH_TUNER[: WITH_TUNER.index(last) + 1] if last else WITH_TUNER
     return {
         key: local_copy(artifact.uri)
         for key, artifact in run.outputs.items()

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +29,7 @@ from data.progress import progress
 from data.repository import python_path
 from im2latex.errors import UserError
 from pipeline.config import Config, tensorflow_environment, to_toml
-from pipeline.config.sections import COMPONENTS, SYNTHETIC
+from pipeline.config.sections import SYNTHETIC, TUNER, WITH_TUNER
 from pipeline.running.beam import check_engine
 from pipeline.running.examples import examples_folder, prepare_examples
 from pipeline.running.needs import check_room
@@ -69,7 +70,8 @@ def run_pipeline(
     Raises:
         UserError: the run failed; the message names the component, the cause and the log.
     """
-    first, last = named_component(first, "--from"), named_component(last, "--to")
+    first = named_component(first, "--from", config.components)
+    last = named_component(last, "--to", config.components)
     workspace = workspace or Workspace.from_environment()
     try:
         return _run(
@@ -121,19 +123,21 @@ def _run(
     return NOT_BLESSED if result["blessed"] is False or result["withdrawn"] else 0
 
 
-def named_component(name: str | None, option: str) -> str | None:
+def named_component(name: str | None, option: str, components: Sequence[str] = WITH_TUNER) -> str | None:
     """Returns the component with a name, ignoring case; None for None.
 
     Raises:
         UserError: there is no such component.
     """
-    if name is None or name in COMPONENTS:
+    if name is None or name in components:
         return name
-    by_lower = {component.lower(): component for component in COMPONENTS}
+    if name.lower() == TUNER.lower() and TUNER not in components:
+        raise UserError(f"{option}: there is no {TUNER} without tuning; set tuning.trials")
+    by_lower = {component.lower(): component for component in components}
     near = [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, n=1)]
     if near and near[0].lower() == name.lower():
         return near[0]
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMPONENTS)}"
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(components)}"
     raise UserError(f"{option}: there is no component {name!r}; {hint}")
 
 
@@ -281,8 +285,8 @@ class _View:
                 self.running = ""
 
     def output(self, chunk: bytes) -> None:
-        """Handles a chunk of the process's stdout: writes it to the log and, during training, to the terminal."""
-        training = self.running == "Trainer"
+        """Handles a chunk of the process's stdout: writes it to the log and, during trainings, to the terminal."""
+        training = self.running in (TUNER, "Trainer")
         if training and self._console.is_terminal:
             self.clear()
             self._console.file.write(chunk.decode(errors="replace"))
@@ -297,7 +301,7 @@ class _View:
         self._log.flush()
 
     def tick(self) -> None:
-        """Shows the running component and its duration; not during training, which has its own progress."""
+        """Shows the running component and its duration; not during Trainer, which has its own progress."""
         if self._console.is_terminal and self.running and self.running != "Trainer":
             self._console.file.write(f"\r\x1b[2K{self.running:<18} {duration(time.monotonic() - self._since)} …")
             self._console.file.flush()
@@ -325,6 +329,8 @@ def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console
         table.add_row("drift", result["drift"].removeprefix("drift "))
     if result["vocabulary"] is not None:
         table.add_row("vocabulary", f"{result['vocabulary']:,} tokens")
+    if result["tuned"]:
+        table.add_row("tuning", result["tuned"])
     for name, value in (result["metrics"] or {}).items():
         score = SCORES[name]
         serving = result["baseline_metrics"].get(name)

@@ -13,6 +13,7 @@ from components.formula_metrics.scores import SCORES
 from components.metadata import Output
 from components.report.report_page import FILE
 from components.serving_folder import PASSED_OVER, SERVING_VERSION, WITHDRAWN, not_pushed
+from components.tuner.results import best_in_words
 from pipeline.lineage.notes import count_examples, vocabulary_size
 
 
@@ -23,6 +24,7 @@ class RunResult:
     examples: dict[str, int] | None = None
     drift: str = ""  # the comparison of the examples with those that the serving model learned from
     vocabulary: int | None = None
+    tuned: str = ""  # the best trial of Tuner
     metrics: dict[str, float] | None = None
     pictures: str = ""  # scores on other kinds of pictures, as text
     baseline: str = ""  # the serving version that it was compared with
@@ -51,6 +53,8 @@ def read_result(outputs: Mapping[tuple[str, str], Output]) -> RunResult:
         fields["drift"] = anomalies.properties.get(drift.SENTENCE, "")
     if graph := outputs.get(("Transform", "transform_graph")):
         fields["vocabulary"] = vocabulary_size(graph.uri)
+    if best := outputs.get(("Tuner", "best_hyperparameters")):
+        fields["tuned"] = best_in_words(best.properties)
     if baseline := outputs.get(("Baseline", "baseline")):
         fields["baseline"] = baseline.properties.get(SERVING_VERSION, "")
         fields["passed_over"] = baseline.properties.get(PASSED_OVER, "")
@@ -84,6 +88,8 @@ def detail(component: str, result: RunResult) -> str:
             return f"no anomalies; {result.drift}" if result.drift else "no anomalies"
         case "Transform":
             return f"vocabulary of {result.vocabulary:,}"
+        case "Tuner":
+            return result.tuned
         case "Baseline":
             serving = f"version {result.baseline} is serving" if result.baseline else "nothing is serving yet"
             return f"{serving}; {result.passed_over}" if result.passed_over else serving

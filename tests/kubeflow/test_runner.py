@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,20 @@ def test_every_component_is_a_task_of_containers_and_importers_alone(documents: 
             # There are no hooks, because the backend ignores them.
             assert set(executor["container"]) <= {"image", "command", "args", "env", "resources"}
             assert executor["container"]["image"].endswith("@sha256:" + 64 * "a")
+
+
+def test_a_search_is_a_task_before_the_trainer_with_a_pod_of_its_own() -> None:
+    spec, platform = compiled("tuning.trials=8", "kubeflow.pods={Tuner = {gpus = 1}}")
+    tasks = spec["root"]["dag"]["tasks"]
+    assert set(tasks) - set(compiled()[0]["root"]["dag"]["tasks"]) == {"tuner"}
+    best = {"taskOutputArtifact": {"producerTask": "tuner", "outputArtifactKey": "best_hyperparameters"}}
+    assert tasks["trainer"]["inputs"]["artifacts"]["hyperparameters"] == best
+    assert "tuner" in tasks["trainer"]["dependentTasks"] and "tuner" in tasks["reporter"]["dependentTasks"]
+    assert spec["deploymentSpec"]["executors"]["exec-tuner"]["container"]["resources"]["accelerator"]["count"] == "1"
+    given = json.loads(tasks["tuner"]["inputs"]["parameters"]["custom_config"]["runtimeValue"]["constant"])
+    assert given["checkpoints"] == "/mnt/im2latex/checkpoints"  # on the volume
+    assert json.loads(given["config"])["tuning"]["trials"] == 8
+    assert platform["exec-tuner"]["pvcMount"] == platform["exec-trainer"]["pvcMount"]
 
 
 def test_the_compiled_pipeline_has_no_local_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,13 @@ def test_escaped_text_round_trips_through_toml(tmp_path: Path) -> None:
         ("training.epochs=three", ["training.epochs", '"three"', "valid integer"]),
         ("training.learning_rate=nan", ["training.learning_rate", "greater than 0"]),
         ("training.optimizer=adagrad", ["training.optimizer", "'sgd', 'adam' or 'adamw'"]),
+        ("tuning.trials=-1", ["tuning.trials = -1", "greater than or equal to 0", "0: no tuning"]),
+        ("tuning.trials=1", ["tuning.trials = 1", "nothing to be compared with", "2 or more"]),
+        ("tuning.depth=[1, 2]", ["there is no knob 'tuning.depth'", "tuning.width"]),
+        ("tuning.learning_rate=[4, 1]", ["tuning.learning_rate = [4, 1]", "the lower one first"]),
+        ("tuning.dropout=[0.3]", ["tuning.dropout = [0.3]", "two numbers"]),
+        ("tuning.dropout=[0.5, 1]", ["tuning.dropout", "less than 1"]),
+        ("tuning.width=[0]", ["tuning.width = 0", "greater than 0"]),
         ("serving.keep=1", ["serving.keep = 1", "no version to roll back to", "0 for all"]),
         ("model.attention=local", ["model.attention", "'standard'", "'hard'"]),
         ("model.filters=[1, 2]", ["model.filters", "channels of the six convolutions"]),
@@ -158,3 +165,17 @@ def test_a_stored_configuration_is_restored() -> None:
     )
     with pytest.raises(UserError, match=r"there is no knob 'training.momentum'"):
         config_of({**stored, "training.momentum": 1})
+
+
+def test_a_search_needs_something_to_search() -> None:
+    nothing = ["tuning.learning_rate=[]", "tuning.width=[]", "tuning.dropout=[]"]
+    assert load_config(settings=nothing).tuning.trials == 0
+    with pytest.raises(UserError, match="^the section tuning is not valid: .* are all empty: give one of them, or set"):
+        load_config(settings=[*nothing, "tuning.trials=2"])
+
+
+def test_the_width_is_not_searched_if_the_model_to_start_from_sets_it() -> None:
+    start = ["training.start_from=/models/7", "tuning.trials=2"]
+    with pytest.raises(UserError, match=r'start_from = "/models/7" sets the width .* set tuning\.width = \[\]$'):
+        load_config(settings=start)
+    assert load_config(settings=[*start, "tuning.width=[]"]).tuning.width == ()

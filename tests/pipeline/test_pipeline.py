@@ -11,7 +11,7 @@ from tfx.orchestration.pipeline import Pipeline
 
 from im2latex.errors import UserError
 from pipeline.config import load_config
-from pipeline.config.sections import COMPONENTS
+from pipeline.config.sections import COMPONENTS, TUNER, WITH_TUNER
 from pipeline.pipeline import SCHEMA, create_pipeline
 from trainer_module import reader
 from trainer_module.trained import save_weights
@@ -47,6 +47,22 @@ def test_components_get_only_the_sections_that_they_use() -> None:
     assert [after[name]["spelling"] for name in ("ImportExampleGen", "Evaluator")] == 2 * ["im2markup"]
     before, after = properties(pipeline()), properties(pipeline("evaluation.gate=['bleu >= 0.5']"))
     assert {name for name in before if before[name] != after[name]} == {"Evaluator", "Reporter"}
+
+
+def test_a_search_is_a_component_whose_result_the_trainer_takes() -> None:
+    assert all(one.id != TUNER and "hyperparameters" not in one.inputs for one in pipeline().components)
+    tuned = pipeline("tuning.trials=8")
+    assert sorted(node.pipeline_node.node_info.id for node in Compiler().compile(tuned).nodes) == sorted(WITH_TUNER)
+    taken = {
+        one.id: {key: channel.producer_component_id for key, channel in one.inputs.items()} for one in tuned.components
+    }
+    assert taken["Trainer"]["hyperparameters"] == taken["Reporter"]["tuner_results"] == TUNER
+    before, after = properties(tuned), properties(pipeline("tuning.trials=9"))
+    assert {name for name in before if before[name] != after[name]} == {TUNER, "Reporter"}
+    after = properties(pipeline("tuning.trials=8", "training.epochs=3"))
+    assert {name for name in before if before[name] != after[name]} == {TUNER, "Trainer", "Reporter"}
+    after = properties(pipeline("tuning.trials=8", "decoding.beam_width=3"))
+    assert {name for name in before if before[name] != after[name]} == {"Trainer", "Reporter"}
 
 
 def test_another_reader_changes_the_cache_key_of_the_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

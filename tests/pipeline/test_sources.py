@@ -15,7 +15,7 @@ from tfx.dsl.components.base.base_component import BaseComponent
 from components.serving_check import fresh_process
 from data.repository import REPOSITORY
 from pipeline.config import load_config
-from pipeline.config.sections import COMPONENTS, DataConfig
+from pipeline.config.sections import WITH_TUNER, DataConfig
 from pipeline.pipeline import create_pipeline
 from pipeline.running.examples import examples_folder
 from pipeline.sources import PACKAGES, component_files, files_of, fingerprint
@@ -24,13 +24,16 @@ from pipeline.workspace import Workspace
 # First-party functions that TFX calls by name.
 FUNCTIONS = {
     "Transform": "trainer_module.preprocessing.preprocessing_fn",
+    "Tuner": "trainer_module.tuner.tuner_fn",
     "Trainer": "trainer_module.trainer.run_fn",
 }
 WITHOUT_CODE = {"ImportSchemaGen", "StatisticsGen"}
 
 
 def make_components() -> dict[str, BaseComponent]:
-    built = create_pipeline(load_config(), data="/data", pipeline_root="/root", serving="/serving")
+    built = create_pipeline(
+        load_config(settings=["tuning.trials=2"]), data="/data", pipeline_root="/root", serving="/serving"
+    )
     return {component.id: component for component in built.components}
 
 
@@ -74,7 +77,7 @@ def test_files_imported_by_a_component_are_in_its_cache_key(components: dict[str
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     imported = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
-    assert set(imported) == set(COMPONENTS)
+    assert set(imported) == set(WITH_TUNER)
     imported = {name: {file for file in files if "/.venv/" not in file} for name, files in imported.items()}
     assert {name for name, files in imported.items() if not files} == WITHOUT_CODE
     for name, files in imported.items():
@@ -165,11 +168,12 @@ def keys(components: dict[str, BaseComponent], folder: Path) -> dict[str, str]:
             "im2latex/images.py",
             "INK_SHARE = 3 / 16",
             "INK_SHARE = 4 / 16",
-            {"ExampleValidator", "Transform", "Trainer", "ServingCheck", "Reporter"},
+            {"ExampleValidator", "Transform", "Tuner", "Trainer", "ServingCheck", "Reporter"},
         ),
         ("trainer_module/config/vocabulary.py", "default=2", "default=3", {"Transform"}),
-        ("trainer_module/config/training.py", "default=12", "default=13", {"Trainer"}),
-        ("trainer_module/batching.py", "COST_OF_CELLS = 5", "COST_OF_CELLS = 6", {"Trainer", "Reporter"}),
+        ("trainer_module/config/training.py", "default=12", "default=13", {"Tuner", "Trainer"}),
+        ("trainer_module/config/tuning.py", "default=3", "default=4", {"Tuner"}),
+        ("trainer_module/batching.py", "COST_OF_CELLS = 5", "COST_OF_CELLS = 6", {"Tuner", "Trainer", "Reporter"}),
         ("trainer_module/summary.py", "BLOCK", "BLOCK ", set()),
         ("components/evaluator/gate.py", "import re", "import re as re", {"Evaluator", "Reporter"}),
         ("components/formula_metrics/scores.py", "DPI = 240", "DPI = 200", {"Evaluator", "Reporter"}),
@@ -178,8 +182,8 @@ def keys(components: dict[str, BaseComponent], folder: Path) -> dict[str, str]:
             "im2latex/tokenizer.py",
             "import re",
             "import re as re",
-            # The Trainer calibrates the model on formulas in normal form.
-            {"ImportExampleGen", "Trainer", "Evaluator", "ServingCheck", "Reporter"},
+            # The Trainer, which the Tuner imports, calibrates the model on formulas in normal form.
+            {"ImportExampleGen", "Tuner", "Trainer", "Evaluator", "ServingCheck", "Reporter"},
         ),
         ("components/baseline/choice.py", "import os", "import os as os", {"Baseline"}),
         (

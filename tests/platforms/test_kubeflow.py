@@ -144,3 +144,26 @@ def test_another_training_is_compared_with_the_model_that_serves(cluster: Cluste
     third = cluster.run("training.learning_rate=0.001")
     assert {name for name, result in third.items() if result.state == "ran"} - {"import-data"} == RESOLVERS
     assert len(cluster.versions()) == 2
+
+
+def test_a_search_on_the_cluster_finds_what_the_local_runner_finds(
+    cluster: Cluster, first: dict[str, Result], project: Project
+) -> None:
+    settings = ("tuning.trials=2", "tuning.epochs=1", "training.warmup_steps=0")
+    local = project.run("--to", "Trainer", *(part for one in settings for part in ("--set", one)))
+    assert local.returncode == 0, local.stderr
+    found = cluster.run(*settings)
+    assert found["transform"].state == "cached" and found["tuner"].state == "ran"
+    outputs = [("Tuner", "tuner_results"), ("Trainer", "model")]
+    sides = [
+        {
+            key: max((project.home / "pipeline_root" / key[0] / key[1]).iterdir(), key=lambda f: int(f.name))
+            for key in outputs
+        },
+        {key: cluster.output(found, task_name(key[0]), key[1]) for key in outputs},
+    ]
+    assert [(one.what, one.verdict) for one in compare(*sides)] == [("trials", SAME), ("weights", SAME)]
+    assert found["tuner"].artifacts["best_hyperparameters"]["metadata"]["trials"] == 2
+    assert not list((cluster.volume / "checkpoints").iterdir())
+    report = (cluster.output(found, "reporter", "report") / "report.html").read_text(encoding="utf-8")
+    assert "<caption>Trials</caption>" in report

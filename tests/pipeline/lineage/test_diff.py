@@ -87,3 +87,11 @@ def test_old_runs_are_compared_by_their_execution_properties(own_workspace: Work
         ("folder", str(own_workspace.home.parent / "formulas"), "/other"),
         ("fingerprint", None, "split:train"),
     ]
+
+
+def test_the_hyperparameters_of_a_search_are_compared(own_workspace: Workspace) -> None:
+    past = History(own_workspace.metadata, "im2latex")
+    for run, width in ((FIRST, 1.0), (SECOND, 1.25)):
+        best = past.artifact("HyperParameters", own_workspace.pipeline_root / f"best{run}", width=width, trials=3)
+        past.execution(run, "Tuner", outputs={"best_hyperparameters": best})
+    assert ("hyperparameters", "width", 1.0, 1.25) in compared(own_workspace, FIRST, SECOND)

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from im2latex.errors import UserError
-from pipeline.running.launch import _follow, _summary, _View
+from pipeline.config.sections import COMPONENTS
+from pipeline.running.launch import _follow, _summary, _View, named_component
 from pipeline.workspace import Workspace
 from trainer_module.config.training import TERMINAL
 
@@ -75,6 +76,25 @@ def test_training_output_is_verbatim_on_a_terminal_and_the_last_state_elsewhere(
         assert log.getvalue() == b"Epoch 1/2\n2/2 loss: 2.5\n"
 
 
+def test_trials_are_shown_beside_the_time_of_the_tuner() -> None:
+    for terminal in (True, False):
+        part, screen, log = view(terminal)
+        part.event(b'{"component": "Tuner", "state": "running"}\n')
+        part.output(b"Trial 1 of 2\n")
+        part.tick()
+        assert "Trial 1 of 2\n" in screen.getvalue() and log.getvalue() == b"Trial 1 of 2\n"
+        assert screen.getvalue().endswith(" \u2026") == terminal
+
+
+def test_components_are_named_in_any_case_and_the_tuner_only_with_tuning() -> None:
+    assert named_component("transform", "--to") == "Transform"
+    assert named_component("tuner", "--to") == "Tuner"
+    with pytest.raises(UserError, match="^--from: there is no Tuner without tuning; set tuning.trials$"):
+        named_component("tuner", "--from", COMPONENTS)
+    with pytest.raises(UserError, match=r"^--to: there is no component 'Trainr'; did you mean Trainer\?$"):
+        named_component("Trainr", "--to", COMPONENTS)
+
+
 def test_other_output_goes_only_to_the_log() -> None:
     part, screen, log = view(terminal=False)
     part.event(b'{"component": "Transform", "state": "running"}\n')
@@ -97,7 +117,7 @@ def test_the_summary_says_why_a_model_was_not_blessed() -> None:
     result = {
         "examples": {"train": 10000, "test": 300}, "vocabulary": 97, "metrics": {"bleu": 0.5, "exact_match": 0.25},
         "baseline": "7", "baseline_metrics": {"bleu": 0.8}, "blessed": False, "reasons": ("BLEU 0.500 is below 0.7",),
-        "pushed": None, "report": None, "pictures": "BLEU 0.500 as they are; lowest: photo 0.100",
+        "pushed": None, "report": None, "tuned": "", "pictures": "BLEU 0.500 as they are; lowest: photo 0.100",
         "drift": "drift from version 7: length 0.182 (threshold 0.1)",
     }  # fmt: skip
     _summary(result, Path("run.log"), 61, Console(file=screen, width=100))

@@ -1,0 +1,1 @@
+"""The Tuner component: TFX's Tuner, but it records the best hyperparameters in ML Metadata."""
