@@ -39,7 +39,7 @@ from im2latex.serving.metrics import CONTENT_TYPE, ServiceMetrics
 from im2latex.serving.models import Models, Served, read
 from im2latex.serving.quotas import Allocation, Busy, Quota
 from im2latex.serving.web import QUIET, ROUTE, RequestMiddleware, add_to_log, as_json
-from im2latex.serving.web_page import POLICY, files
+from im2latex.serving.web_page import POLICY, documentation, files
 
 NAME = "im2latex"
 MAX_ALTERNATIVES = 10
@@ -91,7 +91,7 @@ class Service:
         self._hosts = hosts or Hosts()
         self._bodies = Bodies(limits, self.bytes)
         self._corrections = corrections
-        self._files = files(collects=corrections is not None)
+        self._files = files(collects=corrections is not None) | documentation()
         self._decoding: ImageDecoder
         self._batcher: Batcher[Served, list[Hypothesis]]
 

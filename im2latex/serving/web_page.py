@@ -1,4 +1,4 @@
-"""The files of the web page, read once when the service starts."""
+"""The files of the web pages, read once when the service starts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
     ".woff2": "font/woff2",
 }
 # Content security policy: the page may load resources of this service, and images that it holds itself.
@@ -44,8 +45,18 @@ def files(collects: bool = False) -> dict[str, File]:
         "/katex/katex.min.js": KATEX / "katex.min.js",
     }
     paths |= {f"/katex/fonts/{path.name}": path for path in (KATEX / "fonts").glob("*.woff2")}
-    served = {address: File(path.read_bytes(), TYPES[path.suffix]) for address, path in paths.items()}
+    served = {address: _read(path) for address, path in paths.items()}
     if collects:  # read.js looks for this attribute
         page = served["/"]
         served["/"] = page._replace(content=page.content.replace(b"<body>", b"<body data-collects>"))
     return served
+
+
+def documentation() -> dict[str, File]:
+    """Returns the OpenAPI document of the service, and the page that shows it, by URL path."""
+    folder = FOLDER / "openapi"
+    return {f"/{path.name.removesuffix('.html')}": _read(path) for path in folder.iterdir()}
+
+
+def _read(path: Path) -> File:
+    return File(path.read_bytes(), TYPES[path.suffix])
