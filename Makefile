@@ -41,7 +41,7 @@ test: environment ## run the tests
 test-unit: environment ## run the unit tests alone
 	@$(BIN)/python -m pytest -m "not integration" $(ARGS)
 
-test-platforms: environment ## integration tests: Beam runners, Kubeflow, MariaDB, corrections, the container image (needs root for the last)
+test-platforms: environment ## integration tests: Beam runners, Kubeflow, MariaDB, the container image, tuning, corrections (needs root for the last)
 	@$(BIN)/python -m pytest tests/platforms $(ARGS)
 
 test-newest: ## run all tests with TFX 1.21 on Python 3.13 in a Debian 13 root (needs root and debootstrap)

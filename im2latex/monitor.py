@@ -139,8 +139,8 @@ def monitored(
     version, since, learned, asked = _parsed(answer)
     if not learned:
         raise UserError(
-            f"version {version} does not say what it learned from, as the reader that comes with im2latex and models "
-            "of older versions do not: train and push a model with this version"
+            f"version {version} has no statistics of its training examples, because an older im2latex trained it; "
+            "add them with `im2latex export --learned-from`, or train a new model"
         )
     if before is not None:
         earlier_version, earlier_since, _, earlier = _parsed(before)

@@ -127,7 +127,7 @@ def test_what_is_wrong_is_one_sentence(arguments: list[str], sentence: str) -> N
         ({"version": "7"}, "it has no 'since'"),
         ({**answer(), "asked": {"width": {"bounds": [1]}}}, ""),
         ({**answer(), "learned": 3}, "statistics have to be an object"),
-        ({**answer(), "learned": {}}, "version 7 does not say what it learned from, as the reader"),
+        ({**answer(), "learned": {}}, "version 7 has no statistics of its training examples"),
     ],
 )
 def test_an_answer_that_cannot_be_compared_is_one_sentence(document: Any, sentence: str, saved: Any) -> None:
