@@ -73,12 +73,12 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
 
 WITHOUT_MAIN = """
 import math, os
-from data.parallel import Pool
+from data.parallel import ProcessPool
 
 print("imported", flush=True)
 
 if __name__ == "__main__":
-    with Pool(1, with_main=False) as pool:
+    with ProcessPool(1, with_main=False) as pool:
         print(list(pool.map(math.factorial, range(9))), flush=True)
 """
 

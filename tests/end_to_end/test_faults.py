@@ -42,7 +42,11 @@ def test_a_concurrent_run_is_refused_with_one_sentence(project: Project) -> None
 @pytest.mark.usefixtures("mounts")
 def test_a_full_disk_is_one_sentence(project: Project) -> None:
     small = f"mount -t tmpfs -o size=64k tmpfs {project.home}"
-    full = project.run(before=f"{small}; dd if=/dev/zero of={project.home}/ballast bs=1k count=40 2>/dev/null")
+    filled = f"{small}; dd if=/dev/zero of={project.home}/ballast bs=1k count=40 2>/dev/null"
+    refused = project.run(before=filled)
+    assert refused.returncode == 1
+    assert "0.0 GB are free" in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
+    full = project.run("--allow-full-disk", before=filled)
     assert full.returncode == 1
     assert full.stderr.startswith("im2latex: ") and full.stderr.count("\n") == 1, full.stderr
     assert "No space left on device" in full.stderr or "no space is left" in full.stderr

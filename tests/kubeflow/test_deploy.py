@@ -339,7 +339,10 @@ def test_a_failed_start_keeps_the_uploaded_version(deployed: Command, server: Ap
     answer = deployed()
     assert answer.status == 1
     assert "the pipeline root is no address" in answer.err
-    assert "no run was started; the pipeline's version im2latex and the experiment im2latex are there" in answer.err
+    assert (
+        "no run was started; the pipeline's version im2latex and the experiment im2latex exist and will be reused"
+        in answer.err
+    )
     assert deployed().status == 0
     assert (len(server.state.versions), len(server.state.experiments), len(server.state.runs)) == (1, 1, 1)
 

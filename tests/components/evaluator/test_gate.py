@@ -29,7 +29,7 @@ def test_a_rule_is_parsed() -> None:
         ("calibration_error >= 0.1", "for calibration_error, lower is better; use <="),
         ("calibration_error <= 2", "calibration_error is from 0 to 1"),
         ("bleu >= 0.5 where length=7", "no slice length=7; of length there are 1-9, 10-19, 20-39, 40-79, 80+"),
-        ("bleu >= 0.5 where colour=red", "no slice colour=red; there are length, area, structure, picture"),
+        ("bleu >= 0.5 where colour=red", "no slice colour=red; there are length, area, structure, source, picture"),
         ("bleu >= 0.5 where picture=fax", "no slice picture=fax; of picture there are native, size-0.5, size-0.75,"),
     ],
 )
