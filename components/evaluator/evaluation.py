@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from tensorflow_model_analysis.proto import config_pb2
 from components.evaluator.gate import GateRule, Verdict, judge
 from components.evaluator.pictures import PICTURE, PICTURES, RobustnessTest, Trial, trials
 from components.evaluator.reading import ImageReader, Predictions, read_images
-from components.evaluator.slices import KEYS, SLICES, slices_of, sources_of
+from components.evaluator.slices import CORRECTIONS, KEYS, SLICES, slices_of, source_of
 from components.evaluator.summary import BASELINE, CANDIDATE, PICTURE_PREDICTIONS, PREDICTIONS, Evaluation
 from components.formula_metrics.metrics import metric_configs
 from components.formula_metrics.scores import statistics, values
@@ -75,7 +76,8 @@ def evaluate(
         UserError: there are no examples, the spelling is unknown, or a model cannot be used.
     """
     known_spelling(spelling)
-    total = sum(1 for _ in records)
+    sources = Counter(source_of(record.name) for record in records)
+    total = sources.total()
     if not total:
         raise UserError("there are no examples to evaluate on")
     renderer = renderer or default_renderer()
@@ -91,7 +93,7 @@ def evaluate(
     with contextlib.ExitStack() as stack:
         writer: pyarrow.parquet.ParquetWriter | None = None
         for chunk in _chunks(records):
-            columns = _columns_of(chunk)
+            columns = _columns_of(chunk, by_source=CORRECTIONS in sources)
             images = [record.image for record in chunk]
             readings = {name: read_images(reader, images, tellings[name]) for name, reader in readers.items()}
             counted = _statistics(columns["target"], readings, renderer, spelling, comparing)
@@ -142,8 +144,8 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
         yield chunk
 
 
-def _columns_of(records: Sequence[Record]) -> dict[str, Any]:
-    """Returns the columns for names, targets, sizes and slices."""
+def _columns_of(records: Sequence[Record], by_source: bool) -> dict[str, Any]:
+    """Returns the columns for names, targets, sizes and slices; of the key `source` only if asked."""
     sizes = [_size(record) for record in records]
     width, height = (pa.array(side, pa.int32()) for side in zip(*sizes, strict=True))
     return {
@@ -151,7 +153,7 @@ def _columns_of(records: Sequence[Record]) -> dict[str, Any]:
         "target": [record.latex for record in records],
         "width": width,
         "height": height,
-        **_slices(records, sizes),
+        **_slices(records, sizes, by_source),
     }
 
 
@@ -205,10 +207,10 @@ def _size(record: Record) -> tuple[int, int]:
         ) from None
 
 
-def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]]) -> dict[str, pa.Array]:
+def _slices(records: Sequence[Record], sizes: Sequence[tuple[int, int]], by_source: bool) -> dict[str, pa.Array]:
     of = [slices_of(record.latex, height, width) for record, (width, height) in zip(records, sizes, strict=True)]
     columns = {key: [slices[key] for slices in of] for key in KEYS if key != "source"}
-    columns["source"] = sources_of([record.name for record in records])
+    columns["source"] = [[source_of(record.name)] if by_source else [] for record in records]
     return {key: pa.array(column, pa.list_(pa.string())) for key, column in columns.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
 
 from im2latex.corrections import is_correction
 
@@ -43,10 +42,9 @@ SLICES = {
 KEYS = tuple(SLICES)
 
 
-def sources_of(names: Sequence[str]) -> list[list[str]]:
-    """Returns the slices of the key `source` for records with these names; none if there are no corrections."""
-    corrected = [is_correction(name) for name in names]
-    return [[CORRECTIONS if one else OTHERS] if any(corrected) else [] for one in corrected]
+def source_of(name: str) -> str:
+    """Returns the slice of the key `source` for a record with this name."""
+    return CORRECTIONS if is_correction(name) else OTHERS
 
 
 def slices_of(latex: str, height: int, width: int) -> dict[str, list[str]]:

@@ -167,7 +167,11 @@ def test_a_rule_on_an_empty_slice_fails(models: dict[str, Path], tmp_path: Path)
     assert evaluation.reasons == ["BLEU where structure=matrix: there are no such examples"]
 
 
-def test_corrections_have_a_slice_for_the_gate(models: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples_at_once", [2048, 1])
+def test_corrections_have_a_slice_for_the_gate(
+    examples_at_once: int, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.evaluator.evaluation.EXAMPLES_AT_ONCE", examples_at_once)
     mixed = [
         dataclasses.replace(record, name=f"correction-{i}") if i in (0, 2) else record
         for i, record in enumerate(RECORDS)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from components.evaluator.slices import KEYS, SLICES, slices_of, sources_of
+from components.evaluator.slices import KEYS, SLICES, slices_of, source_of
 
 
 @pytest.mark.parametrize(
@@ -32,5 +32,4 @@ def test_all_possible_slices_are_listed() -> None:
 
 def test_corrections_and_other_examples_are_slices_if_there_are_corrections() -> None:
     correction = "correction-20261127T150423Z-ada-3f2a9c81d0e4-b7aa12cd"
-    assert sources_of(["7944775fc9.png", correction]) == [["others"], ["corrections"]]
-    assert sources_of(["7944775fc9.png", "x"]) == [[], []]
+    assert [source_of(name) for name in ("7944775fc9.png", correction)] == ["others", "corrections"]
