@@ -288,7 +288,8 @@ def _beam(component: BaseComponent) -> list[str]:
 
 def _in_image(value: Any) -> Any:
     """Makes paths in this checkout relative to the image's working directory; returns other values unchanged."""
-    return value.replace(f"{REPOSITORY}/", "") if isinstance(value, str) else value
+    # Not within another path: a checkout at /im2latex is no part of /mnt/im2latex.
+    return re.sub(rf"(?<![\w./-]){re.escape(str(REPOSITORY))}/", "", value) if isinstance(value, str) else value
 
 
 def _resources(pod: Pod) -> dict[str, Any]:

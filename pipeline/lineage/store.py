@@ -144,18 +144,21 @@ def _check_file(workspace: Workspace) -> None:
         raise no_runs(workspace)
     file = sqlite3.connect(f"{workspace.metadata.as_uri()}?mode=ro", uri=True, timeout=LOCKED_SECONDS)
     try:
-        file.execute("SELECT schema_version FROM MLMDEnv").fetchone()
-        started = file.execute("SELECT 1 FROM Type LIMIT 1").fetchone()
+        tables = file.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        if tables:
+            file.execute("SELECT schema_version FROM MLMDEnv").fetchone()
+        # If the first run was killed before or after it created the tables, ML Metadata would write when it opens them.
+        if not tables or not file.execute("SELECT 1 FROM Type LIMIT 1").fetchone():
+            raise no_runs(workspace)
     except sqlite3.Error as error:
         if "readonly database" not in str(error):
             raise UserError(f"{workspace.metadata} {problem(str(error))}") from None
-        make_ready("", workspace)
     else:
-        # If the first run was killed after it created the tables, ML Metadata would write its types when it opens them.
-        if not started:
-            raise no_runs(workspace)
+        return
     finally:
         file.close()
+    make_ready("", workspace)  # takes back what a killed process left half done, maybe all there was
+    _check_file(workspace)
 
 
 def problem(error: str) -> str:

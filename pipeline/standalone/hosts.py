@@ -108,9 +108,9 @@ def join(hosts: Hosts, batch_size: int) -> int:
     devices = Counter(device.process_index for device in jax.devices())
     if len(set(devices.values())) > 1:
         counts = ", ".join(f"host {host} has {count}" for host, count in sorted(devices.items()))
-        raise UserError(f"the hosts have different numbers of devices ({counts}); use equal ones")
+        raise _error_of_all(f"the hosts have different numbers of devices ({counts}); use equal ones")
     if batch_size % devices.total():
-        raise UserError(
+        raise _error_of_all(
             f"{devices.total()} devices cannot share a batch of {batch_size} equally; "
             f"set training.batch_size to a multiple of {devices.total()}"
         )
@@ -131,6 +131,7 @@ def leave(hosts: Hosts) -> None:
 
     keras.distribution.set_distribution(None)
     if hosts.count > 1:
+        _finish_computations()
         jax.distributed.shutdown()
 
 
@@ -147,10 +148,19 @@ def check_same(what: str, text: str) -> None:
     """
     digests = _gathered(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32))
     if others := [str(host) for host, digest in enumerate(digests) if (digest != digests[0]).any()]:
-        raise UserError(
+        raise _error_of_all(
             f"host {', '.join(others)} and host 0 have different {what}; "
             "give all hosts the same data, settings and options, and an --out that they share"
         )
+
+
+def _error_of_all(sentence: str) -> UserError:
+    """Returns an error that all hosts raise at this point."""
+    import jax
+
+    if jax.process_count() > 1:
+        jax.distributed.shutdown()  # or the end of the first host would abort those that have not printed it yet
+    return UserError(sentence)
 
 
 def _gathered(value: np.ndarray | np.float32) -> np.ndarray:
@@ -158,7 +168,21 @@ def _gathered(value: np.ndarray | np.float32) -> np.ndarray:
     import jax
     from jax.experimental import multihost_utils
 
-    return multihost_utils.process_allgather(value) if jax.process_count() > 1 else np.asarray(value)[np.newaxis]
+    if jax.process_count() == 1:
+        return np.asarray(value)[np.newaxis]
+    _finish_computations()
+    return multihost_utils.process_allgather(value)
+
+
+def _finish_computations() -> None:
+    """Waits for this host's computations, which JAX only starts.
+
+    On CPUs, an exchange that starts while another is under way may meet that one on another host, and a host that ends
+    breaks an exchange that others have not finished.
+    """
+    import jax
+
+    jax.block_until_ready([array for array in jax.live_arrays() if not array.is_deleted()])
 
 
 def run_host(hosts: Hosts, work: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
@@ -172,6 +196,8 @@ def run_host(hosts: Hosts, work: Callable[[Sequence[str] | None], int], argv: Se
     Returns:
         The exit status.
     """
+    # Python would warn of the semaphores that an aborted child leaves, and remove them.
+    sys.warnoptions.append("ignore:resource_tracker")
     child = multiprocessing.get_context("spawn").Process(target=_work, args=(hosts, work, argv))
     child.start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child as well, which says so

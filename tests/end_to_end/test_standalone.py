@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -225,10 +226,17 @@ class Host:
         return output, errors
 
 
+def free_port() -> int:
+    """Finds a free port below those that the system gives to connections, one of which could take it meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
+
+
 @contextlib.contextmanager
 def two_hosts(folder: Path, *arguments, settings=((), ())) -> Iterator[list[Host]]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     hosts = [Host(folder, i, port, *arguments, settings=settings[i]) for i in range(2)]
     try:
         yield hosts
@@ -243,7 +251,8 @@ def test_two_hosts_train_like_one_also_after_one_of_them_died(source, out, tmp_p
     with two_hosts(tmp_path / "first", source, "--out", tmp_path / "out", settings=(epochs, epochs)) as hosts:
         end = time.monotonic() + 600
         while not list(tmp_path.glob("out/checkpoints/*/checkpoint.npz")):
-            assert all(host.process.poll() is None for host in hosts) and time.monotonic() < end
+            assert all(host.process.poll() is None for host in hosts), [file.read_text() for file in hosts[0].files]
+            assert time.monotonic() < end
             time.sleep(0.005)
         hosts[1].process.kill()
         _, errors = hosts[0].end(1)

@@ -153,6 +153,22 @@ def test_an_unfinished_transaction_is_rolled_back(copy: Workspace) -> None:
     assert read(copy, read_store) == before
 
 
+def test_tables_that_were_not_finished_are_rolled_back_and_are_no_run(copy: Workspace) -> None:
+    """ML Metadata creates its tables in one transaction, during which the first run may be killed."""
+    copy.metadata.unlink()
+    code = """import os, sqlite3, sys
+file = sqlite3.connect(sys.argv[1], isolation_level=None)
+file.execute("PRAGMA cache_size = 2")
+file.execute("BEGIN")
+for name in ("MLMDEnv", "Type", *(f"Other{i}" for i in range(40))):
+    file.execute(f"CREATE TABLE {name} (schema_version, id)")
+os._exit(9)"""
+    subprocess.run([sys.executable, "-c", code, str(copy.metadata)], check=False)
+    assert copy.metadata.stat().st_size and Path(f"{copy.metadata}-journal").stat().st_size > 512
+    with pytest.raises(UserError, match="there are no runs"):
+        read(copy, run_ids)
+
+
 def test_a_locked_store_is_reported_soon(copy: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "LOCKED_SECONDS", 0.2)
     code = """import sqlite3, sys, time
