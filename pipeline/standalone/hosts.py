@@ -220,7 +220,7 @@ def _work(hosts: Hosts, work: Callable[[Sequence[str] | None], int], argv: Seque
     status = FAILED
     try:
         status = work(argv)
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # a transfer between arrays raises ValueError
         if str(error).startswith(_LOST):
             reason = re.sub(r"(Error dispatching computation: %s)+", "", str(error)).partition("\n")[0]
             _tell(f"{hosts} has lost another host ({reason[:MOST_OF_A_REASON]}); {_CONTINUES}")

@@ -14,11 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from packaging.version import Version
 
 from components.formula_metrics import scores as reference
 from data.pictures.synthetic import formulas
@@ -204,14 +206,18 @@ def test_the_exported_model_has_the_same_predictions_as_the_training(source, out
 # --- several hosts ----------------------------------------------------------------------------
 
 
+# Before 0.5, JAX's exchanges overlap when it places weights on several CPU devices of several hosts, and some fail.
+DEVICES = 2 if Version(version("jax")) >= Version("0.5") else 1
+
+
 class Host:
-    """One of two hosts, with two devices, on this machine; its output goes to files."""
+    """One of two hosts on this machine; its output goes to files."""
 
     def __init__(self, folder: Path, number: int, port: int, *arguments, settings=()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.files = [folder / f"{number}.{stream}" for stream in ("out", "err")]
         hosts = ("--coordinator", f"127.0.0.1:{port}", "--hosts", 2, "--host", number)
-        devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        devices = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}"}
         with self.files[0].open("w") as output, self.files[1].open("w") as errors:
             self.process = subprocess.Popen(
                 command(*arguments, *hosts, settings=settings),
@@ -267,7 +273,7 @@ def test_two_hosts_train_like_one_also_after_one_of_them_died(source, out, tmp_p
     assert f"Epoch {EPOCHS}/{EPOCHS}, " in output and f"Epoch 1/{EPOCHS}, step 3" not in output
     assert "Epoch" not in other and other.splitlines()[-1] == "host 1 of 2: done; host 0 evaluates the model"
     expected, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (out, tmp_path / "out"))
-    assert (metrics["run"], metrics["hosts"], metrics["devices"]) == (expected["run"], 2, 4)
+    assert (metrics["run"], metrics["hosts"], metrics["devices"]) == (expected["run"], 2, 2 * DEVICES)
     np.testing.assert_allclose(metrics["perplexities"], expected["perplexities"], rtol=1e-3)
     one, both = load_weights(out).weights, load_weights(tmp_path / "out").weights
     for name, weight in one.items():
