@@ -23,7 +23,7 @@ import pipeline.running.commands
 import pipeline.serving.commands
 from data.spelling import NORMAL, SPELLINGS
 from im2latex.errors import UserError
-from pipeline.options import INTERRUPTED, ConfigFile, Json, Model, Preset, Settings, hush
+from pipeline.options import INTERRUPTED, AllowFullDisk, ConfigFile, Json, Model, Preset, Settings, hush
 
 # Other platforms that run the pipeline, each with a sub-command. They import the pipeline; it does not import them.
 PLATFORMS = {"kubeflow": "kubeflow.commands"}
@@ -169,6 +169,7 @@ def reproduce(
     allow_changed_data: Annotated[
         bool, typer.Option("--allow-changed-data", help="Continue even if the data has changed since.")
     ] = False,
+    allow_full_disk: AllowFullDisk = False,
     as_json: Json = False,
     connection: Annotated[
         str | None,
@@ -189,6 +190,7 @@ def reproduce(
             settings=settings or (),
             last=last,
             allow_changed_data=allow_changed_data,
+            allow_full_disk=allow_full_disk,
             as_json=as_json,
             connection=connection,
         )

@@ -32,6 +32,9 @@ Model = Annotated[
         metavar="DIR",
     ),
 ]
+AllowFullDisk = Annotated[
+    bool, typer.Option("--allow-full-disk", help="Start even if the disk seems too small for the run.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -66,6 +66,7 @@ def reproduce(
     settings: Sequence[str] = (),
     last: str | None = None,
     allow_changed_data: bool = False,
+    allow_full_disk: bool = False,
     as_json: bool = False,
     connection: str | None = None,
 ) -> int:
@@ -77,6 +78,7 @@ def reproduce(
         settings: knobs to change, as `section.knob=value`.
         last: last component to run; None for the last one of the recorded run.
         allow_changed_data: continue if the data has changed since.
+        allow_full_disk: start even if the disk may be too small.
         as_json: print JSON instead of the tables; progress is then printed on stderr.
         connection: as in `pipeline.lineage.store.read`.
 
@@ -100,7 +102,15 @@ def reproduce(
         console.print(_circumstance_table(circumstances), "")
         _let_serve(recorded, workspace, config.name)
         last = _last(recorded, last)
-        run_pipeline(config, last=last, cache=False, workspace=workspace, console=console, summary=out is not None)
+        run_pipeline(
+            config,
+            last=last,
+            cache=False,
+            workspace=workspace,
+            console=console,
+            summary=out is not None,
+            allow_full_disk=allow_full_disk,
+        )
         again = read(workspace, lambda store: _recorded(store, run_ids(store)[-1]), "")
         compared = list(compare(_folders(recorded, last), _folders(again, last)))
     if not compared:

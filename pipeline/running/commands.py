@@ -8,13 +8,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.options import ConfigFile, Preset, Settings
+from pipeline.options import AllowFullDisk, ConfigFile, Preset, Settings
 
 app = typer.Typer()
-
-AllowFullDisk = Annotated[
-    bool, typer.Option("--allow-full-disk", help="Start even if the disk seems too small for the run.")
-]
 
 
 @app.command()

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from im2latex.errors import UserError
+from pipeline import cli
 from pipeline.config import load_config
 from pipeline.lineage.graph import Artifact
 from pipeline.lineage.store import read
 from pipeline.reproduction import reproduce as module
 from pipeline.reproduction.reproduce import reproduce
+from pipeline.running import launch
 from pipeline.running.examples import prepare_examples
 from pipeline.running.record import VARIABLES, describe
 from pipeline.workspace import Workspace
@@ -105,6 +109,19 @@ def test_changed_data_is_refused_unless_allowed(past: Past, started: dict[str, A
     (past.data / "train" / "data.tfrecord.gz").unlink()
     with pytest.raises(UserError, match="holds no TFRecords"):
         reproduce(FIRST, allow_changed_data=True)
+
+
+def test_a_disk_that_seems_too_small_is_refused_unless_allowed(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    def begin(*arguments: Any) -> None:
+        raise UserError("begun")
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10**7, 10**7))
+    monkeypatch.setattr(launch, "_follow", begin)
+    refused = CliRunner().invoke(cli.app, ["reproduce", FIRST])
+    assert isinstance(refused.exception, UserError)
+    assert str(refused.exception).endswith("or try it with --allow-full-disk")
+    allowed = CliRunner().invoke(cli.app, ["reproduce", FIRST, "--allow-full-disk"])
+    assert str(allowed.exception) == "begun"
 
 
 def test_differing_conditions_are_reported(
