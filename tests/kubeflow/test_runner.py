@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from google.protobuf import json_format
+from kfp import compiler, dsl, kubernetes
 from kfp import components as kfp_components
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
@@ -270,6 +273,77 @@ def test_settings_of_a_whole_run_are_compiled_if_kfp_supports_them(knob: str, fi
     _, platform = yaml.safe_load_all(compile_pipeline(load_config(settings=[*CLUSTER, setting])))
     message = json_format.ParseDict(platform["platforms"]["kubernetes"], pipeline_spec_pb2.SinglePlatformSpec())
     assert getattr(message.pipelineConfig, field) == 86400
+
+
+@dsl.container_component
+def trainer():  # type: ignore[no-untyped-def]
+    return dsl.ContainerSpec(image="im2latex:1.0", command=["train"])
+
+
+def by_kfp(folder: Path, settings: dict[str, int], configure: Callable[[dsl.PipelineTask], object]) -> Any:
+    """Compiles one task with kfp's own compiler. Returns the two documents."""
+
+    @dsl.pipeline(name="one", pipeline_config=dsl.PipelineConfig(**settings))
+    def one():  # type: ignore[no-untyped-def]
+        configure(trainer())
+
+    path = folder / "one.yaml"
+    compiler.Compiler().compile(one, str(path))
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def assert_within(ours: Any, theirs: Any) -> None:
+    """Asserts that `theirs` says all that `ours` says; newer versions of kfp write some values under two names."""
+    if isinstance(ours, dict):
+        assert ours.keys() <= theirs.keys()
+        for key in ours:
+            assert_within(ours[key], theirs[key])
+    elif isinstance(ours, list):
+        for one, other in zip(ours, theirs, strict=True):
+            assert_within(one, other)
+    else:
+        assert ours == theirs
+
+
+@pytest.mark.skipif(not hasattr(kubernetes, "set_timeout"), reason="kfp-kubernetes 1.0 writes none of most of them")
+def test_settings_of_a_pod_are_those_that_kfps_own_compiler_writes(tmp_path: Path) -> None:
+    spec, pods = compiled(
+        "metadata.connection=mysql://writer@database/lineage",
+        'kubeflow.secrets={TOKEN = "bucket/key"}',
+        'kubeflow.pods={Trainer = {cpu = 8, memory = 32, gpus = 2, gpu_type = "amd.com/gpu", timeout = 86400, '
+        'node_selector = {pool = "gpu"}, tolerations = [{key = "gpu", operator = "Exists"}]}}',
+    )
+
+    def configure(task: dsl.PipelineTask) -> None:
+        kubernetes.mount_pvc(task, pvc_name="models", mount_path="/mnt/im2latex")
+        kubernetes.use_secret_as_env(task, secret_name="bucket", secret_key_to_env={"key": "TOKEN"})
+        kubernetes.use_field_path_as_env(task, env_name="IM2LATEX_RUN", field_path=runner.RUN_LABEL)
+        kubernetes.add_node_selector(task, label_key="pool", label_value="gpu")
+        kubernetes.add_toleration(task, key="gpu", operator="Exists")
+        kubernetes.set_timeout(task, 86400)
+        task.set_cpu_limit("8").set_memory_limit("32G")
+        task.set_accelerator_type("amd.com/gpu").set_accelerator_limit(2)
+
+    theirs, platform = by_kfp(tmp_path, {}, configure)
+    pod = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-trainer"]
+    assert_within(pods["exec-trainer"], pod)
+    resources = [document["deploymentSpec"]["executors"]["exec-trainer"]["container"]["resources"]
+                 for document in (spec, theirs)]  # fmt: skip
+    assert set(resources[0]) == {"cpuLimit", "memoryLimit", "accelerator"}
+    assert_within(*resources)
+
+
+@pytest.mark.skipif(
+    not hasattr(dsl, "PipelineConfig")
+    or "active_deadline_seconds" not in inspect.signature(dsl.PipelineConfig).parameters,
+    reason="kfp before 2.17 writes no such settings",
+)
+def test_settings_of_a_whole_run_are_those_that_kfps_own_compiler_writes(tmp_path: Path) -> None:
+    settings = ["kubeflow.timeout=86400", "kubeflow.keep=3600"]
+    _, ours = yaml.safe_load_all(compile_pipeline(load_config(settings=[*CLUSTER, *settings])))
+    limits = {"active_deadline_seconds": 86400, "ttl_seconds_after_finished": 3600}
+    _, theirs = by_kfp(tmp_path, limits, lambda task: kubernetes.set_timeout(task, 1))
+    assert ours["platforms"]["kubernetes"]["pipelineConfig"] == theirs["platforms"]["kubernetes"]["pipelineConfig"]
 
 
 def test_a_field_that_the_installed_kfp_lacks_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
