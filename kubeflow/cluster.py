@@ -226,8 +226,8 @@ def _call(client: kfp.Client, doing: str, service: str, operation: str, *argumen
     if configuration.host == kfp_server_api.Configuration().host:
         raise UserError(
             "no address of Kubeflow Pipelines is known: give --host or set KF_PIPELINES_ENDPOINT "
-            "(`kubectl port-forward --namespace kubeflow service/ml-pipeline-ui 8080:80` makes it http://localhost:8080), "
-            "or set KUBECONFIG to a file that can be loaded"
+            "(`kubectl port-forward --namespace kubeflow service/ml-pipeline-ui 8080:80` makes it http://localhost:8080)"
+            ", or set KUBECONFIG to a file that can be loaded"
         )
     given_query = {name: value for name, value in query.items() if value not in (None, "")}
     with _request(configuration, doing):
