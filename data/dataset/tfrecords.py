@@ -99,8 +99,8 @@ def examples_of(data: Path, split: str) -> Path:
     """
     if (data / split).is_dir():
         return data / split
-    if any((data / name).is_dir() for name in SPLITS):
-        raise UserError(f"{data} has no split {split}; choose another with --split")
+    if splits := [name for name in SPLITS if (data / name).is_dir()]:
+        raise UserError(f"{data} has no split {split}, but {' and '.join(splits)}; choose one of them with --split")
     if not data.exists():
         raise UserError(f"{data} does not exist; give a folder that `im2latex data` made, or TFRecords")
     return data

@@ -204,7 +204,8 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any, str]]:
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}; check the path") from None
     except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+        hint = "; texts need quotation marks" if str(error).startswith("Invalid value") else ""
+        raise UserError(f"{path} is not valid TOML: {error}{hint}") from None
     for name, value in document.items():
         if isinstance(value, Mapping):
             for knob, inner in value.items():

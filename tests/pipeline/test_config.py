@@ -140,6 +140,13 @@ def test_a_file_that_is_not_toml_is_refused_by_name(content: bytes, tmp_path: Pa
         load_config(path=file)
 
 
+def test_a_text_without_quotation_marks_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[data]\nsource = formulas\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"run\.toml is not valid TOML: .*line 2.*; texts need quotation marks$"):
+        load_config(path=file)
+
+
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.toml.*No such file"):
         load_config(path=tmp_path / "none.toml")

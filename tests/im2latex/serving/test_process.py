@@ -164,4 +164,6 @@ def test_a_port_that_is_taken_is_a_sentence(home: Path) -> None:
         with serving("--port", str(port), home=home) as process:
             said = process.communicate(timeout=300)[1]
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith(f"im2latex: cannot listen on 127.0.0.1:{port} (")
+    assert said.splitlines()[-1].startswith(
+        f"im2latex: cannot listen on 127.0.0.1:{port} (Address already in use); choose another --port"
+    )
