@@ -13,7 +13,7 @@ from pathlib import Path
 
 from im2latex import __version__, help
 from im2latex.errors import UserError
-from im2latex.models import choose, is_saved_model_alone, pushed, workspace
+from im2latex.models import choose, is_saved_model_alone, pushed, readable_file, workspace
 from im2latex.serving.limits import options
 from im2latex.serving.logs import FORMATS as LOG_FORMATS
 
@@ -100,6 +100,8 @@ def serve(
     from im2latex.serving.limits import Limits
 
     choice = choose(model)
+    if model is not None:
+        readable_file(choice.path)
 
     def versions() -> list[Path]:
         return pushed(workspace() / "serving") if model is None else []

@@ -168,7 +168,7 @@ def _content(source: ImageSource) -> bytes:
             with source.path.open("rb") as file:
                 content = file.read(MOST_BYTES + 1)
     except OSError as error:
-        raise UserError(f"the file cannot be read ({error.strerror})") from None
+        raise UserError(f"the file cannot be read ({error.strerror}); check the path") from None
     if len(content) > MOST_BYTES:
         raise UserError(f"the file has more than {MOST_BYTES:,} bytes, which is too large for a picture")
     return content

@@ -283,5 +283,5 @@ def _opened(file: Path, threads: int) -> tuple[dict[str, Any], onnxruntime.Infer
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common base class
-        raise UserError(f"{file} is not a valid model ({type(error).__name__})") from None
+        raise UserError(f"{file} is not a valid model ({type(error).__name__}); name another one") from None
     return json.loads(session.get_modelmeta().custom_metadata_map.get("im2latex", "{}")), session

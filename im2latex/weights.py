@@ -55,4 +55,6 @@ def opened_weights(source: Path) -> Iterator[Mapping[str, np.ndarray]]:
         missing = f"are no weights in {source}: {WEIGHTS} is missing" if is_folder else f"is no file {source}"
         raise UserError(f"there {missing}; name a file of weights, or a folder with {WEIGHTS}") from None
     except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is damaged, or was written by another version ({type(error).__name__})") from None
+        raise UserError(
+            f"{path} is damaged, or was written by another version ({type(error).__name__}); name other weights"
+        ) from None

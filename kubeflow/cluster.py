@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -36,6 +37,8 @@ TIMEOUT = (10, 60)
 TRANSIENT = {408, 429, 500, 502, 503, 504}
 PAGE = 50
 LONGEST_MESSAGE = 400
+# What kfp's client prints when it finds no cluster. The first request then raises an error that says what to do.
+NO_KUBECONFIG = "Failed to load kube config."
 
 
 class Refused(UserError):
@@ -69,6 +72,23 @@ class _Client(kfp.Client):
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:
         return _call(self, "say whether it is there", "healthzs", "get_healthz")
+
+
+class _Messages(io.TextIOBase):
+    """Passes what kfp's client prints, such as where to log in, to stderr, without the line `NO_KUBECONFIG`."""
+
+    def __init__(self) -> None:
+        self._is_left_out = False
+
+    def write(self, text: str) -> int:
+        # print() writes the text and the end of the line one after the other.
+        if text == NO_KUBECONFIG or (text == "\n" and self._is_left_out):
+            self._is_left_out = text == NO_KUBECONFIG
+            return len(text)
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 class Cluster:
@@ -169,8 +189,8 @@ def _connect(access: Access) -> _Client:
     host = f"{host}:80" if host == kfp_server_api.Configuration().host else host
     # This module reports retries itself, once; urllib3 would log each one.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-    # The client prints messages, such as where to log in, to stdout, which is for answers.
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    # The client prints messages to stdout, which is for answers.
+    with contextlib.redirect_stdout(_Messages()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             client = _Client(
@@ -207,6 +227,7 @@ def _call(client: kfp.Client, doing: str, service: str, operation: str, *argumen
         raise UserError(
             "no address of Kubeflow Pipelines is known: give --host or set KF_PIPELINES_ENDPOINT "
             "(`kubectl port-forward --namespace kubeflow service/ml-pipeline-ui 8080:80` makes it http://localhost:8080)"
+            ", or set KUBECONFIG to a file that can be loaded"
         )
     given_query = {name: value for name, value in query.items() if value not in (None, "")}
     with _request(configuration, doing):

@@ -38,7 +38,10 @@ class ImageReader:
             described = json.loads(description.read_text("utf-8")) if description.is_file() else {}
             self._decoding = Decoding(**described.get("decoding", {}))
         except (OSError, KeyError, TypeError, ValueError, tf.errors.OpError) as error:
-            raise UserError(f"{folder} is not a model that reads images ({type(error).__name__}: {error})") from None
+            raise UserError(
+                f"{folder} is not a model that reads images ({type(error).__name__}: {error}); "
+                "name the folder of a version, or `reader`"
+            ) from None
 
     @property
     def has_alternatives(self) -> bool:

@@ -98,6 +98,8 @@ def check_dataset(
       UserError: the folder does not exist or holds no data set at all.
     """
     path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; give the folder of a data set")
     if not any((path / split).is_dir() for split in SPLITS):
         raise UserError(f"{path} has none of the folders train, eval and test; give the folder of a data set")
     problems = _Problems()

@@ -59,7 +59,8 @@ def parse_tfrecords(raw: IO[bytes], path: str) -> Iterator[bytes]:
     """
     number = 0
 
-    def damaged(what: str) -> UserError:
+    def damaged(what: str, foreign: bool = False) -> UserError:
+        what += ", or this is no TFRecord file" if foreign and number == 0 else ""
         return UserError(f"{path} is damaged at record {number} ({what}); make or download it again")
 
     zipped = raw.read(2) == b"\x1f\x8b"
@@ -68,11 +69,10 @@ def parse_tfrecords(raw: IO[bytes], path: str) -> Iterator[bytes]:
     try:
         while header := stream.read(12):
             if len(header) < 12:
-                raise damaged("cut off")
+                raise damaged("cut off", foreign=True)
             length, checksum = struct.unpack("<QI", header)
             if _masked_crc(header[:8]) != checksum:
-                foreign = "" if number else ", or this is no TFRecord file"
-                raise damaged(f"its length's checksum is wrong{foreign}")
+                raise damaged("its length's checksum is wrong", foreign=True)
             if length > MAX_RECORD_BYTES:
                 raise damaged(f"its length is {length:,} bytes, more than {MAX_RECORD_BYTES:,}")
             content, tail = stream.read(length), stream.read(4)
@@ -99,8 +99,8 @@ def examples_of(data: Path, split: str) -> Path:
     """
     if (data / split).is_dir():
         return data / split
-    if any((data / name).is_dir() for name in SPLITS):
-        raise UserError(f"{data} has no split {split}; choose another with --split")
+    if splits := [name for name in SPLITS if (data / name).is_dir()]:
+        raise UserError(f"{data} has no split {split}, but {' and '.join(splits)}; choose one of them with --split")
     if not data.exists():
         raise UserError(f"{data} does not exist; give a folder that `im2latex data` made, or TFRecords")
     return data

@@ -116,7 +116,7 @@ def load(folder: Path) -> Served:
             if isinstance(reading, UserError):
                 raise UserError(f"{folder} cannot read the test image: {reading}")
             if not reading or not all(map(_is_probable, reading)):
-                raise UserError("{folder} gives no valid probability for the test image")
+                raise UserError(f"{folder} gives no valid probability for the test image")
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  a damaged model or its file system can raise nearly anything

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import time
@@ -96,7 +97,9 @@ def listen(host: str, port: int) -> list[socket.socket]:
     except (OSError, UnicodeError) as error:
         for opened in sockets:
             opened.close()
-        reason = getattr(error, "strerror", None) or "not a valid address"
+        # socket.create_server appends the address to the message of a refused bind; a resolver's numbers are negative.
+        number = getattr(error, "errno", None) or 0
+        reason = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or "not a valid address"
         raise UserError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from None
     return sockets
 

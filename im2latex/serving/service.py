@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from im2latex.answer import describe, status
 from im2latex.corrections import Corrections, Full
@@ -38,7 +38,7 @@ from im2latex.serving.limits import Limits
 from im2latex.serving.metrics import CONTENT_TYPE, ServiceMetrics
 from im2latex.serving.models import Models, Served, read
 from im2latex.serving.quotas import Allocation, Busy, Quota
-from im2latex.serving.web import QUIET, ROUTE, RequestMiddleware, add_to_log, as_json
+from im2latex.serving.web import QUIET, ROUTE, RequestMiddleware, add_to_log, as_json, shown_path
 from im2latex.serving.web_page import POLICY, documentation, files
 
 NAME = "im2latex"
@@ -115,7 +115,9 @@ class Service:
         ]
         handlers = dict.fromkeys((HTTPException, UserError, Busy, Exception), lambda request, error: as_json(error))
         app = Starlette(routes=routes, exception_handlers=handlers, lifespan=self._work)
+        app.add_exception_handler(405, _wrong_method)
         app.router.redirect_slashes = False
+        app.router.default = _unknown_path
         return RequestMiddleware(app, self._hosts, self.metrics, HEADERS, lambda: self.stopping)
 
     def end(self, requests: int) -> None:
@@ -221,7 +223,7 @@ class Service:
         """Returns the version that serves; if the request names a version, it must be the same."""
         serves, version = self.models.served.version, request.path_params.get("version")
         if version is not None and not _VERSION.fullmatch(version):
-            raise HTTPException(404)
+            raise HTTPException(404, f"a version is a whole number, not {version!r:.80}; version {serves} is served")
         if version is not None and int(version) != serves:
             raise HTTPException(404, f"version {version} is not served; version {serves} is")
         return serves
@@ -257,6 +259,18 @@ def _route(path: str, handler: Handler, *methods: str) -> Route:
         return await handler(request)
 
     return Route(path, endpoint, methods=methods or ("GET",))
+
+
+async def _unknown_path(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404, f"there is no path {shown_path(scope)}; the page /docs lists the paths")
+
+
+def _wrong_method(request: Request, error: Exception) -> Response:
+    """Returns the response to a method that a path does not take; Starlette's error has the others in a header."""
+    assert isinstance(error, HTTPException) and error.headers
+    allowed = " or ".join(sorted(error.headers["Allow"].split(", ")))
+    detail = f"{shown_path(request.scope)} takes {allowed}, not {request.method:.20}; the page /docs lists the requests"
+    return as_json(HTTPException(405, detail, error.headers))
 
 
 def _options(request: Request) -> tuple[Beam | None, bool]:

@@ -88,7 +88,7 @@ class RequestMiddleware:
             exchange.status = CLIENT_CLOSED_REQUEST
             raise
         except Exception:  # noqa: BLE001  the response is sent already; an internal error must not stop the service
-            log.exception("%s %s failed", scope["method"], _path(scope), extra={"request_id": state["id"]})
+            log.exception("%s %s failed", scope["method"], shown_path(scope), extra={"request_id": state["id"]})
         finally:
             seconds = time.perf_counter() - started
             route = state.get(ROUTE, "other")
@@ -161,11 +161,11 @@ def add_to_log(scope: Scope, **what: Any) -> None:
 
 def _log_request(scope: Scope, status: int, seconds: float) -> None:
     client = scope["client"][0] if scope.get("client") else ""
-    known = {"client": client, "method": scope["method"], "path": _path(scope), "status": status}
+    known = {"client": client, "method": scope["method"], "path": shown_path(scope), "status": status}
     known |= {"request_id": scope["state"]["id"], "seconds": round(seconds, 6), **scope["state"].get(LOGGED, {})}
-    ACCESS.info("%s %s %s %d %.0f ms", client, scope["method"], _path(scope), status, 1e3 * seconds, extra=known)
+    ACCESS.info("%s %s %s %d %.0f ms", client, scope["method"], shown_path(scope), status, 1e3 * seconds, extra=known)
 
 
-def _path(scope: Scope) -> str:
+def shown_path(scope: Scope) -> str:
     """Returns the path as the client sent it: percent-encoded, at most 200 characters."""
     return scope["raw_path"].decode("ascii", "replace")[:200]

@@ -40,6 +40,13 @@ from trainer_module.config.tuning import TuningConfig
 from trainer_module.config.vocabulary import VocabularyConfig
 
 DEFAULT_PRESET = "quickstart"
+# What a value should be, by pydantic's type of error, where its own message is not plain.
+_TYPES = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "it should be a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "it should be a number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "it should be true or false"),
+    "string_type": "it should be a text in quotation marks",
+}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -195,9 +202,10 @@ def _from_file(path: Path) -> Iterator[tuple[str, Any, str]]:
     try:
         document = toml.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from None
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}; check the path") from None
     except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid TOML: {error}") from None
+        hint = "; texts need quotation marks" if str(error).startswith("Invalid value") else ""
+        raise UserError(f"{path} is not valid TOML: {error}{hint}") from None
     for name, value in document.items():
         if isinstance(value, Mapping):
             for knob, inner in value.items():
@@ -231,7 +239,9 @@ def _sentence(error: ValidationError, origins: Mapping[str, str]) -> str:
     """Formats pydantic's first error as one sentence, with the number of further errors."""
     first, *others = error.errors()
     knob = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part != "tuple[str, ...]")
-    reason = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    reason = _TYPES.get(first["type"], first["msg"].removeprefix("Value error, ").replace("Input should", "it should"))
+    if first["type"] == "tuple_type" and _is_json(first["input"]):
+        reason = f"it should be a list, such as {literal([first['input']])}"
     help_lines = {knob: text for knob, _, text in flatten(Config())}
     if knob in help_lines:
         value = first["input"] if not isinstance(first["input"], Mapping) else dict(first["input"])

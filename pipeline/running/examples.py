@@ -55,6 +55,10 @@ def prepare_examples(
                 progress=progress,
             )
         return folder
+    if not folder.is_dir():
+        raise UserError(
+            f"data.source: there is no folder {folder}; `im2latex data import` makes one, with train, eval and test"
+        )
     for split in SPLITS:
         files = list((folder / split).glob("*"))
         if not files:

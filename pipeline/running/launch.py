@@ -35,6 +35,7 @@ from pipeline.running.examples import examples_folder, prepare_examples
 from pipeline.running.needs import check_room
 from pipeline.running.storage_errors import storage_error
 from pipeline.workspace import Workspace
+from trainer_module import reader
 from trainer_module.config.training import TERMINAL
 
 NOT_BLESSED = 3
@@ -72,6 +73,7 @@ def run_pipeline(
     """
     first = named_component(first, "--from", config.components)
     last = named_component(last, "--to", config.components)
+    _check_start(config, first, last)
     workspace = workspace or Workspace.from_environment()
     try:
         return _run(
@@ -121,6 +123,24 @@ def _run(
     if summary:
         _summary(result, log, time.monotonic() - started, console)
     return NOT_BLESSED if result["blessed"] is False or result["withdrawn"] else 0
+
+
+def _check_start(config: Config, first: str | None, last: str | None) -> None:
+    """Checks that the model to start from exists before the data is prepared, if a training is among the components.
+
+    Raises:
+        UserError: there is no such file or folder.
+    """
+    start, components = config.training.start_from, config.components
+    until = components.index(last) if last else len(components)
+    trains = (components.index(first) if first else 0) <= components.index("Trainer") and (
+        until >= components.index(TUNER if TUNER in components else "Trainer")
+    )
+    if trains and start not in ("", reader.NAME) and not Path(start).exists():
+        raise UserError(
+            f"training.start_from: there is no file or folder {start}; give the folder of a version, such as "
+            "workspace/serving/im2latex/VERSION, trained weights, or reader"
+        )
 
 
 def named_component(name: str | None, option: str, components: Sequence[str] = WITH_TUNER) -> str | None:

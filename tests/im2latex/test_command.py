@@ -124,7 +124,8 @@ def test_unreadable_images_are_reported_and_the_others_are_read(
     for path, sentence in zip(
         [wrong[-1], *wrong[:-1]],
         ["the folder has no images", "the image is empty", "the image is damaged", "the image is damaged",
-         "the image is damaged, or of another format", "the image has 1 x 1 pixels", "the file cannot be read"],
+         "the image is damaged, or of another format", "the image has 1 x 1 pixels",
+         "the file cannot be read (No such file or directory); check the path"],
         strict=True,
     ):  # fmt: skip
         assert any(line.startswith(f"im2latex: {path}: {sentence}") for line in complaints), (path, complaints)

@@ -215,8 +215,8 @@ def test_a_model_may_be_a_file_of_weights_or_of_onnx_or_a_folder(
     (tmp_path / "torn.npz").write_bytes((tmp_path / "weights.npz").read_bytes()[:-500])
     (tmp_path / "empty").mkdir()
     for name, sentence in [
-        ("torn.onnx", "is not a valid model"),
-        ("torn.npz", "is damaged, or was written by another version"),
+        ("torn.onnx", r"is not a valid model \(\w+\); name another one"),
+        ("torn.npz", r"is damaged, or was written by another version \(\w+\); name other weights"),
         ("empty", "has neither assets.extra/model.onnx nor weights.npz"),
         ("absent", "there is no model .*absent; name a folder or a file"),
     ]:

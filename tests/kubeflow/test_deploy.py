@@ -13,7 +13,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import kfp
 import kfp_server_api
 import pytest
 import urllib3
@@ -645,10 +647,32 @@ def test_an_invalid_address_is_refused(command: Command, host: str) -> None:
     assert answer.err.startswith("im2latex: ")
 
 
-def test_a_missing_address_is_reported_with_how_to_get_one(command: Command) -> None:
+def test_a_missing_address_is_reported_in_one_sentence_with_how_to_get_one(command: Command) -> None:
     answer = command("status")
-    assert answer.status == 1
-    assert "no address of Kubeflow Pipelines is known: give --host or set KF_PIPELINES_ENDPOINT" in answer.err
+    assert (answer.status, answer.out) == (1, "")
+    assert answer.err.startswith(
+        "im2latex: no address of Kubeflow Pipelines is known: give --host or set KF_PIPELINES_ENDPOINT"
+    )
+    assert answer.err.count("\n") == 1
+
+
+def test_other_messages_of_kfps_client_go_to_stderr(
+    command: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = kfp.Client._load_config
+
+    def load_with_messages(self: kfp.Client, *arguments: Any, **options: Any) -> Any:
+        print("log in at https://example.com")
+        print("Failed to load kube config.")
+        print("")
+        return load(self, *arguments, **options)
+
+    monkeypatch.setattr(kfp.Client, "_load_config", load_with_messages)
+    answer = command("status", "--host", server.url)
+    assert answer.out == ""
+    first, second, *others = answer.err.splitlines()
+    assert (first, second) == ("log in at https://example.com", "")
+    assert len(others) == 1 and others[0].startswith("im2latex: there is no pipeline im2latex")
 
 
 def test_the_address_comes_from_kfps_own_variable(

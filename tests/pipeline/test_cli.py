@@ -64,7 +64,10 @@ def test_config_show_prints_the_help_of_each_knob() -> None:
         (("run", "--set", "training.epoch=3"), "did you mean training.epochs"),
         (("run", "--to", "Trainr"), "did you mean Trainer?"),
         (("run", "--from", "Resolver"), "there is no component 'Resolver'"),
-        (("run", "--set", "data.source=nowhere"), "nowhere/train holds no TFRecords"),
+        (("run", "--set", "data.source=nowhere"), "nowhere; `im2latex data import` makes one"),
+        (("run", "--set", "training.start_from=nowhere"), "training.start_from: there is no file or folder nowhere;"),
+        (("config", "show", "--config", "nowhere.toml"), "nowhere.toml: No such file or directory; check the path"),
+        (("data", "check", "nowhere"), "nowhere does not exist; give the folder of a data set"),
         (
             ("config", "show", "--preset", "huge"),
             "there are image2latex-tf2, paper, paper-coarse-to-fine, quickstart, reader, small",

@@ -75,7 +75,11 @@ def test_escaped_text_round_trips_through_toml(tmp_path: Path) -> None:
     ("setting", "names"),
     [
         ("training.epochs=0", ["training.epochs = 0", "greater than or equal to 1", "passes over"]),
-        ("training.epochs=three", ["training.epochs", '"three"', "valid integer"]),
+        ("training.epochs=three", ["training.epochs", '"three"', "a whole number"]),
+        ("training.learning_rate=high", ["training.learning_rate", '"high"', "should be a number"]),
+        ("training.short_first=maybe", ["training.short_first", '"maybe"', "true or false"]),
+        ("data.source=7", ["data.source = 7", "a text in quotation marks"]),
+        ("evaluation.gate=bleu >= 0.5", ["evaluation.gate", 'should be a list, such as ["bleu >= 0.5"] (']),
         ("training.learning_rate=nan", ["training.learning_rate", "greater than 0"]),
         ("training.optimizer=adagrad", ["training.optimizer", "'sgd', 'adam' or 'adamw'"]),
         ("tuning.trials=-1", ["tuning.trials = -1", "greater than or equal to 0", "0: no tuning"]),
@@ -133,6 +137,13 @@ def test_a_file_that_is_not_toml_is_refused_by_name(content: bytes, tmp_path: Pa
     file = tmp_path / "broken.toml"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"broken\.toml is not valid TOML"):
+        load_config(path=file)
+
+
+def test_a_text_without_quotation_marks_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("[data]\nsource = formulas\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"run\.toml is not valid TOML: .*line 2.*; texts need quotation marks$"):
         load_config(path=file)
 
 

@@ -192,6 +192,12 @@ def test_blank_columns_are_left_out_of_the_second_match_only():
     assert compared((BLANK, *(light,) * 6), (*(light,) * 6,))[:4] == [1, 1, 1, 1]
 
 
+def test_a_blank_column_separates_two_runs_in_the_first_match_only():
+    # Two runs of three columns; without the blank column between them, they are one run of six.
+    target, read = ((*WORD, *(column,) * 3, BLANK, *(column,) * 3, *WORD) for column in (B, D))
+    assert compared(target, read)[:4] == [1, 1, 0, 1]
+
+
 def test_images_without_ink_match_without_blanks():
     faint = picture(A, B, C, D, A, ink=129)
     assert scores.image_statistics(faint, picture(BLANK)).tolist() == [1, 1, 1, 1, 4, 5, 0, 0]

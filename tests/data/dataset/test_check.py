@@ -82,6 +82,8 @@ def test_a_missing_shard_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none of the folders"):
         check_dataset(tmp_path)
+    with pytest.raises(UserError, match="nowhere does not exist; give the folder of a data set"):
+        check_dataset(tmp_path / "nowhere")
 
 
 def test_every_record_that_does_not_follow_the_schema_is_counted_and_the_others_are_read(tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def test_the_fingerprint_follows_the_records(tmp_path: Path) -> None:
         (lambda content: content[: len(frame(encode(RECORD))) + 5], "record 1.*cut off"),
         (lambda content: b"?" + content[1:], "record 0.*length.*or this is no TFRecord file"),
         (lambda content: b"notes on my formulas", "record 0.*or this is no TFRecord file"),
+        (lambda content: b"notes", "record 0 .cut off, or this is no TFRecord file"),
         (lambda content: content + framed_head(2**50), "record 2.*its length is 1,125,899,906,842,624 bytes"),
     ],
 )

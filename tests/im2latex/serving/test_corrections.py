@@ -64,7 +64,7 @@ def test_what_cannot_be_saved_is_said_in_a_sentence(collecting: Running, folder:
     refused(save(collecting, b"nothing", latex="x"), 400, "the image is damaged")
     refused(save(collecting, images[0], latex="x" * 5000), 400, "the form is damaged")
     refused(collecting.ask("POST", "/corrections", images[0]), 400, "the body is not a form")
-    refused(collecting.ask("GET", "/corrections"), 405, "Method Not Allowed")
+    refused(collecting.ask("GET", "/corrections"), 405, "/corrections takes POST, not GET")
     for headers in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
         refused(save(collecting, images[0], headers, latex="x"), 403, "requests from pages of other sites")
     assert sorted(folder.rglob("*")) == before

@@ -88,8 +88,16 @@ def test_a_signal_ends_it_when_what_was_asked_is_answered(
         assert "Traceback" not in said
 
 
-def test_without_a_model_that_works_it_ends_with_a_sentence(tmp_path: Path) -> None:
+def test_a_model_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
     with serving("--port", "0", "--model", "nowhere", home=tmp_path) as process:
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 1
+        assert said == "im2latex: there is no model nowhere; name a folder or a file, or leave --model out\n"
+
+
+def test_without_a_model_that_works_it_ends_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"damaged")
+    with serving("--port", "0", "--model", str(tmp_path), home=tmp_path) as process:
         said = process.communicate(timeout=300)[1]
         assert process.returncode == 1
         assert said.splitlines()[-1].startswith("im2latex: no model can be loaded")
@@ -156,4 +164,6 @@ def test_a_port_that_is_taken_is_a_sentence(home: Path) -> None:
         with serving("--port", str(port), home=home) as process:
             said = process.communicate(timeout=300)[1]
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith(f"im2latex: cannot listen on 127.0.0.1:{port} (")
+    assert said.splitlines()[-1].startswith(
+        f"im2latex: cannot listen on 127.0.0.1:{port} (Address already in use); choose another --port"
+    )

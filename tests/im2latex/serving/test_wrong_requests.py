@@ -89,11 +89,14 @@ def test_the_image_that_is_damaged_is_named_and_the_others_of_the_batch_are_read
         ("/predict?alternatives=0", 400, "alternatives has to be a whole number from 1 to 10"),
         ("/predict?alternatives=99999999999999999999", 400, "a whole number from 1 to 10"),
         ("/predict?alternatives=²", 400, "a whole number from 1 to 10"),
-        ("/predict/../../etc/passwd", 404, "Not Found"),
-        ("/katex/fonts/../../../pyproject.toml", 404, "Not Found"),
-        ("/katex/fonts/%2e%2e%2fREADME.md", 404, "Not Found"),
-        ("/v1/models/im2latex/versions/../../x:predict", 404, "Not Found"),
-        ("/v1/models/other:predict", 404, "Not Found"),
+        ("/predikt", 404, "there is no path /predikt; the page /docs lists the paths"),
+        ("/predict/", 404, "there is no path /predict/;"),
+        ("/predict/../../etc/passwd", 404, "there is no path /predict/../../etc/passwd;"),
+        ("/katex/fonts/../../../pyproject.toml", 404, "there is no path /katex/"),
+        ("/katex/fonts/%2e%2e%2fREADME.md", 404, "there is no path /katex/fonts/%2e%2e%2fREADME.md;"),
+        ("/v1/models/im2latex/versions/../../x:predict", 404, "there is no path /v1/models/im2latex/versions/"),
+        ("/v1/models/other:predict", 404, "there is no path /v1/models/other:predict;"),
+        ("/" + "x" * 5000, 404, f"there is no path /{'x' * 199};"),
     ],
 )
 def test_a_wrong_address_is_answered_with_a_sentence(
@@ -101,12 +104,23 @@ def test_a_wrong_address_is_answered_with_a_sentence(
 ) -> None:
     for method in ("POST",) if status == 400 else ("POST", "GET"):
         answer = service.ask(method, path.replace("²", "%C2%B2"), images[0])
-        assert answer.status == status and sentence in answer.json["error"]
+        assert answer.status == status and list(answer.json) == ["error"]
+        assert sentence in answer.json["error"]
 
 
-def test_a_wrong_method_is_refused(service: Running) -> None:
+def test_a_version_that_is_no_number_is_answered_with_the_version_that_serves(service: Running) -> None:
+    answer = service.ask("GET", "/v1/models/im2latex/versions/newest")
+    sentence = "a version is a whole number, not 'newest'; version 7 is served"
+    assert (answer.status, answer.json) == (404, {"error": sentence})
+
+
+def test_a_wrong_method_is_answered_with_the_methods_of_the_path(service: Running) -> None:
     answer = service.ask("GET", "/predict")
-    assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+    sentence = "/predict takes POST, not GET; the page /docs lists the requests"
+    assert (answer.status, answer.headers["Allow"], answer.json) == (405, "POST", {"error": sentence})
+    answer = service.ask("POST", "/readyz")
+    assert answer.status == 405 and set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD"}
+    assert answer.json == {"error": "/readyz takes GET or HEAD, not POST; the page /docs lists the requests"}
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_kinds_of_pictures_have_their_own_table(folder: Path, tmp_path: Path) ->
             ["--data", "{data}", "--spelling", "latin"],
             "there is no spelling latin; the spellings are normal, im2markup",
         ),
-        (["--data", "{data}", "--split", "all"], "data has no split all; choose another"),
+        (["--data", "{data}", "--split", "all"], "data has no split all, but "),
         (["--data", "{data}", "--gate", "blue >= 1"], "--gate: there is no score 'blue'"),
         (["--data", "{data}", "--gate", "bleu >= baseline"], "name one with --baseline"),
         (["--data", "{data}", "--model", "nowhere"], "nowhere is not a model that reads images"),

@@ -7,6 +7,7 @@ import numpy as np
 import pandas
 import pytest
 import tensorflow as tf
+from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.evaluator.gate import Verdict
 from components.evaluator.summary import CANDIDATE, Evaluation
@@ -44,6 +45,35 @@ def test_the_order_of_records_does_not_matter(texts: list[str], verdict: str, de
     write_records(tmp_path / "second", texts)
     (found,) = both("ImportExampleGen", "examples", tmp_path)
     assert (found.verdict, found.detail.startswith(detail.partition(",")[0])) == (verdict, True), found
+
+
+def write_statistics(folder: Path, counts: dict[str, int]) -> None:
+    """Writes the statistics of a split with a list of frequent values, the most frequent first."""
+    statistics = statistics_pb2.DatasetFeatureStatisticsList()
+    strings = statistics.datasets.add().features.add().string_stats
+    for rank, (value, count) in enumerate(counts.items()):
+        strings.top_values.add(value=value, frequency=count)
+        strings.rank_histogram.buckets.add(label=value, sample_count=count, low_rank=rank, high_rank=rank)
+    (folder / "Split-train").mkdir(parents=True)
+    (folder / "Split-train" / "FeatureStats.pb").write_bytes(statistics.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("counts", "verdict", "detail"),
+    [
+        ({"a": 3, "b": 1, "c": 1}, SAME, "byte for byte"),
+        ({"a": 3, "b": 1, "d": 1}, SAME, "the same numbers"),  # d is as frequent as c, and the list ends there
+        ({"d": 3, "b": 1, "c": 1}, OTHER, "other statistics of train"),
+        ({"a": 2, "b": 1, "c": 1}, OTHER, "other statistics of train"),
+        ({"a": 3, "b": 1}, OTHER, "other statistics of train"),
+    ],
+)
+def test_the_last_of_equally_frequent_values_may_differ(
+    counts: dict[str, int], verdict: str, detail: str, tmp_path: Path
+) -> None:
+    write_statistics(tmp_path / "first", {"a": 3, "b": 1, "c": 1})
+    write_statistics(tmp_path / "second", counts)
+    assert both("StatisticsGen", "statistics", tmp_path) == [Compared("StatisticsGen", "statistics", verdict, detail)]
 
 
 def save(folder: Path, *arrays: np.ndarray) -> None:

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from im2latex.errors import UserError
+from pipeline.config import load_config
 from pipeline.config.sections import COMPONENTS
-from pipeline.running.launch import _follow, _summary, _View, named_component
+from pipeline.running.launch import _check_start, _follow, _summary, _View, named_component
 from pipeline.workspace import Workspace
 from trainer_module.config.training import TERMINAL
 
@@ -22,6 +23,26 @@ def test_a_workspace_is_used_by_one_run_at_a_time(tmp_path: Path) -> None:
         pass
     with workspace.lock():  # the lock is released
         pass
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "settings"),
+    [(None, None, []), ("Trainer", "Trainer", []), ("Transform", None, []), (None, "Tuner", ["tuning.trials=2"])],
+)
+def test_a_run_that_trains_needs_the_model_to_start_from(
+    first: str | None, last: str | None, settings: list[str], tmp_path: Path
+) -> None:
+    settings = [*settings, "tuning.width=[]"]
+    with pytest.raises(UserError, match="start_from: there is no file or folder .*nowhere; give the folder"):
+        _check_start(load_config(settings=[*settings, f"training.start_from={tmp_path / 'nowhere'}"]), first, last)
+    for start in ("reader", "", str(tmp_path)):
+        preset = "reader" if start == "reader" else None
+        _check_start(load_config(preset, settings=[*settings, f'training.start_from="{start}"']), first, last)
+
+
+@pytest.mark.parametrize(("first", "last"), [(None, "Transform"), ("Evaluator", None)])
+def test_a_run_without_a_training_does_not_need_it(first: str | None, last: str | None, tmp_path: Path) -> None:
+    _check_start(load_config(settings=[f"training.start_from={tmp_path / 'nowhere'}"]), first, last)
 
 
 def follow(folder: Path, program: str, terminal: bool = False) -> dict:
