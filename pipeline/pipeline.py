@@ -27,8 +27,7 @@ from data.repository import REPOSITORY
 from im2latex.errors import UserError
 from pipeline.config import Config, flatten
 from pipeline.running.beam import beam_arguments
-from pipeline.sources import component_files, fingerprint
-from trainer_module import reader
+from pipeline.sources import component_files, fingerprint, start_fingerprint
 from trainer_module.features import IMAGE, LATEX, NAME
 
 SCHEMA = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
@@ -111,8 +110,8 @@ def create_pipeline(
         "schema": schema_gen.outputs["schema"],
     }
     further = {"checkpoints": checkpoints} if checkpoints is not None else {}
-    if config.training.start_from == reader.NAME:  # makes the reader part of the cache key
-        further["start_from"] = reader.fingerprint()
+    if start := start_fingerprint(config.training.start_from):  # makes its content part of the cache key
+        further["start_from"] = start
 
     # Searches hyperparameters with short trainings, if there is tuning.
     tuner = None

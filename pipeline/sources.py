@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.repository import REPOSITORY
+from trainer_module import reader
 
 if TYPE_CHECKING:
     from tfx.dsl.components.base.base_component import BaseComponent
@@ -69,6 +70,17 @@ def fingerprint(folder: Path, files: Iterable[Path]) -> str:
                 content.update(chunk)
         sha.update(f"{path.relative_to(folder)}\0{content.hexdigest()}\n".encode())
     return sha.hexdigest()
+
+
+def start_fingerprint(start: str) -> str:
+    """Returns the SHA-256 of the model that a training starts from, `training.start_from`; "" if it is not here."""
+    if start == reader.NAME:
+        return reader.fingerprint()
+    path = Path(start)
+    if start and path.is_file():
+        return fingerprint(path.parent, [path])
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if start else []
+    return fingerprint(path, files) if files else ""
 
 
 @functools.cache

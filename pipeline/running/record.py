@@ -35,9 +35,8 @@ from typing import Any
 from data.repository import REPOSITORY
 from pipeline.config import Config, flatten
 from pipeline.running.examples import examples_folder
-from pipeline.sources import all_files, fingerprint
+from pipeline.sources import all_files, fingerprint, start_fingerprint
 from pipeline.workspace import Workspace
-from trainer_module import reader
 
 # Environment variables that affect which operations are used for a computation, and their order.
 VARIABLES = (
@@ -95,12 +94,10 @@ def fingerprint_of(data: Path) -> str:
     return fingerprint(data, sorted(data.glob("*/*")))
 
 
-def start_of(folder: str) -> dict[str, str | int]:
+def start_of(start: str) -> dict[str, str | int]:
     """Returns the property `start_fingerprint`, of the model that a training starts from; {} if there is none."""
-    if folder == reader.NAME:
-        return {"start_fingerprint": reader.fingerprint()}
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file()) if folder else []
-    return {"start_fingerprint": fingerprint(Path(folder), files)} if files else {}
+    found = start_fingerprint(start)
+    return {"start_fingerprint": found} if found else {}
 
 
 def _commit(checkout: Path) -> dict[str, str | int]:

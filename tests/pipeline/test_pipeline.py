@@ -77,6 +77,16 @@ def test_another_reader_changes_the_cache_key_of_the_trainer(tmp_path: Path, mon
     assert [one == other for one, other in zip(before, trainers(), strict=True)] == [False, True]
 
 
+def test_the_content_of_the_model_to_start_from_is_in_the_cache_key(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.npz"
+    keys = []
+    for content in (b"some", b"others"):
+        weights.write_bytes(content)
+        keys += [properties(pipeline(f"training.start_from={start}")) for start in (weights, tmp_path)]
+    assert len({json.dumps(key["Trainer"], sort_keys=True) for key in keys}) == 4
+    assert len({json.dumps(key["Transform"], sort_keys=True) for key in keys}) == 1
+
+
 def test_the_content_of_the_schema_is_in_the_cache_key(tmp_path: Path) -> None:
     schema = tmp_path / "schema.pbtxt"
     schema.write_bytes(SCHEMA.read_bytes())

@@ -142,6 +142,11 @@ def test_the_start_of_a_training_is_fingerprinted_by_its_bytes(formulas: Path, t
         record = describe(config(formulas, f"training.start_from={start.parent}"), Workspace(tmp_path))
         stored.append(record["start_fingerprint"])
     assert stored[0] != stored[1]
+    file = start / "variables.index"
+    record = describe(config(formulas, f"training.start_from={file}"), Workspace(tmp_path))
+    file.write_bytes(b"third")
+    other = describe(config(formulas, f"training.start_from={file}"), Workspace(tmp_path))
+    assert record["start_fingerprint"] != other["start_fingerprint"]
     record = describe(
         load_config("reader", settings=[f"data.source={formulas}", "training.start_from=reader"]), Workspace(tmp_path)
     )
