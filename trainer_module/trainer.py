@@ -34,7 +34,7 @@ from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.statistics import of_transformed
 from trainer_module.trained import Trained, load_weights
 from trainer_module.training import DTYPES, Progress, choose_precision, train, training_digest
-from trainer_module.weights import extended, new_model, warm_start, weights_of
+from trainer_module.weights import average, extended, new_model, warm_start, weights_of
 from trainer_module.widening import widened
 
 log = logging.getLogger(__name__)
@@ -197,6 +197,8 @@ def fit(
             pool=pool,
             show=show,
         )
+        if inputs.start is not None and config.start_share:
+            average(model, inputs.vocabulary, weights, inputs.start.vocabulary, config.start_share)
     return model, progress
 
 

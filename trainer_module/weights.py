@@ -104,3 +104,27 @@ def warm_start(
         if name in new_values:
             variable.assign(new_values[name])
     return missing
+
+
+def average(
+    model: FormulaModel,
+    vocabulary: Sequence[str],
+    weights: Mapping[str, np.ndarray],
+    known: Sequence[str],
+    share: float,
+) -> None:
+    """Averages the weights of a trained model with those of the model that it started from.
+
+    The average reads what both have learned (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models").
+    Weights that the other model lacks, and those of tokens that it does not know, are not changed.
+
+    Args:
+        model: the trained model.
+        vocabulary, weights, known: as in `warm_start`.
+        share: share of the other model's weights, 0 to 1.
+    """
+    trained = weights_of(model)
+    warm_start(model, vocabulary, weights, known)
+    start = weights_of(model)
+    for name, variable in named_weights(model).items():
+        variable.assign((1 - share) * trained[name] + share * start[name])

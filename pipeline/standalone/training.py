@@ -92,7 +92,8 @@ def train_model(
     from im2latex.weights import WEIGHTS
     from trainer_module.trained import Trained, save_weights
     from trainer_module.training import CHECKPOINT, DTYPES, choose_precision, train, training_digest
-    from trainer_module.weights import extended, weights_of
+    from trainer_module.weights import average, extended, weights_of
+    from trainer_module.widening import widened
 
     knobs = config.training
     start = _start(knobs.start_from) if knobs.start_from else None
@@ -143,6 +144,9 @@ def train_model(
             ],
         )
     say(f"validation perplexity {progress.best:.4f}, the best of {progress.epoch} epochs")
+    if start is not None and knobs.start_share:
+        weights = widened(start, config.model, knobs.seed)
+        average(model, vocabulary, weights, start.vocabulary, knobs.start_share)
     learned = to_document(of_transformed(learnt))
     weights = weights_of(model)
     trained = Trained(

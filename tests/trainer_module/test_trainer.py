@@ -116,6 +116,19 @@ def test_a_model_that_starts_from_another_one_knows_its_tokens_too(trained, tran
     np.testing.assert_array_equal(started.weights["encoder/conv1/kernel"], other.weights["encoder/conv1/kernel"])
 
 
+def test_a_share_of_the_model_to_start_from_stays(trained, transformed, tmp_path):
+    start = read_exported(trained / "Format-Serving")
+    settings = {"epochs": 1, "learning_rate": 0.05, "start_from": str(trained / "Format-Serving")}
+    kept = {}
+    for share in (0.0, 0.75):
+        with without_graphs():
+            run_fn(arguments(transformed, tmp_path / str(share), **settings, start_share=share))
+        kept[share] = read_exported(tmp_path / str(share) / "Format-Serving").weights["encoder/conv1/kernel"]
+    old = start.weights["encoder/conv1/kernel"]
+    assert np.abs(kept[0.0] - old).max() > 1e-3
+    np.testing.assert_allclose(kept[0.75], 0.25 * kept[0.0] + 0.75 * old, rtol=1e-3, atol=1e-5)
+
+
 def test_a_training_can_start_from_each_kind_of_model(trained, tmp_path):
     exported = read_exported(trained / "Format-Serving")
     save_weights(tmp_path / "weights.npz", exported)

@@ -9,7 +9,7 @@ from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.features import SPECIAL_TEXTS
 from trainer_module.trained import Trained
-from trainer_module.weights import extended, model_of, named_weights, new_model, warm_start, weights_of
+from trainer_module.weights import average, extended, model_of, named_weights, new_model, warm_start, weights_of
 
 TINY = {"filters": (2, 2, 3, 3, 4, 4), "decoder_units": 6, "embedding_units": 4}
 IMAGE = ImageConfig(max_height=32, max_width=64)
@@ -51,6 +51,24 @@ def test_a_warm_start_moves_the_weights_of_each_token_to_its_new_id():
         )
     np.testing.assert_array_equal(after["embedding/embeddings"][4], own.weights["embedding/embeddings"][4])
     np.testing.assert_array_equal(after["encoder/conv1/kernel"], other.weights["encoder/conv1/kernel"])
+
+
+def test_an_average_leaves_what_the_other_model_lacks():
+    other = trained(1)
+    vocabulary = [*SPECIAL_TEXTS, "y", "ä", "x"]
+    own = trained(2, vocabulary, attention="hard")
+    model = model_of(own)
+    average(model, vocabulary, other.weights, VOCABULARY, 0.25)
+    after = weights_of(model)
+    places = {0: 0, 1: 1, 2: 2, 3: 3, 5: 6, 6: 4}  # of the new vocabulary, in the old one
+    for new, old in places.items():
+        mean = 0.75 * own.weights["embedding/embeddings"][new] + 0.25 * other.weights["embedding/embeddings"][old]
+        np.testing.assert_allclose(after["embedding/embeddings"][new], mean, rtol=1e-6)
+    np.testing.assert_allclose(after["embedding/embeddings"][4], own.weights["embedding/embeddings"][4], rtol=1e-6)
+    mean = 0.75 * own.weights["encoder/conv1/kernel"] + 0.25 * other.weights["encoder/conv1/kernel"]
+    np.testing.assert_allclose(after["encoder/conv1/kernel"], mean, rtol=1e-5, atol=1e-7)
+    lacking = "coarse_encoder/conv7/kernel"
+    np.testing.assert_allclose(after[lacking], own.weights[lacking], rtol=1e-6)
 
 
 def test_hard_attention_starts_from_hierarchical():

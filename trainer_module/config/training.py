@@ -55,6 +55,12 @@ class TrainingConfig:
         description="model to start from: reader (comes with im2latex), or the folder of a pushed one or of trained "
         "weights; empty: none",
     )
+    start_share: float = Field(
+        default=0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of the weights of start_from in the trained model, which keeps what that model can do",
+    )
     seed: int = Field(default=0, ge=0, description="seed of weights, shuffling and dropout")
     operation_threads: int = Field(
         default=0,
