@@ -177,6 +177,7 @@ def test_ctrl_c_prints_one_sentence_and_keeps_the_checkpoint(source, tmp_path):
 def test_a_training_that_starts_from_weights_keeps_their_tokens(source, out, tmp_path):
     # A learning rate at which nothing is learned, and a small vocabulary.
     settings = [f"training.start_from={out}", "training.learning_rate=1e-30", "vocabulary.min_count=12"]
+    settings += ["training.start_share=0.5"]  # the average of equal weights
     done = trained(tmp_path, source, "--out", tmp_path / "out", settings=[*settings, "training.epochs=1"])
     assert done.returncode == 0, done.stderr
     assert f"started from {out}; new weights: none" in done.stdout
