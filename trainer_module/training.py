@@ -13,7 +13,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -30,6 +29,7 @@ from trainer_module.config.training import TrainingConfig
 from trainer_module.display import EpochBar, EpochLines, places
 from trainer_module.examples import Example, sizes_of
 from trainer_module.model import FormulaModel
+from trainer_module.optimizer import make_optimizer
 from trainer_module.recurrence import Tensor
 from trainer_module.weights import new_model
 
@@ -40,6 +40,8 @@ CHECKPOINT = "checkpoint.npz"
 # Keras's dtype policy for each `training.precision`; weights are float32 with either.
 DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 TIMED_STEPS = 3
+# The training stops if it skips so many steps in a row.
+MOST_SKIPPED = 100
 
 
 class Diverged(UserError):
@@ -90,43 +92,6 @@ class Perplexity(keras.metrics.Mean):
 
     def result(self) -> Tensor:
         return ops.exp(super().result())
-
-
-@keras.saving.register_keras_serializable("im2latex")
-class LearningRate(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up to the peak, then a constant rate or a cosine decay to zero.
-
-    Args:
-        peak: the highest rate.
-        warmup_steps: number of warm-up steps.
-        cosine_steps: number of steps until the rate is zero (Loshchilov and Hutter 2017); None for a constant rate.
-        factor: multiplies the whole schedule.
-    """
-
-    def __init__(self, peak: float, warmup_steps: int, cosine_steps: int | None, factor: float = 1.0) -> None:
-        self.peak, self.warmup_steps, self.cosine_steps, self.factor = peak, warmup_steps, cosine_steps, factor
-
-    def __call__(self, step: Tensor) -> Tensor:
-        step = ops.cast(step, "float32") + 1.0
-        after: Tensor = 1.0
-        if self.cosine_steps is not None:
-            length = max(self.cosine_steps - self.warmup_steps, 1)
-            progress = ops.clip((step - self.warmup_steps) / length, 0.0, 1.0)
-            after = 0.5 * (1.0 + ops.cos(math.pi * progress))
-        return self.factor * self.peak * ops.where(step < self.warmup_steps, step / max(self.warmup_steps, 1), after)
-
-    def get_config(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("peak", "warmup_steps", "cosine_steps", "factor")}
-
-
-def make_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
-    """Makes the optimiser for a training of `steps` steps."""
-    cosine = steps if config.schedule == "cosine" else None
-    rate = LearningRate(config.learning_rate, config.warmup_steps, cosine)
-    if config.optimizer == "adamw":
-        return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
-    optimizers = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
-    return optimizers[config.optimizer](rate, global_clipnorm=config.clip_norm)
 
 
 def choose_precision(
@@ -224,7 +189,7 @@ def train(
         The progress at the end of the training.
 
     Raises:
-        Diverged: the validation perplexity is not a number.
+        Diverged: the validation perplexity is not a number, or the gradients of `MOST_SKIPPED` steps in a row.
         UserError: the checkpoint is damaged.
     """
     feed = feed or (lambda source: source())
@@ -247,7 +212,7 @@ def train(
     _set_rate_factor(model, progress.rate_factor)
     has_bar, write = places() if is_main and show else (False, log.info if is_main else log.debug)
     lines = EpochLines(config.epochs, write, deadline)
-    callbacks = [keep, lines, *([EpochBar(config.epochs)] if has_bar else []), *callbacks]
+    callbacks = [keep, SkippedSteps(config), lines, *([EpochBar(config.epochs)] if has_bar else []), *callbacks]
     if logs is not None:
         # Keep update_freq="epoch": other values drop losses if an epoch's length is not a multiple of them.
         callbacks.append(keras.callbacks.TensorBoard(str(logs), write_graph=False))
@@ -285,10 +250,7 @@ def _finish_epoch(model: FormulaModel, config: TrainingConfig, progress: Progres
         Diverged: the perplexity is not a number.
     """
     if not math.isfinite(perplexity):
-        raise Diverged(
-            f"the training diverged: the validation perplexity of epoch {progress.epoch + 1} is {perplexity}; "
-            f"lower training.learning_rate (now {config.learning_rate:g}) or training.clip_norm"
-        )
+        raise _diverged(config, f"the validation perplexity of epoch {progress.epoch + 1} is {perplexity}")
     if config.schedule == "plateau" and progress.perplexities and perplexity >= progress.perplexities[-1]:
         progress.rate_factor *= 0.5
         _set_rate_factor(model, progress.rate_factor)
@@ -297,12 +259,49 @@ def _finish_epoch(model: FormulaModel, config: TrainingConfig, progress: Progres
     progress.best = min(progress.best, perplexity)
 
 
+def _diverged(config: TrainingConfig, why: str) -> Diverged:
+    return Diverged(
+        f"the training diverged: {why}; lower training.learning_rate (now {config.learning_rate:g}) "
+        "or training.clip_norm"
+    )
+
+
 def _set_rate_factor(model: FormulaModel, factor: float) -> None:
     """Changes the learning rate. The training step is compiled again, because the factor is a constant in it."""
     schedule = model.optimizer._learning_rate
     if schedule.factor != factor:
         schedule.factor = factor
         model.train_function = None
+
+
+class SkippedSteps(keras.callbacks.Callback):
+    """Reports the steps that the optimiser skips, and stops a training that makes no other steps.
+
+    Raises:
+        Diverged: the gradients of `MOST_SKIPPED` steps in a row are not finite.
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        super().__init__()
+        self.config, self.skipped = config, 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self.before = self.skipped = self._skipped()  # a checkpoint may contain some
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if (batch + 1) % MOST_SKIPPED == 0:
+            before, self.skipped = self.skipped, self._skipped()
+            if self.skipped - before == MOST_SKIPPED:
+                raise _diverged(self.config, f"the gradients of {MOST_SKIPPED} steps in a row are not finite")
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        self.skipped = self._skipped()
+        if count := self.skipped - self.before:
+            log.warning("epoch %d: %d steps were skipped, because their gradients are not finite", epoch + 1, count)
+
+    def _skipped(self) -> int:
+        _synchronise(self.model)
+        return int(keras.ops.convert_to_numpy(self.model.optimizer.skipped))
 
 
 class Checkpointing(keras.callbacks.Callback):

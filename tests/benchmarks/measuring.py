@@ -29,8 +29,9 @@ from trainer_module.config.training import TrainingConfig
 from trainer_module.examples import Example
 from trainer_module.image_graph import normalise_image
 from trainer_module.model import FormulaModel
+from trainer_module.optimizer import make_optimizer
 from trainer_module.trainer import as_dataset
-from trainer_module.training import DTYPES, Perplexity, TokenCrossEntropy, make_optimizer
+from trainer_module.training import DTYPES, Perplexity, TokenCrossEntropy
 
 FLOP = 2  # a multiplication and an addition
 VOCABULARY = 504  # tokens of Image2Latex-TF2

@@ -30,14 +30,13 @@ from trainer_module.config.training import TrainingConfig
 from trainer_module.decoding import search
 from trainer_module.examples import Example
 from trainer_module.model import FormulaModel
+from trainer_module.optimizer import LearningRate, make_optimizer
 from trainer_module.training import (
     CHECKPOINT,
     Checkpointing,
-    LearningRate,
     Perplexity,
     Progress,
     TokenCrossEntropy,
-    make_optimizer,
 )
 
 # --- loss, schedule, optimiser ----------------------------------------------------------------
@@ -99,6 +98,24 @@ def test_gradients_are_clipped_to_their_global_norm():
     gradients = [keras.ops.convert_to_tensor(gradient) for gradient in ([3.0, 4.0], [12.0])]  # of norm 13
     optimizer.apply(gradients, weights)
     np.testing.assert_allclose([*weights[0].numpy(), *weights[1].numpy()], [-1.5, -2, -6], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_a_damaged_gradient_does_not_damage_the_weights(name):
+    weights = [keras.Variable([1.0, 2.0]), keras.Variable([3.0])]
+    optimizer = make_optimizer(
+        TrainingConfig(optimizer=name, learning_rate=0.1, schedule="constant", weight_decay=0), 1
+    )
+
+    def apply(*gradients):
+        optimizer.apply([keras.ops.convert_to_tensor(gradient) for gradient in gradients], weights)
+        return [*weights[0].numpy(), *weights[1].numpy()]
+
+    assert apply([math.nan, 1.0], [1.0]) == pytest.approx([1, 2, 3])
+    assert apply([0.0, 1.0], [math.inf]) == pytest.approx([1, 2, 3])
+    moved = apply([1.0, 1.0], [1.0])
+    assert np.isfinite(moved).all() and moved[0] < 1 and moved[2] < 3
+    assert int(optimizer.skipped.numpy()) == 2
 
 
 # --- the loop ---------------------------------------------------------------------------------
@@ -304,6 +321,23 @@ def test_a_training_that_diverges_is_a_user_error():
     config = TrainingConfig(**LEARNING | {"batch_size": 2, "learning_rate": 1e38, "schedule": "constant"})
     with pytest.raises(UserError, match=r"diverged.*epoch 1.*training\.learning_rate"):
         train(tiny(), config, TRAINING, VALIDATION)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_a_training_whose_gradients_stay_damaged_stops_before_the_end_of_the_epoch(monkeypatch):
+    monkeypatch.setattr(training, "MOST_SKIPPED", 2)
+    config = TrainingConfig(**LEARNING | {"batch_size": 1, "learning_rate": 1e38, "schedule": "constant"})
+    with pytest.raises(UserError, match=r"diverged: the gradients of 2 steps in a row.*training\.learning_rate"):
+        train(tiny(), config, TRAINING, VALIDATION)
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_skipped_steps_are_reported(monkeypatch, caplog):
+    weigh = TokenCrossEntropy.call
+    calls = iter(range(100))
+    monkeypatch.setattr(TokenCrossEntropy, "call", lambda *given: weigh(*given) * (math.nan if next(calls) == 2 else 1))
+    train(tiny(), TrainingConfig(**LEARNING | {"epochs": 1}), TRAINING, VALIDATION)
+    assert "epoch 1: 1 steps were skipped, because their gradients are not finite" in caplog.text
 
 
 # --- checkpoints ------------------------------------------------------------------------------
