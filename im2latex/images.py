@@ -86,6 +86,14 @@ def normalise(encoded: bytes, config: ImageForm) -> np.ndarray:
     return np.pad(grey, config.border, constant_values=WHITE).astype(np.uint8)
 
 
+def rescale(image: np.ndarray, scale: float, config: ImageForm) -> np.ndarray:
+    """Scales a normalised image, (height, width) uint8, with its border; at most to the limits of `config`."""
+    height, width = image.shape
+    ink = (WHITE - image.astype(np.float32)) / WHITE
+    scaled = _scaled(ink, min(scale, config.max_height / height, config.max_width / width))
+    return np.rint(WHITE - WHITE * scaled).astype(np.uint8)
+
+
 def ink_of(encoded: bytes) -> np.ndarray:
     """Returns the ink of an image, cropped but not scaled, float32 (height, width): 1 is ink, 0 is paper."""
     return _crop(*_ink(encoded))
@@ -275,9 +283,13 @@ def _resize(ink: np.ndarray, config: ImageForm) -> np.ndarray:
     height, width = ink.shape
     scale = glyph_scale(*measures(ink), config.glyph_size) if config.glyph_size else 1.0
     scale = min(scale, (config.max_height - 2 * config.border) / height, (config.max_width - 2 * config.border) / width)
+    return _scaled(ink, scale)
+
+
+def _scaled(ink: np.ndarray, scale: float) -> np.ndarray:
     if scale == 1:
         return ink
-    rows, columns = (_cubic(side, max(round(side * scale), 1)) for side in (height, width))
+    rows, columns = (_cubic(side, max(round(side * scale), 1)) for side in ink.shape)
     return np.clip(rows @ ink @ columns.T, 0, 1)
 
 

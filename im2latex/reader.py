@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from PIL import Image
 
 from im2latex.calibration import Calibration
 from im2latex.errors import ImageError, UserError
-from im2latex.images import WHITE, normalise
+from im2latex.images import WHITE, normalise, rescale
 from im2latex.models import readable_file
 from im2latex.pictures import damaged, encode, prepare
 from im2latex.reading import BLANK, READ_AT_ONCE, STRIDE, Attention, Beam, Decoding, Hypothesis, Reading, of_like_size
@@ -181,7 +183,22 @@ class Reader:
         return Beam(*self._decoding.search(beam))
 
     def read_normalised(self, images: Sequence[np.ndarray], beam: Beam, attention: bool = False) -> list[Reading]:
-        """Reads images that are normalised as the model wants them and hold ink, uint8 (height, width)."""
+        """Reads normalised images with ink, uint8 (height, width).
+
+        If the model's settings say so, it reads an image again in other sizes if its reading is not probable enough,
+        and returns the reading with the highest score.
+        """
+        readings = self._read_batches(images, beam, attention)
+        scales, below = self._decoding.rescales, self._decoding.rescale_below
+        doubtful = [i for i, one in enumerate(readings) if math.exp(one.alternatives[0].log_probability) < below]
+        rescaled = [rescale(images[i], scale, self._form) for i in doubtful for scale in scales]
+        others = iter(self._read_batches(rescaled, beam, attention))
+        for i in doubtful:
+            candidates = [readings[i], *itertools.islice(others, len(scales))]
+            readings[i] = max(candidates, key=lambda reading: reading.alternatives[0].score)
+        return readings
+
+    def _read_batches(self, images: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[Reading]:
         answers: dict[int, Reading] = {}
         for chosen in of_like_size([(image.shape[1], image.shape[0]) for image in images], READ_AT_ONCE):
             answers |= zip(chosen, self._read_batch([images[i] for i in chosen], beam, attention), strict=True)

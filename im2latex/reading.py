@@ -65,6 +65,8 @@ class Decoding(NamedTuple):
 
     beam_width: int = 1
     length_penalty: float = 0.0
+    rescale_below: float = 0.0
+    rescales: Sequence[float] = ()
 
     def search(self, beam: Beam) -> tuple[int, float]:
         """Returns the width and length penalty to search with; the width can be larger than `beam.width`."""

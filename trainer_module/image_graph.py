@@ -67,6 +67,14 @@ def normalise_batch(images: tf.Tensor, config: ImageConfig, compression: int = -
     return {features.IMAGE: encoded, features.HEIGHT: heights, features.WIDTH: widths}
 
 
+def rescale(image: tf.Tensor, scale: float, config: ImageConfig) -> tf.Tensor:
+    """Scales a normalised image, (height, width, 1) uint8, with its border; at most to the limits of `config`."""
+    limits = tf.constant([config.max_height, config.max_width], tf.float64)
+    scale = tf.minimum(tf.cast(scale, tf.float64), tf.reduce_min(limits / tf.cast(tf.shape(image)[:2], tf.float64)))
+    ink = (WHITE - tf.cast(image[:, :, 0], tf.float32)) / WHITE
+    return tf.cast(tf.round(WHITE - WHITE * _scaled(ink, scale)), tf.uint8)[:, :, tf.newaxis]
+
+
 def _darkness(image: tf.Tensor) -> tf.Tensor:
     """Returns the darkness of ink against paper, (height, width) float32.
 
@@ -204,6 +212,11 @@ def _resize(ink: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     limits = tf.constant([config.max_height - 2 * config.border, config.max_width - 2 * config.border], tf.float64)
     scale = _glyph_scale(ink, config.glyph_size) if config.glyph_size else tf.constant(1.0, tf.float64)
     scale = tf.minimum(scale, tf.reduce_min(limits / size))
+    return _scaled(ink, scale)
+
+
+def _scaled(ink: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    size = tf.cast(tf.shape(ink), tf.float64)
     target = tf.cast(tf.maximum(tf.round(size * scale), 1.0), tf.int32)
 
     def resized() -> tf.Tensor:

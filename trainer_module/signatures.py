@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from im2latex.images import WHITE
 from im2latex.models import ONNX
 from trainer_module import features
 from trainer_module.config.image import STRIDE, ImageConfig
-from trainer_module.decoding import search
-from trainer_module.image_graph import normalise_batch
+from trainer_module.decoding import Decoded, search
+from trainer_module.image_graph import normalise_batch, rescale
 from trainer_module.trained import Trained, description, from_description, onnx_of
 from trainer_module.weights import model_of, named_weights
 
@@ -39,7 +40,7 @@ class FormulaReader:
         described = description(trained) | {"weights": list(named_weights(model))}
         self._description = json.dumps(described, ensure_ascii=False)
         self._onnx = onnx_of(trained)
-        self._decoding, self._calibration = trained.decoding, trained.calibration
+        self._image, self._decoding, self._calibration = trained.image, trained.decoding, trained.calibration
         self._search = lambda images, sizes, width, length_penalty: search(
             model, images, sizes, trained.max_tokens, width, length_penalty
         )
@@ -118,22 +119,16 @@ class FormulaReader:
         encoded = tf.concat([normalised[features.IMAGE], [white]], 0)
         sizes = tf.cast(tf.stack([normalised[features.HEIGHT], normalised[features.WIDTH]], axis=1), tf.int32)
         sizes = tf.concat([sizes, [[1, 1]]], 0)[: tf.maximum(count, 1)]
-        padded = -(-tf.reduce_max(sizes, axis=0) // STRIDE) * STRIDE
-
-        def decode(image: tf.Tensor) -> tf.Tensor:
-            pixels = tf.io.decode_png(image, channels=1)
-            below, right = padded[0] - tf.shape(pixels)[0], padded[1] - tf.shape(pixels)[1]
-            return tf.pad(pixels, [[0, below], [0, right], [0, 0]], constant_values=WHITE)
-
-        pixels = tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec((None, None, 1), tf.uint8))
-        pixels = pixels[: tf.shape(sizes)[0]]
+        pixels = _padded(encoded[: tf.shape(sizes)[0]], sizes)
         read = self._search(pixels, sizes, width, length_penalty)
+        # A blank image always gives "", whatever the model predicts.
+        blank = tf.reduce_all(pixels == WHITE, axis=(1, 2, 3))[:, tf.newaxis]
+        if self._decoding.rescales and self._decoding.rescale_below:
+            read = self._read_doubtful_again(read, blank, pixels, sizes, width, length_penalty)
         lengths = tf.reduce_sum(tf.cast(read.tokens != features.PAD, tf.int32), axis=2)
         texts = tf.gather(self.vocabulary, read.tokens)
         tokens = tf.RaggedTensor.from_tensor(tf.reshape(texts, (-1, texts.shape[2])), tf.reshape(lengths, (-1,)))
         latex = tf.reshape(tf.strings.reduce_join(tokens, axis=-1, separator=" "), tf.shape(lengths))
-        # A blank image always gives "", whatever the model predicts.
-        blank = tf.reduce_all(pixels == WHITE, axis=(1, 2, 3))[:, tf.newaxis]
         fit = self._calibration
         of_formula = _calibrated(read.log_probability, fit.formula_slope, fit.formula_offset)
         of_token = _calibrated(read.token_log_probability, fit.token_slope, fit.token_offset)
@@ -147,6 +142,65 @@ class FormulaReader:
             "probability": tf.where(blank, 0.0, of_formula)[:count],
             "token_probability": of_token[:count],
         }
+
+    def _read_doubtful_again(
+        self,
+        read: Decoded,
+        blank: tf.Tensor,
+        pixels: tf.Tensor,
+        sizes: tf.Tensor,
+        width: int | tf.Tensor,
+        length_penalty: float | tf.Tensor,
+    ) -> Decoded:
+        """Reads images again in other sizes if their reading is not probable enough, and keeps the best score.
+
+        Args:
+            read: the hypotheses of each image.
+            blank: whether an image has no ink, (batch, 1).
+            pixels, sizes, width, length_penalty: as in `search`.
+        """
+        scales = self._decoding.rescales
+        is_doubtful = tf.logical_and(read.log_probability < math.log(self._decoding.rescale_below), ~blank)
+        doubtful = tf.cast(tf.where(is_doubtful[:, 0])[:, 0], tf.int32)
+
+        def rescaled(of: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+            image = pixels[of[0], : sizes[of[0], 0], : sizes[of[0], 1]]
+            image = rescale(image, of[1], self._image)
+            return tf.io.encode_png(image, compression=0), tf.shape(image)[:2]
+
+        def again() -> Decoded:
+            pairs = tf.repeat(doubtful, len(scales)), tf.tile(tf.constant(scales, tf.float64), tf.shape(doubtful))
+            specs = tf.TensorSpec((), tf.string), tf.TensorSpec((2,), tf.int32)
+            encoded, other_sizes = tf.map_fn(rescaled, pairs, fn_output_signature=specs)
+            others = self._search(_padded(encoded, other_sizes), other_sizes, width, length_penalty)
+
+            def candidates(first: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+                first = tf.gather(first, doubtful)[:, tf.newaxis]
+                return tf.concat([first, tf.reshape(others, (-1, len(scales), *tf.unstack(tf.shape(others)[1:])))], 1)
+
+            scores = candidates(read.score, others.score)[:, :, 0]
+            best = tf.argmax(scores, axis=1)
+            return tf.nest.map_structure(
+                lambda first, of_others: tf.tensor_scatter_nd_update(
+                    first, doubtful[:, tf.newaxis], tf.gather(candidates(first, of_others), best, batch_dims=1)
+                ),
+                read,
+                others,
+            )
+
+        return tf.cond(tf.size(doubtful) > 0, again, lambda: read)
+
+
+def _padded(encoded: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
+    """Decodes PNGs and pads them with white: (batch,) string to (batch, height, width, 1) uint8."""
+    padded = -(-tf.reduce_max(sizes, axis=0) // STRIDE) * STRIDE
+
+    def decode(image: tf.Tensor) -> tf.Tensor:
+        pixels = tf.io.decode_png(image, channels=1)
+        below, right = padded[0] - tf.shape(pixels)[0], padded[1] - tf.shape(pixels)[1]
+        return tf.pad(pixels, [[0, below], [0, right], [0, 0]], constant_values=WHITE)
+
+    return tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec((None, None, 1), tf.uint8))
 
 
 def _calibrated(log_probability: tf.Tensor, slope: float, offset: float) -> tf.Tensor:

@@ -18,9 +18,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageDraw, ImageFilter
 
 from data.pictures.synthetic import draw_png, formulas
-from im2latex.images import normalise
+from im2latex.images import normalise, rescale
 from trainer_module.config.image import ImageConfig
 from trainer_module.image_graph import normalise_image
+from trainer_module.image_graph import rescale as rescale_graph
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared"))
 
@@ -360,3 +361,16 @@ def test_version_1_loaders_read_the_graph(tmp_path):
         signature = loaded.signature_def["serving_default"]
         got = session.run(signature.outputs["pixels"].name, {signature.inputs["image"].name: encoded})
     np.testing.assert_array_equal(got[:, :, 0], graph(SIZED)(encoded))
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.85, 1.0, 1.18, 3.0])
+def test_a_normalised_image_is_rescaled_up_to_the_limits(scale):
+    for image in DRAWN:
+        pixels = normalise(encode(image), SIZED)
+        limits = ImageConfig(max_height=64, max_width=512, border=2)
+        got = rescale(pixels, scale, limits)
+        expected = rescale_graph(tf.constant(pixels[:, :, np.newaxis]), scale, limits).numpy()[:, :, 0]
+        factor = min(scale, 64 / pixels.shape[0], 512 / pixels.shape[1])
+        assert got.shape == expected.shape == tuple(round(side * factor) for side in pixels.shape)
+        assert np.abs(got.astype(int) - expected).max() <= 1
+        assert abs(got.mean() - pixels.mean()) < 3

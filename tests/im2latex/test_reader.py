@@ -20,6 +20,7 @@ import im2latex
 from components.evaluator.reading import ImageReader
 from data.pictures.synthetic import draw_png, formulas
 from im2latex.calibration import Calibration
+from im2latex.images import rescale
 from im2latex.reading import Beam
 from pipeline.models.export import save_model
 from trainer_module import reader as shipped
@@ -112,6 +113,36 @@ def test_a_model_searches_with_the_settings_of_its_description(
             assert found == [row[:count] for row in expected]
         greedy = [answer[0].latex for answer in wide.read_each(images, Beam(1, 0.0))]  # type: ignore[index]
         assert greedy == [one.latex for one in reader.predict(images)]
+
+
+def test_doubtful_pictures_are_read_again_in_other_sizes(
+    model: Path, reader: im2latex.Reader, images: list[bytes], tmp_path: Path
+) -> None:
+    plain, scales = read_exported(model), (0.8, 1.3)
+    normalised = [reader.normalise(image) for image in images]
+    sizes = [[rescale(image, scale, plain.image) for image in normalised] for scale in scales]  # type: ignore[arg-type]
+    readings = [reader.read_normalised(of_size, Beam(1)) for of_size in (normalised, *sizes)]  # type: ignore[arg-type]
+    first = [np.exp(reading.alternatives[0].log_probability) for reading in readings[0]]
+    limit = float(np.mean(first))
+    expected = [
+        max(several if probability < limit else several[:1], key=lambda one: one.alternatives[0].score)
+        for probability, several in zip(first, zip(*readings, strict=True), strict=True)
+    ]
+    again = [one is not reading for one, reading in zip(expected, readings[0], strict=True)]
+    assert 0 < sum(again) < len(again)
+    save_model(plain._replace(decoding=DecodingConfig(rescale_below=limit, rescales=scales)), tmp_path / "model")
+    for rereading in (im2latex.Reader(tmp_path / "model"), ImageReader(tmp_path / "model")):
+        found = [answer[0] for answer in rereading.read_each(images)]  # type: ignore[index]
+        assert [one.latex for one in found] == [one.latex for one in expected]
+        for field in ("log_probability", "probability"):
+            np.testing.assert_allclose(
+                [getattr(one, field) for one in found],
+                [getattr(one.alternatives[0], field) for one in expected],
+                rtol=0, atol=2e-3,
+            )  # fmt: skip
+    attention = im2latex.Reader(tmp_path / "model").predict(images[again.index(True)], attention=True).attention
+    assert attention is not None
+    assert attention.image.shape != normalised[again.index(True)].shape  # type: ignore[union-attr]
 
 
 def test_the_packaged_model_gives_the_same_results_as_its_saved_model(tmp_path: Path) -> None:

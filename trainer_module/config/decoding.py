@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -18,4 +20,14 @@ class DecodingConfig:
         ge=-9.0,
         le=9.0,
         description="hypotheses of n tokens are ranked by log-probability over ((6 + n) / 6) to this power",
+    )
+    rescale_below: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="pictures that are read with a lower probability (before calibration) are read again in other "
+        "sizes; 0: never",
+    )
+    rescales: tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...] = Field(
+        default=(), max_length=8, description="these sizes, relative to the normalised picture; the best score counts"
     )

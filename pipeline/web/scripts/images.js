@@ -44,6 +44,14 @@ export function normalise(picture, form, estimator) {
   return { height, width, pixels };
 }
 
+/* Scales a normalised picture, { height, width, pixels }, with its border; at most to the limits of `form`. */
+export function rescale({ height, width, pixels }, scale, form) {
+  const ink = { height, width, values: Float32Array.from(pixels, (level) => (WHITE - level) / WHITE) };
+  const target = scaled(ink, min(scale, form.max_height / height, form.max_width / width));
+  const grey = Uint8Array.from(target.values, (value) => rint(fround(WHITE - fround(WHITE * value))));
+  return { height: target.height, width: target.width, pixels: grey };
+}
+
 function image(height, width) {
   return { height, width, values: new Float32Array(height * width) };
 }
@@ -305,9 +313,14 @@ function resize(ink, form, estimator) {
     (form.max_height - 2 * form.border) / height,
     (form.max_width - 2 * form.border) / width,
   );
+  return scaled(ink, scale);
+}
+
+function scaled(ink, scale) {
   if (scale === 1) {
     return ink;
   }
+  const { height, width } = ink;
   const rows = cubic(height, max(rint(height * scale), 1));
   const columns = cubic(width, max(rint(width * scale), 1));
   const tall = image(rows.length, width);
@@ -320,17 +333,17 @@ function resize(ink, form, estimator) {
       tall.values[y * width + x] = total;
     }
   });
-  const scaled = image(rows.length, columns.length);
+  const target = image(rows.length, columns.length);
   for (let y = 0; y < rows.length; y++) {
     columns.forEach(({ from, weights }, x) => {
       let total = 0;
       for (let i = 0; i < weights.length; i++) {
         total += weights[i] * tall.values[y * width + from + i];
       }
-      scaled.values[y * columns.length + x] = min(max(fround(total), 0), 1);
+      target.values[y * columns.length + x] = min(max(fround(total), 0), 1);
     });
   }
-  return scaled;
+  return target;
 }
 
 /* Weights of the source pixels for each target pixel: index of the first source pixel, and the weights from there

@@ -2,7 +2,7 @@
 
 import * as ort from "./onnxruntime/ort.wasm.bundle.min.js";
 import { clean } from "./clean.js";
-import { WHITE, normalise } from "./images.js";
+import { WHITE, normalise, rescale } from "./images.js";
 
 /* The convolutional encoder halves both sides three times. */
 const STRIDE = 8;
@@ -11,6 +11,7 @@ const PAD = 0;
 const MAX_PIXELS = 16000000;
 const MAX_SIDE = 16000;
 const LEAST_PIXELS = 9;
+const OUTPUTS = ["tokens", "log_probability", "score", "probability", "token_probability"];
 
 const here = (name) => new URL(name, import.meta.url).href;
 
@@ -46,15 +47,29 @@ export class Reader {
      log_probability, probability, tokens }, with LaTeX as a person would type it; `tokens` holds each token with the
      probability that it is right. */
   async read(picture, count) {
-    const { image, decoding, estimator, vocabulary } = this.described;
+    const { image, decoding, estimator } = this.described;
     const normalised = normalise(await decode(picture), image, estimator);
     if (normalised.pixels.every((level) => level === WHITE)) {
       return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 0, tokens: [] }] };
     }
-    const width = Math.max(count, decoding.beam_width);
-    const feeds = inputs(normalised, width, decoding.length_penalty);
-    const names = ["tokens", "log_probability", "probability", "token_probability"];
-    const outputs = await this.session.run(feeds, names);
+    let best = await this.#search(normalised, count);
+    if (Math.exp(best.log_probability.data[0]) < decoding.rescale_below) {
+      for (const scale of decoding.rescales) {
+        const other = await this.#search(rescale(normalised, scale, image), count);
+        best = other.score.data[0] > best.score.data[0] ? other : best;
+      }
+    }
+    return { status: "read", alternatives: this.#hypotheses(best).slice(0, count) };
+  }
+
+  /* Returns the model's outputs for a normalised picture. */
+  #search(normalised, count) {
+    const { beam_width: width, length_penalty: lengthPenalty } = this.described.decoding;
+    return this.session.run(inputs(normalised, Math.max(count, width), lengthPenalty), OUTPUTS);
+  }
+
+  #hypotheses(outputs) {
+    const { vocabulary } = this.described;
     const [, , steps] = outputs.tokens.dims;
     const alternatives = [...outputs.log_probability.data].map((logProbability, i) => {
       const ofTokens = outputs.token_probability.data.subarray(i * steps, (i + 1) * steps);
@@ -69,8 +84,7 @@ export class Reader {
       };
     });
     // If the search finds fewer hypotheses than requested, the others have log-probability -inf.
-    const sentences = alternatives.filter((one) => Number.isFinite(one.log_probability));
-    return { status: "read", alternatives: sentences.slice(0, count) };
+    return alternatives.filter((one) => Number.isFinite(one.log_probability));
   }
 }
 

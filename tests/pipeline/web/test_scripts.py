@@ -18,7 +18,7 @@ from PIL import Image
 
 from data.pictures.synthetic import draw_png, formulas
 from im2latex.clean import clean
-from im2latex.images import normalise
+from im2latex.images import normalise, rescale
 from tests.browser import Browser
 from tests.pipeline.web.conftest import FORMULAS, Scripts, hosted
 from trainer_module.config.image import ImageConfig
@@ -96,6 +96,29 @@ def test_images_become_the_same_pixels(scripts: Scripts) -> None:
             off = np.abs(got.astype(int) - expected)
             # Where float32 sums end on a half, another order of summing rounds otherwise.
             assert off.max() <= 1 and off.mean() < 0.001
+
+
+RESCALE = """
+const { rescale } = await load("images.js");
+const found = rescale({ height: given[0], width: given[1], pixels: bytes(given[2]) }, given[3], given[4]);
+let text = "";
+for (const level of found.pixels) text += String.fromCharCode(level);
+return [found.height, found.width, btoa(text)];
+"""
+
+
+@pytest.mark.parametrize("scale", [0.85, 1.18, 4.0])
+def test_rescaled_images_become_the_same_pixels(scripts: Scripts, scale: float) -> None:
+    form = READER
+    for pixels in itertools.islice(sheets(), 0, None, 5):
+        image = normalise(as_png(pixels), form)
+        content = base64.b64encode(image.tobytes()).decode()
+        height, width, content = scripts.call(RESCALE, *image.shape, content, scale, dataclasses.asdict(form))
+        expected = rescale(image, scale, form)
+        assert (height, width) == expected.shape
+        got = np.frombuffer(base64.b64decode(content), np.uint8).reshape(expected.shape)
+        off = np.abs(got.astype(int) - expected)
+        assert off.max() <= 1 and off.mean() < 0.001
 
 
 def written() -> list[str]:
