@@ -185,6 +185,13 @@ def test_a_search_needs_something_to_search() -> None:
         load_config(settings=[*nothing, "tuning.trials=2"])
 
 
+def test_a_share_of_the_start_needs_a_model_to_start_from() -> None:
+    with pytest.raises(UserError, match=r"^training\.start_share = 0\.5 has no effect .* set training\.start_from, or"):
+        load_config("quickstart", settings=["training.start_share=0.5"])
+    started = load_config("quickstart", settings=["training.start_share=0.5", "training.start_from=/models/7"])
+    assert started.training.start_share == 0.5
+
+
 def test_the_width_is_not_searched_if_the_model_to_start_from_sets_it() -> None:
     start = ["training.start_from=/models/7", "tuning.trials=2"]
     with pytest.raises(UserError, match=r'start_from = "/models/7" sets the width .* set tuning\.width = \[\]$'):

@@ -159,3 +159,27 @@ def test_the_summary_says_why_a_model_was_not_blessed() -> None:
     assert rows[3][1].strip() == "0.500 (serving now, version 7: 0.800)"
     assert rows[5][1].strip() == "of pictures  BLEU 0.500 as they are; lowest: photo 0.100"
     assert rows[6][1].strip() == "no: BLEU 0.500 is below 0.7"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_summary_folds_long_paths_only_on_a_terminal(terminal: bool) -> None:
+    screen, report = io.StringIO(), f"/{'folder' * 30}/report.html"
+    result = {
+        "examples": None, "vocabulary": 97, "metrics": None, "baseline": None, "baseline_metrics": {}, "blessed": None,
+        "reasons": (), "withdrawn": "", "pushed": "/serving/im2latex/7", "report": report, "tuned": "", "pictures": "",
+        "drift": "",
+    }  # fmt: skip
+    _summary(result, Path("run.log"), 61, Console(file=screen, force_terminal=terminal, width=80))
+    lines = screen.getvalue().splitlines()
+    if terminal:
+        assert max(map(len, lines)) <= 80
+        assert report in "".join(line.strip() for line in lines)
+    else:
+        assert lines == [
+            "",
+            "vocabulary  97 tokens",
+            "pushed to   /serving/im2latex/7",
+            f"report      {report}",
+            "time        1 m 01 s",
+            "log         run.log",
+        ]
