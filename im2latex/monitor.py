@@ -175,7 +175,7 @@ def answer_of(place: str) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise UserError(f"{place} is not what `im2latex serve` answers at {PATH}: it is no JSON object")
+        raise UserError(f"{place} is not what `im2latex serve` answers at {PATH}: it is not a JSON object")
     return document
 
 
@@ -186,7 +186,7 @@ def _address(url: str) -> str:
     except ValueError:
         parts = urllib.parse.SplitResult("", "", "", "", "")
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UserError(f"{url} is no address of a service, such as {ADDRESS}")
+        raise UserError(f"{url} is not the address of a service, such as {ADDRESS}")
     return url if parts.path.endswith(PATH) else url.rstrip("/") + PATH
 
 

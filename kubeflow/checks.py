@@ -91,7 +91,9 @@ def check_metadata(config: Config) -> None:
         UserError: it is.
     """
     if config.metadata.connection and PASSWORD in config.kubeflow.environment:
-        raise UserError(f"kubeflow.environment holds {PASSWORD}; put it in a secret and name that in kubeflow.secrets")
+        raise UserError(
+            f"kubeflow.environment contains {PASSWORD}; put it in a secret and name that in kubeflow.secrets"
+        )
 
 
 def moved_root(config: KubeflowConfig, before: str) -> str:

@@ -133,7 +133,7 @@ def read_records(path: Path | str) -> Records:
     path = Path(path)
     files = shards(path) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"{path} holds no .tfrecord or .tfrecord.gz files; make a data set with `im2latex data`")
+        raise UserError(f"{path} contains no .tfrecord or .tfrecord.gz files; make a data set with `im2latex data`")
     return Records(files)
 
 

@@ -144,7 +144,7 @@ def _unpacked(path: Path, stream: IO[bytes], out: IO[bytes], only_images: bool) 
                     limit = MAX_IMAGE_BYTES if is_image else MAX_FILE_BYTES
                     if member.size > limit:
                         what = f"{shown(name)} of {member.size:,} bytes, more than {limit:,}"
-                        raise UserError(f"{path} holds {what}; leave it out")
+                        raise UserError(f"{path} contains {what}; remove it")
                     archive.add(name, out.tell(), member.size)
                     _copy(stream, out, member.size, path)
                 elif not member.isdir():

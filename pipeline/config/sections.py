@@ -170,12 +170,14 @@ class BeamConfig:
     def _arguments_are_options(self) -> BeamConfig:
         for component in self.by_component:
             if component not in BEAM_COMPONENTS:
-                raise ValueError(f"by_component holds {component!r}; those on Beam are {', '.join(BEAM_COMPONENTS)}")
+                raise ValueError(
+                    f"by_component contains {component!r}; the components on Beam are {', '.join(BEAM_COMPONENTS)}"
+                )
         for argument in (*self.arguments, *itertools.chain(*self.by_component.values())):
             if not argument.startswith("--"):
-                raise ValueError(f"arguments holds {argument!r}, which does not start with two dashes")
+                raise ValueError(f"arguments contains {argument!r}, which does not start with two dashes")
             if argument.partition("=")[0] == "--runner":
-                raise ValueError(f"arguments holds {argument!r}, which runner sets")
+                raise ValueError(f"arguments contains {argument!r}, which runner sets")
         return self
 
     @model_validator(mode="after")

@@ -62,7 +62,7 @@ def story(
     if down:
         if up:
             yield Text()
-        yield _grow(made_of(graph, artifact.id), artifact, _Teller(graph, about, "", paths), "what was made of it")
+        yield _grow(made_of(graph, artifact.id), artifact, _Teller(graph, about, "", paths), "what was made from it")
 
 
 def runs(summaries: Sequence[RunSummary], left_out: int) -> Iterator[Any]:

@@ -103,9 +103,9 @@ def test_only_what_came_after_an_earlier_answer_is_compared(saved: Any) -> None:
     [
         (["--statistics", "/nowhere"], "/nowhere cannot be read (No such file or directory); name a file"),
         (["--url", "http://127.0.0.1:1"], "http://127.0.0.1:1/statistics cannot be read (Connection refused); is `im2"),
-        (["--url", "ftp://host"], "ftp://host is no address of a service, such as http://127.0.0.1:8501"),
-        (["--url", "http://[x"], "http://[x is no address of a service, such as http://127.0.0.1:8501"),
-        (["--url", "localhost"], "localhost is no address of a service, such as http://127.0.0.1:8501"),
+        (["--url", "ftp://host"], "ftp://host is not the address of a service, such as http://127.0.0.1:8501"),
+        (["--url", "http://[x"], "http://[x is not the address of a service, such as http://127.0.0.1:8501"),
+        (["--url", "localhost"], "localhost is not the address of a service, such as http://127.0.0.1:8501"),
         (["--url", "http://a", "--statistics", "b"], "give either --url or --statistics, not both"),
         (["--threshold", "colour=1"], "--threshold: there is no feature 'colour'; there are width, height,"),
         (["--threshold", "width=2"], "--threshold: width takes a number above 0 and at most 1, not '2'"),
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_one_sentence(arguments: list[str], sentence: str) -> N
 @pytest.mark.parametrize(
     ("document", "sentence"),
     [
-        ("no JSON", "it is no JSON object"),
+        ("no JSON", "it is not a JSON object"),
         ([1], "is not what `im2latex serve` answers"),
         ({"version": "7"}, "it has no 'since'"),
         ({**answer(), "asked": {"width": {"bounds": [1]}}}, ""),

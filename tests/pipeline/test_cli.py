@@ -88,7 +88,7 @@ def test_an_error_is_one_sentence_and_status_1(arguments: tuple[str, ...], sente
         (("evaluate",), "missing option '--data'; see `im2latex evaluate --help`"),
         (("data", "draw"), "missing argument 'FORMULAS'; see `im2latex data draw --help`"),
         (("frobnicate",), "no such command 'frobnicate'; see `im2latex --help`"),
-        (("run", "--form", "x"), "no such option: --form (Possible options: --from); see `im2latex run --help`"),
+        (("run", "--form", "x"), "no such option: --form (Possible options: --from, --to); see `im2latex run --help`"),
         (
             ("export", "--out", "x", "--format", "y"),
             "invalid value for '--format': 'y' is not one of 'savedmodel', 'weights', 'onnx', 'web'; "

@@ -138,7 +138,7 @@ def test_a_training_can_start_from_each_kind_of_model(trained, tmp_path):
 
 
 def test_a_missing_model_to_start_from_is_a_user_error(transformed, tmp_path):
-    with pytest.raises(UserError, match="nowhere holds no model that this pipeline exported"):
+    with pytest.raises(UserError, match="nowhere is not a model that this pipeline exported"):
         run_fn(arguments(transformed, tmp_path, start_from=str(tmp_path / "nowhere")))
 
 

@@ -283,7 +283,7 @@ def test_a_killed_command_continues_to_the_same_bytes(tmp_path: Path) -> None:
 def test_finished_chunks_of_another_command_are_not_used(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         drawn(tmp_path / "set", many(20), progress=Interrupted())
-    with pytest.raises(UserError, match="set.drawing holds pictures of a command with other formulas or options"):
+    with pytest.raises(UserError, match="set.drawing contains pictures of a command with other formulas or options"):
         drawn(tmp_path / "set", many(30))
 
 

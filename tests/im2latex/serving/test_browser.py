@@ -161,8 +161,8 @@ def test_what_cannot_be_read_is_said(page: Page, images: list[bytes], picture: I
     said = page.give("drop", b"no picture at all", "notes.txt", "text/plain")
     assert said == "Not read: the image is damaged, or of another format than PNG, JPEG, BMP, GIF, TIFF, WEBP."
     assert not page.driver.find_element(By.ID, "answer").is_displayed()
-    assert page.give("paste", None) == "The clipboard holds no picture."
-    assert page.give("drop", None) == "What was dropped is no file."
+    assert page.give("paste", None) == "There is no picture in the clipboard."
+    assert page.give("drop", None) == "Drop a picture file here."
     tiff = page.give("drop", encoded(picture, "TIFF"), "scan.tiff", "image/tiff")
     assert tiff.startswith("Read in ")
     WebDriverWait(page.driver, 10).until(lambda _: page.text("name") == "scan.tiff (this browser cannot show it)")

@@ -91,9 +91,9 @@ def test_descendants_of_data_are_found_by_its_folder(workspace: Workspace) -> No
     output = lineage(str(workspace.home.parent / "formulas"), "--down").stdout
     for version in VERSIONS.values():
         assert output.count(f"pushed to {workspace.serving / 'im2latex' / version}") == 1
-    assert "Examples 1, what was made of it" in output and ", failed" in output
+    assert "Examples 1, what was made from it" in output and ", failed" in output
     both = lineage("7", "--up", "--down", "--paths").stdout
-    assert "Examples 1" in both and "Model 7, what was made of it" in both
+    assert "Examples 1" in both and "Model 7, what was made from it" in both
     assert str(workspace.pipeline_root / f"model{VERSIONS[SECOND]}") in both
 
 

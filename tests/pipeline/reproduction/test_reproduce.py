@@ -107,7 +107,7 @@ def test_changed_data_is_refused_unless_allowed(past: Past, started: dict[str, A
     with pytest.raises(UserError, match="started"):
         reproduce(FIRST, allow_changed_data=True)
     (past.data / "train" / "data.tfrecord.gz").unlink()
-    with pytest.raises(UserError, match="holds no TFRecords"):
+    with pytest.raises(UserError, match="contains no TFRecords"):
         reproduce(FIRST, allow_changed_data=True)
 
 

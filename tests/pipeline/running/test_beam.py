@@ -192,10 +192,10 @@ def test_a_cluster_is_described_by_size_and_address(flink: tuple[str, dict]) -> 
 @pytest.mark.parametrize(
     ("settings", "answer", "says"),
     [
-        (["workers=5"], {"taskmanagers": 1}, "has 4 slots: lower it"),
-        ([], {}, "has 2 task managers, and this process can be the worker of only one: set beam.worker_pool"),
+        (["workers=5"], {"taskmanagers": 1}, "has only 4 slots: lower beam.workers"),
+        ([], {}, "has 2 task managers, but this process can be the worker of only one: set beam.worker_pool"),
         ([], {"taskmanagers": 0, "slots-total": 0}, "has no task manager"),
-        (["worker_image=i"], {"flink-version": "1.11.2"}, "the cluster is Flink 1.11, and this Beam runs on Flink "),
+        (["worker_image=i"], {"flink-version": "1.11.2"}, "the cluster is Flink 1.11, but this Beam supports Flink "),
         (["worker_image=i", "flink_version='1.19'"], {}, "the cluster is Flink 1.20: set beam.flink_version='1.20'"),
     ],
 )
