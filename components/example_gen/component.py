@@ -95,8 +95,8 @@ def respelled(content: bytes, spelling: str) -> bytes:
 def _check_count(count: int, pattern: str) -> None:
     if not count:
         raise UserError(
-            f"{pattern} contains no records; every split needs some: `im2latex data import` can take a share of another "
-            "split"
+            f"{pattern} contains no records; every split needs some: `im2latex data import` can take a share of "
+            "another split"
         )
 
 
