@@ -123,7 +123,7 @@ def decoding_beam(size: Size = FULL) -> dict[str, Figure]:
 def _decoding(width: int, name: str, size: Size) -> dict[str, Figure]:
     examples = real_examples("eval", size, 512)
     model = FormulaModel(size.model, VOCABULARY)
-    # An untrained model would end at random. So the end token gets no weight, and decoding stops at the formula's length.
+    # An untrained model would end at random. So the end token gets no weight, and the formula's length ends decoding.
     kernel = model.decoder.logits_kernel.numpy()
     kernel[:, features.END] = 0
     model.decoder.logits_kernel.assign(kernel)

@@ -2,8 +2,8 @@
 
 For each size, the real sample (without it, synthetic formulas) is repeated with changes until there are enough
 examples. Then `im2latex run --to Evaluator` runs on them in a separate workspace. Its processes are sampled twice a
-second, in /proc. Every component processes every example: a whole epoch is trained, with a very small model (so its time
-says nothing about other models), and the evaluation predicts its whole split.
+second, in /proc. Every component processes every example: a whole epoch is trained, with a very small model (so its
+time says nothing about other models), and the evaluation predicts its whole split.
 
     seconds     wall-clock seconds of the execution in ML Metadata; more if the machine does other work
     CPU         processor seconds, user and system, of all processes
@@ -181,7 +181,7 @@ class Sample(NamedTuple):
 
 
 def measured(folder: Path, home: Path, settings: Sequence[str], last: str) -> dict[str, Figure]:
-    """Runs the pipeline up to the component `last`. Returns the figures of each component, of the rest, and of the whole.
+    """Runs the pipeline up to the component `last`. Returns the figures of each component, the rest, and the whole.
 
     Raises:
         UserError: the run failed.
