@@ -181,7 +181,7 @@ class Reader:
         return Beam(*self._decoding.search(beam))
 
     def read_normalised(self, images: Sequence[np.ndarray], beam: Beam, attention: bool = False) -> list[Reading]:
-        """Reads images that are normalised as the model wants them and hold ink, uint8 (height, width)."""
+        """Reads normalised images that contain ink, uint8 (height, width)."""
         answers: dict[int, Reading] = {}
         for chosen in of_like_size([(image.shape[1], image.shape[0]) for image in images], READ_AT_ONCE):
             answers |= zip(chosen, self._read_batch([images[i] for i in chosen], beam, attention), strict=True)

@@ -145,7 +145,7 @@ def report(
     ] = None,
     connection: Annotated[
         str | None,
-        typer.Option(help="Database that holds the run. Default: that of the last run.", metavar="ADDRESS"),
+        typer.Option(help="Database of the run. Default: that of the last run.", metavar="ADDRESS"),
     ] = None,
 ) -> None:
     """Write a run's HTML report, including failed runs."""
@@ -173,7 +173,7 @@ def reproduce(
     as_json: Json = False,
     connection: Annotated[
         str | None,
-        typer.Option(help="Database that holds the run. Default: that of the last run.", metavar="ADDRESS"),
+        typer.Option(help="Database of the run. Default: that of the last run.", metavar="ADDRESS"),
     ] = None,
 ) -> None:
     """Run a recorded run again in another workspace, and compare the results.

@@ -107,7 +107,7 @@ def examples_of(data: Path, split: str) -> Path:
 
 
 class Records(Iterable[Record]):
-    """The records of TFRecord files, in order. They are read anew each time that they are iterated.
+    """The records of TFRecord files, in order. They are read again for each iteration.
 
     Iterating raises UserError if a file is damaged, or a record does not follow the schema.
     """

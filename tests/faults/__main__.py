@@ -2,9 +2,9 @@
 
 Each round uses new data, so that no component comes from the cache, and kills one run after another: while it draws the
 data, while it starts, in every component, during and after a checkpoint, during a push, and while it writes to ML
-Metadata. Every run continues where the previous one was killed; the last run of a round is not killed. Most kills hit the
-whole process group, some only the process of the command or of the pipeline. At the same time, a server predicts an image
-with every pushed version.
+Metadata. Every run continues where the previous one was killed; the last run of a round is not killed. Most kills hit
+the whole process group, some only the process of the command or of the pipeline. At the same time, a server predicts an
+image with every pushed version.
 """
 
 from __future__ import annotations
