@@ -1,4 +1,4 @@
-"""Smoke tests: every benchmark runs at its smallest, on synthetic formulas, whatever its figures are."""
+"""Smoke tests: every benchmark runs with its smallest size, on synthetic formulas. The figures are not checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What SECURITY.md says of the dependencies and of the code."""
+"""Checks what SECURITY.md says about the dependencies and the code."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ CALLS = {"eval", "exec", "extractall", "system", "popen", "mktemp", "unsafe_load
 
 
 def faults(source: str) -> list[str]:
-    """What in a source could run what a file or a request says."""
+    """Returns the names in a source that could execute the content of a file or a request."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):

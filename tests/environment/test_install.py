@@ -1,4 +1,4 @@
-"""The installer in a process of its own, where Pythons, uv and the compiler are scripts on a PATH of the test's."""
+"""The installer in a separate process; Python, uv and the compiler are scripts on the PATH of the test."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def load() -> ModuleType:
 
 install = load()
 
-# The script as it is, but for the disk space that it asks for: a temporary folder may be small.
+# The script without its check of the disk space, because a temporary folder may be small.
 RUN = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import install; install.NEEDED = 0; install.main()"
 
 
 class System:
-    """A checkout, and a PATH that holds nothing but what the test puts on it."""
+    """A checkout, and a PATH that contains only the programs of the test."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "checkout"
@@ -62,7 +62,7 @@ class System:
         return self.program(path, f"echo '{json.dumps({**answer, 'venv': True, **fields})}'")
 
     def uv(self, on_install: str = "") -> None:
-        """A uv that writes down how it is called and makes a folder for `venv`."""
+        """A fake uv that logs its arguments and makes a folder for `venv`."""
         self.program(
             "uv",
             f'echo "$*" >> {self.calls}\n'
@@ -82,7 +82,7 @@ class System:
         )
 
     def installations(self) -> int:
-        """How many times the lock was installed."""
+        """Returns how often the lock was installed."""
         return self.calls.read_text().count("--require-hashes") if self.calls.exists() else 0
 
 
@@ -95,7 +95,7 @@ def system(tmp_path: Path) -> System:
 
 
 def refused(ran: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence that a refusal consists of."""
+    """Returns the error, which must be one sentence."""
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1 and ran.stderr.endswith("\n"), ran.stderr
     assert "Traceback" not in ran.stderr

@@ -1,4 +1,4 @@
-"""What is installed: the reader, the pipeline's five packages, all with their data, seen from everywhere."""
+"""The installed packages: the reader and the five packages of the pipeline, with their data, from any folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_every_package_is_seen_from_any_folder(tmp_path: Path) -> None:
 
 
 def copy_sources(source: Path) -> list[Path]:
-    """Copies what is packed, and a tests package that must not be; returns the packages' files."""
+    """Copies the packages, and a tests package that must not be packed; returns the files of the packages."""
     listed = [
         path.relative_to(ROOT)
         for package in PACKAGES
@@ -80,7 +80,7 @@ def test_each_wheel_holds_its_sources_and_data_and_nothing_else(wheels: dict[str
 def test_the_reader_alone_reads_a_picture_in_an_empty_environment(wheels: dict[str, Path], tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True, timeout=300)
     (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    # What it asks for, and nothing else of this environment.
+    # Only its dependencies, and nothing else of this environment.
     for name in NEEDED:
         place = next((Path(folder, name) for folder in sys.path if Path(folder, name).exists()), None)
         if place is not None:  # the libraries of a wheel have a folder of their own in some versions
@@ -135,7 +135,7 @@ def _metadata(wheel: Path) -> list[str]:
 def test_a_worker_that_is_sent_the_source_distribution_can_import_what_it_runs(tmp_path: Path) -> None:
     source, workers = tmp_path / "source", tmp_path / "worker"
     copy_sources(source)
-    # As Beam builds what it sends for --setup_file, and as a worker installs it.
+    # Built as Beam does for --setup_file, and installed as a worker does.
     build = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
     subprocess.run(build, cwd=source, check=True, timeout=300)
     (archive,) = tmp_path.glob("*.tar.gz")

@@ -1,4 +1,4 @@
-"""The command `im2latex monitor`, on saved answers of a service; serving/test_asked.py asks one that runs."""
+"""The command `im2latex monitor`, on saved responses; serving/test_asked.py uses a running service."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_the_service_selects_its_pods_and_knows_its_names() -> None:
     documents = manifests(names=("formulas.example.org",))
     template = documents["Deployment"]["spec"]["template"]
     arguments = template["spec"]["containers"][0]["args"]
-    # It says that it is not ready when it is told to end, and goes on until nobody asks it any longer.
+    # On SIGTERM it reports that it is not ready, and continues until it gets no more requests.
     assert arguments[arguments.index("--drain-delay") + 1] == "5" and arguments[0] == "serve"
     allowed = [value for option, value in zip(arguments, arguments[1:], strict=False) if option == "--allow-host"]
     inside = "im2latex-serve.formulas"

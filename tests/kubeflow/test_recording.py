@@ -1,4 +1,4 @@
-"""What tasks record, without their work: in the SQLite file of a workspace, which ML Metadata treats as a database."""
+"""The records of tasks that do no work: in the SQLite file of a workspace, which ML Metadata treats as a database."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ ARTIFACT = "s3://runs/im2latex/1/evaluation"
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """A bucket `runs` with an artifact, and the environment of someone who may look into it."""
+    """A bucket `runs` with an artifact, and the environment with its credentials."""
     with ObjectStore(tmp_path / "buckets", "key-id", "secret") as running:
         folder = tmp_path / "buckets" / ARTIFACT.partition("://")[2]
         (folder / "more").mkdir(parents=True)

@@ -68,7 +68,7 @@ def test_escaped_text_round_trips_through_toml(tmp_path: Path) -> None:
     literal_string = load_config(path=file).data.source
     file.write_text(f"[data]\nsource = '{source}'\n", encoding="utf-8")
     assert load_config(path=file).data.source == source
-    assert literal_string  # the same text is written and read, whatever TOML makes of Python's repr
+    assert literal_string  # written and read as the same text, independent of Python's repr
 
 
 @pytest.mark.parametrize(

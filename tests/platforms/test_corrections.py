@@ -1,4 +1,4 @@
-"""A model misreads a symbol; ten corrections later the next one reads it, and everything else as before."""
+"""A model misreads a symbol. After ten corrections, the next model reads it, and everything else as before."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def service(project: Project) -> Iterator[Running]:
-    """A service of the first model, which collects corrections."""
+    """A service with the first model that collects corrections."""
     first = project.run()
     assert first.returncode == 0, first.stdout + first.stderr
     folder = project.config.parent / "collected"

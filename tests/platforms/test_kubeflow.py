@@ -1,4 +1,4 @@
-"""The compiled pipeline, task by task in processes of their own, against the local runner's run of the same."""
+"""Runs the compiled pipeline, each task in a separate process, and compares it with a run of the local runner."""
 
 from __future__ import annotations
 

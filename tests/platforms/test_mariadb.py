@@ -1,4 +1,4 @@
-"""The whole pipeline with its metadata in a real MariaDB, of a server of its own on this machine."""
+"""The whole pipeline with its metadata in a real MariaDB on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks of several runs record themselves at once in a real MariaDB that is empty at the beginning."""
+"""Tasks of several runs record themselves at the same time, in a real MariaDB that is empty at first."""
 
 from __future__ import annotations
 

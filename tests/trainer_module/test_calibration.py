@@ -1,4 +1,4 @@
-"""Probabilities fitted on examples mean what they say on others."""
+"""Probabilities that are calibrated on some examples are calibrated on others."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_model_is_read_with_what_it_is_given_and_calibrated_on_it() -> None:
     assert [one.read.probability for one in read] == pytest.approx(
         [np.exp(one.read.log_probability) for one in read], abs=2e-5
     )
-    # Every other one is right, by what stands there.
+    # Every second one is right, according to its target.
     examples = [
         (one, r.read.latex if i % 2 else "h h h h") for i, (one, r) in enumerate(zip(images, read, strict=True))
     ]

@@ -211,7 +211,7 @@ def test_width_and_length_penalty_may_be_tensors():
 
 
 def repeating(period: int) -> FormulaModel:
-    """A model that writes the same `period` tokens again and again, whatever it sees: each leads to the next."""
+    """A model that repeats the same `period` tokens for any image: each token leads to the next."""
     units = 12
     model = made({**TINY, "decoder_units": units, "embedding_units": units})
     for weight in model.decoder.weights:

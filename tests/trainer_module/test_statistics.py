@@ -1,4 +1,4 @@
-"""What is measured of examples; test_trainer.py has those of a training."""
+"""Statistics of examples; test_trainer.py tests those of a training."""
 
 from __future__ import annotations
 

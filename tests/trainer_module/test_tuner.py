@@ -25,7 +25,7 @@ Values = Mapping[str, float]
 
 
 class Trainings:
-    """In place of trainings: the perplexity of a learning rate is its distance, in decades, from 0.3."""
+    """Replaces trainings: the perplexity of a learning rate is its distance from 0.3, in decades."""
 
     def __init__(self) -> None:
         self.tried: list[dict[str, float]] = []

@@ -1,4 +1,4 @@
-"""Pictures with .tex files, and data sets beside which they are imported."""
+"""Pictures with .tex files, imported alone and with another data set."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 
 def bomb(path: Path, name: str, files: int, size: int) -> Path:
-    """An archive of files of zeros: a thousandth of what it unpacks to."""
+    """An archive with files of zeros, which unpack to a thousand times its size."""
     zeros = bytes(MIB)
     with gzip.open(path, "wb", 1) as packed:
         for number in range(files):
@@ -195,7 +195,7 @@ def test_control_characters_and_endless_tokens_are_left_out_with_a_reason(tmp_pa
 
 
 def picture(width: int, height: int) -> bytes:
-    """A PNG that says that it has so many pixels, and has none."""
+    """Returns a PNG whose header claims a size, without pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

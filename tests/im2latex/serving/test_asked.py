@@ -1,4 +1,4 @@
-"""What a service counts of what it is asked, and `im2latex monitor` on it."""
+"""The statistics of the pictures that a service receives, and `im2latex monitor` on them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ MODEL = "model"
 
 
 class Slow:
-    """A model that waits to be let go on, and notes what it was given."""
+    """A model that waits until it may continue, and records its inputs."""
 
     def __init__(self, go_on: bool = True) -> None:
         self.batches: list[tuple[list[int], Beam]] = []
@@ -38,7 +38,7 @@ class Slow:
 
 
 def image(name: int, width: int = 100, height: int = 20) -> np.ndarray:
-    """An image that says which it is by its first pixel."""
+    """An image that is identified by its first pixel."""
     return np.full((height, width), name, np.uint8)
 
 

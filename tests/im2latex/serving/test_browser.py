@@ -50,7 +50,7 @@ class Page:
         self.driver.get(self.address)
 
     def give(self, kind: str, image: bytes | None, name: str = "formula.png", media_type: str = "image/png") -> str:
-        """The status that giving a picture ends with."""
+        """Gives the page a picture, and returns its final status."""
         self.run("document.getElementById('status').textContent = 'given'")
         self.run(GIVE, kind, None if image is None else base64.b64encode(image).decode(), media_type, name)
         return self.status()

@@ -1,4 +1,4 @@
-"""Connections: how many, how slow, and what is no HTTP."""
+"""Connections: their number, their speed, and data that is not HTTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def connect(service: Running, count: int) -> list[socket.socket]:
-    """Connections that have been answered once, and are kept."""
+    """Open connections that have had one response."""
     made = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(count)]
     for connection in made:
         connection.sendall(HEAD)

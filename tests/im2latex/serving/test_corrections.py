@@ -136,7 +136,7 @@ def test_doubted_symbols_are_underlined_and_listed(page: Page, collecting: Runni
         ("a", "30 % sure"), ("b", "70 % sure"), ("c", "12 % sure")
     ]  # fmt: skip
     lines = [page.run("return getComputedStyle(arguments[0]).textDecorationStyle", mark) for mark in marks]
-    assert lines == ["double", "solid", "double"]  # told apart without colours
+    assert lines == ["double", "solid", "double"]  # distinguishable without colours
     assert page.text("latex") == "ab+c"
     assert page.text("doubts").endswith("twice: a (30 %), b (70 %), c (12 %).")
     # The page shows those of the answer, and none if the model is sure.
@@ -168,7 +168,7 @@ def test_a_formula_is_corrected_drawn_and_saved(
     assert [path.read_text() for path in folder.glob("*/*-Ada-*.tex")].count("\\sqrt { 7 }\n") == 1
     page.click("save")
     WebDriverWait(page.driver, 10).until(lambda _: page.text("status") == "This correction was saved before.")
-    # The browser remembers the name, and a new picture starts anew.
+    # The browser remembers the name; a new picture resets the rest.
     page.open()
     assert page.driver.find_element(By.ID, "who").get_attribute("value") == "Ada"
     page.give("paste", images[1])

@@ -1,4 +1,4 @@
-"""Whatever is sent, there is an answer or a sentence, and nothing else is raised."""
+"""Any request gets a result or an error sentence; no other exceptions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEEDS = [encoded(Image.open(io.BytesIO(PNG)).convert(mode), kind) for mode, kind
 
 @st.composite
 def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """One of the seeds with some bytes changed, left out or put in."""
+    """Returns one of the seeds with some bytes changed, removed or inserted."""
     content = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(0, len(content)))
@@ -90,7 +90,7 @@ def test_any_text_can_be_cleaned(latex: str) -> None:
 
 
 def turned(image: bytes) -> bytes:
-    """The picture as a photograph that lies on its side, with notes."""
+    """The picture as a rotated photograph with metadata."""
     notes = Image.Exif()
     notes[0x0112], notes[0x010F], notes[0x8769] = 6, "camera", {0x9003: "2026:11:27 12:00:00", 0x829A: 0.01}
     return encoded(Image.open(io.BytesIO(image)).convert("RGB"), "JPEG", exif=notes)

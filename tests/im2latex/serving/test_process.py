@@ -39,7 +39,7 @@ def serving(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def home(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with a version that is broken above one that works."""
+    """A workspace with a working version and a newer broken one."""
     home = tmp_path_factory.mktemp("home")
     (home / "serving" / "im2latex" / "8").mkdir(parents=True)
     (home / "serving" / "im2latex" / "7").symlink_to(model)
@@ -47,7 +47,7 @@ def home(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def listening(port: int) -> list[str]:
-    """The addresses, as Linux writes them, at which a port is listened to."""
+    """The addresses on which a port is open, in the format of Linux."""
     lines = [line.split() for file in ("tcp", "tcp6") for line in Path("/proc/net", file).read_text().splitlines()[1:]]
     places = [place.split(":") for _, place, _, state, *_ in lines if state == "0A"]
     return [address for address, number in places if int(number, 16) == port]

@@ -1,4 +1,4 @@
-"""The service over HTTP, with the signatures of the model beside it."""
+"""The service over HTTP, compared with the signatures of the model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def example(image: bytes) -> bytes:
 
 
 def read(signatures: Any, images: list[bytes], **beam: float) -> Any:
-    """What the SavedModel itself reads, without any code of the service."""
+    """The results of the SavedModel, without any code of the service."""
     import tensorflow as tf
 
     given = {name: tf.constant(value) for name, value in beam.items()}

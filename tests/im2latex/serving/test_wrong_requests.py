@@ -1,4 +1,4 @@
-"""Whatever clients do wrong is answered with a sentence, and the service goes on."""
+"""Wrong requests get an error sentence, and the service continues."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from trainer_module.trained import load_weights
 
 
 def export(*arguments: object) -> Result:
-    # As the command does, but for this test only.
+    # As in the command, but only for this test.
     return CliRunner().invoke(app, ["export", *map(str, arguments)], env={"KERAS_BACKEND": "tensorflow"})
 
 

@@ -51,7 +51,7 @@ def past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
 
 @pytest.fixture
 def started(past: Past, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The arguments that the pipeline was started with; it then raises an error."""
+    """Records the arguments of the pipeline, which then raises an error."""
     arguments: dict[str, Any] = {}
 
     def start(config: Any, **options: Any) -> int:

@@ -161,7 +161,7 @@ def test_settings_of_another_runner_are_allowed() -> None:
 
 @pytest.fixture
 def flink() -> Iterator[tuple[str, dict]]:
-    """A server for Flink's REST API, and the answer that it gives."""
+    """A server for Flink's REST API, and its response."""
     overview = {"taskmanagers": 2, "slots-total": 4, "flink-version": "1.20.5"}
 
     class Overview(http.server.BaseHTTPRequestHandler):

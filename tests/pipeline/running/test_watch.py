@@ -18,7 +18,7 @@ from pipeline.running.watch import Watch
 
 
 class Runs:
-    """Stands in for the pipeline, which takes minutes: counts, and ends as it is told."""
+    """Replaces the pipeline: counts its runs, and ends with a given result."""
 
     def __init__(self) -> None:
         self.configs: list[Config] = []
@@ -66,7 +66,7 @@ def test_it_runs_once_for_each_change(
     watch: Watch, runs: Runs, said: list[str], data: Path, settings: list[str]
 ) -> None:
     assert [watch.check(), watch.check()] == [0, None]
-    # Another process that is told the same goes on from there.
+    # Another process with the same arguments continues from there.
     again = Watch(lambda: load_config(None, None, settings), said.append, settled=True, run=runs)
     assert again.check() is None and len(runs.configs) == 1
     (data / "train" / "b.tfrecord").write_bytes(b"more")
@@ -142,7 +142,7 @@ def test_a_command_is_notified_of_failed_and_refused_runs(
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[bytes]]]:
-    """The address of a webhook, and what it was told."""
+    """The address of a webhook, and the messages that it received."""
     told: list[bytes] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -152,7 +152,7 @@ def server() -> Iterator[tuple[str, list[bytes]]]:
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
-            """Says nothing."""
+            """Suppresses messages."""
 
     listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=listening.serve_forever)

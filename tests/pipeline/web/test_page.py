@@ -1,4 +1,4 @@
-"""The page of the folder in a real browser: what only it does, and not the service's (tests/im2latex/serving)."""
+"""The exported page in a real browser; tests/im2latex/serving tests what it shares with the page of the service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMULA = REPOSITORY / "docs" / "formula.png"
 
 
 def give(page: Page, picture: bytes, name: str = "formula.png", kind: str = "paste") -> str:
-    """The status that giving a picture ends with."""
+    """Gives the page a picture, and returns its final status."""
     page.run("document.getElementById('status').textContent = 'given'")
     page.run(GIVE, kind, base64.b64encode(picture).decode(), "", name)
     page.wait(lambda: page.text("status") not in ("given", "Reading…"))

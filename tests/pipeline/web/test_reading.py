@@ -1,4 +1,4 @@
-"""The page reads as the command does, without a server."""
+"""The page gives the same results as the command, without a server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def forms(png: bytes) -> dict[str, bytes]:
-    """One formula as people have it: other formats, sizes, colours, and photographs that lie on their side."""
+    """One formula in other formats, sizes and colours, and as rotated photographs."""
     grey = Image.open(io.BytesIO(png)).convert("L")
     large = grey.resize((grey.width * 3, grey.height * 3), Image.Resampling.BICUBIC)
     blue = Image.merge("RGB", (grey, grey, grey.point(lambda level: 128 + level // 2)))

@@ -1,4 +1,4 @@
-"""The scripts compute what the Python does that they were written after."""
+"""The scripts give the same results as the Python code that they are ported from."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_images_become_the_same_pixels(scripts: Scripts) -> None:
 
 
 def written() -> list[str]:
-    """Formulas of tokens, and the same with tokens missing, doubled and in other places: models write such."""
+    """Formulas of tokens, and the same with missing, doubled and moved tokens, as models write them."""
     if FORMULAS.exists():
         lines = FORMULAS.read_text("utf-8").splitlines()[:20_000:20]
     else:
