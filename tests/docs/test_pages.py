@@ -94,7 +94,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert missing == []
 
 
-def test_contributing_names_what_is_in_the_files() -> None:
+def test_names_in_contributing_exist_in_the_files() -> None:
     """Names that a page places `in` a file exist in that file."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = re.findall(r"((?:`\w+`(?:, | and | or )?)+) in `([\w./]+\.py)`", text)

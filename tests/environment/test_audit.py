@@ -60,7 +60,7 @@ def test_every_finding_that_is_let_pass_is_explained(audit: ModuleType) -> None:
     assert [row.split()[1] for row in table] == audit.explained()
 
 
-def test_the_tests_that_it_names_are_there() -> None:
+def test_the_tests_in_security_md_exist() -> None:
     words = SECURITY.replace("`", " ").replace(",", " ").replace(";", " ").split()
     named = {word for word in words if word.endswith(".py") and "test_" in word}
     assert len(named) > 8
@@ -88,7 +88,7 @@ def faults(source: str) -> list[str]:
     return found
 
 
-def test_no_code_of_ours_runs_what_a_file_or_a_request_says() -> None:
+def test_no_code_executes_the_content_of_a_file_or_a_request() -> None:
     bad = "import pickle\nfrom xml import sax\neval(a)\nyaml.load(f)\nrun(c, shell=True)\ntar.extractall()\n"
     assert faults(bad) == ["pickle", "xml", "eval", "load", "shell", "extractall"]
     assert faults("json.load(f)\nyaml.safe_load(f)\nmodel.evaluate()") == []

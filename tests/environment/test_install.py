@@ -158,7 +158,7 @@ def test_refusal_names_a_python_of_this_system_that_fits(system: System) -> None
     assert "3.12.1" in sentence and "2.36" in sentence and f"PYTHON={other}" in sentence
 
 
-def test_refusal_asks_for_a_python_where_none_fits(system: System) -> None:
+def test_the_error_names_the_supported_pythons_if_none_is_installed(system: System) -> None:
     system.python("python3", (3, 9, 2), [2, 31])
     assert "install Python 3.10 or 3.11" in refused(system.install())
 
@@ -211,7 +211,7 @@ def test_gpu_adds_cuda_and_is_remembered(system: System) -> None:
     assert system.installations() == 1
 
 
-def test_installs_again_only_what_a_change_of_the_lock_the_project_or_the_python_asks_for(system: System) -> None:
+def test_a_change_of_the_lock_the_project_or_the_python_reinstalls_only_what_it_affects(system: System) -> None:
     system.python("python3", (3, 11, 7), [2, 36])
     system.python("python3.10", (3, 10, 13), [2, 36])
     for lock, project, changed in [
@@ -308,7 +308,7 @@ def test_without_uv_the_one_in_the_lock_is_fetched_by_hash(system: System) -> No
     assert "uv==1.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\nuv " in calls, "the lock's uv and nothing else"
 
 
-def test_pip_s_index_becomes_uv_s_where_uv_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uv_uses_the_index_of_pip_if_it_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = "global.index-url='https://index.example/simple'\nglobal.extra-index-url='https://a.example\\nhttps://b.example'"
     python = tmp_path / "python3"
     python.write_text(f"#!/bin/sh\ncat <<'END'\n{listed}\nEND\n")

@@ -30,7 +30,7 @@ NEEDED = [
 ]  # fmt: skip
 
 
-def test_every_package_is_seen_from_any_folder(tmp_path: Path) -> None:
+def test_every_package_can_be_imported_from_any_folder(tmp_path: Path) -> None:
     """Subprocesses of TFX start elsewhere, and without the checkout on PYTHONPATH."""
     code = f"import importlib.util as u; print([u.find_spec(n).submodule_search_locations[0] for n in {PACKAGES}])"
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -67,7 +67,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {wheel.name.partition("-")[0]: wheel for wheel in folder.glob("*.whl")}
 
 
-def test_each_wheel_holds_its_sources_and_data_and_nothing_else(wheels: dict[str, Path], tmp_path: Path) -> None:
+def test_each_wheel_contains_only_its_sources_and_data(wheels: dict[str, Path], tmp_path: Path) -> None:
     listed = [str(path) for path in copy_sources(tmp_path / "source") if path.suffix != ".md"]
     assert wheels.keys() == {"im2latex", "im2latex_pipeline"}
     for name, packages in (("im2latex", [READER]), ("im2latex_pipeline", PIPELINE)):
@@ -132,7 +132,7 @@ def _metadata(wheel: Path) -> list[str]:
         return packed.read(name).decode().splitlines()
 
 
-def test_a_worker_that_is_sent_the_source_distribution_can_import_what_it_runs(tmp_path: Path) -> None:
+def test_a_worker_with_the_source_distribution_can_import_its_code(tmp_path: Path) -> None:
     source, workers = tmp_path / "source", tmp_path / "worker"
     copy_sources(source)
     # Built as Beam does for --setup_file, and installed as a worker does.
@@ -157,7 +157,7 @@ def test_a_worker_that_is_sent_the_source_distribution_can_import_what_it_runs(t
     "home", [pytest.param(lambda checkout: checkout, id="checkout"), pytest.param(lambda c: c.parent, id="above"),
              pytest.param(lambda c: Path("/"), id="root")]
 )  # fmt: skip
-def test_make_clean_refuses_a_folder_that_holds_the_checkout(tmp_path: Path, home) -> None:
+def test_make_clean_refuses_a_folder_that_contains_the_checkout(tmp_path: Path, home) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     shutil.copy(ROOT / "Makefile", checkout)

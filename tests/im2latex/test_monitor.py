@@ -83,7 +83,7 @@ def test_few_pictures_are_not_compared(saved: Any) -> None:
     assert (document["status"], document["comparisons"]) == ("too few", [])
 
 
-def test_only_what_came_after_an_earlier_answer_is_compared(saved: Any) -> None:
+def test_only_pictures_after_an_earlier_response_are_compared(saved: Any) -> None:
     before, later = answer(3000), answer(150, width=400, seed=3)
     for name, histogram in later["asked"].items():
         histogram["counts"] = (np.array(histogram["counts"]) + before["asked"][name]["counts"]).tolist()
@@ -112,7 +112,7 @@ def test_only_what_came_after_an_earlier_answer_is_compared(saved: Any) -> None:
         (["--threshold", "width"], "--threshold: width takes a number above 0 and at most 1, not ''"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(arguments: list[str], sentence: str) -> None:
+def test_every_error_is_one_sentence(arguments: list[str], sentence: str) -> None:
     with pytest.raises(UserError) as refused:
         cli.run(["monitor", *arguments])
     assert str(refused.value).startswith(sentence) and "\n" not in str(refused.value)

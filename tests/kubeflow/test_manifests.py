@@ -72,7 +72,7 @@ EVERYTHING = (
 
 @pytest.mark.parametrize("settings", [(), EVERYTHING])
 @pytest.mark.parametrize("namespace", [None, "formulas"])
-def test_kubernetes_knows_every_field(settings: tuple[str, ...], namespace: str | None) -> None:
+def test_every_field_is_valid_in_kubernetes(settings: tuple[str, ...], namespace: str | None) -> None:
     documents = manifests(*settings, namespace=namespace)
     assert set(documents) == set(MODELS)
     for kind, document in documents.items():
@@ -119,7 +119,7 @@ def test_pods_have_minimal_permissions() -> None:
     assert "store" not in str(serving) + str(rollback) and "password" not in str(serving)
 
 
-def test_the_service_selects_its_pods_and_knows_its_names() -> None:
+def test_the_service_selects_its_pods_and_accepts_its_names() -> None:
     documents = manifests(names=("formulas.example.org",))
     template = documents["Deployment"]["spec"]["template"]
     arguments = template["spec"]["containers"][0]["args"]

@@ -270,7 +270,7 @@ def test_scores_of_every_slice_and_the_verdict_are_those_of_one_process(
     assert evaluate(project, model, request.getfixturevalue(runner), tmp_path) == evaluated
 
 
-def test_flink_goes_on_after_the_loss_of_a_task_manager(
+def test_flink_continues_after_the_loss_of_a_task_manager(
     project: Project, local: Results, cluster: flink.Cluster, on_flink: list[str]
 ) -> None:
     # An argument that is in no other run, so that Transform, the largest of these steps, does not come from the cache.

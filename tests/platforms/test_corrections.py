@@ -108,7 +108,7 @@ def command(project: Project, *arguments: str) -> str:
     return done.stdout
 
 
-def test_ten_corrections_teach_a_symbol_and_spoil_nothing(project: Project, service: Running) -> None:
+def test_ten_corrections_teach_a_symbol_without_other_losses(project: Project, service: Running) -> None:
     folder = project.config.parent
     (first,) = project.versions()
     for i, em in enumerate(CORRECTED_EMS):

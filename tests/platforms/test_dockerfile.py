@@ -165,7 +165,7 @@ def test_the_image_is_healthy_and_runs_the_entry_point_as_anyone(image: Build) -
     assert not {"pytest", "ruff", "mypy"} & set(tools)
 
 
-def test_the_build_gets_what_is_committed_and_needed() -> None:
+def test_the_build_context_has_the_committed_files_that_it_needs() -> None:
     for name in (
         "kubeflow/entrypoint.py",
         "pipeline/schema/schema.pbtxt",

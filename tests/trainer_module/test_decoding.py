@@ -264,6 +264,6 @@ def test_a_loop_ends_and_is_cut_to_one_repetition_in_both_decoders(period: int, 
         np.testing.assert_allclose(found[name], value[:, :, :length] if value.ndim == 3 else value, rtol=0, atol=1e-3)
 
 
-def test_what_repeats_less_is_left_as_it_is() -> None:
+def test_shorter_repetitions_are_unchanged() -> None:
     decoded = search(repeating(3), *padded(IMAGES[:1], 0, 0).values(), 22)
     assert (np.array(decoded.tokens)[0, 0] != PAD).all()  # as long as it may be, and 19 tokens repeat

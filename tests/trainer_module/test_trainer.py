@@ -98,7 +98,7 @@ def test_a_finished_training_leaves_no_checkpoints(trained):
     assert not list((trained / "checkpoints").iterdir())
 
 
-def test_a_model_that_starts_from_another_one_knows_its_tokens_too(trained, transform, transformed, tmp_path, caplog):
+def test_a_model_that_starts_from_another_one_has_its_tokens_too(trained, transform, transformed, tmp_path, caplog):
     exported = read_exported(trained / "Format-Serving")
     # As if the other model had been trained on formulas without the last token, and with "new" in its place.
     other = exported._replace(vocabulary=[*exported.vocabulary[:-1], "new"])

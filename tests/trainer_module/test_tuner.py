@@ -122,7 +122,7 @@ def test_a_killed_search_continues_and_comes_to_the_same_result(tmp_path: Path, 
     assert not (tmp_path / "trials").exists()
 
 
-def test_a_failed_trial_is_reported_and_the_search_goes_on(tmp_path: Path, capsys) -> None:
+def test_a_failed_trial_is_reported_and_the_search_continues(tmp_path: Path, capsys) -> None:
     def train(values: Values, folder: Path) -> float:
         if values["learning_rate"] > 0.15:
             raise Diverged("the perplexity is nan")

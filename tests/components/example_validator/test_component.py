@@ -175,7 +175,7 @@ def test_examples_that_have_drifted_warn_or_stop_and_each_feature_is_named(
         ({}, 60, "60 examples and the 400 of version 7 are too few to compare"),
     ],
 )
-def test_what_cannot_be_compared_passes_and_says_why(
+def test_a_failed_comparison_passes_with_the_reason(
     changed: dict | None, count: int, reason: str, learned: list[Record], tmp_path: Path
 ) -> None:
     if changed is not None:

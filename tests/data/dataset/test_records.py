@@ -58,7 +58,7 @@ def test_records_are_exchanged_with_tensorflow_in_both_directions(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff", b"", encode(RECORD).replace(b"latex", b"latin")])
-def test_what_is_not_a_record_is_refused(content: bytes) -> None:
+def test_an_invalid_record_is_refused(content: bytes) -> None:
     with pytest.raises(BadRecord):
         decode(content)
 

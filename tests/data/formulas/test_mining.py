@@ -117,7 +117,7 @@ def test_sources_without_formulas_are_refused_and_leave_no_list(tmp_path: Path) 
     assert not (tmp_path / "list").exists()
 
 
-def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
+def test_the_command_prints_what_it_did(tmp_path: Path) -> None:
     folder = paper(tmp_path / "a")
     out = tmp_path / "list.tsv.gz"
     result = CliRunner().invoke(app, ["mine", str(folder), "--out", str(out), "--workers", "1"])

@@ -82,7 +82,7 @@ def page(browser: Browser, service: Running) -> Page:
 
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])
-def test_a_picture_that_is_given_is_read_and_drawn_beside_it(
+def test_a_given_picture_is_read_and_its_formula_drawn(
     kind: str, page: Page, service: Running, images: list[bytes]
 ) -> None:
     answer = service.ask("POST", "/predict?clean=1&alternatives=5", images[0]).json
@@ -207,7 +207,7 @@ def test_hostile_latex_is_text(page: Page) -> None:
     assert page.driver.title == "Picture to LaTeX"
 
 
-def test_the_page_is_silent_and_asks_its_own_service_alone(page: Page, images: list[bytes]) -> None:
+def test_the_page_logs_nothing_and_requests_only_its_own_service(page: Page, images: list[bytes]) -> None:
     page.driver.get("about:blank")
     for log in ("browser", "performance"):
         page.driver.get_log(log)
@@ -236,7 +236,7 @@ def test_it_fits_the_window_and_can_be_read(page: Page, images: list[bytes], wid
     assert page.run(CONTRAST) == []
 
 
-def test_it_is_as_screen_readers_and_keyboards_need_it(page: Page, images: list[bytes]) -> None:
+def test_it_works_with_screen_readers_and_keyboards(page: Page, images: list[bytes]) -> None:
     page.give("paste", images[0])
     levels = page.run("return [...document.querySelectorAll('h1,h2,h3')].map((h) => Number(h.tagName[1]))")
     assert levels[0] == 1 and levels.count(1) == 1

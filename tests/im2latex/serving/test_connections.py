@@ -25,7 +25,7 @@ def connect(service: Running, count: int) -> list[socket.socket]:
     return made
 
 
-def test_above_the_limit_of_connections_only_the_health_is_told(model: Path, images: list[bytes]) -> None:
+def test_above_the_limit_of_connections_only_health_endpoints_answer(model: Path, images: list[bytes]) -> None:
     with running(lambda: [model], dataclasses.replace(LIMITS, max_connections=3, head_timeout=60)) as service:
         held = connect(service, 3)
         refusal = service.ask("POST", "/predict", images[0])
@@ -65,7 +65,7 @@ def test_a_client_that_does_not_take_its_answers_is_cut_off(path: str, service: 
         assert time.monotonic() - started < 15
 
 
-def test_what_is_no_http_is_told_so_in_json_and_not_what_serves(service: Running) -> None:
+def test_invalid_http_gets_json_without_the_name_of_the_server(service: Running) -> None:
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(b"<script>alert(1)</script>\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(4096), b"")).decode()

@@ -52,7 +52,9 @@ def test_a_correction_becomes_a_picture_and_its_latex(collecting: Running, folde
     assert save(collecting, images[0], latex=r"\frac{1}{2}").json == {"status": "known", "name": name}
 
 
-def test_what_cannot_be_saved_is_said_in_a_sentence(collecting: Running, folder: Path, images: list[bytes]) -> None:
+def test_a_correction_that_cannot_be_saved_is_one_sentence(
+    collecting: Running, folder: Path, images: list[bytes]
+) -> None:
     before = sorted(folder.rglob("*"))
 
     def refused(answer: Answer, status: int, what: str) -> None:
@@ -70,7 +72,7 @@ def test_what_cannot_be_saved_is_said_in_a_sentence(collecting: Running, folder:
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_full_folder_is_said_to_be_full(model: Path, images: list[bytes], tmp_path: Path) -> None:
+def test_a_full_folder_is_reported(model: Path, images: list[bytes], tmp_path: Path) -> None:
     with running(lambda: [model], corrections=Corrections(tmp_path, 10)) as service:
         answer = save(service, images[0], latex="x")
         assert answer.status == 507 and "--max-collected" in answer.json["error"]

@@ -112,7 +112,7 @@ QUERIES = ["", "?clean=1", "?alternatives=2", "?alternatives=x", "?clean=&x=1", 
 
 @settings(FUZZED, max_examples=max(FUZZ // 10, 100))
 @given(st.data(), st.sampled_from(list(UPLOADS)), st.sampled_from(QUERIES))
-def test_the_service_answers_whatever_is_uploaded(
+def test_the_service_answers_any_upload(
     service: Running, data: st.DataObject, headers: tuple[tuple[str, str], ...], query: str
 ) -> None:
     content = data.draw(damaged(UPLOADS[headers]))
@@ -122,7 +122,7 @@ def test_the_service_answers_whatever_is_uploaded(
 
 @settings(FUZZED, max_examples=max(FUZZ // 10, 100))
 @given((REQUESTS | JSON).map(lambda document: json.dumps(document).encode()))
-def test_the_service_answers_whatever_tensorflow_serving_is_asked(service: Running, body: bytes) -> None:
+def test_the_service_answers_any_request_of_tensorflow_serving(service: Running, body: bytes) -> None:
     answer = service.ask("POST", "/v1/models/im2latex:predict", body)
     assert answer.status in (200, 400) and ("error" in answer.json) == (answer.status == 400)
 

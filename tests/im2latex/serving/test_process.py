@@ -54,7 +54,7 @@ def listening(port: int) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_when_what_was_asked_is_answered(
+def test_a_signal_stops_it_after_the_requests_in_progress(
     number: signal.Signals, home: Path, images: list[bytes]
 ) -> None:
     with serving("--port", "0", home=home) as process:
@@ -95,7 +95,7 @@ def test_a_model_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
         assert said == "im2latex: there is no model nowhere; name a folder or a file, or leave --model out\n"
 
 
-def test_without_a_model_that_works_it_ends_with_a_sentence(tmp_path: Path) -> None:
+def test_without_a_working_model_it_ends_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"damaged")
     with serving("--port", "0", "--model", str(tmp_path), home=tmp_path) as process:
         said = process.communicate(timeout=300)[1]

@@ -97,7 +97,7 @@ def test_training_output_is_verbatim_on_a_terminal_and_the_last_state_elsewhere(
         assert log.getvalue() == b"Epoch 1/2\n2/2 loss: 2.5\n"
 
 
-def test_trials_are_shown_beside_the_time_of_the_tuner() -> None:
+def test_trials_are_shown_while_the_tuner_runs() -> None:
     for terminal in (True, False):
         part, screen, log = view(terminal)
         part.event(b'{"component": "Tuner", "state": "running"}\n')

@@ -89,7 +89,9 @@ def test_other_code_is_a_change(watch: Watch, said: list[str], monkeypatch: pyte
     assert watch.check() == 0 and said[-1] == "code changed: running"
 
 
-def test_what_is_still_being_copied_waits(settings: list[str], runs: Runs, said: list[str], data: Path) -> None:
+def test_data_that_is_still_being_copied_starts_no_run(
+    settings: list[str], runs: Runs, said: list[str], data: Path
+) -> None:
     watch = Watch(lambda: load_config(None, None, settings), said.append, run=runs)
     assert watch.check() is None
     (data / "train" / "b.tfrecord").write_bytes(b"half")
@@ -109,7 +111,7 @@ def test_an_interrupted_run_is_run_again_and_a_failed_one_is_not(watch: Watch, r
     assert watch.check() == 0
 
 
-def test_a_configuration_that_cannot_be_read_is_said_once(
+def test_an_unreadable_configuration_is_reported_once(
     watch: Watch, runs: Runs, said: list[str], settings: list[str]
 ) -> None:
     settings.append("training.epochs=none")
@@ -163,7 +165,7 @@ def server() -> Iterator[tuple[str, list[bytes]]]:
     listening.server_close()
 
 
-def test_a_webhook_is_told_too(server: tuple[str, list[bytes]]) -> None:
+def test_a_webhook_is_notified_too(server: tuple[str, list[bytes]]) -> None:
     address, told = server
     assert notify("Trainer", FAILED, "kein Platz für „x“", {WEBHOOK: f"{address}/hook"}) == []
     message = json.loads(told[0])

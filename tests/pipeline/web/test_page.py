@@ -104,7 +104,7 @@ def test_it_fits_the_window_and_can_be_read(page: Page, width: int, scheme: str)
     assert page.run(CONTRAST) == []
 
 
-def test_what_is_missing_on_a_host_is_said(browser: Browser, folder: Path, tmp_path: Path) -> None:
+def test_missing_files_on_a_host_are_reported(browser: Browser, folder: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(folder, tmp_path / "broken", ignore=shutil.ignore_patterns("model.onnx"))
     with hosted(broken) as server:
         browser.driver.get(f"http://127.0.0.1:{server.server_port}/")

@@ -44,7 +44,7 @@ def forms(png: bytes) -> dict[str, bytes]:
     }
 
 
-def test_it_reads_what_the_command_reads_and_asks_nobody(page: Page) -> None:
+def test_it_gives_the_results_of_the_command_without_requests(page: Page) -> None:
     assert page.requests()
     drawn = [draw_png(formula, em=17) for formula in formulas(4, seed=5, level="standard", max_tokens=30)]
     pictures = real_pictures(100 - 10) + list(forms(drawn[0]).values()) + drawn[1:]

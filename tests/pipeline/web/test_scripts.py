@@ -124,7 +124,7 @@ def written_by_hand() -> list[str]:
             "a \\rm b \\over c", "\\label { a b } x _ { 1 0 } 2", "% a"]  # fmt: skip
 
 
-def test_latex_becomes_what_a_person_would_type(scripts: Scripts) -> None:
+def test_latex_is_cleaned_to_what_a_person_would_type(scripts: Scripts) -> None:
     given = written()
     script = 'const { clean } = await load("clean.js"); return given[0].map(clean);'
     got: Sequence[Any] = scripts.call(script, given)
