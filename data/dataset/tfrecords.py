@@ -92,7 +92,7 @@ def shards(folder: Path) -> list[Path]:
 
 
 def examples_of(data: Path, split: str) -> Path:
-    """What `read_records` reads of a data set: the folder of its split, or what is no data set with splits itself.
+    """Returns the path for `read_records`: the folder of a split, or `data` itself if it has no splits.
 
     Raises:
       UserError: it has no such split, or is not there.

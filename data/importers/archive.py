@@ -1,4 +1,4 @@
-"""Reads .tar archives from anywhere: their files go to disk, one at a time, and what an archive may ask for is limited.
+"""Reads untrusted .tar archives: their files go to disk, one at a time, and the resources for an archive are limited.
 
 An archive of 4 MB can hold gigabytes of zeros, headers of gigabytes, names that point out of a folder, links and
 devices. So nothing is taken at its word: only regular files are read, by their base names, into one unnamed file.
