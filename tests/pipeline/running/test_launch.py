@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -164,7 +165,7 @@ def test_the_summary_says_why_a_model_was_not_blessed() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_summary_folds_long_paths_only_on_a_terminal(terminal: bool) -> None:
     screen, report = io.StringIO(), f"/{'folder' * 30}/report.html"
-    result = {
+    result: dict[str, Any] = {
         "examples": None, "vocabulary": 97, "metrics": None, "baseline": None, "baseline_metrics": {}, "blessed": None,
         "reasons": (), "withdrawn": "", "pushed": "/serving/im2latex/7", "report": report, "tuned": "", "pictures": "",
         "drift": "",
