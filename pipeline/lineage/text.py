@@ -120,7 +120,7 @@ def findings(problems: Sequence[Finding]) -> Iterator[Any]:
                 yield Text(f"  and {len(of_kind) - SHOWN:,} more; --json lists all", "dim")
             yield Text(f"  repair: {how}", "green")
     if not problems:
-        yield Text("nothing is broken", "green")
+        yield Text("no problems", "green")
 
 
 class _Teller:

@@ -65,7 +65,7 @@ def test_lineage_of_the_serving_model_is_found_without_an_address(project: Proje
         str(data),
     ):
         assert part in told.stdout
-    assert lineage(project, "check").stdout == "nothing is broken\n"
+    assert lineage(project, "check").stdout == "no problems\n"
 
 
 def test_the_conditions_of_a_run_are_stored_with_it(project: Project) -> None:

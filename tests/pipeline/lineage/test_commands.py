@@ -118,7 +118,7 @@ def test_two_runs_are_compared(workspace: Workspace) -> None:
 
 
 def test_check_has_an_exit_status_and_repairs_on_request(own_workspace: Workspace) -> None:
-    assert lineage("check").stdout == "nothing is broken\n"
+    assert lineage("check").stdout == "no problems\n"
     past = History(own_workspace.metadata, "im2latex")
     past.execution("2020-01-04T10:00:05", "Trainer", mlmd.Execution.RUNNING)
     output = lineage("check", status=4).stdout
@@ -126,8 +126,8 @@ def test_check_has_an_exit_status_and_repairs_on_request(own_workspace: Workspac
     assert "Trainer of run 2020-01-04T10:00:05 was left running" in output
     with own_workspace.lock():
         assert "killed" not in lineage("check").stdout
-    assert lineage("check", "--repair").stdout == "nothing is broken\n"
-    assert lineage("check").stdout == "nothing is broken\n"
+    assert lineage("check", "--repair").stdout == "no problems\n"
+    assert lineage("check").stdout == "no problems\n"
 
 
 def test_long_lists_of_problems_are_cut_except_in_json(own_workspace: Workspace) -> None:
