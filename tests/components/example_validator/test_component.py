@@ -160,7 +160,9 @@ def test_examples_that_have_drifted_warn_or_stop_and_each_feature_is_named(
     tokens = [token for record in new for token in record.latex.split()]
     known = {token for record in learned for token in record.latex.split()}
     assert above["unknown"].distance == pytest.approx(sum(token not in known for token in tokens) / len(tokens))
-    with pytest.raises(UserError, match="^drift from version 7: .*; drift.action=warn continues") as stopped:
+    with pytest.raises(
+        UserError, match="^drift from version 7: .*; to continue anyway, set drift.action=warn"
+    ) as stopped:
         compared(tmp_path / "stopped", tmp_path / "serving", new, action="stop")
     assert "\n" not in str(stopped.value)
     compared(tmp_path / "off", tmp_path / "serving", new, action="off")
