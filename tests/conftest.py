@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.browser import Browser
 
-# What an example takes depends on what else the machine does.
+# The duration of an example depends on the load of the machine.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 

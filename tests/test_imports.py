@@ -12,7 +12,7 @@ import pytest
 from data.repository import REPOSITORY
 
 PACKAGES = ("im2latex", "data", "trainer_module", "components", "pipeline", "kubeflow")
-# Within data: a folder imports none of those that come after it; the modules beside them are the first.
+# Within data: a folder imports only earlier ones; the modules next to the folders are the first.
 SUBJECTS = ("latex", "spelling", "dataset", "importers", "formulas", "pictures")
 HEAVY = {"tensorflow", "tfx", "keras", "tensorflow_transform", "tensorflow_model_analysis", "apache_beam"}
 

@@ -50,7 +50,7 @@ def check_command(words: list[str], is_whole: bool = True) -> None:
             break
         if isinstance(command, StoryFirst) and (not rest or rest[0] not in inner):
             rest = [STORY, *rest]
-        if not rest:  # a group, named alone
+        if not rest:  # a group without a command
             return
         name, words = rest[0], rest[1:]
         if name not in inner:

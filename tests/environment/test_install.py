@@ -230,7 +230,7 @@ def test_a_change_of_the_lock_the_project_or_the_python_reinstalls_only_what_it_
         assert (system.installations(), system.calls.read_text().count("--editable")) == (lock, 2 * project)
     assert system.install("--python", "python3.10").returncode == 0
     assert system.installations() == 3
-    # Asked for once, it stays.
+    # It is remembered after the first call.
     assert "Python 3.10.13" in system.install().stdout
     assert system.installations() == 3
     # The system's Python is upgraded in place.
@@ -260,7 +260,7 @@ def test_an_interrupted_installation_starts_over(system: System) -> None:
     assert system.installations() == 2
 
 
-# What uv and pip print, shortened.
+# The output of uv and pip, shortened.
 @pytest.mark.parametrize(
     ("message", "advice"),
     [

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 READER = "im2latex"
 PIPELINE = ["data", "trainer_module", "components", "pipeline", "kubeflow"]
 PACKAGES = [READER, *PIPELINE]
-# What the reader and its service need, as site-packages has it; not all of it with every Python.
+# The dependencies of the reader and its service, as named in site-packages; not every Python needs all.
 NEEDED = [
     "numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime", "starlette", "uvicorn", "python_multipart",
     "prometheus_client", "anyio", "idna", "h11", "click", "typing_extensions.py", "exceptiongroup",

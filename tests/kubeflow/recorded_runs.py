@@ -18,7 +18,7 @@ from pipeline.config.sections import COMPONENTS
 from pipeline.pipeline import create_pipeline
 from pipeline.running.record import code, knobs_of
 
-# What the task at the end takes.
+# The inputs of the last task.
 LEAVES = (("Reporter", "report"),)
 _environment = threading.Lock()
 

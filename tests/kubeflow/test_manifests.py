@@ -52,7 +52,7 @@ def check(value: Any, kind: str, place: str) -> None:
             raise ValueError(f"{place} has no {', '.join(sorted(unknown))}")
         for name, entry in value.items():
             check(entry, fields[name][1], f"{place}.{name}")
-        model(**{fields[name][0]: entry for name, entry in value.items()})  # refuses what is missing
+        model(**{fields[name][0]: entry for name, entry in value.items()})  # refuses missing fields
 
 
 def manifests(

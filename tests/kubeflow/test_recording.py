@@ -70,7 +70,7 @@ def test_what_comes_from_the_cache_is_recorded_by_those_that_take_it(runs: Runs,
     runs.whole("one")
     for name in TRAINED[:2]:
         runs.do("two", name)
-    # So far: what the trainer takes, and what that was made from.
+    # So far: the inputs of the trainer, and their inputs.
     cached = {"ImportExampleGen", "ImportSchemaGen", "Transform"}
     assert states(store, "two") == {name: "cached" if name in cached else "ran" for name in (*cached, *TRAINED[:2])}
     for name in TRAINED[2:]:

@@ -48,7 +48,7 @@ OPENED = (
     "java.base/java.net", "java.base/java.nio", "java.base/java.text", "java.base/java.time", "java.base/java.util",
     "java.base/java.util.concurrent", "java.base/java.util.concurrent.atomic", "java.base/java.util.concurrent.locks",
 )  # fmt: skip
-# What Flink's scripts work out from the machine's memory; the entry class wants all of it said.
+# Values that Flink's scripts compute from the machine's memory; the entry class needs all of them.
 MEMORY = {
     "taskmanager.cpu.cores": "2.0",
     "taskmanager.memory.framework.heap.size": "128m",
@@ -192,7 +192,7 @@ class Cluster:
         """Starts a process of the cluster."""
         opened = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED]
         log4j = f"-Dlog4j2.configurationFile={self._folder / 'log4j2.properties'}"
-        # What runs for a minute does not pay for the optimising compiler.
+        # A process that runs for a minute does not benefit from the optimising compiler.
         command = ["java", f"-Xmx{memory}", "-XX:TieredStopAtLevel=1", log4j, *opened, "-cp", f"{self._jars}/*", entry]
         with (self._folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(

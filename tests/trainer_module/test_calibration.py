@@ -45,7 +45,7 @@ def test_an_overconfident_model_is_calibrated() -> None:
     assert found.examples == 6000
     assert found.calibration == pytest.approx((0.5, -0.5, 0.5, -0.5), abs=0.08)
     assert found.before > 0.12 and found.after < 0.03
-    # What the model stores with it is the confidence that it has on these examples.
+    # The model stores its confidence on these examples with it.
     np.testing.assert_allclose(found.probabilities, sigmoid(0.5 * odds - 0.5), atol=0.03)
 
 

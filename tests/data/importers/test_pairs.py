@@ -83,6 +83,6 @@ def test_a_sample_of_another_data_set_is_added_to_repeated_records(tmp_path: Pat
     assert len(records(tmp_path / "out", "eval")) == 7
     # All these pictures are the same, but no name is.
     assert not any("names" in problem for problem in check_dataset(tmp_path / "out")[0].problems)
-    # A larger share holds the smaller one.
+    # A larger share contains the smaller one.
     import_dataset(tmp_path / "new", tmp_path / "more", workers=1, beside=old, beside_share=0.5)
     assert set(sample) < {one.name for one in records(tmp_path / "more", "train")}

@@ -75,7 +75,7 @@ def test_an_archive_of_few_bytes_does_not_fill_the_memory(tmp_path: Path) -> Non
     assert peak < 8 * MIB and len(unpacked) == 4
     part = unpacked.get("2.png")
     assert part is not None and part[1:] == (2 * 16 * MIB, 16 * MIB)
-    assert [path.name for path in tmp_path.iterdir()] == ["images.tar.gz"]  # what was unpacked has no name
+    assert [path.name for path in tmp_path.iterdir()] == ["images.tar.gz"]  # unpacked files have no name
 
 
 def test_too_large_files_and_archives_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ BROKEN = [
     "\\rule { 10000pt } { 10000pt }",
     "x \\hspace { 16000pt } x",
 ]
-# What can do more than draw.
+# Formulas with commands that do more than draw.
 POWERFUL = [
     "\\gdef\\alpha{Z} \\alpha",
     "\\global\\let\\beta\\gamma \\beta",

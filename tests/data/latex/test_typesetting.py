@@ -106,7 +106,7 @@ def test_unsupported_formulas_are_refused(formula: str) -> None:
         typeset(formula.split(), 10.0)
 
 
-# --- what real formulas need ------------------------------------------------------------------
+# --- features of real formulas ----------------------------------------------------------------
 
 
 def test_the_fonts_have_every_symbol_and_letter() -> None:

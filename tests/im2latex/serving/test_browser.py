@@ -169,7 +169,7 @@ def test_what_cannot_be_read_is_said(page: Page, images: list[bytes], picture: I
     assert not page.driver.find_element(By.ID, "preview").is_displayed()
 
 
-# The first answer comes a second later than it would.
+# The first response is delayed by a second.
 LATE = """
 const ask = window.fetch;
 let asked = 0;

@@ -109,7 +109,7 @@ def type_latex(page: Page, latex: str) -> None:
         ("x_i", [["x", 0.7], ["_", 0.9], ["{", 0.1], ["i", 0.6], ["}", 0.1]], [["x", 0.7], ["i", 0.6]]),
         (r"\frac{a}b", [["\\frac", 0.9], ["{", 0.5], ["a", 0.9], ["}", 0.9], ["{", 0.2], ["b", 0.4], ["}", 0.2]],
          [["{", 0.5], ["b", 0.4]]),
-        # What is written in another way has the lowest probability of its tokens.
+        # A part with another spelling has the lowest probability of its tokens.
         (r"\sin x", [["\\operatorname", 0.9], ["{", 0.9], ["s", 0.3], ["i", 0.6], ["n", 0.9], ["}", 0.9], ["x", 0.7]],
          [["\\sin", 0.3], ["x", 0.7]]),
         ("f'(x)", [["f", 0.9], ["^", 0.6], ["{", 0.9], ["\\prime", 0.9], ["}", 0.9], ["(", 0.9], ["x", 0.4], [")", 1]],

@@ -140,7 +140,7 @@ def test_an_example_is_read_as_protobuf_reads_it(serialised: bytes) -> None:
     except ValueError:
         assert expected is None
         return
-    if expected is not None:  # protobuf also refuses what is wrong in parts that are not looked at
+    if expected is not None:  # protobuf also refuses errors in parts that are not read
         feature = expected.features.feature
         assert found == (list(feature["image"].bytes_list.value) if "image" in feature else [])
 

@@ -63,7 +63,7 @@ def test_a_signal_stops_it_after_the_requests_in_progress(
         match = re.match(r"http://127\.0\.0\.1:(\d+) serves .*/im2latex/7; press Ctrl-C to stop$", line)
         assert match, line
         port = int(match[1])
-        assert listening(port) == ["0100007F"]  # 127.0.0.1 alone
+        assert listening(port) == ["0100007F"]  # only 127.0.0.1
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         # The head of a request before the signal, the body after it.
         connection.putrequest("POST", "/predict")

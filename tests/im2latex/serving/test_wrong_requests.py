@@ -22,7 +22,7 @@ import pytest
 from tests.im2latex.serving.clients import b64, form, talk
 from tests.im2latex.serving.conftest import LIMITS, Running, running
 
-# --- What is wrong is said, and the service lives -------------------------------------------------------------------
+# --- Wrong requests get an error, and the service continues ---------------------------------------------------------
 
 WRONG_DOCUMENTS = {
     "no JSON": ('{"instances": [', "the body is not valid JSON"),

@@ -55,7 +55,7 @@ def test_the_previous_version_serves_and_the_command_to_undo_is_printed(workspac
     )
     assert said == []
     assert workspace.newest_model().name == str(OLD)
-    # What the next run is compared with.
+    # The baseline of the next run.
     assert newest_other(str(workspace.serving / "im2latex"), str(workspace.home)).version == str(OLD)
     rolled, _ = roll(workspace, NEW)
     assert rolled.sentence() == f"version {NEW} serves now; it had been withdrawn"

@@ -113,4 +113,4 @@ def test_missing_files_on_a_host_are_reported(browser: Browser, folder: Path, tm
             "Nothing can be read: the model could not be loaded (model.onnx is missing on this site (status 404)). Load"
         )
         WebDriverWait(browser.driver, 60).until(lambda _: str(browser.run(status)).startswith(said))
-    browser.driver.get_log("browser")  # what a later test is to find empty
+    browser.driver.get_log("browser")  # a later test expects this to be empty

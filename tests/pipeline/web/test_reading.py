@@ -59,7 +59,7 @@ def test_it_gives_the_results_of_the_command_without_requests(page: Page) -> Non
         np.testing.assert_allclose([number for _, number in found], given, rtol=0, atol=0.01)
         probabilities = [one["probability"] for one in answer["alternatives"]]
         np.testing.assert_allclose(probabilities, [one.probability for one in expected.alternatives], rtol=0, atol=0.01)
-    # The model's own search, which is wider than what is asked for.
+    # The default search of the model, which is wider than the request.
     alone = page.read(pictures[:3], alternatives=1)
     best = [reading.clean for reading in im2latex.predict(pictures[:3])]
     assert [[one["latex"] for one in answer["alternatives"]] for answer in alone] == [[latex] for latex in best]
