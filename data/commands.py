@@ -91,7 +91,7 @@ def import_(
             metavar="|".join(SPELLINGS),
         ),
     ] = NORMAL,
-    repeat: Annotated[int, typer.Option(help="Write each training record of SOURCE so many times.", min=1)] = 1,
+    repeat: Annotated[int, typer.Option(help="Number of times to write each training record of SOURCE.", min=1)] = 1,
     beside: Annotated[Path | None, typer.Option(help="Also write the records of this data set.", metavar="DIR")] = None,
     beside_share: Annotated[float, typer.Option(help="Share of its training records to write.", min=0, max=1)] = 1.0,
 ) -> None:

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from im2latex import __version__, help
 from im2latex.errors import UserError
@@ -19,8 +20,9 @@ from im2latex.serving.logs import FORMATS as LOG_FORMATS
 
 # Entry point group under which the pipeline registers its command.
 PLUGINS = "im2latex.commands"
-# Exit status after Ctrl-C.
+# Exit statuses after Ctrl-C, and for a wrong command line.
 INTERRUPTED = 130
+WRONG_USAGE = 2
 MOST_ALTERNATIVES = 32
 HOST, PORT = "127.0.0.1", 8501
 
@@ -147,8 +149,15 @@ def _alone(arguments: Sequence[str]) -> int:
     )
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that prints usage errors as one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USAGE, f"im2latex: {message}; see `{self.prog} --help`\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="im2latex", description=help.IM2LATEX)
+    parser = _Parser(prog="im2latex", description=help.IM2LATEX)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     predict = commands.add_parser("predict", help=help.PREDICT, description=f"{help.PREDICT} {help.PREDICT_STATUS}")
     predict.add_argument("images", nargs="+", metavar="IMAGE", help=help.IMAGE)

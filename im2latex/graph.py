@@ -18,8 +18,8 @@ from im2latex.protobuf import Message, OnnxGraph, model
 PAD, START, END = 0, 1, 2
 # Log-probability of impossible continuations.
 NEVER = -1e9
-# A formula that repeats a part of p tokens, the longest first, is in a loop once so many tokens only repeat: at least
-# 40, and at least the part twice more. Of 347,000 real formulas 12 do so, by blanks and by mistakes of their macros.
+# Number of repeated tokens from which a formula is in a loop, by the period of the repetition, longest period first: at
+# least 40, and at least two periods. This occurs in 12 of 347,000 real formulas, with blanks or mistakes in macros.
 MAX_PERIOD = 50
 LOOPS = [max(40, 2 * period) for period in range(MAX_PERIOD, 0, -1)]
 # The same for a formula of the maximum length, where a loop has no room for more: one repetition is enough.
@@ -170,7 +170,7 @@ class _Network(EncoderGraph):
             # From here on with a column for each step.
             "tokens": (filled(PAD, MAX_PERIOD), "int64"),  # and MAX_PERIOD columns before the first step
             "sums": (log_probability, "float32"),  # log-probabilities, and a column before the first step
-            # Above -1 if so many tokens repeat with a period that the hypothesis is in a loop, (queries, MAX_PERIOD).
+            # Above -1 for periods with enough repeated tokens for a loop, (queries, MAX_PERIOD).
             "repeated": (add("Expand", to_repeat, self.joined(queries, MAX_PERIOD)), "int64"),
         }
 

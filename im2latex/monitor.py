@@ -1,4 +1,4 @@
-"""The command `im2latex monitor`: compares what a service is asked with what its model learned from."""
+"""The command `im2latex monitor`: compares the pictures of a service with the training examples of its model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _COLUMNS = ("feature", "learned", "asked", "distance", "threshold", "status")
 
 
 class Monitored(NamedTuple):
-    """What a service was asked, compared with what its model learned from.
+    """The comparison of a service's pictures with the training examples of its model.
 
     Attributes:
         version: the version that serves.
@@ -126,7 +126,7 @@ def with_thresholds(given: Sequence[str]) -> dict[str, float]:
 def monitored(
     answer: Mapping[str, Any], at_most: Mapping[str, float], before: Mapping[str, Any] | None = None
 ) -> Monitored:
-    """Compares what a service was asked with what its model learned from.
+    """Compares the pictures of a service with the training examples of its model.
 
     Args:
         answer: of the service's /statistics.
@@ -175,7 +175,7 @@ def answer_of(place: str) -> dict[str, Any]:
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise UserError(f"{place} is not what `im2latex serve` answers at {PATH}: it is no JSON object")
+        raise UserError(f"{place} is not what `im2latex serve` answers at {PATH}: it is not a JSON object")
     return document
 
 
@@ -186,7 +186,7 @@ def _address(url: str) -> str:
     except ValueError:
         parts = urllib.parse.SplitResult("", "", "", "", "")
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UserError(f"{url} is no address of a service, such as {ADDRESS}")
+        raise UserError(f"{url} is not the address of a service, such as {ADDRESS}")
     return url if parts.path.endswith(PATH) else url.rstrip("/") + PATH
 
 

@@ -133,7 +133,7 @@ def _bytes(field: int, value: bytes) -> Message:
 
 
 def _head(field: int, value: bytes) -> Message:
-    """Returns what stands before the bytes of a field; joining both at once saves a copy of large ones."""
+    """Returns the header of a field; joining both at once saves a copy of large ones."""
     return _varint(field << 3 | 2) + _varint(len(value))
 
 

@@ -85,13 +85,15 @@ def check_records(config: KubeflowConfig, data: str) -> None:
 
 
 def check_metadata(config: Config) -> None:
-    """Holds that the password of the database is in no file.
+    """Checks that the configuration does not contain the password of the database.
 
     Raises:
-        UserError: it is.
+        UserError: it contains the password.
     """
     if config.metadata.connection and PASSWORD in config.kubeflow.environment:
-        raise UserError(f"kubeflow.environment holds {PASSWORD}; put it in a secret and name that in kubeflow.secrets")
+        raise UserError(
+            f"kubeflow.environment contains {PASSWORD}; put it in a secret and name that in kubeflow.secrets"
+        )
 
 
 def moved_root(config: KubeflowConfig, before: str) -> str:

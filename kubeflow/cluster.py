@@ -114,7 +114,7 @@ class Cluster:
         return f"`im2latex kubeflow {what}{host}`"
 
     def reconnect(self) -> None:
-        """Logs in again, with a token that is read anew."""
+        """Logs in again, with a newly read token."""
         self._client = _connect(self._access)
 
     def call(self, doing: str, service: str, operation: str, *arguments: Any, **query: Any) -> Any:

@@ -315,7 +315,7 @@ def _apply_driver_output(text: str | None, outputs: dict[str, list[Any]]) -> dic
 def _set_times_by_content(folder: Path) -> None:
     """Sets the modification time of each file to the checksum of its content.
 
-    ExampleGen detects changed files by name, size and time, and the launcher downloads them anew for each task.
+    ExampleGen detects changed files by name, size and time, and the launcher downloads them again for each task.
     """
     import google_crc32c
 

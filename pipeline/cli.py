@@ -145,7 +145,7 @@ def report(
     ] = None,
     connection: Annotated[
         str | None,
-        typer.Option(help="Database that holds the run. Default: that of the last run.", metavar="ADDRESS"),
+        typer.Option(help="Database of the run. Default: that of the last run.", metavar="ADDRESS"),
     ] = None,
 ) -> None:
     """Write a run's HTML report, including failed runs."""
@@ -173,7 +173,7 @@ def reproduce(
     as_json: Json = False,
     connection: Annotated[
         str | None,
-        typer.Option(help="Database that holds the run. Default: that of the last run.", metavar="ADDRESS"),
+        typer.Option(help="Database of the run. Default: that of the last run.", metavar="ADDRESS"),
     ] = None,
 ) -> None:
     """Run a recorded run again in another workspace, and compare the results.
@@ -350,19 +350,32 @@ def show(
 
 
 def main() -> None:
-    """Runs the command; an error that a person can fix is printed as one sentence on stderr."""
+    """Runs the command and exits. Prints user errors and usage errors as one sentence on stderr."""
     try:
-        app()
+        # Not standalone: typer would print usage errors in a box.
+        status = app(prog_name="im2latex", standalone_mode=False)
     except UserError as error:
         typer.echo(f"im2latex: {error}", err=True)
         sys.exit(error.exit_status)
+    except typer.TyperException as error:
+        if sentence := _usage_error(error):
+            typer.echo(f"im2latex: {sentence}", err=True)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:  # before typer handles it
         typer.echo("im2latex: stopped", err=True)
         sys.exit(INTERRUPTED)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer's answer to Ctrl-C
-            typer.echo("im2latex: stopped; the same command continues from here", err=True)
-        raise
+    if status == INTERRUPTED:  # typer returns it after Ctrl-C
+        typer.echo("im2latex: stopped; the same command continues from here", err=True)
+    sys.exit(status)
+
+
+def _usage_error(error: typer.TyperException) -> str:
+    """Returns one sentence for a wrong command line; empty if typer has printed the help of a group instead."""
+    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
+    message = message.replace(": Input should", ": it should")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "im2latex"
+    return message and f"{message[0].lower()}{message[1:]}; see `{command} --help`"
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Workspace:
 
     @property
     def buckets(self) -> Path:
-        """Copies of what lies in buckets."""
+        """Copies of files in buckets."""
         return self.home / "buckets"
 
     @property
@@ -90,7 +90,7 @@ class Workspace:
 
     @property
     def logs(self) -> Path:
-        """The full log of each run, beside its configuration."""
+        """The full log and the configuration of each run."""
         return self.home / "logs"
 
     @contextlib.contextmanager

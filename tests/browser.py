@@ -9,7 +9,7 @@ from typing import Any
 from selenium import webdriver
 from selenium.webdriver.support.wait import WebDriverWait
 
-# Gives the texts shown whose contrast with what is behind them is less than WCAG asks for: beginning, ratio, colour.
+# Returns the visible texts whose contrast with their background is below that of WCAG: first characters, ratio, colour.
 CONTRAST = """
 const channel = (value) => value <= 10.31 ? value / 3294.6 : ((value / 255 + 0.055) / 1.055) ** 2.4;
 const parse = (colour) => colour.match(/[\\d.]+/g).map(Number);

@@ -11,19 +11,19 @@ import pytest
 if TYPE_CHECKING:
     from tests.browser import Browser
 
-# What an example takes depends on what else the machine does.
+# The duration of an example depends on the load of the machine.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
 
 def pytest_configure() -> None:
-    # What a shell starts in the background ignores Ctrl-C, and so would all that tests start.
+    # A process that a shell starts in the background ignores Ctrl-C, and so would all its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest first: of what begins last nothing may take long, or it keeps one core busy alone."""
+    """Sorts the slowest tests to the front, so that no slow test runs alone on one core at the end."""
     items.sort(key=lambda item: [folder not in item.path.parts for folder in ("end_to_end", "trainer_module")])
     for item in items:
         if "end_to_end" in item.path.parts or "browser" in getattr(item, "fixturenames", ()):

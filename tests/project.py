@@ -1,4 +1,4 @@
-"""A small workspace: the shrunken quickstart, run once through every component."""
+"""A small workspace: a reduced quickstart, run once through every component."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Project:
 
     @classmethod
     def of(cls, folder: Path, settings: str = SETTINGS) -> Project:
-        """One in a folder, with the text of its configuration; nothing is run yet."""
+        """Makes a workspace in a folder, with the text of its configuration. Runs nothing."""
         made = cls(folder / "workspace", folder / "run.toml")
         made.config.write_text(settings, encoding="utf-8")
         return made
@@ -54,14 +54,14 @@ class Project:
         return [sys.executable, "-m", "pipeline.cli", "run", "--config", str(self.config), *arguments]
 
     def run(self, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
-        """`im2latex run` with these arguments, where commands of the shell were given in a namespace of its own."""
+        """Runs `im2latex run` with these arguments; with shell commands, in its own namespace after these."""
         command = self.command(*arguments)
         if before:
             command = ["unshare", "--mount", "sh", "-ec", f'{before}; exec "$@"', "sh", *command]
         return subprocess.run(command, capture_output=True, text=True, timeout=600, env=self.environment())
 
     def executions(self) -> list[tuple[str, str]]:
-        """(component, state) of every execution in ML Metadata, in the order in which they were begun."""
+        """Returns (component, state) of every execution in ML Metadata, in the order of their start."""
         from ml_metadata import MetadataStore
         from ml_metadata.proto import metadata_store_pb2
         from tfx.orchestration.metadata import sqlite_metadata_connection_config
@@ -81,12 +81,12 @@ class Project:
 
 
 def read_only(folder: Path) -> str:
-    """The shell's commands that make a folder read-only, for `Project.run`."""
+    """Returns the shell commands that make a folder read-only, for `Project.run`."""
     return f"mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}"
 
 
 def after_first_run(folder: Path) -> Project:
-    """A workspace after its first run, whose output is in `first_run.txt` beside it."""
+    """A workspace after its first run; the output of the run is in `first_run.txt` next to it."""
     made = Project.of(folder)
     first = made.run()
     assert first.returncode == 0, first.stdout + first.stderr

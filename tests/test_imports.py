@@ -12,7 +12,7 @@ import pytest
 from data.repository import REPOSITORY
 
 PACKAGES = ("im2latex", "data", "trainer_module", "components", "pipeline", "kubeflow")
-# Within data: a folder imports none of those that come after it; the modules beside them are the first.
+# Within data: a folder imports only earlier ones; the modules next to the folders are the first.
 SUBJECTS = ("latex", "spelling", "dataset", "importers", "formulas", "pictures")
 HEAVY = {"tensorflow", "tfx", "keras", "tensorflow_transform", "tensorflow_model_analysis", "apache_beam"}
 
@@ -22,7 +22,7 @@ def modules(package: str) -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The dotted names that a module imports, at any place in it."""
+    """Returns the dotted names that a module imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -36,7 +36,7 @@ def imported_by(paths: list[Path]) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_imports_none_that_comes_after_it(package: str) -> None:
+def test_packages_import_only_in_one_direction(package: str) -> None:
     after = {*PACKAGES[PACKAGES.index(package) + 1 :], "tests"}
     found = imported_by(modules(package))
     assert found
@@ -45,7 +45,7 @@ def test_a_package_imports_none_that_comes_after_it(package: str) -> None:
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_so_does_a_folder_of_data(subject: str) -> None:
+def test_a_folder_of_data_is_accepted_too(subject: str) -> None:
     after = {f"data.{name}" for name in SUBJECTS[SUBJECTS.index(subject) + 1 :]}
     found = imported_by(modules(f"data/{subject}"))
     assert found
@@ -73,7 +73,7 @@ def test_the_reader_needs_three_packages_alone_and_the_service_four_more() -> No
     assert found[True] - sys.stdlib_module_names == {"im2latex", "numpy", "PIL"} | served
 
 
-def test_what_reads_a_store_or_moves_versions_needs_no_tfx_to_be_imported() -> None:
+def test_reading_a_store_and_moving_versions_do_not_import_tfx() -> None:
     for name in ("metadata", "serving_folder"):
         tree = ast.parse((REPOSITORY / f"components/{name}.py").read_text("utf-8"))
         at_once = [node for node in tree.body if isinstance(node, ast.ImportFrom)]

@@ -1,4 +1,4 @@
-"""Fits the network of `glyph_size` to formulas drawn at known sizes, and says how far off it is.
+"""Fits the network of `glyph_size` to formulas drawn at known sizes, and prints its error.
 
     python -m trainer_module.fit_glyph_size DATA... [--out FILE]
 

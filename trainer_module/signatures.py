@@ -237,6 +237,6 @@ def read_exported(folder: str | Path) -> Trained:
         return from_description(described, weights)
     except (KeyError, OSError, TypeError, ValidationError, ValueError, tf.errors.OpError) as error:
         raise UserError(
-            f"{folder} holds no model that this pipeline exported ({type(error).__name__}); "
+            f"{folder} is not a model that this pipeline exported ({type(error).__name__}); "
             "name the folder of a version, such as workspace/serving/im2latex/VERSION"
         ) from None

@@ -122,7 +122,7 @@ def applied(
 
 
 class TrainingInputs(NamedTuple):
-    """What a training has beside the configuration of the model and of the training."""
+    """Inputs of a training, in addition to the configuration of the model and of the training."""
 
     image: ImageConfig
     vocabulary: list[str]

@@ -152,7 +152,7 @@ class FormulaTuner(base_tuner.BaseTuner):
         """Runs a trial, or takes its outcome from the search that was killed.
 
         Raises:
-            FailedTrialError: the trial failed, and the search goes on.
+            FailedTrialError: the trial failed, and the search continues.
             FatalError: another error, which ends the search.
         """
         number, values = int(trial.trial_id), trial.hyperparameters.values

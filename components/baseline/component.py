@@ -47,7 +47,7 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
     """Finds the baseline version before the cache lookup."""
 
     def __init__(self, metadata_handle: Any) -> None:
-        # The compiler asks for the first base class, the launcher for the second; as in TFX's ExampleGen.
+        # The compiler needs the first base class, the launcher the second; as in TFX's ExampleGen.
         base_driver.BaseDriver.__init__(self, metadata_handle)
         portable_driver.BaseDriver.__init__(self, metadata_handle)
 

@@ -79,7 +79,7 @@ def evaluate(
     sources = Counter(source_of(record.name) for record in records)
     total = sources.total()
     if not total:
-        raise UserError("there are no examples to evaluate on")
+        raise UserError("there are no examples to evaluate on; choose another split")
     renderer = renderer or default_renderer()
 
     def telling(what: str, total: int) -> Callable[[int], None]:
@@ -203,7 +203,7 @@ def _size(record: Record) -> tuple[int, int]:
         return Image.open(io.BytesIO(record.image)).size
     except OSError:
         raise UserError(
-            f"the image of {record.name} cannot be decoded; `im2latex data check` finds all of them"
+            f"the image of {record.name} cannot be decoded; `im2latex data check` finds all such records"
         ) from None
 
 

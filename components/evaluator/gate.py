@@ -73,7 +73,11 @@ def parse(text: str) -> GateRule:
         raise ValueError(f"{text!r}: for {score}, {better} is better; use {comparison}")
     key, value = match["key"], match["value"]
     if key and value not in _SLICES.get(key, ()):
-        known = f"of {key} there are {', '.join(_SLICES[key])}" if key in _SLICES else f"there are {', '.join(_SLICES)}"
+        known = (
+            f"the slices of {key} are {', '.join(_SLICES[key])}"
+            if key in _SLICES
+            else f"there are {', '.join(_SLICES)}"
+        )
         raise ValueError(f"{text!r}: there is no slice {key}={value}; {known}")
     if match["sign"] == "-":
         bound = -bound

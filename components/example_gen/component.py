@@ -94,7 +94,10 @@ def respelled(content: bytes, spelling: str) -> bytes:
 
 def _check_count(count: int, pattern: str) -> None:
     if not count:
-        raise UserError(f"{pattern} holds no records; every split needs some: `im2latex data import` can hold some out")
+        raise UserError(
+            f"{pattern} contains no records; every split needs some: `im2latex data import` can take a share of "
+            "another split"
+        )
 
 
 @beam.ptransform_fn

@@ -104,7 +104,7 @@ class Executor(executor.Executor):
         elif exec_properties["action"] == WARN:
             log.warning("%s", found.sentence)
         else:
-            raise UserError(f"{found.sentence}; drift.action=warn continues in spite of it")
+            raise UserError(f"{found.sentence}; to continue anyway, set drift.action=warn")
 
 
 class ExampleValidator(base_component.BaseComponent):

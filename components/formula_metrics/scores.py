@@ -306,7 +306,7 @@ def _table(*rows: tuple[str, str, str, int, Callable[[np.ndarray], float], str])
 # In the order in which tables show them, which is also that of the columns of the statistics.
 SCORES = _table(
     ("bleu", "BLEU", "BLEU", 2 * MAX_NGRAM_ORDER + 1, bleu, "corpus BLEU-4 on tokens, 0 to 1"),
-    ("exact_match", "exact match", "exact", 2, share, "share of formulas of which every token is right"),
+    ("exact_match", "exact match", "exact", 2, share, "share of formulas with every token right"),
     (
         "edit_similarity",
         "edit similarity",
@@ -315,7 +315,7 @@ SCORES = _table(
         similarity,
         "1 - edit distance / length of the longer, on tokens",
     ),
-    ("token_accuracy", "token accuracy", "token", 2, share, "share of tokens that are right where they stand"),
+    ("token_accuracy", "token accuracy", "token", 2, share, "share of tokens that are right at their position"),
     ("image_match", "image match", "image", 2, share, "share of formulas that look right when drawn"),
     (
         "image_match_without_blanks",
@@ -334,16 +334,16 @@ SCORES = _table(
         "1 - edit distance / width of the wider, on columns of pixels",
     ),
     ("unrendered", "unrendered", "not drawn", 2, first_count, "predictions that cannot be drawn; lower is better"),
-    ("cdm", "CDM", "CDM", 2, share, "mean F1 of the symbols that are right and where they should be"),
-    ("cdm_exp_rate", "ExpRate@CDM", "exp rate", 2, share, "share of formulas of which CDM is 1"),
-    ("cdm_left_out", "left out of CDM", "", 1, first_count, "references that CDM cannot set; lower is better"),
+    ("cdm", "CDM", "CDM", 2, share, "mean F1 of the symbols that are right and in the right place"),
+    ("cdm_exp_rate", "ExpRate@CDM", "exp rate", 2, share, "share of formulas with a CDM of 1"),
+    ("cdm_left_out", "left out of CDM", "", 1, first_count, "references that cannot be typeset; lower is better"),
     (
         "calibration_error",
         "calibration error",
         "",
         3 * BINS,
         calibration_error,
-        "how far probabilities lie from the share that is right; lower is better",
+        "expected calibration error of the probabilities; lower is better",
     ),
 )
 WIDTH = max(score.part.stop for score in SCORES.values())

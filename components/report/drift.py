@@ -55,7 +55,7 @@ def examples(run: ReportedRun) -> Compared:
 
 
 def service(run: ReportedRun) -> Compared:
-    """Returns how the pictures that a service was asked to read compare with those that its model learned from."""
+    """Returns the comparison of a service's pictures with the training examples of its model."""
     if run.service is None:
         raise Missing("`im2latex report --service ADDRESS` adds what a service was asked.")
     sentence = "; ".join(run.service.sentences)

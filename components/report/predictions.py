@@ -38,7 +38,7 @@ class Prediction(NamedTuple):
 
 
 class StoredPredictions(Iterable[Prediction]):
-    """A model's predictions for the evaluated split, which are read anew each time that they are iterated.
+    """A model's predictions for the evaluated split, which are read again for each iteration.
 
     Args:
         file: `predictions.parquet`, see `components.evaluator.evaluation`.

@@ -11,7 +11,7 @@ from trainer_module.hyperparameters import in_words
 
 # TFX's file in the artifact `tuner_results`.
 FILE = "tuner_results.json"
-# Properties of the artifact `best_hyperparameters`, beside the hyperparameters.
+# Properties of the artifact `best_hyperparameters`, in addition to the hyperparameters.
 TRIALS, PERPLEXITY = "trials", "perplexity"
 
 

@@ -215,9 +215,9 @@ def _read_split(
             problems.add(str(error))
     total = len(statistics.lengths) + statistics.unusable
     if described and expected != total:
-        problems.add(f"{split} holds {total:,} records, dataset.json says {expected:,}")
+        problems.add(f"{split} contains {total:,} records, dataset.json says {expected:,}")
     if not total:
-        problems.add(f"{split} holds no records")
+        problems.add(f"{split} contains no records")
     if repeated := int((np.unique(statistics.names, return_counts=True)[1] > 1).sum()):
         problems.add(f"{repeated:,} names occur more than once in {split}")
     return statistics

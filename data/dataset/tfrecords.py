@@ -92,7 +92,7 @@ def shards(folder: Path) -> list[Path]:
 
 
 def examples_of(data: Path, split: str) -> Path:
-    """What `read_records` reads of a data set: the folder of its split, or what is no data set with splits itself.
+    """Returns the path for `read_records`: the folder of a split, or `data` itself if it has no splits.
 
     Raises:
       UserError: it has no such split, or is not there.
@@ -107,7 +107,7 @@ def examples_of(data: Path, split: str) -> Path:
 
 
 class Records(Iterable[Record]):
-    """The records of TFRecord files, in order. They are read anew each time that they are iterated.
+    """The records of TFRecord files, in order. They are read again for each iteration.
 
     Iterating raises UserError if a file is damaged, or a record does not follow the schema.
     """
@@ -133,7 +133,7 @@ def read_records(path: Path | str) -> Records:
     path = Path(path)
     files = shards(path) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"{path} holds no .tfrecord or .tfrecord.gz files; make a data set with `im2latex data`")
+        raise UserError(f"{path} contains no .tfrecord or .tfrecord.gz files; make a data set with `im2latex data`")
     return Records(files)
 
 

@@ -178,7 +178,7 @@ class DatasetWriter:
         if self.path.is_dir():
             if self.overwrite or is_dataset(self.path) or not any(self.path.iterdir()):
                 return
-            raise UserError(f"{self.path} is not a data set and not empty; choose another --out, or give --overwrite")
+            raise UserError(f"{self.path} is not a data set and not empty; choose another --out, or use --overwrite")
         if self.path.exists():
             raise UserError(f"{self.path} is a file; --out names a folder")
 
@@ -189,7 +189,7 @@ class DatasetWriter:
         total = written + rejected
         common = "; ".join(f"{count} x {reason}" for reason, count in self._reasons.most_common(3))
         if total == 0:
-            raise UserError(f"{self.source} holds no records; check that it is the right folder")
+            raise UserError(f"{self.source} contains no records; check that it is the right folder")
         if rejected > self.allow_rejects * total or written == 0:
             file = self.path.with_name(f"{self.path.name}.rejects.jsonl")
             (self.folder / REJECTS).rename(file)

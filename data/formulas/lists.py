@@ -196,7 +196,7 @@ def _read_folder(path: Path) -> Iterator[ListedFormula]:
     if len(names) != 1 or not lists:
         raise UserError(
             f"{path} is neither a data set nor a folder with im2latex_formulas.norm.lst and im2latex_*_filter.lst; "
-            "give one of these, or a list of formulas"
+            "name one of these, or a list of formulas"
         )
     formulas = FileLines(files.read(names[0]))
     for name in lists:
@@ -204,7 +204,10 @@ def _read_folder(path: Path) -> Iterator[ListedFormula]:
         for number, row in enumerate(FileLines(files.read(name)), start=1):
             line = [line_number(field) for field in row.decode("utf-8", "replace").split()[1:2]]
             if split is None or not line or line[0] >= len(formulas):
-                raise UserError(f"{path / name}, line {number}: no formula line of a known split; correct the list")
+                raise UserError(
+                    f"{path / name}, line {number}: the split is unknown, or the list of formulas has no such line; "
+                    "correct the list"
+                )
             latex = formulas[line[0]].decode("utf-8", "replace")
             yield ListedFormula(latex, label_of(path.name), split, f"{name}:{number}")
 

@@ -91,7 +91,7 @@ def mine(
     write_list(out, _kept(results, mined, held_out, progress))
     if not mined.written:
         raise UserError(
-            f"{', '.join(map(str, sources))} holds no formulas in LaTeX; give .tex files, or .tar.gz of them"
+            f"{', '.join(map(str, sources))} contains no LaTeX formulas; give .tex files, or .tar.gz of them"
         )
     return mined
 
@@ -133,7 +133,7 @@ def _kept(
         if progress is not None:
             progress(1)
     if not mined.written:
-        raise UserError("the sources hold no formulas; give files, folders or .tar.gz of LaTeX")
+        raise UserError("the sources contain no formulas; give files, folders or .tar.gz of LaTeX")
 
 
 def _mine(work: tuple[str, tuple[str, dict[str, str]]], max_tokens: int) -> DocumentFormulas:

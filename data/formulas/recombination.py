@@ -246,7 +246,7 @@ def recombine(
             progress(1)
         if new == count:
             return
-    raise UserError(f"these formulas give no more than {new:,} new ones; give more formulas, or a smaller --count")
+    raise UserError(f"only {new:,} new formulas can be made from these; use more formulas, or a smaller --count")
 
 
 def _parts(tokens: Sequence[str]) -> list[FormulaPart]:

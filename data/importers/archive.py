@@ -1,4 +1,4 @@
-"""Reads .tar archives from anywhere: their files go to disk, one at a time, and what an archive may ask for is limited.
+"""Reads untrusted .tar archives: their files go to disk, one at a time, and the resources for an archive are limited.
 
 An archive of 4 MB can hold gigabytes of zeros, headers of gigabytes, names that point out of a folder, links and
 devices. So nothing is taken at its word: only regular files are read, by their base names, into one unnamed file.
@@ -144,7 +144,7 @@ def _unpacked(path: Path, stream: IO[bytes], out: IO[bytes], only_images: bool) 
                     limit = MAX_IMAGE_BYTES if is_image else MAX_FILE_BYTES
                     if member.size > limit:
                         what = f"{shown(name)} of {member.size:,} bytes, more than {limit:,}"
-                        raise UserError(f"{path} holds {what}; leave it out")
+                        raise UserError(f"{path} contains {what}; remove it")
                     archive.add(name, out.tell(), member.size)
                     _copy(stream, out, member.size, path)
                 elif not member.isdir():

@@ -182,7 +182,7 @@ class Files:
                     self._archives.append(unpack(path, self._scratch, only_images=True))
         names = (entry.name for folder in self._folders for entry in os.scandir(folder))
         if not any(map(_is_image, names)) and not any(map(_is_image, (name for a in self._archives for name in a))):
-            raise UserError(f"{self.source} holds no images; put the image folder or its .tar.gz there")
+            raise UserError(f"{self.source} contains no images; put the image folder or its .tar.gz there")
 
     def image(self, name: str) -> Path | FilePart:
         """Returns an image by its file name; one in an archive wins over one in a folder.

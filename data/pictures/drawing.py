@@ -228,8 +228,8 @@ def _working_folder(work: Path, plan: Plan) -> Iterator[None]:
             raise UserError(f"another command is writing to {work}; wait for it, or choose another --out") from error
         if plan_file.exists() and plan_file.read_text("utf-8") != plan.digest:
             raise UserError(
-                f"{work} holds pictures of a command with other formulas or options; run that command again to finish "
-                "it, or remove the folder"
+                f"{work} contains pictures of a command with other formulas or options; run that command again to "
+                "finish it, or remove the folder"
             )
         shutil.rmtree(work / _TEMPORARY, ignore_errors=True)  # left by a killed command
         plan_file.write_text(plan.digest, "utf-8")

@@ -1,4 +1,4 @@
-"""Histograms of what the service was asked to read, for /statistics and Prometheus; it keeps no pictures."""
+"""Histograms of the pictures that the service received, for /statistics and Prometheus; it keeps no pictures."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Asked(Collector):
             )
             distances = GaugeMetricFamily(
                 "im2latex_drift_distance",
-                "Distance between what was asked and what the model learned from, 0 to 1.",
+                "Distance between the pictures that were read and the training examples, 0 to 1.",
                 labels=["feature"],
             )
             for comparison in compare(learned, asked, thresholds(OF_REQUESTS)):

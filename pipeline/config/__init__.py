@@ -131,6 +131,11 @@ def _build(overrides: Sequence[tuple[str, Any, str]]) -> Config:
         config = TypeAdapter(Config).validate_python(values)
     except ValidationError as error:
         raise UserError(_sentence(error, origins)) from None
+    if config.training.start_share and not config.training.start_from:
+        raise UserError(
+            f"training.start_share = {config.training.start_share} has no effect without a model to start from; set "
+            "training.start_from, or leave out training.start_share"
+        )
     if config.training.start_from == reader.NAME:
         reader.check_fits(config.model, config.image)
     if config.tuning.trials and config.tuning.width and config.training.start_from:

@@ -33,7 +33,7 @@ COMPONENTS = (
 # The component that only a pipeline with tuning has, and all components then.
 TUNER = "Tuner"
 WITH_TUNER = (*COMPONENTS[:5], TUNER, *COMPONENTS[5:])
-# Stands for all components.
+# Name for all components.
 EVERY = "all"
 # The components that run on Beam.
 BEAM_COMPONENTS = ("ImportExampleGen", "StatisticsGen", "Transform", "Evaluator")
@@ -56,7 +56,8 @@ class DataConfig:
     seed: int = Field(default=1, ge=0, description="seed of the synthetic formulas")
     dpi: int = Field(default=DEFAULT_DPI, ge=40, le=600, description="resolution of synthetic formulas, dots per inch")
     spelling: Literal["normal", "im2markup"] = Field(
-        default="normal", description="of formulas: normal, one for each look; im2markup, as they come"
+        default="normal",
+        description="spelling of formulas: normal (equal for all that look the same) or im2markup (as in the source)",
     )
     max_tokens: int = Field(default=DEFAULT_MAX_TOKENS, ge=MIN_TOKENS, description="longest synthetic formula, tokens")
 
@@ -98,7 +99,7 @@ class EvaluationConfig:
     )
     gate: tuple[str, ...] = Field(
         default=("bleu >= 0.7", "bleu >= baseline - 0.01"),
-        description='rules a model must keep to be served, such as "bleu >= baseline - 0.02 where length=1-9"',
+        description='rules that a model must pass to be pushed, such as "bleu >= baseline - 0.02 where length=1-9"',
     )
     robustness: int = Field(
         default=0, ge=0, description="examples that are also read resized, blurred, as photos and so on; 0: none"
@@ -119,14 +120,14 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ServingConfig:
-    """The check before a push, in which a fresh process reads images with the model; and which versions are kept."""
+    """The check before a push, in which a fresh process predicts images with the model; and the versions to keep."""
 
     # The check also reads all of them in one batch, which takes memory; 32 are enough for a median.
-    check_images: int = Field(default=32, ge=1, le=256, description="real images that the fresh process reads")
+    check_images: int = Field(default=32, ge=1, le=256, description="real images that the fresh process predicts")
     # Three times the median of the largest preset, with its largest images, on two busy cores.
-    max_seconds: float = Field(default=2.0, gt=0, description="longest median time of one image there, seconds")
+    max_seconds: float = Field(default=2.0, gt=0, description="longest median time per image in that process, seconds")
     keep: int = Field(
-        default=5, ge=0, description="pushed versions that stay, and as many withdrawn ones, at least 2; 0: all of them"
+        default=5, ge=0, description="pushed versions to keep, and withdrawn ones, at least 2 of each; 0: all"
     )
 
     @field_validator("keep")
@@ -142,40 +143,47 @@ class BeamConfig:
     """Where the components on Beam run: ImportExampleGen, StatisticsGen, Transform and Evaluator."""
 
     runner: Literal["local", "multi_processing", "flink", "spark", "dataflow"] = Field(
-        default="local", description="in this process, in several here, or on Flink, Spark or Dataflow"
+        default="local",
+        description="local (this process), multi_processing (several local processes), flink, spark or dataflow",
     )
     workers: int = Field(
         default=0,
         ge=0,
-        description="processes, parallel tasks of Flink, most machines of Dataflow; 0: as many as the runner takes",
+        description="processes, parallel tasks on Flink, or maximum machines on Dataflow; 0: the runner's default",
     )
-    flink_master: str = Field(default="", description="host:port of Flink's page; empty: a Flink of its own, here")
-    flink_version: str = Field(default="", description="Flink's version, such as 1.20; empty: the newest Beam knows")
-    spark_master: str = Field(default="", description="spark://host:port; empty: a Spark of its own, here")
-    job_server: str = Field(default="", description="host:port of a running Beam job server; empty: one is started")
+    flink_master: str = Field(default="", description="host:port of Flink's web page; empty: start a local Flink")
+    flink_version: str = Field(
+        default="", description="Flink's version, such as 1.20; empty: the newest that Beam supports"
+    )
+    spark_master: str = Field(default="", description="spark://host:port; empty: start a local Spark")
+    job_server: str = Field(default="", description="host:port of a running Beam job server; empty: start one")
     job_server_jar: str = Field(
-        default="", description="Beam's job server for Flink or Spark, a file or URL; empty: Beam fetches it"
+        default="", description="file or URL of Beam's job server for Flink or Spark; empty: Beam downloads it"
     )
-    worker_image: str = Field(default="", description="image with this project that Flink, Spark or Dataflow starts")
+    worker_image: str = Field(
+        default="", description="container image with this project for workers of Flink, Spark or Dataflow"
+    )
     worker_pool: str = Field(
-        default="", description="host:port, as a Flink or Spark worker sees it, of Beam's worker pool beside it"
+        default="", description="host:port of Beam's worker pool, from the view of a Flink or Spark worker"
     )
-    arguments: tuple[str, ...] = Field(default=(), description="further arguments of the Beam runner")
+    arguments: tuple[str, ...] = Field(default=(), description="additional arguments of the Beam runner")
     by_component: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
-        description='still further ones of single components, such as {Transform = ["--parallelism=8"]}',
+        description='additional arguments of single components, such as {Transform = ["--parallelism=8"]}',
     )
 
     @model_validator(mode="after")
     def _arguments_are_options(self) -> BeamConfig:
         for component in self.by_component:
             if component not in BEAM_COMPONENTS:
-                raise ValueError(f"by_component holds {component!r}; those on Beam are {', '.join(BEAM_COMPONENTS)}")
+                raise ValueError(
+                    f"by_component contains {component!r}; the components on Beam are {', '.join(BEAM_COMPONENTS)}"
+                )
         for argument in (*self.arguments, *itertools.chain(*self.by_component.values())):
             if not argument.startswith("--"):
-                raise ValueError(f"arguments holds {argument!r}, which does not start with two dashes")
+                raise ValueError(f"arguments contains {argument!r}, which does not start with two dashes")
             if argument.partition("=")[0] == "--runner":
-                raise ValueError(f"arguments holds {argument!r}, which runner sets")
+                raise ValueError(f"arguments contains {argument!r}, which runner sets")
         return self
 
     @model_validator(mode="after")
@@ -206,7 +214,7 @@ class BeamConfig:
         if self.runner in ("flink", "spark") and not (self.worker_image or self.worker_pool):
             for address in (getattr(self, f"{self.runner}_master"), self.job_server):
                 if address and not _is_this_machine(address):
-                    raise ValueError(f"{address} has its workers on other machines: give worker_image or worker_pool")
+                    raise ValueError(f"{address} has its workers on other machines: set worker_image or worker_pool")
         return self
 
     def _dataflow_has_what_it_needs(self) -> None:

@@ -53,7 +53,7 @@ def parse(text: str) -> Address:
     except ValueError:
         raise UserError(_form("is not an address")) from None
     if parts.password is not None:
-        raise UserError(_form(f"holds a password, which belongs in the environment variable {PASSWORD}"))
+        raise UserError(_form(f"contains a password, which belongs in the environment variable {PASSWORD}"))
     database = unquote(parts.path.removeprefix("/"))
     if parts.scheme.startswith("postgres"):
         raise UserError(
@@ -62,7 +62,7 @@ def parse(text: str) -> Address:
     if parts.scheme != SCHEME or not parts.username or not parts.hostname or not database or "/" in database:
         raise UserError(_form("is not the address of a database"))
     if parts.query or parts.fragment:
-        raise UserError(_form("holds more than an address"))
+        raise UserError(_form("contains more than an address"))
     return Address(unquote(parts.username), parts.hostname, port or PORT, database)
 
 

@@ -128,7 +128,7 @@ def repair_killed(address: str, workspace: Workspace) -> int:
 
 def _killed(graph: LineageGraph, workspace: Workspace, pushed: Mapping[int, Push]) -> Iterator[Finding]:
     for execution in _left_running(graph, workspace, current_run(list(graph.runs), workspace)):
-        what = f"{execution.component} of run {execution.run or 'none'} was left running by a process that is gone"
+        what = f"{execution.component} of run {execution.run or 'none'} was left running by a process that has ended"
         behind = f", behind its push of {pushed[execution.id].version}" if execution.id in pushed else ""
         yield Finding(KILLED, what + behind, execution.run, execution.id)
 
@@ -163,11 +163,11 @@ def _unknown(graph: LineageGraph, workspace: Workspace, pushed: Mapping[int, Pus
     explained = {push.version for push in pushed.values()}
     for version in unknown_versions(graph, workspace):
         if version not in explained:
-            yield Finding(UNKNOWN, f"{version} was pushed by no run that is known")
+            yield Finding(UNKNOWN, f"{version} was not pushed by a recorded run")
     for artifact in graph.artifacts.values():
         if artifact.properties.get(SERVING_VERSION) and not artifact.copy_of:
             what = f"version {artifact.properties[SERVING_VERSION]}, which a model was compared with, "
-            yield Finding(UNKNOWN, f"{what}was pushed by no run that is known", *_maker(graph, artifact))
+            yield Finding(UNKNOWN, f"{what}was not pushed by a recorded run", *_maker(graph, artifact))
 
 
 def _sources(graph: LineageGraph, workspace: Workspace) -> Iterator[Finding]:
@@ -176,7 +176,7 @@ def _sources(graph: LineageGraph, workspace: Workspace) -> Iterator[Finding]:
         for path, exists in sources(execution):
             if not exists and path not in reported and not is_elsewhere(graph, execution.run, workspace):
                 reported.add(path)
-                what = f"{path}, which {execution.component} brought in, is gone"
+                what = f"{path}, which {execution.component} read, is missing"
                 yield Finding(SOURCE, what, execution.run, execution.id)
 
 
@@ -185,7 +185,7 @@ def _missing_files(graph: LineageGraph, workspace: Workspace) -> Iterator[Findin
         if artifact.uri and artifact.state not in REMOVED and not is_there(artifact):
             run, *ids = _maker(graph, artifact)
             if not is_elsewhere(graph, run, workspace):
-                what = f"the files of {artifact.type} {artifact.id}, {artifact.uri}, are gone"
+                what = f"the files of {artifact.type} {artifact.id}, {artifact.uri}, are missing"
                 yield Finding(GONE, what, run, *ids)
 
 

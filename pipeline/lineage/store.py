@@ -174,9 +174,9 @@ def problem(error: str) -> str:
     if "older than library version" in error:
         return "was written by an older ML Metadata; use the im2latex that wrote it"
     if "readonly database" in error and "query" not in error:
-        return "holds what a killed process left half done, and is read-only: make it writable"
+        return "contains unfinished changes of a killed process, and is read-only: make it writable"
     if "no such table" in error:
         return "is no store of ML Metadata; move it away, or set IM2LATEX_HOME"
     if "not a database" in error or "malformed" in error or "subset of tables" in error or "disk I/O" in error:
-        return "is damaged; put a copy in its place, or move it away and begin anew with `im2latex run`"
+        return "is damaged; put a copy in its place, or move it away and start again with `im2latex run`"
     return f"cannot be read: {error.strip().splitlines()[0] if error.strip() else 'no reason given'}"

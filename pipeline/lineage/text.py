@@ -62,7 +62,7 @@ def story(
     if down:
         if up:
             yield Text()
-        yield _grow(made_of(graph, artifact.id), artifact, _Teller(graph, about, "", paths), "what was made of it")
+        yield _grow(made_of(graph, artifact.id), artifact, _Teller(graph, about, "", paths), "what was made from it")
 
 
 def runs(summaries: Sequence[RunSummary], left_out: int) -> Iterator[Any]:
@@ -120,7 +120,7 @@ def findings(problems: Sequence[Finding]) -> Iterator[Any]:
                 yield Text(f"  and {len(of_kind) - SHOWN:,} more; --json lists all", "dim")
             yield Text(f"  repair: {how}", "green")
     if not problems:
-        yield Text("nothing is broken", "green")
+        yield Text("no problems", "green")
 
 
 class _Teller:

@@ -124,7 +124,7 @@ def _vocabulary(first: Path, second: Path) -> tuple[bool, str]:
     tokens = [(folder / "transform_fn" / "assets" / VOCABULARY).read_bytes().splitlines() for folder in (first, second)]
     other = set(tokens[0]) ^ set(tokens[1])
     if other:
-        return False, f"{len(tokens[0]):,} tokens and {len(tokens[1]):,}, of which {len(other):,} are in one only"
+        return False, f"{len(tokens[0]):,} tokens and {len(tokens[1]):,}, of which {len(other):,} are in only one"
     return tokens[0] == tokens[1], f"{len(tokens[0]):,} tokens" + (
         "" if tokens[0] == tokens[1] else " in another order"
     )
@@ -175,7 +175,10 @@ def _predictions(first: Path, second: Path) -> tuple[bool, str]:
         return False, f"of {one.num_rows:,} images and {other.num_rows:,} others"
     pairs = zip(one.column(CANDIDATE).to_pylist(), other.column(CANDIDATE).to_pylist(), strict=True)
     differ = sum(before != after for before, after in pairs)
-    return False, f"{differ:,} of {one.num_rows:,} images read otherwise" if differ else "other probabilities alone"
+    return (
+        False,
+        f"{differ:,} of {one.num_rows:,} images with other predictions" if differ else "only the probabilities differ",
+    )
 
 
 def _scores(first: Path, second: Path) -> tuple[bool, str]:

@@ -145,7 +145,7 @@ def _config(recorded: Recorded, settings: Sequence[str]) -> Config:
     if "config" not in recorded.properties or "data_fingerprint" not in recorded.properties:
         raise UserError(
             f"run {recorded.id} was recorded without its configuration or the fingerprint of its data, so it cannot be "
-            "run again"
+            "run again; `im2latex lineage runs` lists other runs"
         )
     if not recorded.components:
         raise UserError(f"run {recorded.id} has no outputs to compare; `im2latex lineage runs` lists other runs")

@@ -133,12 +133,13 @@ def _flink_cluster(config: BeamConfig) -> str:
         raise UserError(f"the Flink at {page} has no task manager: start one")
     if managers > 1 and not (config.worker_image or config.worker_pool):
         raise UserError(
-            f"the Flink at {page} has {managers} task managers, and this process can be the worker of only one: "
-            "set beam.worker_pool, with a pool beside each, or beam.worker_image"
+            f"the Flink at {page} has {managers} task managers, but this process can be the worker of only one: "
+            "set beam.worker_pool and start a pool next to each, or set beam.worker_image"
         )
     if config.workers > slots:
         raise UserError(
-            f"beam.workers = {config.workers}, and the Flink at {page} has {slots} slots: lower it, or add some"
+            f"beam.workers = {config.workers}, and the Flink at {page} has only {slots} slots: lower beam.workers, or "
+            "add slots"
         )
     if not (config.job_server or config.job_server_jar):
         _refuse_other_version(config, line)
@@ -152,6 +153,8 @@ def _refuse_other_version(config: BeamConfig, line: str) -> None:
 
     published = FlinkRunnerOptions.PUBLISHED_FLINK_VERSIONS
     if line not in published:
-        raise UserError(f"the cluster is Flink {line}, and this Beam runs on Flink {', '.join(published)}")
+        raise UserError(
+            f"the cluster is Flink {line}, but this Beam supports Flink {', '.join(published)}; use one of these"
+        )
     if line != (config.flink_version or published[-1]):
         raise UserError(f"the cluster is Flink {line}: set beam.flink_version='{line}'")

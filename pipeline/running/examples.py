@@ -63,7 +63,7 @@ def prepare_examples(
         files = list((folder / split).glob("*"))
         if not files:
             raise UserError(
-                f"data.source: {folder / split} holds no TFRecords; `im2latex data import` makes such a folder, "
+                f"data.source: {folder / split} contains no TFRecords; `im2latex data import` makes such a folder, "
                 "with train, eval and test",
             )
         for file in files:

@@ -339,33 +339,41 @@ def _line(console: Console, component: str, time_taken: str, text: str) -> None:
 
 
 def _summary(result: dict[str, Any], log: Path, seconds: float, console: Console) -> None:
-    """Prints the table at the end of a run."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column()
-    table.add_column(overflow="fold")  # do not cut long paths
+    """Prints the table at the end of a run. A terminal folds long rows; a file or a pipe gets each as one line."""
+    rows: list[tuple[str, str]] = []
     if result["examples"]:
-        table.add_row("examples", ", ".join(f"{count:,} {split}" for split, count in result["examples"].items()))
+        rows.append(("examples", ", ".join(f"{count:,} {split}" for split, count in result["examples"].items())))
     if result["drift"].startswith(DRIFT):
-        table.add_row("drift", result["drift"].removeprefix("drift "))
+        rows.append(("drift", result["drift"].removeprefix("drift ")))
     if result["vocabulary"] is not None:
-        table.add_row("vocabulary", f"{result['vocabulary']:,} tokens")
+        rows.append(("vocabulary", f"{result['vocabulary']:,} tokens"))
     if result["tuned"]:
-        table.add_row("tuning", result["tuned"])
+        rows.append(("tuning", result["tuned"]))
     for name, value in (result["metrics"] or {}).items():
         score = SCORES[name]
         serving = result["baseline_metrics"].get(name)
         beside = f" (serving now, version {result['baseline']}: {score.shown(serving)})" if serving is not None else ""
-        table.add_row(score.title, f"{score.shown(value)}{beside}")
+        rows.append((score.title, f"{score.shown(value)}{beside}"))
     if result["pictures"]:
-        table.add_row("kinds of pictures", result["pictures"])
+        rows.append(("kinds of pictures", result["pictures"]))
     if result["blessed"] is not None:
-        table.add_row("blessed", "yes" if result["blessed"] else f"no: {'; '.join(result['reasons'])}")
+        rows.append(("blessed", "yes" if result["blessed"] else f"no: {'; '.join(result['reasons'])}"))
     if result["blessed"] is not False:
         withheld = not_pushed(result["withdrawn"]) if result["withdrawn"] else "not reached"
-        table.add_row("pushed to", result["pushed"] or withheld)
+        rows.append(("pushed to", result["pushed"] or withheld))
     if result["report"]:
-        table.add_row("report", result["report"])
-    table.add_row("time", duration(seconds))
-    table.add_row("log", str(log))
+        rows.append(("report", result["report"]))
+    rows.append(("time", duration(seconds)))
+    rows.append(("log", str(log)))
     console.print()
-    console.print(table, markup=False, soft_wrap=True)
+    if console.is_terminal:
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column()
+        table.add_column(overflow="fold")  # do not cut long paths
+        for row in rows:
+            table.add_row(*row)
+        console.print(table, markup=False)
+        return
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        console.print(f"{name:<{width}}  {value}", markup=False, soft_wrap=True)

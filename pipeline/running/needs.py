@@ -15,7 +15,7 @@ from data.dataset.record import SPLITS
 from data.dataset.writer import is_dataset
 from im2latex.errors import UserError
 from pipeline.config import Config
-from pipeline.config.sections import COMPONENTS, SYNTHETIC
+from pipeline.config.sections import SYNTHETIC
 from pipeline.running.examples import examples_folder
 from pipeline.workspace import Workspace
 from trainer_module.config.model import ModelConfig
@@ -39,7 +39,7 @@ _BASE, _INDEX, _OF_ACTIVATION = 1_500_000_000, 125, 6
 
 
 class Needs(NamedTuple):
-    """Bytes that a run needs at most."""
+    """The largest number of bytes that a run needs."""
 
     disk: int
     memory: int
@@ -48,8 +48,8 @@ class Needs(NamedTuple):
 def needs_of(config: Config, workspace: Workspace, first: str | None = None, last: str | None = None) -> Needs:
     """Estimates what a run from the component `first` to the component `last` needs."""
     size, examples, is_drawn = _data(config, workspace)
-    start = COMPONENTS.index(first) if first else 0
-    components = COMPONENTS[start : COMPONENTS.index(last) + 1 if last else None]
+    start = config.components.index(first) if first else 0
+    components = config.components[start : config.components.index(last) + 1 if last else None]
     disk = _REST + _REST_OF_EXAMPLE * examples
     memory = _BASE + _INDEX * examples
     if not is_drawn:

@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=minutes, default=math.inf, metavar="N", help="train no longer than that, reading included"
     )
-    parser.add_argument("--examples", type=count, metavar="N", help="read at most so many of each split")
+    parser.add_argument("--examples", type=count, metavar="N", help="maximum number of examples of each split")
     parser.add_argument("--beam", type=count, metavar="W", help="also evaluate with beam search of this width")
     add_options(parser)
     return parser

@@ -1,8 +1,8 @@
 """Measures speed and memory: `make bench`, or `make bench ARGS="training_float32 --json bench.json"`.
 
-Every rate stands beside the machine's own limit, measured in the same process, because machines differ
-and none is ever quite idle. `make bench ARGS=size` measures whole runs on 10,000 to 100,000 examples, and takes long:
-`tests.benchmarks.size` says how. `make bench ARGS=soak` sends 200,000 requests to a service: `tests.benchmarks.soak`.
+Each rate is compared with the limit of the machine, measured in the same process, because machines differ and are
+seldom idle. `make bench ARGS=size` measures whole runs on 10,000 to 100,000 examples, which takes long (see
+`tests.benchmarks.size`). `make bench ARGS=soak` sends 200,000 requests to a service (see `tests.benchmarks.soak`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ NAMES = (
     "machine", "training_float32", "training_bfloat16", "training_mixed_sizes", "decoding_greedy", "decoding_beam",
     "lookups", "quickstart", "lineage", "predicting", "equality", "serving",
 )  # fmt: skip
-# Its operations are so small that to share them costs more than to compute them.
+# Cases whose operations are too small to be faster on several threads.
 ONE_THREAD = {"quickstart"}
 
 MEASURE = "import json, sys; from tests.benchmarks.cases import measure; print(json.dumps(measure(sys.argv[1])))"
 
 
 def measured(name: str) -> dict[str, list]:
-    """The figures of a case, from a process of its own: [value, unit, share of the limit]."""
+    """Runs a case in a separate process. Returns its figures: [value, unit, share of the limit]."""
     environment = {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     if name in ONE_THREAD:
         environment["TF_NUM_INTRAOP_THREADS"] = "1"
@@ -45,13 +45,13 @@ def measured(name: str) -> dict[str, list]:
 
 
 def main() -> None:
-    """Measures all cases, or those named; `size` and `soak` apart from them."""
-    apart = {"size": size.main, "soak": soak.main}
-    if sys.argv[1:2] and sys.argv[1] in apart:
-        apart[sys.argv[1]](sys.argv[2:])
+    """Measures all cases or the named ones; `size` and `soak` only if named."""
+    separate = {"size": size.main, "soak": soak.main}
+    if sys.argv[1:2] and sys.argv[1] in separate:
+        separate[sys.argv[1]](sys.argv[2:])
         return
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(NAMES)}")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     arguments = parser.parse_args()
     if unknown := set(arguments.cases) - set(NAMES):

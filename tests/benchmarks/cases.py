@@ -1,8 +1,8 @@
-"""What `make bench` measures: each case runs in a process of its own and returns its figures.
+"""The cases of `make bench`. Each runs in a separate process and returns its figures.
 
-Model operations are counted as multiplications and additions, backward as twice forward. The limit that
-stands beside a rate is the best rate that a convolution or a matrix product of the model's sizes reached
-in the same process, in the same numbers.
+Operations of the model are multiplications and additions; a backward pass counts as two forward passes. The limit next
+to a rate is the best rate that a convolution or a matrix product of the model's sizes reached in the same process, with
+the same number format.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def training_float32(size: Size = FULL) -> dict[str, Figure]:
 
 
 def training_bfloat16(size: Size = FULL) -> dict[str, Figure]:
-    """The same, computing in bfloat16."""
+    """The same in bfloat16."""
     return _training("bfloat16", size)
 
 
@@ -89,7 +89,7 @@ def _training(precision: str, size: Size) -> dict[str, Figure]:
 
 def training_mixed_sizes(size: Size = FULL) -> dict[str, Figure]:
     """Image2Latex-TF2's model on the sizes and lengths of real formulas, in batches of 20."""
-    # All that there are: the more examples, the more alike are those of a batch.
+    # As many examples as possible: the more there are, the more similar are the examples of a batch.
     examples = real_examples("train", size, 30_000)
     config = TrainingConfig(batch_size=min(20, len(examples) // 4))
     planned = plan(examples, config.batch_size, 0, 1)
@@ -111,19 +111,19 @@ def training_mixed_sizes(size: Size = FULL) -> dict[str, Figure]:
 
 
 def decoding_greedy(size: Size = FULL) -> dict[str, Figure]:
-    """Image2Latex-TF2's model reads 512 real images, as long as their formulas are."""
+    """Image2Latex-TF2's model decodes 512 real images, for as many steps as their formulas have tokens."""
     return _decoding(1, "greedy", size)
 
 
 def decoding_beam(size: Size = FULL) -> dict[str, Figure]:
-    """The same by beam search with five hypotheses."""
+    """The same with a beam search of five hypotheses."""
     return _decoding(5, "beam of 5", size)
 
 
 def _decoding(width: int, name: str, size: Size) -> dict[str, Figure]:
     examples = real_examples("eval", size, 512)
     model = FormulaModel(size.model, VOCABULARY)
-    # It has learnt nothing: it would end anywhere. So it never ends, and is cut where the formula is.
+    # An untrained model would end at random. So the end token gets no weight, and the formula's length ends decoding.
     kernel = model.decoder.logits_kernel.numpy()
     kernel[:, features.END] = 0
     model.decoder.logits_kernel.assign(kernel)
@@ -155,12 +155,12 @@ def _decoding(width: int, name: str, size: Size) -> dict[str, Figure]:
 
 
 def lookups(size: Size = FULL) -> dict[str, Figure]:
-    """Cells that each attention looks at in a step, in the mean over real images (Deng et al. 2017, table 2)."""
+    """Mean number of cells that each attention looks at in a step, on real images (Deng et al. 2017, table 2)."""
     examples = real_examples("eval", size, 128)
     planned = plan(examples, 32, 0, 1)
     figures: dict[str, Figure] = {}
     for kind in ("standard", "coarse_only", "hierarchical", "sparsemax", "hard"):
-        # Narrow: where an attention looks, sparsemax's apart, follows from the sizes alone.
+        # A narrow model: except for sparsemax, the number of cells depends only on the sizes.
         model = FormulaModel(ModelConfig(filters=(8,) * 6, decoder_units=16, attention=kind), VOCABULARY)
         counts = [
             np.stack(model.lookups(*(batch.inputs[name] for name in ("image", "size", "tokens"))))[:, batch.weights > 0]
@@ -213,7 +213,7 @@ CASES: dict[str, Callable[[Size], dict[str, Figure]]] = {
 
 
 def measure(name: str, size: Size = FULL) -> dict[str, Figure]:
-    """The figures of a case, and the most memory that its process held."""
+    """Runs a case. Returns its figures and the peak memory of its process."""
     figures = CASES[name](size)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return figures | {f"peak memory, {name.replace('_', ' ')}": Figure(peak, "MiB")}

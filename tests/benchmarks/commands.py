@@ -1,4 +1,4 @@
-"""What `make bench` measures of `im2latex lineage`."""
+"""Benchmark of `im2latex lineage`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.pipeline.lineage.history import PIPELINE, build
 
 
 def lineage(size: Size = FULL) -> dict[str, Figure]:
-    """`im2latex lineage` on a store of 1,000 runs, each of 11 executions and 14 artifacts; starting Python included."""
+    """Measures `im2latex lineage` on 1,000 runs with 11 executions and 14 artifacts each, with the start of Python."""
     figures: dict[str, Figure] = {}
-    # What a process held at most, told by itself: what the system tells begins with the process that forked it.
-    told = "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1], file=sys.stderr)"
-    code = f"import re, sys; from pipeline.cli import main\ntry: main()\nfinally: {told}"
+    # The process prints its own peak memory: the system's figure would include the process that forked it.
+    print_peak = "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1], file=sys.stderr)"
+    code = f"import re, sys; from pipeline.cli import main\ntry: main()\nfinally: {print_peak}"
     peaks: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
@@ -33,7 +33,7 @@ def lineage(size: Size = FULL) -> dict[str, Figure]:
             arguments = [sys.executable, "-c", code, "lineage", *command.split()]
             environment = {**os.environ, "IM2LATEX_HOME": folder}
             done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
-            # Nothing in that store has files, which `check` finds out.
+            # The artifacts in the store have no files, so `check` finds problems.
             assert done.returncode == (4 if command == "check" else 0), done.stderr
             peaks.append(int(done.stderr))
 

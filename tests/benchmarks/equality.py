@@ -1,4 +1,4 @@
-"""What `make bench` compares: the answers of ONNX Runtime and of TensorFlow's SavedModel for real pictures."""
+"""Benchmark that compares the results of ONNX Runtime and of TensorFlow's SavedModel on real pictures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.benchmarks.measuring import FULL, Figure, Size
 from trainer_module import reader
 
 PICTURES = 1_000
-# Greedy decoding, and the search of the model itself.
+# Greedy decoding, and the search settings of the model.
 BEAMS = {"greedy": Beam(1, 0.0), "own search": Beam(1)}
 
 
 def equality(size: Size = FULL) -> dict[str, Figure]:
-    """The model that comes with im2latex: how many formulas are the same, and how far apart their log-probabilities."""
-    # Pictures of like size, so that a batch has little padding.
+    """Counts equal formulas of the reader, and measures the largest difference of their log-probabilities."""
+    # Sorted by size, so that a batch has little padding.
     images = sorted(pictures(size.of(PICTURES)), key=lambda image: Image.open(io.BytesIO(image)).size)
     figures = {"pictures": Figure(len(images), "images")}
     read = im2latex.Reader()
@@ -48,10 +48,10 @@ def equality(size: Size = FULL) -> dict[str, Figure]:
 
 
 def pictures(count: int) -> list[bytes]:
-    """The first pictures of im2latex-100k, or drawn ones where it is missing."""
+    """Returns the first pictures of im2latex-100k; without it, drawn pictures."""
     archive = sample.SAMPLES / "formula_images_processed.tar.gz"
     if not archive.exists():
-        print(f"{archive} is missing: drawn pictures instead of real ones")
+        print(f"{archive} is missing; using drawn pictures")
         return [draw_png(formula, em=16) for formula in formulas(count, seed=8, level="full")]
     with tarfile.open(archive) as tar:
         files = (tar.extractfile(member) for member in tar if member.isfile())

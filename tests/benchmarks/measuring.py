@@ -1,4 +1,4 @@
-"""How `make bench` measures: figures, times, the machine's own limits, and examples to measure on."""
+"""Helpers of `make bench`: figures, times, the limits of the machine, and examples."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Figure(NamedTuple):
 
 
 class Size(NamedTuple):
-    """How much a case does; without anything said, as much as the published figures are of."""
+    """How much work a case does; the defaults are those of the published figures."""
 
     model: ModelConfig = ModelConfig()  # Image2Latex-TF2's
-    most: int = sys.maxsize  # of whatever a case counts: examples, pixels of a side, steps, runs, requests
-    repeats: int = 9  # of what is timed, after a first time that does not count
+    most: int = sys.maxsize  # maximum of whatever a case counts: examples, pixels of a side, steps, runs, requests
+    repeats: int = 9  # number of timed calls, after a warm-up call
 
     def of(self, count: int) -> int:
-        """So many, or the most there may be."""
+        """Returns `count`, but at most `most`."""
         return min(count, self.most)
 
 
@@ -61,7 +61,7 @@ FULL = Size()
 
 
 def seconds(function: Callable[[], Any], repeats: int) -> float:
-    """Median wall-clock seconds of so many calls, after one that counts only where there are no others."""
+    """Returns the median wall-clock seconds of `repeats` calls after a warm-up call; of that call if `repeats` is 0."""
     measured = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -71,7 +71,7 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
 
 
 def fit(model: FormulaModel, taken: list[Batch]) -> float:
-    """The seconds that training on all batches but the first takes: what starts an epoch is not counted."""
+    """Returns the seconds of training on all batches but the first, which includes the start of the epoch."""
     ends: list[float] = []
     clock = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: ends.append(time.perf_counter()))
     model.fit(as_dataset(lambda: iter(taken)), callbacks=[clock], verbose=0)
@@ -79,10 +79,10 @@ def fit(model: FormulaModel, taken: list[Batch]) -> float:
 
 
 def beside_limit(function: Callable[[], float], size: Size, dtype: tf.DType = tf.float32) -> tuple[float, float]:
-    """The median of the seconds that a function returns, and of the operations that convolutions do in that time.
+    """Returns the median seconds of a function, and the median of the operations that convolutions do in that time.
 
-    By turns, for other machines on the same host take their share of it at times: a call is held against the rates
-    just before and just after it.
+    Other machines on the same host may use some of its processors. So each call is compared with the rates of
+    convolutions measured directly before and after it.
     """
     spent, possible = [], []
     limits = [convolution_limit(size, dtype)]
@@ -94,7 +94,7 @@ def beside_limit(function: Callable[[], float], size: Size, dtype: tf.DType = tf
 
 
 def convolution_limit(size: Size, dtype: tf.DType = tf.float32) -> float:
-    """The best rate of the model's three largest convolutions, operations a second."""
+    """Returns the best rate of the model's three largest convolutions, in operations per second."""
     rates = []
     for rows, columns, before, after in ((16, 80, 256, 256), (16, 40, 256, 512), (8, 40, 512, 512)):
         shape = (8, size.of(rows), size.of(columns), before)
@@ -107,11 +107,11 @@ def convolution_limit(size: Size, dtype: tf.DType = tf.float32) -> float:
 
 
 def learning_flop(config: ModelConfig, pixels: float, tokens: float) -> float:
-    """Operations of convolutions and matrix products, forward and backward, for so many pixels and tokens in all.
+    """Returns the operations of convolutions and matrix products, forward and backward, for all pixels and tokens.
 
-    The attention is left out: it depends on which cells stand beside which tokens, and is 1 % at 320 cells.
+    The attention is left out: it depends on the pairs of cells and tokens, and is 1 % at 320 cells.
     """
-    # Share of the pixels that each convolution computes, behind the poolings before it.
+    # Share of the pixels that each convolution computes, after the poolings before it.
     shares = (1, 1 / 4, 1 / 16, 1 / 16, 1 / 32, 1 / 64)
     channels, units = (1, *config.filters), config.decoder_units
     kernels = (9 * before * after for before, after in zip(channels, config.filters, strict=False))
@@ -124,7 +124,7 @@ def learning_flop(config: ModelConfig, pixels: float, tokens: float) -> float:
 
 
 def real_examples(split: str, size: Size, count: int) -> list[Example]:
-    """Real formulas where the sample is there, else synthetic ones of like size; at most so many."""
+    """Returns at most `count` real formulas; without the sample, synthetic formulas of similar size."""
     count, image = size.of(count), ImageConfig(max_height=160, max_width=504)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
@@ -134,7 +134,7 @@ def real_examples(split: str, size: Size, count: int) -> list[Example]:
 
 
 def examples_of(records: list[tuple[bytes, str]], image: ImageConfig) -> list[Example]:
-    """Images and formulas as the Trainer gets them, but for the ids of tokens, which are made up."""
+    """Returns images and formulas as Trainer gets them, but with arbitrary token ids."""
     normalise = _normalisation(image)
     tokens = sorted({token for _, latex in records for token in latex.split()})
     ids = {token: features.SPECIALS + i % (VOCABULARY - features.SPECIALS) for i, token in enumerate(tokens)}
@@ -165,7 +165,7 @@ def make_batch(count: int, height: int, width: int, steps: int) -> Batch:
 def trained_once(
     config: ModelConfig, training: TrainingConfig, batch: Batch, precision: str
 ) -> tuple[FormulaModel, float]:
-    """A model behind its first step, and the seconds which that took, compilation included."""
+    """Returns a model after its first training step, and the seconds of that step, including compilation."""
     keras.utils.set_random_seed(0)
     model = FormulaModel(config, VOCABULARY, dtype=DTYPES[precision])
     model.compile(make_optimizer(training, 10_000), TokenCrossEntropy(), weighted_metrics=[Perplexity()])

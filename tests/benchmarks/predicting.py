@@ -1,4 +1,4 @@
-"""What `make bench` measures of `im2latex predict`: ONNX Runtime beside TensorFlow and its SavedModel."""
+"""Benchmark of `im2latex predict`: ONNX Runtime compared with TensorFlow and its SavedModel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.models.export import save_model
 from tests.benchmarks.measuring import FULL, Figure, Size, convolution_limit, learning_flop, seconds
 from trainer_module import reader
 
-# Runs a command, and says what its process held at most.
+# Runs a command, and prints the peak memory of its process.
 CODE = """
 import re, sys
 from {module} import main
@@ -30,7 +30,7 @@ finally: print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[
 
 
 def predicting(size: Size = FULL) -> dict[str, Figure]:
-    """The model that comes with im2latex: the command from Enter to the answer, and pictures in a warm process."""
+    """Measures the reader: the whole command, and pictures in a warm process."""
     trained = reader.load()
     drawn = [draw_png(one, em=14) for one in formulas(size.of(64), seed=8, level="standard", max_tokens=40)]
     figures: dict[str, Figure] = {}
@@ -38,7 +38,7 @@ def predicting(size: Size = FULL) -> dict[str, Figure]:
         image, model = Path(folder) / "formula.png", Path(folder) / "model"
         image.write_bytes(drawn[0])
         save_model(trained, model)
-        (model / ONNX).unlink()  # TensorFlow reads what has none
+        (model / ONNX).unlink()  # without it, TensorFlow reads the model
         commands = {
             "ONNX Runtime": [CODE.format(module="im2latex.cli"), "--model", reader.NAME],
             "SavedModel": [CODE.format(module="pipeline.cli"), "--model", str(model)],
@@ -68,9 +68,9 @@ def _call(command: list[str], peaks: list[int]) -> None:
 
 
 def _operations(image: bytes, read: im2latex.Reader) -> float:
-    """Of the model, for one picture."""
+    """Returns the operations of the model for one picture."""
     trained = reader.load()
     height, width = (-(-side // STRIDE) * STRIDE for side in normalise(image, trained.image).shape)
     tokens = len(read.predict(image).latex.split()) + 1
-    # Learning goes backward too, at twice the cost.
+    # Training also has a backward pass, at twice the cost.
     return learning_flop(trained.model, height * width, tokens) / 3

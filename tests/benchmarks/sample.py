@@ -1,4 +1,4 @@
-"""The formulas that benchmarks are made of: real ones where they are there."""
+"""Formulas for benchmarks: the real sample, or synthetic formulas without it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from data.importers.importing import import_dataset
 from data.pictures.synthetic import synthesize
 
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
-# Of what is drawn instead: the text of the real images is 10 pt too, at half of 200 dots per inch.
+# Resolution of the synthetic formulas: the real images also have text of 10 pt, at half of 200 dots per inch.
 DPI = 100
 
 
 def make_sample(
     out: Path, examples: int, splits: Mapping[str, int] | None = None, max_tokens: int = MAX_TOKENS
 ) -> None:
-    """Makes a data set of all real formulas; without them, of so many synthetic ones of like size, and says so.
+    """Makes a data set of all real formulas; without them, of synthetic formulas of similar size, with a message.
 
     Args:
         out: the folder to make.
-        examples, splits, max_tokens: of the synthetic ones, as `synthesize` takes them.
+        examples, splits, max_tokens: arguments of `synthesize`, for the synthetic formulas.
     """
     if SAMPLES.exists():
         import_dataset(SAMPLES, out)
     else:
-        print(f"{SAMPLES} is missing: synthetic formulas instead of real ones")
+        print(f"{SAMPLES} is missing; using synthetic formulas")
         synthesize(out, examples, seed=1, level="full", dpi=DPI, splits=splits, max_tokens=max_tokens)

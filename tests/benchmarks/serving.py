@@ -1,4 +1,4 @@
-"""What `make bench` measures of `im2latex serve`: many clients, each asking again as soon as it has its answer."""
+"""Benchmark of `im2latex serve`: clients that send their next request as soon as they get a response."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PICTURES = 256
 
 
 def serving(size: Size = FULL) -> dict[str, Figure]:
-    """`im2latex serve` on the model that comes with im2latex: different pictures, by so many clients at once."""
+    """Measures `im2latex serve` with the reader, on different pictures and with 1 to 300 concurrent clients."""
     images = pictures(size.of(PICTURES))
     figures: dict[str, Figure] = {}
     command = [sys.executable, "-m", "im2latex", "serve", "--port", "0", "--model", "reader"]
@@ -42,13 +42,13 @@ def serving(size: Size = FULL) -> dict[str, Figure]:
 
 
 def pictures(count: int) -> list[bytes]:
-    """Pictures of different formulas and sizes."""
+    """Draws pictures of different formulas and sizes."""
     drawn = formulas(count, seed=8, level="standard", max_tokens=30)
     return [draw_png(formula, em=em) for formula, em in zip(drawn, itertools.cycle(range(10, 24)), strict=False)]
 
 
 def figures_of(address: str, images: Sequence[bytes], clients: int, requests: int) -> dict[str, Figure]:
-    """What so many clients get."""
+    """Measures the throughput and latency of a number of concurrent clients."""
     started = time.perf_counter()
     seconds, statuses = asyncio.run(load(address, images, clients, requests))
     spent = time.perf_counter() - started
@@ -66,7 +66,7 @@ def figures_of(address: str, images: Sequence[bytes], clients: int, requests: in
 async def load(
     address: str, images: Sequence[bytes], clients: int, requests: int, query: str = ""
 ) -> tuple[list[float], list[int]]:
-    """The seconds and the status of each request; status 0 where there was no answer."""
+    """Sends the requests. Returns the duration in seconds and the status of each; status 0 if there was no response."""
     seconds: list[float] = []
     statuses: list[int] = []
     numbers = iter(range(requests))
@@ -89,17 +89,17 @@ async def load(
 
 
 def resident(address: str) -> float:
-    """The memory that the service holds, bytes, as it says itself."""
+    """Returns the memory of the service in bytes, from its metrics."""
     with urllib.request.urlopen(f"{address}/metrics") as answer:
         (value,) = re.findall(r"^process_resident_memory_bytes (\S+)$", answer.read().decode(), re.MULTILINE)
     return float(value)
 
 
-if __name__ == "__main__":  # python -m tests.benchmarks.serving ADDRESS... compares services that are running
+if __name__ == "__main__":  # python -m tests.benchmarks.serving ADDRESS... compares running services
     drawn = pictures(PICTURES)
-    for crowd, asked in ((1, 100), (8, 300), (64, 600), (300, 600)):
-        for place in sys.argv[1:]:
-            for what, figure in figures_of(place, drawn, crowd, asked).items():
-                print(f"{place}  {what:<32} {figure.value:>8.1f} {figure.unit}", flush=True)
-    for place in sys.argv[1:]:
-        print(f"{place}  memory {resident(place) / 2**20:.0f} MiB")
+    for clients, requests in ((1, 100), (8, 300), (64, 600), (300, 600)):
+        for address in sys.argv[1:]:
+            for name, figure in figures_of(address, drawn, clients, requests).items():
+                print(f"{address}  {name:<32} {figure.value:>8.1f} {figure.unit}", flush=True)
+    for address in sys.argv[1:]:
+        print(f"{address}  memory {resident(address) / 2**20:.0f} MiB")

@@ -1,16 +1,16 @@
-"""Measures what the size of the data costs: `make bench ARGS="size --examples 10000 30000 100000"`.
+"""Measures how time and memory grow with the data: `make bench ARGS="size --examples 10000 30000 100000"`.
 
-For each size the real sample (without it, synthetic formulas) is repeated, each time with changes, until there are so
-many examples; then `im2latex run --to Evaluator` works on them in a workspace of its own. Its process and those that it
-starts are looked at twice a second, in /proc. Every example goes through every component: a whole epoch is trained, by
-a very small model (its time says nothing of other models), and the evaluation reads its split to the end.
+For each size, the real sample (without it, synthetic formulas) is repeated with changes until there are enough
+examples. Then `im2latex run --to Evaluator` runs on them in a separate workspace. Its processes are sampled twice a
+second, in /proc. Every component processes every example: a whole epoch is trained, with a very small model (so its
+time says nothing about other models), and the evaluation predicts its whole split.
 
-    seconds     by the clock, of the execution in ML Metadata; more where the machine does other things
-    CPU         seconds of processors, user and system, of all processes
-    MiB         the most memory that the processes held, from their own marks of high water (VmHWM), which are set back
-                at each look; what is added up counts a page once for each process that has it
-    1,000 more  the line through a component's processor seconds with the least relative deviations: what no examples
-                take, what 1,000 more take, and the largest share by which a size is off that line
+    seconds     wall-clock seconds of the execution in ML Metadata; more if the machine does other work
+    CPU         processor seconds, user and system, of all processes
+    MiB         peak memory of the processes: the sum of their high-water marks (VmHWM), which are reset at each sample;
+                a page that several processes share counts once for each
+    1,000 more  the line through a component's processor seconds with the smallest relative deviations: the seconds
+                without examples, the seconds for 1,000 more, and the largest relative deviation of a size from the line
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ from data.parallel import ordered_map
 from im2latex.errors import UserError
 from tests.benchmarks.sample import make_sample
 
-# Synthetic formulas that are repeated where there is no real sample.
+# Number of synthetic formulas to repeat if there is no real sample.
 SYNTHETIC = 2_000
 CHUNK = 128
-# Those that stand in no measure of length and in no column of an array, where another one would be an error.
+# Symbols that can be exchanged: they do not occur in units of length or columns of arrays.
 LETTERS = ("abdfghkoqsvwyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789")
-# `small`, but for a network that trains and reads about as fast as the rest goes: what it learns is not the question.
+# Changes to `small`: a network that is about as fast as the other components. The quality of the model does not matter.
 SETTINGS = {
     "model.filters": [4, 4, 8, 8, 8, 8],
     "model.decoder_units": 16,
@@ -60,28 +60,28 @@ SETTINGS = {
 SAMPLING_SECONDS = 0.5
 TABLE_WIDTH = 120
 TICKS = os.sysconf("SC_CLK_TCK")
-# Of a component that takes less, a line through what was measured says nothing.
+# Components that take less time get no line.
 LEAST_SECONDS = 0.5
 RESET_HIGH_WATER = "5"  # proc(5), clear_refs
-# What is before, between and behind the components: starting Python, compiling the pipeline, digests.
+# The time outside components: the start of Python, the compilation of the pipeline, digests.
 REST, WHOLE = "the rest", "all"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures each size, prints the table, and writes the figures where `--json` says."""
+    """Measures each size, prints the table, and writes the figures to the file of `--json`."""
     parser = argparse.ArgumentParser(
         prog="make bench ARGS=size", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--examples", type=int, nargs="+", default=[10_000, 30_000, 100_000], help="sizes", metavar="N")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     parser.add_argument(
-        "--work", type=Path, help="folder for data and workspaces, which are kept; else a temporary one"
+        "--work", type=Path, help="folder for data and workspaces, which is kept; default: a temporary one"
     )
     parser.add_argument("--set", action="append", default=[], help="a knob for the runs", metavar="SECTION.KNOB=VALUE")
     parser.add_argument("--to", default="Evaluator", help="last component that the runs go to", metavar="COMPONENT")
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False)
-    console.width = max(console.width, TABLE_WIDTH)  # in a narrow window lines are broken, no cells cut off
+    console.width = max(console.width, TABLE_WIDTH)  # a narrow window breaks lines, but no cells are cut off
     figures: dict[int, dict[str, Figure]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         work = chosen.work or Path(temporary)
@@ -105,13 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def enlarged(count: int, work: Path) -> Path:
-    """A data set of so many examples in the sample's proportions of train, eval and test, made if it is not there."""
+    """Returns a data set of `count` examples with splits in the proportions of the sample; makes it if missing."""
     out = work / f"data-{count}"
     if out.exists():
         return out
     if not (work / "sample").exists():
         make_sample(work / "sample", min(count, SYNTHETIC))
-    # Some hundreds of bytes each: memory does not grow with `count`, the work is handed on in chunks.
+    # The work is passed on in chunks, so that the memory does not grow with `count`.
     sample = {split: list(read_records(work / "sample" / split)) for split in SPLITS}
     with DatasetWriter(out, "a sample, repeated", {"examples": count}) as writer:
         for split, chunk in ordered_map(_changed_chunk, _chunks(sample, count)):
@@ -121,11 +121,11 @@ def enlarged(count: int, work: Path) -> Path:
 
 
 def _chunks(sample: Mapping[str, list[Record]], count: int) -> Iterator[tuple[str, int, list[Record]]]:
-    """Split, how often the sample went before, and records of it."""
+    """Yields a split, the number of earlier repetitions, and some records."""
     whole = sum(map(len, sample.values()))
     ends = np.rint(np.cumsum([len(records) for records in sample.values()]) * count / whole).astype(int)
     for (split, records), wanted in zip(sample.items(), np.diff(ends, prepend=0).tolist(), strict=True):
-        # Mixed, so that the part of it that comes last is like the whole.
+        # Shuffled, so that an incomplete repetition resembles the whole.
         random.Random(split).shuffle(records)
         for again in itertools.count():
             left = records[: wanted - again * len(records)]
@@ -141,10 +141,10 @@ def _changed_chunk(chunk: tuple[str, int, list[Record]]) -> tuple[str, list[byte
 
 
 def changed(record: Record, again: int) -> Record:
-    """A record of the sample when it comes again: letters and digits others, the image of another size and paler.
+    """Returns a changed record for a repetition of the sample: other letters and digits, another size, and fainter ink.
 
-    The image goes on showing the old letters: what is measured does not ask. Of the same record each time gives another
-    one; the first time, 0, is the record itself.
+    The image still shows the old letters, which does not matter for time and memory. Each repetition gives another
+    record; repetition 0 is the record itself.
     """
     if not again:
         return record
@@ -165,7 +165,7 @@ def changed(record: Record, again: int) -> Record:
 
 
 class Figure(NamedTuple):
-    """What a component, or all of a run, took."""
+    """Time and memory of a component or a run."""
 
     seconds: float
     cpu_seconds: float
@@ -173,7 +173,7 @@ class Figure(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What a process and its descendants had used until a moment, and held since the one before."""
+    """Processor time of a process and its descendants at a moment, and their peak memory since the last sample."""
 
     time: float  # seconds since 1970
     cpu_seconds: float
@@ -181,7 +181,7 @@ class Sample(NamedTuple):
 
 
 def measured(folder: Path, home: Path, settings: Sequence[str], last: str) -> dict[str, Figure]:
-    """The figures of each component in a run up to the last one, of what is around them, and of the whole.
+    """Runs the pipeline up to the component `last`. Returns the figures of each component, the rest, and the whole.
 
     Raises:
         UserError: the run failed.
@@ -191,7 +191,7 @@ def measured(folder: Path, home: Path, settings: Sequence[str], last: str) -> di
     command = [sys.executable, "-m", "pipeline.cli", "run", "--preset", "small", "--to", last]
     command += [word for knob in knobs for word in ("--set", knob)]
     samples: list[Sample] = []
-    shutil.rmtree(home, ignore_errors=True)  # of an earlier measurement, from which it would take everything
+    shutil.rmtree(home, ignore_errors=True)  # of an earlier measurement, whose cache would be used
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "IM2LATEX_HOME": str(home)}
     ) as process:
@@ -212,12 +212,12 @@ def _watch(root: int, ended: threading.Event, samples: list[Sample]) -> None:
 
 
 def _sample(root: int) -> Sample:
-    """What a process and its descendants use; those that have ended count with what their parents learned of them."""
+    """Samples a process and its descendants; the time of ended ones is included in that of their parents."""
     children: dict[int, list[int]] = {}
     ticks: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # Behind the name, which may hold anything: state, parent, ...; user, system, and those of children.
+            # After the name, which may contain anything: state, parent, ...; user, system, and those of children.
             fields = stat.read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):  # has ended
             continue
@@ -232,7 +232,7 @@ def _sample(root: int) -> Sample:
 
 
 def _high_water(process: int) -> int:
-    """The most resident memory that a process had since the last call, KiB; 0 of one that has ended."""
+    """Returns the peak resident memory of a process since the last call, KiB; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
         Path(f"/proc/{process}/clear_refs").write_text(RESET_HIGH_WATER)
@@ -257,11 +257,11 @@ def _figures(home: Path, samples: Sequence[Sample]) -> dict[str, Figure]:
         figures[step.component] = Figure(ended - began, spent, float(memory[during].max()))
     whole = Figure(float(np.ptp(times)), float(cpu.max()), float(memory.max()))
     between = [whole[i] - sum(figure[i] for figure in figures.values()) for i in range(2)]
-    # When nothing runs, memory is what the component before has left.
+    # Between components, the memory is that of the component before.
     return figures | {REST: Figure(*between, 0.0), WHOLE: whole}
 
 
-# --- what came of it --------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------
 
 
 class Line(NamedTuple):
@@ -273,27 +273,27 @@ class Line(NamedTuple):
 
 
 def fit(counts: Sequence[int], spent: Sequence[float]) -> Line:
-    """The line with the least relative deviations."""
+    """Fits the line with the smallest relative deviations."""
     x, y = np.array(counts) / 1000, np.array(spent)
     slope, start = np.polyfit(x, y, 1, w=1 / y)
     return Line(float(start), float(slope), float(np.abs((start + slope * x) / y - 1).max()))
 
 
 def lines(figures: Mapping[int, Mapping[str, Figure]]) -> dict[str, Line]:
-    """A line for each component that takes enough time to draw one, of two sizes or more."""
+    """Returns a line for each component that takes enough time, if there are two sizes or more."""
     spent = {name: [of[name].cpu_seconds for of in figures.values()] for name in next(iter(figures.values()))}
     return {name: fit(list(figures), of) for name, of in spent.items() if len(of) > 1 and min(of) > LEAST_SECONDS}
 
 
 def document(figures: Mapping[int, Mapping[str, Figure]]) -> dict[str, Any]:
-    """Figures by size and component, and lines by component, for machines."""
+    """Returns the figures by size and component, and the lines by component, for JSON."""
     by_size = {str(count): {name: of._asdict() for name, of in row.items()} for count, row in figures.items()}
     by_component = {name: line._asdict() for name, line in lines(figures).items()}
     return {"cpus": os.cpu_count(), "figures": by_size, "lines": by_component}
 
 
 def table(figures: Mapping[int, Mapping[str, Figure]]) -> Table:
-    """A row for each component: columns for each size, and its line."""
+    """Returns a table with a row for each component: columns for each size, and its line."""
     shown = Table(box=None, pad_edge=False)
     shown.add_column("")
     for count in figures:

@@ -1,11 +1,10 @@
 """Sends many different requests to a service: `make bench ARGS="soak --varied 100000 --fuzzed 100000"`.
 
-    varied      different pictures, from 8 clients; the memory that the service holds is measured on the way
-    fuzzed      damaged requests: uploads in every format, forms, compressed bodies, JSON, and heads
+    varied      different pictures, from 8 clients; the memory of the service is measured ten times
+    fuzzed      damaged requests: uploads in every format, forms, compressed bodies, JSON, and headers
 
-The service is `im2latex serve` with the model that comes with im2latex. The exit status is 1 if a varied request was
-not answered with 200, if a fuzzed one was answered with a status of 500 or above, or if the service does not read a
-picture afterwards.
+The service is `im2latex serve` with the reader. The exit status is 1 if a varied request did not get 200, if a fuzzed
+request got a status of 500 or above, or if the service cannot read a picture afterwards.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from tests.benchmarks.serving import load, resident
 
 CLIENTS = 8
 LOOKS = 10
-# The formats, and modes, of the uploads that are damaged.
+# The modes and formats of the damaged uploads.
 KINDS = (("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG"), ("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "BMP"), ("P", "GIF"),
          ("L", "TIFF"), ("RGB", "WEBP"))  # fmt: skip
 QUERIES = ("", "?clean=1", "?alternatives=2", "?alternatives=x", "?clean=&x=1", "?%00=%ff")
@@ -42,7 +41,7 @@ FORM = {"Content-Type": "multipart/form-data; boundary=e"}
 
 @contextmanager
 def running() -> Iterator[tuple[str, int]]:
-    """A service at a free port: its host and port."""
+    """Starts a service on a free port. Yields its host and port."""
     command = [sys.executable, "-m", "im2latex", "serve", "--port", "0", "--model", "reader"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as service:
         try:
@@ -53,7 +52,7 @@ def running() -> Iterator[tuple[str, int]]:
 
 
 def send_varied(address: str, count: int) -> bool:
-    """Sends so many different pictures, and prints the memory on the way. Returns whether all were read."""
+    """Sends `count` different pictures, and prints the memory of the service. Returns whether all were read."""
     sizes = itertools.cycle(range(9, 26))
     made = zip(formulas(count, seed=12, level="simple", max_tokens=12), sizes, strict=False)
     failed, started = 0, time.perf_counter()
@@ -70,7 +69,7 @@ def send_varied(address: str, count: int) -> bool:
 
 
 def send_fuzzed(host: str, port: int, count: int, seed: int) -> bool:
-    """Sends so many damaged requests, and prints the statuses. Returns whether none was 500 or above."""
+    """Sends `count` damaged requests, and prints the statuses. Returns whether none was 500 or above."""
     statuses: Counter[str] = Counter()
     requests = fuzzed(random.Random(seed))
 
@@ -87,7 +86,7 @@ def send_fuzzed(host: str, port: int, count: int, seed: int) -> bool:
 
 
 def fuzzed(rng: random.Random) -> Iterator[tuple[bytes, float]]:
-    """Yields damaged requests without end, and for how many seconds to wait for the answer."""
+    """Yields an endless stream of damaged requests, each with the seconds to wait for a response."""
     whole = list(_whole())
     while True:
         path, headers, body = rng.choice(whole)
@@ -104,7 +103,7 @@ def fuzzed(rng: random.Random) -> Iterator[tuple[bytes, float]]:
 
 
 def _whole() -> Iterator[tuple[str, dict[str, str], bytes]]:
-    """Yields requests that are well formed: path, headers, body."""
+    """Yields well-formed requests: path, headers, body."""
     image = draw_png("x + 1", em=11)
     for mode, kind in KINDS:
         buffer = io.BytesIO()
@@ -136,7 +135,7 @@ def _damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 async def _status(host: str, port: int, request: bytes, seconds: float) -> str:
-    """Sends a request, and returns the status of the answer; "none" if none came in so many seconds."""
+    """Sends a request. Returns the status of the response; "none" if there is none within `seconds`."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(request)
@@ -154,7 +153,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--varied", type=int, default=100_000, help="number of different pictures")
     parser.add_argument("--fuzzed", type=int, default=100_000, help="number of damaged requests")
-    parser.add_argument("--seed", type=int, default=1, help="of the damage")
+    parser.add_argument("--seed", type=int, default=1, help="random seed of the damage")
     given = parser.parse_args(arguments)
     with running() as (host, port):
         address = f"http://{host}:{port}"

@@ -56,7 +56,7 @@ def test_the_report_of_a_check_fits_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    # As wide, and as many, as they come.
+    # Any width, and any number of them.
     spread = [1234, 2345, 9876]
     split = SplitReport(12_345_678, 9_876_543_210, spread, spread, [100, 200, 1500])
     counts = {name: 12_345_678 for name in SPLITS}

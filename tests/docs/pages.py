@@ -14,9 +14,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = Path(__file__).resolve().parents[2]
-# Folders at the top that hold no pages of ours.
+# Folders at the top without pages of this project.
 NOT_OURS = {"build", "dist", "workspace", "shared"}
-# The commands that are looked at.
+# The programs whose commands are checked.
 OURS = ("im2latex", "make")
 _MARKDOWN = MarkdownIt().enable("table")
 
@@ -33,7 +33,7 @@ def pages() -> list[Path]:
 
 @functools.cache
 def tokens(page: Path) -> list[Token]:
-    """What a page consists of."""
+    """The parsed tokens of a page."""
     return _MARKDOWN.parse((ROOT / page).read_text(encoding="utf-8"))
 
 
@@ -45,7 +45,7 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link may name behind `#`: headings, as GitHub names them."""
+    """The anchors of a page: headings, as GitHub names them."""
     parsed = tokens(page)
     seen: Counter[str] = Counter()
     found = set()
@@ -76,7 +76,7 @@ def commands(page: Path) -> Iterator[tuple[list[str], bool]]:
 
 
 def _parts(line: str) -> Iterator[list[str]]:
-    """The commands of a line that begins with one of ours."""
+    """The commands of a line that starts with one of our programs."""
     if not re.match(rf"(\w+=\S+ )*({'|'.join(OURS)}) ", line):
         return
     lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;<>")

@@ -21,7 +21,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding=
 
 
 class Wrong(Exception):
-    """A command line that the command would refuse."""
+    """The command would reject this command line."""
 
 
 def check_command(words: list[str], is_whole: bool = True) -> None:
@@ -50,7 +50,7 @@ def check_command(words: list[str], is_whole: bool = True) -> None:
             break
         if isinstance(command, StoryFirst) and (not rest or rest[0] not in inner):
             rest = [STORY, *rest]
-        if not rest:  # a group, named alone
+        if not rest:  # a group without a command
             return
         name, words = rest[0], rest[1:]
         if name not in inner:
@@ -94,8 +94,8 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     assert missing == []
 
 
-def test_contributing_names_what_is_in_the_files() -> None:
-    """What stands before `in` a file is found in that file."""
+def test_names_in_contributing_exist_in_the_files() -> None:
+    """Names that a page places `in` a file exist in that file."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     named = re.findall(r"((?:`\w+`(?:, | and | or )?)+) in `([\w./]+\.py)`", text)
     assert len(named) >= 5
@@ -139,7 +139,7 @@ def test_a_wrong_command_is_found(line: str) -> None:
 
 
 def test_every_command_has_a_page_that_uses_it() -> None:
-    """Beside the reference, which is generated: a command that no guide shows is one that nobody finds."""
+    """Every command is shown in a guide, not only in the generated reference."""
     written = [page for page in PAGES if page != Path("docs/reference/cli.md")]
     used = {tuple(words[1:3]) for page in written for words, _ in commands(page) if words[0] == "im2latex"}
     names = {words[:1] for words in used} | used

@@ -68,10 +68,10 @@ def test_missing_and_empty_splits_are_reported(project: Project) -> None:
     shard.write_bytes(b"")
     empty = project.run()
     assert empty.returncode == 1
-    assert f"ImportExampleGen: {eval_split}/* holds no records; every split needs some" in empty.stderr
+    assert f"ImportExampleGen: {eval_split}/* contains no records; every split needs some" in empty.stderr
     assert empty.stderr.count("\n") == 1
     shutil.rmtree(eval_split)
     missing = project.run()
     assert missing.returncode == 1
-    assert f"data.source: {eval_split} holds no TFRecords" in missing.stderr
+    assert f"data.source: {eval_split} contains no TFRecords" in missing.stderr
     assert missing.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Smoke tests: every benchmark runs at its smallest, on synthetic formulas, whatever its figures are."""
+"""Smoke tests: every benchmark runs with its smallest size, on synthetic formulas. The figures are not checked."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_case_runs_at_its_smallest(
         assert figure.value > 0 or figure.unit in ZERO, label
         assert figure.of_limit is None or figure.of_limit > 0, label
     assert all(figures[label].value == 0 for label in figures if label.endswith(", errors"))
-    said = "is missing: synthetic formulas instead of real ones" in capsys.readouterr().out
+    said = "is missing; using synthetic formulas" in capsys.readouterr().out
     assert said == (name in OF_REAL_FORMULAS)
     bench._table({label: list(figure) for label, figure in figures.items()})
 

@@ -1,4 +1,4 @@
-"""What SECURITY.md says of the dependencies and of the code."""
+"""Checks what SECURITY.md says about the dependencies and the code."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_every_finding_that_is_let_pass_is_explained(audit: ModuleType) -> None:
     assert [row.split()[1] for row in table] == audit.explained()
 
 
-def test_the_tests_that_it_names_are_there() -> None:
+def test_the_tests_in_security_md_exist() -> None:
     words = SECURITY.replace("`", " ").replace(",", " ").replace(";", " ").split()
     named = {word for word in words if word.endswith(".py") and "test_" in word}
     assert len(named) > 8
@@ -73,7 +73,7 @@ CALLS = {"eval", "exec", "extractall", "system", "popen", "mktemp", "unsafe_load
 
 
 def faults(source: str) -> list[str]:
-    """What in a source could run what a file or a request says."""
+    """Returns the names in a source that could execute the content of a file or a request."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -88,7 +88,7 @@ def faults(source: str) -> list[str]:
     return found
 
 
-def test_no_code_of_ours_runs_what_a_file_or_a_request_says() -> None:
+def test_no_code_executes_the_content_of_a_file_or_a_request() -> None:
     bad = "import pickle\nfrom xml import sax\neval(a)\nyaml.load(f)\nrun(c, shell=True)\ntar.extractall()\n"
     assert faults(bad) == ["pickle", "xml", "eval", "load", "shell", "extractall"]
     assert faults("json.load(f)\nyaml.safe_load(f)\nmodel.evaluate()") == []

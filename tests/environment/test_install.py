@@ -1,4 +1,4 @@
-"""The installer in a process of its own, where Pythons, uv and the compiler are scripts on a PATH of the test's."""
+"""The installer in a separate process; Python, uv and the compiler are scripts on the PATH of the test."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def load() -> ModuleType:
 
 install = load()
 
-# The script as it is, but for the disk space that it asks for: a temporary folder may be small.
+# The script without its check of the disk space, because a temporary folder may be small.
 RUN = f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); import install; install.NEEDED = 0; install.main()"
 
 
 class System:
-    """A checkout, and a PATH that holds nothing but what the test puts on it."""
+    """A checkout, and a PATH that contains only the programs of the test."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "checkout"
@@ -62,7 +62,7 @@ class System:
         return self.program(path, f"echo '{json.dumps({**answer, 'venv': True, **fields})}'")
 
     def uv(self, on_install: str = "") -> None:
-        """A uv that writes down how it is called and makes a folder for `venv`."""
+        """A fake uv that logs its arguments and makes a folder for `venv`."""
         self.program(
             "uv",
             f'echo "$*" >> {self.calls}\n'
@@ -82,7 +82,7 @@ class System:
         )
 
     def installations(self) -> int:
-        """How many times the lock was installed."""
+        """Returns how often the lock was installed."""
         return self.calls.read_text().count("--require-hashes") if self.calls.exists() else 0
 
 
@@ -95,7 +95,7 @@ def system(tmp_path: Path) -> System:
 
 
 def refused(ran: subprocess.CompletedProcess[str]) -> str:
-    """The one sentence that a refusal consists of."""
+    """Returns the error, which must be one sentence."""
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1 and ran.stderr.endswith("\n"), ran.stderr
     assert "Traceback" not in ran.stderr
@@ -158,7 +158,7 @@ def test_refusal_names_a_python_of_this_system_that_fits(system: System) -> None
     assert "3.12.1" in sentence and "2.36" in sentence and f"PYTHON={other}" in sentence
 
 
-def test_refusal_asks_for_a_python_where_none_fits(system: System) -> None:
+def test_the_error_names_the_supported_pythons_if_none_is_installed(system: System) -> None:
     system.python("python3", (3, 9, 2), [2, 31])
     assert "install Python 3.10 or 3.11" in refused(system.install())
 
@@ -211,7 +211,7 @@ def test_gpu_adds_cuda_and_is_remembered(system: System) -> None:
     assert system.installations() == 1
 
 
-def test_installs_again_only_what_a_change_of_the_lock_the_project_or_the_python_asks_for(system: System) -> None:
+def test_a_change_of_the_lock_the_project_or_the_python_reinstalls_only_what_it_affects(system: System) -> None:
     system.python("python3", (3, 11, 7), [2, 36])
     system.python("python3.10", (3, 10, 13), [2, 36])
     for lock, project, changed in [
@@ -230,7 +230,7 @@ def test_installs_again_only_what_a_change_of_the_lock_the_project_or_the_python
         assert (system.installations(), system.calls.read_text().count("--editable")) == (lock, 2 * project)
     assert system.install("--python", "python3.10").returncode == 0
     assert system.installations() == 3
-    # Asked for once, it stays.
+    # It is remembered after the first call.
     assert "Python 3.10.13" in system.install().stdout
     assert system.installations() == 3
     # The system's Python is upgraded in place.
@@ -260,7 +260,7 @@ def test_an_interrupted_installation_starts_over(system: System) -> None:
     assert system.installations() == 2
 
 
-# What uv and pip print, shortened.
+# The output of uv and pip, shortened.
 @pytest.mark.parametrize(
     ("message", "advice"),
     [
@@ -308,7 +308,7 @@ def test_without_uv_the_one_in_the_lock_is_fetched_by_hash(system: System) -> No
     assert "uv==1.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\nuv " in calls, "the lock's uv and nothing else"
 
 
-def test_pip_s_index_becomes_uv_s_where_uv_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uv_uses_the_index_of_pip_if_it_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = "global.index-url='https://index.example/simple'\nglobal.extra-index-url='https://a.example\\nhttps://b.example'"
     python = tmp_path / "python3"
     python.write_text(f"#!/bin/sh\ncat <<'END'\n{listed}\nEND\n")

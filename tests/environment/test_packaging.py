@@ -1,4 +1,4 @@
-"""What is installed: the reader, the pipeline's five packages, all with their data, seen from everywhere."""
+"""The installed packages: the reader and the five packages of the pipeline, with their data, from any folder."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ROOT = Path(__file__).resolve().parents[2]
 READER = "im2latex"
 PIPELINE = ["data", "trainer_module", "components", "pipeline", "kubeflow"]
 PACKAGES = [READER, *PIPELINE]
-# What the reader and its service need, as site-packages has it; not all of it with every Python.
+# The dependencies of the reader and its service, as named in site-packages; not every Python needs all.
 NEEDED = [
     "numpy", "numpy.libs", "PIL", "pillow.libs", "onnxruntime", "starlette", "uvicorn", "python_multipart",
     "prometheus_client", "anyio", "idna", "h11", "click", "typing_extensions.py", "exceptiongroup",
 ]  # fmt: skip
 
 
-def test_every_package_is_seen_from_any_folder(tmp_path: Path) -> None:
+def test_every_package_can_be_imported_from_any_folder(tmp_path: Path) -> None:
     """Subprocesses of TFX start elsewhere, and without the checkout on PYTHONPATH."""
     code = f"import importlib.util as u; print([u.find_spec(n).submodule_search_locations[0] for n in {PACKAGES}])"
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -39,7 +39,7 @@ def test_every_package_is_seen_from_any_folder(tmp_path: Path) -> None:
 
 
 def copy_sources(source: Path) -> list[Path]:
-    """Copies what is packed, and a tests package that must not be; returns the packages' files."""
+    """Copies the packages, and a tests package that must not be packed; returns the files of the packages."""
     listed = [
         path.relative_to(ROOT)
         for package in PACKAGES
@@ -67,7 +67,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {wheel.name.partition("-")[0]: wheel for wheel in folder.glob("*.whl")}
 
 
-def test_each_wheel_holds_its_sources_and_data_and_nothing_else(wheels: dict[str, Path], tmp_path: Path) -> None:
+def test_each_wheel_contains_only_its_sources_and_data(wheels: dict[str, Path], tmp_path: Path) -> None:
     listed = [str(path) for path in copy_sources(tmp_path / "source") if path.suffix != ".md"]
     assert wheels.keys() == {"im2latex", "im2latex_pipeline"}
     for name, packages in (("im2latex", [READER]), ("im2latex_pipeline", PIPELINE)):
@@ -80,7 +80,7 @@ def test_each_wheel_holds_its_sources_and_data_and_nothing_else(wheels: dict[str
 def test_the_reader_alone_reads_a_picture_in_an_empty_environment(wheels: dict[str, Path], tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True, timeout=300)
     (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    # What it asks for, and nothing else of this environment.
+    # Only its dependencies, and nothing else of this environment.
     for name in NEEDED:
         place = next((Path(folder, name) for folder in sys.path if Path(folder, name).exists()), None)
         if place is not None:  # the libraries of a wheel have a folder of their own in some versions
@@ -132,10 +132,10 @@ def _metadata(wheel: Path) -> list[str]:
         return packed.read(name).decode().splitlines()
 
 
-def test_a_worker_that_is_sent_the_source_distribution_can_import_what_it_runs(tmp_path: Path) -> None:
+def test_a_worker_with_the_source_distribution_can_import_its_code(tmp_path: Path) -> None:
     source, workers = tmp_path / "source", tmp_path / "worker"
     copy_sources(source)
-    # As Beam builds what it sends for --setup_file, and as a worker installs it.
+    # Built as Beam does for --setup_file, and installed as a worker does.
     build = [sys.executable, "setup.py", "--quiet", "sdist", "--dist-dir", str(tmp_path)]
     subprocess.run(build, cwd=source, check=True, timeout=300)
     (archive,) = tmp_path.glob("*.tar.gz")
@@ -157,7 +157,7 @@ def test_a_worker_that_is_sent_the_source_distribution_can_import_what_it_runs(t
     "home", [pytest.param(lambda checkout: checkout, id="checkout"), pytest.param(lambda c: c.parent, id="above"),
              pytest.param(lambda c: Path("/"), id="root")]
 )  # fmt: skip
-def test_make_clean_refuses_a_folder_that_holds_the_checkout(tmp_path: Path, home) -> None:
+def test_make_clean_refuses_a_folder_that_contains_the_checkout(tmp_path: Path, home) -> None:
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     shutil.copy(ROOT / "Makefile", checkout)

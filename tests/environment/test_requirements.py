@@ -1,4 +1,4 @@
-"""The committed lock holds pyproject.toml's dependencies for every Python that is supported, and no addresses."""
+"""The committed lock contains pyproject.toml's dependencies for every supported Python, and no addresses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def asked() -> list[Requirement]:
 
 
 def locked(python: str) -> dict[str, Requirement]:
-    """What the lock installs on this Python, by name."""
+    """The versions that the lock installs on this Python, by name."""
     system = {
         "python_version": python,
         "python_full_version": f"{python}.5",
@@ -64,7 +64,7 @@ def test_lock_splits_the_two_stacks_by_python() -> None:
 
 
 def test_the_lock_is_what_is_installed_here() -> None:
-    """Versions of the running environment, so that the tests speak of what a user gets."""
+    """The installed versions, so that the tests check what a user gets."""
     from importlib.metadata import version
 
     found = locked(f"{sys.version_info.major}.{sys.version_info.minor}")

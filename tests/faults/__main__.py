@@ -1,10 +1,10 @@
-"""Kills runs at random moments and looks what they leave: `make faults`, or `make faults ARGS="--kills 20 --seed 7"`.
+"""Kills runs at random moments and checks what they leave: `make faults`, or `make faults ARGS="--kills 20 --seed 7"`.
 
-Each round takes other data, so that every component has to work, and kills one run after another: while it draws the
-data, while it starts, in every component, within a checkpoint and behind one, while it pushes, and while it writes to
-ML Metadata. Every run goes on where the one before was killed; the last one of a round is left to finish. Most kills
-are of the whole process group, some of the command's process or of the pipeline's alone. Meanwhile a server reads an
-image with every version that is pushed.
+Each round uses new data, so that no component comes from the cache, and kills one run after another: while it draws the
+data, while it starts, in every component, during and after a checkpoint, during a push, and while it writes to ML
+Metadata. Every run continues where the previous one was killed; the last run of a round is not killed. Most kills hit
+the whole process group, some only the process of the command or of the pipeline. At the same time, a server predicts an
+image with every pushed version.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from tests.faults.audit import Audit
     from tests.faults.killing import Kill, Killer
 
-# Whom to kill, so many times of ten.
+# Processes to kill, with relative frequencies.
 VICTIMS = {"all": 8, "command": 1, "pipeline": 1}
 REPAIR_SHARE = 0.3
 KINDS = {
     "kill": "runs, at random moments",
-    "dangerous": "runs, at the moments that leave most behind; a small test",
+    "dangerous": "runs, at the moments that leave the most files behind; a small test",
     "disk": "fill the disk while each component works; as root",
     "interrupt": "Ctrl-C in each component",
 }
@@ -44,7 +44,7 @@ _REPAIRED = re.compile(r"^Repaired +(\d+) execution", re.MULTILINE)
 
 
 def main() -> int:
-    """Does what is asked for; 0 when nothing was found, else 1."""
+    """Runs the chosen kind of test. Returns 0 if it found no faults, else 1."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument(
         "kind",
@@ -54,15 +54,15 @@ def main() -> int:
         metavar="KIND",
         help="; ".join(f"{kind}: {what}" for kind, what in KINDS.items()),
     )
-    parser.add_argument("--kills", type=int, default=100, help="how many runs to kill, of the kind `kill`")
-    parser.add_argument("--seed", type=int, help="of the moments; if not given, another each time")
-    parser.add_argument("--folder", type=Path, help="a folder to work in, which is kept")
+    parser.add_argument("--kills", type=int, default=100, help="number of runs to kill, for the kind `kill`")
+    parser.add_argument("--seed", type=int, help="random seed of the moments; by default, another one each time")
+    parser.add_argument("--folder", type=Path, help="folder to work in, which is kept")
     arguments = parser.parse_args()
     if arguments.kind == "disk":
         from tests.faults.disk import enter_namespace
 
         enter_namespace()
-    # What `im2latex run` tells TensorFlow before it is imported, and that it shall be quiet.
+    # The environment variables of `im2latex run`, set before TensorFlow is imported, and no log lines of TensorFlow.
     os.environ |= {"TF_ENABLE_ONEDNN_OPTS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
     hush()
     seed = random.randrange(1000) if arguments.seed is None else arguments.seed
@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def kill_and_judge(folder: Path, count: int) -> int:
-    """Kills runs in a folder and prints what came of it; 0 when nothing was found, else 1."""
+    """Kills runs in a folder and prints the results. Returns 0 if there were no faults, else 1."""
     from data.dataset.tfrecords import read_records
     from pipeline.config.sections import COMPONENTS
 
@@ -103,7 +103,7 @@ def kill_and_judge(folder: Path, count: int) -> int:
 
 
 def kill_few(folder: Path) -> int:
-    """Kills the first runs in a folder at the moments that leave most behind."""
+    """Kills the first runs in a folder at the moments that leave the most files behind."""
     from tests.faults.killing import ALL, dangerous
 
     killer = prepare(folder)
@@ -127,7 +127,7 @@ def fill_disks(folder: Path) -> int:
 
 
 def interrupt_all(folder: Path) -> int:
-    """Stops runs by Ctrl-C while they draw the data, while they start, and in each component."""
+    """Stops runs with Ctrl-C while they draw the data, while they start, and in each component."""
     from pipeline.config.sections import COMPONENTS
     from tests.faults.killing import Moment, before_components
 
@@ -139,7 +139,7 @@ def interrupt_all(folder: Path) -> int:
 
 
 def end(killer: Killer) -> int:
-    """Lets a run finish; 0 when nothing was found, else 1."""
+    """Lets a run finish. Returns 0 if there were no faults, else 1."""
     took, _ = killer.finish()
     killer.audit.look(finished=True)
     if found := killer.check():
@@ -150,8 +150,8 @@ def end(killer: Killer) -> int:
 
 
 def prepare(folder: Path) -> Killer:
-    """What starts runs in a workspace in a folder; from then on everything is imported, and no thread is started."""
-    from pipeline.running import process  # noqa: F401  what every run needs
+    """Returns a Killer for a workspace in a folder. Imports everything that a run needs, and starts no thread."""
+    from pipeline.running import process  # noqa: F401  every run needs it
     from pipeline.workspace import Workspace
     from tests.faults import processes
     from tests.faults.killing import Killer
@@ -165,15 +165,15 @@ def prepare(folder: Path) -> Killer:
 
 
 class Round:
-    """A round that has ended."""
+    """The result of a round."""
 
     def __init__(self, kills: Sequence[Kill], seconds: float, repaired: int, size: int) -> None:
         """
         Args:
-            kills: of runs that had not ended before.
-            seconds: that the run took which was left to finish.
-            repaired: executions that it says it marked as cancelled.
-            size: bytes of the workspace behind it.
+            kills: the kills of runs that had not ended before.
+            seconds: the duration of the last run, which was not killed.
+            repaired: number of executions that this run marked as cancelled, from its output.
+            size: bytes of the workspace afterwards.
         """
         self.kills, self.seconds, self.repaired, self.size = kills, seconds, repaired, size
 
@@ -205,32 +205,32 @@ def kill_a_round(killer: Killer, seconds: dict[str, float], number: int, most: i
 
 
 def look(killer: Killer, kill: Kill, repair: bool) -> None:
-    """Looks at what a kill left."""
+    """Checks the state that a kill left behind."""
     for finding in killer.check(repair):
         if finding["kind"] != "killed":
             killer.audit.faults.append(f"{kill}: lineage check finds {finding}")
     if repair and (found := killer.check()):
-        killer.audit.faults.append(f"{kill}: behind --repair lineage check finds {found}")
+        killer.audit.faults.append(f"{kill}: after --repair, lineage check finds {found}")
     killer.audit.look(finished=False)
 
 
 def start_server(killer: Killer, image: bytes) -> tuple[int, Path, Path]:
-    """Starts the server; its process, the file of what it tells, and the file that stops it."""
+    """Starts the server. Returns its process id, the file of its events, and the file that stops it."""
     from tests.faults import audit, processes
 
-    told, stop = killer.folder / "server.jsonl", killer.folder / "stop"
-    pid = processes.fork(lambda: audit.serve(killer.workspace, image, told, stop))
+    events, stop = killer.folder / "server.jsonl", killer.folder / "stop"
+    pid = processes.fork(lambda: audit.serve(killer.workspace, image, events, stop))
     killer.kept.add(pid)
-    return pid, told, stop
+    return pid, events, stop
 
 
-def judge_server(pid: int, told: Path, stop: Path, audit: Audit) -> int:
-    """Stops the server; the number of versions that it served. What went wrong is told to the audit."""
+def judge_server(pid: int, events: Path, stop: Path, audit: Audit) -> int:
+    """Stops the server, and adds its faults to the audit. Returns the number of versions that it served."""
     stop.touch()
     _, status = os.waitpid(pid, 0)
     if status:
         audit.faults.append(f"the server ended with status {os.waitstatus_to_exitcode(status)}")
-    lines = [json.loads(line) for line in told.read_text("utf-8").splitlines()]
+    lines = [json.loads(line) for line in events.read_text("utf-8").splitlines()]
     audit.faults += [line["fault"] for line in lines if "fault" in line]
     digests = {line["version"]: line["digest"] for line in lines if "version" in line}
     for version, digest in digests.items():
@@ -242,10 +242,10 @@ def judge_server(pid: int, told: Path, stop: Path, audit: Audit) -> int:
 
 
 def tell(audit: Audit) -> None:
-    """Prints the faults that were not printed yet."""
-    for fault in audit.faults[audit.told :]:
+    """Prints the new faults."""
+    for fault in audit.faults[audit.printed :]:
         print(f"FAULT  {fault}", flush=True)
-    audit.told = len(audit.faults)
+    audit.printed = len(audit.faults)
 
 
 def report(rounds: Sequence[Round], versions: int, faults: int, seconds: float) -> None:
@@ -255,8 +255,8 @@ def report(rounds: Sequence[Round], versions: int, faults: int, seconds: float) 
     table = Table("killed in", *(f"of {victim}" for victim in VICTIMS), "left half done", box=None, pad_edge=False)
     for where in dict.fromkeys(kill.where for kill in sorted(kills, key=lambda kill: kill.late)):
         left = Counter(what for kill in kills if kill.where == where for what in kill.left)
-        told = ", ".join(f"{what} {times}" for what, times in left.items())
-        table.add_row(where, *(str(victims[victim][where] or "") for victim in VICTIMS), told)
+        unfinished = ", ".join(f"{what} {times}" for what, times in left.items())
+        table.add_row(where, *(str(victims[victim][where] or "") for victim in VICTIMS), unfinished)
     ends = Table("round", "kills", "then a run finished in", "it repaired", "workspace", box=None, pad_edge=False)
     for number, round_ in enumerate(rounds, 1):
         size = f"{round_.size / 1e6:.1f} MB"

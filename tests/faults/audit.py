@@ -1,4 +1,4 @@
-"""What must be true of a workspace whatever was killed in it, and a server that reads in it meanwhile."""
+"""Checks that a workspace is consistent after kills, and a server that loads its models at the same time."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from pipeline.lineage.graph import LineageGraph, read_store
 from pipeline.lineage.store import read
 from pipeline.workspace import Workspace
 
-# What a process writes to while it makes something; of a process that is gone, nobody may leave it.
+# Names of unfinished outputs; none may be left by a process that has ended.
 UNFINISHED = re.compile(r".*\.(partial|writing)$")
-# Parts of file names that differ between two runs of the same component.
+# Parts of file names that differ between two runs of a component.
 DIFFERS = re.compile(r"events\.out\..*|\d+")
 
 
 class Audit:
-    """Looks at a workspace again and again, and keeps what it saw.
+    """Checks a workspace repeatedly, and compares it with earlier checks.
 
     Args:
-        workspace: which.
+        workspace: the workspace.
 
     Attributes:
-        faults: sentences about what was not as it must be.
-        told: how many of them were printed.
-        versions: each version that was ever seen, with its digest.
+        faults: a sentence for each fault.
+        printed: number of printed faults.
+        versions: the digest of each version that was ever seen.
     """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self.faults: list[str] = []
-        self.told = 0
+        self.printed = 0
         self._digests: dict[int, str] = {}
         self._shapes: dict[str, set[str]] = {}
         self.versions: dict[str, str] = {}
 
     def look(self, finished: bool) -> LineageGraph:
-        """Looks at everything; after a run that finished there must be nothing of those that did not."""
+        """Checks everything; after a finished run, nothing of unfinished runs may be left."""
         try:
             graph = read(self.workspace, read_store)
         except UserError as error:
@@ -58,12 +58,12 @@ class Audit:
         return graph
 
     def again(self) -> None:
-        """Compares the files of every artifact with what they were when it was made."""
+        """Checks that the files of every artifact have not changed since it was made."""
         graph = read(self.workspace, read_store)
         for artifact, was in self._digests.items():
             uri = graph.artifacts[artifact].uri
             if not os.path.exists(uri) or digest(uri) != was:
-                self.faults.append(f"{uri} is not what it was when it was made")
+                self.faults.append(f"{uri} has changed since it was made")
 
     def _artifacts(self, graph: LineageGraph) -> Iterator[str]:
         for artifact in graph.artifacts.values():
@@ -75,11 +75,11 @@ class Audit:
             self._digests[artifact.id] = digest(artifact.uri)
             files = (path for path in Path(artifact.uri).rglob("*") if path.is_file())
             shape = {DIFFERS.sub("#", str(path.relative_to(artifact.uri))) for path in files}
-            # Baselines are empty until something serves.
+            # Baselines are empty until a model serves.
             kind = f"{artifact.type} of {graph.executions[artifact.made_by].component}"
             known = self._shapes.setdefault(kind, shape)
             if shape and known and shape != known:
-                yield f"{artifact.uri} holds {sorted(shape)}, and the first {kind} {sorted(known)}"
+                yield f"{artifact.uri} contains {sorted(shape)}, but the first {kind} contains {sorted(known)}"
 
     def _serving(self, graph: LineageGraph) -> Iterator[str]:
         models = {
@@ -90,7 +90,7 @@ class Audit:
         for version in self.workspace.versions():
             found = digest(str(version))
             if found not in models:
-                yield f"{version} is no model that a training finished"
+                yield f"{version} is not the model of a finished training"
             if self.versions.setdefault(version.name, found) != found:
                 yield f"{version} has changed while it served"
 
@@ -102,7 +102,7 @@ class Audit:
                 with np.load(file) as saved:
                     for name in saved:
                         saved[name]
-            except Exception as error:  # noqa: BLE001  whatever is wrong with it
+            except Exception as error:  # noqa: BLE001  any fault of the file
                 yield f"{file} cannot be read: {error!r}"
 
     def _left(self, graph: LineageGraph) -> Iterator[str]:
@@ -113,31 +113,31 @@ class Audit:
         known = {artifact.uri for artifact in graph.artifacts.values()}
         for path in self.workspace.pipeline_root.glob("*/[!.]*/*"):
             if str(path) not in known:
-                yield f"{path} was left, and is no artifact's"
+                yield f"{path} was left, and belongs to no artifact"
         left = (execution for execution in graph.executions.values() if execution.state == RUNNING)
         yield from (f"execution {execution.id} of {execution.component} is left running" for execution in left)
 
 
 def size(home: Path) -> int:
-    """Bytes of all files of a workspace but its logs."""
+    """Returns the bytes of all files of a workspace except its logs."""
     files = (path for path in home.rglob("*") if path.is_file() and path.parent.name != "logs")
     return sum(path.stat().st_size for path in files)
 
 
-def serve(workspace: Workspace, image: bytes, told: Path, stop: Path) -> int:
-    """Serves, as `im2latex serve` does, whatever is pushed, and reads an image with each version, until it is stopped.
+def serve(workspace: Workspace, image: bytes, events: Path, stop: Path) -> int:
+    """Loads each pushed version as `im2latex serve` does, and predicts an image with it, until it is stopped.
 
     Args:
-        workspace: whose models.
-        image: what is read.
-        told: file of a line for each version: its name, and its digest at first sight; or what went wrong.
-        stop: a file; when there is one, the end has come.
+        workspace: the workspace of the models.
+        image: the image.
+        events: file for JSON lines: the name of each version with its first digest, or a fault.
+        stop: a file; the server stops when it exists.
     """
     from im2latex.serving.models import Models
 
     seen: dict[Path, str] = {}
     models: Models | None = None
-    with told.open("w", buffering=1) as lines:
+    with events.open("w", buffering=1) as lines:
 
         def tell(**facts: str) -> None:
             lines.write(json.dumps(facts) + "\n")

@@ -1,4 +1,4 @@
-"""Fills the disk while each component works: the run ends with one sentence, and the next one goes on."""
+"""Fills the disk while each component works: the run ends with one sentence, and the next run continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.faults import processes
 from tests.faults.killing import HANGS_SECONDS, Killer, Log
 
 SIZE = 64 << 20
-# What a component may still write, at most.
+# Maximum number of bytes that a component can still write.
 ROOM = 64 << 10
 IN_NAMESPACE = "IM2LATEX_FAULTS_NAMESPACE"
 _SENTENCE = re.compile(r"^im2latex: .*no space is left .*$", re.MULTILINE)
@@ -25,44 +25,44 @@ _SENTENCE = re.compile(r"^im2latex: .*no space is left .*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Full:
-    """What came of a run whose disk was full."""
+    """The result of a run whose disk was full."""
 
-    component: str  # while which it became full
+    component: str  # the component that was running
     room: int  # bytes that were left
     status: int
-    said: str  # the last line
+    said: str  # the last line of the output
 
 
 def enter_namespace() -> None:
-    """Starts this command again where mounts are its own, and end with it; does nothing there.
+    """Restarts this command in its own mount namespace; does nothing if it runs in one already.
 
     Raises:
-        SystemExit: that is not allowed here.
+        SystemExit: the command does not run as root.
     """
     if os.environ.get(IN_NAMESPACE):
         return
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
-        sys.exit("a small disk is mounted in a namespace of its own, for which this has to run as root")
+        sys.exit("this mounts a small disk in its own namespace, so it has to run as root")
     os.environ[IN_NAMESPACE] = "1"
     os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.orig_argv[1:]])
 
 
 def mount(folder: Path) -> None:
-    """Mounts a small file system of memory."""
+    """Mounts a small file system in memory."""
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)], check=True)
 
 
 def _fill(ballast: Path, room: int) -> None:
-    """Makes a file as large as the disk is free, but for some bytes."""
+    """Fills the disk with a file, except for `room` bytes."""
     with ballast.open("wb") as file:
         while (free := shutil.disk_usage(ballast.parent).free) > room:
-            with contextlib.suppress(OSError):  # the run has written meanwhile
+            with contextlib.suppress(OSError):  # the run has used the space in the meantime
                 os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, free - room)
 
 
 def fill_while(killer: Killer, component: str, *settings: str) -> Full:
-    """Starts a run, and fills its disk when a component begins, but for a little room; then takes all of that away."""
+    """Starts a run, and fills its disk when a component starts, except for a few bytes; frees the disk afterwards."""
     log = Log(killer.workspace.logs)
     command = killer.start(["run", *killer.arguments(settings)])
     deadline = time.monotonic() + HANGS_SECONDS
@@ -76,7 +76,7 @@ def fill_while(killer: Killer, component: str, *settings: str) -> Full:
     status = command.wait()
     ballast.unlink()
     if remaining := processes.remaining(killer.kept):
-        killer.audit.faults.append(f"a full disk in {component}: there went on: {'; '.join(remaining)}")
+        killer.audit.faults.append(f"a full disk in {component}: still running: {'; '.join(remaining)}")
     said = command.output.read_text("utf-8")
     if status not in (0, 1) or "Traceback" in said or status == 1 and len(_SENTENCE.findall(said)) != 1:
         killer.audit.faults.append(f"a full disk in {component}, of {room:,} bytes, ended with {status}: {said}")

@@ -19,11 +19,11 @@ from pipeline.workspace import Workspace
 from tests.faults import processes
 from tests.faults.audit import Audit
 
-# Beside the settings of all small pipelines: checkpoints to be killed between.
+# Additional settings: many checkpoints, so that kills happen between them.
 KNOBS = ("training.epochs=8", "training.checkpoint_minutes=1e-6")
-# A run that takes so long hangs, on a busy machine too.
+# A run that takes longer hangs, even on a busy machine.
 HANGS_SECONDS = 900
-# From a run's log to its first component, where nothing has to be imported.
+# Time from the creation of a run's log to its first component, without imports.
 STARTS_SECONDS = 2.0
 ALL, COMMAND, PIPELINE = "all", "command", "pipeline"
 DRAWING, STARTING = "drawing data", "starting"
@@ -35,25 +35,25 @@ class Moment:
     """When a run is killed."""
 
     name: str
-    component: str = ""  # not before this component is running; "" for before the first
-    pattern: str = ""  # and not before it has written what this matches in the workspace
-    seconds: float = 0.0  # and up to so long after that
-    trap: processes.Trap | None = None  # in place of all of these
+    component: str = ""  # wait until this component runs; "" for a moment before the first one
+    pattern: str = ""  # then wait for a new file that matches this pattern in the workspace
+    seconds: float = 0.0  # then wait for a random time up to this
+    trap: processes.Trap | None = None  # instead of all of these
 
 
 @dataclass(frozen=True)
 class Kill:
-    """What came of it."""
+    """The result of a kill."""
 
     moment: str
     victim: str  # ALL of the process group, the COMMAND's process, or the PIPELINE's
-    where: str  # the component that was running, or what comes before the first
-    left: tuple[str, ...]  # what was half done
-    late: bool  # the run had ended before
+    where: str  # the running component, DRAWING or STARTING
+    left: tuple[str, ...]  # kinds of unfinished outputs
+    late: bool  # whether the run had ended before the kill
 
 
 def moments(seconds: Mapping[str, float]) -> list[Moment]:
-    """The moments of a round, in the order in which a run comes to them.
+    """Returns the moments of a round, in the order in which they occur in a run.
 
     Args:
         seconds: how long each component takes.
@@ -63,7 +63,7 @@ def moments(seconds: Mapping[str, float]) -> list[Moment]:
     for name in names:
         if name == "Trainer":
             found.append(Moment("writing a checkpoint", name, "checkpoints/*/checkpoint.npz.writing", 0.01))
-            found.append(Moment("behind a checkpoint", name, "checkpoints/*/checkpoint.npz", 1.0))
+            found.append(Moment("after a checkpoint", name, "checkpoints/*/checkpoint.npz", 1.0))
         if name == "Pusher":
             found += pushing()
         found.append(Moment("random", name, seconds=seconds[name]))
@@ -72,7 +72,7 @@ def moments(seconds: Mapping[str, float]) -> list[Moment]:
 
 
 def before_components() -> list[Moment]:
-    """The moments before the first component."""
+    """Returns the moments before the first component."""
     return [
         Moment("random", pattern="data/.*.partial", seconds=0.5),
         Moment("random", pattern="logs/*.log", seconds=STARTS_SECONDS),
@@ -80,7 +80,7 @@ def before_components() -> list[Moment]:
 
 
 def pushing() -> list[Moment]:
-    """The moments of a push, in their order."""
+    """Returns the moments of a push, in order."""
     return [
         Moment("copying a version", "Pusher", trap=processes.Trap("copy", random.randint(1, 4))),
         Moment("before it is served", "Pusher", trap=processes.Trap("rename")),
@@ -89,7 +89,7 @@ def pushing() -> list[Moment]:
 
 
 def dangerous() -> list[Moment]:
-    """The moments that leave most behind, of a first run too."""
+    """Returns the moments that leave the most files behind, also in a first run."""
     return [
         Moment("writing metadata", pattern="metadata.sqlite-journal", seconds=0.002),
         Moment("writing metadata", "StatisticsGen", "metadata.sqlite-journal", 0.002),
@@ -99,7 +99,7 @@ def dangerous() -> list[Moment]:
 
 
 class Log:
-    """The log of the run that is started next, read while it is written."""
+    """The log of the next run, which is read while the run writes it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._before = folder, set(folder.glob("*.log"))
@@ -110,12 +110,12 @@ class Log:
 
     @property
     def running(self) -> str:
-        """The component that was begun last, or what comes before the first."""
+        """The component that started last, or DRAWING or STARTING before the first one."""
         self._read()
         return self._begun[-1] if self._begun else STARTING if self._file else DRAWING
 
     def begun(self, component: str) -> bool:
-        """Whether a component was begun."""
+        """Returns whether a component has started."""
         self._read()
         return component in self._begun
 
@@ -138,22 +138,22 @@ class Killer:
     """Starts runs in a workspace, and kills them or lets them finish.
 
     Args:
-        workspace: where they run.
-        config: their configuration.
-        folder: for what they print.
+        workspace: the workspace of the runs.
+        config: the configuration of the runs.
+        folder: folder for their output.
     """
 
     def __init__(self, workspace: Workspace, config: Path, folder: Path) -> None:
         self.workspace, self.config, self.folder = workspace, config, folder
         self.audit = Audit(workspace)
-        self.kept: set[int] = set()  # processes that go on
+        self.kept: set[int] = set()  # processes that must keep running
         self._commands = 0
 
     def finish(self, *settings: str) -> tuple[float, str]:
-        """`im2latex run` as a person starts it; the seconds it took and what it printed.
+        """Runs `im2latex run` to its end. Returns its duration in seconds and its output.
 
         Raises:
-            RuntimeError: it did not finish.
+            RuntimeError: the run failed.
         """
         began = time.monotonic()
         command = [sys.executable, "-m", "pipeline.cli", "run", *self.arguments(settings)]
@@ -167,7 +167,7 @@ class Killer:
         """Starts a run and kills it.
 
         Raises:
-            RuntimeError: the moment does not come, and the run does not end.
+            RuntimeError: the run neither reaches the moment nor ends.
         """
         log = Log(self.workspace.logs)
         command = self._start_until(moment, log, settings)
@@ -178,19 +178,21 @@ class Killer:
         status = command.wait()
         said = command.output.read_text("utf-8")
         if late and status not in (0, 3):
-            self.audit.faults.append(f"{moment}: a run failed by itself: {said}")
+            self.audit.faults.append(f"{moment}: the run failed before the kill: {said}")
         of_pipeline = victim == PIPELINE and not late and status != -signal.SIGKILL
         if of_pipeline and (status != 1 or said.count("im2latex: ") != 1 or "Traceback" in said):
-            self.audit.faults.append(f"{moment}: killed below it, the command ended with {status}: {said}")
+            self.audit.faults.append(
+                f"{moment}: its pipeline process was killed, and the command ended with {status}: {said}"
+            )
         if remaining := processes.remaining(self.kept):
-            self.audit.faults.append(f"{moment}: {victim} was killed, and there went on: {'; '.join(remaining)}")
+            self.audit.faults.append(f"{moment}: {victim} was killed, still running: {'; '.join(remaining)}")
         return Kill(moment.name, victim, log.running, tuple(self._left()), late)
 
     def interrupt(self, moment: Moment) -> str:
-        """Starts a run and stops it as a person does by Ctrl-C.
+        """Starts a run and stops it with Ctrl-C.
 
         Returns:
-            What it said at last.
+            The last line of its output.
 
         Raises:
             RuntimeError: as in `kill`.
@@ -202,7 +204,7 @@ class Killer:
         if status != 130 or not last.startswith("im2latex: stopped") or "Traceback" in said:
             self.audit.faults.append(f"Ctrl-C in {moment}: ended with {status}: {said}")
         if remaining := processes.remaining(self.kept):
-            self.audit.faults.append(f"Ctrl-C in {moment}: there went on: {'; '.join(remaining)}")
+            self.audit.faults.append(f"Ctrl-C in {moment}: still running: {'; '.join(remaining)}")
         return last
 
     def _start_until(self, moment: Moment, log: Log, settings: Sequence[str]) -> processes.Command:
@@ -213,7 +215,7 @@ class Killer:
         while command.poll() is None and not self._has_come(moment, log, before):
             if time.monotonic() > deadline:
                 command.kill()
-                raise RuntimeError(f"a run that was to come to {moment} hangs; see {command.output}")
+                raise RuntimeError(f"a run hangs before {moment}; see {command.output}")
             time.sleep(0.001 if moment.pattern else 0.01)
         until = time.monotonic() + random.uniform(0, moment.seconds)
         while command.poll() is None and (left := until - time.monotonic()) > 0:
@@ -221,7 +223,7 @@ class Killer:
         return command
 
     def check(self, repair: bool = False) -> list[dict]:
-        """What `im2latex lineage check` finds."""
+        """Returns the findings of `im2latex lineage check`."""
         command = self.start(["lineage", "check", "--json", *(["--repair"] if repair else [])])
         status, said = command.wait(), command.output.read_text("utf-8")
         if status == 1 and "there are no runs" in said:
@@ -237,7 +239,7 @@ class Killer:
         return processes.Command(arguments, self.workspace.home, self.folder / f"output-{self._commands}.txt", trap)
 
     def arguments(self, settings: Sequence[str]) -> list[str]:
-        """The configuration, and knobs beside it; the disk may be a small one."""
+        """Returns the options of a run: the configuration, additional knobs, and --allow-full-disk for small disks."""
         return [
             "--allow-full-disk",
             "--config",
@@ -246,7 +248,7 @@ class Killer:
         ]
 
     def _written(self, moment: Moment) -> set[tuple[Path, int]]:
-        """What a moment waits for, with the times of the last changes."""
+        """Returns the files that match the pattern of a moment, with their modification times."""
         found = set()
         for path in self.workspace.home.glob(moment.pattern) if moment.pattern else ():
             with contextlib.suppress(FileNotFoundError):

@@ -1,7 +1,7 @@
-"""`im2latex` commands in processes that need not import TFX first: forks of one that has, and computes nothing itself.
+"""Runs `im2latex` commands in forks of a process that has imported TFX, so that they start faster.
 
-All that a run does after its imports is what it does when a person starts it: the command's process, and the pipeline's
-process that it starts. A killed process leaves its children to this one, which sees whether they end.
+After its imports, a command does the same as usual: it starts the pipeline's process. The children of a killed process
+become children of this one, which checks that they end.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
-# Until what was killed, and the children that it had, are gone.
+# Maximum time in which a killed process and its children end.
 GONE_SECONDS = 20
 
 
 def adopt_orphans() -> None:
-    """Makes this process the parent of what killed processes leave."""
+    """Makes this process the parent of the children of killed processes."""
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
 
 
 @dataclass(frozen=True)
 class Trap:
-    """A place in a push at which a run kills itself and all it has started: from outside it is too short to be hit."""
+    """A call in a push at which a run kills itself and its children; it is too short to be hit from outside."""
 
     function: str  # of tfx.dsl.io.fileio: "copy" or "rename"
-    calls: int = 1  # the call at which it does so; a push that has fewer lives
-    after: bool = False  # behind the call, not before it
+    calls: int = 1  # number of the call; a push with fewer calls is not killed
+    after: bool = False  # kill after the call instead of before it
 
 
 class Command:
-    """An `im2latex` command in a process group of its own.
+    """An `im2latex` command in its own process group.
 
     Args:
-        arguments: of the command.
+        arguments: arguments of the command.
         home: the workspace.
-        output: file for what it prints.
-        trap: where it is to kill itself.
+        output: file for the output.
+        trap: where the command kills itself.
     """
 
     def __init__(self, arguments: list[str], home: Path, output: Path, trap: Trap | None = None) -> None:
@@ -55,7 +55,7 @@ class Command:
         self.pid = fork(lambda: _run_command(arguments, home, output, trap))
 
     def poll(self) -> int | None:
-        """Its exit status once it has ended, the negative signal where it was killed; else None."""
+        """Returns the exit status, or the negative signal that killed it; None while it runs."""
         if self.status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -63,31 +63,31 @@ class Command:
         return self.status
 
     def wait(self) -> int:
-        """Waits for its end, and gives its exit status."""
+        """Waits for its end, and returns its exit status."""
         while (status := self.poll()) is None:
             time.sleep(0.02)
         return status
 
     def kill(self) -> None:
-        """Ends the command and all it has started, as `kill -9` does."""
+        """Kills the command and its children, like `kill -9`."""
         os.killpg(self.pid, signal.SIGKILL)
 
     def interrupt(self) -> None:
-        """Does what Ctrl-C does in a terminal."""
+        """Sends the signal of Ctrl-C in a terminal."""
         os.killpg(self.pid, signal.SIGINT)
 
     def kill_command(self) -> None:
-        """Ends the command's own process only; what it has started is left alone."""
+        """Kills only the process of the command, not its children."""
         os.kill(self.pid, signal.SIGKILL)
 
     def kill_pipeline(self) -> None:
-        """Ends only the pipeline's process, as the kernel does when memory runs out; the whole where there is none."""
+        """Kills only the pipeline's process, as the kernel does if memory runs out; the command if there is none."""
         running = [child for child in children(self.pid) if b"pipeline.running.process" in _arguments(child)]
         os.kill(running[0] if running else self.pid, signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:
-    """The living children of a process."""
+    """Returns the running children of a process."""
     try:
         found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         return [child for child in found if _state(child) not in ("Z", "")]
@@ -96,7 +96,7 @@ def children(pid: int) -> list[int]:
 
 
 def _arguments(pid: int) -> bytes:
-    """Of a living process; nothing of one that has ended."""
+    """Returns the command line of a running process; empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -104,10 +104,10 @@ def _arguments(pid: int) -> bytes:
 
 
 def remaining(known: set[int]) -> list[str]:
-    """What still runs of killed commands when it has had time to end; then it is ended.
+    """Waits for the processes of killed commands to end, then kills the others and returns their command lines.
 
     Args:
-        known: children of this process that are to go on.
+        known: children of this process that must keep running.
     """
     deadline = time.monotonic() + GONE_SECONDS
     while left := [pid for pid in children(os.getpid()) if pid not in known]:
@@ -135,7 +135,7 @@ def _state(pid: int) -> str:
 
 
 def fork(run: Callable[[], int]) -> int:
-    """Runs a function in a child, which ends with the status that it gives."""
+    """Runs a function in a child process, which exits with the returned status. Returns the process id."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -164,21 +164,21 @@ def _run_command(arguments: list[str], home: Path, output: Path, trap: Trap | No
     _redirect(output)
     os.environ["IM2LATEX_HOME"] = str(home)
     sys.argv = ["im2latex", *arguments]
-    # Started by name wherever a run starts it.
+    # Runs start the pipeline's process with subprocess.Popen.
     subprocess.Popen = _Pipeline  # type: ignore[assignment,misc]
     cli.main()
     return 0
 
 
 def _set(trap: Trap) -> None:
-    """Sets a trap in this process, and those that it forks."""
+    """Sets a trap in this process and its forks."""
     from tfx.dsl.io import fileio
 
     function, calls = getattr(fileio, trap.function), 0
 
     def trapped(*places: str, **options: Any) -> None:
         nonlocal calls
-        # Both take a source and a destination, and a push has this name in one of them.
+        # Both functions take a source and a destination; in a push, one of them has this suffix.
         calls += any(".partial" in place for place in places)
         if calls == trap.calls and not trap.after:
             os.killpg(0, signal.SIGKILL)
@@ -192,14 +192,14 @@ def _set(trap: Trap) -> None:
 def _redirect(output: Path) -> None:
     target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, place in ((nothing, 0), (target, 1), (target, 2)):
-        os.dup2(source, place)
+    for source, descriptor in ((nothing, 0), (target, 1), (target, 2)):
+        os.dup2(source, descriptor)
     os.close(target)
     os.close(nothing)
 
 
 class _Pipeline(subprocess.Popen):
-    """`subprocess.Popen`, which makes a pipeline's process by a fork."""
+    """`subprocess.Popen` that starts the pipeline's process with a fork."""
 
     def __init__(self, command: Any, **given: Any) -> None:
         if "pipeline.running.process" not in command:
@@ -237,7 +237,7 @@ _FIRST: set[str] = set()
 
 
 def remember_descriptors() -> None:
-    """Notes the files that are open before any command is started."""
+    """Stores the file descriptors that are open before the first command."""
     _FIRST.update(os.listdir("/proc/self/fd"))
 
 

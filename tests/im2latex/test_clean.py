@@ -49,7 +49,7 @@ def real() -> list[str]:
         ("", ""),
     ],
 )  # fmt: skip
-def test_tokens_become_what_a_person_would_type(tokens: str, typed: str) -> None:
+def test_tokens_are_cleaned_to_what_a_person_would_type(tokens: str, typed: str) -> None:
     assert clean(tokens) == typed
 
 
@@ -64,7 +64,7 @@ def test_the_tokens_stay_the_same(tokens: list[str]) -> None:
 
 
 @given(RAW)
-def test_the_tokens_of_anything_stay_the_same(raw: str) -> None:
+def test_the_tokens_of_any_formula_stay_the_same(raw: str) -> None:
     try:
         tokens = tokenize(raw)
     except FormulaError:

@@ -141,7 +141,7 @@ def test_a_blank_picture_gives_an_empty_line_and_a_message(pushed: Path, files: 
     assert predict(pushed, "--alternatives", 3, blank).stdout == "0.000\t\n"
 
 
-def test_json_tells_whether_a_picture_is_blank(pushed: Path, files: list[Path], tmp_path: Path) -> None:
+def test_json_has_the_status_of_a_blank_picture(pushed: Path, files: list[Path], tmp_path: Path) -> None:
     Image.new("L", (60, 20), 250).save(tmp_path / "blank.png")
     answer = predict(pushed, "--model", pushed, "--json", files[0], tmp_path / "blank.png")
     read, blank = map(json.loads, answer.stdout.splitlines())
@@ -158,7 +158,7 @@ def test_more_images_than_fit_into_memory_at_once_are_all_read(
     assert [line.split("\t")[1] for line in answer.stdout.splitlines()] == expected * 2
 
 
-def test_what_is_read_with_too_little_confidence_is_a_sentence(pushed: Path, files: list[Path]) -> None:
+def test_a_result_below_the_confidence_is_one_sentence(pushed: Path, files: list[Path]) -> None:
     sure = {
         path: json.loads(line)["probability"]
         for path, line in zip(files, predict(pushed, "--json", *files).stdout.splitlines(), strict=True)

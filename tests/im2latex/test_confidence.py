@@ -1,4 +1,4 @@
-"""The model that comes with im2latex is not sure of itself where there is no formula."""
+"""The reader gives low probabilities to pictures without a formula."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def text(rng: np.random.Generator) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def probabilities() -> dict[str, np.ndarray]:
-    """Of 200 pictures without a formula, by kind."""
+    """Draws 200 pictures without a formula, by kind."""
     found = {}
     for place, (make, count) in enumerate({blank: 60, photo: 70, text: 70}.items()):
         pictures = [make(np.random.default_rng((place, number))) for number in range(count)]

@@ -30,7 +30,7 @@ def corrections(tmp_path: Path) -> Corrections:
     return Corrections(tmp_path / "corrections", 10**6, lambda: NOW)
 
 
-def test_picture_and_tokens_are_saved_with_who_and_when_in_their_names(corrections: Corrections) -> None:
+def test_file_names_of_corrections_have_the_time_and_the_person(corrections: Corrections) -> None:
     name, is_new = corrections.save(picture(), r"\frac ab +x^2", "Ada Łovelace/../x")
     assert is_new and is_correction(name)
     assert re.fullmatch(r"correction-20261127T150423Z-Ada_Łovelace_.._x-[0-9a-f]{12}-[0-9a-f]{8}", name)
@@ -96,7 +96,7 @@ def test_latex_that_is_no_formula_is_refused(corrections: Corrections, latex: st
     assert list(corrections.folder.iterdir()) == []
 
 
-def test_what_is_no_picture_is_refused(corrections: Corrections) -> None:
+def test_a_file_that_is_not_a_picture_is_refused(corrections: Corrections) -> None:
     for wrong in (b"", b"no picture", picture()[:60]):
         with pytest.raises(ImageError):
             corrections.save(wrong, "x")
@@ -105,7 +105,7 @@ def test_what_is_no_picture_is_refused(corrections: Corrections) -> None:
     assert list(corrections.folder.iterdir()) == []
 
 
-def test_a_failed_write_leaves_nothing_that_counts(corrections: Corrections, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_correction(corrections: Corrections, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(file: int) -> None:
         raise OSError(28, "No space left on device")
 

@@ -23,7 +23,7 @@ def test_the_distance_of_unknown_tokens_is_the_difference_of_their_shares() -> N
     assert distance("unknown", few, many) == pytest.approx(0.08)
 
 
-def test_only_what_is_far_apart_has_drifted() -> None:
+def test_only_distant_features_have_drifted() -> None:
     rng = np.random.default_rng(1)
     learned = {name: of_values(name, rng.normal(40, 5, 5000)) for name in ("width", "height", "length")}
     found = {

@@ -23,7 +23,7 @@ SHORTEST = 40
 
 
 def ends_in_a_loop(tokens: Sequence[str]) -> bool:
-    """Whether the last `SHORTEST` tokens are a part of up to 20 tokens, again and again."""
+    """Returns whether the last `SHORTEST` tokens repeat a sequence of up to 20 tokens."""
     end = tokens[-SHORTEST:]
     return len(end) == SHORTEST and any(
         all(token == end[place % period] for place, token in enumerate(end)) for period in range(1, SHORTEST // 2 + 1)

@@ -1,4 +1,4 @@
-"""The command `im2latex monitor`, on saved answers of a service; serving/test_asked.py asks one that runs."""
+"""The command `im2latex monitor`, on saved responses; serving/test_asked.py uses a running service."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_few_pictures_are_not_compared(saved: Any) -> None:
     assert (document["status"], document["comparisons"]) == ("too few", [])
 
 
-def test_only_what_came_after_an_earlier_answer_is_compared(saved: Any) -> None:
+def test_only_pictures_after_an_earlier_response_are_compared(saved: Any) -> None:
     before, later = answer(3000), answer(150, width=400, seed=3)
     for name, histogram in later["asked"].items():
         histogram["counts"] = (np.array(histogram["counts"]) + before["asked"][name]["counts"]).tolist()
@@ -103,16 +103,16 @@ def test_only_what_came_after_an_earlier_answer_is_compared(saved: Any) -> None:
     [
         (["--statistics", "/nowhere"], "/nowhere cannot be read (No such file or directory); name a file"),
         (["--url", "http://127.0.0.1:1"], "http://127.0.0.1:1/statistics cannot be read (Connection refused); is `im2"),
-        (["--url", "ftp://host"], "ftp://host is no address of a service, such as http://127.0.0.1:8501"),
-        (["--url", "http://[x"], "http://[x is no address of a service, such as http://127.0.0.1:8501"),
-        (["--url", "localhost"], "localhost is no address of a service, such as http://127.0.0.1:8501"),
+        (["--url", "ftp://host"], "ftp://host is not the address of a service, such as http://127.0.0.1:8501"),
+        (["--url", "http://[x"], "http://[x is not the address of a service, such as http://127.0.0.1:8501"),
+        (["--url", "localhost"], "localhost is not the address of a service, such as http://127.0.0.1:8501"),
         (["--url", "http://a", "--statistics", "b"], "give either --url or --statistics, not both"),
         (["--threshold", "colour=1"], "--threshold: there is no feature 'colour'; there are width, height,"),
         (["--threshold", "width=2"], "--threshold: width takes a number above 0 and at most 1, not '2'"),
         (["--threshold", "width"], "--threshold: width takes a number above 0 and at most 1, not ''"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(arguments: list[str], sentence: str) -> None:
+def test_every_error_is_one_sentence(arguments: list[str], sentence: str) -> None:
     with pytest.raises(UserError) as refused:
         cli.run(["monitor", *arguments])
     assert str(refused.value).startswith(sentence) and "\n" not in str(refused.value)
@@ -122,7 +122,7 @@ def test_what_is_wrong_is_one_sentence(arguments: list[str], sentence: str) -> N
 @pytest.mark.parametrize(
     ("document", "sentence"),
     [
-        ("no JSON", "it is no JSON object"),
+        ("no JSON", "it is not a JSON object"),
         ([1], "is not what `im2latex serve` answers"),
         ({"version": "7"}, "it has no 'since'"),
         ({**answer(), "asked": {"width": {"bounds": [1]}}}, ""),

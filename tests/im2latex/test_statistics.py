@@ -66,7 +66,7 @@ def test_json_gives_the_same_statistics_back_without_those_of_another_version() 
         ({"bounds": 7}, "unknown has to be an object with bounds"),
     ],
 )
-def test_what_is_no_histogram_is_refused(change: dict, message: str) -> None:
+def test_an_invalid_histogram_is_refused(change: dict, message: str) -> None:
     document = to_document(empty("unknown"))
     with pytest.raises(ValueError, match=message):
         from_document({"unknown": {**document["unknown"], **change}})

@@ -225,7 +225,7 @@ class Backend:
     def _collect(self, given: dict[str, Any], declared: Any, pod: Path) -> Result:
         written = pipeline_spec_pb2.ExecutorOutput()
         if (file := Path(given["outputFile"])).exists():
-            json_format.Parse(file.read_text(encoding="utf-8"), written)  # refuses what the schema does not have
+            json_format.Parse(file.read_text(encoding="utf-8"), written)  # refuses fields that are not in the schema
         made = {}
         for key in declared:
             (artifact,) = given["artifacts"][key]["artifacts"]

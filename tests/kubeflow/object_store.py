@@ -83,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._list(bucket, query.get("prefix", ""), int(query.get("continuation-token", 0)))
 
     def do_POST(self) -> None:
-        """A token of Google's, for a refresh token that is the secret."""
+        """Returns a token of Google for a refresh token, which is the secret."""
         form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
         if form["refresh_token"] == [self.objects.secret]:
             token = {"access_token": "token", "token_type": "Bearer", "expires_in": 3600, "scope": "", "id_token": "id"}
@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         return sorted(key for key in files if key.startswith(prefix)), files
 
     def _read(self, file: Path) -> None:
-        """All of an object, or the range of it that was asked for."""
+        """Returns an object, or the requested range of it."""
         if not file.is_file():
             self._refuse(404, "NoSuchKey")
             return

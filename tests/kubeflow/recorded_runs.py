@@ -18,7 +18,7 @@ from pipeline.config.sections import COMPONENTS
 from pipeline.pipeline import create_pipeline
 from pipeline.running.record import code, knobs_of
 
-# What the task at the end takes.
+# The inputs of the last task.
 LEAVES = (("Reporter", "report"),)
 _environment = threading.Lock()
 
@@ -75,7 +75,7 @@ class Runs:
         return made
 
     def do(self, run: str, name: str) -> None:
-        """A task that does its work."""
+        """Records a task that executes."""
         node = NodeSpec.of(self.component(name), "im2latex")
         properties = {key: value for key, value in self.component(name).exec_properties.items() if value is not None}
         inputs = self.inputs(name)
@@ -88,7 +88,7 @@ class Runs:
             assert all(artifact.id < 1_000_000 for artifacts in inputs.values() for artifact in artifacts)
 
     def end(self, run: str) -> None:
-        """The task at the end."""
+        """Records the last task."""
         self.finisher(run).record_cached({key: [self.given((name, key))] for name, key in LEAVES})
 
     def finisher(self, run: str) -> Recorder:
@@ -102,7 +102,7 @@ class Runs:
 
 
 def states(store: MetadataStore, run: str) -> dict[str, str]:
-    """Of each component of a run, which has one execution of each."""
+    """Returns the execution of each component of a run, which has one of each."""
     steps, _ = read_steps(store, run)
     assert len(steps) == len({step.component for step in steps})
     return {step.component: step.state for step in steps}

@@ -199,7 +199,7 @@ def test_the_first_deploy_creates_pipeline_experiment_and_run(deployed: Command,
     assert f"{server.url}/#/runs/details/{run.run_id}" in answer.out
 
 
-def test_what_is_uploaded_is_what_was_compiled(deployed: Command, server: ApiServer, compiled: SimpleNamespace) -> None:
+def test_the_upload_is_the_compiled_pipeline(deployed: Command, server: ApiServer, compiled: SimpleNamespace) -> None:
     deployed()
     assert server.did("upload_pipeline")[0].file == compiled.text
 
@@ -836,7 +836,7 @@ def test_status_of_a_run_whose_version_was_deleted_shows_the_tasks_that_started(
     assert [line.split()[0] for line in answer.out.splitlines()[-3:]] == ["import-example-gen", "trainer", "pusher"]
 
 
-def test_the_last_run_is_found_behind_many_of_other_pipelines(
+def test_the_last_run_is_found_among_many_runs_of_other_pipelines(
     deployed: Command, command: Command, server: ApiServer
 ) -> None:
     deployed("--no-follow")

@@ -52,7 +52,7 @@ def check(value: Any, kind: str, place: str) -> None:
             raise ValueError(f"{place} has no {', '.join(sorted(unknown))}")
         for name, entry in value.items():
             check(entry, fields[name][1], f"{place}.{name}")
-        model(**{fields[name][0]: entry for name, entry in value.items()})  # refuses what is missing
+        model(**{fields[name][0]: entry for name, entry in value.items()})  # refuses missing fields
 
 
 def manifests(
@@ -72,7 +72,7 @@ EVERYTHING = (
 
 @pytest.mark.parametrize("settings", [(), EVERYTHING])
 @pytest.mark.parametrize("namespace", [None, "formulas"])
-def test_kubernetes_knows_every_field(settings: tuple[str, ...], namespace: str | None) -> None:
+def test_every_field_is_valid_in_kubernetes(settings: tuple[str, ...], namespace: str | None) -> None:
     documents = manifests(*settings, namespace=namespace)
     assert set(documents) == set(MODELS)
     for kind, document in documents.items():
@@ -119,11 +119,11 @@ def test_pods_have_minimal_permissions() -> None:
     assert "store" not in str(serving) + str(rollback) and "password" not in str(serving)
 
 
-def test_the_service_selects_its_pods_and_knows_its_names() -> None:
+def test_the_service_selects_its_pods_and_accepts_its_names() -> None:
     documents = manifests(names=("formulas.example.org",))
     template = documents["Deployment"]["spec"]["template"]
     arguments = template["spec"]["containers"][0]["args"]
-    # It says that it is not ready when it is told to end, and goes on until nobody asks it any longer.
+    # On SIGTERM it reports that it is not ready, and continues until it gets no more requests.
     assert arguments[arguments.index("--drain-delay") + 1] == "5" and arguments[0] == "serve"
     allowed = [value for option, value in zip(arguments, arguments[1:], strict=False) if option == "--allow-host"]
     inside = "im2latex-serve.formulas"

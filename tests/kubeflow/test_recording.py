@@ -1,4 +1,4 @@
-"""What tasks record, without their work: in the SQLite file of a workspace, which ML Metadata treats as a database."""
+"""The records of tasks that do no work: in the SQLite file of a workspace, which ML Metadata treats as a database."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_comes_from_the_cache_is_recorded_by_those_that_take_it(runs: Runs,
     runs.whole("one")
     for name in TRAINED[:2]:
         runs.do("two", name)
-    # So far: what the trainer takes, and what that was made from.
+    # So far: the inputs of the trainer, and their inputs.
     cached = {"ImportExampleGen", "ImportSchemaGen", "Transform"}
     assert states(store, "two") == {name: "cached" if name in cached else "ran" for name in (*cached, *TRAINED[:2])}
     for name in TRAINED[2:]:
@@ -84,7 +84,7 @@ def test_what_comes_from_the_cache_is_recorded_by_those_that_take_it(runs: Runs,
     assert both[0] == both[1]
 
 
-def test_an_attempt_takes_over_what_the_one_before_left(runs: Runs, store: MetadataStore) -> None:
+def test_an_attempt_continues_the_execution_of_the_previous_one(runs: Runs, store: MetadataStore) -> None:
     for name in COMPONENTS[:5]:
         runs.do("one", name)
     node = NodeSpec.of(runs.component("Trainer"), "im2latex")
@@ -116,7 +116,7 @@ def test_two_that_record_the_same_at_once_record_it_once(runs: Runs, store: Meta
     assert states(store, "two") == dict.fromkeys(COMPONENTS, "cached")
 
 
-def test_what_a_run_that_has_ended_left_running_is_cancelled(runs: Runs, store: MetadataStore) -> None:
+def test_executions_left_running_by_an_ended_run_are_cancelled(runs: Runs, store: MetadataStore) -> None:
     runs.do("one", "ImportSchemaGen")
     node = NodeSpec.of(runs.component("ImportExampleGen"), "im2latex")
     with pytest.raises(KeyboardInterrupt), runs.recorder("one", node).recorded({}, {}, {}):
@@ -128,7 +128,7 @@ def test_what_a_run_that_has_ended_left_running_is_cancelled(runs: Runs, store: 
     assert close_run(store, "of another database") is None
 
 
-def test_a_database_that_is_away_is_waited_for(
+def test_a_database_that_does_not_answer_is_retried(
     runs: Runs, monkeypatch: pytest.MonkeyPatch, store: MetadataStore
 ) -> None:
     real, answers = connection, iter([UserError("mysql://database does not answer")] * 2)

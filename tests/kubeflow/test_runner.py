@@ -372,11 +372,11 @@ def test_with_a_database_every_task_records_itself_and_the_last_one_what_was_cac
         assert pods[name]["fieldPathAsEnv"] == [
             {"name": "IM2LATEX_RUN", "fieldPath": "metadata.labels['pipeline/runid']"}
         ]
-        # What the run is run with would keep other tasks from the cache.
+        # The conditions of the run would keep other tasks from the cache.
         assert ("--run" in arguments) == (name == "exec-resolve-import-example-gen")
     last = tasks["record-lineage"]
     assert "enableCache" not in last["cachingOptions"]
-    # All others come before it, and what it takes, which is downloaded, is small.
+    # It runs after all others, and its inputs, which are downloaded, are small.
     before = set(last["dependentTasks"])
     while further := {name for task in before for name in tasks[task].get("dependentTasks", ())} - before:
         before |= further

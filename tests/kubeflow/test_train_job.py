@@ -91,7 +91,7 @@ def test_the_validation_of_these_tests_is_strict(kind: str, place: str, value: A
 def parts(documents: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Returns the job template, its pod, and the container."""
     (job,) = documents["TrainingRuntime"]["spec"]["template"]["spec"]["replicatedJobs"]
-    # The names by which Kubeflow Trainer finds what it changes.
+    # The names that Kubeflow Trainer uses to find the parts that it changes.
     assert job["name"] == "node"
     assert job["template"]["metadata"]["labels"] == {"trainer.kubeflow.org/trainjob-ancestor-step": "trainer"}
     pod = job["template"]["spec"]["template"]["spec"]

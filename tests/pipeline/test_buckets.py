@@ -16,7 +16,7 @@ ARTIFACT = "s3://runs/im2latex/1/evaluation"
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """A bucket `runs` with an artifact, and the environment of someone who may look into it."""
+    """A bucket `runs` with an artifact, and the environment with its credentials."""
     with ObjectStore(tmp_path / "buckets", "key-id", "secret") as running:
         folder = tmp_path / "buckets" / ARTIFACT.partition("://")[2]
         (folder / "more").mkdir(parents=True)
@@ -54,7 +54,7 @@ def test_a_missing_file_is_none_and_the_bucket_stays_open(store: ObjectStore) ->
     assert look(ARTIFACT, "summary.json")
 
 
-def test_a_closed_bucket_is_one_sentence_and_is_asked_once(
+def test_a_bucket_without_access_is_one_sentence_after_one_request(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")

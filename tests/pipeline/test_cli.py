@@ -80,3 +80,29 @@ def test_an_error_is_one_sentence_and_status_1(arguments: tuple[str, ...], sente
     assert sentence in answer.stderr
     assert answer.stderr.startswith("im2latex: ") and answer.stderr.count("\n") == 1
     assert answer.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("evaluate",), "missing option '--data'; see `im2latex evaluate --help`"),
+        (("data", "draw"), "missing argument 'FORMULAS'; see `im2latex data draw --help`"),
+        (("frobnicate",), "no such command 'frobnicate'; see `im2latex --help`"),
+        (("run", "--form", "x"), "no such option: --form (Possible options: --from, --to); see `im2latex run --help`"),
+        (
+            ("export", "--out", "x", "--format", "y"),
+            "invalid value for '--format': 'y' is not one of 'savedmodel', 'weights', 'onnx', 'web'; "
+            "see `im2latex export --help`",
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_and_status_2(arguments: tuple[str, ...], sentence: str) -> None:
+    answer = im2latex(*arguments)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (2, "", f"im2latex: {sentence}\n")
+
+
+def test_a_group_without_a_command_prints_its_help_and_status_2() -> None:
+    answer = im2latex("data")
+    assert answer.returncode == 2
+    assert "Make, import and check data sets" in answer.stdout + answer.stderr
+    assert "see `im2latex data --help`" not in answer.stderr

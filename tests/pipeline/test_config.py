@@ -68,7 +68,7 @@ def test_escaped_text_round_trips_through_toml(tmp_path: Path) -> None:
     literal_string = load_config(path=file).data.source
     file.write_text(f"[data]\nsource = '{source}'\n", encoding="utf-8")
     assert load_config(path=file).data.source == source
-    assert literal_string  # the same text is written and read, whatever TOML makes of Python's repr
+    assert literal_string  # written and read as the same text, independent of Python's repr
 
 
 @pytest.mark.parametrize(
@@ -183,6 +183,13 @@ def test_a_search_needs_something_to_search() -> None:
     assert load_config(settings=nothing).tuning.trials == 0
     with pytest.raises(UserError, match="^the section tuning is not valid: .* are all empty: give one of them, or set"):
         load_config(settings=[*nothing, "tuning.trials=2"])
+
+
+def test_a_share_of_the_start_needs_a_model_to_start_from() -> None:
+    with pytest.raises(UserError, match=r"^training\.start_share = 0\.5 has no effect .* set training\.start_from, or"):
+        load_config("quickstart", settings=["training.start_share=0.5"])
+    started = load_config("quickstart", settings=["training.start_share=0.5", "training.start_from=/models/7"])
+    assert started.training.start_share == 0.5
 
 
 def test_the_width_is_not_searched_if_the_model_to_start_from_sets_it() -> None:

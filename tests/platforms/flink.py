@@ -48,7 +48,7 @@ OPENED = (
     "java.base/java.net", "java.base/java.nio", "java.base/java.text", "java.base/java.time", "java.base/java.util",
     "java.base/java.util.concurrent", "java.base/java.util.concurrent.atomic", "java.base/java.util.concurrent.locks",
 )  # fmt: skip
-# What Flink's scripts work out from the machine's memory; the entry class wants all of it said.
+# Values that Flink's scripts compute from the machine's memory; the entry class needs all of them.
 MEMORY = {
     "taskmanager.cpu.cores": "2.0",
     "taskmanager.memory.framework.heap.size": "128m",
@@ -65,7 +65,7 @@ MEMORY = {
 
 
 class NotToBeHad(Exception):
-    """What the cluster is made of is not on this machine and cannot be fetched; one sentence says what."""
+    """A part of the cluster is missing and cannot be downloaded; the message names it."""
 
 
 def job_server_jar(cache: Path) -> Path:
@@ -97,7 +97,7 @@ def job_server_jar(cache: Path) -> Path:
 
 def _name_jars(names: list[str], jar: Path) -> None:
     """Writes a jar that starts the job server from these jars beside it."""
-    # A line of a manifest has at most 72 bytes, line break not counted; the next goes on with it after a space.
+    # A line of a manifest has at most 72 bytes without the line break; a space continues it on the next line.
     text = " ".join(["Class-Path:", *names])
     lines = [text[:72], *(f" {text[at : at + 71]}" for at in range(72, len(text), 71))]
     with zipfile.ZipFile(jar, "w") as archive:
@@ -107,7 +107,7 @@ def _name_jars(names: list[str], jar: Path) -> None:
 
 @contextlib.contextmanager
 def _whole_or_not_at_all(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which is there under its own name only when that is done."""
+    """Yields a temporary folder to fill, which gets its name when it is complete."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
@@ -120,7 +120,7 @@ def _whole_or_not_at_all(folder: Path) -> Iterator[Path]:
 
 
 def libraries(cache: Path) -> Path:
-    """The folder of Flink's jars, from the package index into the cache.
+    """Downloads Flink's jars from the package index into the cache. Returns their folder.
 
     Raises:
         NotToBeHad: the index has no such package.
@@ -185,14 +185,14 @@ class Cluster:
 
     @property
     def page(self) -> str:
-        """Address of Flink's page, which is what jobs are sent to as well."""
+        """Address of Flink's web page and of its REST API."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self, name: str, entry: str, memory: str, *arguments: str) -> None:
         """Starts a process of the cluster."""
         opened = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED]
         log4j = f"-Dlog4j2.configurationFile={self._folder / 'log4j2.properties'}"
-        # What runs for a minute does not pay for the optimising compiler.
+        # A process that runs for a minute does not benefit from the optimising compiler.
         command = ["java", f"-Xmx{memory}", "-XX:TieredStopAtLevel=1", log4j, *opened, "-cp", f"{self._jars}/*", entry]
         with (self._folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
@@ -210,7 +210,7 @@ class Cluster:
         self._processes[name].wait()
 
     def close(self) -> None:
-        """Ends every process."""
+        """Stops all processes."""
         for process in self._processes.values():
             process.kill()
         for process in self._processes.values():
@@ -226,7 +226,7 @@ class Cluster:
         return {manager["id"] for manager in self.ask("/taskmanagers")["taskmanagers"]}
 
     def wait_for(self, names: set[str], seconds: float = 300) -> None:
-        """Until the job manager knows just these task managers."""
+        """Waits until the job manager knows exactly these task managers."""
         deadline = time.monotonic() + seconds
         known: set[str] = set()
         while known != names:
@@ -237,7 +237,7 @@ class Cluster:
                 known = self.task_managers()
 
     def wait_for_task(self, seconds: float) -> tuple[str, str]:
-        """Until a task runs: its job and the name of its task manager."""
+        """Waits until a task runs. Returns its job and the name of its task manager."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for job in self.ask("/jobs")["jobs"]:
@@ -249,7 +249,7 @@ class Cluster:
         raise TimeoutError(f"no task runs (logs: {self._folder})")
 
     def failures(self, job: str) -> list[dict]:
-        """What went wrong in a job, whether it was started again or not."""
+        """Returns the errors of a job, including those after which it was restarted."""
         return self.ask(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"]
 
 

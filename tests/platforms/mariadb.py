@@ -1,4 +1,4 @@
-"""A MariaDB of its own on this machine, for tests that keep metadata there."""
+"""A temporary MariaDB server on this machine, for tests with metadata in a database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MISSING = "not installed: mariadbd (Debian's mariadb-server)"
 
 
 class Server(NamedTuple):
-    """A MariaDB that lets the user `writer` with PASSWORD into the database `lineage`."""
+    """A MariaDB in which the user `writer` with PASSWORD can use the database `lineage`."""
 
     port: int
 
@@ -32,7 +32,7 @@ class Server(NamedTuple):
 
 @contextmanager
 def running(folder: Path) -> Iterator[Server]:
-    """The server, with all that it writes in an empty folder."""
+    """Starts the server, with all its files in an empty folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -61,7 +61,7 @@ def running(folder: Path) -> Iterator[Server]:
 
 
 def _wait(process: subprocess.Popen, log: Path) -> None:
-    """Until the server says that it is ready, which is after its users were made."""
+    """Waits until the server reports that it is ready, which is after its users are created."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         if b"ready for connections" in log.read_bytes():

@@ -1,4 +1,4 @@
-"""What runs on Beam, on other runners than the local one, with the real sample: the results are the same."""
+"""The components on Beam give the same results on other runners as on the local one, with the real sample."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RULES = ["exact_match >= 0.4", "bleu >= 0.99"]
 
 @dataclass(frozen=True)
 class Results:
-    """What the steps made, in a form that does not depend on the order in which they made it."""
+    """Returns the outputs of the steps in a form that does not depend on the order of records."""
 
     examples: dict[str, Counter]
     statistics: dict[str, dict[str, str]]
@@ -70,7 +70,7 @@ def local(project: Project) -> Results:
 
 @contextlib.contextmanager
 def server(module: str, option: str) -> Iterator[str]:
-    """One of Beam's servers in a process of its own, at the address given."""
+    """Starts one of Beam's servers in a separate process, at an address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     # It starts `python`.
@@ -99,14 +99,14 @@ def processes() -> list[str]:
 
 @pytest.fixture(scope="module")
 def job_server() -> Iterator[list[str]]:
-    """Flink's runner, as far as it is Python, with Beam's own job server in the place of the one in Java."""
+    """The Python part of Flink's runner, with Beam's Python job server instead of the one in Java."""
     with server("apache_beam.runners.portability.local_job_service_main", "job_port") as address:
         yield ["beam.runner=flink", f"beam.job_server={address}"]
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[str]:
-    """Workers in other processes, which know this project by their environment alone."""
+    """Workers in other processes, which find this project only through their environment."""
     with server("apache_beam.runners.worker.worker_pool_main", "service_port") as address:
         yield f"beam.worker_pool={address}"
 
@@ -118,7 +118,7 @@ def worker_pool(job_server: list[str], pool: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink.Cluster]:
-    """Flink itself: two processes of Java, of at most 1.5 GB each."""
+    """A real Flink: two Java processes of at most 1.5 GB each."""
     try:
         flink.job_server_jar(CACHE)
         jars = flink.libraries(CACHE)
@@ -159,7 +159,7 @@ def latest(project: Project, component: str, output: str) -> Path:
 
 
 def results(project: Project) -> Results:
-    """What the last run left."""
+    """Returns the outputs of the last run."""
     from tensorflow_metadata.proto.v0 import statistics_pb2
 
     examples, statistics = (
@@ -215,7 +215,7 @@ def test_examples_statistics_vocabulary_and_transformed_examples_are_those_of_on
 
 
 def evaluate(project: Project, model: Path, settings: list[str], out: Path) -> dict:
-    """The Evaluator's executor, as its component would start it; summary.json, but for what was timed."""
+    """Runs the Evaluator's executor as its component would. Returns summary.json without the times."""
     from tfx.types import standard_artifacts
 
     from components.evaluator.component import Executor
@@ -270,7 +270,7 @@ def test_scores_of_every_slice_and_the_verdict_are_those_of_one_process(
     assert evaluate(project, model, request.getfixturevalue(runner), tmp_path) == evaluated
 
 
-def test_flink_goes_on_after_the_loss_of_a_task_manager(
+def test_flink_continues_after_the_loss_of_a_task_manager(
     project: Project, local: Results, cluster: flink.Cluster, on_flink: list[str]
 ) -> None:
     # An argument that is in no other run, so that Transform, the largest of these steps, does not come from the cache.

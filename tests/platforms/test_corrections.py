@@ -1,4 +1,4 @@
-"""A model misreads a symbol; ten corrections later the next one reads it, and everything else as before."""
+"""A model misreads a symbol. After ten corrections, the next model reads it, and everything else as before."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def service(project: Project) -> Iterator[Running]:
-    """A service of the first model, which collects corrections."""
+    """A service with the first model that collects corrections."""
     first = project.run()
     assert first.returncode == 0, first.stdout + first.stderr
     folder = project.config.parent / "collected"
@@ -108,7 +108,7 @@ def command(project: Project, *arguments: str) -> str:
     return done.stdout
 
 
-def test_ten_corrections_teach_a_symbol_and_spoil_nothing(project: Project, service: Running) -> None:
+def test_ten_corrections_teach_a_symbol_without_other_losses(project: Project, service: Running) -> None:
     folder = project.config.parent
     (first,) = project.versions()
     for i, em in enumerate(CORRECTED_EMS):

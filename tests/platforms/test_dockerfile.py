@@ -1,4 +1,4 @@
-"""The image's recipe, run step by step in Debian 13 roots, since an engine for images is seldom at hand in tests."""
+"""Runs the Dockerfile step by step in Debian 13 roots, because tests seldom have a container engine."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ needs_roots = pytest.mark.skipif(
 
 
 def instructions() -> list[tuple[str, str]]:
-    """(name, rest) of each, continued lines joined."""
+    """Returns (name, arguments) of each instruction, with continued lines joined."""
     lines = [line for line in RECIPE.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in joined.splitlines() if line.strip()]
 
 
 def ignored(path: str) -> bool:
-    """Whether .dockerignore keeps it, or a folder that it is in, out of the build."""
+    """Returns whether .dockerignore excludes a file or one of its folders."""
     patterns = [line for line in (REPOSITORY / ".dockerignore").read_text().split("\n") if line and line[0] != "#"]
     folders = [path, *(str(parent) for parent in Path(path).parents)]
     return any(fnmatch.fnmatchcase(f"/{part}", "*/" + p.removeprefix("**/")) for p in patterns for part in folders)
 
 
 class Build:
-    """Carries instructions out, a root for each stage."""
+    """Executes instructions, with one root for each stage."""
 
     def __init__(self, base: Path, folder: Path) -> None:
         self._base, self._folder = base, folder
@@ -88,7 +88,7 @@ class Build:
         return self.root / inside.lstrip("/")
 
     def run(self, command: list[str], user: str = "") -> subprocess.CompletedProcess[str]:
-        """In the stage's root, as root or as a user without a name."""
+        """Runs a command in the root of a stage, as root or as a user without a name."""
         prefix = ["setpriv", "--reuid", user, "--regid", user, "--clear-groups"] if user else []
         variables = [f"{name}={value}" for name, value in self.environment.items()]
         inside = ["sh", "-c", f'cd {self.directory} && exec "$@"', "sh", *command]
@@ -165,7 +165,7 @@ def test_the_image_is_healthy_and_runs_the_entry_point_as_anyone(image: Build) -
     assert not {"pytest", "ruff", "mypy"} & set(tools)
 
 
-def test_the_build_gets_what_is_committed_and_needed() -> None:
+def test_the_build_context_has_the_committed_files_that_it_needs() -> None:
     for name in (
         "kubeflow/entrypoint.py",
         "pipeline/schema/schema.pbtxt",

@@ -1,4 +1,4 @@
-"""The compiled pipeline, task by task in processes of their own, against the local runner's run of the same."""
+"""Runs the compiled pipeline, each task in a separate process, and compares it with a run of the local runner."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_comes_to_what_the_local_runner_comes_to(
+def test_a_run_has_the_same_result_as_with_the_local_runner(
     cluster: Cluster, first: dict[str, Result], project: Project
 ) -> None:
     assert set(first) == {task_name(component) for component in COMPONENTS} | RESOLVERS | {"import-data"}
@@ -115,7 +115,7 @@ def test_the_records_are_listed_to_look_for_changes_and_not_downloaded(
     assert cluster.backend.downloaded["import-example-gen"] == [RECORDS]
 
 
-def test_what_a_run_leaves_names_addresses_and_no_paths_of_the_launcher(
+def test_the_records_of_a_run_have_addresses_and_no_paths_of_the_launcher(
     cluster: Cluster, first: dict[str, Result]
 ) -> None:
     model = first["trainer"].artifacts["model"]["uri"]
@@ -146,7 +146,7 @@ def test_another_training_is_compared_with_the_model_that_serves(cluster: Cluste
     assert len(cluster.versions()) == 2
 
 
-def test_a_search_on_the_cluster_finds_what_the_local_runner_finds(
+def test_a_search_on_the_cluster_has_the_same_result_as_with_the_local_runner(
     cluster: Cluster, first: dict[str, Result], project: Project
 ) -> None:
     settings = ("tuning.trials=2", "tuning.epochs=1", "training.warmup_steps=0")

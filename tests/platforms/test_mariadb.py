@@ -1,4 +1,4 @@
-"""The whole pipeline with its metadata in a real MariaDB, of a server of its own on this machine."""
+"""The whole pipeline with its metadata in a real MariaDB on this machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_whole_pipeline_keeps_its_metadata_in_the_database(project: Project)
     assert run["blessed"] is True and [run["pushed"]] == project.versions()
 
 
-def test_the_story_of_the_serving_model_is_told_without_being_told_where(project: Project) -> None:
+def test_lineage_of_the_serving_model_is_found_without_an_address(project: Project) -> None:
     told = lineage(project)
     assert told.returncode == 0, told.stderr
     (version,) = project.versions()
@@ -65,10 +65,10 @@ def test_the_story_of_the_serving_model_is_told_without_being_told_where(project
         str(data),
     ):
         assert part in told.stdout
-    assert lineage(project, "check").stdout == "nothing is broken\n"
+    assert lineage(project, "check").stdout == "no problems\n"
 
 
-def test_what_the_run_was_run_with_is_stored_with_it(project: Project) -> None:
+def test_the_conditions_of_a_run_are_stored_with_it(project: Project) -> None:
     told = json.loads(lineage(project, "--json").stdout)
     (run,) = told["runs"]
     stored = run["properties"]
@@ -78,7 +78,7 @@ def test_what_the_run_was_run_with_is_stored_with_it(project: Project) -> None:
     assert stored["workspace"] == str(project.home) and len(stored["data_fingerprint"]) == 64
 
 
-def test_the_password_stands_nowhere(project: Project) -> None:
+def test_the_password_is_in_no_file_and_no_output(project: Project) -> None:
     files = [path for path in project.config.parent.rglob("*") if path.is_file()]
     assert len(files) > 50
     for form in (PASSWORD, "p%40ss", "ss/w:rd"):

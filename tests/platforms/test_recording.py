@@ -1,4 +1,4 @@
-"""Tasks of several runs record themselves at once in a real MariaDB that is empty at the beginning."""
+"""Tasks of several runs record themselves at the same time, in a real MariaDB that is empty at first."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_tasks_of_several_runs_record_each_component_once(tmp_path: Path, monkey
         for run in RUNS:
             assert states(store, run) == dict.fromkeys(COMPONENTS, "ran")
 
-        # A run that takes all from the cache, recorded by three containers at once.
+        # A fully cached run, recorded by three containers at the same time.
         finishers = [clusters["one"].finisher("cached") for _ in range(3)]
         leaves = [{key: [clusters["one"].given((name, key))] for name, key in LEAVES} for _ in finishers]
         list(pool.map(recording.Recorder.record_cached, finishers, leaves))

@@ -371,7 +371,7 @@ def test_at_most_the_given_number_of_items_is_prefetched():
     made = []
     ahead = prefetched((made.append(i) or i for i in itertools.count()), 3)
     assert next(ahead) == 0
-    # One item is consumed, three wait, and the thread holds one.
+    # One item is consumed, three wait, and the thread has one.
     wait_for(lambda: len(made) == 5)
     time.sleep(0.05)
     assert made == list(range(5))

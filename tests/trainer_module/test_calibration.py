@@ -1,4 +1,4 @@
-"""Probabilities fitted on examples mean what they say on others."""
+"""Probabilities that are calibrated on some examples are calibrated on others."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read(probability: float, is_right: bool) -> Read:
     return Read("c", Hypothesis("c" if is_right else "d", float(np.log(probability)), 0.0, 0.0, (probability,)))
 
 
-def test_an_overconfident_model_is_seen_through() -> None:
+def test_an_overconfident_model_is_calibrated() -> None:
     rng = np.random.default_rng(5)
     odds = rng.normal(0.5, 2.5, 6000)
     # The model's log-odds are twice what they should be, and one too high.
@@ -45,7 +45,7 @@ def test_an_overconfident_model_is_seen_through() -> None:
     assert found.examples == 6000
     assert found.calibration == pytest.approx((0.5, -0.5, 0.5, -0.5), abs=0.08)
     assert found.before > 0.12 and found.after < 0.03
-    # What the model stores with it is the confidence that it has on these examples.
+    # The model stores its confidence on these examples with it.
     np.testing.assert_allclose(found.probabilities, sigmoid(0.5 * odds - 0.5), atol=0.03)
 
 
@@ -72,11 +72,11 @@ def test_tokens_are_right_where_the_alignment_has_them() -> None:
     assert right_tokens([], ["x"]).tolist() == [False]
 
 
-def test_what_is_not_calibrated_keeps_its_probabilities() -> None:
+def test_an_uncalibrated_model_keeps_its_probabilities() -> None:
     assert Calibration() == (1.0, 0.0, 1.0, 0.0)
 
 
-def test_a_model_is_read_with_what_it_is_given_and_calibrated_on_it() -> None:
+def test_a_model_is_calibrated_on_the_given_data() -> None:
     """Pictures as Transform leaves them; one without ink is left out."""
     config = ModelConfig(filters=(4, 4, 6, 6, 8, 8), decoder_units=16, embedding_units=8)
     image, vocabulary = ImageConfig(max_height=32, max_width=96, border=2), [*SPECIAL_TEXTS, *"abcdefgh"]
@@ -98,7 +98,7 @@ def test_a_model_is_read_with_what_it_is_given_and_calibrated_on_it() -> None:
     assert [one.read.probability for one in read] == pytest.approx(
         [np.exp(one.read.log_probability) for one in read], abs=2e-5
     )
-    # Every other one is right, by what stands there.
+    # Every second one is right, according to its target.
     examples = [
         (one, r.read.latex if i % 2 else "h h h h") for i, (one, r) in enumerate(zip(images, read, strict=True))
     ]

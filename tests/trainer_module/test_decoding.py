@@ -194,7 +194,7 @@ def test_a_narrow_beam_keeps_the_most_probable_prefixes(model, logits):
         assert found == [tokens for tokens, _, _ in beam]
         np.testing.assert_allclose(decoded.log_probability[i], [score for _, score, _ in beam], atol=1e-3)
         differ += list(found[0]) != read_slowly(logits, image, max_tokens)[0]
-    assert differ  # some are better than what greedy decoding finds
+    assert differ  # some are better than the result of greedy decoding
 
 
 def test_width_and_length_penalty_may_be_tensors():
@@ -211,7 +211,7 @@ def test_width_and_length_penalty_may_be_tensors():
 
 
 def repeating(period: int) -> FormulaModel:
-    """A model that writes the same `period` tokens again and again, whatever it sees: each leads to the next."""
+    """A model that repeats the same `period` tokens for any image: each token leads to the next."""
     units = 12
     model = made({**TINY, "decoder_units": units, "embedding_units": units})
     for weight in model.decoder.weights:
@@ -247,7 +247,7 @@ def test_a_loop_ends_and_is_cut_to_one_repetition_in_both_decoders(period: int, 
     for row, gains in zip(np.array(decoded.tokens)[:, 0], np.array(decoded.token_log_probability)[:, 0], strict=True):
         assert row.tolist() == expected + [PAD] * (most - period)
         assert (gains[:period] < 0).all() and not gains[period:].any()
-    # The end had to come, and costs the more for it.
+    # The end was forced, so its probability is lower.
     assert (np.array(decoded.log_probability) < -5).all()
     graph = onnx_model(dataclasses.asdict(model.config), weights_of(model), most, "{}")
     images, sizes = padded(IMAGES[:2], 0, 0).values()
@@ -264,6 +264,6 @@ def test_a_loop_ends_and_is_cut_to_one_repetition_in_both_decoders(period: int, 
         np.testing.assert_allclose(found[name], value[:, :, :length] if value.ndim == 3 else value, rtol=0, atol=1e-3)
 
 
-def test_what_repeats_less_is_left_as_it_is() -> None:
+def test_shorter_repetitions_are_unchanged() -> None:
     decoded = search(repeating(3), *padded(IMAGES[:1], 0, 0).values(), 22)
     assert (np.array(decoded.tokens)[0, 0] != PAD).all()  # as long as it may be, and 19 tokens repeat

@@ -48,7 +48,7 @@ def test_a_line_a_minute_and_one_at_each_epochs_end() -> None:
     ]
     training.written.clear()
     training.epoch(1, 7 * [20], 7 * [10.0], validation=15.0)
-    # A minute after the last line: 20 images take 10 s, then comes the validation, and an epoch of 70 + 15 s.
+    # A minute after the last line: 20 images take 10 s, then the validation, and an epoch of 70 + 15 s.
     assert training.written[0].endswith("2.0 images/s, 10 s left of the epoch, 1 m 50 s of the training")
     training.epoch(2, 7 * [20], 7 * [10.0], validation=15.0)
     assert training.written[-1].endswith("2.0 images/s, 1 m 25 s; 0 s left of the training")

@@ -48,7 +48,7 @@ def test_examples_come_back_as_they_were_one_by_one_in_parts_and_in_sizes(tmp_pa
     assert not list(tmp_path.iterdir())  # the file has no name
 
 
-def test_none_are_examples_too(tmp_path: Path) -> None:
+def test_no_examples_can_be_written_and_read(tmp_path: Path) -> None:
     for kept in (Examples.write([], tmp_path), Examples.write_sorted([], tmp_path)):
         assert (len(kept), list(kept), sizes_of(kept).shape) == (0, [], (0, 3))
 
@@ -63,7 +63,7 @@ def test_sorted_examples_are_in_the_order_of_their_bytes_however_many_are_sorted
     assert plain(Examples.write_sorted(iter(given), tmp_path)) == plain(expected)
 
 
-def test_tokens_can_be_numbered_anew_and_left_out(tmp_path: Path) -> None:
+def test_tokens_can_be_renumbered_and_left_out(tmp_path: Path) -> None:
     given = [Example(b"x", 1, 2, np.array([2, 0, 1, 1], np.int32)), Example(b"y", 3, 4, np.zeros(0, np.int32))]
     kept = Examples.write(given, tmp_path)
     ids = np.array([10, 30, 20], np.int32)

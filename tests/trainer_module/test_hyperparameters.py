@@ -15,7 +15,7 @@ def test_hyperparameters_change_the_configuration() -> None:
     assert training == TrainingConfig(learning_rate=0.025)
 
 
-def test_what_was_not_searched_stays() -> None:
+def test_values_that_were_not_searched_stay() -> None:
     assert applied(MODEL, TRAINING, {}) == (MODEL, TRAINING)
     model, training = applied(MODEL, TRAINING, {"dropout": 0.0})
     assert (model.filters, model.decoder_units, model.dropout) == (MODEL.filters, 20, 0.0)

@@ -291,7 +291,7 @@ IMAGE2LATEX_TABLE = [
 ]
 
 
-def test_summary_is_the_table_of_the_seed():
+def test_the_summary_has_the_rows_of_image2latex_tf2():
     parts = summarise(ModelConfig(), 504, 8)
     assert [(part.name, part.output, part.trainable + part.fixed, part.fixed) for part in parts] == IMAGE2LATEX_TABLE
 
@@ -600,7 +600,7 @@ for variant in json.loads(sys.argv[2]):
 
 
 @pytest.mark.integration
-def test_jax_gives_what_tensorflow_gives(tmp_path):
+def test_jax_gives_the_same_results_as_tensorflow(tmp_path):
     pytest.importorskip("jax")
     assert keras.backend.backend() == "tensorflow"
     inputs = padded([drawing(17, 30), drawing(24, 44)], 0, 0) | {"tokens": np.array([[1, 5, 6], [1, 7, 3]], np.int32)}

@@ -164,7 +164,7 @@ def test_a_folder_without_an_exported_model_is_a_user_error(exported, tmp_path, 
         shutil.copytree(exported.folder, tmp_path, dirs_exist_ok=True)
         part = {"no description": "assets.extra", "no weights": "variables"}[damage]
         shutil.rmtree(tmp_path / part)
-    with pytest.raises(UserError, match=f"{tmp_path} holds no model that this pipeline exported"):
+    with pytest.raises(UserError, match=f"{tmp_path} is not a model that this pipeline exported"):
         read_exported(tmp_path)
 
 

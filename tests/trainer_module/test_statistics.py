@@ -1,4 +1,4 @@
-"""What is measured of examples; test_trainer.py has those of a training."""
+"""Statistics of examples; test_trainer.py tests those of a training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_records_are_measured_as_the_model_sees_them(records: list[Record]) -> N
     assert found["unknown"].mean == pytest.approx(np.mean([token not in ("x", "y", "+") for token in tokens]))
 
 
-def test_a_bounded_sample_is_measured_whatever_the_order(
+def test_the_measured_sample_does_not_depend_on_the_order(
     records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statistics, "RECORDS", 40)

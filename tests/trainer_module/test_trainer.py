@@ -98,7 +98,7 @@ def test_a_finished_training_leaves_no_checkpoints(trained):
     assert not list((trained / "checkpoints").iterdir())
 
 
-def test_a_model_that_starts_from_another_one_knows_its_tokens_too(trained, transform, transformed, tmp_path, caplog):
+def test_a_model_that_starts_from_another_one_has_its_tokens_too(trained, transform, transformed, tmp_path, caplog):
     exported = read_exported(trained / "Format-Serving")
     # As if the other model had been trained on formulas without the last token, and with "new" in its place.
     other = exported._replace(vocabulary=[*exported.vocabulary[:-1], "new"])
@@ -138,7 +138,7 @@ def test_a_training_can_start_from_each_kind_of_model(trained, tmp_path):
 
 
 def test_a_missing_model_to_start_from_is_a_user_error(transformed, tmp_path):
-    with pytest.raises(UserError, match="nowhere holds no model that this pipeline exported"):
+    with pytest.raises(UserError, match="nowhere is not a model that this pipeline exported"):
         run_fn(arguments(transformed, tmp_path, start_from=str(tmp_path / "nowhere")))
 
 

@@ -25,7 +25,7 @@ Values = Mapping[str, float]
 
 
 class Trainings:
-    """In place of trainings: the perplexity of a learning rate is its distance, in decades, from 0.3."""
+    """Replaces trainings: the perplexity of a learning rate is its distance from 0.3, in decades."""
 
     def __init__(self) -> None:
         self.tried: list[dict[str, float]] = []
@@ -122,7 +122,7 @@ def test_a_killed_search_continues_and_comes_to_the_same_result(tmp_path: Path, 
     assert not (tmp_path / "trials").exists()
 
 
-def test_a_failed_trial_is_reported_and_the_search_goes_on(tmp_path: Path, capsys) -> None:
+def test_a_failed_trial_is_reported_and_the_search_continues(tmp_path: Path, capsys) -> None:
     def train(values: Values, folder: Path) -> float:
         if values["learning_rate"] > 0.15:
             raise Diverged("the perplexity is nan")

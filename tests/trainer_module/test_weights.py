@@ -53,7 +53,7 @@ def test_a_warm_start_moves_the_weights_of_each_token_to_its_new_id():
     np.testing.assert_array_equal(after["encoder/conv1/kernel"], other.weights["encoder/conv1/kernel"])
 
 
-def test_an_average_leaves_what_the_other_model_lacks():
+def test_an_average_keeps_weights_that_the_other_model_lacks():
     other = trained(1)
     vocabulary = [*SPECIAL_TEXTS, "y", "ä", "x"]
     own = trained(2, vocabulary, attention="hard")

@@ -12,7 +12,7 @@ from trainer_module.config import STRICT
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DecodingConfig:
-    """How the trained model searches for the best formula, where a call does not say otherwise."""
+    """The default search of the trained model for the best formula."""
 
     beam_width: int = Field(default=1, ge=1, le=32, description="hypotheses kept at each step; 1: greedy decoding")
     length_penalty: float = Field(

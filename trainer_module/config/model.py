@@ -40,10 +40,12 @@ class ModelConfig:
         description="learned initial state for each row of the row encoder (paper: yes, Image2Latex-TF2: no)",
     )
     position_encoding: bool = Field(
-        default=False, description="waves of a cell's row and column added to it (MI2LS; Wang and Liu 2019)"
+        default=False,
+        description="sinusoidal encoding of row and column, added to each cell (MI2LS; Wang and Liu 2019)",
     )
     attention: Literal["standard", "coarse_only", "hierarchical", "sparsemax", "hard"] = Field(
-        default="standard", description="over all cells, or from a coarse grid to a fine one (paper, section 4)"
+        default="standard",
+        description="attention over all cells, or from a coarse grid to a fine one (paper, section 4)",
     )
     dropout: float = Field(
         default=0.0, ge=0.0, lt=1.0, description="share of the decoder's attention output dropped in training"

@@ -27,14 +27,18 @@ class TrainingConfig:
     )
     optimizer: Literal["sgd", "adam", "adamw"] = Field(default="sgd", description="sgd, adam or adamw")
     learning_rate: float = Field(default=0.1, gt=0, description="peak learning rate")
-    weight_decay: float = Field(default=0.01, ge=0, description="share of a weight, times the rate, that adamw takes")
-    warmup_steps: int = Field(default=0, ge=0, description="steps in which the rate rises to its peak")
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="weight decay of adamw, multiplied by the learning rate"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps in which the learning rate rises to its peak")
     schedule: Literal["cosine", "plateau", "constant"] = Field(
         default="plateau",
         description="rate after warm-up: to zero as a cosine, halved when validation perplexity stalls, or constant",
     )
     patience: int = Field(
-        default=0, ge=0, description="stop after so many epochs without a lower validation perplexity; 0: never"
+        default=0,
+        ge=0,
+        description="epochs without a lower validation perplexity after which the training stops; 0: never",
     )
     clip_norm: float = Field(default=5.0, gt=0, description="gradients are scaled down to this global norm")
     short_first: bool = Field(default=False, description="the first epoch goes from short formulas to long ones")
@@ -45,10 +49,10 @@ class TrainingConfig:
         default=0.0,
         ge=0.0,
         le=1.0,
-        description="share of the training images that are blurred, turned, made noisy, ...",
+        description="share of the training images that are blurred, rotated, made noisy, ...",
     )
     precision: Literal["float32", "bfloat16", "auto"] = Field(
-        default="float32", description="numbers to compute with in training; auto takes the faster, by trying both"
+        default="float32", description="number format of the training; auto: try both, and take the faster one"
     )
     start_from: str = Field(
         default="",
@@ -59,7 +63,7 @@ class TrainingConfig:
         default=0.0,
         ge=0.0,
         lt=1.0,
-        description="share of the weights of start_from in the trained model, which keeps what that model can do",
+        description="share of start_from in the average with the trained weights; a higher share forgets less",
     )
     seed: int = Field(default=0, ge=0, description="seed of weights, shuffling and dropout")
     operation_threads: int = Field(

@@ -140,7 +140,7 @@ byId("file").addEventListener("change", () => {
   byId("file").value = "";
 });
 document.addEventListener("paste", (event) => {
-  takeFirst(event.clipboardData.files, "The clipboard holds no picture.");
+  takeFirst(event.clipboardData.files, "There is no picture in the clipboard.");
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -154,7 +154,7 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("over");
-  takeFirst(event.dataTransfer.files, "What was dropped is no file.");
+  takeFirst(event.dataTransfer.files, "Drop a picture file here.");
 });
 
 /* Copies the LaTeX, converted to another format. */

@@ -32,7 +32,7 @@ class Details {
     return [
       make("p", { className: "quiet" }, `Run, ${stateOf(run)}`),
       list([
-        ["Begun", moment(run.began)],
+        ["Started", moment(run.began)],
         ["Time", duration(1000 * run.seconds)],
         ["Components", `${run.ran} ran, ${run.cached} cached`],
       ]),
@@ -47,7 +47,7 @@ class Details {
       list([
         ["Run", this.link(node.home)],
         ["Component", node.type],
-        ["Begun", moment(node.started)],
+        ["Started", moment(node.started)],
         ["Time", node.state === "running" ? "–" : duration(node.ended - node.started)],
         ["Work done by", where && where !== node ? this.link(where) : null],
       ]),

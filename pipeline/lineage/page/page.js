@@ -15,7 +15,7 @@ class Page {
     const { runs } = store;
     $("#written").textContent =
       `${plural(runs.length, "run")} of ${store.about.source}, read ${moment(store.about.written)}. ` +
-      "This file needs no network and asks for nothing.";
+      "This file needs no network.";
     this.route();
   }
 
@@ -67,7 +67,7 @@ class Page {
   fillRuns() {
     const columns = [
       ["id", "Run", (run) => run.id],
-      ["began", "Begun", (run) => run.began],
+      ["began", "Started", (run) => run.began],
       ["state", "State", (run) => run.state],
       ["seconds", "Time", (run) => run.seconds, "n"],
       ["cached", "Cached", (run) => run.cached, "n"],
@@ -167,13 +167,13 @@ class Page {
     if (run) {
       facts.append(
         fact("Pushed by", make("a", { href: this.addressOf(run) }, run.id)),
-        fact("Begun", moment(run.began)),
+        fact("Started", moment(run.began)),
         fact("BLEU", score(run.scores.bleu)),
       );
     }
     const link = (node) =>
       make("a", { className: node.kind, href: this.addressOf(node), title: wordsFor(node).said }, node.title);
-    const way = make("ol", { className: "way", "aria-label": "How it was made, from the data on" });
+    const way = make("ol", { className: "way", "aria-label": "How it was made, from the data to the version" });
     for (const executions of this.store.steps(path)) {
       const parts = executions.map((execution) => {
         const made = execution.outputs.flatMap(([, artifacts]) => artifacts.filter((artifact) => path.has(artifact)));
@@ -357,7 +357,7 @@ function fail(text) {
 
 async function begin() {
   if (typeof DecompressionStream === "undefined") {
-    fail("This browser is too old for this page; one from 2024 on shows it.");
+    fail("This browser is too old for this page; use a version from 2024 or later.");
     return;
   }
   new Page(await unpack($("#store").textContent));

@@ -71,7 +71,7 @@ def test_the_baseline_is_the_same_before_and_after_a_push(tmp_path: Path, models
     before = newest_other(str(tmp_path), str(models["new"]))
     push(tmp_path, models["new"], 2)
     assert newest_other(str(tmp_path), str(models["new"])) == before == ("1", "")
-    # The old model again: what serves now is the new one.
+    # The old model again: the new one serves now.
     assert newest_other(str(tmp_path), str(models["old"])).version == "2"
 
 

@@ -28,9 +28,12 @@ def test_a_rule_is_parsed() -> None:
         ("unrendered >= 5", "for unrendered, lower is better; use <="),
         ("calibration_error >= 0.1", "for calibration_error, lower is better; use <="),
         ("calibration_error <= 2", "calibration_error is from 0 to 1"),
-        ("bleu >= 0.5 where length=7", "no slice length=7; of length there are 1-9, 10-19, 20-39, 40-79, 80+"),
+        ("bleu >= 0.5 where length=7", "no slice length=7; the slices of length are 1-9, 10-19, 20-39, 40-79, 80+"),
         ("bleu >= 0.5 where colour=red", "no slice colour=red; there are length, area, structure, source, picture"),
-        ("bleu >= 0.5 where picture=fax", "no slice picture=fax; of picture there are native, size-0.5, size-0.75,"),
+        (
+            "bleu >= 0.5 where picture=fax",
+            "no slice picture=fax; the slices of picture are native, size-0.5, size-0.75,",
+        ),
     ],
 )
 def test_an_invalid_rule_is_refused_with_an_example(text: str, reason: str) -> None:

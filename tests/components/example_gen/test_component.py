@@ -241,7 +241,7 @@ def test_the_component_fails_with_the_message_and_runs_with_repaired_data(tmp_pa
     bad.write_bytes(gzip.compress(b""))  # a file without records is valid, but a split without records is not
     run(data, tmp_path / "repaired")
     next(data.glob("test/data-*")).unlink()
-    with pytest.raises(UserError, match=rf"^{data}/test/\* holds no records; every split needs some"):
+    with pytest.raises(UserError, match=rf"^{data}/test/\* contains no records; every split needs some"):
         run(data, tmp_path / "empty")
 
 

@@ -1,4 +1,4 @@
-"""The distances of `im2latex.drift`, held against those of TensorFlow Data Validation."""
+"""Compares the distances of `im2latex.drift` with those of TensorFlow Data Validation."""
 
 from __future__ import annotations
 

@@ -160,7 +160,9 @@ def test_examples_that_have_drifted_warn_or_stop_and_each_feature_is_named(
     tokens = [token for record in new for token in record.latex.split()]
     known = {token for record in learned for token in record.latex.split()}
     assert above["unknown"].distance == pytest.approx(sum(token not in known for token in tokens) / len(tokens))
-    with pytest.raises(UserError, match="^drift from version 7: .*; drift.action=warn continues") as stopped:
+    with pytest.raises(
+        UserError, match="^drift from version 7: .*; to continue anyway, set drift.action=warn"
+    ) as stopped:
         compared(tmp_path / "stopped", tmp_path / "serving", new, action="stop")
     assert "\n" not in str(stopped.value)
     compared(tmp_path / "off", tmp_path / "serving", new, action="off")
@@ -175,7 +177,7 @@ def test_examples_that_have_drifted_warn_or_stop_and_each_feature_is_named(
         ({}, 60, "60 examples and the 400 of version 7 are too few to compare"),
     ],
 )
-def test_what_cannot_be_compared_passes_and_says_why(
+def test_a_failed_comparison_passes_with_the_reason(
     changed: dict | None, count: int, reason: str, learned: list[Record], tmp_path: Path
 ) -> None:
     if changed is not None:

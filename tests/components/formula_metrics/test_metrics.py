@@ -158,7 +158,7 @@ def calibration_error(pairs: list[tuple[str, str]]) -> float:
     return sum(abs(sum(differences)) for differences in bins.values()) / len(pairs)
 
 
-# What either model believes of each of its readings.
+# The probabilities of each model for its predictions.
 PROBABILITIES = {prediction: 0.43 + 0.0625 * i for i, prediction in enumerate(dict.fromkeys(
     prediction for row in ROWS for prediction in (row.candidate, row.baseline)))}  # fmt: skip
 

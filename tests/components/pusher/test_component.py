@@ -26,7 +26,7 @@ def model(tmp_path: Path) -> Any:
 
 
 class Push:
-    """A push of a model; by default its `infra_blessing` is given if `serves` is true."""
+    """Pushes a model; by default, its `infra_blessing` is positive if `serves` is true."""
 
     def __init__(
         self, model: Any, folder: Path, blessed: bool = True, serves: bool = True, infra_blessing: Any = None

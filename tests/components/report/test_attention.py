@@ -47,5 +47,5 @@ def test_attention_maps_do_not_depend_on_the_rest_of_the_batch(material: Materia
 
 
 def test_another_model_is_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match="no model that this pipeline exported"):
+    with pytest.raises(UserError, match="not a model that this pipeline exported"):
         look(str(tmp_path), [], [])

@@ -12,7 +12,7 @@ def labels(ticks) -> list[str]:
     return [tick.label for tick in ticks]
 
 
-def test_the_axes_begin_at_the_first_epoch_and_at_zero() -> None:
+def test_the_axes_start_at_the_first_epoch_and_at_zero() -> None:
     chart = curves("loss", [("training", "solid", [4.0, 2.0, 0.0])], [1, 2, 3])
     assert chart is not None
     np.testing.assert_allclose(

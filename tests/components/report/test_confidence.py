@@ -29,7 +29,7 @@ def test_formulas_stand_in_bins_of_their_probability(material: Material, evaluat
     for bin, (x, y) in zip(found.bins, curve.points, strict=True):
         assert (x - x0) / (x1 - x0) == pytest.approx(float(bin.probability), abs=1e-3)
         assert (y - y0) / (y1 - y0) == pytest.approx(float(bin.right), abs=1e-3)
-    assert "Formulas by probability" in page and f"off by {found.error} in the mean" in page
+    assert "Formulas by probability" in page and f"(calibration error) is {found.error}." in page
 
 
 def test_an_evaluation_without_probabilities_says_so(evaluated: Evaluated) -> None:

@@ -40,7 +40,7 @@ def test_the_report_shows_how_new_examples_and_a_service_differ(material: Materi
     assert "Version 8 was asked to read 1,200 pictures since 2026-11-27T09:00:00Z." in section
 
 
-def test_what_was_not_compared_is_said(material: Material, tmp_path: Path, page: str) -> None:
+def test_a_missing_comparison_is_reported(material: Material, tmp_path: Path, page: str) -> None:
     with pytest.raises(Missing, match="were not compared"):
         examples(material.run)
     with pytest.raises(Missing, match="Nothing serves to compare with."):

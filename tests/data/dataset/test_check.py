@@ -65,8 +65,8 @@ def test_problems_are_found(tmp_path: Path) -> None:
         "empty formula (1 records, first empty)",
         "tokens not separated by one space each (1 records, first spaces)",
         "is damaged at record 3 (cut off)",
-        "eval holds 1 records, dataset.json says 2",
-        "test holds no records",
+        "eval contains 1 records, dataset.json says 2",
+        "test contains no records",
     ):
         assert expected in problems
 
@@ -98,7 +98,7 @@ def test_every_record_that_does_not_follow_the_schema_is_counted_and_the_others_
     for expected in (
         f"feature latex is missing (2 records, first {shard.name}, record 2)",
         f"bad UTF-8 (1 records, first {shard.name}, record 4)",
-        "train holds 7 records, dataset.json says 2",
+        "train contains 7 records, dataset.json says 2",
     ):
         assert expected in report.problems
 

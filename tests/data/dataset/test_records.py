@@ -58,7 +58,7 @@ def test_records_are_exchanged_with_tensorflow_in_both_directions(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [b"\xff\xff", b"", encode(RECORD).replace(b"latex", b"latin")])
-def test_what_is_not_a_record_is_refused(content: bytes) -> None:
+def test_an_invalid_record_is_refused(content: bytes) -> None:
     with pytest.raises(BadRecord):
         decode(content)
 
@@ -118,7 +118,7 @@ def test_a_cut_off_gzip_file_is_reported(tmp_path: Path) -> None:
 def test_missing_files_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.tfrecord"):
         list(read_records(tmp_path / "nowhere.tfrecord"))
-    with pytest.raises(UserError, match="holds no"):
+    with pytest.raises(UserError, match="contains no"):
         list(read_records(tmp_path))
 
 
@@ -202,7 +202,7 @@ def test_a_data_set_that_a_killed_writer_was_replacing_is_restored(tmp_path: Pat
     partial = tmp_path / ".set.x.partial"
     partial.mkdir()
     (tmp_path / "set").rename(partial / "replaced")
-    with pytest.raises(UserError, match="holds no records"):
+    with pytest.raises(UserError, match="contains no records"):
         write(tmp_path / "set", [])
     assert list(read_records(tmp_path / "set" / "train")) == [RECORD]
     assert not partial.exists()

@@ -108,7 +108,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 def test_sources_without_formulas_are_refused_and_leave_no_list(tmp_path: Path) -> None:
     (tmp_path / "one.tex").write_text("no formula")
     for source, message in (
-        ("one.tex", "hold no formulas"),
+        ("one.tex", "contain no formulas"),
         ("two.tex", "cannot read"),
         ("three.gz", "not a readable archive"),
     ):
@@ -117,7 +117,7 @@ def test_sources_without_formulas_are_refused_and_leave_no_list(tmp_path: Path) 
     assert not (tmp_path / "list").exists()
 
 
-def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
+def test_the_command_prints_what_it_did(tmp_path: Path) -> None:
     folder = paper(tmp_path / "a")
     out = tmp_path / "list.tsv.gz"
     result = CliRunner().invoke(app, ["mine", str(folder), "--out", str(out), "--workers", "1"])

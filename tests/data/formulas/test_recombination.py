@@ -98,7 +98,7 @@ def test_formulas_stay_within_their_length() -> None:
 
 def test_too_few_formulas_are_refused() -> None:
     for texts in (["x"], ["x_1"], ["x_1", "x_2"], [r"\unknown_1", "x_2", "y"]):
-        with pytest.raises(UserError, match="give no more than 0 new ones"):
+        with pytest.raises(UserError, match="only 0 new formulas can be made"):
             list(recombine(formulas(*texts), 1, 1, 150))
 
 

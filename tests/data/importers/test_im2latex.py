@@ -52,7 +52,7 @@ def records(path: Path) -> dict[str, list[Record]]:
 
 
 @pytest.mark.parametrize("archive", [False, True])
-def test_the_processed_layout_is_taken_as_it_is(tmp_path: Path, archive: bool) -> None:
+def test_the_processed_layout_is_imported_unchanged(tmp_path: Path, archive: bool) -> None:
     summary = import_dataset(processed(tmp_path / "source", archive=archive), tmp_path / "out", workers=1)
     made = records(tmp_path / "out")
     assert summary.counts["train"] == 20 and summary.counts["eval"] + summary.counts["test"] == 20

@@ -1,4 +1,4 @@
-"""Pictures with .tex files, and data sets beside which they are imported."""
+"""Pictures with .tex files, imported alone and with another data set."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_corrections_are_imported_into_their_splits(tmp_path: Path) -> None:
     assert check_dataset(tmp_path / "out")[0].problems == []
 
 
-def test_pairs_in_one_folder_are_split_as_asked_and_bad_ones_named(tmp_path: Path) -> None:
+def test_pairs_in_one_folder_are_split_by_the_given_shares_and_bad_ones_named(tmp_path: Path) -> None:
     for i in range(20):
         pair(tmp_path / "mine", f"{i:02}", rf"$\frac{i % 10}x$", (".png", ".jpg")[i % 2])
     pair(tmp_path / "mine", "broken", r"\frac {")
@@ -69,7 +69,7 @@ def old(tmp_path: Path) -> Path:
     return tmp_path / "old"
 
 
-def test_a_sample_of_another_data_set_stands_beside_repeated_records(tmp_path: Path, old: Path) -> None:
+def test_a_sample_of_another_data_set_is_added_to_repeated_records(tmp_path: Path, old: Path) -> None:
     for split in ("train", "test"):
         pair(tmp_path / "new" / split, f"correction-{split}")
     import_dataset(tmp_path / "new", tmp_path / "out", workers=1, repeat=3, beside=old, beside_share=0.25)
@@ -83,6 +83,6 @@ def test_a_sample_of_another_data_set_stands_beside_repeated_records(tmp_path: P
     assert len(records(tmp_path / "out", "eval")) == 7
     # All these pictures are the same, but no name is.
     assert not any("names" in problem for problem in check_dataset(tmp_path / "out")[0].problems)
-    # A larger share holds the smaller one.
+    # A larger share contains the smaller one.
     import_dataset(tmp_path / "new", tmp_path / "more", workers=1, beside=old, beside_share=0.5)
     assert set(sample) < {one.name for one in records(tmp_path / "more", "train")}

@@ -27,7 +27,7 @@ MIB = 1 << 20
 
 
 def bomb(path: Path, name: str, files: int, size: int) -> Path:
-    """An archive of files of zeros: a thousandth of what it unpacks to."""
+    """An archive with files of zeros, which unpack to a thousand times its size."""
     zeros = bytes(MIB)
     with gzip.open(path, "wb", 1) as packed:
         for number in range(files):
@@ -75,7 +75,7 @@ def test_an_archive_of_few_bytes_does_not_fill_the_memory(tmp_path: Path) -> Non
     assert peak < 8 * MIB and len(unpacked) == 4
     part = unpacked.get("2.png")
     assert part is not None and part[1:] == (2 * 16 * MIB, 16 * MIB)
-    assert [path.name for path in tmp_path.iterdir()] == ["images.tar.gz"]  # what was unpacked has no name
+    assert [path.name for path in tmp_path.iterdir()] == ["images.tar.gz"]  # unpacked files have no name
 
 
 def test_too_large_files_and_archives_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,9 @@ def test_too_large_files_and_archives_are_refused(tmp_path: Path, monkeypatch: p
     shutil.rmtree(source / "formula_images_processed")
     images = source / "images.tar.gz"
     images.write_bytes(gzip.compress(header(tarfile.REGTYPE, 200 * MIB, "0.png")))  # which is read no further
-    with pytest.raises(UserError, match=r"images.tar.gz holds 0.png of 209,715,200 bytes, more than 67,108,864; leave"):
+    with pytest.raises(
+        UserError, match=r"images.tar.gz contains 0.png of 209,715,200 bytes, more than 67,108,864; remove"
+    ):
         import_dataset(source, tmp_path / "set", workers=1)
     monkeypatch.setattr(archive, "MAX_BYTES", 2 * MIB)
     bomb(images, "images/{}.png", files=3, size=MIB)
@@ -193,7 +195,7 @@ def test_control_characters_and_endless_tokens_are_left_out_with_a_reason(tmp_pa
 
 
 def picture(width: int, height: int) -> bytes:
-    """A PNG that says that it has so many pixels, and has none."""
+    """Returns a PNG whose header claims a size, without pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))

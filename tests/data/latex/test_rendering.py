@@ -164,7 +164,7 @@ BROKEN = [
     "\\rule { 10000pt } { 10000pt }",
     "x \\hspace { 16000pt } x",
 ]
-# What can do more than draw.
+# Formulas with commands that do more than draw.
 POWERFUL = [
     "\\gdef\\alpha{Z} \\alpha",
     "\\global\\let\\beta\\gamma \\beta",
@@ -229,7 +229,7 @@ def test_endless_formulas_are_stopped_and_their_neighbours_are_drawn(formula: st
 
 
 @LATEX
-def test_formulas_reach_nothing_outside_of_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_formulas_cannot_access_files_outside_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     (tmp_path / "secret.tex").write_text("secret")
@@ -362,7 +362,7 @@ def test_a_character_that_the_font_lacks_is_refused_on_request_alone() -> None:
 
 
 @LATEX
-def test_a_page_is_set_in_its_own_style_size_and_font() -> None:
+def test_a_page_has_its_own_style_size_and_font() -> None:
     sum_of = r"\sum _ { i } ^ { n }"
     pages = [Page(sum_of), Page(sum_of, style=""), Page("1"), Page("1", before=r"\fontsize{20.74}{25}\selectfont ")]
     drawn = draw_pages(pages, r"\usepackage{mathptmx}")

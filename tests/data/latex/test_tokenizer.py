@@ -167,7 +167,7 @@ def test_most_real_normalised_formulas_stay_as_they_are() -> None:
         pytest.skip(f"no real sample: {path} is missing")
     lines = path.read_text("utf-8").splitlines()[::20]
     tokens = [tokenize(line) for line in lines]
-    # What differs has \operatorname { s i n }, or an argument without braces.
+    # The others have \operatorname { s i n }, or an argument without braces.
     assert sum(" ".join(a) == b.strip() for a, b in zip(tokens, lines, strict=True)) > 0.85 * len(lines)
     assert all(tokenize(" ".join(a)) == a for a in tokens)
 

@@ -60,7 +60,7 @@ def test_fractions_are_shifted_by_rule_15() -> None:
     assert width >= 571
 
 
-def test_limits_stand_above_and_below_a_sum_but_beside_it_in_a_fraction() -> None:
+def test_limits_are_above_and_below_a_sum_but_next_to_it_in_a_fraction() -> None:
     (sum_x, _, _), (n_x, n_y, _), _ = glyphs("\\sum _ { i } ^ { n }")
     assert n_x < sum_x + 1444 and n_y < -950  # cmex10's large sum is 1.444 em wide
     (sum_x, _, _), (n_x, _, _), *_ = glyphs("\\frac { \\sum _ { i } ^ { n } } { 2 }")
@@ -106,7 +106,7 @@ def test_unsupported_formulas_are_refused(formula: str) -> None:
         typeset(formula.split(), 10.0)
 
 
-# --- what real formulas need ------------------------------------------------------------------
+# --- features of real formulas ----------------------------------------------------------------
 
 
 def test_the_fonts_have_every_symbol_and_letter() -> None:
@@ -148,7 +148,7 @@ def test_explicit_spaces_are_added() -> None:
     assert box_of("x \\hspace { 1 0 p t } y").width == pytest.approx(plain + 1000)
 
 
-def test_a_script_without_a_base_stands_alone() -> None:
+def test_a_script_without_a_base_is_drawn_alone() -> None:
     ((_, y, two),) = glyphs("_ { 2 }")
     assert y > 0 and two.em == 750
 

@@ -150,7 +150,7 @@ def test_size_style_weight_and_border_are_drawn(tmp_path: Path) -> None:
     assert image("1", resolutions={300: 1}).shape[0] == pytest.approx(6.66 * 300 / 72.27, abs=1)
     assert image("1", border=(7, 7)).shape == (plain.shape[0] + 14, plain.shape[1] + 14)
     assert (image("l", bold=1) < 128).sum() > 1.2 * (image("l") < 128).sum()
-    # In inline style, limits are beside the operator.
+    # In inline style, limits are next to the operator.
     inline, display = image(r"\sum _ { i } ^ { n }", inline=1), image(r"\sum _ { i } ^ { n }")
     assert inline.shape[0] < 0.6 * display.shape[0] and inline.shape[1] > display.shape[1]
 
@@ -283,7 +283,7 @@ def test_a_killed_command_continues_to_the_same_bytes(tmp_path: Path) -> None:
 def test_finished_chunks_of_another_command_are_not_used(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         drawn(tmp_path / "set", many(20), progress=Interrupted())
-    with pytest.raises(UserError, match="set.drawing holds pictures of a command with other formulas or options"):
+    with pytest.raises(UserError, match="set.drawing contains pictures of a command with other formulas or options"):
         drawn(tmp_path / "set", many(30))
 
 

@@ -30,7 +30,7 @@ def test_formulas_have_the_size_of_the_page_and_the_screen() -> None:
         assert image("(", size, scale=scale).shape[0] == pytest.approx(1.21 * size * scale, abs=2)
 
 
-def test_limits_stand_beside_an_operator_in_a_line() -> None:
+def test_limits_are_next_to_an_inline_operator() -> None:
     inline, display = (image(r"\sum _ { i } ^ { n }", display=display) for display in (False, True))
     assert inline.shape[0] < 0.6 * display.shape[0] and inline.shape[1] > display.shape[1]
 
@@ -74,7 +74,7 @@ def test_formulas_cannot_run_scripts_in_the_page() -> None:
     assert isinstance(drawn[4], RenderingError)
 
 
-def test_a_picture_beyond_what_chromium_can_take_is_refused_alone() -> None:
+def test_only_a_picture_that_is_too_large_for_chromium_is_refused() -> None:
     drawn = draw_screenshots(
         [PageFormula("x", 16, True), PageFormula("x" * 1000, 24, True), PageFormula("y", 16, True)], 3
     )

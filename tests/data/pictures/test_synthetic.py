@@ -26,7 +26,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(tmp_p
     assert all(one[file] != other[file] for file in one if "tfrecord" in file)
 
 
-def test_splits_have_the_counts_asked_for_and_no_formula_in_common(tmp_path: Path) -> None:
+def test_splits_have_the_requested_counts_and_no_formula_in_common(tmp_path: Path) -> None:
     wanted = {"train": 150, "eval": 30, "test": 20}
     seen: list[int] = []
     summary = synthesize(tmp_path / "set", 200, 1, level="digits", splits=wanted, workers=1, progress=seen.append)
@@ -38,7 +38,7 @@ def test_splits_have_the_counts_asked_for_and_no_formula_in_common(tmp_path: Pat
     assert (described["level"], described["seed"], described["counts"]) == ("digits", 1, wanted)
 
 
-def test_the_default_level_has_what_the_quickstart_promises() -> None:
+def test_the_default_level_has_the_structures_of_the_quickstart() -> None:
     sample = [formula.split() for formula in formulas(2000, 1)]
     assert DEFAULT_LEVEL == "standard"
     assert 10 <= statistics.median(map(len, sample)) <= 14

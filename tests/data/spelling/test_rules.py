@@ -38,7 +38,7 @@ RULES = {
         (r"{ \rm s i n } x", r"\sin x"),
         (r"\mathrm { s i } \mathrm { n } ^ { 2 } x", r"\sin ^ { 2 } x"),
         (r"x _ { \mathrm { m a x } }", r"x _ { \max }"),
-        (r"\mathrm { m a x } _ { x }", r"\mathrm { m a x } _ { x }"),  # its subscript is beside it
+        (r"\mathrm { m a x } _ { x }", r"\mathrm { m a x } _ { x }"),  # its subscript is next to it
         (r"\operatorname* { m a x } _ { x }", r"\max _ { x }"),
         (r"\underset { x } { \mathrm { m a x } } f", r"\max _ { x } f"),
         (r"a \mathrm { m o d } b", r"a \bmod b"),

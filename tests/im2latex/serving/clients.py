@@ -1,4 +1,4 @@
-"""What clients send, well-behaved and other ones."""
+"""Requests of correct and incorrect clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def form(image: bytes, name: str = "image", filename: str = "formula.png") -> tu
 
 
 def talk(service: Running, *parts: bytes, pause: float) -> tuple[bytes, float]:
-    """What a client that sends parts with pauses gets before the connection is closed, and after how many seconds."""
+    """Sends parts with pauses. Returns the response until the connection is closed, and the seconds until then."""
     started = time.monotonic()
     got = b""
     with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:

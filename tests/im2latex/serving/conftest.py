@@ -1,4 +1,4 @@
-"""A small model, pictures, and a service that runs."""
+"""A small model, pictures, and a running service."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model whose weights are such that different images read differently."""
+    """A tiny model whose weights give different results for different images."""
     folder = tmp_path_factory.mktemp("models") / "7"
     from tests.components.serving_check.models import save_reader
 
@@ -59,7 +59,7 @@ def trained(model: Path) -> Trained:
 
 
 def save_version(folder: Path, trained: Trained, says: str = "", spoiled: float = 0.0) -> Path:
-    """A version with an ONNX file alone.
+    """Writes a version that has only an ONNX file.
 
     Args:
         folder: of the version.
@@ -99,7 +99,7 @@ def picture(images: list[bytes]) -> Image.Image:
 
 
 class Answer(NamedTuple):
-    """What a service answered."""
+    """The response of a service."""
 
     status: int
     headers: Headers
@@ -111,7 +111,7 @@ class Answer(NamedTuple):
 
 
 class Running:
-    """A service in a thread of its own, at a free port."""
+    """A service in its own thread, on a free port."""
 
     def __init__(
         self, folders: Callable[[], Sequence[Path]], limits: Limits, corrections: Corrections | None = None
@@ -141,7 +141,7 @@ class Running:
 
     @contextlib.contextmanager
     def asked_on(self, image: bytes) -> Iterator[list[Answer]]:
-        """Three clients who ask again and again until the end; their answers."""
+        """Three clients that send requests until the end; their responses."""
         answers: list[Answer] = []
         ended = threading.Event()
 
@@ -163,7 +163,7 @@ class Running:
         return self.ask("POST", "/v1/models/im2latex:predict", json.dumps(document))
 
     def is_alive(self, image: bytes) -> bool:
-        """Whether an image is read as ever."""
+        """Returns whether an image still gives the expected result."""
         answer = self.ask("POST", "/predict", image)
         return answer.status == 200 and set(answer.json) >= {"latex", "log_probability"}
 

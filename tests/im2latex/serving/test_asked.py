@@ -1,4 +1,4 @@
-"""What a service counts of what it is asked, and `im2latex monitor` on it."""
+"""The statistics of the pictures that a service receives, and `im2latex monitor` on them."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_every_picture_that_is_read_is_counted_and_none_is_kept(
     assert "width" in {one["feature"] for one in document["comparisons"] if one["status"] == "drifted"}
 
 
-def test_another_version_begins_to_count_again(tmp_path: Path, model: Path, trained: Trained, images: Any) -> None:
+def test_a_new_version_resets_the_counts(tmp_path: Path, model: Path, trained: Trained, images: Any) -> None:
     workspace = Workspace(tmp_path / "workspace")
     shutil.copytree(model, workspace.serving / "im2latex" / "7")
     with running(workspace.versions) as service:

@@ -17,7 +17,7 @@ MODEL = "model"
 
 
 class Slow:
-    """A model that waits to be let go on, and notes what it was given."""
+    """A model that waits until it may continue, and records its inputs."""
 
     def __init__(self, go_on: bool = True) -> None:
         self.batches: list[tuple[list[int], Beam]] = []
@@ -38,7 +38,7 @@ class Slow:
 
 
 def image(name: int, width: int = 100, height: int = 20) -> np.ndarray:
-    """An image that says which it is by its first pixel."""
+    """An image that is identified by its first pixel."""
     return np.full((height, width), name, np.uint8)
 
 
@@ -53,7 +53,7 @@ def with_batcher(model: Callable[..., Any], use: Callable[[Batcher], Any]) -> An
     return asyncio.run(run())
 
 
-def test_images_that_come_together_are_read_together_and_each_has_its_own_answer() -> None:
+def test_images_that_arrive_together_are_read_in_one_batch_with_separate_results() -> None:
     model = Slow()
 
     async def use(batcher: Batcher) -> list[Any]:
@@ -87,7 +87,7 @@ def test_a_client_that_is_alone_does_not_wait_and_those_that_come_in_crowds_do(m
     assert model.names == [[0], [1], [2], [3, 4], [5, 6], [7]]
 
 
-def test_what_comes_while_the_model_reads_is_the_next_batch_and_no_larger_than_allowed() -> None:
+def test_images_that_arrive_during_a_batch_form_the_next_one_up_to_its_limit() -> None:
     model = Slow(go_on=False)
 
     async def use(batcher: Batcher) -> None:
@@ -139,7 +139,7 @@ def test_a_small_request_comes_before_the_rest_of_a_large_one() -> None:
     assert [names for names in model.names if names != [9]] == [[0], [1], [2], [3], [4]]
 
 
-def test_a_model_that_raises_is_told_to_all_of_the_batch_and_the_next_is_read() -> None:
+def test_an_exception_of_the_model_fails_its_whole_batch_but_not_the_next() -> None:
     fails = [True]
 
     def model(name: str, images: Sequence[np.ndarray], beam: Beam) -> list[str]:
@@ -158,7 +158,7 @@ def test_a_model_that_raises_is_told_to_all_of_the_batch_and_the_next_is_read() 
     with_batcher(model, use)
 
 
-def test_what_nobody_waits_for_is_not_read() -> None:
+def test_images_of_disconnected_clients_are_not_read() -> None:
     model = Slow(go_on=False)
 
     async def use(batcher: Batcher) -> None:

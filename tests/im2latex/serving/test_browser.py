@@ -50,7 +50,7 @@ class Page:
         self.driver.get(self.address)
 
     def give(self, kind: str, image: bytes | None, name: str = "formula.png", media_type: str = "image/png") -> str:
-        """The status that giving a picture ends with."""
+        """Gives the page a picture, and returns its final status."""
         self.run("document.getElementById('status').textContent = 'given'")
         self.run(GIVE, kind, None if image is None else base64.b64encode(image).decode(), media_type, name)
         return self.status()
@@ -82,7 +82,7 @@ def page(browser: Browser, service: Running) -> Page:
 
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])
-def test_a_picture_that_is_given_is_read_and_drawn_beside_it(
+def test_a_given_picture_is_read_and_its_formula_drawn(
     kind: str, page: Page, service: Running, images: list[bytes]
 ) -> None:
     answer = service.ask("POST", "/predict?clean=1&alternatives=5", images[0]).json
@@ -161,15 +161,15 @@ def test_what_cannot_be_read_is_said(page: Page, images: list[bytes], picture: I
     said = page.give("drop", b"no picture at all", "notes.txt", "text/plain")
     assert said == "Not read: the image is damaged, or of another format than PNG, JPEG, BMP, GIF, TIFF, WEBP."
     assert not page.driver.find_element(By.ID, "answer").is_displayed()
-    assert page.give("paste", None) == "The clipboard holds no picture."
-    assert page.give("drop", None) == "What was dropped is no file."
+    assert page.give("paste", None) == "There is no picture in the clipboard."
+    assert page.give("drop", None) == "Drop a picture file here."
     tiff = page.give("drop", encoded(picture, "TIFF"), "scan.tiff", "image/tiff")
     assert tiff.startswith("Read in ")
     WebDriverWait(page.driver, 10).until(lambda _: page.text("name") == "scan.tiff (this browser cannot show it)")
     assert not page.driver.find_element(By.ID, "preview").is_displayed()
 
 
-# The first answer comes a second later than it would.
+# The first response is delayed by a second.
 LATE = """
 const ask = window.fetch;
 let asked = 0;
@@ -207,7 +207,7 @@ def test_hostile_latex_is_text(page: Page) -> None:
     assert page.driver.title == "Picture to LaTeX"
 
 
-def test_the_page_is_silent_and_asks_its_own_service_alone(page: Page, images: list[bytes]) -> None:
+def test_the_page_logs_nothing_and_requests_only_its_own_service(page: Page, images: list[bytes]) -> None:
     page.driver.get("about:blank")
     for log in ("browser", "performance"):
         page.driver.get_log(log)
@@ -236,7 +236,7 @@ def test_it_fits_the_window_and_can_be_read(page: Page, images: list[bytes], wid
     assert page.run(CONTRAST) == []
 
 
-def test_it_is_as_screen_readers_and_keyboards_need_it(page: Page, images: list[bytes]) -> None:
+def test_it_works_with_screen_readers_and_keyboards(page: Page, images: list[bytes]) -> None:
     page.give("paste", images[0])
     levels = page.run("return [...document.querySelectorAll('h1,h2,h3')].map((h) => Number(h.tagName[1]))")
     assert levels[0] == 1 and levels.count(1) == 1

@@ -1,4 +1,4 @@
-"""Connections: how many, how slow, and what is no HTTP."""
+"""Connections: their number, their speed, and data that is not HTTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def connect(service: Running, count: int) -> list[socket.socket]:
-    """Connections that have been answered once, and are kept."""
+    """Open connections that have had one response."""
     made = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(count)]
     for connection in made:
         connection.sendall(HEAD)
@@ -25,7 +25,7 @@ def connect(service: Running, count: int) -> list[socket.socket]:
     return made
 
 
-def test_above_the_limit_of_connections_only_the_health_is_told(model: Path, images: list[bytes]) -> None:
+def test_above_the_limit_of_connections_only_health_endpoints_answer(model: Path, images: list[bytes]) -> None:
     with running(lambda: [model], dataclasses.replace(LIMITS, max_connections=3, head_timeout=60)) as service:
         held = connect(service, 3)
         refusal = service.ask("POST", "/predict", images[0])
@@ -65,7 +65,7 @@ def test_a_client_that_does_not_take_its_answers_is_cut_off(path: str, service: 
         assert time.monotonic() - started < 15
 
 
-def test_what_is_no_http_is_told_so_in_json_and_not_what_serves(service: Running) -> None:
+def test_invalid_http_gets_json_without_the_name_of_the_server(service: Running) -> None:
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
         connection.sendall(b"<script>alert(1)</script>\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(4096), b"")).decode()

@@ -52,7 +52,9 @@ def test_a_correction_becomes_a_picture_and_its_latex(collecting: Running, folde
     assert save(collecting, images[0], latex=r"\frac{1}{2}").json == {"status": "known", "name": name}
 
 
-def test_what_cannot_be_saved_is_said_in_a_sentence(collecting: Running, folder: Path, images: list[bytes]) -> None:
+def test_a_correction_that_cannot_be_saved_is_one_sentence(
+    collecting: Running, folder: Path, images: list[bytes]
+) -> None:
     before = sorted(folder.rglob("*"))
 
     def refused(answer: Answer, status: int, what: str) -> None:
@@ -70,7 +72,7 @@ def test_what_cannot_be_saved_is_said_in_a_sentence(collecting: Running, folder:
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_full_folder_is_said_to_be_full(model: Path, images: list[bytes], tmp_path: Path) -> None:
+def test_a_full_folder_is_reported(model: Path, images: list[bytes], tmp_path: Path) -> None:
     with running(lambda: [model], corrections=Corrections(tmp_path, 10)) as service:
         answer = save(service, images[0], latex="x")
         assert answer.status == 507 and "--max-collected" in answer.json["error"]
@@ -107,7 +109,7 @@ def type_latex(page: Page, latex: str) -> None:
         ("x_i", [["x", 0.7], ["_", 0.9], ["{", 0.1], ["i", 0.6], ["}", 0.1]], [["x", 0.7], ["i", 0.6]]),
         (r"\frac{a}b", [["\\frac", 0.9], ["{", 0.5], ["a", 0.9], ["}", 0.9], ["{", 0.2], ["b", 0.4], ["}", 0.2]],
          [["{", 0.5], ["b", 0.4]]),
-        # What is written in another way has the lowest probability of its tokens.
+        # A part with another spelling has the lowest probability of its tokens.
         (r"\sin x", [["\\operatorname", 0.9], ["{", 0.9], ["s", 0.3], ["i", 0.6], ["n", 0.9], ["}", 0.9], ["x", 0.7]],
          [["\\sin", 0.3], ["x", 0.7]]),
         ("f'(x)", [["f", 0.9], ["^", 0.6], ["{", 0.9], ["\\prime", 0.9], ["}", 0.9], ["(", 0.9], ["x", 0.4], [")", 1]],
@@ -136,7 +138,7 @@ def test_doubted_symbols_are_underlined_and_listed(page: Page, collecting: Runni
         ("a", "30 % sure"), ("b", "70 % sure"), ("c", "12 % sure")
     ]  # fmt: skip
     lines = [page.run("return getComputedStyle(arguments[0]).textDecorationStyle", mark) for mark in marks]
-    assert lines == ["double", "solid", "double"]  # told apart without colours
+    assert lines == ["double", "solid", "double"]  # distinguishable without colours
     assert page.text("latex") == "ab+c"
     assert page.text("doubts").endswith("twice: a (30 %), b (70 %), c (12 %).")
     # The page shows those of the answer, and none if the model is sure.
@@ -168,7 +170,7 @@ def test_a_formula_is_corrected_drawn_and_saved(
     assert [path.read_text() for path in folder.glob("*/*-Ada-*.tex")].count("\\sqrt { 7 }\n") == 1
     page.click("save")
     WebDriverWait(page.driver, 10).until(lambda _: page.text("status") == "This correction was saved before.")
-    # The browser remembers the name, and a new picture starts anew.
+    # The browser remembers the name; a new picture resets the rest.
     page.open()
     assert page.driver.find_element(By.ID, "who").get_attribute("value") == "Ada"
     page.give("paste", images[1])

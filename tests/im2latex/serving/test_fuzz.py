@@ -1,4 +1,4 @@
-"""Whatever is sent, there is an answer or a sentence, and nothing else is raised."""
+"""Any request gets a result or an error sentence; no other exceptions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEEDS = [encoded(Image.open(io.BytesIO(PNG)).convert(mode), kind) for mode, kind
 
 @st.composite
 def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
-    """One of the seeds with some bytes changed, left out or put in."""
+    """Returns one of the seeds with some bytes changed, removed or inserted."""
     content = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 6))):
         place = draw(st.integers(0, len(content)))
@@ -90,7 +90,7 @@ def test_any_text_can_be_cleaned(latex: str) -> None:
 
 
 def turned(image: bytes) -> bytes:
-    """The picture as a photograph that lies on its side, with notes."""
+    """The picture as a rotated photograph with metadata."""
     notes = Image.Exif()
     notes[0x0112], notes[0x010F], notes[0x8769] = 6, "camera", {0x9003: "2026:11:27 12:00:00", 0x829A: 0.01}
     return encoded(Image.open(io.BytesIO(image)).convert("RGB"), "JPEG", exif=notes)
@@ -112,7 +112,7 @@ QUERIES = ["", "?clean=1", "?alternatives=2", "?alternatives=x", "?clean=&x=1", 
 
 @settings(FUZZED, max_examples=max(FUZZ // 10, 100))
 @given(st.data(), st.sampled_from(list(UPLOADS)), st.sampled_from(QUERIES))
-def test_the_service_answers_whatever_is_uploaded(
+def test_the_service_answers_any_upload(
     service: Running, data: st.DataObject, headers: tuple[tuple[str, str], ...], query: str
 ) -> None:
     content = data.draw(damaged(UPLOADS[headers]))
@@ -122,7 +122,7 @@ def test_the_service_answers_whatever_is_uploaded(
 
 @settings(FUZZED, max_examples=max(FUZZ // 10, 100))
 @given((REQUESTS | JSON).map(lambda document: json.dumps(document).encode()))
-def test_the_service_answers_whatever_tensorflow_serving_is_asked(service: Running, body: bytes) -> None:
+def test_the_service_answers_any_request_of_tensorflow_serving(service: Running, body: bytes) -> None:
     answer = service.ask("POST", "/v1/models/im2latex:predict", body)
     assert answer.status in (200, 400) and ("error" in answer.json) == (answer.status == 400)
 
@@ -140,7 +140,7 @@ def test_an_example_is_read_as_protobuf_reads_it(serialised: bytes) -> None:
     except ValueError:
         assert expected is None
         return
-    if expected is not None:  # protobuf also refuses what is wrong in parts that are not looked at
+    if expected is not None:  # protobuf also refuses errors in parts that are not read
         feature = expected.features.feature
         assert found == (list(feature["image"].bytes_list.value) if "image" in feature else [])
 

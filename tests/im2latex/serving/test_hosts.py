@@ -1,4 +1,4 @@
-"""Pages of other sites, in the browser of somebody who can reach the service, cannot use it."""
+"""Pages of other sites cannot use the service through the browser of a person who can reach it."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def folder_in_its_place(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [truncated, empty, loop, loop_of_folders, nothing, folder_in_its_place])
-def test_a_broken_version_is_passed_over_once_at_the_start_and_later(
+def test_a_broken_version_is_skipped_at_the_start_and_later(
     spoil, workspace: Workspace, trained: Trained, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "im2latex.serving")  # other tests hush all but errors
@@ -116,7 +116,7 @@ def test_a_version_whose_answers_are_no_probabilities_is_passed_over(
     assert "version 8 is skipped" in caplog.text
 
 
-def test_a_number_that_has_no_address_is_no_version(workspace: Workspace, trained: Trained) -> None:
+def test_a_number_without_an_address_is_not_a_version(workspace: Workspace, trained: Trained) -> None:
     largest = 2**63 - 1
     for number in (largest + 1, 9999999999999999999999):
         save_version(version(workspace, number), trained)
@@ -159,6 +159,6 @@ def test_a_version_that_was_moved_away_while_it_was_loaded_is_taken_when_it_come
     assert models.served.version == 8
 
 
-def test_without_any_version_that_works_there_is_no_service(tmp_path: Path) -> None:
+def test_without_a_working_version_the_service_does_not_start(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model can be loaded"):
         Models(lambda: [tmp_path / "nowhere"])

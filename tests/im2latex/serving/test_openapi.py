@@ -1,4 +1,4 @@
-"""The OpenAPI document names the requests that the service answers, and describes its answers."""
+"""The OpenAPI document lists the requests of the service, and describes its responses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def schema_of(path: str, status: int, method: str = "post") -> dict[str, Any]:
 
 
 def is_as_described(answer: Answer, path: str, method: str = "post") -> bool:
-    """Whether the body is valid for the schema; raises an error that says why not."""
+    """Validates a body against the schema; the error says why it is not valid."""
     jsonschema.Draft202012Validator(schema_of(path, answer.status, method)).validate(answer.json)
     return True
 

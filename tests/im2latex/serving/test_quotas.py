@@ -22,7 +22,7 @@ def test_over_capacity_there_is_no_place_until_one_is_given_back() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0.0, 1), (0.4, 1), (2.2, 3), (7.0, 8), (1e6, 120)])
-def test_who_is_refused_is_told_how_long_the_others_take(seconds: float, told: int) -> None:
+def test_a_refused_client_gets_the_estimated_time_of_the_queue(seconds: float, told: int) -> None:
     with pytest.raises(Busy) as error:
         Quota("images are waiting", 0, wait=lambda: seconds).check(1)
     assert error.value.seconds == told

@@ -1,4 +1,4 @@
-"""The service over HTTP, with the signatures of the model beside it."""
+"""The service over HTTP, compared with the signatures of the model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def example(image: bytes) -> bytes:
 
 
 def read(signatures: Any, images: list[bytes], **beam: float) -> Any:
-    """What the SavedModel itself reads, without any code of the service."""
+    """The results of the SavedModel, without any code of the service."""
     import tensorflow as tf
 
     given = {name: tf.constant(value) for name, value in beam.items()}
@@ -111,7 +111,7 @@ def test_alternatives_are_those_of_the_signature(service: Running, signatures: A
     assert found["latex"] == found["alternatives"][0]["latex"]
 
 
-def test_the_models_own_beam_is_searched_once_for_all_who_ask_for_no_more(
+def test_requests_with_the_default_search_share_one_beam_search(
     trained: Trained, images: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = save_version(tmp_path / "8", trained._replace(decoding=DecodingConfig(beam_width=3, length_penalty=2.0)))
@@ -237,7 +237,7 @@ async def flood(service: Running, image: bytes, count: int) -> list[tuple[int, d
         return await asyncio.gather(*(ask() for _ in range(count)))
 
 
-def test_over_capacity_a_request_is_told_when_to_come_again(model: Path, images: list[bytes]) -> None:
+def test_over_capacity_a_response_has_the_time_to_retry(model: Path, images: list[bytes]) -> None:
     with running(lambda: [model], dataclasses.replace(LIMITS, max_images=4)) as service:
         answers = asyncio.run(flood(service, images[0], 60))
         latex = {body["latex"] for status, _, body in answers if status == 200}
@@ -302,7 +302,7 @@ def fails(*_: Any) -> None:
     raise MemoryError("out of memory")
 
 
-# --- What is seen of it ---------------------------------------------------------------------------------------------
+# --- Logs and metrics -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_every_answer_has_the_headers_that_browsers_are_safe_with(method: str, p
     assert "Access-Control-Allow-Origin" not in headers
 
 
-def test_what_was_asked_is_counted(service: Running, images: list[bytes]) -> None:
+def test_received_pictures_are_counted(service: Running, images: list[bytes]) -> None:
     before = metrics(service)
     for _ in range(3):
         assert service.is_alive(images[0])

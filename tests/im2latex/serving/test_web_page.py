@@ -20,7 +20,7 @@ def test_the_page_has_the_colours_of_the_report_and_those_that_it_uses() -> None
         assert set(re.findall(r"var\((--[a-z-]+)\)", style)) == set(own)
 
 
-def test_every_file_that_the_page_names_is_there() -> None:
+def test_every_file_of_the_page_exists() -> None:
     served = files()
     named = re.findall(r'(?:href|src)="([^"#:]+)"', served["/"].content.decode())
     fonts = re.findall(r"url\((fonts/[^)]+\.woff2)\)", served["/katex/katex.min.css"].content.decode())

@@ -1,4 +1,4 @@
-"""Whatever clients do wrong is answered with a sentence, and the service goes on."""
+"""Wrong requests get an error sentence, and the service continues."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import pytest
 from tests.im2latex.serving.clients import b64, form, talk
 from tests.im2latex.serving.conftest import LIMITS, Running, running
 
-# --- What is wrong is said, and the service lives -------------------------------------------------------------------
+# --- Wrong requests get an error, and the service continues ---------------------------------------------------------
 
 WRONG_DOCUMENTS = {
     "no JSON": ('{"instances": [', "the body is not valid JSON"),
@@ -62,9 +62,7 @@ def test_a_wrong_request_is_answered_with_a_sentence(kind: str, service: Running
     assert service.is_alive(images[0])
 
 
-def test_the_image_that_is_damaged_is_named_and_the_others_of_the_batch_are_read(
-    service: Running, images: list[bytes]
-) -> None:
+def test_a_damaged_image_is_named_and_the_others_of_the_batch_are_read(service: Running, images: list[bytes]) -> None:
     torn = images[2][:-30]
     answer = service.predict({"signature_name": "predict_images", "inputs": [b64(i) for i in (*images[:2], torn)]})
     assert answer.status == 400
@@ -162,7 +160,7 @@ def test_too_large_a_body_is_refused(path: str, way: str, service: Running, imag
 # --- Slow and impolite clients --------------------------------------------------------------------------------------
 
 
-def test_a_slow_body_is_given_up(service: Running, images: list[bytes]) -> None:
+def test_a_slow_body_times_out(service: Running, images: list[bytes]) -> None:
     for kind, parts in (("image/png", (b"a", b"b")), ("multipart/form-data; boundary=edge", (b"--ed", b"ge\r\n"))):
         head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n"
         got, seconds = talk(service, head.encode(), *parts, pause=0.1)
@@ -187,14 +185,14 @@ def test_a_slow_head_is_given_up(sent: bytes, service: Running, images: list[byt
              b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
              b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 100_000 + b"\r\n\r\n"]
 )  # fmt: skip
-def test_what_is_no_http_is_refused(sent: bytes, service: Running, images: list[bytes]) -> None:
+def test_invalid_http_is_refused(sent: bytes, service: Running, images: list[bytes]) -> None:
     got, _ = talk(service, sent, pause=0)
     assert got == b"" or got.startswith((b"HTTP/1.1 400", b"HTTP/1.1 431"))
     assert b"Traceback" not in got
     assert service.is_alive(images[0])
 
 
-def test_a_client_that_goes_away_leaves_no_place_taken(service: Running, images: list[bytes]) -> None:
+def test_a_disconnected_client_frees_its_quota(service: Running, images: list[bytes]) -> None:
     head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(images[0])}\r\n\r\n".encode()
     for _ in range(30):
         with socket.create_connection(("127.0.0.1", service.port)) as connection:
@@ -218,13 +216,13 @@ def test_bodies_that_hardly_come_take_no_place(model: Path, images: list[bytes])
             connection.close()
 
 
-def test_a_body_that_is_too_large_is_not_asked_for(service: Running) -> None:
+def test_a_body_that_is_too_large_is_refused_before_it_is_sent(service: Running) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 1000000000000\r\n\r\n"
     got, _ = talk(service, head, pause=0)
     assert got.startswith(b"HTTP/1.1 413 ") and b"100 Continue" not in got
 
 
-def test_clients_that_give_up_leave_nothing_in_the_log_but_that(
+def test_disconnected_clients_are_logged_as_one_line(
     service: Running, images: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "im2latex.serving")
@@ -293,7 +291,7 @@ def test_a_wrong_parameter_is_a_sentence(query: str, sentence: str, service: Run
     assert answer.status == 400 and sentence in answer.json["error"]
 
 
-def test_no_means_no(service: Running, images: list[bytes]) -> None:
+def test_false_values_of_a_parameter_are_false(service: Running, images: list[bytes]) -> None:
     raw = service.ask("POST", "/predict", images[1]).json["latex"]
     for word in ("off", "OFF", "no", "false", "0", ""):
         assert service.ask("POST", f"/predict?clean={word}", images[1]).json["latex"] == raw

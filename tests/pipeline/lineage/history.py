@@ -23,7 +23,7 @@ STATES = {
     "failed": mlmd.Execution.FAILED,
     "running": mlmd.Execution.RUNNING,
 }
-# Every so many runs: the data changes, the last configuration is repeated, training fails, evaluation is killed.
+# Numbers of runs after which the data changes, a configuration is repeated, training fails, evaluation is killed.
 NEW_DATA, AGAIN, FAILS, KILLED = 20, 5, 37, 101
 
 

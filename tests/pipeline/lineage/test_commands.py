@@ -91,9 +91,9 @@ def test_descendants_of_data_are_found_by_its_folder(workspace: Workspace) -> No
     output = lineage(str(workspace.home.parent / "formulas"), "--down").stdout
     for version in VERSIONS.values():
         assert output.count(f"pushed to {workspace.serving / 'im2latex' / version}") == 1
-    assert "Examples 1, what was made of it" in output and ", failed" in output
+    assert "Examples 1, what was made from it" in output and ", failed" in output
     both = lineage("7", "--up", "--down", "--paths").stdout
-    assert "Examples 1" in both and "Model 7, what was made of it" in both
+    assert "Examples 1" in both and "Model 7, what was made from it" in both
     assert str(workspace.pipeline_root / f"model{VERSIONS[SECOND]}") in both
 
 
@@ -118,7 +118,7 @@ def test_two_runs_are_compared(workspace: Workspace) -> None:
 
 
 def test_check_has_an_exit_status_and_repairs_on_request(own_workspace: Workspace) -> None:
-    assert lineage("check").stdout == "nothing is broken\n"
+    assert lineage("check").stdout == "no problems\n"
     past = History(own_workspace.metadata, "im2latex")
     past.execution("2020-01-04T10:00:05", "Trainer", mlmd.Execution.RUNNING)
     output = lineage("check", status=4).stdout
@@ -126,8 +126,8 @@ def test_check_has_an_exit_status_and_repairs_on_request(own_workspace: Workspac
     assert "Trainer of run 2020-01-04T10:00:05 was left running" in output
     with own_workspace.lock():
         assert "killed" not in lineage("check").stdout
-    assert lineage("check", "--repair").stdout == "nothing is broken\n"
-    assert lineage("check").stdout == "nothing is broken\n"
+    assert lineage("check", "--repair").stdout == "no problems\n"
+    assert lineage("check").stdout == "no problems\n"
 
 
 def test_long_lists_of_problems_are_cut_except_in_json(own_workspace: Workspace) -> None:

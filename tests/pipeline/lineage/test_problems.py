@@ -44,7 +44,7 @@ def test_a_store_of_finished_runs_has_no_problems(workspace: Workspace) -> None:
 def test_missing_files_are_reported_with_their_run(own_workspace: Workspace) -> None:
     folder = own_workspace.pipeline_root / f"model{VERSIONS[FIRST]}"
     folder.rmdir()
-    assert found(own_workspace) == [Finding(GONE, f"the files of Model 2, {folder}, are gone", FIRST, 2, MODEL)]
+    assert found(own_workspace) == [Finding(GONE, f"the files of Model 2, {folder}, are missing", FIRST, 2, MODEL)]
 
 
 def test_artifacts_deleted_on_purpose_are_not_reported(own_workspace: Workspace) -> None:
@@ -182,7 +182,7 @@ def test_a_version_that_no_recorded_run_pushed_is_found(own_workspace: Workspace
     baseline = past.artifact("Model", own_workspace.home, serving_version="12345")
     past.execution(FOURTH, "Baseline", outputs={"baseline": baseline}, serving=str(stranger.parent))
     one, other = found(own_workspace)
-    assert one == Finding(UNKNOWN, f"{stranger} was pushed by no run that is known")
+    assert one == Finding(UNKNOWN, f"{stranger} was not pushed by a recorded run")
     assert (other.kind, other.run, other.artifact) == (UNKNOWN, FOURTH, baseline) and "version 12345" in other.what
 
 

@@ -122,7 +122,7 @@ def test_a_successful_run_has_no_log_in_its_report(workspace: Workspace) -> None
     reported = run(workspace, FIRST)
     assert (reported.log, reported.failure, reported.failed) == ("", "", "")
     assert [step.state for step in reported.steps or ()][:2] == [RAN, RAN]
-    assert reported.split == "test" and reported.settings is None  # there is no configuration beside that log
+    assert reported.split == "test" and reported.settings is None  # there is no configuration next to that log
 
 
 def test_a_run_of_another_command_does_not_get_the_log_of_an_earlier_run(workspace: Workspace) -> None:

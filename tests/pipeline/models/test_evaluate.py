@@ -61,7 +61,7 @@ def test_json_output_has_nothing_else(folder: Path) -> None:
     assert json.loads(answer.stdout)["spelling"] == "im2markup"
 
 
-def test_published_scores_stand_below_the_model_s_own_and_what_differs(folder: Path) -> None:
+def test_published_scores_are_printed_below_those_of_the_model_with_the_differences(folder: Path) -> None:
     arguments = ("--data", folder / "data", "--spelling", "im2markup")
     answer = evaluate(folder, *arguments, "--published")
     assert answer.exit_code == 0, answer.output

@@ -22,7 +22,7 @@ from trainer_module.trained import load_weights
 
 
 def export(*arguments: object) -> Result:
-    # As the command does, but for this test only.
+    # As in the command, but only for this test.
     return CliRunner().invoke(app, ["export", *map(str, arguments)], env={"KERAS_BACKEND": "tensorflow"})
 
 
@@ -80,7 +80,7 @@ def test_a_model_gets_the_statistics_of_the_data_that_it_learned_from(model: Pat
     [
         (["--weights", "{0}", "--out", "{0}/model"], "there are no weights in .*: weights.npz is missing"),
         (["--weights", "{0}/mine.npz", "--out", "{0}/model"], "there is no file .*/mine.npz"),
-        (["--model", "{0}", "--out", "{0}/model"], "holds no model that this pipeline exported"),
+        (["--model", "{0}", "--out", "{0}/model"], "is not a model that this pipeline exported"),
         (["--out", "{0}/model"], "give either --weights or --model"),
         (["--weights", "{0}", "--model", "{0}", "--out", "{0}/model"], "give either --weights or --model"),
         (["--model", "{1}", "--out", "{0}"], "exists already; choose another --out"),

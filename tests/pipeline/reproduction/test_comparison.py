@@ -129,7 +129,7 @@ def test_differing_predictions_and_scores_are_reported(tmp_path: Path) -> None:
     evaluate(tmp_path / "first", ["x", "y", "z"])
     evaluate(tmp_path / "second", ["x", "y", "a"], 0.25, "builtin")
     assert both("Evaluator", "evaluation", tmp_path) == [
-        Compared("Evaluator", "predictions", OTHER, "1 of 3 images read otherwise"),
+        Compared("Evaluator", "predictions", OTHER, "1 of 3 images with other predictions"),
         Compared("Evaluator", "scores", OTHER, "drawn by latex and by builtin, BLEU 0.500 and 0.250"),
     ]
 
@@ -143,7 +143,7 @@ def test_a_vocabulary_is_compared_token_by_token(tmp_path: Path) -> None:
     ]
     (tmp_path / "second" / "transform_fn" / "assets" / "tokens").write_text("a\nb\nd\n")
     (found,) = both("Transform", "transform_graph", tmp_path)
-    assert found.detail == "3 tokens and 3, of which 2 are in one only"
+    assert found.detail == "3 tokens and 3, of which 2 are in only one"
 
 
 def test_missing_files_do_not_count_as_the_same(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
 
 @pytest.fixture
 def started(past: Past, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The arguments that the pipeline was started with; it then raises an error."""
+    """Records the arguments of the pipeline, which then raises an error."""
     arguments: dict[str, Any] = {}
 
     def start(config: Any, **options: Any) -> int:
@@ -107,7 +107,7 @@ def test_changed_data_is_refused_unless_allowed(past: Past, started: dict[str, A
     with pytest.raises(UserError, match="started"):
         reproduce(FIRST, allow_changed_data=True)
     (past.data / "train" / "data.tfrecord.gz").unlink()
-    with pytest.raises(UserError, match="holds no TFRecords"):
+    with pytest.raises(UserError, match="contains no TFRecords"):
         reproduce(FIRST, allow_changed_data=True)
 
 

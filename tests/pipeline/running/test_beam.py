@@ -135,12 +135,15 @@ def executors(compiled) -> dict[str, executable_spec_pb2.BeamExecutableSpec]:
         (["workers=2"], "use the runner multi_processing"),
         (["runner=spark", "workers=2"], "set it to 0"),
         (["arguments=['--runner=PrismRunner']"], "which runner sets"),
-        (["by_component={Trainer=['--x']}"], "those on Beam are ImportExampleGen, StatisticsGen, Transform, Evaluator"),
+        (
+            ["by_component={Trainer=['--x']}"],
+            "the components on Beam are ImportExampleGen, StatisticsGen, Transform, Evaluator",
+        ),
         (["by_component={Transform=['x']}"], "'x', which does not start with two dashes"),
         (["runner=flink", "flink_master=somewhere"], "flink_master = 'somewhere' is not of the form host:port"),
         (["runner=spark", "spark_master=localhost:7077"], "is not of the form spark://host:port"),
-        (["runner=flink", "flink_master=https://far.example:443"], "give worker_image or worker_pool"),
-        (["runner=spark", "job_server=far.example:8099"], "give worker_image or worker_pool"),
+        (["runner=flink", "flink_master=https://far.example:443"], "set worker_image or worker_pool"),
+        (["runner=spark", "job_server=far.example:8099"], "set worker_image or worker_pool"),
         (["runner=flink", "worker_image=i", "worker_pool=p:1"], "set one of them"),
         (["runner=flink", "job_server=localhost:1", "job_server_jar=x"], "set one of them"),
         (DATAFLOW, "lacks TFX: set worker_image"),
@@ -161,7 +164,7 @@ def test_settings_of_another_runner_are_allowed() -> None:
 
 @pytest.fixture
 def flink() -> Iterator[tuple[str, dict]]:
-    """A server for Flink's REST API, and the answer that it gives."""
+    """A server for Flink's REST API, and its response."""
     overview = {"taskmanagers": 2, "slots-total": 4, "flink-version": "1.20.5"}
 
     class Overview(http.server.BaseHTTPRequestHandler):
@@ -192,10 +195,10 @@ def test_a_cluster_is_described_by_size_and_address(flink: tuple[str, dict]) -> 
 @pytest.mark.parametrize(
     ("settings", "answer", "says"),
     [
-        (["workers=5"], {"taskmanagers": 1}, "has 4 slots: lower it"),
-        ([], {}, "has 2 task managers, and this process can be the worker of only one: set beam.worker_pool"),
+        (["workers=5"], {"taskmanagers": 1}, "has only 4 slots: lower beam.workers"),
+        ([], {}, "has 2 task managers, but this process can be the worker of only one: set beam.worker_pool"),
         ([], {"taskmanagers": 0, "slots-total": 0}, "has no task manager"),
-        (["worker_image=i"], {"flink-version": "1.11.2"}, "the cluster is Flink 1.11, and this Beam runs on Flink "),
+        (["worker_image=i"], {"flink-version": "1.11.2"}, "the cluster is Flink 1.11, but this Beam supports Flink "),
         (["worker_image=i", "flink_version='1.19'"], {}, "the cluster is Flink 1.20: set beam.flink_version='1.20'"),
     ],
 )

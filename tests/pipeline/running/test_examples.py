@@ -41,7 +41,7 @@ def test_a_folder_of_the_user_without_a_split_is_refused(tmp_path: Path) -> None
         (tmp_path / split / "data.tfrecord").touch()
     with pytest.raises(UserError, match=f"data.source: there is no folder {tmp_path / 'nowhere'}; .* makes one"):
         prepare_examples(DataConfig(source=str(tmp_path / "nowhere")), Workspace(tmp_path / "workspace"))
-    with pytest.raises(UserError, match=r"/test holds no TFRecords"):
+    with pytest.raises(UserError, match=r"/test contains no TFRecords"):
         prepare_examples(DataConfig(source=str(tmp_path)), Workspace(tmp_path / "workspace"))
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -97,7 +98,7 @@ def test_training_output_is_verbatim_on_a_terminal_and_the_last_state_elsewhere(
         assert log.getvalue() == b"Epoch 1/2\n2/2 loss: 2.5\n"
 
 
-def test_trials_are_shown_beside_the_time_of_the_tuner() -> None:
+def test_trials_are_shown_while_the_tuner_runs() -> None:
     for terminal in (True, False):
         part, screen, log = view(terminal)
         part.event(b'{"component": "Tuner", "state": "running"}\n')
@@ -159,3 +160,27 @@ def test_the_summary_says_why_a_model_was_not_blessed() -> None:
     assert rows[3][1].strip() == "0.500 (serving now, version 7: 0.800)"
     assert rows[5][1].strip() == "of pictures  BLEU 0.500 as they are; lowest: photo 0.100"
     assert rows[6][1].strip() == "no: BLEU 0.500 is below 0.7"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_summary_folds_long_paths_only_on_a_terminal(terminal: bool) -> None:
+    screen, report = io.StringIO(), f"/{'folder' * 30}/report.html"
+    result: dict[str, Any] = {
+        "examples": None, "vocabulary": 97, "metrics": None, "baseline": None, "baseline_metrics": {}, "blessed": None,
+        "reasons": (), "withdrawn": "", "pushed": "/serving/im2latex/7", "report": report, "tuned": "", "pictures": "",
+        "drift": "",
+    }  # fmt: skip
+    _summary(result, Path("run.log"), 61, Console(file=screen, force_terminal=terminal, width=80))
+    lines = screen.getvalue().splitlines()
+    if terminal:
+        assert max(map(len, lines)) <= 80
+        assert report in "".join(line.strip() for line in lines)
+    else:
+        assert lines == [
+            "",
+            "vocabulary  97 tokens",
+            "pushed to   /serving/im2latex/7",
+            f"report      {report}",
+            "time        1 m 01 s",
+            "log         run.log",
+        ]

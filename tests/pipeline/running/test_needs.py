@@ -29,7 +29,7 @@ def test_the_number_of_parameters_is_that_of_the_presets(preset: str, count: int
 
 
 def own_data(folder: Path, size: int, examples: int | None) -> Config:
-    """A configuration for files of so many bytes together, which have no blocks on the disk."""
+    """Writes sparse files with `size` bytes in all, and returns a configuration that uses them."""
     for split in ("train", "eval", "test"):
         (folder / split).mkdir(parents=True)
         with (folder / split / "data.tfrecord").open("wb") as file:
@@ -59,6 +59,13 @@ def test_parts_of_a_run_need_less(tmp_path: Path) -> None:
     )
     assert from_evaluator.disk < 0.4 * GB < to_transform.disk < 0.6 * whole.disk
     assert from_evaluator.memory == to_transform.memory < whole.memory
+
+
+def test_a_run_can_start_at_the_tuner(tmp_path: Path) -> None:
+    own_data(tmp_path / "own", 3 * 10**6, 2_000)
+    config = load_config("small", None, [f"data.source={tmp_path / 'own'}", "tuning.trials=2"])
+    from_tuner, from_trainer = (needs_of(config, Workspace(tmp_path), first) for first in ("Tuner", "Trainer"))
+    assert from_tuner == from_trainer
 
 
 def test_synthetic_data_counts_until_it_is_drawn(tmp_path: Path) -> None:

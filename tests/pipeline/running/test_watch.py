@@ -18,7 +18,7 @@ from pipeline.running.watch import Watch
 
 
 class Runs:
-    """Stands in for the pipeline, which takes minutes: counts, and ends as it is told."""
+    """Replaces the pipeline: counts its runs, and ends with a given result."""
 
     def __init__(self) -> None:
         self.configs: list[Config] = []
@@ -66,7 +66,7 @@ def test_it_runs_once_for_each_change(
     watch: Watch, runs: Runs, said: list[str], data: Path, settings: list[str]
 ) -> None:
     assert [watch.check(), watch.check()] == [0, None]
-    # Another process that is told the same goes on from there.
+    # Another process with the same arguments continues from there.
     again = Watch(lambda: load_config(None, None, settings), said.append, settled=True, run=runs)
     assert again.check() is None and len(runs.configs) == 1
     (data / "train" / "b.tfrecord").write_bytes(b"more")
@@ -89,7 +89,9 @@ def test_other_code_is_a_change(watch: Watch, said: list[str], monkeypatch: pyte
     assert watch.check() == 0 and said[-1] == "code changed: running"
 
 
-def test_what_is_still_being_copied_waits(settings: list[str], runs: Runs, said: list[str], data: Path) -> None:
+def test_data_that_is_still_being_copied_starts_no_run(
+    settings: list[str], runs: Runs, said: list[str], data: Path
+) -> None:
     watch = Watch(lambda: load_config(None, None, settings), said.append, run=runs)
     assert watch.check() is None
     (data / "train" / "b.tfrecord").write_bytes(b"half")
@@ -109,7 +111,7 @@ def test_an_interrupted_run_is_run_again_and_a_failed_one_is_not(watch: Watch, r
     assert watch.check() == 0
 
 
-def test_a_configuration_that_cannot_be_read_is_said_once(
+def test_an_unreadable_configuration_is_reported_once(
     watch: Watch, runs: Runs, said: list[str], settings: list[str]
 ) -> None:
     settings.append("training.epochs=none")
@@ -142,7 +144,7 @@ def test_a_command_is_notified_of_failed_and_refused_runs(
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[bytes]]]:
-    """The address of a webhook, and what it was told."""
+    """The address of a webhook, and the messages that it received."""
     told: list[bytes] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -152,7 +154,7 @@ def server() -> Iterator[tuple[str, list[bytes]]]:
             self.end_headers()
 
         def log_message(self, *arguments: object) -> None:
-            """Says nothing."""
+            """Suppresses messages."""
 
     listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=listening.serve_forever)
@@ -163,7 +165,7 @@ def server() -> Iterator[tuple[str, list[bytes]]]:
     listening.server_close()
 
 
-def test_a_webhook_is_told_too(server: tuple[str, list[bytes]]) -> None:
+def test_a_webhook_is_notified_too(server: tuple[str, list[bytes]]) -> None:
     address, told = server
     assert notify("Trainer", FAILED, "kein Platz für „x“", {WEBHOOK: f"{address}/hook"}) == []
     message = json.loads(told[0])

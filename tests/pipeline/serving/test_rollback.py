@@ -48,21 +48,21 @@ def rollbacks(graph: LineageGraph) -> list[Execution]:
     return [execution for execution in graph.executions.values() if execution.type == ROLLBACK]
 
 
-def test_the_version_before_serves_and_the_way_back_is_told(workspace: Workspace) -> None:
+def test_the_previous_version_serves_and_the_command_to_undo_is_printed(workspace: Workspace) -> None:
     rolled, said = roll(workspace)
     assert rolled.sentence() == (
         f"version {OLD} serves now; {NEW} was withdrawn; to undo this: `im2latex rollback --to {NEW}`"
     )
     assert said == []
     assert workspace.newest_model().name == str(OLD)
-    # What the next run is compared with.
+    # The baseline of the next run.
     assert newest_other(str(workspace.serving / "im2latex"), str(workspace.home)).version == str(OLD)
     rolled, _ = roll(workspace, NEW)
     assert rolled.sentence() == f"version {NEW} serves now; it had been withdrawn"
     assert [path.name for path in workspace.versions()] == [str(OLD), str(NEW)]
 
 
-def test_it_is_recorded_and_lineage_tells_what_serves(workspace: Workspace) -> None:
+def test_it_is_recorded_and_lineage_shows_the_serving_version(workspace: Workspace) -> None:
     before = check(read(workspace, read_store), workspace)
     roll(workspace)
     graph = read(workspace, read_store)
@@ -93,14 +93,14 @@ def test_a_rollback_that_is_killed_shows_as_such(workspace: Workspace, monkeypat
     assert workspace.newest_model().name == str(NEW)
 
 
-def test_with_nothing_before_it_says_so_and_nothing_changes(workspace: Workspace) -> None:
+def test_without_an_older_version_it_fails_and_changes_nothing(workspace: Workspace) -> None:
     roll(workspace)
     with pytest.raises(UserError, match=f"there is no older version in .*; version {OLD} keeps serving"):
         roll(workspace)
     assert [path.name for path in workspace.versions()] == [str(OLD)]
 
 
-def test_a_version_that_does_not_work_is_passed_over(workspace: Workspace, model: Path) -> None:
+def test_a_version_that_does_not_work_is_skipped(workspace: Workspace, model: Path) -> None:
     shutil.copytree(model, workspace.serving / "im2latex" / "7")
     (workspace.serving / "im2latex" / str(OLD) / "saved_model.pb").write_bytes(b"half a model")
     rolled, (said,) = roll(workspace)
@@ -119,13 +119,13 @@ def test_a_version_that_does_not_work_is_passed_over(workspace: Workspace, model
         (None, "other", "no model 'other' was pushed to .*; pushed were im2latex"),
     ],
 )
-def test_what_is_not_there_is_refused(to: int | None, name: str | None, message: str, workspace: Workspace) -> None:
+def test_a_missing_version_is_refused(to: int | None, name: str | None, message: str, workspace: Workspace) -> None:
     with pytest.raises(UserError, match=message):
         roll(workspace, to, name)
     assert len(workspace.versions()) == 2
 
 
-def test_it_does_not_wait_for_a_run_that_goes_on(workspace: Workspace) -> None:
+def test_it_does_not_wait_for_a_run_in_progress(workspace: Workspace) -> None:
     with workspace.lock():
         roll(workspace)
     assert workspace.newest_model().name == str(OLD)
@@ -147,7 +147,7 @@ def test_without_a_store_that_can_be_written_it_rolls_back_and_says_that_it_is_n
     assert rolled.serves == NEW and said.startswith("the rollback is not recorded: there are no runs in ")
 
 
-def test_versions_are_listed_with_what_is_known_of_them(workspace: Workspace, model: Path) -> None:
+def test_versions_are_listed_with_their_properties(workspace: Workspace, model: Path) -> None:
     shutil.copytree(model, workspace.serving / "im2latex" / "7")
     roll(workspace)
     listed = CliRunner().invoke(app, ["rollback", "--list"])
@@ -160,7 +160,7 @@ def test_versions_are_listed_with_what_is_known_of_them(workspace: Workspace, mo
     assert [Version(**version).state for version in found] == ["before", "serves", "withdrawn"]
 
 
-def test_the_command_says_what_serves(workspace: Workspace) -> None:
+def test_the_command_prints_the_serving_version(workspace: Workspace) -> None:
     done = CliRunner().invoke(app, ["rollback", "--json"])
     assert done.exit_code == 0
     assert json.loads(done.stdout) == {

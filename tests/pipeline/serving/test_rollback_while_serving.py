@@ -13,9 +13,7 @@ from tests.im2latex.serving.conftest import running
 pytestmark = pytest.mark.integration
 
 
-def test_a_rollback_is_taken_while_requests_come_and_none_is_lost(
-    model: Path, images: list[bytes], tmp_path: Path
-) -> None:
+def test_a_service_follows_a_rollback_without_losing_requests(model: Path, images: list[bytes], tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     for version in (7, 8):
         shutil.copytree(model, workspace.serving / "im2latex" / str(version))

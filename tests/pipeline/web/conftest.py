@@ -28,7 +28,7 @@ FORMULAS = SAMPLES / "im2latex-100k" / "im2latex_formulas.norm.lst"
 
 
 def real_pictures(count: int) -> list[bytes]:
-    """The first of the archive; none where it is not there."""
+    """The first pictures of the archive; none if it is missing."""
     if not PICTURES.exists():
         return []
     with tarfile.open(PICTURES) as archive:
@@ -38,7 +38,7 @@ def real_pictures(count: int) -> list[bytes]:
 
 @contextlib.contextmanager
 def hosted(folder: Path) -> Iterator[http.server.ThreadingHTTPServer]:
-    """A server for the files of a folder, at a free port, without a header that a plain host would not send."""
+    """A server for the files of a folder, on a free port, with only the headers of a plain static host."""
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_: Any) -> None: ...
@@ -66,14 +66,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Scripts:
-    """A browser with an address of the folder open, which its scripts can be loaded from."""
+    """A browser that has opened an address of the folder, from which it can load scripts."""
 
     def __init__(self, browser: Browser) -> None:
         self.driver, self.run = browser.driver, browser.run
         self.driver.set_script_timeout(300)
 
     def call(self, script: str, *arguments: Any) -> Any:
-        """What the body of an async function gives; `bytes` decodes base64."""
+        """Returns the result of the body of an async function; `bytes` decodes base64."""
         body = f"""
             const done = arguments[arguments.length - 1];
             const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -86,7 +86,7 @@ class Scripts:
 
 
 class Page(Scripts):
-    """The page, open in a browser, and from then on offline."""
+    """The page in a browser, which is offline after the page is loaded."""
 
     def __init__(self, browser: Browser, folder: Path) -> None:
         super().__init__(browser)
@@ -98,7 +98,7 @@ class Page(Scripts):
             self.driver.get(self.address)
             self.wait(lambda: self.text("status") != "Loading the model…")
         assert self.text("status") == "Nothing to read yet."
-        # Later there is nobody to fetch one from.
+        # Later there is no server to fetch it from.
         assert self.run("return [...document.fonts].map((font) => font.status)") == ["loaded"] * 20
 
     def _resize(self, width: int, scheme: str) -> None:
@@ -118,7 +118,7 @@ class Page(Scripts):
         return self.run("return document.getElementById(arguments[0]).textContent", name)
 
     def read(self, pictures: Sequence[bytes], alternatives: int = 5) -> list[dict[str, Any]]:
-        """What the page's worker reads in pictures, with the seconds that each took."""
+        """Returns the results of the page's worker for pictures, and the seconds for each."""
         code = """
             const started = performance.now();
             const answer = await read(new Blob([bytes(given[0])]), given[1]).catch(({ message }) => ({ message }));
@@ -128,7 +128,7 @@ class Page(Scripts):
         return [self.call(code, base64.b64encode(picture).decode(), alternatives) for picture in pictures]
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since this was last looked at."""
+        """The requested addresses since the last call."""
         messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 

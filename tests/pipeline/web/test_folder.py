@@ -1,4 +1,4 @@
-"""`im2latex export --format web`: what the folder holds, and where the packages in it come from."""
+"""`im2latex export --format web`: the contents of the folder, and the source of its packages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ FILES = ["dist/index.js"]
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and a registry that nobody answers at."""
+    """An empty cache, and a registry that does not answer."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("NPM_CONFIG_REGISTRY", "http://127.0.0.1:9")
     return tmp_path / "cache" / "im2latex" / "npm"
@@ -105,7 +105,7 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing(
 
 @pytest.mark.integration
 def test_archives_are_taken_from_a_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`folder` comes first, with which the archives come into the cache."""
+    """Uses `folder` first, which puts the archives into the cache."""
     from pipeline.cache import cache_folder
 
     kept = cache_folder("npm")

@@ -1,4 +1,4 @@
-"""The page of the folder in a real browser: what only it does, and not the service's (tests/im2latex/serving)."""
+"""The exported page in a real browser; tests/im2latex/serving tests what it shares with the page of the service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMULA = REPOSITORY / "docs" / "formula.png"
 
 
 def give(page: Page, picture: bytes, name: str = "formula.png", kind: str = "paste") -> str:
-    """The status that giving a picture ends with."""
+    """Gives the page a picture, and returns its final status."""
     page.run("document.getElementById('status').textContent = 'given'")
     page.run(GIVE, kind, base64.b64encode(picture).decode(), "", name)
     page.wait(lambda: page.text("status") not in ("given", "Reading…"))
@@ -104,7 +104,7 @@ def test_it_fits_the_window_and_can_be_read(page: Page, width: int, scheme: str)
     assert page.run(CONTRAST) == []
 
 
-def test_what_is_missing_on_a_host_is_said(browser: Browser, folder: Path, tmp_path: Path) -> None:
+def test_missing_files_on_a_host_are_reported(browser: Browser, folder: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(folder, tmp_path / "broken", ignore=shutil.ignore_patterns("model.onnx"))
     with hosted(broken) as server:
         browser.driver.get(f"http://127.0.0.1:{server.server_port}/")
@@ -113,4 +113,4 @@ def test_what_is_missing_on_a_host_is_said(browser: Browser, folder: Path, tmp_p
             "Nothing can be read: the model could not be loaded (model.onnx is missing on this site (status 404)). Load"
         )
         WebDriverWait(browser.driver, 60).until(lambda _: str(browser.run(status)).startswith(said))
-    browser.driver.get_log("browser")  # what a later test is to find empty
+    browser.driver.get_log("browser")  # a later test expects this to be empty

@@ -1,4 +1,4 @@
-"""The page reads as the command does, without a server."""
+"""The page gives the same results as the command, without a server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def saved(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def forms(png: bytes) -> dict[str, bytes]:
-    """One formula as people have it: other formats, sizes, colours, and photographs that lie on their side."""
+    """One formula in other formats, sizes and colours, and as rotated photographs."""
     grey = Image.open(io.BytesIO(png)).convert("L")
     large = grey.resize((grey.width * 3, grey.height * 3), Image.Resampling.BICUBIC)
     blue = Image.merge("RGB", (grey, grey, grey.point(lambda level: 128 + level // 2)))
@@ -44,7 +44,7 @@ def forms(png: bytes) -> dict[str, bytes]:
     }
 
 
-def test_it_reads_what_the_command_reads_and_asks_nobody(page: Page) -> None:
+def test_it_gives_the_results_of_the_command_without_requests(page: Page) -> None:
     assert page.requests()
     drawn = [draw_png(formula, em=17) for formula in formulas(4, seed=5, level="standard", max_tokens=30)]
     pictures = real_pictures(100 - 10) + list(forms(drawn[0]).values()) + drawn[1:]
@@ -59,7 +59,7 @@ def test_it_reads_what_the_command_reads_and_asks_nobody(page: Page) -> None:
         np.testing.assert_allclose([number for _, number in found], given, rtol=0, atol=0.01)
         probabilities = [one["probability"] for one in answer["alternatives"]]
         np.testing.assert_allclose(probabilities, [one.probability for one in expected.alternatives], rtol=0, atol=0.01)
-    # The model's own search, which is wider than what is asked for.
+    # The default search of the model, which is wider than the request.
     alone = page.read(pictures[:3], alternatives=1)
     best = [reading.clean for reading in im2latex.predict(pictures[:3])]
     assert [[one["latex"] for one in answer["alternatives"]] for answer in alone] == [[latex] for latex in best]

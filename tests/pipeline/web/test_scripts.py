@@ -1,4 +1,4 @@
-"""The scripts compute what the Python does that they were written after."""
+"""The scripts give the same results as the Python code that they are ported from."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_rescaled_images_become_the_same_pixels(scripts: Scripts, scale: float) 
 
 
 def written() -> list[str]:
-    """Formulas of tokens, and the same with tokens missing, doubled and in other places: models write such."""
+    """Formulas of tokens, and the same with missing, doubled and moved tokens, as models write them."""
     if FORMULAS.exists():
         lines = FORMULAS.read_text("utf-8").splitlines()[:20_000:20]
     else:
@@ -147,7 +147,7 @@ def written_by_hand() -> list[str]:
             "a \\rm b \\over c", "\\label { a b } x _ { 1 0 } 2", "% a"]  # fmt: skip
 
 
-def test_latex_becomes_what_a_person_would_type(scripts: Scripts) -> None:
+def test_latex_is_cleaned_to_what_a_person_would_type(scripts: Scripts) -> None:
     given = written()
     script = 'const { clean } = await load("clean.js"); return given[0].map(clean);'
     got: Sequence[Any] = scripts.call(script, given)

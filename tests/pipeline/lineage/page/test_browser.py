@@ -282,7 +282,7 @@ def test_a_click_shows_properties_neighbours_and_files(browser: Browser, materia
     browser.driver.back()
     settle(browser)
     assert find(browser, "#about h2").text == "model"
-    # The selected node is in view, beside the panel.
+    # The selected node is visible next to the panel.
     chosen, panel = boxes(browser)[f"a{gone.id}"], find(browser, "#details").rect
     assert chosen["right"] <= panel["x"]
 
