@@ -33,9 +33,9 @@ MOST_FEEDERS = 8
 # Maximum random amounts by which `plan` enlarges the rows, columns and decoder steps of an example when it orders the
 # examples, so that each epoch has different batches. Rows are not changed, because an additional row costs the most.
 JITTER = np.array((0, 2, 6))
-# Significant bits of the columns of cells and of the decoder steps of a batch, see `rounded`: with 4 bits, all numbers up
-# to 16, every second one up to 32, every fourth one up to 64, and so on. In bfloat16, each new shape of a batch takes
-# memory (docs/development/benchmarks.md, "Batches of many sizes").
+# Significant bits of the columns of cells and of the decoder steps of a batch, see `rounded`: with 4 bits, all numbers
+# up to 16, every second one up to 32, every fourth one up to 64, and so on. In bfloat16, each new shape of a batch
+# takes memory (docs/development/benchmarks.md, "Batches of many sizes").
 BITS = (4, 3)
 
 

@@ -274,18 +274,18 @@ def test_a_rounded_batch_has_more_padding_and_the_same_examples():
     wider = rounded(batch)
     assert (wider.inputs["image"].shape, wider.targets.shape) == ((2, 16, 8 * 18, 1), (2, 10))
     assert wider.weights.shape == wider.inputs["tokens"].shape == (2, 10)
-    for name, given, padded, value in (
+    for name, unpadded, padded, value in (
         ("image", batch.inputs["image"], wider.inputs["image"], 255),
         ("tokens", batch.inputs["tokens"], wider.inputs["tokens"], 0),
         ("targets", batch.targets, wider.targets, 0),
         ("weights", batch.weights, wider.weights, 0),
     ):
-        old = tuple(map(slice, given.shape))
-        np.testing.assert_array_equal(padded[old], given, err_msg=name)
+        old = tuple(map(slice, unpadded.shape))
+        np.testing.assert_array_equal(padded[old], unpadded, err_msg=name)
         outside = np.ones(padded.shape, bool)
         outside[old] = False
         assert outside.any() and (padded[outside] == value).all()
-        assert padded.dtype == given.dtype
+        assert padded.dtype == unpadded.dtype
     np.testing.assert_array_equal(wider.inputs["size"], batch.inputs["size"])
 
 
@@ -304,7 +304,6 @@ def test_the_batches_of_several_epochs_have_few_shapes_and_little_more_padding(m
     many, work = shapes_and_work()
     assert few < many / 2
     assert more_work < 1.05 * work
-
 
 
 def filled(buckets: Buckets, examples: list[Example], planned: list[np.ndarray], size: int) -> list[batching.Batch]:
