@@ -33,6 +33,10 @@ MOST_FEEDERS = 8
 # Maximum random amounts by which `plan` enlarges the rows, columns and decoder steps of an example when it orders the
 # examples, so that each epoch has different batches. Rows are not changed, because an additional row costs the most.
 JITTER = np.array((0, 2, 6))
+# Significant bits of the columns of cells and of the decoder steps of a batch, see `rounded`: with 4 bits, all numbers
+# up to 16, every second one up to 32, every fourth one up to 64, and so on. In bfloat16, each new shape of a batch
+# takes memory (docs/development/benchmarks.md, "Batches of many sizes").
+BITS = (4, 3)
 
 
 class Share(NamedTuple):
@@ -69,13 +73,14 @@ def plan(
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(examples))
-    extents = _extents(examples)
+    exact = _extents(examples)
+    extents = _rounded_extents(exact)
     keys = random.random(extents.shape)
     keys *= JITTER
     keys += extents
     planned = _cut(order, extents, keys, batch_size)
     if short_first and epoch == 0:
-        return sorted(planned, key=lambda batch: extents[batch, 2].max())
+        return sorted(planned, key=lambda batch: exact[batch, 2].max())
     return [planned[i] for i in random.permutation(len(planned))]
 
 
@@ -86,6 +91,49 @@ def _extents(examples: Sequence[Example]) -> np.ndarray:
     extents[:, :2] //= STRIDE
     extents[:, 2] += 1
     return extents
+
+
+def _rounded_extents(extents: np.ndarray) -> np.ndarray:
+    """Rounds the columns and decoder steps of extents, (n, 3), up to numbers of few significant bits.
+
+    Rows stay: a model with an embedding of rows has none beyond the tallest image, and there are few rows.
+    """
+    rounded_up = extents.copy()
+    for axis, bits in enumerate(BITS, start=1):
+        last = extents[:, axis] - 1
+        shift = np.maximum(0, np.frexp(last)[1] - bits)  # frexp: the number of bits
+        rounded_up[:, axis] = ((last >> shift) + 1) << shift
+    return rounded_up
+
+
+def rounded(batch: Batch) -> Batch:
+    """Pads the columns and decoder steps of a batch, so that the batches of a training have few shapes.
+
+    `plan` groups examples by the rounded sizes, so that this adds little.
+    """
+    return _padded(batch, *_rounded_extents(_extents_of(batch))[0].tolist())
+
+
+def _extents_of(batch: Batch) -> np.ndarray:
+    """Returns rows and columns of cells, and decoder steps, of a batch, int, (1, 3)."""
+    _, height, width, _ = batch.inputs["image"].shape
+    return np.array([[height // STRIDE, width // STRIDE, batch.weights.shape[1]]])
+
+
+def _padded(batch: Batch, rows: int, columns: int, steps: int) -> Batch:
+    """Pads a batch to so many rows and columns of cells, and decoder steps."""
+
+    def filled(part: np.ndarray, value: int, *sides: int) -> np.ndarray:
+        amounts = [(0, side - have) for side, have in zip(sides, part.shape[1:], strict=False)]
+        amounts += [(0, 0)] * (part.ndim - 1 - len(sides))
+        return np.pad(part, [(0, 0), *amounts], constant_values=value) if np.any(amounts) else part
+
+    inputs = {
+        "image": filled(batch.inputs["image"], WHITE, rows * STRIDE, columns * STRIDE),
+        "size": batch.inputs["size"],
+        "tokens": filled(batch.inputs["tokens"], PAD, steps),
+    }
+    return Batch(inputs, filled(batch.targets, PAD, steps), filled(batch.weights, 0, steps))
 
 
 class _Work:
@@ -192,24 +240,13 @@ class Buckets:
 
         For a batch from `cut`, this is the shape of its examples.
         """
-        image, weights = batch.inputs["image"], batch.weights
-        extents = [[image.shape[1] // STRIDE, image.shape[2] // STRIDE, weights.shape[1]]]
-        rows, columns, steps = self.shapes[self._least(np.array(extents))[0]].tolist()
-        repeated = np.arange(batch_size) % len(weights)
-
-        def filled(part: np.ndarray, value: int, *sides: int) -> np.ndarray:
-            amounts = [(0, side - have) for side, have in zip(sides, part.shape[1:], strict=False)]
-            amounts += [(0, 0)] * (part.ndim - 1 - len(sides))
-            return np.pad(part[repeated], [(0, 0), *amounts], constant_values=value)
-
-        weights = filled(weights, 0, steps)
-        weights[len(batch.weights) :] = 0
-        inputs = {
-            "image": filled(image, WHITE, rows * STRIDE, columns * STRIDE),
-            "size": filled(batch.inputs["size"], 0),
-            "tokens": filled(batch.inputs["tokens"], PAD, steps),
-        }
-        return Batch(inputs, filled(batch.targets, PAD, steps), weights)
+        batch = _padded(batch, *self.shapes[self._least(_extents_of(batch))[0]].tolist())
+        count = len(batch.weights)
+        repeated = np.arange(batch_size) % count
+        inputs = {name: part[repeated] for name, part in batch.inputs.items()}
+        weights = batch.weights[repeated]
+        weights[count:] = 0
+        return Batch(inputs, batch.targets[repeated], weights)
 
     def _least(self, extents: np.ndarray) -> np.ndarray:
         """Returns the indices of the cheapest shapes that fit, int, (n,), for extents, (n, 3)."""
@@ -358,8 +395,8 @@ class Padding(NamedTuple):
 
 
 def padding(examples: Sequence[Example], planned: Sequence[np.ndarray]) -> Padding:
-    """Computes the share of padding in the planned batches, of pixels and of decoder steps."""
-    extents, (heights, widths, lengths) = _extents(examples), sizes_of(examples).T
+    """Computes the share of padding in the planned batches, `rounded`, of pixels and of decoder steps."""
+    extents, (heights, widths, lengths) = _rounded_extents(_extents(examples)), sizes_of(examples).T
     largest = np.array([[len(batch), *extents[batch].max(axis=0)] for batch in planned], np.int64)
     used = np.concatenate(planned)
     pixels = (largest[:, 0] * largest[:, 1] * largest[:, 2]).sum() * STRIDE**2

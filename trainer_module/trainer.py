@@ -21,7 +21,7 @@ from im2latex.errors import UserError
 from im2latex.statistics import to_document
 from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
-from trainer_module.batching import Batch, feeders, padding, plan
+from trainer_module.batching import Batch, feeders, padding, plan, rounded
 from trainer_module.calibration import EXAMPLES, calibrate, calibrated
 from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
@@ -239,11 +239,12 @@ def strategy() -> tf.distribute.Strategy:
 def as_dataset(source: Callable[[], Iterator[Batch]]) -> tf.data.Dataset:
     """Converts batches to a dataset with unspecified sizes, so that one graph handles all batches.
 
+    The sizes are rounded up, so that there are few different ones.
     With several GPUs, batches are filled up to a multiple of their number, because no GPU can process zero examples.
     """
     devices = tf.distribute.get_strategy().num_replicas_in_sync
     return tf.data.Dataset.from_generator(
-        lambda: (tuple(_filled(batch, devices)) for batch in source()), output_signature=tuple(BATCH_SPEC)
+        lambda: (tuple(_filled(rounded(batch), devices)) for batch in source()), output_signature=tuple(BATCH_SPEC)
     ).prefetch(4)
 
 

@@ -36,6 +36,10 @@ _REST, _REST_OF_EXAMPLE = 50_000_000, 200
 _VOCABULARY = 600
 # Memory: of a process with TensorFlow and TFX, for each example, and for each number that a convolution gives.
 _BASE, _INDEX, _OF_ACTIVATION = 1_500_000_000, 125, 6
+# In bfloat16, memory for each shape of a batch, and the most shapes of a training.
+_OF_SHAPE, _SHAPES = 3_900_000, 400
+# Processors that compute in bfloat16, by their flags in /proc/cpuinfo; others emulate it, which is slower than float32.
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 class Needs(NamedTuple):
@@ -61,7 +65,7 @@ def needs_of(config: Config, workspace: Workspace, first: str | None = None, las
     if "Trainer" in components:
         disk += round(_SORTED * size) * (2 if _SORTED * size > _SORTED_BYTES else 1)
         disk += _FLOAT * (_COPIES + _CHECKPOINTS) * parameters(config.model, config.image.max_height, _VOCABULARY)
-        memory += _activations(config)
+        memory += _activations(config) + _shapes(config, examples)
     return Needs(disk, memory)
 
 
@@ -104,9 +108,28 @@ def _activations(config: Config) -> int:
     # Pixels of an image for each number of a channel, after the poolings before that convolution.
     shares = (1, 4, 16, 16, 32, 64)
     of_pixel = sum(channels / share for channels, share in zip(config.model.filters, shares, strict=True))
-    number = 2 if config.training.precision == "bfloat16" else _FLOAT
+    number = 2 if _in_bfloat16(config) else _FLOAT
     pixels = config.training.batch_size * config.image.max_height * config.image.max_width
     return round(_OF_ACTIVATION * number * of_pixel * pixels)
+
+
+def _shapes(config: Config, examples: int) -> int:
+    """Returns the memory for the shapes of batches, bytes."""
+    batches = config.training.epochs * -(-examples // config.training.batch_size)
+    return _OF_SHAPE * min(_SHAPES, batches) if _in_bfloat16(config) else 0
+
+
+def _in_bfloat16(config: Config) -> bool:
+    """Returns whether the training computes in bfloat16; `auto` is taken to choose what the processor supports."""
+    precision = config.training.precision
+    return precision == "bfloat16" or (precision == "auto" and has_bfloat16())
+
+
+def has_bfloat16(root: Path = Path("/")) -> bool:
+    """Returns whether the processor of this machine computes in bfloat16."""
+    lines = (root / "proc/cpuinfo").read_text("utf-8").splitlines()
+    flags = (line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features")))
+    return not _BFLOAT16.isdisjoint(next(flags, ()))
 
 
 def check_room(

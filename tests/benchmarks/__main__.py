@@ -21,8 +21,8 @@ from rich.table import Table
 from tests.benchmarks import size, soak
 
 NAMES = (
-    "machine", "training_float32", "training_bfloat16", "training_mixed_sizes", "decoding_greedy", "decoding_beam",
-    "lookups", "quickstart", "lineage", "predicting", "equality", "serving",
+    "machine", "training_float32", "training_bfloat16", "training_mixed_sizes", "feeding", "decoding_greedy",
+    "decoding_beam", "lookups", "quickstart", "lineage", "predicting", "equality", "serving",
 )  # fmt: skip
 # Cases whose operations are too small to be faster on several threads.
 ONE_THREAD = {"quickstart"}

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from data.dataset.tfrecords import read_records
+from data.parallel import ProcessPool
 from data.pictures.synthetic import synthesize
 from pipeline.config import load_config
 from tests.benchmarks.commands import lineage
@@ -38,14 +39,17 @@ from tests.benchmarks.measuring import (
     real_examples,
     seconds,
     trained_once,
+    waiting,
 )
 from tests.benchmarks.predicting import predicting
 from tests.benchmarks.serving import serving
 from trainer_module import features
-from trainer_module.batching import Batch, batches, collate, padding, plan
+from trainer_module.augmentation import Augmentation
+from trainer_module.batching import Batch, batches, collate, feeders, padding, plan
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
 from trainer_module.decoding import search
+from trainer_module.examples import Examples
 from trainer_module.model import FormulaModel
 from trainer_module.trainer import as_dataset
 
@@ -203,11 +207,28 @@ def quickstart(size: Size = FULL) -> dict[str, Figure]:
     }
 
 
+def feeding(size: Size = FULL) -> dict[str, Figure]:
+    """The share of an epoch in which a training of the preset `small` waits for its next batch.
+
+    Worker processes read, decode, augment and pad the images, as in Trainer.
+    """
+    config, examples = load_config("small"), real_examples("train", size, 2_000)
+    planned = plan(examples, min(config.training.batch_size, len(examples) // 4), 0, 1)
+    figures: dict[str, Figure] = {}
+    with tempfile.TemporaryDirectory() as folder, ProcessPool(feeders(), with_main=False) as pool:
+        stored = Examples.write(examples, Path(folder))
+        model, _ = trained_once(config.model, config.training, next(batches(stored, planned)), "float32")
+        for name, augmentation in (("", None), (", half of the images augmented", Augmentation(0.5, (0, 1)))):
+            waited = waiting(model, as_dataset(functools.partial(batches, stored, planned, augmentation, pool)))
+            figures[f"waiting for data{name}"] = Figure(100 * waited, "%")
+    return figures
+
+
 CASES: dict[str, Callable[[Size], dict[str, Figure]]] = {
     case.__name__: case
     for case in (
-        machine, training_float32, training_bfloat16, training_mixed_sizes, decoding_greedy, decoding_beam, lookups,
-        quickstart, lineage, predicting, equality, serving,
+        machine, training_float32, training_bfloat16, training_mixed_sizes, feeding, decoding_greedy,
+        decoding_beam, lookups, quickstart, lineage, predicting, equality, serving,
     )
 }  # fmt: skip
 

@@ -78,6 +78,21 @@ def fit(model: FormulaModel, taken: list[Batch]) -> float:
     return ends[-1] - ends[0]
 
 
+def waiting(model: FormulaModel, dataset: tf.data.Dataset) -> float:
+    """The share of a training's time, 0 to 1, in which it waits for its next batch; the first batch does not count."""
+    learn = tf.function(model.train_step, input_signature=[dataset.element_spec])
+    iterator = iter(dataset)
+    float(learn(next(iterator))["loss"])
+    waited, started = 0.0, time.perf_counter()
+    while True:
+        asked = time.perf_counter()
+        batch = next(iterator, None)
+        waited += time.perf_counter() - asked
+        if batch is None:
+            return waited / (time.perf_counter() - started)
+        float(learn(batch)["loss"])  # until it is computed
+
+
 def beside_limit(function: Callable[[], float], size: Size, dtype: tf.DType = tf.float32) -> tuple[float, float]:
     """Returns the median seconds of a function, and the median of the operations that convolutions do in that time.
 

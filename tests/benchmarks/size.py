@@ -77,16 +77,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--work", type=Path, help="folder for data and workspaces, which is kept; default: a temporary one"
     )
+    parser.add_argument(
+        "--continue", action="store_true", dest="resume", help="take the sizes that the file of --json has from there"
+    )
     parser.add_argument("--set", action="append", default=[], help="a knob for the runs", metavar="SECTION.KNOB=VALUE")
     parser.add_argument("--to", default="Evaluator", help="last component that the runs go to", metavar="COMPONENT")
     chosen = parser.parse_args(arguments)
     console = Console(highlight=False)
     console.width = max(console.width, TABLE_WIDTH)  # a narrow window breaks lines, but no cells are cut off
-    figures: dict[int, dict[str, Figure]] = {}
+    if chosen.resume and not chosen.json:
+        parser.error("--continue needs --json")
+    figures = recorded(chosen.json) if chosen.resume and chosen.json.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
         work = chosen.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        for count in sorted(chosen.examples):
+        for count in sorted(set(chosen.examples) - set(figures)):
             try:
                 with console.status(f"{count:,} examples: making them"):
                     folder = enlarged(count, work)
@@ -98,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"{count:,} examples, {size / 2**20:,.0f} MiB: {figures[count][WHOLE].seconds:,.0f} s")
             if chosen.json:
                 chosen.json.write_text(json.dumps(document(figures), indent=2) + "\n")
-    console.print(table(figures))
+    console.print(table(dict(sorted(figures.items()))))
 
 
 # --- the data ---------------------------------------------------------------------------------
@@ -290,6 +295,12 @@ def document(figures: Mapping[int, Mapping[str, Figure]]) -> dict[str, Any]:
     by_size = {str(count): {name: of._asdict() for name, of in row.items()} for count, row in figures.items()}
     by_component = {name: line._asdict() for name, line in lines(figures).items()}
     return {"cpus": os.cpu_count(), "figures": by_size, "lines": by_component}
+
+
+def recorded(path: Path) -> dict[int, dict[str, Figure]]:
+    """The figures of a `document`."""
+    by_size = json.loads(path.read_text())["figures"]
+    return {int(count): {name: Figure(**of) for name, of in row.items()} for count, row in by_size.items()}
 
 
 def table(figures: Mapping[int, Mapping[str, Figure]]) -> Table:

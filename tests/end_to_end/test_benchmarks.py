@@ -19,7 +19,7 @@ from tests.components.serving_check.models import save_reader
 from trainer_module.config.model import ModelConfig
 
 SMALLEST = Size(ModelConfig(filters=(4, 4, 8, 8, 8, 8), decoder_units=16, embedding_units=8), most=8, repeats=0)
-OF_REAL_FORMULAS = {"training_mixed_sizes", "decoding_greedy", "decoding_beam", "lookups"}
+OF_REAL_FORMULAS = {"training_mixed_sizes", "feeding", "decoding_greedy", "decoding_beam", "lookups"}
 UNITS = {
     "GFLOP/s", "images/s", "answers/s", "answers", "cells", "pixels", "images", "formulas", "millionths", "ms", "s",
     "MiB", "%",
@@ -71,7 +71,9 @@ def test_every_case_runs_at_its_smallest(
     bench._table({label: list(figure) for label, figure in figures.items()})
 
 
-def test_the_size_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_size_benchmark_runs_and_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "size.json"
     arguments = ["--examples", "40", "--work", str(tmp_path / "work"), "--to", "ImportExampleGen", "--json", str(out)]
     size.main(arguments)
@@ -79,4 +81,10 @@ def test_the_size_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert set(figures) == {"ImportExampleGen", "the rest", "all"}
     assert figures["all"]["seconds"] > figures["ImportExampleGen"]["seconds"] > 0
     assert figures["all"]["memory"] > 100
-    assert re.search(r"^ImportExampleGen +[\d.]+ +[\d.]+ +[\d,]+", capsys.readouterr().out, re.MULTILINE)
+    row = re.search(r"^ImportExampleGen +[\d.]+ +[\d.]+ +[\d,]+.*$", capsys.readouterr().out, re.MULTILINE)
+    assert row
+
+    with monkeypatch.context() as patch:
+        patch.setattr(size, "measured", None)  # what was measured is not measured again
+        size.main([*arguments, "--continue"])
+    assert row[0] in capsys.readouterr().out

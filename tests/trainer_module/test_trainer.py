@@ -28,6 +28,7 @@ from trainer_module.batching import batches
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
+from trainer_module.examples import Example
 from trainer_module.features import UNKNOWN, read_vocabulary
 from trainer_module.model import FormulaModel
 from trainer_module.signatures import FormulaReader, read_exported
@@ -229,6 +230,15 @@ def test_a_dataset_has_the_batches_of_any_size_in_one_element(tmp_path, transfor
     given = list(trainer.as_dataset(functools.partial(batches, examples, planned)))
     assert [batch[1].shape[0] for batch in given] == [3, 1]
     assert given[0][0]["image"].dtype == tf.uint8
+
+
+def test_a_dataset_has_batches_of_rounded_sizes():
+    file = io.BytesIO()
+    Image.new("L", (8 * 16 + 1, 8)).save(file, "PNG")
+    one = Example(file.getvalue(), 8, 8 * 16 + 1, np.arange(4, 12, dtype=np.int32))
+    ((inputs, targets, weights),) = trainer.as_dataset(functools.partial(batches, [one], [np.array([0])]))
+    assert (inputs["image"].shape, targets.shape) == ((1, 8, 8 * 18, 1), (1, 10))
+    assert weights.numpy().sum() == 9
 
 
 ON_TWO_DEVICES = """

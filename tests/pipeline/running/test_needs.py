@@ -13,7 +13,7 @@ from data.dataset.writer import FORMAT
 from im2latex.errors import UserError
 from pipeline.config import Config, load_config
 from pipeline.running.launch import run_pipeline
-from pipeline.running.needs import available_memory, check_room, needs_of, parameters
+from pipeline.running.needs import available_memory, check_room, has_bfloat16, needs_of, parameters
 from pipeline.workspace import Workspace
 
 GB = 10**9
@@ -94,6 +94,40 @@ def test_too_little_memory_is_a_warning(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("pipeline.running.needs.available_memory", lambda: 2 * GB)
     _, warning = check_room(load_config("paper", None, []), Workspace(tmp_path), None, None)
     assert warning.startswith("the memory may be too small: 2.0 GB are available; a lower training.batch_size")
+
+
+def test_bfloat16_needs_less_memory_and_auto_is_what_the_processor_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def memory(precision: str, *more: str) -> int:
+        config = load_config("reader", None, [f"training.precision={precision}", *more])
+        return needs_of(config, Workspace(tmp_path)).memory
+
+    single, half = memory("float32"), memory("bfloat16")
+    assert 8.9 * GB < half < 12 * GB  # 8.9 GB were measured
+    assert 16 * GB < single < 20 * GB
+    for has, expected in ((True, half), (False, single)):
+        monkeypatch.setattr("pipeline.running.needs.has_bfloat16", lambda has=has: has)
+        assert memory("auto") == expected
+    # A short training has fewer shapes of batches: 10 here.
+    short = [f"data.{split}={count}" for split, count in (("train", 620), ("eval", 10), ("test", 10))]
+    assert half - memory("bfloat16", "training.epochs=1", *short) > 1.2 * GB
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 amx_bf16", True),
+        ("flags\t\t: fpu avx2 avx512f", False),
+        ("Features\t: fp asimd bf16", True),
+        ("Features\t: fp asimd", False),
+        ("processor\t: 0", False),
+    ],
+)
+def test_a_processor_says_whether_it_computes_in_bfloat16(tmp_path: Path, line: str, expected: bool) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\n{line}\n\nprocessor\t: 1\n")
+    assert has_bfloat16(tmp_path) is expected
 
 
 def test_the_memory_of_a_container_is_its_own(tmp_path: Path) -> None:
