@@ -86,4 +86,5 @@ def make_optimizer(config: TrainingConfig, steps: int) -> SGD | Adam | AdamW:
     rate = LearningRate(config.learning_rate, config.warmup_steps, cosine)
     if config.optimizer == "adamw":
         return AdamW(rate, weight_decay=config.weight_decay, global_clipnorm=config.clip_norm)
-    return {"sgd": SGD, "adam": Adam}[config.optimizer](rate, global_clipnorm=config.clip_norm)
+    kind: type[SGD] | type[Adam] = SGD if config.optimizer == "sgd" else Adam
+    return kind(rate, global_clipnorm=config.clip_norm)
