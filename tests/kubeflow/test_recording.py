@@ -211,7 +211,7 @@ def test_a_run_is_one_of_a_cluster_from_its_first_record(
 ) -> None:
     node = NodeSpec.of(runs.component("ImportSchemaGen"), "im2latex")
 
-    def killed(*arguments: Any) -> None:
+    def killed(*arguments: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
     def begin() -> None:  # before another task describes the run

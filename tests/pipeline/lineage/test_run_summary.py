@@ -91,7 +91,10 @@ def test_only_in_a_shared_database_can_a_run_be_in_progress_elsewhere(interrupte
     assert not is_elsewhere(LineageGraph(), FIRST, interrupted)
 
 
-def test_a_database_that_is_named_for_a_command_is_a_shared_one_too(interrupted: Workspace) -> None:
+def test_a_database_that_is_named_for_a_command_is_a_shared_one_too(
+    interrupted: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IM2LATEX_HOME", str(interrupted.home))
     store_properties(interrupted, FIRST, {"host": "another", "workspace": str(interrupted.home)})
     graph = read(interrupted, read_store)
     asked = Workspace.from_environment("mysql://me@host/db")
