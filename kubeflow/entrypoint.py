@@ -148,7 +148,7 @@ def run_driver(
     Args:
         node: the component.
         task_input: ExecutorInput.
-        recorder: gives the driver access to ML Metadata, and records which inputs come from the cache.
+        recorder: gives the driver access to ML Metadata, and records which inputs come from the cache, and a failure.
         run: configuration and code of the run, to be recorded.
     """
     from google.protobuf import json_format
@@ -161,7 +161,11 @@ def run_driver(
         recorder.record_cached(inputs)
         if run:
             recorder.describe_run(run, task_input["inputs"]["parameterValues"][INPUT_BASE])
-    with _records(_parameters(node, task_input), task_input) as properties:
+    given = _parameters(node, task_input)
+    with (
+        recorder.failure_recorded(inputs, given) if recorder else contextlib.nullcontext(),
+        _records(given, task_input) as properties,
+    ):
         execution = ExecutionInfo(input_dict=inputs, output_dict=outputs, exec_properties=dict(properties))
         database = recorder.metadata() if recorder else None
         output = import_utils.import_class_by_path(node.driver)(database).run(execution)

@@ -276,7 +276,7 @@ def was_pushed(
         connection: database that the run was recorded in; "" for the ML Metadata of the backend.
     """
     if connection and run.state in ENDED:
-        pushed = _recorded_push(connection, run.run_id, say)
+        pushed = _recorded_push(connection, run, say)
         return pushed if run.state == "SUCCEEDED" else None
     states = {task.name: task.state for task in tasks}
     if run.state != "SUCCEEDED" or PUSHER not in states:
@@ -299,14 +299,15 @@ def was_pushed(
     return bool(getattr(value, value.WhichOneof("value")))
 
 
-def _recorded_push(connection: str, run_id: str, say: Say) -> bool | None:
+def _recorded_push(connection: str, run: Any, say: Say) -> bool | None:
     """Reads from the database whether a finished run pushed its model; marks unfinished executions as cancelled."""
     from kubeflow.closing import close_run
     from pipeline.lineage.store import write
     from pipeline.workspace import Workspace
 
+    succeeded = run.state == "SUCCEEDED"
     try:
-        return write(Workspace.from_environment(), lambda store: close_run(store, run_id), connection)
+        return write(Workspace.from_environment(), lambda store: close_run(store, run.run_id, succeeded), connection)
     except UserError as error:
         say(f"it is not known whether the model was pushed: {error}")
         return None

@@ -26,9 +26,10 @@ from ml_metadata import MetadataStore, errors
 from ml_metadata.proto import metadata_store_pb2
 from tfx.orchestration.metadata import Metadata
 from tfx.orchestration.portable.mlmd import context_lib, execution_lib
+from tfx.proto.orchestration import pipeline_pb2
 from tfx.types.artifact import Artifact, ArtifactState
 
-from components.metadata import ADDRESS, OUTPUTS, context_name, origins, read_steps
+from components.metadata import ADDRESS, OUTPUTS, context_name, origins, read_steps, values
 from im2latex.errors import UserError
 from kubeflow.addresses import with_addresses
 from kubeflow.entrypoint import INPUT_BASE, RUN, NodeSpec
@@ -40,6 +41,8 @@ from pipeline.workspace import Workspace
 
 EXAMPLES, TRAINER = "ImportExampleGen", "Trainer"
 DATA_FINGERPRINT = "data_fingerprint"
+# Properties of a run that a component adds: a run that takes its outputs from the cache gets those of the earlier run.
+_DESCRIBED_BY = {EXAMPLES: (DATA_FINGERPRINT,), TRAINER: ("hardware", "environment")}
 # How long to retry before the task fails, and the first and the longest pause between retries, in seconds.
 PATIENCE = 300.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 15.0
@@ -89,7 +92,6 @@ class Recorder:
             **machine(),
             **start_of(knobs["training.start_from"]),
             "data": data,
-            "host": CLUSTER,
             "workspace": knobs["kubeflow.mount"],
         }
         self._store(lambda handle: self._describe(handle, described))
@@ -106,29 +108,39 @@ class Recorder:
         try:
             yield
         except Exception:
-            try:
+            with _logged():
                 self._store(self._fail)
-            except UserError as failure:  # the executor's error is more important
-                logging.error("%s", failure)
             raise
         self._end(outputs)
         if self._node.id == EXAMPLES:
             fingerprint = fingerprint_of(Path(properties[INPUT_BASE]))
             self._store(lambda handle: self._describe(handle, {DATA_FINGERPRINT: fingerprint}))
 
+    @contextlib.contextmanager
+    def failure_recorded(self, inputs: Mapping[str, list[Artifact]], properties: Mapping[str, Any]) -> Iterator[None]:
+        """Context manager for the work of a driver: if it fails, records that its component failed."""
+        try:
+            yield
+        except Exception:
+            with _logged():
+                self._begin(inputs, properties)
+                self._store(self._fail)
+            raise
+
     def _begin(self, inputs: Mapping[str, list[Artifact]], properties: Mapping[str, Any]) -> None:
         def change(handle: Metadata) -> None:
             stored_inputs = self._stored_inputs(handle, inputs)
             name, kind = f"{self.run}.{self._node.id}", self._node.execution_type()
-            values = {
+            recorded = {
                 key: with_addresses(value) if isinstance(value, str) else value for key, value in properties.items()
             }
-            execution = execution_lib.prepare_execution(handle, kind, _Execution.RUNNING, values, name)
+            execution = execution_lib.prepare_execution(handle, kind, _Execution.RUNNING, recorded, name)
+            known: dict[str, int] = {}
             if before := handle.store.get_execution_by_type_and_name(kind.name, name):
                 execution.id = before.id
-                handle.store.put_executions([execution])
-            else:
-                execution_lib.put_execution(handle, execution, self._contexts(handle, self._node.id), stored_inputs)
+                known = _artifacts(handle.store, before.id, INPUTS)
+            new = {key: artifacts for key, artifacts in stored_inputs.items() if key not in known}
+            execution_lib.put_execution(handle, execution, self._contexts(handle, self._node.id), new)
             for key, artifacts in inputs.items():
                 for artifact, stored in zip(artifacts, stored_inputs[key], strict=True):
                     artifact.id = stored.id
@@ -195,7 +207,7 @@ class Recorder:
         """Records an execution of another run as cached in this run; returns the ids of that execution's inputs."""
         store = handle.store
         component = context_name(store, maker.id, NODE).rpartition(".")[2]
-        events = [event for event in store.get_events_by_execution_ids([maker.id]) if event.type in INPUTS | OUTPUTS]
+        events = [event for event in _events(store, maker.id) if event.type in INPUTS | OUTPUTS]
         artifacts = {one.id: one for one in store.get_artifacts_by_id([event.artifact_id for event in events])}
         cached = _Execution(
             type_id=maker.type_id,
@@ -203,16 +215,24 @@ class Recorder:
             last_known_state=_Execution.CACHED,
             custom_properties=maker.custom_properties,
         )
-        pairs = []
-        for event in events:
-            again = metadata_store_pb2.Event(type=event.type, path=event.path)
-            pairs.append((artifacts[event.artifact_id], again))
-        if not store.get_execution_by_type_and_name(maker.type, cached.name):
-            store.put_execution(cached, pairs, self._contexts(handle, component), reuse_context_if_already_exist=True)
-        if component == EXAMPLES:
-            before = store.get_context_by_type_and_name(PIPELINE_RUN, run).custom_properties
-            if DATA_FINGERPRINT in before:
-                self._describe(handle, {DATA_FINGERPRINT: before[DATA_FINGERPRINT].string_value})
+        known: set[tuple[int, int]] = set()
+        before = store.get_execution_by_type_and_name(maker.type, cached.name)
+        if before:
+            cached.id = before.id
+            known = {(event.artifact_id, event.type) for event in _events(store, before.id)}
+        # An attempt may have failed before another run filled the cache.
+        if not before or before.last_known_state not in (_Execution.COMPLETE, _Execution.CACHED):
+            pairs = [
+                (artifacts[event.artifact_id], metadata_store_pb2.Event(type=event.type, path=event.path))
+                for event in events
+                if (event.artifact_id, event.type) not in known
+            ]
+            # Other tasks may describe the run at the same time, so its context must not be written.
+            contexts = self._contexts(handle, component)
+            store.put_execution(cached, pairs, contexts, reuse_context_if_already_exist=True, force_reuse_context=True)
+        if component in _DESCRIBED_BY:
+            described = values(store.get_context_by_type_and_name(PIPELINE_RUN, run).custom_properties)
+            self._describe(handle, {k: described[k] for k in _DESCRIBED_BY[component] if k in described})
         return {event.artifact_id for event in events if event.type in INPUTS}
 
     def _describe(self, handle: Metadata, properties: Mapping[str, str | int]) -> None:
@@ -228,10 +248,20 @@ class Recorder:
 
     def _contexts(self, handle: Metadata, component: str) -> list[Any]:
         """Returns the contexts of the pipeline, the run and, if named, the component; creates missing ones."""
-        register = context_lib.register_context_if_not_exists
-        pipeline = register(handle, "pipeline", self._node.pipeline)
-        contexts = [pipeline, register(handle, PIPELINE_RUN, self.run, parent_contexts=[pipeline])]
-        return [*contexts, register(handle, NODE, f"{self._node.pipeline}.{component}")] if component else contexts
+        names = {"pipeline": self._node.pipeline, PIPELINE_RUN: self.run}
+        names |= {NODE: f"{self._node.pipeline}.{component}"} if component else {}
+        described = pipeline_pb2.NodeContexts()
+        for kind, name in names.items():
+            spec = described.contexts.add()
+            spec.type.name = kind
+            spec.name.field_value.string_value = name
+            if kind == PIPELINE_RUN:
+                # Set from the beginning: an unfinished run that has no host counts as killed on other machines.
+                spec.properties["host"].field_value.string_value = CLUSTER
+        contexts = context_lib.prepare_contexts(handle, described)
+        if not handle.store.get_parent_contexts_by_context(contexts[1].id):  # its container was killed at this point
+            context_lib.put_parent_context_if_not_exists(handle, contexts[0].id, contexts[1].id)
+        return contexts
 
     def _store(self, change: Callable[[Metadata], Answer]) -> Answer:
         """Writes to the database in a new connection, because a connection does not outlast a training."""
@@ -287,5 +317,17 @@ def _known(store: MetadataStore, artifact: Artifact) -> Artifact:
 
 def _artifacts(store: MetadataStore, execution: int, types: Iterable[int]) -> dict[str, int]:
     """Returns the ids of an execution's input or output artifacts, by name."""
-    events = store.get_events_by_execution_ids([execution])
-    return {event.path.steps[0].key: event.artifact_id for event in events if event.type in types}
+    return {e.path.steps[0].key: e.artifact_id for e in _events(store, execution) if e.type in types}
+
+
+def _events(store: MetadataStore, execution: int) -> list[metadata_store_pb2.Event]:
+    return store.get_events_by_execution_ids([execution])
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """Logs a UserError instead of raising it, because the error of the executor or driver is more important."""
+    try:
+        yield
+    except UserError as failure:
+        logging.error("%s", failure)

@@ -18,11 +18,16 @@ class Workspace:
     """The paths in a workspace; the properties do not create folders."""
 
     home: Path
+    chosen: str | None = None  # address of the database to use instead of the last run's
 
     @classmethod
-    def from_environment(cls) -> Workspace:
-        """Returns the workspace at IM2LATEX_HOME, or at ./workspace; the path is absolute, because TFX records it."""
-        return cls(workspace())
+    def from_environment(cls, connection: str | None = None) -> Workspace:
+        """Returns the workspace at IM2LATEX_HOME, or at ./workspace; the path is absolute, because TFX records it.
+
+        Args:
+            connection: address of the database to use; "" for the SQLite file, None for the last run's.
+        """
+        return cls(workspace(), connection)
 
     @property
     def data(self) -> Path:
@@ -41,7 +46,9 @@ class Workspace:
 
     @property
     def connection(self) -> str:
-        """Address of the last run's database for ML Metadata; "" for the SQLite file."""
+        """Address of the chosen or else the last run's database for ML Metadata; "" for the SQLite file."""
+        if self.chosen is not None:
+            return self.chosen
         return self._connection.read_text("utf-8").strip() if self._connection.exists() else ""
 
     def keep_connection(self, address: str) -> None:

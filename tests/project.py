@@ -85,9 +85,9 @@ def read_only(folder: Path) -> str:
     return f"mount --bind {folder} {folder}; mount -o remount,bind,ro {folder}"
 
 
-def after_first_run(folder: Path) -> Project:
-    """A workspace after its first run; the output of the run is in `first_run.txt` next to it."""
-    made = Project.of(folder)
+def after_first_run(folder: Path, settings: str = SETTINGS) -> Project:
+    """A workspace after its first run, whose output is in `first_run.txt` beside it."""
+    made = Project.of(folder, settings)
     first = made.run()
     assert first.returncode == 0, first.stdout + first.stderr
     (folder / "first_run.txt").write_text(first.stdout, encoding="utf-8")

@@ -178,7 +178,7 @@ def check(
     if repair and killed:
         from pipeline.workspace import Workspace
 
-        workspace = Workspace.from_environment()
+        workspace = Workspace.from_environment(connection)
         with workspace.lock():
             recorded = write(workspace, lambda store: problems.repair(store, killed, workspace), connection)
         problems_found = [finding for finding in problems_found if finding.kind != problems.KILLED]
@@ -205,7 +205,7 @@ def page(
     from pipeline.lineage.page.lineage_page import write_page
     from pipeline.workspace import Workspace
 
-    workspace = Workspace.from_environment()
+    workspace = Workspace.from_environment(connection)
     file = out or workspace.home / "reports" / "lineage.html"
     write_page(workspace, file, connection)
     typer.echo(file)
@@ -220,7 +220,7 @@ def _read(ask: Callable[[MetadataStore, Workspace], Answer], connection: str | N
     from pipeline.lineage.store import read
     from pipeline.workspace import Workspace
 
-    workspace = Workspace.from_environment()
+    workspace = Workspace.from_environment(connection)
     return read(workspace, lambda store: ask(store, workspace), connection)
 
 

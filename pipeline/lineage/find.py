@@ -10,6 +10,7 @@ from ml_metadata import MetadataStore
 from ml_metadata.proto import metadata_store_pb2
 
 from im2latex.errors import UserError
+from pipeline.buckets import is_address
 from pipeline.lineage.graph import DESTINATION, PUSHED_MODEL, VERSION, LineageGraph, plain, read_lineage, read_runs
 from pipeline.workspace import Workspace
 
@@ -37,8 +38,8 @@ def named(store: MetadataStore, text: str) -> int:
 
     Args:
         store: ML Metadata.
-        text: an id, a pushed version, a type, a name, or a path: of an artifact, of a file in one, of a version in the
-            serving folder, or of the data that examples were imported from.
+        text: an id, a pushed version, a type, a name, or a path or an address in a bucket: of an artifact, of a file in
+            one, of a version in the serving folder, or of the data that examples were imported from.
 
     Raises:
         UserError: no artifact matches.
@@ -47,7 +48,7 @@ def named(store: MetadataStore, text: str) -> int:
     if text.isdecimal():
         matches = [a.id for a in artifacts if a.id == int(text) or _text(a, VERSION) == text]
     else:
-        path = os.path.abspath(Path(text).expanduser())
+        path = text.rstrip("/") if is_address(text) else os.path.abspath(Path(text).expanduser())
         matches = (
             [a.id for a in artifacts if a.type.lower() == text.lower()]
             or [a.id for a in artifacts if a.name and a.name == text]
@@ -84,7 +85,11 @@ def _examples_of(store: MetadataStore, path: str) -> list[int]:
     """Returns the ids of the artifacts of examples that were imported from a folder."""
     types = [kind.name for kind in store.get_execution_types() if kind.name.endswith("ExampleGen")]
     imports = [execution for kind in types for execution in store.get_executions_by_type(kind)]
-    executions = [execution.id for execution in imports if plain(execution.custom_properties).get(SOURCE) == path]
+    executions = [
+        execution.id
+        for execution in imports
+        if str(plain(execution.custom_properties).get(SOURCE, "")).rstrip("/") == path
+    ]
     events = store.get_events_by_execution_ids(executions) if executions else []
     return [event.artifact_id for event in events]
 

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 
 from components.evaluator.summary import CANDIDATE, SUMMARY
 from components.metadata import CACHED, FAILED, RAN, RUNNING
+from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.files import look
-from pipeline.lineage.graph import VERSION, Artifact, Execution, LineageGraph
+from pipeline.lineage.graph import VERSION, Artifact, Execution, LineageGraph, Run
 from pipeline.workspace import Workspace
 
 DONE, KILLED = "done", "killed"
 # The host of runs on a cluster; their steps ran on many.
 CLUSTER = "kubeflow"
+# Property of a run on a cluster that ended before its last component.
+ENDED = "ended"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT")
 
 
@@ -49,6 +52,8 @@ def summarise(graph: LineageGraph, run: str, current: str, workspace: Workspace)
     states = [execution.state for execution in executions]
     outputs = graph.outputs(run)
     state, component = _ending(executions)
+    if state in (DONE, KILLED) and _is_unfinished(graph.runs[run], executions):
+        state = FAILED if ENDED in graph.runs[run].properties else RUNNING
     if state == KILLED and (run == current or is_elsewhere(graph, run, workspace)):
         state = RUNNING
     pushed = outputs.get(("Pusher", "pushed_model"))
@@ -87,6 +92,11 @@ def is_elsewhere(graph: LineageGraph, run: str, workspace: Workspace) -> bool:
     if recorded.get("host") == CLUSTER:
         return True
     return bool(workspace.connection) and any(recorded.get(name, value) != value for name, value in here.items())
+
+
+def _is_unfinished(run: Run, executions: Sequence[Execution]) -> bool:
+    """Returns whether a run on a cluster has not reached the last component; it may be between two tasks."""
+    return run.properties.get("host") == CLUSTER and all(e.component != COMPONENTS[-1] for e in executions)
 
 
 def read_scores(evaluation: Artifact | None) -> dict[str, float]:

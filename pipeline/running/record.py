@@ -16,7 +16,8 @@ These are properties of the run's context in ML Metadata:
     host, workspace   machine and workspace of the run
 
 A run on Kubeflow stores the same, put together by its containers (kubeflow/recording.py): hardware and environment are
-the Trainer's, `data` may be an address in a bucket, and `host` is "kubeflow".
+the Trainer's, `data` may be an address in a bucket, and `host` is "kubeflow". It has the property `ended` if it ended
+without success (kubeflow/closing.py).
 """
 
 from __future__ import annotations

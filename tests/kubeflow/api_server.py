@@ -220,6 +220,12 @@ class ApiServer:
         self._http.shutdown()
         self._http.server_close()
 
+    def add_run(self, run_id: str, frames: list[tuple[str, list[Any]]]) -> None:
+        """Adds a run that was started before."""
+        run = kfp_server_api.V2beta1Run(run_id=run_id, created_at=self._clock, state="PENDING")
+        self.state.runs.append(run)
+        self._playing[run_id] = frames
+
     def did(self, operation: str) -> list[Request]:
         """Returns the requests for an operation so far."""
         return [request for request in self.requests if request.operation == operation]

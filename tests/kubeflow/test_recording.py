@@ -8,19 +8,21 @@ from typing import Any
 
 import pytest
 from ml_metadata import MetadataStore
+from tfx.orchestration.portable.mlmd import context_lib
 
 from components.metadata import ADDRESS
 from im2latex.errors import UserError
 from kubeflow import recording
 from kubeflow.closing import close_run
-from kubeflow.entrypoint import RUN, NodeSpec
+from kubeflow.entrypoint import RUN, NodeSpec, run_driver
 from kubeflow.recording import Recorder
+from pipeline.config import load_config
 from pipeline.config.sections import COMPONENTS
 from pipeline.lineage.graph import read_runs, read_store
 from pipeline.lineage.problems import check
 from pipeline.lineage.run_summary import summarise
 from pipeline.lineage.store import connection, run_ids
-from pipeline.running.record import code
+from pipeline.running.record import code, knobs_of
 from pipeline.workspace import Workspace
 from tests.kubeflow.recorded_runs import LEAVES, Runs, states
 
@@ -107,6 +109,94 @@ def test_an_attempt_continues_the_execution_of_the_previous_one(runs: Runs, stor
     assert len(store.get_artifacts_by_type("ModelRun")) == 1
 
 
+def test_a_driver_that_fails_leaves_its_component_failed(
+    runs: Runs, store: MetadataStore, workspace: Workspace
+) -> None:
+    for name in COMPONENTS[:-2]:
+        runs.do("one", name)
+    assert COMPONENTS[-2] == "Pusher"
+    recorder = runs.recorder("one", NodeSpec.of(runs.component("Pusher"), "im2latex"))
+    with pytest.raises(ValueError), recorder.failure_recorded(runs.inputs("Pusher"), {"keep": 3}):
+        raise ValueError
+    failed = summarise(read_store(store), "one", "", workspace)
+    assert (failed.state, failed.component) == ("failed", "Pusher")
+    runs.do("one", "Pusher")
+    runs.do("one", "Reporter")
+    assert states(store, "one") == dict.fromkeys(COMPONENTS, "ran")
+    (pusher,) = (one for one in read_runs(store, ["one"]).of_run["one"] if one.component == "Pusher")
+    assert {key: len(ids) for key, ids in pusher.inputs.items()} == dict.fromkeys(runs.inputs("Pusher"), 1)
+
+
+def test_records_that_are_missing_leave_the_import_failed(runs: Runs, store: MetadataStore, tmp_path: Path) -> None:
+    component = runs.component("ImportExampleGen")
+    parameters = {key: value for key, value in component.exec_properties.items() if value is not None}
+    task = {"inputs": {"parameterValues": parameters | {"input_base": str(tmp_path / "none")}}}
+    recorder = runs.recorder("one", NodeSpec.of(component, "im2latex"))
+    with pytest.raises(UserError, match="there is no file"):
+        run_driver(NodeSpec.of(component, "im2latex"), {"outputs": {}, **task}, recorder)
+    assert states(store, "one") == {"ImportExampleGen": "failed"}
+
+
+def test_a_failed_attempt_may_be_followed_by_the_cache(runs: Runs, store: MetadataStore) -> None:
+    runs.whole("one")
+    trainer = runs.recorder("two", NodeSpec.of(runs.component("Trainer"), "im2latex"))
+    with pytest.raises(ValueError), trainer.recorded(runs.inputs("Trainer"), {}, {}):
+        raise ValueError
+    runs.end("two")
+    assert states(store, "two") == dict.fromkeys(COMPONENTS, "cached")
+    sides = [
+        {one.component: (one.inputs, one.outputs) for one in read_runs(store, [run]).of_run[run]}
+        for run in ("one", "two")
+    ]
+    assert sides[0] == sides[1]
+
+
+def test_what_another_task_says_of_the_run_meanwhile_is_kept(
+    runs: Runs, store: MetadataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.whole("one")
+    recorder, other = runs.finisher("two"), runs.finisher("two")
+    contexts = recorder._contexts
+
+    def slowly(handle: Any, component: str) -> list[Any]:
+        found = contexts(handle, component)
+        other._describe(handle, {"config": "{}"})
+        return found
+
+    monkeypatch.setattr(recorder, "_contexts", slowly)
+    recorder.record_cached({key: [runs.given((name, key))] for name, key in LEAVES})
+    assert read_runs(store, ["two"]).runs["two"].properties["config"] == "{}"
+
+
+def test_a_cached_training_has_the_hardware_that_it_was_made_with(
+    runs: Runs, store: MetadataStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def of(pod: str) -> None:
+        monkeypatch.setattr(recording, "machine", lambda: {"hardware": pod, "environment": pod})
+
+    of("a GPU")
+    runs.whole("one")
+    of("a small pod")
+    runs.finisher("two").describe_run({"knobs": knobs_of(load_config()), "code": code()}, "s3://formulas/records")
+    assert read_runs(store, ["two"]).runs["two"].properties["hardware"] == "a small pod"
+    runs.end("two")
+    told = read_runs(store, ["two"]).runs["two"].properties
+    assert (told["hardware"], told["environment"]) == ("a GPU", "a GPU")
+
+
+def test_a_run_is_done_with_its_last_component(runs: Runs, store: MetadataStore, workspace: Workspace) -> None:
+    def state(run: str) -> str:
+        return summarise(read_store(store), run, "", workspace).state
+
+    for name in COMPONENTS[:-1]:
+        runs.do("one", name)
+        assert state("one") == "running"  # between two tasks
+    assert close_run(store, "one", succeeded=False) is True  # the task of the last component did not start
+    assert state("one") == "failed"
+    runs.do("one", COMPONENTS[-1])  # a person tried the task again
+    assert state("one") == "done"
+
+
 def test_two_that_record_the_same_at_once_record_it_once(runs: Runs, store: MetadataStore) -> None:
     runs.whole("one")
     finishers = [runs.finisher("two") for _ in range(4)]
@@ -116,16 +206,39 @@ def test_two_that_record_the_same_at_once_record_it_once(runs: Runs, store: Meta
     assert states(store, "two") == dict.fromkeys(COMPONENTS, "cached")
 
 
-def test_executions_left_running_by_an_ended_run_are_cancelled(runs: Runs, store: MetadataStore) -> None:
+def test_a_run_is_one_of_a_cluster_from_its_first_record(
+    runs: Runs, store: MetadataStore, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = NodeSpec.of(runs.component("ImportSchemaGen"), "im2latex")
+
+    def killed(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    def begin() -> None:  # before another task describes the run
+        with pytest.raises(KeyboardInterrupt), runs.recorder("one", node).recorded({}, {}, {}):
+            killed()
+
+    with monkeypatch.context() as patch:  # between the context and the link to its pipeline
+        patch.setattr(context_lib, "put_parent_context_if_not_exists", killed)
+        begin()
+    begin()
+    graph = read_store(store)
+    assert graph.runs["one"].properties == {"host": "kubeflow"}
+    assert (check(graph, workspace), summarise(graph, "one", "", workspace).state) == ([], "running")
+    (run,) = store.get_contexts_by_type("pipeline_run")
+    assert [parent.name for parent in store.get_parent_contexts_by_context(run.id)] == ["im2latex"]
+
+
+def test_what_a_run_that_has_ended_left_running_is_cancelled(runs: Runs, store: MetadataStore) -> None:
     runs.do("one", "ImportSchemaGen")
     node = NodeSpec.of(runs.component("ImportExampleGen"), "im2latex")
     with pytest.raises(KeyboardInterrupt), runs.recorder("one", node).recorded({}, {}, {}):
         raise KeyboardInterrupt  # as a process that is killed, records nothing more
-    assert close_run(store, "one") is None
+    assert close_run(store, "one", succeeded=False) is None
     assert states(store, "one") == {"ImportSchemaGen": "ran", "ImportExampleGen": "failed"}
     runs.whole("two")
-    assert close_run(store, "two") is True
-    assert close_run(store, "of another database") is None
+    assert close_run(store, "two", succeeded=True) is True
+    assert close_run(store, "of another database", succeeded=False) is None
 
 
 def test_a_database_that_does_not_answer_is_retried(

@@ -76,6 +76,23 @@ def test_an_artifact_is_found_by_its_name_and_a_remote_address(tmp_path: Path) -
         assert read(workspace, lambda store, text=text: named(store, text)) == there
 
 
+@pytest.mark.parametrize(("recorded", "asked"), [("", "/"), ("/", "")])
+def test_examples_are_found_by_the_address_of_their_records(tmp_path: Path, recorded: str, asked: str) -> None:
+    workspace = Workspace(tmp_path)
+    past = History(workspace.metadata)
+    examples = past.artifact("Examples", "s3://runs/examples/1")
+    model = past.artifact("Model", "s3://runs/model/2")
+    past.execution(
+        "one", "ImportExampleGen", outputs={"examples": examples}, input_base=f"s3://formulas/data{recorded}"
+    )
+    past.execution("one", "Trainer", outputs={"model": model}, inputs=[examples])
+    file = "s3://runs/model/2/Format-Serving/saved_model.pb"
+    for text, artifact in ((f"s3://formulas/data{asked}", examples), (file, model)):
+        assert read(workspace, lambda store, text=text: named(store, text)) == artifact
+    with pytest.raises(UserError, match="there is no artifact"):
+        read(workspace, lambda store: named(store, "s3://formulas/dat"))
+
+
 @pytest.mark.parametrize("text", ["77", "Modell", "/nowhere", "gs://bucket/none", "", "."])
 def test_an_unknown_artifact_is_refused_with_the_known_types(workspace: Workspace, text: str) -> None:
     with pytest.raises(UserError, match="there is no artifact .*Examples, Model, ModelBlessing"):

@@ -91,7 +91,21 @@ def test_only_in_a_shared_database_can_a_run_be_in_progress_elsewhere(interrupte
     assert not is_elsewhere(LineageGraph(), FIRST, interrupted)
 
 
-def test_a_run_of_a_cluster_is_never_the_current_local_run(interrupted: Workspace) -> None:
+def test_a_database_that_is_named_for_a_command_is_a_shared_one_too(
+    interrupted: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IM2LATEX_HOME", str(interrupted.home))
+    store_properties(interrupted, FIRST, {"host": "another", "workspace": str(interrupted.home)})
+    graph = read(interrupted, read_store)
+    asked = Workspace.from_environment("mysql://me@host/db")
+    assert asked.home == interrupted.home
+    assert summarise(graph, FIRST, "", asked).state == "running"
+    assert [finding.run for finding in check(graph, asked)] == [SECOND]
+    interrupted.keep_connection("mysql://me@host/db")
+    assert not is_elsewhere(graph, FIRST, Workspace.from_environment(""))
+
+
+def test_a_run_of_a_cluster_is_elsewhere_and_never_the_one_that_goes_on_here(interrupted: Workspace) -> None:
     clustered = "e1f763f1-2d48-4c4d-8c36-d42ae5234680"
     History(interrupted.metadata).execution(clustered, "Trainer", mlmd.Execution.RUNNING)
     store_properties(interrupted, clustered, {"host": CLUSTER, "workspace": "/mnt/im2latex"})
