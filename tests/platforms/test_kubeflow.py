@@ -48,6 +48,8 @@ ALWAYS = {"import-data", RECORD, *(f"resolve-{task_name(component)}" for compone
 AGAIN = {"Trainer", "Baseline", "Evaluator", "ServingCheck", "Pusher", "Reporter"}  # for another training
 FIRST, SECOND, LOST, THIRD, FOURTH = (f"{digit * 8}-2d48-4c4d-8c36-d42ae5234680" for digit in "abcde")
 
+# The settings of another training, whose Trainer may be killed once.
+ANOTHER = ("training.learning_rate=0.001", "kubeflow.pods={Trainer = {retries = 1}}")
 RECORDS = "s3://formulas/data"  # in another bucket than the pipeline root
 # Kfp for Python 3.10 does not support metadata.connection.
 RECORDED = mariadb.INSTALLED and hasattr(kubernetes_executor_config_pb2, "FieldPathAsEnv")
@@ -134,7 +136,7 @@ def first(cluster: Cluster) -> dict[str, Result]:
 @pytest.fixture(scope="module")
 def second(cluster: Cluster, first: dict[str, Result], database: str) -> dict[str, Result]:
     """Another training. With a database, the Trainer is killed and tried again, beside a run whose Trainer is lost."""
-    text = cluster.compiled("training.learning_rate=0.001", "kubeflow.pods={Trainer = {retries = 1}}")
+    text = cluster.compiled(*ANOTHER)
     if not RECORDED:
         return cluster.backend.run(text, run_id=SECOND)
     for run in (SECOND, LOST):
@@ -152,7 +154,7 @@ def second(cluster: Cluster, first: dict[str, Result], database: str) -> dict[st
 @pytest.fixture(scope="module")
 def third(cluster: Cluster, second: dict[str, Result]) -> dict[str, Result]:
     """The same again; with a database, twice at once."""
-    text = cluster.compiled("training.learning_rate=0.001")
+    text = cluster.compiled(*ANOTHER)
     runs = (THIRD, FOURTH) if RECORDED else (THIRD,)
     with ThreadPoolExecutor() as pool:
         made = [pool.submit(cluster.backend.run, text, run_id=run) for run in runs]
