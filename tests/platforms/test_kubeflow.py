@@ -396,8 +396,8 @@ def test_the_commands_on_lineage_know_the_runs_of_the_cluster(
     assert {one["section"] for one in compared} <= {"outcome", "metrics", "configuration"}
     compared = json.loads(cluster.command("lineage", "diff", local["run"], FIRST, "--json"))["differences"]
     assert not {one["section"] for one in compared} & {"metrics", "code", "packages"}
-    assert cluster.command("lineage", "check") == "nothing is broken\n"
-    assert cluster.command("lineage", "check", "--connection", database, home=cluster.volume) == "nothing is broken\n"
+    assert cluster.command("lineage", "check") == "no problems\n"
+    assert cluster.command("lineage", "check", "--connection", database, home=cluster.volume) == "no problems\n"
 
     cluster.command("lineage", "page", "--out", str(tmp_path / "page.html"))
     page = content((tmp_path / "page.html").read_text("utf-8"))
