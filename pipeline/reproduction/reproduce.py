@@ -316,7 +316,7 @@ def _knobs(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> Iterator[Cir
     for name in other:
         yield Circumstance(name, json.dumps(before.get(name)), json.dumps(now[name]))
     if not other:
-        digest = str(recorded["config_sha256"])[:DIGITS]  # that of `here` can differ, because of the address of the data
+        digest = str(recorded["config_sha256"])[:DIGITS]  # another address of the data changes that of `here`
         yield Circumstance("configuration", digest, digest)
 
 
