@@ -97,7 +97,10 @@ def test_kinds_of_pictures_have_their_own_table(folder: Path, tmp_path: Path) ->
     ("arguments", "sentence"),
     [
         (["--data", "{data}", "--gate", "bleu >= 0 where picture=blur"], "add --robustness"),
-        (["--data", "{data}", "--robustness", "--gate", "bleu >= 0 where picture=fax"], "there are native, size-0.5,"),
+        (
+            ["--data", "{data}", "--robustness", "--gate", "bleu >= 0 where picture=fax"],
+            "the slices of picture are native, size-0.5,",
+        ),
         (["--data", "nowhere"], "nowhere does not exist"),
         (
             ["--data", "{data}", "--spelling", "latin"],
