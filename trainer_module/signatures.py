@@ -160,8 +160,8 @@ class FormulaReader:
             pixels, sizes, width, length_penalty: as in `search`.
         """
         scales = self._decoding.rescales
-        is_doubtful = tf.logical_and(read.log_probability < math.log(self._decoding.rescale_below), ~blank)
-        doubtful = tf.cast(tf.where(is_doubtful[:, 0])[:, 0], tf.int32)
+        is_doubtful = (read.log_probability[:, 0] < math.log(self._decoding.rescale_below)) & ~blank[:, 0]
+        doubtful = tf.cast(tf.where(is_doubtful)[:, 0], tf.int32)
 
         def rescaled(of: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
             image = pixels[of[0], : sizes[of[0], 0], : sizes[of[0], 1]]
@@ -178,8 +178,7 @@ class FormulaReader:
                 first = tf.gather(first, doubtful)[:, tf.newaxis]
                 return tf.concat([first, tf.reshape(others, (-1, len(scales), *tf.unstack(tf.shape(others)[1:])))], 1)
 
-            scores = candidates(read.score, others.score)[:, :, 0]
-            best = tf.argmax(scores, axis=1)
+            best = tf.argmax(candidates(read.score, others.score)[:, :, 0], axis=1)
             return tf.nest.map_structure(
                 lambda first, of_others: tf.tensor_scatter_nd_update(
                     first, doubtful[:, tf.newaxis], tf.gather(candidates(first, of_others), best, batch_dims=1)

@@ -40,7 +40,7 @@ CHECKPOINT = "checkpoint.npz"
 # Keras's dtype policy for each `training.precision`; weights are float32 with either.
 DTYPES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 TIMED_STEPS = 3
-# The training stops if it skips so many steps in a row.
+# The training looks for skipped steps each time after so many steps, and stops if it has skipped them all.
 MOST_SKIPPED = 100
 
 
@@ -283,7 +283,7 @@ class SkippedSteps(keras.callbacks.Callback):
 
     def __init__(self, config: TrainingConfig) -> None:
         super().__init__()
-        self.config, self.skipped = config, 0
+        self.config = config
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.before = self.skipped = self._skipped()  # a checkpoint may contain some
