@@ -15,6 +15,8 @@ from data.dataset.writer import DatasetWriter
 from data.pictures.synthetic import draw_png
 from tests.project import SETTINGS, Project
 
+pytestmark = pytest.mark.one_stack
+
 LONG = " ".join(["x"] * 10_000)
 
 

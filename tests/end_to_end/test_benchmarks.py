@@ -18,6 +18,8 @@ from tests.benchmarks.measuring import Size
 from tests.components.serving_check.models import save_reader
 from trainer_module.config.model import ModelConfig
 
+pytestmark = pytest.mark.one_stack
+
 SMALLEST = Size(ModelConfig(filters=(4, 4, 8, 8, 8, 8), decoder_units=16, embedding_units=8), most=8, repeats=0)
 OF_REAL_FORMULAS = {"training_mixed_sizes", "feeding", "decoding_greedy", "decoding_beam", "lookups"}
 UNITS = {

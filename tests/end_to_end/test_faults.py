@@ -11,6 +11,8 @@ import pytest
 from pipeline.workspace import Workspace
 from tests.project import Project, read_only
 
+pytestmark = pytest.mark.one_stack
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:

@@ -22,6 +22,8 @@ from tests.im2latex.serving.conftest import LIMITS, Running, running
 from tests.im2latex.serving.test_corrections import save
 from tests.project import Project
 
+pytestmark = pytest.mark.one_stack
+
 SETTINGS = """
 preset = "quickstart"
 

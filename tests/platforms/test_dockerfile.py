@@ -19,6 +19,8 @@ from kubeflow.entrypoint import NodeSpec
 from pipeline.config import load_config
 from pipeline.pipeline import create_pipeline
 
+pytestmark = pytest.mark.one_stack
+
 RECIPE = REPOSITORY / "kubeflow" / "Dockerfile"
 BASE = "debian:trixie-slim"
 

@@ -444,6 +444,7 @@ def test_a_rollback_on_the_volume_is_recorded_with_the_runs(
 # --- Without a database ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_stack
 def test_a_search_on_the_cluster_finds_what_the_local_runner_finds(
     cluster: Cluster, first: dict[str, Result], project: Project
 ) -> None:
