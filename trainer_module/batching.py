@@ -35,7 +35,7 @@ MOST_FEEDERS = 8
 JITTER = np.array((0, 2, 6))
 # Significant bits of the columns of cells and of the decoder steps of a batch, see `rounded`: with 4 bits, all numbers
 # up to 16, every second one up to 32, every fourth one up to 64, and so on. In bfloat16, each new shape of a batch
-# takes memory (docs/development/benchmarks.md, "Batches of many sizes").
+# takes memory (docs/development/benchmarks.md, "Memory and batch sizes").
 BITS = (4, 3)
 
 
