@@ -30,7 +30,7 @@ reader: environment ## make the model that comes with im2latex again (docs/model
 	@$(BIN)/im2latex data import "$(SOURCE)" --out "$(READER)/imported"
 	@$(BIN)/im2latex data recombine "$(READER)/imported" --out "$(READER)/recombined.tsv.gz" --count 130000
 	@$(BIN)/im2latex data draw "$(READER)/imported" "$(READER)/recombined.tsv.gz" "$(FORMULAS)" --out "$(READER)/drawn"
-	@$(BIN)/im2latex data import "$(READER)/imported" --beside "$(READER)/drawn" --out "$(READER)/all"
+	@$(BIN)/im2latex data import "$(READER)/imported" --add "$(READER)/drawn" --out "$(READER)/all"
 	@$(BIN)/im2latex run --preset reader --set name=reader --set data.source="$(READER)/all" $(ARGS)
 	@rm -f "$(READER)/weights.npz"
 	@$(BIN)/im2latex export --model "$$(ls -d "$(READER)"/../serving/reader/[0-9]* | tail -n 1)" \

@@ -92,8 +92,8 @@ def import_(
         ),
     ] = NORMAL,
     repeat: Annotated[int, typer.Option(help="Number of times to write each training record of SOURCE.", min=1)] = 1,
-    beside: Annotated[Path | None, typer.Option(help="Also write the records of this data set.", metavar="DIR")] = None,
-    beside_share: Annotated[float, typer.Option(help="Share of its training records to write.", min=0, max=1)] = 1.0,
+    add: Annotated[Path | None, typer.Option(help="Also write the records of this data set.", metavar="DIR")] = None,
+    add_share: Annotated[float, typer.Option(help="Share of its training records to write.", min=0, max=1)] = 1.0,
 ) -> None:
     """Import im2latex-100k, TFRecords of Image2Latex-TF2, pictures with LaTeX, or records; bad ones are left out."""
     import json
@@ -119,8 +119,8 @@ def import_(
             overwrite=overwrite,
             spelling=spelling,
             repeat=repeat,
-            beside=beside,
-            beside_share=beside_share,
+            added=add,
+            added_share=add_share,
         )
     print_summary(summary, time.monotonic() - start)
     held_out = json.loads((summary.path / "dataset.json").read_text("utf-8"))["held_out"]

@@ -1,4 +1,4 @@
-"""Compares histograms: how far the data of today are from those that a model learned from.
+"""Compares histograms: how far current data are from the training data of a model.
 
 The distances are those of TensorFlow Data Validation (tensorflow.org/tfx/data_validation/get_started, "Checking data
 skew and drift"): the Jensen-Shannon divergence (Lin 1991, with logarithms to base 2) between histograms of numbers, and
@@ -23,13 +23,13 @@ class Comparison(NamedTuple):
     """The distance between two histograms of a feature, 0 to 1.
 
     Attributes:
-        learned: mean of the values that the model learned from.
-        found: mean of the values that are compared with them.
+        reference: mean of the feature in the training data.
+        current: mean of the feature in the other data.
     """
 
     feature: str
-    learned: float
-    found: float
+    reference: float
+    current: float
     distance: float
     threshold: float
 
@@ -49,18 +49,19 @@ def thresholds(features: Iterable[str]) -> dict[str, float]:
     return {name: FEATURES[name].threshold for name in features}
 
 
-def compare(learned: Statistics, found: Statistics, at_most: Mapping[str, float]) -> list[Comparison]:
+def compare(reference: Statistics, current: Statistics, at_most: Mapping[str, float]) -> list[Comparison]:
     """Compares the features that both have with enough values, in the order of `at_most`.
 
     Args:
-        learned: of the data that the model learned from.
-        found: of other data.
+        reference: of the training data.
+        current: of other data.
         at_most: threshold by feature.
     """
     return [
-        Comparison(name, learned[name].mean, found[name].mean, distance(name, learned[name], found[name]), bound)
+        Comparison(name, old.mean, new.mean, distance(name, old, new), bound)
         for name, bound in at_most.items()
-        if comparable(name, learned, found)
+        if comparable(name, reference, current)
+        for old, new in [(reference[name], current[name])]
     ]
 
 

@@ -22,7 +22,7 @@ STANDARD_INPUT = "-"
 DIFFERS = 4
 SECONDS = 30
 _MOST_BYTES = 2**20
-_COLUMNS = ("feature", "learned", "asked", "distance", "threshold", "status")
+_COLUMNS = ("feature", "training", "serving", "distance", "threshold", "status")
 
 
 class Monitored(NamedTuple):
@@ -49,7 +49,7 @@ class Monitored(NamedTuple):
     def sentences(self) -> list[str]:
         """What is compared, and whether it is enough to compare."""
         pictures = "1 picture" if self.pictures == 1 else f"{self.pictures:,} pictures"
-        sentences = [f"version {self.version} was asked to read {pictures} since {self.since}"]
+        sentences = [f"version {self.version} has read {pictures} since {self.since}"]
         if not self.comparisons:
             sentences.append(f"too few to compare: {FEATURES['width'].least} are needed")
         return sentences
@@ -59,8 +59,8 @@ class Monitored(NamedTuple):
         return [
             (
                 one.feature,
-                f"{one.learned:.4g}",
-                f"{one.found:.4g}",
+                f"{one.reference:.4g}",
+                f"{one.current:.4g}",
                 f"{one.distance:.3f}",
                 f"{one.threshold:g}",
                 one.status,
@@ -76,12 +76,12 @@ class Monitored(NamedTuple):
 
 
 def monitor(url: str | None, statistics: str | None, before: str | None, given: Sequence[str], as_json: bool) -> int:
-    """Prints the comparison of a service's pictures with those that its model learned from.
+    """Prints the comparison of a service's pictures with the training examples of its model.
 
     Args:
         url: address of the service; None for `ADDRESS`, if there is no file.
-        statistics: file with what the service's /statistics answered, or - for standard input, instead of an address.
-        before: file with an earlier answer: only what was asked after it is compared.
+        statistics: file with a response of the service's /statistics, or - for standard input, instead of an address.
+        before: file with an earlier response: only pictures after it are compared.
         given: thresholds that differ from the default, as FEATURE=DISTANCE.
         as_json: print a JSON object instead of a table.
 
@@ -136,19 +136,19 @@ def monitored(
     Raises:
         UserError: an answer is no such document, or the model has no statistics.
     """
-    version, since, learned, asked = _parsed(answer)
-    if not learned:
+    version, since, training, serving = _parsed(answer)
+    if not training:
         raise UserError(
             f"version {version} has no statistics of its training examples, because an older im2latex trained it; "
-            "add them with `im2latex export --learned-from`, or train a new model"
+            "add them with `im2latex export --training-data`, or train a new model"
         )
     if before is not None:
         earlier_version, earlier_since, _, earlier = _parsed(before)
         if (earlier_version, earlier_since) == (version, since):
-            asked = {name: _after(histogram, earlier.get(name)) for name, histogram in asked.items()}
+            serving = {name: _after(histogram, earlier.get(name)) for name, histogram in serving.items()}
             since = str(before.get("until", since))
-    pictures = asked["width"].count if "width" in asked else 0
-    return Monitored(version, since, pictures, compare(learned, asked, at_most))
+    pictures = serving["width"].count if "width" in serving else 0
+    return Monitored(version, since, pictures, compare(training, serving, at_most))
 
 
 def answer_of(place: str) -> dict[str, Any]:
@@ -203,10 +203,10 @@ def _fetched(address: str) -> bytes:
 
 
 def _parsed(answer: Mapping[str, Any]) -> tuple[str, str, Statistics, Statistics]:
-    """Returns the version, the time since which it counts, what it learned from, and what it was asked."""
+    """Returns the version, the time since which it counts, and the statistics of training and of serving."""
     try:
         version, since = answer["version"], answer["since"]
-        return str(version), str(since), from_document(answer["learned"]), from_document(answer["asked"])
+        return str(version), str(since), from_document(answer["training"]), from_document(answer["serving"])
     except KeyError as error:
         raise UserError(f"this is not what `im2latex serve` answers at {PATH}: it has no {error}") from None
     except ValueError as error:

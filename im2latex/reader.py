@@ -55,7 +55,7 @@ class Reader:
 
     Attributes:
         vocabulary: the text of each token id.
-        statistics: histograms of what the model learned from (`im2latex.statistics`); {} for a model without them.
+        statistics: histograms of the training data (`im2latex.statistics`); {} for a model without them.
 
     Raises:
         UserError: the model is missing or damaged.

@@ -1,4 +1,4 @@
-"""Histograms of the pictures and formulas that a model learned from, or that a service was asked to read.
+"""Histograms of the pictures and formulas that a model was trained on, or that a service has read.
 
 The bins are fixed, so that histograms can be added, compared and exported without the data. Adding a picture takes
 some ten microseconds. This module uses NumPy only.
@@ -81,7 +81,7 @@ class Histogram:
 
 
 Statistics = dict[str, Histogram]
-# The features of examples, and those of what a service is asked.
+# The features of examples, and those of the requests to a service.
 OF_EXAMPLES = ("width", "height", "ink", "length", "unknown")
 OF_REQUESTS = ("width", "height", "ink", "length", "confidence")
 

@@ -236,11 +236,11 @@ def export(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data set for --calibrate.")] = "eval",
-    learned: Annotated[
+    training_data: Annotated[
         Path | None,
         typer.Option(
-            "--learned-from",
-            help="Data set that the model learned from; histograms of its training split are stored for `monitor`.",
+            "--training-data",
+            help="Data set that the model was trained on; histograms of its training split are stored for `monitor`.",
             metavar="DIR",
         ),
     ] = None,
@@ -268,8 +268,8 @@ def export(
             raise UserError(f"--note takes NAME=TEXT, such as data=mine, not {note!r}")
     notes_by_name = dict(note.split("=", 1) for note in notes or ())
     trained = with_provenance(read_model(weights, model), model, notes_by_name)
-    if learned is not None:
-        trained, sentence = with_statistics(trained, learned)
+    if training_data is not None:
+        trained, sentence = with_statistics(trained, training_data)
         typer.echo(sentence)
     if calibration is not None:
         trained, sentence = calibrated(trained, calibration, split)

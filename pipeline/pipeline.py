@@ -79,8 +79,8 @@ def create_pipeline(
         stats_options=StatsOptions(use_sketch_based_topk_uniques=True),
     )
 
-    # Fails if the examples do not match the schema; warns or fails if they have drifted from what the serving model
-    # learned from.
+    # Fails if the examples do not match the schema; warns or fails if they have drifted from the training data of the
+    # serving model.
     example_validator = ExampleValidator(
         statistics=statistics_gen.outputs["statistics"],
         schema=schema_gen.outputs["schema"],

@@ -34,7 +34,7 @@ class Trained(NamedTuple):
         decoding: default settings of the search.
         provenance: how the model was made, as text: date, data, run, scores.
         calibration: how log-probabilities become probabilities.
-        statistics: histograms of what the model learned from, see `im2latex.statistics`; {} for older models.
+        statistics: histograms of the training data, see `im2latex.statistics`; {} for older models.
     """
 
     model: ModelConfig

@@ -86,9 +86,9 @@ def run_fn(fn_args: FnArgs) -> None:
         )
     log.info("validation perplexity %.4f, best of %d epochs", progress.best, progress.epoch)
     limit = training_config.max_tokens
-    learned = to_document(of_transformed(inputs.training))
+    statistics = to_document(of_transformed(inputs.training))
     trained = Trained(
-        model_config, inputs.image, inputs.vocabulary, limit, weights_of(model), decoding, statistics=learned
+        model_config, inputs.image, inputs.vocabulary, limit, weights_of(model), decoding, statistics=statistics
     )
     sample = inputs.validation[:: -(-len(inputs.validation) // EXAMPLES)]
     fitted = calibrate(trained, [(one.image, _text(one.tokens, inputs.vocabulary)) for one in sample], normalised=True)

@@ -1,6 +1,6 @@
-"""Compares new examples with those that the serving model learned from, by TensorFlow Data Validation's comparators.
+"""Compares new examples with the training data of the serving model, by TensorFlow Data Validation's comparators.
 
-A pushed model has histograms of what it learned from in its description (`im2latex.statistics`). New examples are
+A pushed model has histograms of its training data in its description (`im2latex.statistics`). New examples are
 measured as that model would see them: with its image normalisation and its vocabulary, and without formulas that are
 longer than it could learn.
 """
@@ -31,7 +31,7 @@ LABELS = ("known", "unknown")
 
 
 def compare_with_serving(examples: Path, count: int, serving: str, thresholds: Mapping[str, float]) -> Drift:
-    """Compares the training split of new examples with what the newest version in the serving folder learned from.
+    """Compares the training split of new examples with the training data of the newest version in the serving folder.
 
     Args:
         examples: folder of the split, from ExampleGen.
@@ -43,15 +43,15 @@ def compare_with_serving(examples: Path, count: int, serving: str, thresholds: M
     if not version:
         return Drift(reason="nothing serves to compare with")
     described = _description(os.path.join(serving, version))
-    learned = from_document(described.get("statistics", {}))
-    if "length" not in learned:
-        return Drift(version, f"version {version} does not say what it learned from")
+    reference = from_document(described.get("statistics", {}))
+    if "length" not in reference:
+        return Drift(version, f"version {version} has no histograms of its training data")
     image = ImageConfig(**described["image"])
     found = of_records(read_split(examples), count, image, described["vocabulary"], described["max_tokens"])
     measured = found["length"].count
-    comparisons = by_tfdv(learned, found, thresholds)
+    comparisons = by_tfdv(reference, found, thresholds)
     if not comparisons:
-        few = f"{measured} examples and the {learned['length'].count} of version {version} are too few to compare"
+        few = f"{measured} examples and the {reference['length'].count} of version {version} are too few to compare"
         return Drift(version, few, measured)
     return Drift(version, "", measured, tuple(comparisons))
 
@@ -64,12 +64,12 @@ def _description(model: str) -> dict[str, Any]:
         return json.loads(file.read())
 
 
-def by_tfdv(learned: Statistics, found: Statistics, thresholds: Mapping[str, float]) -> list[Comparison]:
+def by_tfdv(reference: Statistics, found: Statistics, thresholds: Mapping[str, float]) -> list[Comparison]:
     """Compares statistics with the drift comparators of TensorFlow Data Validation.
 
     Features that one of them has too few values of are left out.
     """
-    compared = {name: bound for name, bound in thresholds.items() if comparable(name, learned, found)}
+    compared = {name: bound for name, bound in thresholds.items() if comparable(name, reference, found)}
     if not compared:
         return []
     schema = schema_pb2.Schema()
@@ -79,11 +79,11 @@ def by_tfdv(learned: Statistics, found: Statistics, thresholds: Mapping[str, flo
         comparator = feature.drift_comparator
         (comparator.infinity_norm if is_category else comparator.jensen_shannon_divergence).threshold = bound
     anomalies = tfdv.validate_statistics(
-        _as_tfdv(found, compared), schema, previous_statistics=_as_tfdv(learned, compared)
+        _as_tfdv(found, compared), schema, previous_statistics=_as_tfdv(reference, compared)
     )
     distances = {info.path.step[0]: info.drift_measurements[0].value for info in anomalies.drift_skew_info}
     return [
-        Comparison(name, learned[name].mean, found[name].mean, distances[name], bound)
+        Comparison(name, reference[name].mean, found[name].mean, distances[name], bound)
         for name, bound in compared.items()
     ]
 

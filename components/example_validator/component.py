@@ -3,7 +3,7 @@
 TFX's ExampleValidator only writes anomalies to an artifact, which the orchestrators ignore; TFX (1.16 to 1.21) has no
 option to stop.
 
-It also compares the examples with those that the serving model learned from, and warns or stops if they have drifted.
+It also compares the examples with the training data of the serving model, and warns or stops if they have drifted.
 The version that serves is not part of the cache key: examples are compared once, when they are new. Otherwise each push
 would let the next run, with the same examples, do it again.
 """
@@ -57,7 +57,7 @@ class ExampleValidatorSpec(ComponentSpec):
 
 
 class Executor(executor.Executor):
-    """Validates every split as TFX does, then compares the training split with what the serving model learned from."""
+    """Validates every split as TFX does, then compares training examples with those of the serving model."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> Any:
         """Writes the anomalies of each split, and the comparison, to `anomalies`.
@@ -108,7 +108,7 @@ class Executor(executor.Executor):
 
 
 class ExampleValidator(base_component.BaseComponent):
-    """Validates examples by the schema, and compares them with what the serving model learned from."""
+    """Validates examples by the schema, and compares them with the training data of the serving model."""
 
     SPEC_CLASS = ExampleValidatorSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(Executor)
@@ -128,7 +128,7 @@ class ExampleValidator(base_component.BaseComponent):
             schema: the schema.
             examples: ImportExampleGen's output.
             serving: the serving folder, which holds one folder per version.
-            thresholds: largest distance from what the serving model learned from, by feature of `im2latex.statistics`.
+            thresholds: largest distance from the serving model's training data, by feature of `im2latex.statistics`.
             action: if a distance is larger: WARN, STOP; OFF compares nothing.
         """
         super().__init__(

@@ -1,4 +1,4 @@
-"""The result of comparing new examples with those that the serving model learned from, and its file."""
+"""The result of comparing new examples with the training data of the serving model, and its file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DRIFT = "drift from"
 
 
 class Drift(NamedTuple):
-    """The comparison of new examples with those that the serving model learned from.
+    """The comparison of new examples with the training data of the serving model.
 
     Attributes:
         version: the version that serves; "" if there is none.

@@ -1,4 +1,4 @@
-"""Section of the report about drift: new examples, and the pictures of a service, against what a model learned from."""
+"""Section of the report about drift: new examples, and the pictures of a service, compared with training data."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ class Row(NamedTuple):
     """A comparison of a feature, as text."""
 
     feature: str
-    learned: str
-    found: str
+    reference: str
+    current: str
     distance: str
     threshold: str
     has_drifted: bool
 
 
 class Compared(NamedTuple):
-    """A comparison with what a model learned from."""
+    """A comparison with the training data of a model."""
 
     sentence: str
     rows: list[Row]
 
 
 def examples(run: ReportedRun) -> Compared:
-    """Returns how the examples of the run compare with those that the model that served learned from.
+    """Returns the comparison of the run's examples with the training data of the model that was serving.
 
     Raises:
         Missing: they were not compared.
     """
     folder = Path(run.artifacts["anomalies"].uri) if "anomalies" in run.artifacts else None
     if folder is None or not (folder / drift.FILE).exists():
-        raise Missing("The examples were not compared with those that the serving model learned from.")
+        raise Missing("The examples were not compared with the training data of the serving model.")
     try:
         found = drift.read(folder)
     except (KeyError, TypeError, ValueError) as error:
@@ -48,8 +48,7 @@ def examples(run: ReportedRun) -> Compared:
     if found.reason:
         raise Missing(f"{found.reason[0].upper()}{found.reason[1:]}.")
     return Compared(
-        f"{found.examples:,} of the examples to learn from were compared with those that version {found.version} "
-        "learned from.",
+        f"{found.examples:,} training examples were compared with those of version {found.version}.",
         _rows(found.comparisons),
     )
 
@@ -57,7 +56,7 @@ def examples(run: ReportedRun) -> Compared:
 def service(run: ReportedRun) -> Compared:
     """Returns the comparison of a service's pictures with the training examples of its model."""
     if run.service is None:
-        raise Missing("`im2latex report --service ADDRESS` adds what a service was asked.")
+        raise Missing("`im2latex report --service ADDRESS` adds the pictures of a service.")
     sentence = "; ".join(run.service.sentences)
     return Compared(f"{sentence[0].upper()}{sentence[1:]}.", _rows(run.service.comparisons))
 
@@ -66,8 +65,8 @@ def _rows(comparisons: Sequence[Comparison]) -> list[Row]:
     return [
         Row(
             FEATURES[one.feature].help,
-            number(one.learned),
-            number(one.found),
+            number(one.reference),
+            number(one.current),
             number(one.distance),
             f"{one.threshold:g}",
             one.status == DRIFTED,

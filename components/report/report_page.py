@@ -68,7 +68,7 @@ def render(run: ReportedRun) -> str:
         "measured": section(sections.measured, run, evaluated.content),
         "vocabulary": then(evaluated, sections.vocabulary, run),
         "drift": section(drift.examples, run),
-        "asked": section(drift.service, run),
+        "service": section(drift.service, run),
         "confused": then(evaluated, sections.confused),
         "data": sections.data(run),
         "descent": sections.descent(run),

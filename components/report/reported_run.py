@@ -32,7 +32,7 @@ class ReportedRun:
     data: str | None = None  # folder of the TFRecords
     split: str | None = None  # split of the examples that the model is evaluated on
     serving: str | None = None  # the serving folder
-    service: Monitored | None = None  # what a service was asked
+    service: Monitored | None = None  # the pictures of a service, compared with its model's training data
     log: str = ""  # path of the log, if the run failed
     failure: str = ""  # the error in the log, if the run failed
 

@@ -116,8 +116,8 @@ def import_dataset(
     overwrite: bool = False,
     spelling: str = NORMAL,
     repeat: int = 1,
-    beside: Path | None = None,
-    beside_share: float = 1.0,
+    added: Path | None = None,
+    added_share: float = 1.0,
 ) -> DatasetSummary:
     """Imports a data set in any of the formats.
 
@@ -135,8 +135,8 @@ def import_dataset(
       overwrite: also replace a folder that is not a data set.
       spelling: spelling of the formulas, see `data.spelling.respell`.
       repeat: number of times to write each training record of `source`.
-      beside: another data set, in any format, whose records are written too.
-      beside_share: share of its training records to write.
+      added: another data set, in any format, whose records are written too.
+      added_share: share of its training records to write.
 
     Returns:
       Summary of the written data set.
@@ -157,11 +157,11 @@ def import_dataset(
     if repeat > 1:
         details["repeat"] = repeat
     sources = [(form, repeated(hold_out(candidates, splits, eval_share, test_share), repeat))]
-    if beside is not None:
-        other = open_source(beside, scratch=parent if parent.is_dir() else None)
-        details |= {"beside": beside.name, "beside_share": beside_share}
+    if added is not None:
+        other = open_source(added, scratch=parent if parent.is_dir() else None)
+        details |= {"added": added.name, "added_share": added_share}
         sources.append(
-            (other.format, sampled(hold_out(other.candidates, other.splits, eval_share, test_share), beside_share))
+            (other.format, sampled(hold_out(other.candidates, other.splits, eval_share, test_share), added_share))
         )
     with DatasetWriter(out, source.name, details, allow_rejects, overwrite) as writer:
         for form, candidates in sources:

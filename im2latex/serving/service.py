@@ -28,7 +28,6 @@ from im2latex.errors import UserError
 from im2latex.pictures import MAX_PIXELS
 from im2latex.reading import BLANK, Beam, Hypothesis
 from im2latex.serving import rest
-from im2latex.serving.asked import Asked
 from im2latex.serving.batching import Batcher
 from im2latex.serving.bodies import Bodies, ClientDisconnected
 from im2latex.serving.connections import ABOVE_LIMIT, Connections
@@ -38,6 +37,7 @@ from im2latex.serving.limits import Limits
 from im2latex.serving.metrics import CONTENT_TYPE, ServiceMetrics
 from im2latex.serving.models import Models, Served, read
 from im2latex.serving.quotas import Allocation, Busy, Quota
+from im2latex.serving.statistics import ServingStatistics
 from im2latex.serving.web import QUIET, ROUTE, RequestMiddleware, add_to_log, as_json, shown_path
 from im2latex.serving.web_page import POLICY, documentation, files
 
@@ -86,8 +86,8 @@ class Service:
         self.connections = Connections(limits, HEADERS)
         self.metrics = ServiceMetrics(lambda: self.images.taken, lambda: models.served.version)
         models.reloaded = self.metrics.reloaded
-        self.asked = Asked(lambda: models.served)
-        self.metrics.register(self.asked)
+        self.statistics = ServingStatistics(lambda: models.served)
+        self.metrics.register(self.statistics)
         self._hosts = hosts or Hosts()
         self._bodies = Bodies(limits, self.bytes)
         self._corrections = corrections
@@ -171,7 +171,7 @@ class Service:
         return Response(self.metrics.page(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _statistics(self, request: Request) -> Response:
-        return JSONResponse(self.asked.document())
+        return JSONResponse(self.statistics.document())
 
     async def _status(self, request: Request) -> Response:
         return JSONResponse(rest.status(self._version(request)))
@@ -242,7 +242,7 @@ class Service:
             wanted = beam or Beam(1)
             hypotheses = iter(await self._batcher.read(served, inked, served.reader.search(wanted)))
             answers = [[BLANK] if image is None else next(hypotheses)[: wanted.width] for image in pixels]
-            self.asked.add(served, pixels, answers)
+            self.statistics.add(served, pixels, answers)
             return answers
 
         try:

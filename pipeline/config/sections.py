@@ -71,7 +71,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DriftConfig:
-    """How far new training examples may be from those that the serving model learned from."""
+    """Largest distance of new training examples from those of the serving model."""
 
     action: Literal["warn", "stop", "off"] = Field(
         default="warn", description="if a distance is larger: warn, or stop the run; off: do not compare"

@@ -64,8 +64,8 @@ def write_report(
     def ask(store: MetadataStore) -> ReportedRun:
         return read_run(store, choose_run(run_ids(store), run_id, workspace), workspace)
 
-    asked = monitored(answer_of(service), with_thresholds(())) if service else None
-    run = dataclasses.replace(read(workspace, ask, connection), service=asked)
+    served = monitored(answer_of(service), with_thresholds(())) if service else None
+    run = dataclasses.replace(read(workspace, ask, connection), service=served)
     file = out or workspace.home / "reports" / f"{run.id.replace(':', '-')}.html"
     write_page(run, file)
     if show:

@@ -99,11 +99,11 @@ def calibrated(trained: Trained, data: Path, split: str) -> tuple[Trained, str]:
 
 
 def with_statistics(trained: Trained, data: Path) -> tuple[Trained, str]:
-    """Adds histograms of what a model learned from, for models that were trained without them.
+    """Adds histograms of a model's training data, for models that were trained without them.
 
     Args:
         trained: the model.
-        data: the data set that it learned from, of which the training split is measured; or a folder of TFRecords.
+        data: the data set that it was trained on, of which the training split is measured; or a folder of TFRecords.
 
     Returns:
         The model, and a message with the number of examples that were measured.
@@ -118,7 +118,7 @@ def with_statistics(trained: Trained, data: Path) -> tuple[Trained, str]:
     place = examples_of(data, "train")
     count = sum(1 for _ in read_records(place))
     found = of_records(read_records(place), count, trained.image, trained.vocabulary, trained.max_tokens)
-    measured = f"learned from {count:,} examples, {found['length'].count:,} of them measured"
+    measured = f"{count:,} training examples, {found['length'].count:,} of them measured"
     return trained._replace(statistics={**trained.statistics, **to_document(found)}), measured
 
 

@@ -22,7 +22,7 @@ class RunResult:
     """The result of a run; a field is None if the run ended before it."""
 
     examples: dict[str, int] | None = None
-    drift: str = ""  # the comparison of the examples with those that the serving model learned from
+    drift: str = ""  # the comparison of the examples with the training data of the serving model
     vocabulary: int | None = None
     tuned: str = ""  # the best trial of Tuner
     metrics: dict[str, float] | None = None

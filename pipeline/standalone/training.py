@@ -147,10 +147,10 @@ def train_model(
     if start is not None and knobs.start_share:
         weights = widened(start, config.model, knobs.seed)
         average(model, vocabulary, weights, start.vocabulary, knobs.start_share)
-    learned = to_document(of_transformed(learnt))
+    statistics = to_document(of_transformed(learnt))
     weights = weights_of(model)
     trained = Trained(
-        config.model, config.image, vocabulary, knobs.max_tokens, weights, config.decoding, statistics=learned
+        config.model, config.image, vocabulary, knobs.max_tokens, weights, config.decoding, statistics=statistics
     )
     leave(hosts)
     if hosts.host == 0:

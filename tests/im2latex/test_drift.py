@@ -25,19 +25,19 @@ def test_the_distance_of_unknown_tokens_is_the_difference_of_their_shares() -> N
 
 def test_only_distant_features_have_drifted() -> None:
     rng = np.random.default_rng(1)
-    learned = {name: of_values(name, rng.normal(40, 5, 5000)) for name in ("width", "height", "length")}
+    reference = {name: of_values(name, rng.normal(40, 5, 5000)) for name in ("width", "height", "length")}
     found = {
         "width": of_values("width", rng.normal(40, 5, 500)),
         "height": of_values("height", rng.normal(70, 5, 500)),
         "length": of_values("length", rng.normal(70, 5, 99)),  # too few
-        "confidence": of_values("confidence", rng.uniform(size=500)),  # not learned
+        "confidence": of_values("confidence", rng.uniform(size=500)),  # not reference
     }
-    comparisons = compare(learned, found, thresholds(OF_REQUESTS))
+    comparisons = compare(reference, found, thresholds(OF_REQUESTS))
     assert [(one.feature, one.status) for one in comparisons] == [("width", OK), ("height", DRIFTED)]
     assert drifted(comparisons) == comparisons[1:]
     assert comparisons[0].distance < 0.02 and comparisons[1].distance > 0.9
     assert comparisons[1].text == f"height {comparisons[1].distance:.3f} (threshold 0.1)"
-    lenient = compare(learned, found, dict.fromkeys(OF_REQUESTS, 1.0))
+    lenient = compare(reference, found, dict.fromkeys(OF_REQUESTS, 1.0))
     assert drifted(lenient) == []
 
 
@@ -52,7 +52,7 @@ def test_samples_of_the_same_data_are_nearer_than_the_thresholds() -> None:
         ink = of_values("ink", rng.beta(3, 20, formulas))
         return {**sizes, "ink": ink, "unknown": of_values("unknown", unknown.astype(int))}
 
-    learned = sample(2000)
+    reference = sample(2000)
     for _ in range(200):
-        comparisons = compare(learned, sample(100), at_most)
+        comparisons = compare(reference, sample(100), at_most)
         assert len(comparisons) == 5 and drifted(comparisons) == []

@@ -28,9 +28,9 @@ def statistics(count: int, width: float = 200, seed: int = 0) -> dict[str, Any]:
     return to_document({name: of_values(name, found.tolist()) for name, found in values.items()})
 
 
-def answer(count: int = 300, until: str = "2026-11-27T12:00:00Z", **asked: Any) -> dict[str, Any]:
+def answer(count: int = 300, until: str = "2026-11-27T12:00:00Z", **serving: Any) -> dict[str, Any]:
     counts = {"version": "7", "since": "2026-11-27T09:00:00Z", "until": until, "pictures": count, "blank": 1}
-    return counts | {"learned": statistics(2000, seed=1), "asked": statistics(count, **asked)}
+    return counts | {"training": statistics(2000, seed=1), "serving": statistics(count, **serving)}
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def test_pictures_as_in_training_have_status_0(saved: Any) -> None:
     done = monitor("--statistics", saved(answer()))
     assert done.exit_code == 0
     first, head, *_ = done.stdout.splitlines()
-    assert first == "version 7 was asked to read 300 pictures since 2026-11-27T09:00:00Z"
-    assert head.split() == ["feature", "learned", "asked", "distance", "threshold", "status"]
+    assert first == "version 7 has read 300 pictures since 2026-11-27T09:00:00Z"
+    assert head.split() == ["feature", "training", "serving", "distance", "threshold", "status"]
     assert set(rows(done.stdout)) == set(OF_REQUESTS)
     assert {row[-1] for row in rows(done.stdout).values()} == {"ok"}
 
@@ -85,14 +85,14 @@ def test_few_pictures_are_not_compared(saved: Any) -> None:
 
 def test_only_pictures_after_an_earlier_response_are_compared(saved: Any) -> None:
     before, later = answer(3000), answer(150, width=400, seed=3)
-    for name, histogram in later["asked"].items():
-        histogram["counts"] = (np.array(histogram["counts"]) + before["asked"][name]["counts"]).tolist()
-        histogram["sum"] += before["asked"][name]["sum"]
+    for name, histogram in later["serving"].items():
+        histogram["counts"] = (np.array(histogram["counts"]) + before["serving"][name]["counts"]).tolist()
+        histogram["sum"] += before["serving"][name]["sum"]
     place, earlier = saved(later), saved(before, "before.json")
     assert monitor("--statistics", place).exit_code == 0  # few among many
     done = monitor("--statistics", place, "--since", earlier)
     assert done.exit_code == 4
-    assert done.stdout.startswith("version 7 was asked to read 150 pictures since 2026-11-27T12:00:00Z")
+    assert done.stdout.startswith("version 7 has read 150 pictures since 2026-11-27T12:00:00Z")
     # After a start of the service, everything is new.
     again = saved({**before, "since": "2026-11-26T09:00:00Z"}, "before.json")
     assert monitor("--statistics", place, "--since", again).stdout == monitor("--statistics", place).stdout
@@ -125,9 +125,9 @@ def test_every_error_is_one_sentence(arguments: list[str], sentence: str) -> Non
         ("no JSON", "it is not a JSON object"),
         ([1], "is not what `im2latex serve` answers"),
         ({"version": "7"}, "it has no 'since'"),
-        ({**answer(), "asked": {"width": {"bounds": [1]}}}, ""),
-        ({**answer(), "learned": 3}, "statistics have to be an object"),
-        ({**answer(), "learned": {}}, "version 7 has no statistics of its training examples"),
+        ({**answer(), "serving": {"width": {"bounds": [1]}}}, ""),
+        ({**answer(), "training": 3}, "statistics have to be an object"),
+        ({**answer(), "training": {}}, "version 7 has no statistics of its training examples"),
     ],
 )
 def test_an_answer_that_cannot_be_compared_is_one_sentence(document: Any, sentence: str, saved: Any) -> None:

@@ -120,7 +120,7 @@ def test_ten_corrections_teach_a_symbol_without_other_losses(project: Project, s
 
     command(
         project, "data", "import", str(folder / "collected"), "--out", str(folder / "new"), "--repeat", "10",
-        "--beside", str(folder / "old"), "--beside-share", "0.8",
+        "--add", str(folder / "old"), "--add-share", "0.8",
     )  # fmt: skip
     second = project.run(
         "--set", f"data.source={folder / 'new'}",

@@ -30,7 +30,7 @@ def test_each_distance_is_that_of_the_drift_and_skew_comparators(seed: int) -> N
     at_most = dict.fromkeys(FEATURES, 0.05)
     own = compare(learned, found, at_most)
     assert by_tfdv(learned, found, at_most) == [
-        Comparison(one.feature, one.learned, one.found, pytest.approx(one.distance, abs=1e-9), one.threshold)
+        Comparison(one.feature, one.reference, one.current, pytest.approx(one.distance, abs=1e-9), one.threshold)
         for one in own
     ]
     assert [one.feature for one in own] == list(FEATURES)

@@ -173,7 +173,7 @@ def test_examples_that_have_drifted_warn_or_stop_and_each_feature_is_named(
     ("changed", "count", "reason"),
     [
         (None, 3, "nothing serves to compare with"),
-        ({"statistics": {}}, 3, "version 7 does not say what it learned from"),
+        ({"statistics": {}}, 3, "version 7 has no histograms of its training data"),
         ({}, 60, "60 examples and the 400 of version 7 are too few to compare"),
     ],
 )

@@ -28,16 +28,16 @@ def with_drift(material: Material, folder: Path, found: drift.Drift) -> Material
 def test_the_report_shows_how_new_examples_and_a_service_differ(material: Material, tmp_path: Path) -> None:
     run = with_drift(material, tmp_path, drift.Drift("7", "", 260, (WIDE, SAME))).run
     found = examples(run)
-    assert "260 of the examples" in found.sentence and "version 7" in found.sentence
-    assert [(row.found, row.distance, row.threshold, row.has_drifted) for row in found.rows] == [
+    assert "260 training examples" in found.sentence and "version 7" in found.sentence
+    assert [(row.current, row.distance, row.threshold, row.has_drifted) for row in found.rows] == [
         ("240.250", "0.432", "0.1", True),
         ("0.002", "0.001", "0.01", False),
     ]
-    asked = Monitored("8", "2026-11-27T09:00:00Z", 1200, [WIDE])
-    page = render(dataclasses.replace(run, service=asked))
+    served = Monitored("8", "2026-11-27T09:00:00Z", 1200, [WIDE])
+    page = render(dataclasses.replace(run, service=served))
     section = page[page.index('<section id="drift"') : page.index('<section id="confusions"')]
     assert section.count("✗ drifted") == 2 and section.count("✓ none") == 1
-    assert "Version 8 was asked to read 1,200 pictures since 2026-11-27T09:00:00Z." in section
+    assert "Version 8 has read 1,200 pictures since 2026-11-27T09:00:00Z." in section
 
 
 def test_a_missing_comparison_is_reported(material: Material, tmp_path: Path, page: str) -> None:

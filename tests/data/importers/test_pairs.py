@@ -72,7 +72,7 @@ def old(tmp_path: Path) -> Path:
 def test_a_sample_of_another_data_set_is_added_to_repeated_records(tmp_path: Path, old: Path) -> None:
     for split in ("train", "test"):
         pair(tmp_path / "new" / split, f"correction-{split}")
-    import_dataset(tmp_path / "new", tmp_path / "out", workers=1, repeat=3, beside=old, beside_share=0.25)
+    import_dataset(tmp_path / "new", tmp_path / "out", workers=1, repeat=3, added=old, added_share=0.25)
     train = records(tmp_path / "out", "train")
     assert [one.name for one in train[:3]] == ["correction-train", "correction-train~2", "correction-train~3"]
     assert len({one.image for one in train[:3]}) == 1
@@ -84,5 +84,5 @@ def test_a_sample_of_another_data_set_is_added_to_repeated_records(tmp_path: Pat
     # All these pictures are the same, but no name is.
     assert not any("names" in problem for problem in check_dataset(tmp_path / "out")[0].problems)
     # A larger share contains the smaller one.
-    import_dataset(tmp_path / "new", tmp_path / "more", workers=1, beside=old, beside_share=0.5)
+    import_dataset(tmp_path / "new", tmp_path / "more", workers=1, added=old, added_share=0.5)
     assert set(sample) < {one.name for one in records(tmp_path / "more", "train")}

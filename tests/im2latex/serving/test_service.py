@@ -79,8 +79,8 @@ def test_a_blank_picture_has_a_status_of_its_own(service: Running, images: list[
     assert (answer.status, answer.json["status"], answer.json["latex"]) == (200, "blank", "")
     assert [one["latex"] for one in answer.json["alternatives"]] == [""]
     assert service.ask("POST", "/predict", images[0]).json["status"] == "read"
-    asked = {"signature_name": "predict_images", "instances": [b64(blank)]}
-    assert service.predict(asked).json == {"predictions": [{"latex": "", "log_probability": 0.0, "probability": 0.0}]}
+    request = {"signature_name": "predict_images", "instances": [b64(blank)]}
+    assert service.predict(request).json == {"predictions": [{"latex": "", "log_probability": 0.0, "probability": 0.0}]}
 
 
 def test_images_of_one_request_are_answered_in_their_order(
@@ -170,10 +170,10 @@ def test_the_status_is_tensorflow_servings(service: Running, images: list[bytes]
     status = {"version": "7", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     for path in ("/v1/models/im2latex", "/v1/models/im2latex/versions/7"):
         assert service.ask("GET", path).json == {"model_version_status": [status]}
-    asked = '{"signature_name": "predict_images", "inputs": []}'
-    assert service.ask("POST", "/v1/models/im2latex/versions/7:predict", asked).status == 200
+    request = '{"signature_name": "predict_images", "inputs": []}'
+    assert service.ask("POST", "/v1/models/im2latex/versions/7:predict", request).status == 200
     for method, path in (("GET", "/v1/models/im2latex/versions/6"), ("POST", "/v1/models/im2latex/versions/6:predict")):
-        answer = service.ask(method, path, asked)
+        answer = service.ask(method, path, request)
         assert (answer.status, answer.json) == (404, {"error": "version 6 is not served; version 7 is"})
 
 

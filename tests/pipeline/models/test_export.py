@@ -61,13 +61,13 @@ def test_a_pushed_model_round_trips_through_a_file_of_weights(model: Path, tmp_p
         assert read.numpy().tolist() == expected.numpy().tolist()
 
 
-def test_a_model_gets_the_statistics_of_the_data_that_it_learned_from(model: Path, tmp_path: Path) -> None:
+def test_a_model_gets_the_statistics_of_the_data_that_it_was_trained_on(model: Path, tmp_path: Path) -> None:
     records = [Record(image, "a b unheard c", str(number)) for number, image in enumerate(draw(9) * 20)]
     (tmp_path / "mine.tfrecord").write_bytes(b"".join(frame(encode(record)) for record in records))
-    arguments = ["--model", model, "--learned-from", tmp_path / "mine.tfrecord", "--format", "weights"]
+    arguments = ["--model", model, "--training-data", tmp_path / "mine.tfrecord", "--format", "weights"]
     answer = export(*arguments, "--out", tmp_path / "weights.npz")
     assert answer.exit_code == 0, answer.output
-    assert answer.stdout.startswith("learned from 180 examples, 180 of them measured\n")
+    assert answer.stdout.startswith("180 training examples, 180 of them measured\n")
     found, reader = Reader(tmp_path / "weights.npz").statistics, Reader(model)
     assert not reader.statistics
     widths = [image.shape[1] for image in map(reader.normalise, draw(9) * 20) if image is not None]

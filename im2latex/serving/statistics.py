@@ -20,13 +20,13 @@ from im2latex.serving.models import Served
 from im2latex.statistics import FEATURES, OF_REQUESTS, Statistics, add_picture, empty, to_document
 
 
-class Asked(Collector):
-    """Counts the pictures that the version that serves was asked to read. Threads may use it at the same time.
+class ServingStatistics(Collector):
+    """Histograms of the pictures that the serving version has read. Threads may use it at the same time.
 
     The counts start again when another version serves, because its answers have another confidence.
 
     Args:
-        served: returns the version that serves.
+        served: returns the serving version.
     """
 
     def __init__(self, served: Callable[[], Served]) -> None:
@@ -54,7 +54,7 @@ class Asked(Collector):
                 self._statistics["confidence"].add(best.probability)
 
     def document(self) -> dict[str, Any]:
-        """Returns the counts, and those of the data that the model learned from, as an object for JSON."""
+        """Returns the counts, and those of the model's training data, as an object for JSON."""
         with self._lock:
             served = self._current()
             return {
@@ -63,21 +63,21 @@ class Asked(Collector):
                 "until": _now(),
                 "pictures": self._statistics["width"].count,
                 "blank": self._blank,
-                "learned": to_document(served.reader.statistics),
-                "asked": to_document(self._statistics),
+                "training": to_document(served.reader.statistics),
+                "serving": to_document(self._statistics),
             }
 
     def collect(self) -> Iterator[Metric]:
         """Yields the metrics for Prometheus: a histogram for each feature, and distances from the training data."""
         with self._lock:
-            learned, asked = self._current().reader.statistics, self._statistics
-            for name, histogram in asked.items():
+            training, serving = self._current().reader.statistics, self._statistics
+            for name, histogram in serving.items():
                 feature, total = FEATURES[name], 0
                 buckets = []
                 for bound, count in zip((*histogram.bounds, math.inf), histogram.counts, strict=True):
                     total += count
                     buckets.append((floatToGoString(bound), total))
-                metric = f"im2latex_asked_{name}_{feature.unit}"
+                metric = f"im2latex_serving_{name}_{feature.unit}"
                 yield HistogramMetricFamily(metric, f"{feature.help}.", buckets=buckets, sum_value=histogram.sum)
             bounds = GaugeMetricFamily(
                 "im2latex_drift_threshold", "Largest distance that is not drift.", labels=["feature"]
@@ -87,14 +87,14 @@ class Asked(Collector):
                 "Distance between the pictures that were read and the training examples, 0 to 1.",
                 labels=["feature"],
             )
-            for comparison in compare(learned, asked, thresholds(OF_REQUESTS)):
+            for comparison in compare(training, serving, thresholds(OF_REQUESTS)):
                 bounds.add_metric([comparison.feature], comparison.threshold)
                 distances.add_metric([comparison.feature], comparison.distance)
             yield distances
             yield bounds
 
     def _current(self) -> Served:
-        """Returns the version that serves; if it is another one than before, the counts start again."""
+        """Returns the serving version; if it is another one than before, the counts start again."""
         served = self._served()
         if served.folder != self._folder:
             self._restart(served.folder)

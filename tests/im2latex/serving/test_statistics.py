@@ -21,8 +21,8 @@ from im2latex import cli
 from im2latex.drift import distance
 from im2latex.reader import Reader
 from im2latex.reading import Hypothesis
-from im2latex.serving.asked import Asked
 from im2latex.serving.models import Served
+from im2latex.serving.statistics import ServingStatistics
 from im2latex.statistics import OF_EXAMPLES, add_formula, add_picture, empty, from_document, of_values, to_document
 from pipeline.workspace import Workspace
 from tests.im2latex.serving.clients import b64
@@ -64,7 +64,7 @@ def samples(service: Running) -> dict[tuple[str, str], float]:
         (sample.name, sample.labels.get("feature", sample.labels.get("le", ""))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name.startswith(("im2latex_asked", "im2latex_drift"))
+        if sample.name.startswith(("im2latex_serving", "im2latex_drift"))
     }
 
 
@@ -79,14 +79,14 @@ def test_every_picture_that_is_read_is_counted_and_none_is_kept(
 
     lengths = []
     for _ in range(9):
-        asked = {"signature_name": "predict_images", "instances": [b64(image) for image in images * 2]}
-        lengths += [len(one["latex"].split()) for one in monitored.predict(asked).json["predictions"]]
+        request = {"signature_name": "predict_images", "instances": [b64(image) for image in images * 2]}
+        lengths += [len(one["latex"].split()) for one in monitored.predict(request).json["predictions"]]
     monitored.ask("POST", "/predict", encoded(Image.new("L", (30, 30), 255)))
     assert monitored.ask("POST", "/predict", b"no picture").status == 400
     after = statistics(monitored)
     assert (after["pictures"], after["blank"]) == (9 * 2 * len(images), 1)
     assert after["since"] == before["since"] <= after["until"]
-    counted = from_document(after["asked"])
+    counted = from_document(after["serving"])
     assert counted["length"] == of_values("length", lengths)
     reader = monitored.service.models.served.reader
     widths = [image.shape[1] for image in map(reader.normalise, images) if image is not None]
@@ -94,10 +94,11 @@ def test_every_picture_that_is_read_is_counted_and_none_is_kept(
     assert {name: histogram.count for name, histogram in counted.items()} == dict.fromkeys(counted, 108)
 
     # The same to Prometheus, and to `im2latex monitor`.
-    found, learned = samples(monitored), from_document(after["learned"])
-    assert found["im2latex_asked_width_pixels_count", ""] == found["im2latex_asked_width_pixels_bucket", "+Inf"] == 108
-    assert found["im2latex_asked_width_pixels_sum", ""] == sum(widths) * 18
-    assert found["im2latex_asked_width_pixels_bucket", "64.0"] == 18 * sum(width <= 64 for width in widths)
+    found, learned = samples(monitored), from_document(after["training"])
+    assert found["im2latex_serving_width_pixels_count", ""] == 108
+    assert found["im2latex_serving_width_pixels_bucket", "+Inf"] == 108
+    assert found["im2latex_serving_width_pixels_sum", ""] == sum(widths) * 18
+    assert found["im2latex_serving_width_pixels_bucket", "64.0"] == 18 * sum(width <= 64 for width in widths)
     for name in ("width", "height", "ink", "length", "confidence"):
         apart = distance(name, learned[name], counted[name])
         assert found["im2latex_drift_distance", name] == pytest.approx(apart) and apart < 0.02
@@ -130,26 +131,26 @@ def test_a_new_version_resets_the_counts(tmp_path: Path, model: Path, trained: T
         assert statistics(service)["pictures"] == 0
         service.ask("POST", "/predict", images[0])
         counted = statistics(service)
-        assert (counted["version"], counted["pictures"], counted["learned"]) == ("8", 1, {})
+        assert (counted["version"], counted["pictures"], counted["training"]) == ("8", 1, {})
 
 
 def test_threads_count_together_and_only_for_the_version_that_serves() -> None:
     reader: Any = SimpleNamespace(statistics={})
     serving, older = Served(Path("serving/8"), reader), Served(Path("serving/7"), reader)
-    asked = Asked(lambda: serving)
+    statistics = ServingStatistics(lambda: serving)
     image = np.zeros((20, 40), np.uint8)
     answers = [[Hypothesis("x + y", -0.1, -0.1, 0.9)], [Hypothesis("", 0.0, 0.0, 0.0)]]
 
     def count() -> None:
         for _ in range(500):
-            asked.add(serving, [image, None], answers)
-            asked.add(older, [image, None], answers)
+            statistics.add(serving, [image, None], answers)
+            statistics.add(older, [image, None], answers)
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    document = asked.document()
+    document = statistics.document()
     assert (document["version"], document["pictures"], document["blank"]) == ("8", 2000, 2000)
-    assert document["asked"]["length"]["sum"] == 6000 and document["asked"]["ink"]["sum"] == 2000
+    assert document["serving"]["length"]["sum"] == 6000 and document["serving"]["ink"]["sum"] == 2000
