@@ -24,7 +24,7 @@ from im2latex.models import is_version
 
 # Custom properties of Baseline's output.
 SERVING_VERSION = "serving_version"  # the version that serves; "" if there is none
-PASSED_OVER = "passed_over"  # newer versions that cannot be used, with reasons
+SKIPPED = "skipped"  # newer versions that cannot be used, with reasons
 # Id of Pusher's artifact for that version; known only to orchestrators that run drivers.
 COPY_OF = "pushed_model"
 

@@ -39,7 +39,7 @@ from components.metadata import ADDRESS, values
 from im2latex.errors import UserError
 from kubeflow.addresses import local_path, with_addresses
 from pipeline.buckets import is_address
-from pipeline.running.notify import FAILED, REFUSED, notify
+from pipeline.running.notify import FAILED, REJECTED, notify
 
 if TYPE_CHECKING:
     from kubeflow.recording import Recorder
@@ -129,7 +129,7 @@ def run_executor(
             outputs_utils.tag_output_artifacts_with_version(outputs)
     for blessing in outputs.get("blessing", ()):
         if blessing.get_int_custom_property("blessed") != 1:
-            _notify(node, REFUSED, blessing.get_string_custom_property("reason") or "the model was not blessed")
+            _notify(node, REJECTED, blessing.get_string_custom_property("reason") or "the model was not blessed")
     addresses = {
         key: listed["artifacts"][0]["uri"] for key, listed in task_input["outputs"].get("artifacts", {}).items()
     }

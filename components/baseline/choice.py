@@ -15,7 +15,7 @@ class BaselineChoice(NamedTuple):
     """The version that serves now, as far as it can be used as a baseline."""
 
     version: str  # "" if there is no version to compare with
-    passed_over: str  # newer versions that cannot be evaluated, each with the reason; "" if there are none
+    skipped: str  # newer versions that cannot be evaluated, each with the reason; "" if there are none
 
 
 def newest_other(folder: str, model: str) -> BaselineChoice:

@@ -27,7 +27,7 @@ from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionP
 from tfx.utils import io_utils, path_utils
 
 from components.baseline.choice import BaselineChoice, newest_other
-from components.serving_folder import COPY_OF, PASSED_OVER, SERVING_VERSION
+from components.serving_folder import COPY_OF, SERVING_VERSION, SKIPPED
 
 
 class BaselineSpec(ComponentSpec):
@@ -36,7 +36,7 @@ class BaselineSpec(ComponentSpec):
     PARAMETERS = {
         "serving": ExecutionParameter(type=str),
         SERVING_VERSION: ExecutionParameter(type=str, optional=True),
-        PASSED_OVER: ExecutionParameter(type=str, optional=True),
+        SKIPPED: ExecutionParameter(type=str, optional=True),
         COPY_OF: ExecutionParameter(type=int, optional=True),
     }
     INPUTS = {"model": ChannelParameter(type=standard_artifacts.Model)}
@@ -52,11 +52,11 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
         portable_driver.BaseDriver.__init__(self, metadata_handle)
 
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Sets `serving_version`, `passed_over` and, if ML Metadata has the artifact of the push, `pushed_model`."""
+        """Sets `serving_version`, `skipped` and, if ML Metadata has the artifact of the push, `pushed_model`."""
         output = driver_output_pb2.DriverOutput()
         serving = _find_serving(execution_info.input_dict, execution_info.exec_properties)
         output.exec_properties[SERVING_VERSION].string_value = serving.version
-        output.exec_properties[PASSED_OVER].string_value = serving.passed_over
+        output.exec_properties[SKIPPED].string_value = serving.skipped
         pushed = self._pushed(os.path.join(execution_info.exec_properties["serving"], serving.version))
         if serving.version and pushed is not None:
             output.exec_properties[COPY_OF].int_value = pushed
@@ -82,14 +82,14 @@ class Executor(base_executor.BaseExecutor):
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
         """Copies the serving model into `baseline` (`Format-Serving/`) and sets its property `serving_version`."""
         self._log_startup(input_dict, output_dict, exec_properties)
-        version, passed_over = exec_properties.get(SERVING_VERSION), exec_properties.get(PASSED_OVER, "")
+        version, skipped = exec_properties.get(SERVING_VERSION), exec_properties.get(SKIPPED, "")
         if version is None:
-            version, passed_over = _find_serving(input_dict, exec_properties)
+            version, skipped = _find_serving(input_dict, exec_properties)
         baseline = artifact_utils.get_single_instance(output_dict["baseline"])
         baseline.set_string_custom_property(SERVING_VERSION, version)
-        if passed_over:
-            baseline.set_string_custom_property(PASSED_OVER, passed_over)
-            logging.warning("Skipped as the baseline: %s", passed_over)
+        if skipped:
+            baseline.set_string_custom_property(SKIPPED, skipped)
+            logging.warning("Skipped as the baseline: %s", skipped)
         if exec_properties.get(COPY_OF):
             baseline.set_int_custom_property(COPY_OF, exec_properties[COPY_OF])
         if version:

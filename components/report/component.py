@@ -1,4 +1,4 @@
-"""Reporter: writes the HTML report of a run, including runs whose model was refused.
+"""Reporter: writes the HTML report of a run, including runs whose model was rejected.
 
 The steps of a run and their durations are in ML Metadata, which an executor cannot read. Where the orchestrator runs
 drivers (LocalDagRunner), the driver reads them and passes them on as an execution property: for each step the time of

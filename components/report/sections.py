@@ -1,7 +1,7 @@
 """Builds the content of each section of a report.
 
 A section whose data is missing says what is missing and why; the other sections are not affected. So failed runs,
-refused models and unfinished runs have a report too.
+rejected models and unfinished runs have a report too.
 """
 
 from __future__ import annotations
@@ -169,30 +169,30 @@ class Outcome(NamedTuple):
     figures: list[Large]
     rules: list[RuleRow]
     check: dict[str, Any]  # results of the serving check; {} if there was none
-    refused: bool  # whether the serving check refused the model
+    rejected: bool  # whether the serving check rejected the model
 
 
 def verdict(run: ReportedRun, evaluation: Evaluation | None) -> Outcome:
     """Builds the first section: the outcome of the run."""
     check, pushed = _properties(run, "serving_check"), _properties(run, "pushed_model")
-    refused = bool(check) and check.get("blessed") != 1
+    rejected = bool(check) and check.get("blessed") != 1
     blessed = evaluation.blessed if evaluation else _properties(run, "blessing").get("blessed")
     sentences = [run.failure] if run.failure else []
     if evaluation:
         sentences += map(_sentence, evaluation.reasons)
-    if refused:
+    if rejected:
         sentences.append(f"The serving check: {check.get('reason', 'it gave no reason')}.")
     if WITHDRAWN in pushed:
         sentences.append(f"The model was {not_pushed(pushed[WITHDRAWN])}.")
     sentences.append(_serving(run, str(pushed.get("pushed_version", ""))))
     everything = evaluation.slices[""] if evaluation else {}
     return Outcome(
-        *_headline(run, blessed, refused, pushed.get("pushed") == 1),
+        *_headline(run, blessed, rejected, pushed.get("pushed") == 1),
         sentences,
         [Large(SCORES[name].title, cell(SCORES[name], everything, name)) for name in LARGE] if evaluation else [],
         [_rule(rule) for rule in evaluation.gate] if evaluation else [],
         check,
-        refused,
+        rejected,
     )
 
 
@@ -200,15 +200,15 @@ def _properties(run: ReportedRun, name: str) -> dict[str, Any]:
     return dict(run.artifacts[name].properties) if name in run.artifacts else {}
 
 
-def _headline(run: ReportedRun, blessed: Any, refused: bool, pushed: bool) -> tuple[str, bool | None]:
+def _headline(run: ReportedRun, blessed: Any, rejected: bool, pushed: bool) -> tuple[str, bool | None]:
     if run.failed:
         return f"{run.failed} failed", False
     if blessed is None:
         return "Not evaluated", None
     if not blessed:
         return "Not blessed", False
-    if refused:
-        return "Refused by the serving check", False
+    if rejected:
+        return "Rejected by the serving check", False
     return ("Blessed and pushed", True) if pushed else ("Blessed, not pushed", None)
 
 

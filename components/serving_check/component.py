@@ -49,7 +49,7 @@ class Executor(base_executor.BaseExecutor):
     """Runs the model on images in a fresh process and writes the result."""
 
     def Do(self, input_dict: dict[str, list], output_dict: dict[str, list], exec_properties: dict[str, Any]) -> None:
-        """Sets the properties of `blessing`: `blessed` (0 or 1), the measurements, and the `reason` if it is refused.
+        """Sets the properties of `blessing`: `blessed` (0 or 1), the measurements, and the `reason` if it is rejected.
 
         Raises:
             UserError: the split has no examples.
@@ -60,7 +60,7 @@ class Executor(base_executor.BaseExecutor):
         images = read_images(examples, exec_properties["split"], exec_properties["images"])
         result = check_serving(path_utils.serving_model_path(model.uri), images, exec_properties["max_seconds"])
         _write(result, artifact_utils.get_single_instance(output_dict["blessing"]))
-        logging.info("The model is %s.", "blessed" if result.blessed else f"refused: {result.reason}")
+        logging.info("The model is %s.", "blessed" if result.blessed else f"rejected: {result.reason}")
 
 
 class ServingCheck(base_component.BaseComponent):

@@ -44,7 +44,7 @@ NO_ERROR = re.compile(r"[IW]\d{4} |WARNING: |\*\*\* |\s*@ ")
 class CheckResult:
     """Result of a check; a measurement is None if the check ended before it."""
 
-    reason: str = ""  # why the model is refused; "" if it is blessed
+    reason: str = ""  # why the model is rejected; "" if it is blessed
     seconds_to_load: float | None = None
     seconds_per_image: float | None = None  # median, each image alone
     seconds_per_image_p99: float | None = None
@@ -68,7 +68,7 @@ class Ended:
 def check_serving(model: str, images: Sequence[bytes], max_seconds: float) -> CheckResult:
     """Runs a SavedModel on images in a fresh process, and its ONNX file, if it has one, in another.
 
-    The model is refused if it cannot be loaded, if its process fails, crashes or hangs, or if its ONNX file reads more
+    The model is rejected if it cannot be loaded, if its process fails, crashes or hangs, or if its ONNX file reads more
     than one of `TIES` images differently. None of these raises an exception.
 
     Args:
@@ -99,7 +99,7 @@ def check_onnx(model: Path, images: Sequence[bytes], expected: Sequence[str], se
         seconds: timeout of the process, seconds.
 
     Returns:
-        Why the file is refused; "" if it is not.
+        Why the file is rejected; "" if it is not.
     """
     try:
         ended = _run("components.serving_check.onnx_probe", str(model), images, seconds=seconds)

@@ -58,7 +58,7 @@ def watch(
     """Run the pipeline when data, configuration or code have changed.
 
     IM2LATEX_NOTIFY_COMMAND and IM2LATEX_NOTIFY_WEBHOOK name a command and a webhook that receive a notification of each
-    failed run and each refused model. Exit status with --once: that of the run, or 0 if nothing has changed.
+    failed run and each rejected model. Exit status with --once: that of the run, or 0 if nothing has changed.
     """
     from pipeline.config import load_config
     from pipeline.running.launch import run_pipeline

@@ -1,4 +1,4 @@
-"""Notifies the operator of failed and refused runs, by a command, a webhook, or both.
+"""Notifies the operator of failed runs and rejected models, by a command, a webhook, or both.
 
 Environment variables name them: IM2LATEX_NOTIFY_COMMAND gets the message as JSON on its standard input;
 IM2LATEX_NOTIFY_WEBHOOK is an address that the JSON is posted to.
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from im2latex.errors import UserError
 
 COMMAND, WEBHOOK = "IM2LATEX_NOTIFY_COMMAND", "IM2LATEX_NOTIFY_WEBHOOK"
-FAILED, REFUSED = "failed", "refused"
+FAILED, REJECTED = "failed", "rejected"
 # Timeout of each.
 SECONDS = 30
 
@@ -39,8 +39,8 @@ def notify(source: str, outcome: str, sentence: str, environment: Mapping[str, s
     """Sends a notification to each configured receiver.
 
     Args:
-        source: what failed or was refused: the name of a pipeline, or a component.
-        outcome: `FAILED` or `REFUSED`.
+        source: what failed or was rejected: the name of a pipeline, or a component.
+        outcome: `FAILED` or `REJECTED`.
         sentence: why.
         environment: the environment variables.
 

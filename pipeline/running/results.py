@@ -12,7 +12,7 @@ from components.example_validator import drift
 from components.formula_metrics.scores import SCORES
 from components.metadata import Output
 from components.report.report_page import FILE
-from components.serving_folder import PASSED_OVER, SERVING_VERSION, WITHDRAWN, not_pushed
+from components.serving_folder import SERVING_VERSION, SKIPPED, WITHDRAWN, not_pushed
 from components.tuner.results import best_in_words
 from pipeline.lineage.notes import count_examples, vocabulary_size
 
@@ -28,12 +28,12 @@ class RunResult:
     metrics: dict[str, float] | None = None
     pictures: str = ""  # scores on other kinds of pictures, as text
     baseline: str = ""  # the serving version that it was compared with
-    passed_over: str = ""  # newer versions that cannot be used as the baseline, with reasons
+    skipped: str = ""  # newer versions that cannot be used as the baseline, with reasons
     other_vocabulary: str = ""  # note that the baseline has another vocabulary
     baseline_metrics: dict[str, float] = field(default_factory=dict)
     blessed: bool | None = None
     reasons: tuple[str, ...] = ()  # why the model was not blessed
-    serving_error: str = ""  # why ServingCheck refused the model
+    serving_error: str = ""  # why ServingCheck rejected the model
     seconds_per_image: float = 0.0  # median in ServingCheck; 0 if it was not measured
     pushed: str | None = None  # folder of the pushed version
     withdrawn: str = ""  # the withdrawn version that the model is a copy of, so that it was not pushed
@@ -57,7 +57,7 @@ def read_result(outputs: Mapping[tuple[str, str], Output]) -> RunResult:
         fields["tuned"] = best_in_words(best.properties)
     if baseline := outputs.get(("Baseline", "baseline")):
         fields["baseline"] = baseline.properties.get(SERVING_VERSION, "")
-        fields["passed_over"] = baseline.properties.get(PASSED_OVER, "")
+        fields["skipped"] = baseline.properties.get(SKIPPED, "")
     if evaluated := outputs.get(("Evaluator", "evaluation")):
         evaluation = read_evaluation(evaluated.uri)
         fields["metrics"] = evaluation.slices[""][CANDIDATE]
@@ -92,7 +92,7 @@ def detail(component: str, result: RunResult) -> str:
             return result.tuned
         case "Baseline":
             serving = f"version {result.baseline} is serving" if result.baseline else "nothing is serving yet"
-            return f"{serving}; {result.passed_over}" if result.passed_over else serving
+            return f"{serving}; {result.skipped}" if result.skipped else serving
         case "Evaluator":
             shown = ((name, (result.metrics or {})[name]) for name in ("bleu", "exact_match"))
             scores = ", ".join(f"{SCORES[name].title} {value:.3f}" for name, value in shown)

@@ -14,7 +14,7 @@ from im2latex.errors import UserError
 from pipeline.config import Config, flatten
 from pipeline.running.examples import examples_folder
 from pipeline.running.launch import run_pipeline
-from pipeline.running.notify import FAILED, REFUSED, check_environment, notify
+from pipeline.running.notify import FAILED, REJECTED, check_environment, notify
 from pipeline.running.record import fingerprint_of, start_of
 from pipeline.sources import all_files, fingerprint
 from pipeline.workspace import Workspace
@@ -78,7 +78,7 @@ class Watch:
         else:
             if status:
                 why = "the model was not good enough or was withdrawn; `im2latex report` says more"
-                self._notify(config, REFUSED, why)
+                self._notify(config, REJECTED, why)
         # An interrupted run leaves the file as it is and so runs again; a failed one runs again after a change.
         write_atomically(file, json.dumps(state, indent=1) + "\n")
         return status

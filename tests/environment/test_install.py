@@ -163,7 +163,7 @@ def test_the_error_names_the_supported_pythons_if_none_is_installed(system: Syst
     assert "install Python 3.10 or 3.11" in refused(system.install())
 
 
-def test_shims_that_do_not_run_are_passed_over_for_pyenv_s_own(system: System) -> None:
+def test_shims_that_do_not_run_are_skipped_for_pyenv_s_own(system: System) -> None:
     system.python("python3", (3, 9, 2), [2, 31])
     system.program("python3.10", "echo 'pyenv: python3.10: command not found' >&2; exit 127")
     real = system.python("../home/.pyenv/versions/3.10.13/bin/python3.10", (3, 10, 13), [2, 31])

@@ -89,4 +89,4 @@ def test_a_version_that_cannot_be_evaluated_is_skipped(damage: str, tmp_path: Pa
             data.write_bytes(data.read_bytes()[:1])
     serving = newest_other(str(tmp_path), str(models["new"]))
     assert serving.version == "1"
-    assert serving.passed_over.startswith("version 2 cannot be used: ") and "\n" not in serving.passed_over
+    assert serving.skipped.startswith("version 2 cannot be used: ") and "\n" not in serving.skipped

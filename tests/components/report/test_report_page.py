@@ -47,7 +47,7 @@ def test_the_report_says_why_a_model_was_refused_and_what_serves(material: Mater
     [
         ({"blessed": 1}, PUSHED, "Blessed and pushed", True),
         ({"blessed": 1}, {"pushed": 0}, "Blessed, not pushed", None),
-        ({"blessed": 0, "reason": "it is slow"}, {"pushed": 0}, "Refused by the serving check", False),
+        ({"blessed": 0, "reason": "it is slow"}, {"pushed": 0}, "Rejected by the serving check", False),
         (None, PUSHED, "Blessed and pushed", True),
     ],
 )
@@ -58,7 +58,7 @@ def test_the_headline_has_the_outcome_of_a_blessed_model(
     outcome = verdict(with_artifacts(material.run, **changed), kept(material))
     assert (outcome.headline, outcome.good) == (headline, good)
     text = " ".join(outcome.sentences)
-    assert ("it is slow" in text) == (headline == "Refused by the serving check")
+    assert ("it is slow" in text) == (headline == "Rejected by the serving check")
 
 
 def test_the_serving_version_is_that_at_the_time_of_the_report(material: Material, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_expansion_of_hostile_macros_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("broken", [r"\newcommand{\a}{", r"\newcommand", r"\def\a", r"\let\a", r"\newcommand{a}{b}"])
-def test_broken_definitions_are_passed_over(broken: str) -> None:
+def test_broken_definitions_are_skipped(broken: str) -> None:
     found = find_definition(broken)
     assert found is not None and read_definition(broken, found) is None
 

@@ -107,7 +107,7 @@ def test_one_that_was_copied_in_part_is_tried_again_although_copying_keeps_the_t
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_version_whose_answers_are_no_probabilities_is_passed_over(
+def test_a_version_whose_answers_are_no_probabilities_is_skipped(
     number: float, workspace: Workspace, trained: Trained, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "im2latex.serving")

@@ -121,7 +121,7 @@ def test_an_unreadable_configuration_is_reported_once(
     assert watch.check() == 0
 
 
-def test_a_command_is_notified_of_failed_and_refused_runs(
+def test_a_command_is_notified_of_failed_runs_and_rejected_models(
     watch: Watch, runs: Runs, said: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(COMMAND, f"sh -c 'cat >> {tmp_path / 'told'}; echo >> {tmp_path / 'told'}'")
@@ -132,10 +132,10 @@ def test_a_command_is_notified_of_failed_and_refused_runs(
     runs.end = 3
     (data / "train" / "a.tfrecord").write_bytes(b"poor")
     assert watch.check() == 3
-    failed, refused = map(json.loads, (tmp_path / "told").read_text().splitlines())
+    failed, rejected = map(json.loads, (tmp_path / "told").read_text().splitlines())
     assert (failed["source"], failed["outcome"]) == ("im2latex", "failed")
     assert failed["text"] == "ImportExampleGen: a record is damaged"
-    assert refused["outcome"] == "refused" and "not good enough" in refused["text"]
+    assert rejected["outcome"] == "rejected" and "not good enough" in rejected["text"]
     for command, problem in [("sh -c 'exit 7'", "ended with status 7"), ("/nowhere", "cannot be run (No such file")]:
         monkeypatch.setenv(COMMAND, command)
         (data / "train" / "a.tfrecord").write_bytes(command.encode())
