@@ -236,6 +236,12 @@ def export(
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the data set for --calibrate.")] = "eval",
+    spelling: Annotated[
+        str,
+        typer.Option(
+            help="Spelling in which --calibrate compares formulas, as in `evaluate`.", metavar="|".join(SPELLINGS)
+        ),
+    ] = NORMAL,
     training_data: Annotated[
         Path | None,
         typer.Option(
@@ -272,7 +278,7 @@ def export(
         trained, sentence = with_statistics(trained, training_data)
         typer.echo(sentence)
     if calibration is not None:
-        trained, sentence = calibrated(trained, calibration, split)
+        trained, sentence = calibrated(trained, calibration, split, spelling)
         typer.echo(sentence)
     export_model(trained, out, to, precision, npm)
     size = sum(file.stat().st_size for file in (out.rglob("*") if out.is_dir() else (out,)) if file.is_file())

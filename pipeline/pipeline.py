@@ -128,7 +128,11 @@ def create_pipeline(
     trainer = Trainer(
         run_fn="trainer_module.trainer.run_fn",
         hyperparameters=tuner and tuner.outputs["best_hyperparameters"],
-        custom_config={"config": config.section("image", "vocabulary", "model", "training", "decoding"), **further},
+        custom_config={
+            "config": config.section("image", "vocabulary", "model", "training", "decoding"),
+            "spelling": config.data.spelling,
+            **further,
+        },
         **transformed,
     )
 

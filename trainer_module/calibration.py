@@ -51,19 +51,22 @@ class Fit(NamedTuple):
     probabilities: tuple[float, ...]  # of the formulas, by this calibration
 
 
-def calibrate(trained: Trained, examples: Sequence[tuple[bytes, str]], normalised: bool = False) -> Fit:
+def calibrate(
+    trained: Trained, examples: Sequence[tuple[bytes, str]], normalised: bool = False, spelling: str = NORMAL
+) -> Fit:
     """Calibrates a model's probabilities on examples that were not used in training, with the model's default search.
 
     Args:
         trained: the model; its existing calibration is ignored.
         examples: encoded pictures and their formulas; at most `EXAMPLES` of them are read.
         normalised: whether the pictures are PNGs that are already normalised for the model.
+        spelling: spelling in which formulas are compared, as in `data.spelling.respell`.
 
     Raises:
-        UserError: no picture can be read.
+        UserError: no picture can be read, or the spelling is unknown.
     """
     step = -(-len(examples) // EXAMPLES)
-    return fit(read_examples(trained._replace(calibration=Calibration()), examples[::step], normalised))
+    return fit(read_examples(trained._replace(calibration=Calibration()), examples[::step], normalised), spelling)
 
 
 def read_examples(trained: Trained, examples: Sequence[tuple[bytes, str]], normalised: bool) -> list[Read]:
@@ -87,19 +90,20 @@ def read_examples(trained: Trained, examples: Sequence[tuple[bytes, str]], norma
     ]
 
 
-def fit(examples: Sequence[Read]) -> Fit:
+def fit(examples: Sequence[Read], spelling: str = NORMAL) -> Fit:
     """Fits the calibration of formulas and of tokens.
 
     Args:
         examples: readings with the model's uncalibrated probabilities.
+        spelling: spelling in which formulas are compared, as in `data.spelling.respell`.
 
     Raises:
-        UserError: there are no examples.
+        UserError: there are no examples, or the spelling is unknown.
     """
     if not examples:
         raise UserError("there are no examples with a picture that can be read: nothing to calibrate on")
-    targets = [respell(example.target, NORMAL).split() for example in examples]
-    read = [respell(example.read.latex, NORMAL).split() for example in examples]
+    targets = [respell(example.target, spelling).split() for example in examples]
+    read = [respell(example.read.latex, spelling).split() for example in examples]
     right = np.array(list(map(list.__eq__, targets, read)))
     odds = log_odds(np.array([example.read.log_probability for example in examples]))
     of_tokens = np.concatenate([example.read.token_probability for example in examples])

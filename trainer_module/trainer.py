@@ -56,8 +56,9 @@ def run_fn(fn_args: FnArgs) -> None:
 
     Args:
         fn_args: TFX's arguments. `custom_config["config"]` is JSON with the sections `image`, `vocabulary`,
-            `model`, `training` and `decoding`; `custom_config["checkpoints"]` is an optional folder for checkpoints,
-            from which an interrupted training continues. `hyperparameters`, from Tuner, override the configuration.
+            `model`, `training` and `decoding`; `custom_config["spelling"]` is the spelling of the formulas, as in
+            `data.spelling.respell`; `custom_config["checkpoints"]` is an optional folder for checkpoints, from which
+            an interrupted training continues. `hyperparameters`, from Tuner, override the configuration.
     """
     config = json.loads(fn_args.custom_config["config"])
     decoding = DecodingConfig(**config.pop("decoding"))
@@ -91,7 +92,12 @@ def run_fn(fn_args: FnArgs) -> None:
         model_config, inputs.image, inputs.vocabulary, limit, weights_of(model), decoding, statistics=statistics
     )
     sample = inputs.validation[:: -(-len(inputs.validation) // EXAMPLES)]
-    fitted = calibrate(trained, [(one.image, _text(one.tokens, inputs.vocabulary)) for one in sample], normalised=True)
+    fitted = calibrate(
+        trained,
+        [(one.image, _text(one.tokens, inputs.vocabulary)) for one in sample],
+        normalised=True,
+        spelling=fn_args.custom_config["spelling"],
+    )
     log.info(
         "calibration error %.3f, %.3f before, on %d validation examples", fitted.after, fitted.before, fitted.examples
     )

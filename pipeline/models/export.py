@@ -10,6 +10,7 @@ from pathlib import Path
 
 import im2latex
 from data.files import atomic_folder
+from data.spelling import NORMAL
 from im2latex.errors import UserError
 from im2latex.weights import NAME, weights_file
 from pipeline.web.folder import save_web
@@ -74,13 +75,14 @@ def read_model(weights: Path | None, model: str | None) -> Trained:
     return read_exported(Path(model))
 
 
-def calibrated(trained: Trained, data: Path, split: str) -> tuple[Trained, str]:
+def calibrated(trained: Trained, data: Path, split: str, spelling: str = NORMAL) -> tuple[Trained, str]:
     """Calibrates a model's probabilities on examples that were not used in training.
 
     Args:
         trained: the model.
         data: a data set with splits, a folder of TFRecords, or one TFRecord file.
         split: split of a data set.
+        spelling: spelling in which formulas are compared, as in `data.spelling.respell`.
 
     Returns:
         The calibrated model, and a message with the number of examples and the calibration error before and after.
@@ -93,7 +95,7 @@ def calibrated(trained: Trained, data: Path, split: str) -> tuple[Trained, str]:
     from trainer_module.calibration import calibrated as with_fit
 
     records = read_records(examples_of(data, split))
-    fit = calibrate(trained, [(record.image, record.latex) for record in records])
+    fit = calibrate(trained, [(record.image, record.latex) for record in records], spelling=spelling)
     error = f"calibration error {fit.after:.3f}, {fit.before:.3f} before"
     return with_fit(trained, fit), f"calibrated on {fit.examples:,} examples: {error}"
 

@@ -49,6 +49,16 @@ def test_an_overconfident_model_is_calibrated() -> None:
     np.testing.assert_allclose(found.probabilities, sigmoid(0.5 * odds - 0.5), atol=0.03)
 
 
+@pytest.mark.parametrize(("spelling", "is_right"), [("normal", True), ("im2markup", False)])
+def test_formulas_are_compared_in_the_spelling_of_the_data(spelling: str, is_right: bool) -> None:
+    synonyms = Read(r"\rightarrow", Hypothesis(r"\to", float(np.log(0.7)), 0.0, 0.0, (0.7,)))
+    calibration = fit([synonyms] * 200, spelling).calibration
+    of_tokens = sigmoid(np.array(calibration.token_slope * np.log(7 / 3) + calibration.token_offset))
+    of_formulas = sigmoid(np.array(calibration.formula_slope * np.log(7 / 3) + calibration.formula_offset))
+    assert (of_formulas > 0.9) == is_right and (of_formulas < 0.1) == (not is_right)
+    assert of_tokens == pytest.approx(of_formulas)
+
+
 def test_few_examples_hardly_change_anything() -> None:
     (slope, offset) = fit([read(0.7, True)]).calibration[2:]
     assert slope == pytest.approx(1, abs=0.1) and 0 < offset < 0.3

@@ -19,6 +19,7 @@ from PIL import Image
 from tfx.components.trainer.fn_args_utils import FnArgs
 
 import trainer_module
+from data.spelling import NORMAL
 from im2latex.errors import UserError
 from im2latex.reader import Reader
 from im2latex.statistics import from_document, of_values
@@ -50,7 +51,7 @@ def arguments(transformed, folder: Path, **training) -> FnArgs:
         transform_output=transformed.output,
         serving_model_dir=str(folder / "Format-Serving"),
         model_run_dir=str(folder / "run"),
-        custom_config={"config": json.dumps(config), "checkpoints": str(folder / "checkpoints")},
+        custom_config={"config": json.dumps(config), "spelling": NORMAL, "checkpoints": str(folder / "checkpoints")},
     )
 
 
