@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from im2latex.cli import run
 from im2latex.errors import UserError
 from pipeline.cli import app
 from tests.im2latex.serving.conftest import encoded
@@ -180,6 +181,22 @@ def test_a_result_below_the_confidence_is_one_sentence(pushed: Path, files: list
         "read" if sure[path] >= bound else "doubtful" for path in files
     ]
     assert predict(pushed, "--min-confidence", 1.5, files[0]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("predict", "x.png", "--nope"), "no such option: --nope; see `im2latex predict --help`"),
+        (("serve", "x"), "no such argument: x; see `im2latex serve --help`"),
+        (("monitor", "--ulr", "x"), "no such option: --ulr; see `im2latex monitor --help`"),
+    ],
+)
+def test_an_unknown_option_names_the_help_of_its_command(
+    arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(arguments)
+    assert (stop.value.code, *capsys.readouterr()) == (2, "", f"im2latex: {sentence}\n")
 
 
 def test_inverted_and_transparent_pictures_are_read_as_the_plain_one(

@@ -87,8 +87,6 @@ def test_an_error_is_one_sentence_and_status_1(arguments: tuple[str, ...], sente
     [
         (("evaluate",), "missing option '--data'; see `im2latex evaluate --help`"),
         (("data", "draw"), "missing argument 'FORMULAS'; see `im2latex data draw --help`"),
-        (("predict", "x.png", "--nope"), "no such option: --nope; see `im2latex predict --help`"),
-        (("serve", "x"), "no such argument: x; see `im2latex serve --help`"),
         (("frobnicate",), "no such command 'frobnicate'; see `im2latex --help`"),
         (("run", "--form", "x"), "no such option: --form (Possible options: --from, --to); see `im2latex run --help`"),
         (
