@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from im2latex.cli import run
+from im2latex import cli
 from im2latex.errors import UserError
 from pipeline.cli import app
 from tests.im2latex.serving.conftest import encoded
@@ -195,7 +195,7 @@ def test_an_unknown_option_names_the_help_of_its_command(
     arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        run(arguments)
+        cli.run(arguments)
     assert (stop.value.code, *capsys.readouterr()) == (2, "", f"im2latex: {sentence}\n")
 
 
