@@ -195,7 +195,7 @@ def test_an_unknown_option_names_the_help_of_its_command(
     arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        cli.run(arguments)
+        cli.run([*arguments])
     assert (stop.value.code, *capsys.readouterr()) == (2, "", f"im2latex: {sentence}\n")
 
 
