@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,12 @@ class Calibration(NamedTuple):
     token_offset: float = 0.0
     formula_slope: float = 1.0
     formula_offset: float = 0.0
+
+    def of_formula(self, log_probability: float) -> float:
+        """Returns the calibrated probability of a formula, 0 to 1, from the model's natural log-probability."""
+        below = min(log_probability, CERTAIN)
+        log_odds = below - math.log1p(-math.exp(below))
+        return 1 / (1 + math.exp(-(self.formula_slope * log_odds + self.formula_offset)))
 
 
 def bins_of(probability: np.ndarray | float) -> np.ndarray:

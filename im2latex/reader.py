@@ -68,6 +68,7 @@ class Reader:
             self.vocabulary: list[str] = described["vocabulary"]
             self._form = ImageSettings(**described["image"])
             self._decoding = Decoding(**described.get("decoding", {}))
+            self._calibration = Calibration(**described.get("calibration", {}))
             self.statistics = from_document(described.get("statistics", {}))
         except (KeyError, TypeError, ValueError):
             raise UserError(
@@ -186,25 +187,50 @@ class Reader:
         """Reads normalised images with ink, uint8 (height, width).
 
         If the model's settings say so, it reads an image again in other sizes if its reading is not probable enough,
-        and returns the reading with the highest score.
+        and ranks all hypotheses by their mean probability over the sizes.
         """
-        readings = self._read_batches(images, beam, attention)
+        found = self._read_batches(images, beam, attention)
         scales, below = self._decoding.rescales, self._decoding.rescale_below
-        doubtful = [i for i, one in enumerate(readings) if math.exp(one.alternatives[0].log_probability) < below]
+        doubtful = [i for i, (best, *_) in enumerate(found) if math.exp(best.hypothesis.log_probability) < below]
         rescaled = [rescale(images[i], scale, self._form) for i in doubtful for scale in scales]
         others = iter(self._read_batches(rescaled, beam, attention))
         for i in doubtful:
-            candidates = [readings[i], *itertools.islice(others, len(scales))]
-            readings[i] = max(candidates, key=lambda reading: reading.alternatives[0].score)
-        return readings
+            found[i] = self._merged([found[i], *itertools.islice(others, len(scales))])
+        return [
+            Reading(tuple(one.hypothesis for one in candidates[: beam.width]), candidates[0].attention)
+            for candidates in found
+        ]
 
-    def _read_batches(self, images: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[Reading]:
-        answers: dict[int, Reading] = {}
+    def _merged(self, found: Sequence[Sequence[_Candidate]]) -> list[_Candidate]:
+        """Merges the hypotheses of one picture in several sizes, best first.
+
+        The probability of a formula is its mean over the sizes; it is 0 in a size where the search did not find it.
+        """
+        by_formula: dict[str, list[_Candidate]] = {}
+        for candidate in itertools.chain(*found):
+            by_formula.setdefault(candidate.hypothesis.latex, []).append(candidate)
+        merged = []
+        for same in by_formula.values():
+            best = max(same, key=lambda candidate: candidate.hypothesis.log_probability)
+            highest, score = best.hypothesis.log_probability, best.hypothesis.score
+            total = sum(math.exp(candidate.hypothesis.log_probability - highest) for candidate in same)
+            log_probability = highest + math.log(total / len(found))
+            hypothesis = best.hypothesis._replace(
+                log_probability=log_probability,
+                score=score * log_probability / highest if highest else log_probability,  # the same length penalty
+                probability=self._calibration.of_formula(log_probability),
+            )
+            merged.append(_Candidate(hypothesis, best.attention))
+        return sorted(merged, key=lambda candidate: -candidate.hypothesis.score)
+
+    def _read_batches(self, images: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[list[_Candidate]]:
+        """Reads normalised images in batches; returns the candidates for each, best first."""
+        answers: dict[int, list[_Candidate]] = {}
         for chosen in of_like_size([(image.shape[1], image.shape[0]) for image in images], READ_AT_ONCE):
             answers |= zip(chosen, self._read_batch([images[i] for i in chosen], beam, attention), strict=True)
         return [answers[i] for i in range(len(images))]
 
-    def _read_batch(self, pixels: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[Reading]:
+    def _read_batch(self, pixels: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[list[_Candidate]]:
         """Reads a batch of at least one normalised image, uint8 (height, width)."""
         width, length_penalty = self._decoding.search(beam)
         sizes = np.array([image.shape for image in pixels], np.int64)
@@ -222,16 +248,17 @@ class Reader:
         if "probability" not in outputs:  # file from an older version, without calibration
             outputs["probability"] = np.exp(outputs["log_probability"])
             outputs["token_probability"] = np.zeros((*outputs["probability"].shape, 0), np.float32)
-        readings = []
-        for i in range(len(pixels)):
-            candidates = [
-                self._hypothesis(*(outputs[name][i, j] for name in _OF_HYPOTHESES)) for j in range(beam.width)
+        return [
+            [
+                _Candidate(
+                    self._hypothesis(*(outputs[name][i, j] for name in _OF_HYPOTHESES)),
+                    _trace_attention(outputs, i, j, batch.shape[1:], image) if attention else None,
+                )
+                # If the search finds fewer hypotheses than its width, the others have log-probability -inf.
+                for j in np.flatnonzero(outputs["log_probability"][i] > -np.inf)
             ]
-            # If the search finds fewer hypotheses than its width, the others have log-probability -inf.
-            hypotheses = tuple(one for one in candidates if one.log_probability > -np.inf)
-            attention_map = _trace_attention(outputs, i, batch.shape[1:], pixels[i]) if attention else None
-            readings.append(Reading(hypotheses, attention_map))
-        return readings
+            for i, image in enumerate(pixels)
+        ]
 
     def _hypothesis(
         self, tokens: np.ndarray, log_probability: float, score: float, probability: float, of_tokens: np.ndarray
@@ -242,18 +269,28 @@ class Reader:
         return Hypothesis(latex, float(log_probability), float(score), float(probability), token_probability)
 
 
-def _trace_attention(output: Mapping[str, np.ndarray], i: int, sides: Sequence[int], image: np.ndarray) -> Attention:
-    """Collects the attention of an image's best hypothesis by following it back through the beam.
+class _Candidate(NamedTuple):
+    """A hypothesis, and its attention if it was requested."""
+
+    hypothesis: Hypothesis
+    attention: Attention | None
+
+
+def _trace_attention(
+    output: Mapping[str, np.ndarray], i: int, j: int, sides: Sequence[int], image: np.ndarray
+) -> Attention:
+    """Collects the attention of a hypothesis by following it back through the beam.
 
     Args:
         output: the output of `im2latex.graph.onnx_model`.
         i: the image's index in the batch.
+        j: the rank of the hypothesis, from 0.
         sides: height and width of the padded images of the batch.
         image: the image without padding.
     """
     fine = "fine" in output
-    steps = int((output["tokens"][i, 0] != PAD).sum())
-    maps, at = [], int(output["order"][i, 0])
+    steps = int((output["tokens"][i, j] != PAD).sum())
+    maps, at = [], int(output["order"][i, j])
     for parents, weights in zip(output["parents"][::-1, i], output["fine" if fine else "coarse"][::-1, i], strict=True):
         at = int(parents[at])
         maps.append(weights[at])

@@ -152,7 +152,9 @@ class FormulaReader:
         width: int | tf.Tensor,
         length_penalty: float | tf.Tensor,
     ) -> Decoded:
-        """Reads images again in other sizes if their reading is not probable enough, and keeps the best score.
+        """Reads images again in other sizes if their reading is not probable enough, and merges the hypotheses.
+
+        The probability of a formula is its mean over the sizes, as in `im2latex.Reader`.
 
         Args:
             read: the hypotheses of each image.
@@ -174,20 +176,44 @@ class FormulaReader:
             encoded, other_sizes = tf.map_fn(rescaled, pairs, fn_output_signature=specs)
             others = self._search(_padded(encoded, other_sizes), other_sizes, width, length_penalty)
 
-            def candidates(first: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-                first = tf.gather(first, doubtful)[:, tf.newaxis]
-                return tf.concat([first, tf.reshape(others, (-1, len(scales), *tf.unstack(tf.shape(others)[1:])))], 1)
+            def of_all_sizes(first: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
+                """Puts the hypotheses of an image in all sizes into one row."""
+                rows = tf.size(doubtful), len(scales) * tf.shape(first)[1], *tf.unstack(tf.shape(first)[2:])
+                return tf.concat([tf.gather(first, doubtful), tf.reshape(others, rows)], 1)
 
-            best = tf.argmax(candidates(read.score, others.score)[:, :, 0], axis=1)
-            return tf.nest.map_structure(
-                lambda first, of_others: tf.tensor_scatter_nd_update(
-                    first, doubtful[:, tf.newaxis], tf.gather(candidates(first, of_others), best, batch_dims=1)
-                ),
-                read,
-                others,
+            merged = _merged(Decoded(*map(of_all_sizes, read, others)), len(scales) + 1, tf.shape(read.score)[1])
+            return Decoded(
+                *(
+                    tf.tensor_scatter_nd_update(all_, doubtful[:, tf.newaxis], new)
+                    for all_, new in zip(read, merged, strict=True)
+                )
             )
 
         return tf.cond(tf.size(doubtful) > 0, again, lambda: read)
+
+
+def _merged(read: Decoded, sizes: int, width: tf.Tensor) -> Decoded:
+    """Merges equal hypotheses of an image in several sizes, and returns the best `width` by score.
+
+    Args:
+        read: the hypotheses in all sizes, (batch, sizes * width, ...).
+        sizes: number of sizes.
+        width: number of hypotheses to return.
+    """
+    own = read.log_probability
+    # (batch, one, other): whether two hypotheses are the same formula
+    same = tf.reduce_all(read.tokens[:, :, tf.newaxis] == read.tokens[:, tf.newaxis], axis=3)
+    of_same = tf.where(same, own[:, tf.newaxis], -float("inf"))
+    mean = tf.reduce_logsumexp(of_same, axis=2) - math.log(sizes)
+    # Of equal hypotheses, the most probable one stays; its score keeps its length penalty.
+    is_first = tf.argmax(of_same, axis=2, output_type=tf.int32) == tf.range(tf.shape(own)[1])
+    stays = tf.logical_and(is_first, own > -float("inf"))
+    score = tf.where(stays, tf.where(own < 0, read.score * mean / tf.where(stays, own, -1.0), mean), -float("inf"))
+    best, order = tf.math.top_k(score, width)
+    tokens, of_tokens, mean = (
+        tf.gather(of, order, batch_dims=1) for of in (read.tokens, read.token_log_probability, mean)
+    )
+    return Decoded(tokens, of_tokens, tf.where(best > -float("inf"), mean, best), best)
 
 
 def _padded(encoded: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:

@@ -29,5 +29,7 @@ class DecodingConfig:
         "sizes; 0: never",
     )
     rescales: tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...] = Field(
-        default=(), max_length=8, description="these sizes, relative to the normalised picture; the best score counts"
+        default=(),
+        max_length=8,
+        description="these sizes, relative to the normalised picture; a formula counts with its mean probability",
     )

@@ -11,6 +11,7 @@ const PAD = 0;
 const MAX_PIXELS = 16000000;
 const MAX_SIDE = 16000;
 const LEAST_PIXELS = 9;
+const CERTAIN = -1e-5;
 const OUTPUTS = ["tokens", "log_probability", "score", "probability", "token_probability"];
 
 const here = (name) => new URL(name, import.meta.url).href;
@@ -52,23 +53,22 @@ export class Reader {
     if (normalised.pixels.every((level) => level === WHITE)) {
       return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 0, tokens: [] }] };
     }
-    let best = await this.#search(normalised, count);
-    if (Math.exp(best.log_probability.data[0]) < decoding.rescale_below) {
+    let hypotheses = await this.#search(normalised, count);
+    if (Math.exp(hypotheses[0].log_probability) < decoding.rescale_below) {
+      const found = [hypotheses];
       for (const scale of decoding.rescales) {
-        const other = await this.#search(rescale(normalised, scale, image), count);
-        best = other.score.data[0] > best.score.data[0] ? other : best;
+        found.push(await this.#search(rescale(normalised, scale, image), count));
       }
+      hypotheses = merged(found, this.described.calibration);
     }
-    return { status: "read", alternatives: this.#hypotheses(best).slice(0, count) };
+    const alternatives = hypotheses.slice(0, count).map(({ score, ...alternative }) => alternative);
+    return { status: "read", alternatives };
   }
 
-  /* Returns the model's outputs for a normalised picture. */
-  #search(normalised, count) {
+  /* Returns the hypotheses for a normalised picture, best first. */
+  async #search(normalised, count) {
     const { beam_width: width, length_penalty: lengthPenalty } = this.described.decoding;
-    return this.session.run(inputs(normalised, Math.max(count, width), lengthPenalty), OUTPUTS);
-  }
-
-  #hypotheses(outputs) {
+    const outputs = await this.session.run(inputs(normalised, Math.max(count, width), lengthPenalty), OUTPUTS);
     const { vocabulary } = this.described;
     const [, , steps] = outputs.tokens.dims;
     const alternatives = [...outputs.log_probability.data].map((logProbability, i) => {
@@ -79,6 +79,7 @@ export class Reader {
       return {
         latex: clean(tokens.map(([token]) => token).join(" ")),
         log_probability: logProbability,
+        score: outputs.score.data[i],
         probability: outputs.probability.data[i],
         tokens,
       };
@@ -86,6 +87,30 @@ export class Reader {
     // If the search finds fewer hypotheses than requested, the others have log-probability -inf.
     return alternatives.filter((one) => Number.isFinite(one.log_probability));
   }
+}
+
+/* Merges the hypotheses of one picture in several sizes, best first. The probability of a formula is its mean over the
+   sizes; it is 0 in a size where the search did not find it. */
+function merged(found, calibration) {
+  const byFormula = new Map();
+  for (const one of found.flat()) {
+    const formula = one.tokens.map(([token]) => token).join(" ");
+    byFormula.set(formula, [...(byFormula.get(formula) ?? []), one]);
+  }
+  const hypotheses = [...byFormula.values()].map((same) => {
+    const best = same.reduce((one, other) => (other.log_probability > one.log_probability ? other : one));
+    const total = same.reduce((sum, one) => sum + Math.exp(one.log_probability - best.log_probability), 0);
+    const mean = best.log_probability + Math.log(total / found.length);
+    const score = best.log_probability ? (best.score * mean) / best.log_probability : mean; // the same length penalty
+    return { ...best, log_probability: mean, score, probability: calibrated(mean, calibration) };
+  });
+  return hypotheses.sort((one, other) => other.score - one.score);
+}
+
+/* Calibrates the probability of a formula, as im2latex/calibration.py does. */
+function calibrated(logProbability, { formula_slope: slope, formula_offset: offset }) {
+  const below = Math.min(logProbability, CERTAIN);
+  return 1 / (1 + Math.exp(-(slope * (below - Math.log1p(-Math.exp(below))) + offset)));
 }
 
 async function download(name) {
