@@ -29,7 +29,8 @@ class Calibration(NamedTuple):
         """Returns the calibrated probability of a formula, 0 to 1, from the model's natural log-probability."""
         below = min(log_probability, CERTAIN)
         log_odds = below - math.log1p(-math.exp(below))
-        return 1 / (1 + math.exp(-(self.formula_slope * log_odds + self.formula_offset)))
+        calibrated = self.formula_slope * log_odds + self.formula_offset
+        return 1 / (1 + math.exp(min(-calibrated, 700.0)))  # without overflow
 
 
 def bins_of(probability: np.ndarray | float) -> np.ndarray:

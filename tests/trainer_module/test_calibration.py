@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import keras
 import numpy as np
@@ -57,6 +58,15 @@ def test_formulas_are_compared_in_the_spelling_of_the_data(spelling: str, is_rig
     of_formulas = sigmoid(np.array(calibration.formula_slope * np.log(7 / 3) + calibration.formula_offset))
     assert (of_formulas > 0.9) == is_right and (of_formulas < 0.1) == (not is_right)
     assert of_tokens == pytest.approx(of_formulas)
+
+
+def test_the_probability_of_a_formula_is_calibrated() -> None:
+    assert Calibration().of_formula(math.log(0.25)) == pytest.approx(0.25)
+    calibration = Calibration(1.0, 0.0, 0.5, -1.0)
+    assert calibration.of_formula(math.log(0.2)) == pytest.approx(
+        0.5 / (0.5 + math.e)
+    )  # odds of 1/4, 1/2 after the root
+    assert calibration.of_formula(-3000.0) == pytest.approx(0.0) and calibration.of_formula(0.0) > 0.99
 
 
 def test_few_examples_hardly_change_anything() -> None:
