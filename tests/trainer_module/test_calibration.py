@@ -63,9 +63,7 @@ def test_formulas_are_compared_in_the_spelling_of_the_data(spelling: str, is_rig
 def test_the_probability_of_a_formula_is_calibrated() -> None:
     assert Calibration().of_formula(math.log(0.25)) == pytest.approx(0.25)
     calibration = Calibration(1.0, 0.0, 0.5, -1.0)
-    assert calibration.of_formula(math.log(0.2)) == pytest.approx(
-        0.5 / (0.5 + math.e)
-    )  # odds of 1/4
+    assert calibration.of_formula(math.log(0.2)) == pytest.approx(0.5 / (0.5 + math.e))  # odds of 1/4
     assert calibration.of_formula(-3000.0) == pytest.approx(0.0) and calibration.of_formula(0.0) > 0.99
 
 
