@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +24,20 @@ class Calibration(NamedTuple):
     formula_slope: float = 1.0
     formula_offset: float = 0.0
 
-    def of_formula(self, log_probability: float) -> float:
-        """Returns the calibrated probability of a formula, 0 to 1, from the model's natural log-probability."""
-        below = min(log_probability, CERTAIN)
-        log_odds = below - math.log1p(-math.exp(below))
-        calibrated = self.formula_slope * log_odds + self.formula_offset
-        return 1 / (1 + math.exp(min(-calibrated, 700.0)))  # without overflow
+    def of_formula(self, log_probability: np.ndarray | float) -> np.ndarray:
+        """Returns the calibrated probabilities of formulas, 0 to 1, from the model's natural log-probabilities."""
+        return sigmoid(self.formula_slope * log_odds(log_probability) + self.formula_offset)
+
+
+def log_odds(log_probability: np.ndarray | float) -> np.ndarray:
+    """Converts log-probabilities to log-odds, in the same way as decoding."""
+    below = np.minimum(log_probability, CERTAIN)
+    return below - np.log1p(-np.exp(below))
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    """Returns the logistic function of each number; it does not overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * z))
 
 
 def bins_of(probability: np.ndarray | float) -> np.ndarray:

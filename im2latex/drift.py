@@ -57,12 +57,12 @@ def compare(reference: Statistics, current: Statistics, at_most: Mapping[str, fl
         current: of other data.
         at_most: threshold by feature.
     """
-    return [
-        Comparison(name, old.mean, new.mean, distance(name, old, new), bound)
-        for name, bound in at_most.items()
-        if comparable(name, reference, current)
-        for old, new in [(reference[name], current[name])]
-    ]
+    comparisons = []
+    for name, bound in at_most.items():
+        if comparable(name, reference, current):
+            old, new = reference[name], current[name]
+            comparisons.append(Comparison(name, old.mean, new.mean, distance(name, old, new), bound))
+    return comparisons
 
 
 def comparable(name: str, *several: Statistics) -> bool:

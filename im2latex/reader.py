@@ -218,7 +218,7 @@ class Reader:
             hypothesis = best.hypothesis._replace(
                 log_probability=log_probability,
                 score=score * log_probability / highest if highest else log_probability,  # the same length penalty
-                probability=self._calibration.of_formula(log_probability),
+                probability=float(self._calibration.of_formula(log_probability)),
             )
             merged.append(_Candidate(hypothesis, best.attention))
         return sorted(merged, key=lambda candidate: -candidate.hypothesis.score)

@@ -17,7 +17,7 @@ from rapidfuzz.distance import Levenshtein
 from scipy.optimize import minimize
 
 from data.spelling import NORMAL, respell
-from im2latex.calibration import BINS, CERTAIN, Calibration, bins_of, expected_calibration_error
+from im2latex.calibration import BINS, Calibration, bins_of, expected_calibration_error, log_odds, sigmoid
 from im2latex.errors import ImageError, UserError
 from im2latex.images import WHITE
 from im2latex.reader import Reader
@@ -105,7 +105,8 @@ def fit(examples: Sequence[Read], spelling: str = NORMAL) -> Fit:
     targets = [respell(example.target, spelling).split() for example in examples]
     read = [respell(example.read.latex, spelling).split() for example in examples]
     right = np.array(list(map(list.__eq__, targets, read)))
-    odds = log_odds(np.array([example.read.log_probability for example in examples]))
+    log_probability = np.array([example.read.log_probability for example in examples])
+    odds = log_odds(log_probability)
     of_tokens = np.concatenate([example.read.token_probability for example in examples])
     tokens_right = np.concatenate(
         [right_tokens(target, example.read.latex.split()) for target, example in zip(targets, examples, strict=True)]
@@ -118,13 +119,13 @@ def fit(examples: Sequence[Read], spelling: str = NORMAL) -> Fit:
     for learned in (half, ~half):
         if learned.any() and not learned.all():
             slope, offset = _logistic(odds[learned], right[learned])
-            held_out[~learned] = _sigmoid(slope * odds[~learned] + offset)
+            held_out[~learned] = sigmoid(slope * odds[~learned] + offset)
     return Fit(
         calibration,
         len(right),
-        calibration_error(_sigmoid(odds), right),
+        calibration_error(sigmoid(odds), right),
         calibration_error(held_out, right),
-        tuple(_sigmoid(calibration.formula_slope * odds + calibration.formula_offset).tolist()),
+        tuple(calibration.of_formula(log_probability).tolist()),
     )
 
 
@@ -142,12 +143,6 @@ def right_tokens(target: Sequence[str], read: Sequence[str]) -> np.ndarray:
     return right
 
 
-def log_odds(log_probability: np.ndarray) -> np.ndarray:
-    """Converts log-probabilities to log-odds, in the same way as decoding."""
-    below = np.minimum(log_probability, CERTAIN)
-    return below - np.log1p(-np.exp(below))
-
-
 def calibration_error(probability: np.ndarray, right: np.ndarray) -> float:
     """Returns the expected calibration error of probabilities and whether each is right, both (n,)."""
     bins = bins_of(probability)
@@ -161,14 +156,10 @@ def _logistic(odds: np.ndarray, right: np.ndarray) -> tuple[float, float]:
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         slope, offset = parameters
         z = slope * odds + offset
-        wrong_by = _sigmoid(z) - right
+        wrong_by = sigmoid(z) - right
         value = np.sum(np.logaddexp(0, z) - right * z) + PRIOR / 2 * ((slope - 1) ** 2 + offset**2)
         return value, np.array([np.sum(wrong_by * odds) + PRIOR * (slope - 1), np.sum(wrong_by) + PRIOR * offset])
 
     result = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0.05, 20.0), (-20.0, 20.0)])
     slope, offset = result.x.tolist()
     return round(slope, 6), round(offset, 6)
-
-
-def _sigmoid(z: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * z))
