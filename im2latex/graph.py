@@ -38,6 +38,8 @@ def onnx_model(
     Inputs:
         `image`: uint8 (batch, height, width), padded with white to multiples of `STRIDE`.
         `size`: height and width of each image before padding, int64 (batch, 2).
+        `views`: number of consecutive images that show the same formula in different sizes, int64 (); it divides the
+            batch. Their rows of the outputs are equal, except the attention.
         `width`: beam width, int64 ().
         `length_penalty`: float32 ().
 
@@ -127,12 +129,13 @@ class _Network(EncoderGraph):
         add, sides = graph.add, ("batch", "width")
         image = graph.input("image", "uint8", ("batch", "height", "width_of_image"))
         size = graph.input("size", "int64", ("batch", 2))
+        views = add("Reshape", graph.input("views", "int64", ()), self.ints(1))
         width = add("Reshape", graph.input("width", "int64", ()), self.ints(1))
         length_penalty = graph.input("length_penalty", "float32", ())
         coarse, fine = self.encode(image, size)
         batch = self.shape(image, 0, 1)
         beams = self.joined(batch, width)
-        queries = add("Mul", batch, width)
+        queries, formulas = add("Mul", batch, width), add("Div", batch, views)
         table = add("MatMul", self.weight("embedding/embeddings"), self.weight("decoder/embedding_kernel"))
         table = add("Add", table, self.weight("decoder/bias"))
         recurrent = [self.weight("decoder/output_kernel")]
@@ -147,6 +150,8 @@ class _Network(EncoderGraph):
         first = self.reshape(add("Expand", offsets, beams), -1)
         never, vocabulary_shape = graph.constant(NEVER), self.ints(vocabulary)
         hidden_shape, in_all = self.joined(beams, self.units), self.joined(batch, -1)
+        of_query, of_view = self.joined(queries, vocabulary), self.joined(formulas, views, width, vocabulary)
+        log_views = add("Log", add("Cast", views, to=1))
         flat, column, in_units = self.ints(-1), self.ints(-1, 1), self.ints(-1, self.units)
         start_of_recent, end_of_recent, along = self.ints(-MAX_PERIOD), self.ints(np.iinfo(np.int64).max), self.ints(1)
         # How many more tokens have to repeat, by period, if none does so far.
@@ -191,6 +196,8 @@ class _Network(EncoderGraph):
         combined = add("Concat", add("Reshape", context, in_units), hidden, axis=1)
         output = add("Tanh", add("MatMul", combined, combine))
         gains = add("LogSoftmax", add("MatMul", output, logits_kernel), axis=-1)
+        mean = add("ReduceLogSumExp", add("Reshape", gains, of_view), axes=[1])
+        gains = add("Reshape", add("Expand", add("Sub", mean, log_views), of_view), of_query)
         is_last = add("Equal", step, body.constant(max_tokens))
         has_to_end = add("Or", is_last, add("Greater", add("ReduceMax", repeated, axes=[1]), body.constant(-1)))
         gains = add("Add", gains, add("Where", has_to_end, only_end, allowed))

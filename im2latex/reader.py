@@ -68,12 +68,12 @@ class Reader:
             self.vocabulary: list[str] = described["vocabulary"]
             self._form = ImageSettings(**described["image"])
             self._decoding = Decoding(**described.get("decoding", {}))
-            self._calibration = Calibration(**described.get("calibration", {}))
             self.statistics = from_document(described.get("statistics", {}))
         except (KeyError, TypeError, ValueError):
             raise UserError(
                 f"{file} is not a model of im2latex: it has no settings for the normalisation of images"
             ) from None
+        self._inputs = {each.name for each in self._session.get_inputs()}  # older files have no `views`
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     @overload
@@ -186,53 +186,37 @@ class Reader:
     def read_normalised(self, images: Sequence[np.ndarray], beam: Beam, attention: bool = False) -> list[Reading]:
         """Reads normalised images with ink, uint8 (height, width).
 
-        If the model's settings say so, it reads an image again in other sizes if its reading is not probable enough,
-        and ranks all hypotheses by their mean probability over the sizes.
+        If the model's settings say so, an image is read again if its reading is not probable enough, in its own and
+        other sizes together: the probability of a token is its mean over the sizes.
         """
-        found = self._read_batches(images, beam, attention)
-        scales, below = self._decoding.rescales, self._decoding.rescale_below
+        found = self._read_batches([[image] for image in images], beam, attention)
+        scales, below = (1.0, *self._decoding.rescales), self._decoding.rescale_below
         doubtful = [i for i, (best, *_) in enumerate(found) if math.exp(best.hypothesis.log_probability) < below]
-        rescaled = [rescale(images[i], scale, self._form) for i in doubtful for scale in scales]
-        others = iter(self._read_batches(rescaled, beam, attention))
-        for i in doubtful:
-            found[i] = self._merged([found[i], *itertools.islice(others, len(scales))])
+        if doubtful and self._decoding.rescales and "views" in self._inputs:
+            views = [[rescale(images[i], scale, self._form) for scale in scales] for i in doubtful]
+            for i, candidates in zip(doubtful, self._read_batches(views, beam, attention), strict=True):
+                found[i] = candidates
         return [
             Reading(tuple(one.hypothesis for one in candidates[: beam.width]), candidates[0].attention)
             for candidates in found
         ]
 
-    def _merged(self, found: Sequence[Sequence[_Candidate]]) -> list[_Candidate]:
-        """Merges the hypotheses of one picture in several sizes, best first.
-
-        The probability of a formula is its mean over the sizes; it is 0 in a size where the search did not find it.
-        """
-        by_formula: dict[str, list[_Candidate]] = {}
-        for candidate in itertools.chain(*found):
-            by_formula.setdefault(candidate.hypothesis.latex, []).append(candidate)
-        merged = []
-        for same in by_formula.values():
-            best = max(same, key=lambda candidate: candidate.hypothesis.log_probability)
-            highest, score = best.hypothesis.log_probability, best.hypothesis.score
-            total = sum(math.exp(candidate.hypothesis.log_probability - highest) for candidate in same)
-            log_probability = highest + math.log(total / len(found))
-            hypothesis = best.hypothesis._replace(
-                log_probability=log_probability,
-                score=score * log_probability / highest if highest else log_probability,  # the same length penalty
-                probability=float(self._calibration.of_formula(log_probability)),
-            )
-            merged.append(_Candidate(hypothesis, best.attention))
-        return sorted(merged, key=lambda candidate: -candidate.hypothesis.score)
-
-    def _read_batches(self, images: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[list[_Candidate]]:
-        """Reads normalised images in batches; returns the candidates for each, best first."""
+    def _read_batches(
+        self, pictures: Sequence[Sequence[np.ndarray]], beam: Beam, attention: bool
+    ) -> list[list[_Candidate]]:
+        """Reads pictures in batches, each as one or more images of it; returns the candidates for each, best first."""
         answers: dict[int, list[_Candidate]] = {}
-        for chosen in of_like_size([(image.shape[1], image.shape[0]) for image in images], READ_AT_ONCE):
-            answers |= zip(chosen, self._read_batch([images[i] for i in chosen], beam, attention), strict=True)
-        return [answers[i] for i in range(len(images))]
+        sizes = [(image.shape[1], image.shape[0]) for image, *_ in pictures]
+        for chosen in of_like_size(sizes, max(READ_AT_ONCE // len(pictures[0]), 1) if pictures else 1):
+            answers |= zip(chosen, self._read_batch([pictures[i] for i in chosen], beam, attention), strict=True)
+        return [answers[i] for i in range(len(pictures))]
 
-    def _read_batch(self, pixels: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[list[_Candidate]]:
-        """Reads a batch of at least one normalised image, uint8 (height, width)."""
+    def _read_batch(
+        self, pictures: Sequence[Sequence[np.ndarray]], beam: Beam, attention: bool
+    ) -> list[list[_Candidate]]:
+        """Reads at least one picture, each as the same number of normalised images, uint8 (height, width)."""
         width, length_penalty = self._decoding.search(beam)
+        views, pixels = len(pictures[0]), list(itertools.chain(*pictures))
         sizes = np.array([image.shape for image in pixels], np.int64)
         batch = np.full((len(pixels), *(-(-sizes.max(axis=0) // STRIDE) * STRIDE)), WHITE, np.uint8)
         for image, into in zip(pixels, batch, strict=True):
@@ -240,10 +224,12 @@ class Reader:
         inputs = {
             "image": batch,
             "size": sizes,
+            "views": np.array(views, np.int64),
             "width": np.array(width, np.int64),
             "length_penalty": np.array(length_penalty, np.float32),
         }
         names = self._outputs if attention else [name for name in self._outputs if name in _OF_HYPOTHESES]
+        inputs = {name: value for name, value in inputs.items() if name in self._inputs}
         outputs = dict(zip(names, self._session.run(names, inputs), strict=True))
         if "probability" not in outputs:  # file from an older version, without calibration
             outputs["probability"] = np.exp(outputs["log_probability"])
@@ -257,7 +243,7 @@ class Reader:
                 # If the search finds fewer hypotheses than its width, the others have log-probability -inf.
                 for j in np.flatnonzero(outputs["log_probability"][i] > -np.inf)
             ]
-            for i, image in enumerate(pixels)
+            for i, image in list(enumerate(pixels))[::views]  # the other rows of a picture are equal
         ]
 
     def _hypothesis(

@@ -21,7 +21,7 @@ class Hypothesis(NamedTuple):
     Attributes:
         latex: tokens, separated by one space.
         log_probability: natural log-probability of the tokens and the end token; exactly the model's float32 value.
-            If the picture was read in several sizes, the logarithm of the mean probability.
+            If the picture was read in several sizes, the probability of a token is its mean over them.
         score: the value by which hypotheses are ranked.
         probability: calibrated probability that the whole formula is right, 0 to 1; 0 for an image without ink.
         token_probability: calibrated probability that each token is right; () if the model does not give it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from keras import ops
@@ -40,6 +41,7 @@ def search(
     max_tokens: int,
     width: int | Tensor = 1,
     length_penalty: float | Tensor = 0.0,
+    views: int = 1,
 ) -> Decoded:
     """Reads formulas from images with beam search.
 
@@ -57,6 +59,8 @@ def search(
         width: beam width, at least 1; 1 is greedy decoding.
         length_penalty: after the search, hypotheses of n tokens are ranked by log-probability / ((6 + n) / 6) to this
             power (Wu et al. 2016, section 7, with the end counted as a token).
+        views: number of consecutive images that show the same formula in different sizes; it divides the batch. The
+            probability of a token is its mean over them, and their rows of the result are equal.
     """
     memories = model.decoder.remember(model.encode(images, sizes))
     kernels = model.decoder.kernels()
@@ -90,6 +94,10 @@ def search(
     ) -> tuple[Tensor, ...]:
         logits, state, _ = model.step(ops.reshape(last, (-1,)), DecoderState(*state), memories, kernels)
         gains = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
+        gains = ops.reshape(gains, (-1, views, width, model.vocabulary_size))
+        if views > 1:
+            mean = ops.logsumexp(gains, axis=1, keepdims=True) - math.log(views)
+            gains = ops.broadcast_to(mean, ops.shape(gains))
         gains = ops.reshape(gains, (batch, width, model.vocabulary_size))
         has_to_end = ops.logical_or(step >= max_tokens, ops.any(repeated >= loops, axis=-1, keepdims=True))
         gains = gains + ops.where(has_to_end, only_end, allowed)

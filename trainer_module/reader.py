@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import operator
 
 from im2latex.errors import UserError
 from im2latex.weights import NAME as NAME
@@ -18,6 +19,8 @@ from trainer_module.trained import Trained, load_description, load_weights
 
 # Fields that matter only in training, so they may differ.
 _FREE = ("dropout",)
+# Fields that may be larger: the model is then widened (trainer_module/widening.py).
+_WIDTHS = ("filters", "decoder_units")
 
 
 def load() -> Trained:
@@ -38,14 +41,21 @@ def check_fits(model: ModelConfig, image: ImageConfig) -> None:
     """Checks that a training with this configuration can start from the model.
 
     Raises:
-        UserError: a dimension differs.
+        UserError: a dimension differs, or a layer is narrower.
     """
     reader = load_description(weights_file())
     for section, actual, required in (("model", model, reader.model), ("image", image, reader.image)):
         for name in (field.name for field in dataclasses.fields(required) if field.name not in _FREE):
-            if getattr(actual, name) != getattr(required, name):
+            value, expected = getattr(actual, name), getattr(required, name)
+            if value != expected and not (name in _WIDTHS and _is_wider(value, expected)):
                 raise UserError(
                     f'training.start_from = "{NAME}" needs the dimensions of that model, but {section}.{name} is '
-                    f'{getattr(actual, name)} and not {getattr(required, name)}; use preset = "{NAME}" '
-                    f"(--preset {NAME}), and set nothing in the sections model and image"
+                    f'{value} and not {expected}; use preset = "{NAME}" (--preset {NAME}), and set nothing in the '
+                    "sections model and image, or only wider model.filters and model.decoder_units"
                 )
+
+
+def _is_wider(value: int | tuple[int, ...], expected: int | tuple[int, ...]) -> bool:
+    if isinstance(value, tuple) and isinstance(expected, tuple):
+        return len(value) == len(expected) and all(map(operator.ge, value, expected))
+    return not isinstance(value, tuple) and not isinstance(expected, tuple) and value >= expected

@@ -41,8 +41,8 @@ class FormulaReader:
         self._description = json.dumps(described, ensure_ascii=False)
         self._onnx = onnx_of(trained)
         self._image, self._decoding, self._calibration = trained.image, trained.decoding, trained.calibration
-        self._search = lambda images, sizes, width, length_penalty: search(
-            model, images, sizes, trained.max_tokens, width, length_penalty
+        self._search = lambda images, sizes, width, length_penalty, views=1: search(
+            model, images, sizes, trained.max_tokens, width, length_penalty, views
         )
 
     def save(self, folder: str) -> None:
@@ -152,16 +152,14 @@ class FormulaReader:
         width: int | tf.Tensor,
         length_penalty: float | tf.Tensor,
     ) -> Decoded:
-        """Reads images again in other sizes if their reading is not probable enough, and merges the hypotheses.
-
-        The probability of a formula is its mean over the sizes, as in `im2latex.Reader`.
+        """Reads images again if their reading is not probable enough, in their own and other sizes together.
 
         Args:
             read: the hypotheses of each image.
             blank: whether an image has no ink, (batch, 1).
             pixels, sizes, width, length_penalty: as in `search`.
         """
-        scales = self._decoding.rescales
+        scales = (1.0, *self._decoding.rescales)
         is_doubtful = (read.log_probability[:, 0] < math.log(self._decoding.rescale_below)) & ~blank[:, 0]
         doubtful = tf.cast(tf.where(is_doubtful)[:, 0], tf.int32)
 
@@ -173,47 +171,16 @@ class FormulaReader:
         def again() -> Decoded:
             pairs = tf.repeat(doubtful, len(scales)), tf.tile(tf.constant(scales, tf.float64), tf.shape(doubtful))
             specs = tf.TensorSpec((), tf.string), tf.TensorSpec((2,), tf.int32)
-            encoded, other_sizes = tf.map_fn(rescaled, pairs, fn_output_signature=specs)
-            others = self._search(_padded(encoded, other_sizes), other_sizes, width, length_penalty)
-
-            def of_all_sizes(first: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-                """Puts the hypotheses of an image in all sizes into one row."""
-                rows = tf.size(doubtful), len(scales) * tf.shape(first)[1], *tf.unstack(tf.shape(first)[2:])
-                return tf.concat([tf.gather(first, doubtful), tf.reshape(others, rows)], 1)
-
-            merged = _merged(Decoded(*map(of_all_sizes, read, others)), len(scales) + 1, tf.shape(read.score)[1])
+            encoded, view_sizes = tf.map_fn(rescaled, pairs, fn_output_signature=specs)
+            of_views = self._search(_padded(encoded, view_sizes), view_sizes, width, length_penalty, len(scales))
             return Decoded(
                 *(
-                    tf.tensor_scatter_nd_update(all_, doubtful[:, tf.newaxis], new)
-                    for all_, new in zip(read, merged, strict=True)
+                    tf.tensor_scatter_nd_update(of_all, doubtful[:, tf.newaxis], new[:: len(scales)])
+                    for of_all, new in zip(read, of_views, strict=True)
                 )
             )
 
         return tf.cond(tf.size(doubtful) > 0, again, lambda: read)
-
-
-def _merged(read: Decoded, sizes: int, width: tf.Tensor) -> Decoded:
-    """Merges equal hypotheses of an image in several sizes, and returns the best `width` by score.
-
-    Args:
-        read: the hypotheses in all sizes, (batch, sizes * width, ...).
-        sizes: number of sizes.
-        width: number of hypotheses to return.
-    """
-    own = read.log_probability
-    # (batch, one, other): whether two hypotheses are the same formula
-    same = tf.reduce_all(read.tokens[:, :, tf.newaxis] == read.tokens[:, tf.newaxis], axis=3)
-    of_same = tf.where(same, own[:, tf.newaxis], -float("inf"))
-    mean = tf.reduce_logsumexp(of_same, axis=2) - math.log(sizes)
-    # Of equal hypotheses, the most probable one stays; its score keeps its length penalty.
-    is_first = tf.argmax(of_same, axis=2, output_type=tf.int32) == tf.range(tf.shape(own)[1])
-    stays = tf.logical_and(is_first, own > -float("inf"))
-    score = tf.where(stays, tf.where(own < 0, read.score * mean / tf.where(stays, own, -1.0), mean), -float("inf"))
-    best, order = tf.math.top_k(score, width)
-    tokens, of_tokens, mean = (
-        tf.gather(of, order, batch_dims=1) for of in (read.tokens, read.token_log_probability, mean)
-    )
-    return Decoded(tokens, of_tokens, tf.where(best > -float("inf"), mean, best), best)
 
 
 def _padded(encoded: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:

@@ -39,8 +39,8 @@ def measured(name: str) -> dict[str, list]:
     done = subprocess.run(command, env=environment | os.environ, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{done.stderr}the case {name} failed")
-    *said, figures = done.stdout.splitlines()
-    print(*said, sep="\n", end="\n" if said else "")
+    *output, figures = done.stdout.splitlines()
+    print(*output, sep="\n", end="\n" if output else "")
     return json.loads(figures)
 
 

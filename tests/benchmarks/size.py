@@ -203,11 +203,11 @@ def measured(folder: Path, home: Path, settings: Sequence[str], last: str) -> di
         ended = threading.Event()
         watching = threading.Thread(target=_watch, args=(process.pid, ended, samples))
         watching.start()
-        _, said = process.communicate()
+        _, output = process.communicate()
         ended.set()
         watching.join()
     if process.returncode:
-        raise UserError(f"the run on {folder} failed: {said.decode().strip()}")
+        raise UserError(f"the run on {folder} failed: {output.decode().strip()}")
     return _figures(home, samples)
 
 

@@ -59,8 +59,8 @@ def alive(pid: int) -> bool:
 def test_only_the_parent_handles_ctrl_c(tmp_path: Path) -> None:
     parent, workers = started(tmp_path)
     os.killpg(parent.pid, signal.SIGINT)
-    _, said = parent.communicate(timeout=ENDS_SECONDS)
-    assert said.count("Traceback") == said.count("KeyboardInterrupt") == 1, said  # Python's own answer
+    _, output = parent.communicate(timeout=ENDS_SECONDS)
+    assert output.count("Traceback") == output.count("KeyboardInterrupt") == 1, output  # Python's own answer
     assert not still_there(workers)
 
 

@@ -117,7 +117,7 @@ def test_python_version_decides_the_stack(python: tuple[int, ...], glibc: tuple[
 
 
 @pytest.mark.parametrize(
-    ("python", "glibc", "said"),
+    ("python", "glibc", "words"),
     [
         ((3, 9, 18), (2, 36), ["3.9.18"]),
         ((3, 14, 0), (2, 41), ["3.14.0"]),
@@ -126,11 +126,11 @@ def test_python_version_decides_the_stack(python: tuple[int, ...], glibc: tuple[
     ],
 )
 def test_a_python_that_fits_no_stack_is_named_with_its_versions(
-    python: tuple[int, ...], glibc: tuple[int, ...], said: list[str]
+    python: tuple[int, ...], glibc: tuple[int, ...], words: list[str]
 ) -> None:
     with pytest.raises(install.UnfitPython) as refusal:
         install.stack(python, glibc)
-    assert all(word in str(refusal.value) for word in said)
+    assert all(word in str(refusal.value) for word in words)
 
 
 def test_another_c_library_and_another_processor_are_refused() -> None:
@@ -274,9 +274,9 @@ def test_an_interrupted_installation_starts_over(system: System) -> None:
 )
 def test_a_failed_installation_ends_in_one_sentence(system: System, message: str, advice: str) -> None:
     system.python("python3", (3, 11, 7), [2, 36])
-    said = system.home / "said"
-    said.write_text(message)
-    system.uv(on_install=f"/bin/cat {said} >&2; exit 2")
+    stderr_file = system.home / "stderr_file"
+    stderr_file.write_text(message)
+    system.uv(on_install=f"/bin/cat {stderr_file} >&2; exit 2")
     assert advice in refused(system.install())
     assert (system.root / ".venv/install.log").read_text() == message
     assert not (system.root / ".venv/installed.json").exists()

@@ -195,11 +195,11 @@ def kill_a_round(killer: Killer, seconds: dict[str, float], number: int, most: i
             kills.append(kill)
         look(killer, kill, repair=random.random() < REPAIR_SHARE)
         tell(killer.audit)
-    took, said = killer.finish(setting)
+    took, message = killer.finish(setting)
     if found := killer.check():
         killer.audit.faults.append(f"after round {number} lineage check finds {found}")
     killer.audit.look(finished=True)
-    repaired = int(match[1]) if (match := _REPAIRED.search(said)) else 0
+    repaired = int(match[1]) if (match := _REPAIRED.search(message)) else 0
     print(f"{time.monotonic() - began:>6.0f} s  {number}: a run finished in {took:.0f} s", flush=True)
     return Round(kills, took, repaired, size(killer.workspace.home))
 

@@ -30,7 +30,7 @@ class Full:
     component: str  # the component that was running
     room: int  # bytes that were left
     status: int
-    said: str  # the last line of the output
+    message: str  # the last line of the output
 
 
 def enter_namespace() -> None:
@@ -77,7 +77,7 @@ def fill_while(killer: Killer, component: str, *settings: str) -> Full:
     ballast.unlink()
     if remaining := processes.remaining(killer.kept):
         killer.audit.faults.append(f"a full disk in {component}: still running: {'; '.join(remaining)}")
-    said = command.output.read_text("utf-8")
-    if status not in (0, 1) or "Traceback" in said or status == 1 and len(_SENTENCE.findall(said)) != 1:
-        killer.audit.faults.append(f"a full disk in {component}, of {room:,} bytes, ended with {status}: {said}")
-    return Full(component, room, status, said.strip().rpartition("\n")[2])
+    message = command.output.read_text("utf-8")
+    if status not in (0, 1) or "Traceback" in message or status == 1 and len(_SENTENCE.findall(message)) != 1:
+        killer.audit.faults.append(f"a full disk in {component}, of {room:,} bytes, ended with {status}: {message}")
+    return Full(component, room, status, message.strip().rpartition("\n")[2])

@@ -176,13 +176,13 @@ class Killer:
         if ended is None:
             {ALL: command.kill, COMMAND: command.kill_command, PIPELINE: command.kill_pipeline}[victim]()
         status = command.wait()
-        said = command.output.read_text("utf-8")
+        message = command.output.read_text("utf-8")
         if late and status not in (0, 3):
-            self.audit.faults.append(f"{moment}: the run failed before the kill: {said}")
+            self.audit.faults.append(f"{moment}: the run failed before the kill: {message}")
         of_pipeline = victim == PIPELINE and not late and status != -signal.SIGKILL
-        if of_pipeline and (status != 1 or said.count("im2latex: ") != 1 or "Traceback" in said):
+        if of_pipeline and (status != 1 or message.count("im2latex: ") != 1 or "Traceback" in message):
             self.audit.faults.append(
-                f"{moment}: its pipeline process was killed, and the command ended with {status}: {said}"
+                f"{moment}: its pipeline process was killed, and the command ended with {status}: {message}"
             )
         if remaining := processes.remaining(self.kept):
             self.audit.faults.append(f"{moment}: {victim} was killed, still running: {'; '.join(remaining)}")
@@ -199,10 +199,10 @@ class Killer:
         """
         command = self._start_until(moment, Log(self.workspace.logs), ())
         command.interrupt()
-        status, said = command.wait(), command.output.read_text("utf-8")
-        last = said.strip().rpartition("\n")[2]
-        if status != 130 or not last.startswith("im2latex: stopped") or "Traceback" in said:
-            self.audit.faults.append(f"Ctrl-C in {moment}: ended with {status}: {said}")
+        status, message = command.wait(), command.output.read_text("utf-8")
+        last = message.strip().rpartition("\n")[2]
+        if status != 130 or not last.startswith("im2latex: stopped") or "Traceback" in message:
+            self.audit.faults.append(f"Ctrl-C in {moment}: ended with {status}: {message}")
         if remaining := processes.remaining(self.kept):
             self.audit.faults.append(f"Ctrl-C in {moment}: still running: {'; '.join(remaining)}")
         return last
@@ -225,13 +225,13 @@ class Killer:
     def check(self, repair: bool = False) -> list[dict]:
         """Returns the findings of `im2latex lineage check`."""
         command = self.start(["lineage", "check", "--json", *(["--repair"] if repair else [])])
-        status, said = command.wait(), command.output.read_text("utf-8")
-        if status == 1 and "there are no runs" in said:
+        status, message = command.wait(), command.output.read_text("utf-8")
+        if status == 1 and "there are no runs" in message:
             return []
         if status not in (0, 4):
-            self.audit.faults.append(f"lineage check ended with {status}: {said}")
+            self.audit.faults.append(f"lineage check ended with {status}: {message}")
             return []
-        return json.loads(said[said.index("{") :])["findings"]
+        return json.loads(message[message.index("{") :])["findings"]
 
     def start(self, arguments: list[str], trap: processes.Trap | None = None) -> processes.Command:
         """Starts an `im2latex` command in the workspace."""

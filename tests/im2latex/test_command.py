@@ -247,11 +247,11 @@ def test_odd_files_and_names_are_a_sentence_each_and_the_others_are_read(tmp_pat
     assert {Path(name).name for name, _ in lines} == {
         r"line\nbreak.png", r"bell\x07\x1b[31m.png", r"latin-\udce4.png", r"tab\t.png", "turned.jpg"
     }  # fmt: skip
-    said = answer.stderr.decode().splitlines()[1:]
-    assert answer.returncode == 1 and len(said) == 4
+    message = answer.stderr.decode().splitlines()[1:]
+    assert answer.returncode == 1 and len(message) == 4
     for sentence, line in zip(
         ["-: the file has more than", "pipe.png: this is a pipe or device", "/dev/null: this is a pipe", "x.png: "],
-        said,
+        message,
         strict=True,
     ):
         assert sentence in line

@@ -12,7 +12,7 @@ import pytest
 
 from im2latex.graph import onnx_model
 from trainer_module.config.model import ModelConfig
-from trainer_module.decoding import search
+from trainer_module.decoding import Decoded, search
 from trainer_module.model import FormulaModel
 from trainer_module.trained import Trained, save_weights
 from trainer_module.weights import weights_of
@@ -61,10 +61,16 @@ def session(model: FormulaModel) -> onnxruntime.InferenceSession:
 
 
 def run(
-    session: onnxruntime.InferenceSession, images: np.ndarray, sizes: np.ndarray, width: int, penalty: float
+    session: onnxruntime.InferenceSession,
+    images: np.ndarray,
+    sizes: np.ndarray,
+    width: int,
+    penalty: float,
+    views: int = 1,
 ) -> dict:
     inputs = {
-        "image": images, "size": sizes, "width": np.array(width), "length_penalty": np.array(penalty, np.float32)
+        "image": images, "size": sizes, "views": np.array(views),
+        "width": np.array(width), "length_penalty": np.array(penalty, np.float32),
     }  # fmt: skip
     return dict(zip([output.name for output in session.get_outputs()], session.run(None, inputs), strict=True))
 
@@ -75,13 +81,31 @@ def test_the_graph_gives_the_same_tokens_and_probabilities(
 ) -> None:
     expected = search(model, images[..., np.newaxis], SIZES.astype(np.int32), MAX_TOKENS, width, penalty)
     found = run(session, images, SIZES, width, penalty)
-    tokens, steps = keras.ops.convert_to_numpy(expected.tokens), found["tokens"].shape[2]
+    tokens = assert_equal(found, expected)
     assert len({tuple(best) for best in tokens[:, 0]}) > 1
+
+
+def test_the_graph_gives_the_same_formula_for_several_views(
+    model: FormulaModel, session: onnxruntime.InferenceSession, images: np.ndarray
+) -> None:
+    order = [0, 3, 1, 2]
+    expected = search(model, images[order][..., np.newaxis], SIZES[order].astype(np.int32), MAX_TOKENS, 3, 1.0, 2)
+    found = run(session, images[order], SIZES[order], 3, 1.0, 2)
+    tokens = assert_equal(found, expected)
+    np.testing.assert_array_equal(tokens[::2], tokens[1::2])
+    alone = run(session, images[order], SIZES[order], 3, 1.0)
+    assert (found["log_probability"][:, 0] != alone["log_probability"][:, 0]).all()
+
+
+def assert_equal(found: dict[str, np.ndarray], expected: Decoded) -> np.ndarray:
+    """Compares the graph's result with the model's; returns the tokens."""
+    tokens, steps = keras.ops.convert_to_numpy(expected.tokens), found["tokens"].shape[2]
     np.testing.assert_array_equal(found["tokens"], tokens[:, :, :steps])
     assert not tokens[:, :, steps:].any()
     for name in ("log_probability", "score"):
         value = keras.ops.convert_to_numpy(getattr(expected, name))
         np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-3)
+    return tokens
 
 
 def test_an_image_reads_the_same_alone_and_in_a_batch(

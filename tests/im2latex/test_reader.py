@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import subprocess
@@ -21,13 +20,16 @@ import im2latex
 from components.evaluator.reading import ImageReader
 from data.pictures.synthetic import draw_png, formulas
 from im2latex.calibration import Calibration
-from im2latex.images import rescale
-from im2latex.reading import Beam
+from im2latex.images import WHITE, rescale
+from im2latex.protobuf import OnnxGraph
+from im2latex.reading import STRIDE, Beam
 from pipeline.models.export import save_model
 from trainer_module import reader as shipped
 from trainer_module.config.decoding import DecodingConfig
+from trainer_module.decoding import search
 from trainer_module.signatures import read_exported
-from trainer_module.trained import save_weights
+from trainer_module.trained import onnx_of, save_weights
+from trainer_module.weights import model_of
 
 
 @pytest.fixture(scope="module")
@@ -116,35 +118,33 @@ def test_a_model_searches_with_the_settings_of_its_description(
         assert greedy == [one.latex for one in reader.predict(images)]
 
 
-def test_doubtful_pictures_are_read_again_in_other_sizes(
+def test_doubtful_pictures_are_read_again_in_several_sizes_together(
     model: Path, reader: im2latex.Reader, images: list[bytes], tmp_path: Path
 ) -> None:
     plain, scales = read_exported(model), (0.8, 1.3)
-    normalised = [reader.normalise(image) for image in images]
-    sizes = [[rescale(image, scale, plain.image) for image in normalised] for scale in scales]  # type: ignore[arg-type]
-    readings = [reader.read_normalised(of_size, Beam(3, 2.0)) for of_size in (normalised, *sizes)]  # type: ignore[arg-type]
-    first = [np.exp(reading.alternatives[0].log_probability) for reading in readings[0]]
+    first = [np.exp(reading.alternatives[0].log_probability) for reading in reader.predict(images, alternatives=3)]
     limit = float(np.mean(first))
     doubtful = [probability < limit for probability in first]
     assert 0 < sum(doubtful) < len(doubtful)
-
-    def mean_log_probabilities(i: int) -> dict[str, float]:
-        """The logarithm of each formula's mean probability over the sizes in which the picture is read, best first."""
-        several = [reading[i] for reading in readings] if doubtful[i] else [readings[0][i]]
-        total: dict[str, float] = {}
-        penalty: dict[str, tuple[float, float]] = {}
-        for one in itertools.chain(*(reading.alternatives for reading in several)):
-            total[one.latex] = total.get(one.latex, 0.0) + np.exp(one.log_probability)
-            of_one = one.log_probability, one.score / one.log_probability
-            penalty[one.latex] = max(of_one, penalty.get(one.latex, of_one))
-        mean = {latex: float(np.log(probability / len(several))) for latex, probability in total.items()}
-        best = sorted(mean, key=lambda latex: mean[latex] * penalty[latex][1], reverse=True)
-        return {latex: mean[latex] for latex in best[:3]}
+    keras_model = model_of(plain)
+    expected: list[dict[str, float]] = []
+    for image, is_doubtful in zip(images, doubtful, strict=True):
+        normalised = reader.normalise(image)
+        assert normalised is not None
+        views = [normalised]
+        if is_doubtful:
+            views += [rescale(normalised, scale, plain.image) for scale in scales]
+        sizes = np.array([view.shape for view in views], np.int32)
+        padded = np.full((len(views), *(-(-sizes.max(axis=0) // STRIDE) * STRIDE), 1), WHITE, np.uint8)
+        for view, into in zip(views, padded, strict=True):
+            into[: view.shape[0], : view.shape[1], 0] = view
+        found = search(keras_model, padded, sizes, plain.max_tokens, 3, 2.0, len(views))
+        texts = [" ".join(plain.vocabulary[token] for token in row if token) for row in np.array(found.tokens)[0]]
+        expected.append(dict(zip(texts, np.array(found.log_probability)[0].tolist(), strict=True)))
 
     decoding = DecodingConfig(beam_width=3, length_penalty=2.0, rescale_below=limit, rescales=scales)
     save_model(plain._replace(decoding=decoding, calibration=Calibration(1.0, 0.0, 0.8, -0.3)), tmp_path / "model")
     rereading = im2latex.Reader(tmp_path / "model")
-    expected = [mean_log_probabilities(i) for i in range(len(images))]
     for tested in (rereading, ImageReader(tmp_path / "model")):
         for several, of_picture in zip(tested.read_each(images, Beam(3)), expected, strict=True):
             assert [one.latex for one in several] == list(of_picture)  # type: ignore[union-attr]
@@ -153,21 +153,29 @@ def test_doubtful_pictures_are_read_again_in_other_sizes(
             probabilities = np.array([one.probability for one in several])  # type: ignore[union-attr]
             odds = np.exp(found) / -np.expm1(found)
             np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(0.3) * odds**-0.8), atol=2e-3)
-    for i in np.flatnonzero(doubtful):
-        latex = next(iter(expected[i]))
-        attention = rereading.predict(images[i], attention=True).attention
-        assert attention is not None and len(attention.weights) == len(latex.split())
-        # It is that of the size in which the formula is most probable.
-        _, picture = max(
-            (
-                (one.log_probability, of_size[i])  # type: ignore[index]
-                for reading, of_size in zip(readings, (normalised, *sizes), strict=True)
-                for one in reading[i].alternatives
-                if one.latex == latex
-            ),
-            key=lambda pair: pair[0],
-        )
-        assert attention.image.shape == picture.shape  # type: ignore[union-attr]
+    # The attention is that of the picture in its own size.
+    for image, of_picture in zip(images, expected, strict=True):
+        attention = rereading.predict(image, attention=True).attention
+        assert attention is not None and len(attention.weights) == len(next(iter(of_picture)).split())
+        np.testing.assert_array_equal(attention.image, reader.normalise(image))
+
+
+def test_a_model_of_before_there_were_views_reads_each_picture_once(
+    model: Path, images: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = read_exported(model)._replace(decoding=DecodingConfig(rescale_below=1.0, rescales=(0.8, 1.3)))
+    (tmp_path / "new.onnx").write_bytes(onnx_of(trained))
+    of_graph = OnnxGraph.input
+
+    def without_views(graph: OnnxGraph, name: str, *of_input: Any) -> str:
+        return graph.constant(np.array(1)) if name == "views" else of_graph(graph, name, *of_input)
+
+    monkeypatch.setattr(OnnxGraph, "input", without_views)
+    (tmp_path / "old.onnx").write_bytes(onnx_of(trained))
+    once, *others = ([one.latex for one in im2latex.Reader(file).predict(images)] for file in (
+        tmp_path / "old.onnx", model, tmp_path / "new.onnx"
+    ))  # fmt: skip
+    assert once == others[0] != others[1]
 
 
 def test_the_packaged_model_gives_the_same_results_as_its_saved_model(tmp_path: Path) -> None:
@@ -320,6 +328,6 @@ def test_the_command_predicts_without_tensorflow_and_pipeline(model: Path, image
     environment = {**os.environ, "IM2LATEX_HOME": str(home)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 0 and done.stdout == f"{im2latex.Reader(model).predict(images[0]).latex}\n"
-    said, modules = done.stderr.splitlines()
-    assert said.startswith("model: im2latex 7 (")
+    message, modules = done.stderr.splitlines()
+    assert message.startswith("model: im2latex 7 (")
     assert not {"tensorflow", "keras", "typer", "pipeline", "components"} & set(modules.split())

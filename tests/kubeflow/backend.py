@@ -215,11 +215,11 @@ class Backend:
                     time.sleep(0.05)
                 process.kill()
             try:
-                said, _ = process.communicate(timeout=600)
+                log, _ = process.communicate(timeout=600)
             finally:
                 process.kill()
             if process.returncode:
-                raise TaskFailed(f"{name}: status {process.returncode}\n{said[-8000:]}")
+                raise TaskFailed(f"{name}: status {process.returncode}\n{log[-8000:]}")
             return self._collect(executor_input["outputs"], outputs.artifacts, pod)
 
     def _collect(self, given: dict[str, Any], declared: Any, pod: Path) -> Result:

@@ -220,7 +220,7 @@ def test_a_bucket_that_cannot_be_listed_is_one_sentence(
 def test_a_user_error_is_one_sentence_and_notifies_the_operator(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(COMMAND, f"sh -c 'cat > {tmp_path / 'told'}'")
+    monkeypatch.setenv(COMMAND, f"sh -c 'cat > {tmp_path / 'reported'}'")
     task = given(tmp_path, {"split": "test", "images": 2.0, "max_seconds": 1.0})
     task["inputs"]["artifacts"] = {
         key: {"artifacts": [{"name": "1", "uri": str(tmp_path), "metadata": metadata}]}
@@ -233,6 +233,6 @@ def test_a_user_error_is_one_sentence_and_notifies_the_operator(
     assert end.value.code == 1
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence.startswith("im2latex: ServingCheck: the split test has no example")
-    told = json.loads((tmp_path / "told").read_text())
-    assert (told["source"], told["outcome"]) == ("ServingCheck", "failed")
-    assert f"im2latex: ServingCheck: {told['text']}" == sentence
+    reported = json.loads((tmp_path / "reported").read_text())
+    assert (reported["source"], reported["outcome"]) == ("ServingCheck", "failed")
+    assert f"im2latex: ServingCheck: {reported['text']}" == sentence

@@ -59,11 +59,19 @@ def test_a_run_is_a_run_of_the_local_runners_kind(runs: Runs, store: MetadataSto
     assert made["Trainer", "model"].state == "live"
     assert not any(ADDRESS in artifact.properties for artifact in made.values())
     assert made["Evaluator", "blessing"].properties["current_model"] == "s3://runs/model"
-    told = graph.runs["one"].properties
+    reported = graph.runs["one"].properties
     (examples,) = (execution for execution in graph.executions.values() if execution.component == "ImportExampleGen")
-    assert examples.properties["input_base"] == told["data"]
-    assert (told["data"], told["host"], told["workspace"]) == ("s3://formulas/records", "kubeflow", "/mnt/im2latex")
-    assert told["data_fingerprint"] == "f" * 64 and told["hardware"] and told["code_sha256"] == code()["code_sha256"]
+    assert examples.properties["input_base"] == reported["data"]
+    assert (reported["data"], reported["host"], reported["workspace"]) == (
+        "s3://formulas/records",
+        "kubeflow",
+        "/mnt/im2latex",
+    )
+    assert (
+        reported["data_fingerprint"] == "f" * 64
+        and reported["hardware"]
+        and reported["code_sha256"] == code()["code_sha256"]
+    )
     assert (summarise(graph, "one", "", workspace).state, run_ids(store)) == ("done", ["one"])
     assert [finding for finding in check(graph, workspace) if finding.kind in ("killed", "files gone")] == []
 
@@ -180,8 +188,8 @@ def test_a_cached_training_has_the_hardware_that_it_was_made_with(
     runs.finisher("two").describe_run({"knobs": knobs_of(load_config()), "code": code()}, "s3://formulas/records")
     assert read_runs(store, ["two"]).runs["two"].properties["hardware"] == "a small pod"
     runs.end("two")
-    told = read_runs(store, ["two"]).runs["two"].properties
-    assert (told["hardware"], told["environment"]) == ("a GPU", "a GPU")
+    reported = read_runs(store, ["two"]).runs["two"].properties
+    assert (reported["hardware"], reported["environment"]) == ("a GPU", "a GPU")
 
 
 def test_a_run_is_done_with_its_last_component(runs: Runs, store: MetadataStore, workspace: Workspace) -> None:

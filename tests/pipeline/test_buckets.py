@@ -60,8 +60,8 @@ def test_a_bucket_without_access_is_one_sentence_after_one_request(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
     assert look(ARTIFACT, "summary.json") is None
     assert look(ARTIFACT) is None
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(f"im2latex: cannot read {ARTIFACT}/summary.json: ") and "AWS_ENDPOINT_URL" in said
+    (output,) = capsys.readouterr().err.splitlines()
+    assert output.startswith(f"im2latex: cannot read {ARTIFACT}/summary.json: ") and "AWS_ENDPOINT_URL" in output
     with pytest.raises(UserError, match="cannot read"):
         download(ARTIFACT, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()

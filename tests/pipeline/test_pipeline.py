@@ -115,7 +115,7 @@ LATEX = SCHEMA.read_text(encoding="utf-8").split("feature {")[2]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (lambda text: text.replace(LATEX, LATEX.replace("BYTES", "INT")), "it needs a feature latex"),
         (lambda text: text.replace(LATEX, LATEX.replace("shape {}", "")), "it needs a feature latex"),
@@ -126,10 +126,10 @@ LATEX = SCHEMA.read_text(encoding="utf-8").split("feature {")[2]
         (lambda text: "", "it needs a feature image"),
     ],
 )
-def test_a_schema_that_does_not_fit_the_records_is_refused(change, told: str, tmp_path: Path) -> None:
+def test_a_schema_that_does_not_fit_the_records_is_refused(change, reported: str, tmp_path: Path) -> None:
     schema = tmp_path / "schema.pbtxt"
     schema.write_text(change(SCHEMA.read_text(encoding="utf-8")), encoding="utf-8")
-    with pytest.raises(UserError, match=f"^the schema {schema} .*{told}") as refusal:
+    with pytest.raises(UserError, match=f"^the schema {schema} .*{reported}") as refusal:
         pipeline(schema=schema)
     assert "\n" not in str(refusal.value) and str(SCHEMA) in str(refusal.value)
 

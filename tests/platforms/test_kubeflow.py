@@ -209,10 +209,12 @@ def test_the_records_of_a_run_have_addresses_and_no_paths_of_the_launcher(
 ) -> None:
     model = first["trainer"].artifacts["model"]["uri"]
     assert first["evaluator"].artifacts["blessing"]["metadata"]["current_model"] == model
-    told = json.dumps([[artifact["metadata"] for artifact in result.artifacts.values()] for result in first.values()])
+    reported = json.dumps(
+        [[artifact["metadata"] for artifact in result.artifacts.values()] for result in first.values()]
+    )
     report = (cluster.output(first, "reporter", "report") / "report.html").read_text(encoding="utf-8")
     assert model in report and RECORDS in report
-    for text in (told, report):
+    for text in (reported, report):
         assert "/s3/" not in text and str(cluster.backend.pods) not in text
 
 
@@ -286,12 +288,12 @@ def test_a_run_is_recorded_as_the_local_runner_records_it(
     ours, theirs = as_recorded(metadata, FIRST), as_recorded(metadata, local)
     assert len(ours) == len(COMPONENTS)
     assert ours == theirs
-    told, expected = (read_runs(metadata, [run]).runs[run].properties for run in (FIRST, local))
-    assert set(told) == set(expected)
-    assert {name for name in told if told[name] != expected[name]} <= {
+    reported, expected = (read_runs(metadata, [run]).runs[run].properties for run in (FIRST, local))
+    assert set(reported) == set(expected)
+    assert {name for name in reported if reported[name] != expected[name]} <= {
         *("config", "config_sha256", "data", "host", "workspace", "environment")
     }
-    assert (told["data"], told["host"]) == (RECORDS, "kubeflow")
+    assert (reported["data"], reported["host"]) == (RECORDS, "kubeflow")
     outputs = read_runs(metadata, [FIRST]).outputs(FIRST)
     model = outputs["Trainer", "model"]
     blessing = outputs["Evaluator", "blessing"].properties

@@ -43,18 +43,18 @@ def lineage(project: Project, *arguments: str, password: str = PASSWORD) -> subp
 
 def test_the_whole_pipeline_keeps_its_metadata_in_the_database(project: Project) -> None:
     assert not list(project.home.glob("*.sqlite*"))
-    told = lineage(project, "runs", "--json")
-    assert told.returncode == 0, told.stderr
-    (run,) = json.loads(told.stdout)["runs"]
+    reported = lineage(project, "runs", "--json")
+    assert reported.returncode == 0, reported.stderr
+    (run,) = json.loads(reported.stdout)["runs"]
     assert (run["state"], run["ran"], run["cached"]) == ("done", len(COMPONENTS), 0)
     assert run["blessed"] is True and [run["pushed"]] == project.versions()
 
 
 def test_lineage_of_the_serving_model_is_found_without_an_address(project: Project) -> None:
-    told = lineage(project)
-    assert told.returncode == 0, told.stderr
+    reported = lineage(project)
+    assert reported.returncode == 0, reported.stderr
     (version,) = project.versions()
-    assert f"version {version} serves now" in told.stdout
+    assert f"version {version} serves now" in reported.stdout
     (data,) = (project.home / "data").iterdir()
     for part in (
         "Pusher, ",
@@ -64,13 +64,13 @@ def test_lineage_of_the_serving_model_is_found_without_an_address(project: Proje
         "48 train + 8 eval + 16 test",
         str(data),
     ):
-        assert part in told.stdout
+        assert part in reported.stdout
     assert lineage(project, "check").stdout == "no problems\n"
 
 
 def test_the_conditions_of_a_run_are_stored_with_it(project: Project) -> None:
-    told = json.loads(lineage(project, "--json").stdout)
-    (run,) = told["runs"]
+    reported = json.loads(lineage(project, "--json").stdout)
+    (run,) = reported["runs"]
     stored = run["properties"]
     assert json.loads(stored["config"])["data.train"] == 48
     assert "metadata.connection" not in stored["config"]
@@ -93,9 +93,9 @@ def test_the_password_is_in_no_file_and_no_output(project: Project) -> None:
 def test_a_wrong_password_is_one_sentence_that_does_not_repeat_it(
     project: Project, password: str, server: Server
 ) -> None:
-    told = lineage(project, password=password)
-    assert told.returncode == 1 and told.stdout == ""
-    assert told.stderr.splitlines() == [
+    reported = lineage(project, password=password)
+    assert reported.returncode == 1 and reported.stdout == ""
+    assert reported.stderr.splitlines() == [
         f"im2latex: {server.address()} refuses the user; is IM2LATEX_METADATA_PASSWORD right, and may the user "
         "use the database?"
     ]
@@ -103,5 +103,5 @@ def test_a_wrong_password_is_one_sentence_that_does_not_repeat_it(
 
 def test_reading_makes_no_database(project: Project, server: Server) -> None:
     for _ in range(2):
-        told = lineage(project, "--connection", server.address("elsewhere"))
-        assert told.returncode == 1 and "elsewhere" in told.stderr and len(told.stderr.splitlines()) == 1
+        reported = lineage(project, "--connection", server.address("elsewhere"))
+        assert reported.returncode == 1 and "elsewhere" in reported.stderr and len(reported.stderr.splitlines()) == 1

@@ -232,6 +232,20 @@ def repeating(period: int) -> FormulaModel:
     return model
 
 
+def test_a_token_of_several_views_has_its_mean_probability_over_them(model, logits):
+    views = [IMAGES[1], IMAGES[3], IMAGES[2]]
+    decoded = search(model, *padded([*views, IMAGES[0], *IMAGES[4:6]], 0, 0).values(), MAX_TOKENS, 2, 0.0, views=3)
+    rows = np.array(decoded.tokens)
+    np.testing.assert_array_equal(rows[:3], rows[[0]].repeat(3, 0))
+    np.testing.assert_array_equal(rows[3:], rows[[3]].repeat(3, 0))
+    for row, of_formula in zip(rows[0], np.array(decoded.log_probability)[0], strict=True):
+        tokens = row[row != PAD].tolist()
+        of_views = logits(views, np.array([[START, *tokens]] * 3, np.int32))
+        targets = [*tokens, END][: len(tokens) + 1]
+        steps = [[log_softmax(step)[token] for step, token in zip(view, targets, strict=True)] for view in of_views]
+        assert of_formula == pytest.approx(np.log(np.exp(steps).mean(axis=0)).sum(), abs=1e-3)
+
+
 # The last ones reach the maximum length with 20 tokens that only repeat.
 @pytest.mark.parametrize(("period", "most"), [(1, 200), (2, 200), (5, 200), (1, 21), (5, 25)])
 def test_a_loop_ends_and_is_cut_to_one_repetition_in_both_decoders(period: int, most: int) -> None:
@@ -252,7 +266,7 @@ def test_a_loop_ends_and_is_cut_to_one_repetition_in_both_decoders(period: int, 
     graph = onnx_model(dataclasses.asdict(model.config), weights_of(model), most, "{}")
     images, sizes = padded(IMAGES[:2], 0, 0).values()
     inputs = {
-        "image": images[..., 0], "size": sizes.astype(np.int64), "width": np.array(1),
+        "image": images[..., 0], "size": sizes.astype(np.int64), "views": np.array(1), "width": np.array(1),
         "length_penalty": np.array(0, np.float32),
     }  # fmt: skip
     names = ["tokens", "token_log_probability", "log_probability"]

@@ -34,11 +34,17 @@ def test_the_preset_has_the_dimensions_of_the_model():
     assert config.model.filters == own.model.filters and config.image == own.image
 
 
+@pytest.mark.parametrize("setting", ["model.decoder_units=1024", "model.filters=[32, 64, 128, 128, 256, 512]"])
+def test_a_wider_model_may_start_from_it(setting):
+    load_config("reader", settings=[setting, "training.start_from=reader"])
+
+
 @pytest.mark.parametrize(
     ("preset", "setting", "sentence"),
     [
         ("quickstart", "training.epochs=1", r"model.filters is \(16, 32, 64, 64, 128, 128\) and not .*use preset"),
         ("reader", "model.decoder_units=8", r"model.decoder_units is 8 and not \d+; use preset = \"reader\""),
+        ("reader", "model.filters=[32, 64, 128, 128, 256, 128]", r"model.filters is \(32, 64, 128, 128, 256, 128\)"),
         ("reader", "image.border=1", r"image.border is 1 and not \d+"),
     ],
 )

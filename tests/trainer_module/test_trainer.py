@@ -212,8 +212,8 @@ def test_formulas_over_the_limit_are_left_out_and_counted(tmp_path, transformed,
     assert len(examples) == short
     assert max(len(example.tokens) for example in examples) <= 6
     assert f"{short} examples, {12 - short} left out with more than 6 tokens" in caplog.text
-    told = f"{12 - short} of 12 formulas are left out: more than 6 tokens (training.max_tokens)\n"
-    assert capsys.readouterr().out == told
+    reported = f"{12 - short} of 12 formulas are left out: more than 6 tokens (training.max_tokens)\n"
+    assert capsys.readouterr().out == reported
     read_examples([transformed.examples], transform, max(lengths), tmp_path)
     assert capsys.readouterr().out == ""
 

@@ -25,11 +25,12 @@ class DecodingConfig:
         default=0.0,
         ge=0.0,
         le=1.0,
-        description="pictures that are read with a lower probability (before calibration) are read again in other "
-        "sizes; 0: never",
+        description="pictures that are read with a lower probability (before calibration) are read again in several "
+        "sizes together; 0: never",
     )
     rescales: tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...] = Field(
         default=(),
         max_length=8,
-        description="these sizes, relative to the normalised picture; a formula counts with its mean probability",
+        description="the sizes besides 1, relative to the normalised picture; each token is chosen by its mean "
+        "probability over them",
     )

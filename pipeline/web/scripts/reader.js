@@ -11,8 +11,7 @@ const PAD = 0;
 const MAX_PIXELS = 16000000;
 const MAX_SIDE = 16000;
 const LEAST_PIXELS = 9;
-const CERTAIN = -1e-5;
-const OUTPUTS = ["tokens", "log_probability", "score", "probability", "token_probability"];
+const OUTPUTS = ["tokens", "log_probability", "probability", "token_probability"];
 
 const here = (name) => new URL(name, import.meta.url).href;
 
@@ -37,7 +36,7 @@ export class Reader {
     ]);
     const session = await ort.InferenceSession.create(new Uint8Array(model));
     // The first run compiles the graph; do it here, so that no picture has to wait for it.
-    await session.run(inputs({ height: 1, width: 1, pixels: Uint8Array.of(0) }, 1, 0), ["tokens"]);
+    await session.run(inputs([{ height: 1, width: 1, pixels: Uint8Array.of(0) }], 1, 0), ["tokens"]);
     return new Reader(session, described);
   }
 
@@ -53,25 +52,22 @@ export class Reader {
     if (normalised.pixels.every((level) => level === WHITE)) {
       return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 0, tokens: [] }] };
     }
-    let hypotheses = await this.#search(normalised, count);
-    if (Math.exp(hypotheses[0].log_probability) < decoding.rescale_below) {
-      const found = [hypotheses];
-      for (const scale of decoding.rescales) {
-        found.push(await this.#search(rescale(normalised, scale, image), count));
-      }
-      hypotheses = merged(found, this.described.calibration);
+    let hypotheses = await this.#search([normalised], count);
+    if (decoding.rescales.length && Math.exp(hypotheses[0].log_probability) < decoding.rescale_below) {
+      const views = [1, ...decoding.rescales].map((scale) => rescale(normalised, scale, image));
+      hypotheses = await this.#search(views, count);
     }
-    const alternatives = hypotheses.slice(0, count).map(({ score, ...alternative }) => alternative);
-    return { status: "read", alternatives };
+    return { status: "read", alternatives: hypotheses.slice(0, count) };
   }
 
-  /* Returns the hypotheses for a normalised picture, best first. */
-  async #search(normalised, count) {
+  /* Returns the hypotheses for a normalised picture in one or more sizes, best first. */
+  async #search(views, count) {
     const { beam_width: width, length_penalty: lengthPenalty } = this.described.decoding;
-    const outputs = await this.session.run(inputs(normalised, Math.max(count, width), lengthPenalty), OUTPUTS);
+    const outputs = await this.session.run(inputs(views, Math.max(count, width), lengthPenalty), OUTPUTS);
     const { vocabulary } = this.described;
-    const [, , steps] = outputs.tokens.dims;
-    const alternatives = [...outputs.log_probability.data].map((logProbability, i) => {
+    const [, found, steps] = outputs.tokens.dims;
+    // The rows of the other views are equal.
+    const alternatives = [...outputs.log_probability.data.subarray(0, found)].map((logProbability, i) => {
       const ofTokens = outputs.token_probability.data.subarray(i * steps, (i + 1) * steps);
       const tokens = Array.from(outputs.tokens.data.subarray(i * steps, (i + 1) * steps), Number)
         .filter((token) => token !== PAD)
@@ -79,7 +75,6 @@ export class Reader {
       return {
         latex: clean(tokens.map(([token]) => token).join(" ")),
         log_probability: logProbability,
-        score: outputs.score.data[i],
         probability: outputs.probability.data[i],
         tokens,
       };
@@ -87,30 +82,6 @@ export class Reader {
     // If the search finds fewer hypotheses than requested, the others have log-probability -inf.
     return alternatives.filter((one) => Number.isFinite(one.log_probability));
   }
-}
-
-/* Merges the hypotheses of one picture in several sizes, best first. The probability of a formula is its mean over the
-   sizes; it is 0 in a size where the search did not find it. */
-function merged(found, calibration) {
-  const byFormula = new Map();
-  for (const one of found.flat()) {
-    const formula = one.tokens.map(([token]) => token).join(" ");
-    byFormula.set(formula, [...(byFormula.get(formula) ?? []), one]);
-  }
-  const hypotheses = [...byFormula.values()].map((same) => {
-    const best = same.reduce((one, other) => (other.log_probability > one.log_probability ? other : one));
-    const total = same.reduce((sum, one) => sum + Math.exp(one.log_probability - best.log_probability), 0);
-    const mean = best.log_probability + Math.log(total / found.length);
-    const score = best.log_probability ? (best.score * mean) / best.log_probability : mean; // the same length penalty
-    return { ...best, log_probability: mean, score, probability: calibrated(mean, calibration) };
-  });
-  return hypotheses.sort((one, other) => other.score - one.score);
-}
-
-/* Calibrates the probability of a formula, as im2latex/calibration.py does. */
-function calibrated(logProbability, { formula_slope: slope, formula_offset: offset }) {
-  const below = Math.min(logProbability, CERTAIN);
-  return 1 / (1 + Math.exp(-(slope * (below - Math.log1p(-Math.exp(below))) + offset)));
 }
 
 async function download(name) {
@@ -144,15 +115,22 @@ async function decode(picture) {
 }
 
 /* Returns the model's inputs, as described in im2latex/graph.py. */
-function inputs({ height, width, pixels }, beam, lengthPenalty) {
-  const sides = [height, width].map((side) => Math.ceil(side / STRIDE) * STRIDE);
-  const padded = new Uint8Array(sides[0] * sides[1]).fill(WHITE);
-  for (let y = 0; y < height; y++) {
-    padded.set(pixels.subarray(y * width, (y + 1) * width), y * sides[1]);
-  }
+function inputs(views, beam, lengthPenalty) {
+  const [rows, columns] = ["height", "width"].map((side) => {
+    const longest = Math.max(...views.map((view) => view[side]));
+    return Math.ceil(longest / STRIDE) * STRIDE;
+  });
+  const padded = new Uint8Array(views.length * rows * columns).fill(WHITE);
+  views.forEach(({ height, width, pixels }, i) => {
+    for (let y = 0; y < height; y++) {
+      padded.set(pixels.subarray(y * width, (y + 1) * width), (i * rows + y) * columns);
+    }
+  });
+  const sizes = BigInt64Array.from(views.flatMap(({ height, width }) => [BigInt(height), BigInt(width)]));
   return {
-    image: new ort.Tensor("uint8", padded, [1, ...sides]),
-    size: new ort.Tensor("int64", BigInt64Array.of(BigInt(height), BigInt(width)), [1, 2]),
+    image: new ort.Tensor("uint8", padded, [views.length, rows, columns]),
+    size: new ort.Tensor("int64", sizes, [views.length, 2]),
+    views: new ort.Tensor("int64", BigInt64Array.of(BigInt(views.length)), []),
     width: new ort.Tensor("int64", BigInt64Array.of(BigInt(beam)), []),
     length_penalty: new ort.Tensor("float32", Float32Array.of(lengthPenalty), []),
   };

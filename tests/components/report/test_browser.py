@@ -65,7 +65,7 @@ def step(browser: Browser, article) -> dict[str, Any]:
         for (let i = 3; i < pixels.length; i += 4) sum = (sum * 31 + pixels[i]) % 1000000007;
         return {
           now: [...article.querySelectorAll(".now")].map((token) => token.textContent),
-          said: article.querySelector("output").textContent,
+          announced: article.querySelector("output").textContent,
           value: article.querySelector("input").value,
           drawn: sum,
           ink: pixels.some((value, i) => i % 4 === 3 && value > 0),
@@ -85,7 +85,7 @@ def test_the_slider_moves_token_and_map_with_the_keyboard(browser: Browser, file
     browser.run("arguments[0].focus()", slider)
     slider.send_keys(Keys.ARROW_RIGHT)
     second = step(browser, article)
-    assert second["now"] == tokens[1:2] and second["said"].startswith(f"2 of {len(tokens) + 1}: {tokens[1]}")
+    assert second["now"] == tokens[1:2] and second["announced"].startswith(f"2 of {len(tokens) + 1}: {tokens[1]}")
     assert second["drawn"] != first["drawn"]
     assert slider.get_attribute("aria-valuetext") == f"2 of {len(tokens) + 1}"
     # Announced to screen readers, but only after the first use.
@@ -93,7 +93,7 @@ def test_the_slider_moves_token_and_map_with_the_keyboard(browser: Browser, file
     assert live == ["polite"] + ["off"] * (len(live) - 1)
     slider.send_keys(Keys.END)
     last = step(browser, article)
-    assert last["now"] == [] and "the end" in last["said"]  # the end has no token
+    assert last["now"] == [] and "the end" in last["announced"]  # the end has no token
     slider.send_keys(Keys.HOME)
     assert step(browser, article) == first
 

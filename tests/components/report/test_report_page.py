@@ -62,16 +62,16 @@ def test_the_headline_has_the_outcome_of_a_blessed_model(
 
 
 def test_the_serving_version_is_that_at_the_time_of_the_report(material: Material, tmp_path: Path) -> None:
-    def said(serving: str | None) -> str:
+    def output(serving: str | None) -> str:
         run = with_artifacts(dataclasses.replace(material.run, serving=serving), pushed_model=Output("/p", 2, PUSHED))
         return verdict(run, material.evaluation).sentences[-1]
 
-    assert said(None) == "It is not known what is serving."
-    assert said(str(tmp_path)) == "Nothing is serving."
+    assert output(None) == "It is not known what is serving."
+    assert output(str(tmp_path)) == "Nothing is serving."
     (tmp_path / "9").mkdir()
-    assert said(str(tmp_path)) == f"Version 9 is serving: {tmp_path}/9"
+    assert output(str(tmp_path)) == f"Version 9 is serving: {tmp_path}/9"
     (tmp_path / "17").mkdir()
-    assert said(str(tmp_path)) == f"Version 17 is serving, which this run pushed: {tmp_path}/17"
+    assert output(str(tmp_path)) == f"Version 17 is serving, which this run pushed: {tmp_path}/17"
 
 
 def test_the_report_of_a_failed_run_says_where_and_why(material: Material) -> None:

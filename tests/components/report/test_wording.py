@@ -12,7 +12,7 @@ def plain(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("output", "expected"),
     [
         (number(0.75), "0.750"),
         (number(-1.5, 1), "-1.5"),
@@ -34,5 +34,5 @@ def plain(text: str) -> str:
         (literal(["a", 1, True]), '["a", 1, true]'),
     ],
 )
-def test_numbers_are_formatted_for_people(said: str, expected: str) -> None:
-    assert plain(said) == expected
+def test_numbers_are_formatted_for_people(output: str, expected: str) -> None:
+    assert plain(output) == expected

@@ -124,8 +124,8 @@ def test_a_slow_model_is_refused_with_the_reason_and_not_pushed(
     read = {"latex": ["x"], "log_probability": [-1.0], "seconds": 0.25}
     together = {"latex": 3 * ["x"], "log_probability": 3 * [-1.0], "seconds": 0.75}
     events = [{"seconds_to_load": 1.5}, *4 * [read], together, {"peak_memory": 4096}]
-    (tmp_path / "told").write_text("".join(json.dumps(event) + "\n" for event in events))
-    models.replace_python(tmp_path, monkeypatch, f"cat {tmp_path}/told")
+    (tmp_path / "reported").write_text("".join(json.dumps(event) + "\n" for event in events))
+    models.replace_python(tmp_path, monkeypatch, f"cat {tmp_path}/reported")
     checked = Checked(tmp_path / "model", examples, tmp_path, max_seconds=0.2)
     blessing, result = checked.blessing, checked.result
     assert blessing.get_int_custom_property("blessed") == 0

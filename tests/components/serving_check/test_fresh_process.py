@@ -24,14 +24,14 @@ def answer(*latex: str, seconds: float = 0.1, log_probability: float = -1.0) -> 
     return {"latex": list(latex), "log_probability": [log_probability] * len(latex), "seconds": seconds}
 
 
-def told(first: dict[str, Any], alone: list[dict[str, Any]], together: dict[str, Any]) -> str:
+def events(first: dict[str, Any], alone: list[dict[str, Any]], together: dict[str, Any]) -> str:
     """Returns the output of a probe that succeeds."""
     return lines({"seconds_to_load": 1.5}, first, *alone, together, {"peak_memory": 4096})
 
 
 # Three images that are read correctly.
 ALONE = [answer("x", seconds=0.1), answer("y", seconds=0.2), answer("z", seconds=0.9)]
-GOOD = told(answer("x", seconds=30.0), ALONE, answer("x", "y", "z", seconds=20.0))
+GOOD = events(answer("x", seconds=30.0), ALONE, answer("x", "y", "z", seconds=20.0))
 
 
 def verdict(output: str, status: int = 0, errors: str = "", max_seconds: float = 0.2) -> CheckResult:
@@ -56,14 +56,14 @@ def test_a_median_above_the_bound_is_refused_with_the_measurements() -> None:
 @pytest.mark.parametrize(
     ("output", "reason"),
     [
-        (told(answer("x"), ALONE, answer("x", "z", "y")), "reads 2 of 3 images differently alone and in a batch"),
-        (told(answer("x"), ALONE, answer("x")), "gives 1 values of latex to a batch of 3"),
-        (told(answer("x"), [*ALONE[:2], answer()], answer("x", "y", "z")), "gives 0 values of latex to a batch of 1"),
+        (events(answer("x"), ALONE, answer("x", "z", "y")), "reads 2 of 3 images differently alone and in a batch"),
+        (events(answer("x"), ALONE, answer("x")), "gives 1 values of latex to a batch of 3"),
+        (events(answer("x"), [*ALONE[:2], answer()], answer("x", "y", "z")), "gives 0 values of latex to a batch of 1"),
         (
-            told(answer("x"), [*ALONE[:2], answer("z", log_probability=0.5)], answer("x", "y", "z")),
+            events(answer("x"), [*ALONE[:2], answer("z", log_probability=0.5)], answer("x", "y", "z")),
             "1 of 7 answers of the model have a log-probability that is not finite, or above 0, such as 0.5",
         ),
-        (told(answer("x", log_probability=-float("inf")), ALONE, answer("x", "y", "z")), "such as -inf"),
+        (events(answer("x", log_probability=-float("inf")), ALONE, answer("x", "y", "z")), "such as -inf"),
     ],
 )
 def test_an_invalid_answer_is_refused(output: str, reason: str) -> None:

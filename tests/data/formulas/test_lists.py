@@ -17,7 +17,7 @@ def read(*paths: Path, max_tokens: int = 150) -> list[Formula | Problem]:
     return list(read_formulas(paths, max_tokens, workers=1))
 
 
-def told(formulas: list[Formula | Problem]) -> list[tuple[str, str, str]]:
+def fields(formulas: list[Formula | Problem]) -> list[tuple[str, str, str]]:
     return [(formula.source, formula.split, formula.tokens) for formula in formulas if isinstance(formula, Formula)]
 
 
@@ -27,7 +27,7 @@ def test_lists_hold_a_formula_a_line_with_or_without_a_source(tmp_path: Path, na
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     formulas = read(path, max_tokens=7)
-    assert told(formulas) == [
+    assert fields(formulas) == [
         ("own_list", "", "x ^ { 2 }"),
         ("arxiv", "", "\\frac { a } { b }"),
         ("hep_th_1", "", "y"),
@@ -39,7 +39,7 @@ def test_lists_hold_a_formula_a_line_with_or_without_a_source(tmp_path: Path, na
 def test_long_formulas_are_problems(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("abc\nabcd\n%\n")
     formulas = read(tmp_path / "list", max_tokens=3)
-    assert told(formulas) == [("list", "", "a b c")]
+    assert fields(formulas) == [("list", "", "a b c")]
     assert formulas[1:] == [
         Problem(f"{tmp_path}/list:2", "more than 3 tokens", ""),
         Problem(f"{tmp_path}/list:3", "empty formula", ""),
@@ -70,14 +70,14 @@ def test_data_sets_keep_their_splits(tmp_path: Path) -> None:
     with DatasetWriter(tmp_path / "set", "a test") as writer:
         for split, latex in (("train", "x"), ("test", "y")):
             writer.write(split, Record(b"", latex, "name"))
-    assert told(read(tmp_path / "set")) == [("set", "train", "x"), ("set", "test", "y")]
+    assert fields(read(tmp_path / "set")) == [("set", "train", "x"), ("set", "test", "y")]
 
 
 def test_the_processed_layout_keeps_its_splits_and_needs_no_images(tmp_path: Path) -> None:
     folder = processed(tmp_path / "source", count=4)
     for image in (folder / "formula_images_processed").iterdir():
         image.unlink()
-    assert told(read(folder)) == [
+    assert fields(read(folder)) == [
         ("source", "train", "x _ { 0 }"),
         ("source", "train", "x _ { 1 }"),
         ("source", "eval", "x _ { 2 }"),
@@ -121,7 +121,7 @@ def test_a_list_that_is_written_is_read_again(tmp_path: Path) -> None:
     formulas = [("arxiv", "x ^ { 2 }"), ("web", "y")]
     for name in ("list.tsv", "list.tsv.gz", "deep/list.tsv.gz"):
         write_list(tmp_path / name, formulas)
-        assert [(source, tokens) for source, _, tokens in told(read(tmp_path / name))] == formulas
+        assert [(source, tokens) for source, _, tokens in fields(read(tmp_path / name))] == formulas
     assert (tmp_path / "list.tsv").read_text() == "arxiv\tx ^ { 2 }\nweb\ty\n"
     assert (tmp_path / "list.tsv.gz").read_bytes() == (tmp_path / "deep" / "list.tsv.gz").read_bytes()
 

@@ -66,14 +66,14 @@ def test_archives_in_folders_are_read_and_unreadable_ones_reported(tmp_path: Pat
     (tmp_path / "in.tar.gz").rename(folder / "1.tar.gz")
     (folder / "2.tar.gz").write_bytes(b"no archive")
     (folder / "3.tex").write_text("$z$")
-    told = mine([folder], tmp_path / "list", 150, workers=1)
+    summary = mine([folder], tmp_path / "list", 150, workers=1)
     assert (tmp_path / "list").read_text().splitlines() == [f"all\t{tokens}" for tokens in [*EXPECTED, "z"]]
-    assert told.unreadable == [str(folder / "2.tar.gz")] and told.documents == 2 and told.written == 6
+    assert summary.unreadable == [str(folder / "2.tar.gz")] and summary.documents == 2 and summary.written == 6
 
 
 def test_formulas_left_out_are_counted(tmp_path: Path) -> None:
-    told = mine([paper(tmp_path / "a")], tmp_path / "list", 10, workers=1)
-    assert dict(told.rejected) == {
+    summary = mine([paper(tmp_path / "a")], tmp_path / "list", 10, workers=1)
+    assert dict(summary.rejected) == {
         "a command that is not known: \\unknown": 1,
         "{ without }": 1,
         "more than 10 tokens": 1,
@@ -87,8 +87,8 @@ def test_formulas_left_out_are_counted(tmp_path: Path) -> None:
 def test_held_out_formulas_are_left_out_however_they_are_spelled(tmp_path: Path) -> None:
     folder = paper(tmp_path / "a")
     (tmp_path / "held").write_text("{x}\\;\\in \\mathbb R^{n}\nb\n{a} = b\n")
-    told = mine([folder], tmp_path / "list", 150, [tmp_path / "held"], workers=1)
-    assert told.excluded == 2
+    summary = mine([folder], tmp_path / "list", 150, [tmp_path / "held"], workers=1)
+    assert summary.excluded == 2
     assert (tmp_path / "list").read_text().splitlines() == [f"a\t{tokens}" for tokens in EXPECTED[2:]]
 
 

@@ -280,9 +280,9 @@ def test_formulas_read_no_file_of_this_machine(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("renderer", BOTH)
 def test_results_stand_in_the_order_of_the_formulas_and_progress_counts_them(renderer: str) -> None:
     formulas = [f"{i} + {i % 7}" for i in range(150)] * 2 + ["\\broken", " x ", "x"]
-    told: list[int] = []
-    found = render_all(formulas, 100, 2, renderer, workers=2, progress=told.append)
-    assert sum(told) == len(formulas) and len(told) > 1
+    reported: list[int] = []
+    found = render_all(formulas, 100, 2, renderer, workers=2, progress=reported.append)
+    assert sum(reported) == len(formulas) and len(reported) > 1
     for i in (0, 7, 149, 150, 299, 300, 301, 302):
         expected = alone(formulas[i], renderer=renderer)
         assert (found[i] is None) == (expected is None)

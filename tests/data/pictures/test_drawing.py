@@ -231,11 +231,11 @@ class Interrupted:
     """Raises KeyboardInterrupt when progress reports that something is done."""
 
     def __init__(self) -> None:
-        self.told: list[int] = []
+        self.reported: list[int] = []
 
     def __call__(self, count: int) -> None:
-        self.told.append(count)
-        if sum(self.told) > 0:
+        self.reported.append(count)
+        if sum(self.reported) > 0:
             raise KeyboardInterrupt
 
 
@@ -247,9 +247,11 @@ def test_an_interrupted_command_continues_to_the_same_bytes(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         drawn(tmp_path / "set", many(), progress=interrupted)
     assert not (tmp_path / "set").exists() and len(list((tmp_path / "set.drawing").glob("*.records"))) == 1
-    told: list[int] = []
-    summary = drawn(tmp_path / "set", many(), progress=told.append)
-    assert told[0] == sum(interrupted.told) and sum(told) == 600  # the chunk that was done is not drawn again
+    reported: list[int] = []
+    summary = drawn(tmp_path / "set", many(), progress=reported.append)
+    assert (
+        reported[0] == sum(interrupted.reported) and sum(reported) == 600
+    )  # the chunk that was done is not drawn again
     assert summary.fingerprint == straight.fingerprint and not (tmp_path / "set.drawing").exists()
     for one, other in zip(records(tmp_path / "set"), records(tmp_path / "straight"), strict=True):
         assert one == other

@@ -158,8 +158,8 @@ def test_a_drawing_is_read(page: Page) -> None:
 
 def test_what_cannot_be_read_is_said(page: Page, images: list[bytes], picture: Image.Image) -> None:
     page.give("paste", images[0])
-    said = page.give("drop", b"no picture at all", "notes.txt", "text/plain")
-    assert said == "Not read: the image is damaged, or of another format than PNG, JPEG, BMP, GIF, TIFF, WEBP."
+    output = page.give("drop", b"no picture at all", "notes.txt", "text/plain")
+    assert output == "Not read: the image is damaged, or of another format than PNG, JPEG, BMP, GIF, TIFF, WEBP."
     assert not page.driver.find_element(By.ID, "answer").is_displayed()
     assert page.give("paste", None) == "There is no picture in the clipboard."
     assert page.give("drop", None) == "Drop a picture file here."

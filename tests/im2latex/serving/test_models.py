@@ -31,15 +31,15 @@ def test_the_newest_version_serves_and_a_newer_one_takes_over(
     workspace: Workspace, trained: Trained, images: list[bytes]
 ) -> None:
     models = Models(workspace.versions)
-    told: list[bool] = []
-    models.reloaded = told.append
+    reported: list[bool] = []
+    models.reloaded = reported.append
     before = models.served.reader.predict(images[0])
     models.refresh()
-    assert (models.served.version, told) == (7, [])
+    assert (models.served.version, reported) == (7, [])
     save_version(version(workspace, 10), trained, says="n")
     models.refresh()
     after = models.served.reader.predict(images[0])
-    assert (models.served.version, told) == (10, [True])
+    assert (models.served.version, reported) == (10, [True])
     assert (after.latex, after.probability) == (" ".join("n" for _ in before.latex.split()), before.probability)
 
 

@@ -82,26 +82,26 @@ def test_a_signal_stops_it_after_the_requests_in_progress(
         assert process.wait(300) == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
-        said = process.communicate()[1]
+        output = process.communicate()[1]
         # The request for /healthz may still be ending too.
-        assert "version 8 is skipped" in said and re.search("stopping: [12] requests", said)
-        assert "Traceback" not in said
+        assert "version 8 is skipped" in output and re.search("stopping: [12] requests", output)
+        assert "Traceback" not in output
 
 
 def test_a_model_that_does_not_exist_is_one_sentence(tmp_path: Path) -> None:
     with serving("--port", "0", "--model", "nowhere", home=tmp_path) as process:
-        said = process.communicate(timeout=300)[1]
+        output = process.communicate(timeout=300)[1]
         assert process.returncode == 1
-        assert said == "im2latex: there is no model nowhere; name a folder or a file, or leave --model out\n"
+        assert output == "im2latex: there is no model nowhere; name a folder or a file, or leave --model out\n"
 
 
 def test_without_a_working_model_it_ends_with_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"damaged")
     with serving("--port", "0", "--model", str(tmp_path), home=tmp_path) as process:
-        said = process.communicate(timeout=300)[1]
+        output = process.communicate(timeout=300)[1]
         assert process.returncode == 1
-        assert said.splitlines()[-1].startswith("im2latex: no model can be loaded")
-        assert "Traceback" not in said
+        assert output.splitlines()[-1].startswith("im2latex: no model can be loaded")
+        assert "Traceback" not in output
 
 
 def test_before_the_first_push_the_model_that_comes_with_im2latex_serves(tmp_path: Path, images: list[bytes]) -> None:
@@ -116,7 +116,7 @@ def test_before_the_first_push_the_model_that_comes_with_im2latex_serves(tmp_pat
         process.terminate()
         first, *lines = process.communicate(timeout=300)[1].splitlines()
     assert first == f"model: the reader that comes with im2latex {__version__}"
-    (line,) = (told for told in map(json.loads, lines) if "request_id" in told)
+    (line,) = (reported for reported in map(json.loads, lines) if "request_id" in reported)
     expected = {"level": "info", "request_id": "mine-1", "client": "127.0.0.1", "method": "POST", "path": "/predict",
                 "status": 200, "images": 1, "version": 1}  # fmt: skip
     assert {name: line[name] for name in expected} == expected and line["seconds"] > 0
@@ -154,18 +154,18 @@ def test_limits_are_options_and_wrong_ones_are_refused(home: Path) -> None:
         assert connection.getresponse().status == 413
     for wrong in (("--max-body", "0"), ("--body-timeout", "nan"), ("--log-format", "xml"), ("--port", "70000")):
         with serving(*wrong, home=home) as process:
-            said = process.communicate(timeout=60)[1]
-            assert process.returncode == 2 and wrong[0] in said
-            assert said.startswith("im2latex: ") and said.endswith("; see `im2latex serve --help`\n")
-            assert said.count("\n") == 1
+            output = process.communicate(timeout=60)[1]
+            assert process.returncode == 2 and wrong[0] in output
+            assert output.startswith("im2latex: ") and output.endswith("; see `im2latex serve --help`\n")
+            assert output.count("\n") == 1
 
 
 def test_a_port_that_is_taken_is_a_sentence(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with serving("--port", str(port), home=home) as process:
-            said = process.communicate(timeout=300)[1]
+            output = process.communicate(timeout=300)[1]
     assert process.returncode == 1
-    assert said.splitlines()[-1].startswith(
+    assert output.splitlines()[-1].startswith(
         f"im2latex: cannot listen on 127.0.0.1:{port} (Address already in use); choose another --port"
     )

@@ -21,8 +21,8 @@ def test_over_capacity_there_is_no_place_until_one_is_given_back() -> None:
     assert pool.taken == 0
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0.0, 1), (0.4, 1), (2.2, 3), (7.0, 8), (1e6, 120)])
-def test_a_refused_client_gets_the_estimated_time_of_the_queue(seconds: float, told: int) -> None:
+@pytest.mark.parametrize(("seconds", "reported"), [(0.0, 1), (0.4, 1), (2.2, 3), (7.0, 8), (1e6, 120)])
+def test_a_refused_client_gets_the_estimated_time_of_the_queue(seconds: float, reported: int) -> None:
     with pytest.raises(Busy) as error:
         Quota("images are waiting", 0, wait=lambda: seconds).check(1)
-    assert error.value.seconds == told
+    assert error.value.seconds == reported

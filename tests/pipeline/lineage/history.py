@@ -182,7 +182,9 @@ class Years:
             case _:
                 return code
 
-    def _make(self, component: str, number: int, inputs: Mapping[str, int], told: Mapping[str, Any]) -> dict[str, int]:
+    def _make(
+        self, component: str, number: int, inputs: Mapping[str, int], reported: Mapping[str, Any]
+    ) -> dict[str, int]:
         chance = random.Random(f"{component} {number}")
         made = {}
         for key, kind in COMPONENTS[component].outputs.items():
@@ -203,7 +205,7 @@ class Years:
                         properties |= {"pushed_version": str(version), "pushed_destination": str(folder)}
                         self.pushed.append(Pushed(version, inputs["model"], len(self.artifacts) + 1))
             if component == "Baseline":
-                properties |= {name: told[name] for name in ("serving_version", "pushed_model") if name in told}
+                properties |= {name: reported[name] for name in ("serving_version", "pushed_model") if name in reported}
             uri = self.home / "pipeline_root" / component / key / str(len(self.executions) + 1)
             self.artifacts.append((kind, str(uri), properties))
             made[key] = len(self.artifacts)
@@ -214,11 +216,11 @@ class Years:
         run: str,
         component: str,
         state: str,
-        told: dict[str, Any],
+        reported: dict[str, Any],
         inputs: Mapping[str, int],
         outputs: Mapping[str, int],
     ) -> None:
-        self.executions.append((run, component, state, told))
+        self.executions.append((run, component, state, reported))
         number = len(self.executions)
         self.events += [(number, artifact, mlmd.Event.INPUT, key) for key, artifact in inputs.items()]
         self.events += [(number, artifact, mlmd.Event.OUTPUT, key) for key, artifact in outputs.items()]
@@ -261,7 +263,7 @@ def build(store: MetadataStore, home: Path, runs: int = 1000, cached: bool = Tru
         mlmd.Execution(type_id=types[component], last_known_state=STATES[state])
         for _, component, state, _ in years.executions
     ]
-    _describe(executions, [told for _, _, _, told in years.executions])
+    _describe(executions, [reported for _, _, _, reported in years.executions])
     assert list(store.put_executions(executions)) == list(range(1, len(executions) + 1))
     store.put_events([_event(*event) for event in years.events])
     associations = [

@@ -33,8 +33,8 @@ def raised_from(cause: BaseException) -> RuntimeError:
     ],
 )
 def test_a_full_disk_is_recognised_in_the_errors_of_all_libraries(error: Exception) -> None:
-    said = f"no space is left on the device of {HOME}: free some, and the same command continues from here"
-    assert storage_error(error, HOME) == storage_error(raised_from(error), HOME) == said
+    output = f"no space is left on the device of {HOME}: free some, and the same command continues from here"
+    assert storage_error(error, HOME) == storage_error(raised_from(error), HOME) == output
 
 
 def test_the_message_has_the_path_of_the_exception(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ def workspace(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> W
 
 
 def roll(workspace: Workspace, to: int | None = None, name: str | None = None) -> tuple[Rolled, list[str]]:
-    said: list[str] = []
-    return rollback(workspace, name, to, said.append), said
+    text: list[str] = []
+    return rollback(workspace, name, to, text.append), text
 
 
 def rollbacks(graph: LineageGraph) -> list[Execution]:
@@ -49,11 +49,11 @@ def rollbacks(graph: LineageGraph) -> list[Execution]:
 
 
 def test_the_previous_version_serves_and_the_command_to_undo_is_printed(workspace: Workspace) -> None:
-    rolled, said = roll(workspace)
+    rolled, text = roll(workspace)
     assert rolled.sentence() == (
         f"version {OLD} serves now; {NEW} was withdrawn; to undo this: `im2latex rollback --to {NEW}`"
     )
-    assert said == []
+    assert text == []
     assert workspace.newest_model().name == str(OLD)
     # The baseline of the next run.
     assert newest_other(str(workspace.serving / "im2latex"), str(workspace.home)).version == str(OLD)
@@ -78,8 +78,8 @@ def test_it_is_recorded_and_lineage_shows_the_serving_version(workspace: Workspa
         "serves now", "withdrawn"
     ]  # fmt: skip
     assert check(graph, workspace) == before
-    told = CliRunner().invoke(app, ["lineage", str(NEW), "--down"]).output
-    assert f"version {OLD} serves, {NEW} withdrawn" in told and ROLLBACK in told
+    reported = CliRunner().invoke(app, ["lineage", str(NEW), "--down"]).output
+    assert f"version {OLD} serves, {NEW} withdrawn" in reported and ROLLBACK in reported
 
 
 def test_a_rollback_that_is_killed_shows_as_such(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,9 +103,9 @@ def test_without_an_older_version_it_fails_and_changes_nothing(workspace: Worksp
 def test_a_version_that_does_not_work_is_skipped(workspace: Workspace, model: Path) -> None:
     shutil.copytree(model, workspace.serving / "im2latex" / "7")
     (workspace.serving / "im2latex" / str(OLD) / "saved_model.pb").write_bytes(b"half a model")
-    rolled, (said,) = roll(workspace)
+    rolled, (text,) = roll(workspace)
     assert (rolled.serves, rolled.withdrawn) == (7, [OLD, NEW])
-    assert said.startswith(f"version {OLD} is skipped: ")
+    assert text.startswith(f"version {OLD} is skipped: ")
     with pytest.raises(UserError, match="choose another version"):
         roll(workspace, OLD)
     assert workspace.newest_model().name == "7"
@@ -137,14 +137,14 @@ def test_without_a_store_that_can_be_written_it_rolls_back_and_says_that_it_is_n
     monkeypatch.setattr("pipeline.lineage.store.LOCKED_SECONDS", 0.1)
     with sqlite3.connect(workspace.metadata) as file:
         file.execute("BEGIN EXCLUSIVE")
-        rolled, (said,) = roll(workspace)
+        rolled, (text,) = roll(workspace)
         file.rollback()
     file.close()
-    assert rolled.serves == OLD and said.startswith("the rollback is not recorded: ") and "locked" in said
+    assert rolled.serves == OLD and text.startswith("the rollback is not recorded: ") and "locked" in text
     assert rollbacks(read(workspace, read_store)) == []
     workspace.metadata.unlink()
-    rolled, (said,) = roll(workspace, NEW)
-    assert rolled.serves == NEW and said.startswith("the rollback is not recorded: there are no runs in ")
+    rolled, (text,) = roll(workspace, NEW)
+    assert rolled.serves == NEW and text.startswith("the rollback is not recorded: there are no runs in ")
 
 
 def test_versions_are_listed_with_their_properties(workspace: Workspace, model: Path) -> None:

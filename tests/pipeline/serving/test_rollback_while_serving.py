@@ -19,7 +19,7 @@ def test_a_service_follows_a_rollback_without_losing_requests(model: Path, image
         shutil.copytree(model, workspace.serving / "im2latex" / str(version))
     with running(workspace.versions) as service, service.asked_on(images[0]) as answers:
         for to in (7, 8):
-            rollback(workspace, None, to, lambda said: None)
+            rollback(workspace, None, to, lambda output: None)
             over = time.monotonic() + 60
             while service.service.models.served.version != to and time.monotonic() < over:
                 time.sleep(0.02)

@@ -109,8 +109,8 @@ def test_missing_files_on_a_host_are_reported(browser: Browser, folder: Path, tm
     with hosted(broken) as server:
         browser.driver.get(f"http://127.0.0.1:{server.server_port}/")
         status = "return document.getElementById('status').textContent"
-        said = (
+        output = (
             "Nothing can be read: the model could not be loaded (model.onnx is missing on this site (status 404)). Load"
         )
-        WebDriverWait(browser.driver, 60).until(lambda _: str(browser.run(status)).startswith(said))
+        WebDriverWait(browser.driver, 60).until(lambda _: str(browser.run(status)).startswith(output))
     browser.driver.get_log("browser")  # a later test expects this to be empty
