@@ -138,9 +138,9 @@ def test_doubtful_pictures_are_read_again_in_several_sizes_together(
         padded = np.full((len(views), *(-(-sizes.max(axis=0) // STRIDE) * STRIDE), 1), WHITE, np.uint8)
         for view, into in zip(views, padded, strict=True):
             into[: view.shape[0], : view.shape[1], 0] = view
-        found = search(keras_model, padded, sizes, plain.max_tokens, 3, 2.0, len(views))
-        texts = [" ".join(plain.vocabulary[token] for token in row if token) for row in np.array(found.tokens)[0]]
-        expected.append(dict(zip(texts, np.array(found.log_probability)[0].tolist(), strict=True)))
+        decoded = search(keras_model, padded, sizes, plain.max_tokens, 3, 2.0, len(views))
+        texts = [" ".join(plain.vocabulary[token] for token in row if token) for row in np.array(decoded.tokens)[0]]
+        expected.append(dict(zip(texts, np.array(decoded.log_probability)[0].tolist(), strict=True)))
 
     decoding = DecodingConfig(beam_width=3, length_penalty=2.0, rescale_below=limit, rescales=scales)
     save_model(plain._replace(decoding=decoding, calibration=Calibration(1.0, 0.0, 0.8, -0.3)), tmp_path / "model")
