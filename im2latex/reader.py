@@ -190,10 +190,10 @@ class Reader:
         other sizes together: the probability of a token is its mean over the sizes.
         """
         found = self._read_batches([[image] for image in images], beam, attention)
-        scales, below = (1.0, *self._decoding.rescales), self._decoding.rescale_below
+        scales, below = self._decoding.rescales, self._decoding.rescale_below
         doubtful = [i for i, (best, *_) in enumerate(found) if math.exp(best.hypothesis.log_probability) < below]
-        if doubtful and self._decoding.rescales and "views" in self._inputs:
-            views = [[rescale(images[i], scale, self._form) for scale in scales] for i in doubtful]
+        if doubtful and scales and "views" in self._inputs:
+            views = [[images[i], *(rescale(images[i], scale, self._form) for scale in scales)] for i in doubtful]
             for i, candidates in zip(doubtful, self._read_batches(views, beam, attention), strict=True):
                 found[i] = candidates
         return [
@@ -238,12 +238,12 @@ class Reader:
             [
                 _Candidate(
                     self._hypothesis(*(outputs[name][i, j] for name in _OF_HYPOTHESES)),
-                    _trace_attention(outputs, i, j, batch.shape[1:], image) if attention else None,
+                    _trace_attention(outputs, i, j, batch.shape[1:], pixels[i]) if attention else None,
                 )
                 # If the search finds fewer hypotheses than its width, the others have log-probability -inf.
                 for j in np.flatnonzero(outputs["log_probability"][i] > -np.inf)
             ]
-            for i, image in list(enumerate(pixels))[::views]  # the other rows of a picture are equal
+            for i in range(0, len(pixels), views)  # the other rows of a picture are equal
         ]
 
     def _hypothesis(

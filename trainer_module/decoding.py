@@ -94,10 +94,10 @@ def search(
     ) -> tuple[Tensor, ...]:
         logits, state, _ = model.step(ops.reshape(last, (-1,)), DecoderState(*state), memories, kernels)
         gains = logits - ops.logsumexp(logits, axis=-1, keepdims=True)
-        gains = ops.reshape(gains, (-1, views, width, model.vocabulary_size))
         if views > 1:
-            mean = ops.logsumexp(gains, axis=1, keepdims=True) - math.log(views)
-            gains = ops.broadcast_to(mean, ops.shape(gains))
+            of_views = ops.reshape(gains, (-1, views, width, model.vocabulary_size))
+            mean = ops.logsumexp(of_views, axis=1, keepdims=True) - math.log(views)
+            gains = ops.broadcast_to(mean, ops.shape(of_views))
         gains = ops.reshape(gains, (batch, width, model.vocabulary_size))
         has_to_end = ops.logical_or(step >= max_tokens, ops.any(repeated >= loops, axis=-1, keepdims=True))
         gains = gains + ops.where(has_to_end, only_end, allowed)

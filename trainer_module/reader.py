@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import operator
 
 from im2latex.errors import UserError
 from im2latex.weights import NAME as NAME
@@ -16,10 +15,11 @@ from im2latex.weights import weights_file as weights_file
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.trained import Trained, load_description, load_weights
+from trainer_module.widening import can_widen
 
 # Fields that matter only in training, so they may differ.
 _FREE = ("dropout",)
-# Fields that may be larger: the model is then widened (trainer_module/widening.py).
+# Fields that may be larger: the weights are widened then.
 _WIDTHS = ("filters", "decoder_units")
 
 
@@ -44,18 +44,13 @@ def check_fits(model: ModelConfig, image: ImageConfig) -> None:
         UserError: a dimension differs, or a layer is narrower.
     """
     reader = load_description(weights_file())
+    free = (*_FREE, *_WIDTHS) if can_widen(reader.model, model) else _FREE
     for section, actual, required in (("model", model, reader.model), ("image", image, reader.image)):
-        for name in (field.name for field in dataclasses.fields(required) if field.name not in _FREE):
+        for name in (field.name for field in dataclasses.fields(required) if field.name not in free):
             value, expected = getattr(actual, name), getattr(required, name)
-            if value != expected and not (name in _WIDTHS and _is_wider(value, expected)):
+            if value != expected:
                 raise UserError(
                     f'training.start_from = "{NAME}" needs the dimensions of that model, but {section}.{name} is '
                     f'{value} and not {expected}; use preset = "{NAME}" (--preset {NAME}), and set nothing in the '
                     "sections model and image, or only wider model.filters and model.decoder_units"
                 )
-
-
-def _is_wider(value: int | tuple[int, ...], expected: int | tuple[int, ...]) -> bool:
-    if isinstance(value, tuple) and isinstance(expected, tuple):
-        return len(value) == len(expected) and all(map(operator.ge, value, expected))
-    return not isinstance(value, tuple) and not isinstance(expected, tuple) and value >= expected

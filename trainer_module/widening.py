@@ -46,15 +46,16 @@ def widened(start: Trained, model: ModelConfig, seed: int) -> dict[str, np.ndarr
         model: dimensions of the model to initialise.
         seed: random seed of the noise.
     """
-    widths = [(*config.filters, config.decoder_units) for config in (start.model, model)]
-    same = dataclasses.replace(start.model, filters=model.filters, decoder_units=model.decoder_units)
-    is_wider = widths[0] != widths[1] and all(old <= new for old, new in zip(*widths, strict=True))
-    is_equal = dataclasses.replace(same, dropout=model.dropout, position_encoding=model.position_encoding) == model
-    return (
-        widen(start.weights, start.model, model, seed)
-        if is_wider and is_equal and model.attention == "standard"
-        else start.weights
-    )
+    return widen(start.weights, start.model, model, seed) if can_widen(start.model, model) else start.weights
+
+
+def can_widen(old: ModelConfig, new: ModelConfig) -> bool:
+    """Returns whether `widen` applies: standard attention, and narrower layers are the only difference."""
+    widths = [(*config.filters, config.decoder_units) for config in (old, new)]
+    same = dataclasses.replace(old, filters=new.filters, decoder_units=new.decoder_units)
+    is_wider = widths[0] != widths[1] and all(narrow <= wide for narrow, wide in zip(*widths, strict=True))
+    is_equal = dataclasses.replace(same, dropout=new.dropout, position_encoding=new.position_encoding) == new
+    return is_wider and is_equal and new.attention == "standard"
 
 
 def widen(weights: Mapping[str, np.ndarray], old: ModelConfig, new: ModelConfig, seed: int) -> dict[str, np.ndarray]:

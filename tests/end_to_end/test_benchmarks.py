@@ -68,8 +68,8 @@ def test_every_case_runs_at_its_smallest(
         assert figure.value > 0 or figure.unit in ZERO, label
         assert figure.of_limit is None or figure.of_limit > 0, label
     assert all(figures[label].value == 0 for label in figures if label.endswith(", errors"))
-    output = "is missing; using synthetic formulas" in capsys.readouterr().out
-    assert output == (name in OF_REAL_FORMULAS)
+    is_synthetic = "is missing; using synthetic formulas" in capsys.readouterr().out
+    assert is_synthetic == (name in OF_REAL_FORMULAS)
     bench._table({label: list(figure) for label, figure in figures.items()})
 
 

@@ -54,8 +54,8 @@ export class Reader {
     }
     let hypotheses = await this.#search([normalised], count);
     if (decoding.rescales.length && Math.exp(hypotheses[0].log_probability) < decoding.rescale_below) {
-      const views = [1, ...decoding.rescales].map((scale) => rescale(normalised, scale, image));
-      hypotheses = await this.#search(views, count);
+      const others = decoding.rescales.map((scale) => rescale(normalised, scale, image));
+      hypotheses = await this.#search([normalised, ...others], count);
     }
     return { status: "read", alternatives: hypotheses.slice(0, count) };
   }

@@ -249,9 +249,8 @@ def test_an_interrupted_command_continues_to_the_same_bytes(tmp_path: Path) -> N
     assert not (tmp_path / "set").exists() and len(list((tmp_path / "set.drawing").glob("*.records"))) == 1
     reported: list[int] = []
     summary = drawn(tmp_path / "set", many(), progress=reported.append)
-    assert (
-        reported[0] == sum(interrupted.reported) and sum(reported) == 600
-    )  # the chunk that was done is not drawn again
+    # The chunk that was done is not drawn again.
+    assert reported[0] == sum(interrupted.reported) and sum(reported) == 600
     assert summary.fingerprint == straight.fingerprint and not (tmp_path / "set.drawing").exists()
     for one, other in zip(records(tmp_path / "set"), records(tmp_path / "straight"), strict=True):
         assert one == other

@@ -116,7 +116,7 @@ def test_before_the_first_push_the_model_that_comes_with_im2latex_serves(tmp_pat
         process.terminate()
         first, *lines = process.communicate(timeout=300)[1].splitlines()
     assert first == f"model: the reader that comes with im2latex {__version__}"
-    (line,) = (reported for reported in map(json.loads, lines) if "request_id" in reported)
+    (line,) = (entry for entry in map(json.loads, lines) if "request_id" in entry)
     expected = {"level": "info", "request_id": "mine-1", "client": "127.0.0.1", "method": "POST", "path": "/predict",
                 "status": 200, "images": 1, "version": 1}  # fmt: skip
     assert {name: line[name] for name in expected} == expected and line["seconds"] > 0
