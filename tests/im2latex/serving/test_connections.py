@@ -54,15 +54,15 @@ def test_answers_are_sent_at_once(service: Running) -> None:
 
 @pytest.mark.parametrize("path", ["/katex/katex.min.js", "/"])
 def test_a_client_that_does_not_take_its_answers_is_cut_off(path: str, service: Running) -> None:
-    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+    with socket.socket() as connection:
+        # Set before it connects: Linux may ignore the reset of a connection whose buffer shrank later.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        connection.settimeout(60)  # on a busy machine, it takes long to fill the buffers of the system
+        connection.settimeout(60)
+        connection.connect(("127.0.0.1", service.port))
         request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-        started = time.monotonic()
         with pytest.raises(ConnectionError):
-            while time.monotonic() < started + 60:
+            for _ in range(10_000):
                 connection.sendall(100 * request)
-        assert time.monotonic() - started < 15
 
 
 def test_invalid_http_gets_json_without_the_name_of_the_server(service: Running) -> None:
