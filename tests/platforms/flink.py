@@ -1,14 +1,16 @@
-"""A Flink cluster on loopback: a job manager and a task manager, each a process of its own.
+"""Flink clusters on loopback: a job manager and one or two task managers, each a process of its own.
 
-Task managers number their workers alike, and Beam's worker pool goes by that number: each needs a pool of its own, so
-on one machine there is one task manager at a time.
+Task managers number their workers alike, and Beam's worker pool identifies a worker by that number, so each task
+manager needs a pool of its own. All find their pool at the same address, because Beam passes on only one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,10 +19,14 @@ import tempfile
 import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.platforms.beam_runs import wait_for_server
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "im2latex" / "flink"
 # Of the versions for which both stacks' Beams publish a job server, one.
 VERSION = "1.19.3"
 LINE = VERSION.rpartition(".")[0]
@@ -41,6 +47,7 @@ POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 </project>
 """
 JOB_MANAGER = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+POOL = "worker-pool.test"
 TASK_MANAGER = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
 # Flink reads and copies private fields of these packages, which Java has closed since version 16.
 OPENED = (
@@ -164,9 +171,10 @@ class Cluster:
             "rest.port": self._port,
             "taskmanager.host": "127.0.0.1",
             "taskmanager.bind-host": "127.0.0.1",
-            "taskmanager.numberOfTaskSlots": 2,
             # By default every branch of a pipeline takes 512 buffers of 32 KiB, and there are dozens of branches.
             "taskmanager.network.sort-shuffle.min-buffers": 64,
+            # With the default of 10 s, a slow machine misses answers when it starts the tasks of a large pipeline.
+            "pekko.ask.timeout": "120 s",
             # A task manager that is gone is noticed in seconds; one that is slow has the usual 50.
             "heartbeat.interval": 1000,
             # Beam passes on no wish of a job's own for being started again.
@@ -188,21 +196,47 @@ class Cluster:
         """Address of Flink's web page and of its REST API."""
         return f"http://127.0.0.1:{self._port}"
 
-    def start(self, name: str, entry: str, memory: str, *arguments: str) -> None:
-        """Starts a process of the cluster."""
+    def start(self, name: str, entry: str, memory: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
+        """Starts a Java process of the cluster."""
         opened = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED]
         log4j = f"-Dlog4j2.configurationFile={self._folder / 'log4j2.properties'}"
         # A process that runs for a minute does not benefit from the optimising compiler.
-        command = ["java", f"-Xmx{memory}", "-XX:TieredStopAtLevel=1", log4j, *opened, "-cp", f"{self._jars}/*", entry]
+        java = ["java", f"-Xmx{memory}", "-XX:TieredStopAtLevel=1", log4j, *opened, *options]
+        self._start(name, [*java, "-cp", f"{self._jars}/*", entry, "--configDir", str(self._folder), *arguments])
+
+    def start_task_manager(self, name: str, slots: int = 2, hosts: Mapping[str, str] | None = None) -> None:
+        """Starts a task manager.
+
+        Args:
+          name: its name in Flink.
+          slots: number of tasks at a time.
+          hosts: addresses by host name, if it is to have others than this machine.
+        """
+        options: tuple[str, ...] = ()
+        if hosts is not None:
+            file = self._folder / f"{name}.hosts"
+            file.write_text("".join(f"{address} {host}\n" for host, address in hosts.items()), encoding="utf-8")
+            options = (f"-Djdk.net.hosts.file={file}",)
+        settings = [f"-Dtaskmanager.resource-id={name}", f"-Dtaskmanager.numberOfTaskSlots={slots}"]
+        self.start(name, TASK_MANAGER, "512m", *settings, options=options)
+
+    def start_worker_pool(self, name: str, host: str, port: int) -> None:
+        """Starts a pool of Python workers, which write into its log."""
+        self._start(name, [sys.executable, "-m", "tests.platforms.worker_pool", f"{host}:{port}"])
+        wait_for_server(self._processes[name], host, port)
+
+    def _start(self, name: str, command: list[str]) -> None:
+        # Worker pools start `python`.
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         with (self._folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                [*command, "--configDir", str(self._folder), *arguments],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                start_new_session=True,
             )  # fmt: skip
 
-    def start_task_manager(self, name: str) -> None:
-        """Starts a task manager that goes by this name."""
-        self.start(name, TASK_MANAGER, "512m", f"-Dtaskmanager.resource-id={name}")
+    def log(self, name: str) -> str:
+        """Returns the log of a process."""
+        return (self._folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")
 
     def kill(self, name: str) -> None:
         """kill -9."""
@@ -210,9 +244,10 @@ class Cluster:
         self._processes[name].wait()
 
     def close(self) -> None:
-        """Stops all processes."""
+        """Stops all processes, also those that they have started."""
         for process in self._processes.values():
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         for process in self._processes.values():
             process.wait()
 
@@ -252,21 +287,63 @@ class Cluster:
         """Returns the errors of a job, including those after which it was restarted."""
         return self.ask(f"/jobs/{job}/exceptions")["exceptionHistory"]["entries"]
 
+    def jobs(self) -> list[dict]:
+        """Returns the jobs (jid, name, state, start-time, ...), in the order of their start."""
+        return sorted(self.ask("/jobs/overview")["jobs"], key=lambda job: job["start-time"])
+
+    def records(self, job: str) -> Counter[str]:
+        """Returns the number of records that a job's tasks read and wrote, by name of the task manager."""
+        records: Counter[str] = Counter()
+        for vertex in self.ask(f"/jobs/{job}")["vertices"]:
+            for manager in self.ask(f"/jobs/{job}/vertices/{vertex['id']}/taskmanagers")["taskmanagers"]:
+                metrics = manager["metrics"]
+                records[manager["taskmanager-id"]] += metrics["read-records"] + metrics["write-records"]
+        return records
+
 
 @contextlib.contextmanager
 def cluster(folder: Path, jars: Path) -> Iterator[Cluster]:
-    """A job manager and the task manager `one`, ready for jobs."""
-    made = Cluster(folder, jars)
+    """A job manager and the task manager `one` with two slots, ready for jobs."""
+    with _job_manager(folder, jars) as started:
+        started.start_task_manager("one")
+        started.wait_for({"one"})
+        yield started
+
+
+@contextlib.contextmanager
+def cluster_of_two(folder: Path, jars: Path) -> Iterator[tuple[Cluster, str]]:
+    """A job manager and the task managers `one` and `two` with one slot each, and the address of their worker pools.
+
+    The task managers look up the same name, each in its own file of hosts, and get the address of their own pool.
+    """
+    pools = {"one": "127.0.0.2", "two": "127.0.0.3"}
+    (port,) = _free_ports(1, *pools.values())
+    with _job_manager(folder, jars) as started:
+        for name, address in pools.items():
+            hosts = {"localhost": "127.0.0.1", socket.gethostname(): "127.0.0.1", POOL: address}
+            started.start_task_manager(name, slots=1, hosts=hosts)
+        for name, address in pools.items():
+            started.start_worker_pool(f"pool-{name}", address, port)
+        started.wait_for(set(pools))
+        yield started, f"{POOL}:{port}"
+
+
+@contextlib.contextmanager
+def _job_manager(folder: Path, jars: Path) -> Iterator[Cluster]:
+    started = Cluster(folder, jars)
     try:
-        made.start("job-manager", JOB_MANAGER, "512m")
-        made.start_task_manager("one")
-        made.wait_for({"one"})
-        yield made
+        started.start("job-manager", JOB_MANAGER, "512m")
+        yield started
     finally:
-        made.close()
+        started.close()
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(count: int, *hosts: str) -> list[int]:
+    """Returns ports that are free on 127.0.0.1 and on all these addresses."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+        ports = [each.getsockname()[1] for each in sockets]
+        for host in hosts:
+            for port in ports:
+                stack.enter_context(socket.create_server((host, port)))
+        return ports

@@ -9,36 +9,23 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from data.dataset.record import SPLITS
-from data.dataset.tfrecords import read_records, read_split, read_tfrecords
+from data.dataset.tfrecords import read_records
 from data.dataset.writer import DatasetWriter
 from data.importers.importing import import_dataset
 from pipeline.config import load_config
 from tests.platforms import flink
+from tests.platforms.beam_runs import Results, arguments, latest, results, run, wait_for_server
 from tests.project import Project
 
 SAMPLE = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "im2latex" / "flink"
 COUNTS = {"train": 240, "eval": 40, "test": 40}
 RULES = ["exact_match >= 0.4", "bleu >= 0.99"]
-
-
-@dataclass(frozen=True)
-class Results:
-    """Returns the outputs of the steps in a form that does not depend on the order of records."""
-
-    examples: dict[str, Counter]
-    statistics: dict[str, dict[str, str]]
-    vocabulary: bytes
-    transformed: dict[str, Counter]
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +67,7 @@ def server(module: str, option: str) -> Iterator[str]:
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 120
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("localhost", port), timeout=1):
-                break
-            assert process.poll() is None and time.monotonic() < deadline, module
-            time.sleep(0.3)
+        wait_for_server(process, "localhost", port)
         yield f"localhost:{port}"
     finally:
         process.terminate()
@@ -120,8 +102,8 @@ def worker_pool(job_server: list[str], pool: str) -> list[str]:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink.Cluster]:
     """A real Flink: two Java processes of at most 1.5 GB each."""
     try:
-        flink.job_server_jar(CACHE)
-        jars = flink.libraries(CACHE)
+        flink.job_server_jar(flink.CACHE)
+        jars = flink.libraries(flink.CACHE)
     except flink.NotToBeHad as reason:
         pytest.skip(f"no Flink: {reason}")
     with flink.cluster(tmp_path_factory.mktemp("flink"), jars) as made:
@@ -133,7 +115,7 @@ def on_flink(cluster: flink.Cluster) -> list[str]:
     return [
         "beam.runner=flink",
         f"beam.flink_master={cluster.page}",
-        f"beam.job_server_jar={flink.job_server_jar(CACHE)}",
+        f"beam.job_server_jar={flink.job_server_jar(flink.CACHE)}",
         "beam.workers=2",
     ]
 
@@ -141,53 +123,6 @@ def on_flink(cluster: flink.Cluster) -> list[str]:
 @pytest.fixture(scope="module")
 def on_flink_with_a_worker_pool(on_flink: list[str], pool: str) -> list[str]:
     return [*on_flink, pool]
-
-
-def arguments(settings: list[str]) -> list[str]:
-    return [part for setting in settings for part in ("--set", setting)]
-
-
-def run(project: Project, *settings: str) -> str:
-    done = project.run("--to", "Transform", *arguments(list(settings)))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def latest(project: Project, component: str, output: str) -> Path:
-    made = (project.home / "pipeline_root" / component / output).iterdir()
-    return max(made, key=lambda path: int(path.name))
-
-
-def results(project: Project) -> Results:
-    """Returns the outputs of the last run."""
-    from tensorflow_metadata.proto.v0 import statistics_pb2
-
-    examples, statistics = (
-        latest(project, "ImportExampleGen", "examples"),
-        latest(project, "StatisticsGen", "statistics"),
-    )
-    by_feature = {}
-    for split in SPLITS:
-        content = (statistics / f"Split-{split}" / "FeatureStats.pb").read_bytes()
-        (dataset,) = statistics_pb2.DatasetFeatureStatisticsList.FromString(content).datasets
-        by_feature[split] = {"examples": str(dataset.num_examples)}
-        by_feature[split] |= {feature.path.step[0]: str(feature) for feature in dataset.features}
-    (vocabulary,) = (latest(project, "Transform", "transform_graph") / "transform_fn" / "assets").iterdir()
-    transformed = latest(project, "Transform", "transformed_examples")
-    return Results(
-        examples={split: Counter(read_split(examples / f"Split-{split}")) for split in SPLITS},
-        statistics=by_feature,
-        vocabulary=vocabulary.read_bytes(),
-        transformed={split: parsed(transformed / f"Split-{split}") for split in ("train", "eval")},
-    )
-
-
-def parsed(folder: Path) -> Counter:
-    """The tf.Examples of a split; their bytes may have the features in any order."""
-    import tensorflow as tf
-
-    shards = folder.glob("*.gz")
-    return Counter(str(tf.train.Example.FromString(part)) for shard in shards for part in read_tfrecords(shard))
 
 
 def test_the_local_runner_has_made_something_to_compare_with(local: Results) -> None:
