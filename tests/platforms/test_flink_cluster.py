@@ -77,7 +77,6 @@ def test_two_task_managers_share_the_work_and_give_the_results_of_one_process(
         handled = Counter({"one": 0, "two": 0})
         for job in jobs:
             handled.update(flink_cluster.records(job["jid"]))
-        print(step, handled)
         assert min(handled.values()) > share * sum(handled.values()), (step, handled)
     # Each with workers of its own.
     assert all("Starting worker" in flink_cluster.log(f"pool-{name}") for name in ("one", "two"))
