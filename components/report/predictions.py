@@ -116,8 +116,8 @@ def choose(predictions: Iterable[Prediction], count: int = SHOWN) -> Gallery:
     middle = max((len(order) - count) // 2 - len(best), 0)
     groups = [places.tolist() for places in (best, rest[middle : middle + count], worst)]
     needed = {place for group in groups for place in group}
-    found = {place: prediction for place, prediction in enumerate(predictions) if place in needed}
-    return Gallery(*([found[place] for place in group] for group in groups))
+    chosen = {place: prediction for place, prediction in enumerate(predictions) if place in needed}
+    return Gallery(*([chosen[place] for place in group] for group in groups))
 
 
 class AlignedPart(NamedTuple):

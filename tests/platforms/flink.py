@@ -256,14 +256,14 @@ class Cluster:
 @contextlib.contextmanager
 def cluster(folder: Path, jars: Path) -> Iterator[Cluster]:
     """A job manager and the task manager `one`, ready for jobs."""
-    made = Cluster(folder, jars)
+    cluster = Cluster(folder, jars)
     try:
-        made.start("job-manager", JOB_MANAGER, "512m")
-        made.start_task_manager("one")
-        made.wait_for({"one"})
-        yield made
+        cluster.start("job-manager", JOB_MANAGER, "512m")
+        cluster.start_task_manager("one")
+        cluster.wait_for({"one"})
+        yield cluster
     finally:
-        made.close()
+        cluster.close()
 
 
 def _free_ports(count: int) -> list[int]:
