@@ -71,8 +71,8 @@ def run(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["monitor"]:
         from im2latex.monitor import monitor
 
-        given = _parser().parse_args(arguments)
-        return monitor(given.url, given.statistics, given.since, given.threshold or (), given.json)
+        options = _parser().parse_args(arguments)
+        return monitor(options.url, options.statistics, options.since, options.threshold or (), options.json)
     pipeline = _pipeline()
     if pipeline is None:
         return _alone(arguments)
@@ -114,8 +114,8 @@ def serve(
     if not versions() and choice.sentence:
         print(choice.sentence, file=sys.stderr)
 
-    given = Limits(**limits)  # type: ignore[arg-type]
-    server.serve(folders, host, port, allow_host or (), log_format, given, collect)
+    bounds = Limits(**limits)  # type: ignore[arg-type]
+    server.serve(folders, host, port, allow_host or (), log_format, bounds, collect)
 
 
 def _pipeline() -> Callable[[], None] | None:
@@ -157,11 +157,11 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Also reports unknown options, so that a command reports its own and not the main parser."""
-        found, unknown = super().parse_known_args(args, namespace)
+        parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             kind = "option" if unknown[0].startswith("-") else "argument"
             self.error(f"no such {kind}: {unknown[0]}")
-        return found, unknown
+        return parsed, unknown
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -75,14 +75,16 @@ class Monitored(NamedTuple):
         return {**self._asdict(), "status": status, "comparisons": compared}
 
 
-def monitor(url: str | None, statistics: str | None, before: str | None, given: Sequence[str], as_json: bool) -> int:
+def monitor(
+    url: str | None, statistics: str | None, before: str | None, threshold: Sequence[str], as_json: bool
+) -> int:
     """Prints the comparison of a service's pictures with the training examples of its model.
 
     Args:
         url: address of the service; None for `ADDRESS`, if there is no file.
         statistics: file with a response of the service's /statistics, or - for standard input, instead of an address.
         before: file with an earlier response: only pictures after it are compared.
-        given: thresholds that differ from the default, as FEATURE=DISTANCE.
+        threshold: thresholds that differ from the default, as FEATURE=DISTANCE.
         as_json: print a JSON object instead of a table.
 
     Returns:
@@ -93,34 +95,34 @@ def monitor(url: str | None, statistics: str | None, before: str | None, given: 
     """
     if url and statistics:
         raise UserError("give either --url or --statistics, not both")
-    at_most = with_thresholds(given)
-    place = statistics or _address(url or ADDRESS)
-    found = monitored(answer_of(place), at_most, answer_of(before) if before else None)
+    at_most = with_thresholds(threshold)
+    source = statistics or _address(url or ADDRESS)
+    result = monitored(answer_of(source), at_most, answer_of(before) if before else None)
     if as_json:
-        print(json.dumps(found.document()))
+        print(json.dumps(result.document()))
     else:
-        print("\n".join([*found.sentences, *(_aligned([_COLUMNS, *found.rows()]) if found.comparisons else ())]))
-    return DIFFERS if found.drifted else 0
+        print("\n".join([*result.sentences, *(_aligned([_COLUMNS, *result.rows()]) if result.comparisons else ())]))
+    return DIFFERS if result.drifted else 0
 
 
-def with_thresholds(given: Sequence[str]) -> dict[str, float]:
+def with_thresholds(changes: Sequence[str]) -> dict[str, float]:
     """Returns the thresholds by feature: the defaults, changed by FEATURE=DISTANCE.
 
     Raises:
         UserError: there is no such feature, or the distance is not a number above 0 and at most 1.
     """
-    found = thresholds(OF_REQUESTS)
-    for text in given:
+    by_feature = thresholds(OF_REQUESTS)
+    for text in changes:
         name, _, value = text.partition("=")
-        if name not in found:
-            raise UserError(f"--threshold: there is no feature {name!r:.80}; there are {', '.join(found)}")
+        if name not in by_feature:
+            raise UserError(f"--threshold: there is no feature {name!r:.80}; there are {', '.join(by_feature)}")
         try:
-            found[name] = float(value)
+            by_feature[name] = float(value)
         except ValueError:
-            found[name] = 0.0
-        if not 0 < found[name] <= 1:
+            by_feature[name] = 0.0
+        if not 0 < by_feature[name] <= 1:
             raise UserError(f"--threshold: {name} takes a number above 0 and at most 1, not {value!r:.80}")
-    return found
+    return by_feature
 
 
 def monitored(
@@ -151,31 +153,31 @@ def monitored(
     return Monitored(version, since, pictures, compare(training, serving, at_most))
 
 
-def answer_of(place: str) -> dict[str, Any]:
+def answer_of(source: str) -> dict[str, Any]:
     """Reads what a service's /statistics answered: from the address of the service, a file, or - for standard input.
 
     Raises:
         UserError: there is no answer, or it is not JSON.
     """
-    if "://" in place:
-        place = _address(place)
-        content = _fetched(place)
-    elif place == STANDARD_INPUT:
+    if "://" in source:
+        source = _address(source)
+        content = _fetched(source)
+    elif source == STANDARD_INPUT:
         content = sys.stdin.buffer.read(_MOST_BYTES)
     else:
         try:
-            with open(place, "rb") as file:
+            with open(source, "rb") as file:
                 content = file.read(_MOST_BYTES)
         except OSError as error:
             raise UserError(
-                f"{place} cannot be read ({error.strerror}); name a file with an answer of {PATH}"
+                f"{source} cannot be read ({error.strerror}); name a file with an answer of {PATH}"
             ) from None
     try:
         document = json.loads(content)
     except ValueError:
         document = None
     if not isinstance(document, dict):
-        raise UserError(f"{place} is not what `im2latex serve` answers at {PATH}: it is not a JSON object")
+        raise UserError(f"{source} is not what `im2latex serve` answers at {PATH}: it is not a JSON object")
     return document
 
 

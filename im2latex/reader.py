@@ -189,16 +189,16 @@ class Reader:
         If the model's settings say so, an image is read again if its reading is not probable enough, in its own and
         other sizes together: the probability of a token is its mean over the sizes.
         """
-        found = self._read_batches([[image] for image in images], beam, attention)
+        readings = self._read_batches([[image] for image in images], beam, attention)
         scales, below = self._decoding.rescales, self._decoding.rescale_below
-        doubtful = [i for i, (best, *_) in enumerate(found) if math.exp(best.hypothesis.log_probability) < below]
+        doubtful = [i for i, (best, *_) in enumerate(readings) if math.exp(best.hypothesis.log_probability) < below]
         if doubtful and scales and "views" in self._inputs:
             views = [[images[i], *(rescale(images[i], scale, self._form) for scale in scales)] for i in doubtful]
             for i, candidates in zip(doubtful, self._read_batches(views, beam, attention), strict=True):
-                found[i] = candidates
+                readings[i] = candidates
         return [
             Reading(tuple(one.hypothesis for one in candidates[: beam.width]), candidates[0].attention)
-            for candidates in found
+            for candidates in readings
         ]
 
     def _read_batches(

@@ -142,14 +142,14 @@ def from_document(document: Mapping[str, Any]) -> Statistics:
     }
 
 
-def _bounds(name: str, found: Any) -> tuple[float, ...]:
-    if not isinstance(found, Mapping) or not isinstance(found.get("bounds"), Sequence):
+def _bounds(name: str, document: Any) -> tuple[float, ...]:
+    if not isinstance(document, Mapping) or not isinstance(document.get("bounds"), Sequence):
         raise ValueError(f"{name} has to be an object with bounds, counts and sum")
-    return tuple(found["bounds"])
+    return tuple(document["bounds"])
 
 
-def _histogram(name: str, found: Mapping[str, Any], bounds: tuple[float, ...]) -> Histogram:
-    counts, total = found.get("counts"), found.get("sum")
+def _histogram(name: str, document: Mapping[str, Any], bounds: tuple[float, ...]) -> Histogram:
+    counts, total = document.get("counts"), document.get("sum")
     if (
         not isinstance(counts, list)
         or len(counts) != len(bounds) + 1

@@ -161,10 +161,10 @@ def run_driver(
         recorder.record_cached(inputs)
         if run:
             recorder.describe_run(run, task_input["inputs"]["parameterValues"][INPUT_BASE])
-    given = _parameters(node, task_input)
+    parameters = _parameters(node, task_input)
     with (
-        recorder.failure_recorded(inputs, given) if recorder else contextlib.nullcontext(),
-        _records(given, task_input) as properties,
+        recorder.failure_recorded(inputs, parameters) if recorder else contextlib.nullcontext(),
+        _records(parameters, task_input) as properties,
     ):
         execution = ExecutionInfo(input_dict=inputs, output_dict=outputs, exec_properties=dict(properties))
         database = recorder.metadata() if recorder else None

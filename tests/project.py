@@ -43,9 +43,9 @@ class Project:
     @classmethod
     def of(cls, folder: Path, settings: str = SETTINGS) -> Project:
         """Makes a workspace in a folder, with the text of its configuration. Runs nothing."""
-        made = cls(folder / "workspace", folder / "run.toml")
-        made.config.write_text(settings, encoding="utf-8")
-        return made
+        project = cls(folder / "workspace", folder / "run.toml")
+        project.config.write_text(settings, encoding="utf-8")
+        return project
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "IM2LATEX_HOME": str(self.home), "IM2LATEX_CONFIG": str(self.config), "COLUMNS": "200"}
@@ -68,12 +68,12 @@ class Project:
 
         store = MetadataStore(sqlite_metadata_connection_config(str(self.home / "metadata.sqlite")))
         node = store.get_context_type("node").id
-        found = []
+        executions = []
         for execution in sorted(store.get_executions(), key=lambda execution: execution.id):
             (name,) = (c.name for c in store.get_contexts_by_execution(execution.id) if c.type_id == node)
             state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
-            found.append((name.rpartition(".")[2], state))
-        return found
+            executions.append((name.rpartition(".")[2], state))
+        return executions
 
     def versions(self) -> list[str]:
         """Names in the serving folder."""
@@ -87,8 +87,8 @@ def read_only(folder: Path) -> str:
 
 def after_first_run(folder: Path, settings: str = SETTINGS) -> Project:
     """A workspace after its first run, whose output is in `first_run.txt` beside it."""
-    made = Project.of(folder, settings)
-    first = made.run()
+    project = Project.of(folder, settings)
+    first = project.run()
     assert first.returncode == 0, first.stdout + first.stderr
     (folder / "first_run.txt").write_text(first.stdout, encoding="utf-8")
-    return made
+    return project

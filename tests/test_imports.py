@@ -38,18 +38,20 @@ def imported_by(paths: list[Path]) -> dict[str, set[str]]:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_packages_import_only_in_one_direction(package: str) -> None:
     after = {*PACKAGES[PACKAGES.index(package) + 1 :], "tests"}
-    found = imported_by(modules(package))
-    assert found
-    wrong = {file: {name for name in names if name.partition(".")[0] in after} for file, names in found.items()}
+    imported = imported_by(modules(package))
+    assert imported
+    wrong = {file: {name for name in names if name.partition(".")[0] in after} for file, names in imported.items()}
     assert {file: names for file, names in wrong.items() if names} == {}
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
 def test_a_folder_of_data_is_accepted_too(subject: str) -> None:
     after = {f"data.{name}" for name in SUBJECTS[SUBJECTS.index(subject) + 1 :]}
-    found = imported_by(modules(f"data/{subject}"))
-    assert found
-    wrong = {file: {name for name in names if ".".join(name.split(".")[:2]) in after} for file, names in found.items()}
+    imported = imported_by(modules(f"data/{subject}"))
+    assert imported
+    wrong = {
+        file: {name for name in names if ".".join(name.split(".")[:2]) in after} for file, names in imported.items()
+    }
     assert {file: names for file, names in wrong.items() if names} == {}
 
 
@@ -65,12 +67,12 @@ def test_data_needs_nothing_heavy() -> None:
 
 
 def test_the_reader_needs_three_packages_alone_and_the_service_four_more() -> None:
-    found: dict[bool, set[str]] = {True: set(), False: set()}
+    imported: dict[bool, set[str]] = {True: set(), False: set()}
     for file, names in imported_by(modules("im2latex")).items():
-        found[file.startswith("im2latex/serving/")] |= {name.partition(".")[0] for name in names}
-    assert found[False] - sys.stdlib_module_names == {"im2latex", "numpy", "PIL", "onnxruntime"}
+        imported[file.startswith("im2latex/serving/")] |= {name.partition(".")[0] for name in names}
+    assert imported[False] - sys.stdlib_module_names == {"im2latex", "numpy", "PIL", "onnxruntime"}
     served = {"starlette", "uvicorn", "h11", "prometheus_client"}  # and python_multipart, for Starlette's forms
-    assert found[True] - sys.stdlib_module_names == {"im2latex", "numpy", "PIL"} | served
+    assert imported[True] - sys.stdlib_module_names == {"im2latex", "numpy", "PIL"} | served
 
 
 def test_reading_a_store_and_moving_versions_do_not_import_tfx() -> None:

@@ -23,8 +23,8 @@ def of_transformed(examples: Sequence[Example]) -> Statistics:
     """Measures transformed examples: at most `TRANSFORMED`, evenly spaced."""
     statistics = empty(*OF_EXAMPLES)
     step = max(1, -(-len(examples) // TRANSFORMED))
-    for place in range(0, len(examples), step):
-        example = examples[place]
+    for index in range(0, len(examples), step):
+        example = examples[index]
         add_picture(statistics, np.asarray(Image.open(io.BytesIO(example.image))))
         add_formula(statistics, len(example.tokens), int(np.count_nonzero(example.tokens == UNKNOWN)))
     return statistics

@@ -99,17 +99,17 @@ def trials(
     others = _sample(np.flatnonzero(~is_held_out), robustness) or held_out
     needed = {*held_out, *others}
     chosen = {i: record for i, record in enumerate(records) if i in needed}
-    made = []
+    pictures = []
     for kind, picture in PICTURES.items():
         for i in held_out if kind == UNSEEN_FONT else others:
             name, image = chosen[i].name, chosen[i].image
             if kind not in (NATIVE, UNSEEN_FONT):
                 rng = np.random.default_rng((robustness.seed, zlib.crc32(kind.encode()), i))
                 image = _png(picture.make(_pixels(image), rng, _em(name)))
-            made.append(Trial(kind, i, name, chosen[i].latex, image))
+            pictures.append(Trial(kind, i, name, chosen[i].latex, image))
             if progress is not None:
                 progress(1)
-    return made
+    return pictures
 
 
 def _is_held_out(name: str) -> bool:

@@ -202,8 +202,8 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         fileio.rmtree(unfinished)
         if fileio.exists(corrected):
             with fileio.open(corrected, "rb") as file:
-                found = corrections.properties_of(file.read().decode())
-            for name, value in found.items():
+                properties = corrections.properties_of(file.read().decode())
+            for name, value in properties.items():
                 if isinstance(value, int):
                     examples.set_int_custom_property(name, value)
                 else:

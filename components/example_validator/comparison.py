@@ -47,9 +47,9 @@ def compare_with_serving(examples: Path, count: int, serving: str, thresholds: M
     if "length" not in reference:
         return Drift(version, f"version {version} has no histograms of its training data")
     image = ImageConfig(**described["image"])
-    found = of_records(read_split(examples), count, image, described["vocabulary"], described["max_tokens"])
-    measured = found["length"].count
-    comparisons = by_tfdv(reference, found, thresholds)
+    statistics = of_records(read_split(examples), count, image, described["vocabulary"], described["max_tokens"])
+    measured = statistics["length"].count
+    comparisons = by_tfdv(reference, statistics, thresholds)
     if not comparisons:
         few = f"{measured} examples and the {reference['length'].count} of version {version} are too few to compare"
         return Drift(version, few, measured)
@@ -64,12 +64,12 @@ def _description(model: str) -> dict[str, Any]:
         return json.loads(file.read())
 
 
-def by_tfdv(reference: Statistics, found: Statistics, thresholds: Mapping[str, float]) -> list[Comparison]:
+def by_tfdv(reference: Statistics, statistics: Statistics, thresholds: Mapping[str, float]) -> list[Comparison]:
     """Compares statistics with the drift comparators of TensorFlow Data Validation.
 
     Features that one of them has too few values of are left out.
     """
-    compared = {name: bound for name, bound in thresholds.items() if comparable(name, reference, found)}
+    compared = {name: bound for name, bound in thresholds.items() if comparable(name, reference, statistics)}
     if not compared:
         return []
     schema = schema_pb2.Schema()
@@ -79,11 +79,11 @@ def by_tfdv(reference: Statistics, found: Statistics, thresholds: Mapping[str, f
         comparator = feature.drift_comparator
         (comparator.infinity_norm if is_category else comparator.jensen_shannon_divergence).threshold = bound
     anomalies = tfdv.validate_statistics(
-        _as_tfdv(found, compared), schema, previous_statistics=_as_tfdv(reference, compared)
+        _as_tfdv(statistics, compared), schema, previous_statistics=_as_tfdv(reference, compared)
     )
     distances = {info.path.step[0]: info.drift_measurements[0].value for info in anomalies.drift_skew_info}
     return [
-        Comparison(name, reference[name].mean, found[name].mean, distances[name], bound)
+        Comparison(name, reference[name].mean, statistics[name].mean, distances[name], bound)
         for name, bound in compared.items()
     ]
 

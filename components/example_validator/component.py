@@ -91,20 +91,20 @@ class Executor(executor.Executor):
         """Writes the comparison with the serving model to `anomalies`, and warns or stops if it found drift."""
         statistics = artifact_utils.get_single_instance(input_dict["statistics"])
         (counted,) = stats_artifact_utils.load_statistics(statistics, SPLIT).proto().datasets
-        found = compare_with_serving(
+        comparison = compare_with_serving(
             Path(artifact_utils.get_split_uri(input_dict["examples"], SPLIT)),
             int(counted.num_examples),
             exec_properties["serving"],
             json.loads(exec_properties["thresholds"]),
         )
-        drift.write(found, anomalies.uri)
-        anomalies.set_string_custom_property(drift.SENTENCE, found.sentence)
-        if not drifted(found.comparisons):
-            log.info("%s", found.sentence)
+        drift.write(comparison, anomalies.uri)
+        anomalies.set_string_custom_property(drift.SENTENCE, comparison.sentence)
+        if not drifted(comparison.comparisons):
+            log.info("%s", comparison.sentence)
         elif exec_properties["action"] == WARN:
-            log.warning("%s", found.sentence)
+            log.warning("%s", comparison.sentence)
         else:
-            raise UserError(f"{found.sentence}; to continue anyway, set drift.action=warn")
+            raise UserError(f"{comparison.sentence}; to continue anyway, set drift.action=warn")
 
 
 class ExampleValidator(base_component.BaseComponent):

@@ -42,14 +42,14 @@ def examples(run: ReportedRun) -> Compared:
     if folder is None or not (folder / drift.FILE).exists():
         raise Missing("The examples were not compared with the training data of the serving model.")
     try:
-        found = drift.read(folder)
+        comparison = drift.read(folder)
     except (KeyError, TypeError, ValueError) as error:
         raise Missing(f"Another version of the pipeline wrote {folder / drift.FILE} ({error}).") from None
-    if found.reason:
-        raise Missing(f"{found.reason[0].upper()}{found.reason[1:]}.")
+    if comparison.reason:
+        raise Missing(f"{comparison.reason[0].upper()}{comparison.reason[1:]}.")
     return Compared(
-        f"{found.examples:,} training examples were compared with those of version {found.version}.",
-        _rows(found.comparisons),
+        f"{comparison.examples:,} training examples were compared with those of version {comparison.version}.",
+        _rows(comparison.comparisons),
     )
 
 

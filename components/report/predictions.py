@@ -115,9 +115,9 @@ def choose(predictions: Iterable[Prediction], count: int = SHOWN) -> Gallery:
     worst, rest = rest[max(len(rest) - count, 0) :], rest[: max(len(rest) - count, 0)]
     middle = max((len(order) - count) // 2 - len(best), 0)
     groups = [places.tolist() for places in (best, rest[middle : middle + count], worst)]
-    needed = {place for group in groups for place in group}
-    found = {place: prediction for place, prediction in enumerate(predictions) if place in needed}
-    return Gallery(*([found[place] for place in group] for group in groups))
+    needed = {index for group in groups for index in group}
+    chosen = {index: prediction for index, prediction in enumerate(predictions) if index in needed}
+    return Gallery(*([chosen[index] for index in group] for group in groups))
 
 
 class AlignedPart(NamedTuple):

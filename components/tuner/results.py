@@ -35,5 +35,5 @@ def read_trials(folder: str | Path) -> list[TrialResult]:
 
 def best_in_words(properties: Mapping[str, Any]) -> str:
     """Describes the artifact `best_hyperparameters` by its properties."""
-    found = f"perplexity {properties[PERPLEXITY]:.4f}"
-    return f"best of {properties[TRIALS]} trials: {in_words(properties)}: {found}"
+    score = f"perplexity {properties[PERPLEXITY]:.4f}"
+    return f"best of {properties[TRIALS]} trials: {in_words(properties)}: {score}"

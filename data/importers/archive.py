@@ -77,8 +77,8 @@ class Archive:
         number = self._numbers.get(name)
         if number is None:
             return None
-        place = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"  # the file has no name
-        return FilePart(place, self._offsets[number], self._sizes[number])
+        path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"  # the file has no name
+        return FilePart(path, self._offsets[number], self._sizes[number])
 
 
 class _Stream:
@@ -99,8 +99,8 @@ class _Stream:
     def tell(self) -> int:
         return self.stream.tell()
 
-    def seek(self, place: int) -> int:
-        return self.stream.seek(place)
+    def seek(self, offset: int) -> int:
+        return self.stream.seek(offset)
 
 
 def unpack(path: Path, folder: Path | None = None, only_images: bool = False) -> Archive:

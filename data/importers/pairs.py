@@ -21,8 +21,8 @@ def _folders(files: Files) -> dict[str, Path]:
     if not files.source.is_dir():
         return {}
     folders = {split: files.source / split for split in SPLITS}
-    found = {split: folder for split, folder in folders.items() if any(folder.glob(LATEX))}
-    return found or ({"train": files.source} if files.matching(LATEX) else {})
+    with_latex = {split: folder for split, folder in folders.items() if any(folder.glob(LATEX))}
+    return with_latex or ({"train": files.source} if files.matching(LATEX) else {})
 
 
 def _detect(files: Files) -> bool:

@@ -20,7 +20,7 @@ def images_of_example(serialised: bytes) -> list[bytes]:
     Raises:
         ValueError: the bytes are not a tf.Example.
     """
-    found: list[bytes] = []
+    images: list[bytes] = []
     for features in _messages(serialised, 1):
         for entry in _messages(features, 1):
             key, value = b"", b""
@@ -32,8 +32,8 @@ def images_of_example(serialised: bytes) -> list[bytes]:
             kinds = [(field, content) for field, content in _fields(value) if field in _KINDS]
             if key == FEATURE:
                 field, content = kinds[-1] if kinds else (0, b"")
-                found = list(_messages(content, 1)) if field == 1 else []
-    return found
+                images = list(_messages(content, 1)) if field == 1 else []
+    return images
 
 
 def _messages(message: bytes, wanted: int) -> Iterator[bytes]:

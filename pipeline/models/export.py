@@ -117,11 +117,11 @@ def with_statistics(trained: Trained, data: Path) -> tuple[Trained, str]:
     from im2latex.statistics import to_document
     from trainer_module.statistics import of_records
 
-    place = examples_of(data, "train")
-    count = sum(1 for _ in read_records(place))
-    found = of_records(read_records(place), count, trained.image, trained.vocabulary, trained.max_tokens)
-    measured = f"{count:,} training examples, {found['length'].count:,} of them measured"
-    return trained._replace(statistics={**trained.statistics, **to_document(found)}), measured
+    folder = examples_of(data, "train")
+    count = sum(1 for _ in read_records(folder))
+    statistics = of_records(read_records(folder), count, trained.image, trained.vocabulary, trained.max_tokens)
+    measured = f"{count:,} training examples, {statistics['length'].count:,} of them measured"
+    return trained._replace(statistics={**trained.statistics, **to_document(statistics)}), measured
 
 
 def with_provenance(trained: Trained, model: str | None, notes: Mapping[str, str]) -> Trained:

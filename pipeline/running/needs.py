@@ -91,7 +91,7 @@ def parameters(model: ModelConfig, height: int, vocabulary: int) -> int:
         vocabulary: number of tokens.
     """
     units, channels = model.decoder_units, (1, *model.filters)
-    count = sum((9 * given + 5) * made for given, made in zip(channels, channels[1:], strict=False))
+    count = sum((9 * inputs + 5) * outputs for inputs, outputs in zip(channels, channels[1:], strict=False))
     row_encoder = 4 * units * (channels[-1] + units // 2 + 1)
     if model.row_embedding:
         row_encoder += 2 * units * (height // 8)

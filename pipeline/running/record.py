@@ -97,8 +97,8 @@ def fingerprint_of(data: Path) -> str:
 
 def start_of(start: str) -> dict[str, str | int]:
     """Returns the property `start_fingerprint`, of the model that a training starts from; {} if there is none."""
-    found = start_fingerprint(start)
-    return {"start_fingerprint": found} if found else {}
+    digest = start_fingerprint(start)
+    return {"start_fingerprint": digest} if digest else {}
 
 
 def _commit(checkout: Path) -> dict[str, str | int]:

@@ -66,9 +66,9 @@ def chosen_hosts(arguments: argparse.Namespace, environment: Mapping[str, str] =
         UserError: an option is missing or wrong.
     """
 
-    def number(name: str, given: int | None, variable: str, default: int) -> int:
-        if given is not None:
-            return given
+    def number(name: str, value: int | None, variable: str, default: int) -> int:
+        if value is not None:
+            return value
         try:
             return int(environment.get(variable, default))
         except ValueError:
@@ -80,11 +80,11 @@ def chosen_hosts(arguments: argparse.Namespace, environment: Mapping[str, str] =
     if count < 1:
         raise UserError(f"--hosts is {count}; give the number of hosts, 1 or more")
     if not 0 <= host < count:
-        given = "is missing" if host == -1 else f"is {host}"
-        raise UserError(f"--host {given}; give each of the {count} hosts its number, 0 to {count - 1}")
+        problem = "is missing" if host == -1 else f"is {host}"
+        raise UserError(f"--host {problem}; give each of the {count} hosts its number, 0 to {count - 1}")
     if count > 1 and not re.fullmatch(r"[^\s:]+:\d+|\[[0-9a-fA-F:]+\]:\d+", coordinator):
-        given = f"is {coordinator!r}" if coordinator else "is missing"
-        raise UserError(f"--coordinator {given}; give the address of host 0, HOST:PORT, to all hosts")
+        problem = f"is {coordinator!r}" if coordinator else "is missing"
+        raise UserError(f"--coordinator {problem}; give the address of host 0, HOST:PORT, to all hosts")
     return Hosts(count, host, coordinator)
 
 

@@ -37,11 +37,13 @@ def equality(size: Size = FULL) -> dict[str, Figure]:
             same, apart = 0, 0.0
             for start in range(0, len(images), READ_AT_ONCE):
                 batch = images[start : start + READ_AT_ONCE]
-                for found, (expected, *_) in zip(read.read_each(batch, beam), saved.read(batch, beam), strict=True):
-                    assert isinstance(found, list)
-                    if found[0].latex == expected.latex:
+                for alternatives, (expected, *_) in zip(
+                    read.read_each(batch, beam), saved.read(batch, beam), strict=True
+                ):
+                    assert isinstance(alternatives, list)
+                    if alternatives[0].latex == expected.latex:
                         same += 1
-                        apart = max(apart, abs(found[0].log_probability - expected.log_probability))
+                        apart = max(apart, abs(alternatives[0].log_probability - expected.log_probability))
             figures[f"same formulas, {name}"] = Figure(same, "formulas")
             figures[f"log-probabilities apart, {name}"] = Figure(1e6 * apart, "millionths")
     return figures

@@ -310,14 +310,14 @@ def table(figures: Mapping[int, Mapping[str, Figure]]) -> Table:
     for count in figures:
         for name in (f"{count:,}\nseconds", "\nCPU", "\nMiB"):
             shown.add_column(name, justify="right")
-    found = lines(figures)
-    for name in ("CPU\nof none", "\n1,000 more", "\noff by") if found else ():
+    fitted_lines = lines(figures)
+    for name in ("CPU\nof none", "\n1,000 more", "\noff by") if fitted_lines else ():
         shown.add_column(name, justify="right")
     for name in next(iter(figures.values())):
         cells = []
         for seconds, cpu_seconds, memory in (of[name] for of in figures.values()):
             cells += [f"{seconds:.1f}", f"{cpu_seconds:.1f}", f"{memory:,.0f}" if memory else ""]
-        if line := found.get(name):
+        if line := fitted_lines.get(name):
             cells += [f"{line.start:.1f}", f"{line.thousand:.2f}", f"{line.off:.0%}"]
         shown.add_row(name, *cells)
     return shown

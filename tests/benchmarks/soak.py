@@ -54,12 +54,12 @@ def running() -> Iterator[tuple[str, int]]:
 def send_varied(address: str, count: int) -> bool:
     """Sends `count` different pictures, and prints the memory of the service. Returns whether all were read."""
     sizes = itertools.cycle(range(9, 26))
-    made = zip(formulas(count, seed=12, level="simple", max_tokens=12), sizes, strict=False)
+    pairs = zip(formulas(count, seed=12, level="simple", max_tokens=12), sizes, strict=False)
     failed, started = 0, time.perf_counter()
     print(f"varied {0:>9,}  {resident(address) / 2**20:.0f} MiB", flush=True)
     for look in range(1, LOOKS + 1):
         share = count * look // LOOKS - count * (look - 1) // LOOKS
-        images = [draw_png(formula, em=em) for formula, em in itertools.islice(made, share)]
+        images = [draw_png(formula, em=em) for formula, em in itertools.islice(pairs, share)]
         _, statuses = asyncio.run(load(address, images, CLIENTS, len(images)))
         failed += len(statuses) - statuses.count(200)
         print(f"varied {count * look // LOOKS:>9,}  {resident(address) / 2**20:.0f} MiB", flush=True)
@@ -129,8 +129,8 @@ def _damaged(content: bytes, rng: random.Random) -> bytes:
     """Changes, removes and inserts some bytes; sometimes cuts the rest off."""
     changed = bytearray(content)
     for _ in range(rng.randint(1, 6)):
-        place = rng.randint(0, len(changed))
-        changed[place : place + rng.randint(0, 4)] = rng.randbytes(rng.randint(0, 4))
+        position = rng.randint(0, len(changed))
+        changed[position : position + rng.randint(0, 4)] = rng.randbytes(rng.randint(0, 4))
     return bytes(changed[: rng.randint(0, len(changed))] if rng.random() < 0.3 else changed)
 
 
@@ -154,11 +154,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--varied", type=int, default=100_000, help="number of different pictures")
     parser.add_argument("--fuzzed", type=int, default=100_000, help="number of damaged requests")
     parser.add_argument("--seed", type=int, default=1, help="random seed of the damage")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     with running() as (host, port):
         address = f"http://{host}:{port}"
-        good = send_varied(address, given.varied)
-        good &= send_fuzzed(host, port, given.fuzzed, given.seed)
+        good = send_varied(address, options.varied)
+        good &= send_fuzzed(host, port, options.fuzzed, options.seed)
         _, statuses = asyncio.run(load(address, [draw_png("x + 1", em=11)], 1, 1))
         print(f"afterwards: status {statuses[0]}, {resident(address) / 2**20:.0f} MiB", flush=True)
     sys.exit(0 if good and statuses == [200] else 1)

@@ -13,15 +13,15 @@ FIRST, SECOND = "2020-01-01T10:00:00.5", "2020-01-02T10:00:00.5"
 @pytest.fixture
 def history(tmp_path: Path) -> History:
     """A run of two components; a second run takes both from the cache, then its third component fails."""
-    made = History(tmp_path / "metadata.sqlite")
-    examples = made.artifact("Examples", "/data/1", span=0)
-    made.execution(FIRST, "ImportExampleGen", outputs={"examples": examples}, input_base="/formulas")
-    model, logs = made.artifact("Model", "/model/2"), made.artifact("ModelRun", "/logs/2")
-    made.execution(FIRST, "Trainer", outputs={"model": model, "model_run": logs}, inputs=[examples])
-    made.execution(SECOND, "ImportExampleGen", CACHED, {"examples": examples})
-    made.execution(SECOND, "Trainer", CACHED, {"model": model, "model_run": logs}, [examples])
-    made.execution(SECOND, "Evaluator", FAILED, inputs=[examples, model])
-    return made
+    past = History(tmp_path / "metadata.sqlite")
+    examples = past.artifact("Examples", "/data/1", span=0)
+    past.execution(FIRST, "ImportExampleGen", outputs={"examples": examples}, input_base="/formulas")
+    model, logs = past.artifact("Model", "/model/2"), past.artifact("ModelRun", "/logs/2")
+    past.execution(FIRST, "Trainer", outputs={"model": model, "model_run": logs}, inputs=[examples])
+    past.execution(SECOND, "ImportExampleGen", CACHED, {"examples": examples})
+    past.execution(SECOND, "Trainer", CACHED, {"model": model, "model_run": logs}, [examples])
+    past.execution(SECOND, "Evaluator", FAILED, inputs=[examples, model])
+    return past
 
 
 def test_a_cached_step_refers_to_the_original_execution(history: History) -> None:

@@ -16,11 +16,11 @@ RUNNER = CliRunner()
 
 
 def test_synth_then_check(tmp_path: Path) -> None:
-    made = RUNNER.invoke(
+    result = RUNNER.invoke(
         app, ["synth", "--out", str(tmp_path / "set"), "--examples", "60", "--seed", "3", "--workers", "1"]
     )
-    assert made.exit_code == 0, made.output
-    assert "60 records" in made.output
+    assert result.exit_code == 0, result.output
+    assert "60 records" in result.output
     checked = RUNNER.invoke(app, ["check", str(tmp_path / "set"), "--json", "--sheet", str(tmp_path / "sheet.png")])
     assert checked.exit_code == 0
     report = json.loads(checked.stdout)
@@ -31,9 +31,9 @@ def test_synth_then_check(tmp_path: Path) -> None:
 def test_import_says_what_was_rejected_and_held_out(tmp_path: Path) -> None:
     source = processed(tmp_path / "source")
     (source / "formula_images_processed" / "3.png").unlink()
-    made = RUNNER.invoke(app, ["import", str(source), "--out", str(tmp_path / "set"), "--workers", "1"])
-    assert made.exit_code == 0, made.output
-    assert "rejected 1 x missing image file" in made.output and "50% of eval" in made.output
+    result = RUNNER.invoke(app, ["import", str(source), "--out", str(tmp_path / "set"), "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    assert "rejected 1 x missing image file" in result.output and "50% of eval" in result.output
     assert RUNNER.invoke(app, ["check", str(tmp_path / "set")]).exit_code == 0
 
 

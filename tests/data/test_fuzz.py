@@ -44,8 +44,8 @@ def change(seeds: list[bytes], random: Random) -> bytes:
     """Returns one of the seeds with some bytes changed, removed or inserted, and perhaps cut off."""
     content = bytearray(random.choice(seeds))
     for _ in range(random.randint(1, 6)):
-        place = random.randint(0, len(content))
-        content[place : place + random.randint(0, 4)] = random.randbytes(random.randint(0, 4))
+        position = random.randint(0, len(content))
+        content[position : position + random.randint(0, 4)] = random.randbytes(random.randint(0, 4))
     return bytes(content[: random.randint(0, len(content))] if random.random() < 0.5 else content)
 
 
@@ -80,10 +80,10 @@ def test_a_file_gives_records_or_a_user_error(files: list[bytes]) -> None:
 
 def example(random: Random) -> bytes:
     """Returns a serialised Example with some of the features, as lists of bytes or integers."""
-    made = Example()
+    message = Example()
     for name in ("image", "latex", "name", "other"):
         kind = random.choice(("bytes", "bytes", "bytes", "int64", "float", "none", "missing"))
-        count, feature = random.choice((1, 1, 1, 0, 2)), made.features.feature
+        count, feature = random.choice((1, 1, 1, 0, 2)), message.features.feature
         if kind == "bytes":
             feature[name].bytes_list.value.extend(random.randbytes(random.randint(0, 3)) for _ in range(count))
         elif kind == "int64":
@@ -92,7 +92,7 @@ def example(random: Random) -> bytes:
             feature[name].float_list.value.extend([random.random()] * count)
         elif kind == "none":
             feature[name].SetInParent()
-    return made.SerializeToString()
+    return message.SerializeToString()
 
 
 EXAMPLES = (lambda random: change([GOOD], random), example, lambda random: random.randbytes(random.randint(0, 64)))

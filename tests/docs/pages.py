@@ -23,12 +23,12 @@ _MARKDOWN = MarkdownIt().enable("table")
 
 def pages() -> list[Path]:
     """Every page, by its path below the root."""
-    found = [path.relative_to(ROOT) for path in ROOT.glob("*.md")]
+    paths = [path.relative_to(ROOT) for path in ROOT.glob("*.md")]
     for folder in ROOT.iterdir():
         if folder.is_dir() and not folder.name.startswith(".") and folder.name not in NOT_OURS:
             for parent, _, files in os.walk(folder):
-                found += [Path(parent, name).relative_to(ROOT) for name in files if name.endswith(".md")]
-    return sorted(found)
+                paths += [Path(parent, name).relative_to(ROOT) for name in files if name.endswith(".md")]
+    return sorted(paths)
 
 
 @functools.cache
@@ -40,22 +40,22 @@ def tokens(page: Path) -> list[Token]:
 def links(page: Path) -> list[str]:
     """The targets of all links and pictures."""
     inline = [child for token in tokens(page) for child in token.children or ()]
-    found = [child.attrGet("href") if child.type == "link_open" else child.attrGet("src") for child in inline]
-    return [str(target) for target in found if target]
+    targets = [child.attrGet("href") if child.type == "link_open" else child.attrGet("src") for child in inline]
+    return [str(target) for target in targets if target]
 
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page: headings, as GitHub names them."""
     parsed = tokens(page)
     seen: Counter[str] = Counter()
-    found = set()
+    slugs = set()
     for heading, content in zip(parsed, parsed[1:], strict=False):
         if heading.type == "heading_open":
             text = "".join(child.content for child in content.children or ())
             name = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
-            found.add(f"{name}-{seen[name]}" if seen[name] else name)
+            slugs.add(f"{name}-{seen[name]}" if seen[name] else name)
             seen[name] += 1
-    return found
+    return slugs
 
 
 def commands(page: Path) -> Iterator[tuple[list[str], bool]]:

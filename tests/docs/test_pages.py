@@ -40,7 +40,7 @@ def check_command(words: list[str], is_whole: bool = True) -> None:
     while True:
         context = command.context_class(command, parent=context, info_name=name)
         try:
-            given, rest, _ = command.make_parser(context).parse_args(list(words))
+            options, rest, _ = command.make_parser(context).parse_args(list(words))
         except Exception as error:  # the class has another home in each version of typer
             if type(error).__module__.partition(".")[0] not in ("typer", "click"):
                 raise
@@ -61,7 +61,7 @@ def check_command(words: list[str], is_whole: bool = True) -> None:
     if not is_whole or "--help" in words:
         return
     for parameter in command.params:
-        is_missing = not isinstance(given.get(parameter.name), str | list | tuple) or not given[parameter.name]
+        is_missing = not isinstance(options.get(parameter.name), str | list | tuple) or not options[parameter.name]
         if parameter.required and is_missing:
             raise Wrong(f"no {parameter.name}")
 

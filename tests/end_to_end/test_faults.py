@@ -17,9 +17,9 @@ pytestmark = pytest.mark.one_stack
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """An empty workspace."""
-    made = Project.of(tmp_path)
-    made.home.mkdir()
-    return made
+    project = Project.of(tmp_path)
+    project.home.mkdir()
+    return project
 
 
 def test_the_next_run_cleans_up_after_killed_runs(tmp_path: Path) -> None:

@@ -74,18 +74,18 @@ CALLS = {"eval", "exec", "extractall", "system", "popen", "mktemp", "unsafe_load
 
 def faults(source: str) -> list[str]:
     """Returns the names in a source that could execute the content of a file or a request."""
-    found = []
+    problems = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            found += [name for name in names if name.partition(".")[0] in MODULES]
+            problems += [name for name in names if name.partition(".")[0] in MODULES]
         elif isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             owner = getattr(getattr(node.func, "value", None), "id", "")
             truths = {word.arg for word in node.keywords if getattr(word.value, "value", None) is True}
-            found += [name] if name in CALLS or (owner, name) == ("yaml", "load") else []
-            found += sorted(truths & {"shell", "allow_pickle"})
-    return found
+            problems += [name] if name in CALLS or (owner, name) == ("yaml", "load") else []
+            problems += sorted(truths & {"shell", "allow_pickle"})
+    return problems
 
 
 def test_no_code_executes_the_content_of_a_file_or_a_request() -> None:
@@ -95,4 +95,6 @@ def test_no_code_executes_the_content_of_a_file_or_a_request() -> None:
     folders = ("im2latex", "data", "trainer_module", "components", "pipeline", "kubeflow")
     sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert len(sources) > 80
-    assert {str(path.relative_to(ROOT)): found for path in sources if (found := faults(path.read_text("utf-8")))} == {}
+    assert {
+        str(path.relative_to(ROOT)): problems for path in sources if (problems := faults(path.read_text("utf-8")))
+    } == {}

@@ -39,8 +39,8 @@ class System:
         self.bin = folder / "bin"
         self.calls = folder / "calls"
         self.environ: dict[str, str] = {}
-        for made in (self.root, self.bin, folder / "home"):
-            made.mkdir()
+        for path in (self.root, self.bin, folder / "home"):
+            path.mkdir()
         self.home = folder / "home"
         (self.root / "requirements.lock").write_text(
             "uv==1.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\nzip==1\n"
@@ -50,15 +50,15 @@ class System:
             (project / "pyproject.toml").write_text("[project]\n")
 
     def program(self, path: str | Path, script: str) -> Path:
-        made = self.bin / path
-        made.parent.mkdir(parents=True, exist_ok=True)
-        made.write_text(f"#!/bin/sh\n{script}\n")
-        made.chmod(0o755)
-        return made
+        executable = self.bin / path
+        executable.parent.mkdir(parents=True, exist_ok=True)
+        executable.write_text(f"#!/bin/sh\n{script}\n")
+        executable.chmod(0o755)
+        return executable
 
     def python(self, path: str, version: tuple[int, ...], glibc: list[int] | None, **fields: object) -> Path:
-        made = self.bin / path
-        answer = {"path": str(made), "version": version, "glibc": glibc, "machine": "x86_64", "headers": True}
+        executable = self.bin / path
+        answer = {"path": str(executable), "version": version, "glibc": glibc, "machine": "x86_64", "headers": True}
         return self.program(path, f"echo '{json.dumps({**answer, 'venv': True, **fields})}'")
 
     def uv(self, on_install: str = "") -> None:
@@ -88,10 +88,10 @@ class System:
 
 @pytest.fixture
 def system(tmp_path: Path) -> System:
-    made = System(tmp_path)
-    made.program("g++", "")
-    made.uv()
-    return made
+    system = System(tmp_path)
+    system.program("g++", "")
+    system.uv()
+    return system
 
 
 def refused(ran: subprocess.CompletedProcess[str]) -> str:
@@ -141,10 +141,10 @@ def test_another_c_library_and_another_processor_are_refused() -> None:
 
 
 def test_probe_tells_the_python_that_runs_this_test() -> None:
-    found = install.probe(sys.executable)
-    assert found.version == sys.version_info[:3]
-    assert found.glibc == tuple(map(int, platform.libc_ver()[1].split(".")))
-    assert subprocess.check_output([found.path, "-c", "import sys; print(sys.prefix == sys.base_prefix)"]) == b"True\n"
+    python = install.probe(sys.executable)
+    assert python.version == sys.version_info[:3]
+    assert python.glibc == tuple(map(int, platform.libc_ver()[1].split(".")))
+    assert subprocess.check_output([python.path, "-c", "import sys; print(sys.prefix == sys.base_prefix)"]) == b"True\n"
 
 
 def test_python_3_6_can_read_the_installer() -> None:

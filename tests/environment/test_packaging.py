@@ -34,8 +34,8 @@ def test_every_package_can_be_imported_from_any_folder(tmp_path: Path) -> None:
     """Subprocesses of TFX start elsewhere, and without the checkout on PYTHONPATH."""
     code = f"import importlib.util as u; print([u.find_spec(n).submodule_search_locations[0] for n in {PACKAGES}])"
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    found = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environ, text=True)
-    assert found.strip() == str([str(ROOT / name) for name in PACKAGES])
+    output = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, env=environ, text=True)
+    assert output.strip() == str([str(ROOT / name) for name in PACKAGES])
 
 
 def copy_sources(source: Path) -> list[Path]:
@@ -82,9 +82,9 @@ def test_the_reader_alone_reads_a_picture_in_an_empty_environment(wheels: dict[s
     (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
     # Only its dependencies, and nothing else of this environment.
     for name in NEEDED:
-        place = next((Path(folder, name) for folder in sys.path if Path(folder, name).exists()), None)
-        if place is not None:  # the libraries of a wheel have a folder of their own in some versions
-            (packages / name).symlink_to(place)
+        installed = next((Path(folder, name) for folder in sys.path if Path(folder, name).exists()), None)
+        if installed is not None:  # the libraries of a wheel have a folder of their own in some versions
+            (packages / name).symlink_to(installed)
     python = str(tmp_path / "env" / "bin" / "python")
     install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index"]
     subprocess.run([*install, str(wheels["im2latex"])], check=True, timeout=300)
@@ -110,11 +110,11 @@ def test_the_reader_alone_reads_a_picture_in_an_empty_environment(wheels: dict[s
     assert (other.returncode, other.stdout) == (1, "")
     assert other.stderr.startswith("im2latex: `im2latex run` is a command of the pipeline, which is not installed")
     assert other.stderr.count("\n") == 1 and "pip install 'im2latex[pipeline]'" in other.stderr
-    found = subprocess.run(
+    completed = subprocess.run(
         [python, "-c", f"import importlib.util as u; print([n for n in {PACKAGES} if u.find_spec(n)])"],
         cwd=tmp_path, env=environ, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert found.stdout == f"{[READER]}\n"
+    assert completed.stdout == f"{[READER]}\n"
 
 
 def test_both_have_one_version(wheels: dict[str, Path]) -> None:
@@ -149,8 +149,8 @@ def test_a_worker_with_the_source_distribution_can_import_its_code(tmp_path: Pat
     names = ["trainer_module.preprocessing", "components.formula_metrics.metrics", "components.evaluator.component"]
     code = f"import importlib; print(*(importlib.import_module(name).__file__ for name in {names}))"
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    found = subprocess.check_output([python, "-c", code], cwd=tmp_path, env=environ, text=True, timeout=300)
-    assert found.split() == [str(packages / f"{name.replace('.', '/')}.py") for name in names]
+    output = subprocess.check_output([python, "-c", code], cwd=tmp_path, env=environ, text=True, timeout=300)
+    assert output.split() == [str(packages / f"{name.replace('.', '/')}.py") for name in names]
 
 
 @pytest.mark.parametrize(

@@ -30,14 +30,14 @@ def locked(python: str) -> dict[str, Requirement]:
         "sys_platform": "linux",
         "platform_machine": "x86_64",
     }
-    found: dict[str, Requirement] = {}
+    requirements: dict[str, Requirement] = {}
     for line in re.findall(r"^[A-Za-z0-9].*?(?= \\$)", LOCK, re.MULTILINE):
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate(system):
             name = canonicalize_name(requirement.name)
-            assert name not in found, f"{name} twice on Python {python}"
-            found[name] = requirement
-    return found
+            assert name not in requirements, f"{name} twice on Python {python}"
+            requirements[name] = requirement
+    return requirements
 
 
 def test_lock_has_no_addresses_and_hashes_for_everything() -> None:
@@ -50,10 +50,10 @@ def test_lock_has_no_addresses_and_hashes_for_everything() -> None:
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_lock_satisfies_every_dependency(python: str) -> None:
-    found = locked(python)
+    lock = locked(python)
     for requirement in asked():
         if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
-            pinned = found[canonicalize_name(requirement.name)]
+            pinned = lock[canonicalize_name(requirement.name)]
             version = str(pinned.specifier).removeprefix("==")
             assert requirement.specifier.contains(version), f"{pinned} is not {requirement}: make lock"
 
@@ -67,6 +67,6 @@ def test_the_lock_is_what_is_installed_here() -> None:
     """The installed versions, so that the tests check what a user gets."""
     from importlib.metadata import version
 
-    found = locked(f"{sys.version_info.major}.{sys.version_info.minor}")
+    lock = locked(f"{sys.version_info.major}.{sys.version_info.minor}")
     for name in ("tfx", "tensorflow", "keras", "apache-beam", "protobuf", "numpy"):
-        assert version(name) == str(found[name].specifier).removeprefix("==")
+        assert version(name) == str(lock[name].specifier).removeprefix("==")

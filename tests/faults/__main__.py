@@ -142,8 +142,8 @@ def end(killer: Killer) -> int:
     """Lets a run finish. Returns 0 if there were no faults, else 1."""
     took, _ = killer.finish()
     killer.audit.look(finished=True)
-    if found := killer.check():
-        killer.audit.faults.append(f"lineage check finds {found}")
+    if findings := killer.check():
+        killer.audit.faults.append(f"lineage check finds {findings}")
     tell(killer.audit)
     print(f"then a run finished in {took:.0f} s; {len(killer.audit.faults) or 'no'} faults found")
     return int(bool(killer.audit.faults))
@@ -196,8 +196,8 @@ def kill_a_round(killer: Killer, seconds: dict[str, float], number: int, most: i
         look(killer, kill, repair=random.random() < REPAIR_SHARE)
         tell(killer.audit)
     took, message = killer.finish(setting)
-    if found := killer.check():
-        killer.audit.faults.append(f"after round {number} lineage check finds {found}")
+    if findings := killer.check():
+        killer.audit.faults.append(f"after round {number} lineage check finds {findings}")
     killer.audit.look(finished=True)
     repaired = int(match[1]) if (match := _REPAIRED.search(message)) else 0
     print(f"{time.monotonic() - began:>6.0f} s  {number}: a run finished in {took:.0f} s", flush=True)
@@ -209,8 +209,8 @@ def look(killer: Killer, kill: Kill, repair: bool) -> None:
     for finding in killer.check(repair):
         if finding["kind"] != "killed":
             killer.audit.faults.append(f"{kill}: lineage check finds {finding}")
-    if repair and (found := killer.check()):
-        killer.audit.faults.append(f"{kill}: after --repair, lineage check finds {found}")
+    if repair and (findings := killer.check()):
+        killer.audit.faults.append(f"{kill}: after --repair, lineage check finds {findings}")
     killer.audit.look(finished=False)
 
 
@@ -243,8 +243,8 @@ def judge_server(pid: int, events: Path, stop: Path, audit: Audit) -> int:
 
 def tell(audit: Audit) -> None:
     """Prints the new faults."""
-    for fault in audit.faults[audit.printed :]:
-        print(f"FAULT  {fault}", flush=True)
+    for sentence in audit.faults[audit.printed :]:
+        print(f"FAULT  {sentence}", flush=True)
     audit.printed = len(audit.faults)
 
 

@@ -88,10 +88,10 @@ class Audit:
             if artifact.type == "Model" and os.path.isdir(os.path.join(artifact.uri, "Format-Serving"))
         }
         for version in self.workspace.versions():
-            found = digest(str(version))
-            if found not in models:
+            version_digest = digest(str(version))
+            if version_digest not in models:
                 yield f"{version} is not the model of a finished training"
-            if self.versions.setdefault(version.name, found) != found:
+            if self.versions.setdefault(version.name, version_digest) != version_digest:
                 yield f"{version} has changed while it served"
 
     def _checkpoints(self) -> Iterator[str]:
@@ -143,12 +143,12 @@ def serve(workspace: Workspace, image: bytes, events: Path, stop: Path) -> int:
             lines.write(json.dumps(facts) + "\n")
 
         while not stop.exists():
-            there = workspace.versions()
-            for version in there:
+            versions = workspace.versions()
+            for version in versions:
                 if version not in seen:
                     seen[version] = digest(str(version))
                     tell(version=version.name, digest=seen[version])
-            if models is None and there:
+            if models is None and versions:
                 models = Models(workspace.versions)
                 models.reloaded = lambda good: None if good else tell(fault="a version did not load")
                 tell(answered=models.served.folder.name)

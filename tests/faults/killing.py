@@ -59,16 +59,16 @@ def moments(seconds: Mapping[str, float]) -> list[Moment]:
         seconds: how long each component takes.
     """
     names = list(seconds)
-    found = before_components()
+    all_moments = before_components()
     for name in names:
         if name == "Trainer":
-            found.append(Moment("writing a checkpoint", name, "checkpoints/*/checkpoint.npz.writing", 0.01))
-            found.append(Moment("after a checkpoint", name, "checkpoints/*/checkpoint.npz", 1.0))
+            all_moments.append(Moment("writing a checkpoint", name, "checkpoints/*/checkpoint.npz.writing", 0.01))
+            all_moments.append(Moment("after a checkpoint", name, "checkpoints/*/checkpoint.npz", 1.0))
         if name == "Pusher":
-            found += pushing()
-        found.append(Moment("random", name, seconds=seconds[name]))
-    found.append(Moment("writing metadata", random.choice(names), "metadata.sqlite-journal", 0.002))
-    return sorted(found, key=lambda moment: names.index(moment.component) if moment.component else -1)
+            all_moments += pushing()
+        all_moments.append(Moment("random", name, seconds=seconds[name]))
+    all_moments.append(Moment("writing metadata", random.choice(names), "metadata.sqlite-journal", 0.002))
+    return sorted(all_moments, key=lambda moment: names.index(moment.component) if moment.component else -1)
 
 
 def before_components() -> list[Moment]:
@@ -249,11 +249,11 @@ class Killer:
 
     def _written(self, moment: Moment) -> set[tuple[Path, int]]:
         """Returns the files that match the pattern of a moment, with their modification times."""
-        found = set()
+        files = set()
         for path in self.workspace.home.glob(moment.pattern) if moment.pattern else ():
             with contextlib.suppress(FileNotFoundError):
-                found.add((path, path.stat().st_mtime_ns))
-        return found
+                files.add((path, path.stat().st_mtime_ns))
+        return files
 
     def _has_come(self, moment: Moment, log: Log, before: set[tuple[Path, int]]) -> bool:
         if moment.trap:

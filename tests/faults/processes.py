@@ -89,8 +89,8 @@ class Command:
 def children(pid: int) -> list[int]:
     """Returns the running children of a process."""
     try:
-        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        return [child for child in found if _state(child) not in ("Z", "")]
+        pids = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [child for child in pids if _state(child) not in ("Z", "")]
     except FileNotFoundError:
         return []
 
@@ -176,13 +176,13 @@ def _set(trap: Trap) -> None:
 
     function, calls = getattr(fileio, trap.function), 0
 
-    def trapped(*places: str, **options: Any) -> None:
+    def trapped(*paths: str, **options: Any) -> None:
         nonlocal calls
         # Both functions take a source and a destination; in a push, one of them has this suffix.
-        calls += any(".partial" in place for place in places)
+        calls += any(".partial" in path for path in paths)
         if calls == trap.calls and not trap.after:
             os.killpg(0, signal.SIGKILL)
-        function(*places, **options)
+        function(*paths, **options)
         if calls == trap.calls and trap.after:
             os.killpg(0, signal.SIGKILL)
 
@@ -201,9 +201,9 @@ def _redirect(output: Path) -> None:
 class _Pipeline(subprocess.Popen):
     """`subprocess.Popen` that starts the pipeline's process with a fork."""
 
-    def __init__(self, command: Any, **given: Any) -> None:
+    def __init__(self, command: Any, **options: Any) -> None:
         if "pipeline.running.process" not in command:
-            super().__init__(command, **given)
+            super().__init__(command, **options)
             return
         arguments = command[command.index("pipeline.running.process") + 1 :]
         read_output, write_output = os.pipe()
@@ -211,22 +211,22 @@ class _Pipeline(subprocess.Popen):
         self.stdin, self.stderr, self.stdout = None, None, os.fdopen(read_output, "rb", buffering=0)
         self._child_created, self._waitpid_lock = True, threading.Lock()
         self._communication_started, self._input = False, None
-        kept = {0, 1, 2, write_output, given["stderr"].fileno(), *given["pass_fds"]}
-        self.pid = fork(lambda: _run_pipeline(arguments, kept, write_output, given))
+        kept = {0, 1, 2, write_output, options["stderr"].fileno(), *options["pass_fds"]}
+        self.pid = fork(lambda: _run_pipeline(arguments, kept, write_output, options))
         os.close(write_output)
 
 
-def _run_pipeline(arguments: list[str], kept: set[int], output: int, given: dict[str, Any]) -> int:
+def _run_pipeline(arguments: list[str], kept: set[int], output: int, options: dict[str, Any]) -> int:
     from pipeline.running import process
 
     for descriptor in _opened_by_the_command():
         if descriptor not in kept:
             os.close(descriptor)
     os.dup2(output, 1)
-    os.dup2(given["stderr"].fileno(), 2)
+    os.dup2(options["stderr"].fileno(), 2)
     sys.stdout.reconfigure(line_buffering=False, write_through=True)  # type: ignore[union-attr]
     os.environ.clear()
-    os.environ.update(given["env"])
+    os.environ.update(options["env"])
     tempfile.tempdir = None
     sys.argv = ["process", *arguments]
     subprocess.Popen = _Pipeline.__base__  # type: ignore[assignment,misc]
@@ -242,5 +242,5 @@ def remember_descriptors() -> None:
 
 
 def _opened_by_the_command() -> list[int]:
-    found = [name for name in os.listdir("/proc/self/fd") if name not in _FIRST]
-    return [int(name) for name in found if os.path.exists(f"/proc/self/fd/{name}")]
+    names = [name for name in os.listdir("/proc/self/fd") if name not in _FIRST]
+    return [int(name) for name in names if os.path.exists(f"/proc/self/fd/{name}")]

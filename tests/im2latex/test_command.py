@@ -20,9 +20,9 @@ from pipeline.cli import app
 from tests.im2latex.serving.conftest import encoded
 
 
-def predict(model: Path, *arguments: object, given: bytes = b"") -> Result:
+def predict(model: Path, *arguments: object, stdin: bytes = b"") -> Result:
     environment = {"IM2LATEX_HOME": str(model.parents[2])}
-    return CliRunner().invoke(app, ["predict", *map(str, arguments)], input=given, env=environment)
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)], input=stdin, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_one_image_is_one_line_of_latex_by_the_model_pushed_last(
 def test_several_are_named_in_the_order_they_were_given(
     pushed: Path, files: list[Path], expected: list[str], images: list[bytes]
 ) -> None:
-    answer = predict(pushed, files[3], "-", files[0].parent, given=images[4])
+    answer = predict(pushed, files[3], "-", files[0].parent, stdin=images[4])
     lines = [line.split("\t") for line in answer.stdout.splitlines()]
     folder = [[str(file), latex] for file, latex in zip(files, expected, strict=True)]
     assert lines == [folder[3], ["-", expected[4]], *folder]

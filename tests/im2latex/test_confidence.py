@@ -59,11 +59,11 @@ def text(rng: np.random.Generator) -> Image.Image:
 @pytest.fixture(scope="module")
 def probabilities() -> dict[str, np.ndarray]:
     """Draws 200 pictures without a formula, by kind."""
-    found = {}
-    for place, (make, count) in enumerate({blank: 60, photo: 70, text: 70}.items()):
-        pictures = [make(np.random.default_rng((place, number))) for number in range(count)]
-        found[make.__name__] = np.array([reading.probability for reading in im2latex.predict(pictures)])
-    return found
+    by_kind = {}
+    for index, (make, count) in enumerate({blank: 60, photo: 70, text: 70}.items()):
+        pictures = [make(np.random.default_rng((index, number))) for number in range(count)]
+        by_kind[make.__name__] = np.array([reading.probability for reading in im2latex.predict(pictures)])
+    return by_kind
 
 
 @pytest.mark.parametrize("kind", ["blank", "photo", "text"])

@@ -37,8 +37,8 @@ def test_file_names_of_corrections_have_the_time_and_the_person(corrections: Cor
     files = sorted(path for path in corrections.folder.rglob("*") if path.is_file())
     assert files == [corrections.folder / "train" / f"{name}{suffix}" for suffix in (".png", ".tex")]
     assert files[1].read_text("utf-8") == "\\frac { a } { b } + x ^ { 2 }\n"
-    with Image.open(files[0]) as saved, Image.open(io.BytesIO(picture())) as given:
-        assert saved.tobytes() == given.tobytes()
+    with Image.open(files[0]) as saved, Image.open(io.BytesIO(picture())) as original:
+        assert saved.tobytes() == original.tobytes()
     assert corrections.save(picture(1), "x").name.split("-")[2] == "anonymous"
 
 

@@ -26,18 +26,18 @@ def test_the_distance_of_unknown_tokens_is_the_difference_of_their_shares() -> N
 def test_only_distant_features_have_drifted() -> None:
     rng = np.random.default_rng(1)
     reference = {name: of_values(name, rng.normal(40, 5, 5000)) for name in ("width", "height", "length")}
-    found = {
+    current = {
         "width": of_values("width", rng.normal(40, 5, 500)),
         "height": of_values("height", rng.normal(70, 5, 500)),
         "length": of_values("length", rng.normal(70, 5, 99)),  # too few
         "confidence": of_values("confidence", rng.uniform(size=500)),  # not reference
     }
-    comparisons = compare(reference, found, thresholds(OF_REQUESTS))
+    comparisons = compare(reference, current, thresholds(OF_REQUESTS))
     assert [(one.feature, one.status) for one in comparisons] == [("width", OK), ("height", DRIFTED)]
     assert drifted(comparisons) == comparisons[1:]
     assert comparisons[0].distance < 0.02 and comparisons[1].distance > 0.9
     assert comparisons[1].text == f"height {comparisons[1].distance:.3f} (threshold 0.1)"
-    lenient = compare(reference, found, dict.fromkeys(OF_REQUESTS, 1.0))
+    lenient = compare(reference, current, dict.fromkeys(OF_REQUESTS, 1.0))
     assert drifted(lenient) == []
 
 

@@ -45,12 +45,12 @@ def test_a_fit_generalises_to_held_out_formulas(records):
 
 
 def test_scales_are_steps_within_bounds_and_follow_the_requested_size():
-    found, area = measures(ink_of(draw_png("x + \\frac { a } { b }", em=30)))
-    scales = [glyph_scale(found, area, size) for size in (8, 16, 32)]
+    sums, area = measures(ink_of(draw_png("x + \\frac { a } { b }", em=30)))
+    scales = [glyph_scale(sums, area, size) for size in (8, 16, 32)]
     np.testing.assert_allclose(np.log2(scales) * 8, np.rint(np.log2(scales) * 8), atol=1e-9)
     assert scales[2] / scales[1] == scales[1] / scales[0] == 2
     assert scales[1] == pytest.approx(16 / 30, rel=0.35)
-    assert glyph_scale(found, area, 10_000) == 4
+    assert glyph_scale(sums, area, 10_000) == 4
     assert glyph_scale(*measures(np.zeros((5, 5), np.float32)), 16) == 1
 
 

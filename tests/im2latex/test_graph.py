@@ -34,24 +34,24 @@ CONFIGS = {
 def model(request: pytest.FixtureRequest) -> FormulaModel:
     """Returns a model with large weights and varied statistics, so that different images give different results."""
     keras.utils.set_random_seed(7)
-    made = FormulaModel(CONFIGS[request.param], VOCABULARY, max_rows=8)
+    model = FormulaModel(CONFIGS[request.param], VOCABULARY, max_rows=8)
     rng = np.random.default_rng(3)
-    for weight in made.weights:
+    for weight in model.weights:
         value = keras.ops.convert_to_numpy(weight)
         if "variance" in weight.path:
             weight.assign(value + rng.uniform(0, 1, value.shape))
         elif "baseline" not in weight.path:
             weight.assign(2 * value + rng.normal(0, 0.2, value.shape))
-    return made
+    return model
 
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
     rng = np.random.default_rng(4)
-    made = np.full((len(SIZES), 64, 304), 255, np.uint8)
-    for image, (height, width) in zip(made, SIZES, strict=True):
+    images = np.full((len(SIZES), 64, 304), 255, np.uint8)
+    for image, (height, width) in zip(images, SIZES, strict=True):
         image[:height, :width] = rng.integers(0, 256, (height, width))
-    return made
+    return images
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +80,8 @@ def test_the_graph_gives_the_same_tokens_and_probabilities(
     model: FormulaModel, session: onnxruntime.InferenceSession, images: np.ndarray, width: int, penalty: float
 ) -> None:
     expected = search(model, images[..., np.newaxis], SIZES.astype(np.int32), MAX_TOKENS, width, penalty)
-    found = run(session, images, SIZES, width, penalty)
-    tokens = assert_equal(found, expected)
+    actual = run(session, images, SIZES, width, penalty)
+    tokens = assert_equal(actual, expected)
     assert len({tuple(best) for best in tokens[:, 0]}) > 1
 
 
@@ -90,21 +90,21 @@ def test_the_graph_gives_the_same_formula_for_several_views(
 ) -> None:
     order = [0, 3, 1, 2]
     expected = search(model, images[order][..., np.newaxis], SIZES[order].astype(np.int32), MAX_TOKENS, 3, 1.0, 2)
-    found = run(session, images[order], SIZES[order], 3, 1.0, 2)
-    tokens = assert_equal(found, expected)
+    actual = run(session, images[order], SIZES[order], 3, 1.0, 2)
+    tokens = assert_equal(actual, expected)
     np.testing.assert_array_equal(tokens[::2], tokens[1::2])
     alone = run(session, images[order], SIZES[order], 3, 1.0)
-    assert (found["log_probability"][:, 0] != alone["log_probability"][:, 0]).all()
+    assert (actual["log_probability"][:, 0] != alone["log_probability"][:, 0]).all()
 
 
-def assert_equal(found: dict[str, np.ndarray], expected: Decoded) -> np.ndarray:
+def assert_equal(actual: dict[str, np.ndarray], expected: Decoded) -> np.ndarray:
     """Compares the graph's result with the model's; returns the tokens."""
-    tokens, steps = keras.ops.convert_to_numpy(expected.tokens), found["tokens"].shape[2]
-    np.testing.assert_array_equal(found["tokens"], tokens[:, :, :steps])
+    tokens, steps = keras.ops.convert_to_numpy(expected.tokens), actual["tokens"].shape[2]
+    np.testing.assert_array_equal(actual["tokens"], tokens[:, :, :steps])
     assert not tokens[:, :, steps:].any()
     for name in ("log_probability", "score"):
         value = keras.ops.convert_to_numpy(getattr(expected, name))
-        np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(actual[name], value, rtol=0, atol=1e-3)
     return tokens
 
 
@@ -122,8 +122,8 @@ def test_an_image_reads_the_same_alone_and_in_a_batch(
 def test_the_graph_gives_the_same_attention(
     model: FormulaModel, session: onnxruntime.InferenceSession, images: np.ndarray
 ) -> None:
-    found = run(session, images, SIZES, 1, 0.0)
-    tokens = found["tokens"][:, 0, :-1].astype(np.int32)
+    outputs = run(session, images, SIZES, 1, 0.0)
+    tokens = outputs["tokens"][:, 0, :-1].astype(np.int32)
     before = np.concatenate([np.ones((len(SIZES), 1), np.int32), tokens], axis=1)
     maps = model.attention_maps(images[..., np.newaxis], SIZES.astype(np.int32), before)
     # With a coarse grid, the fine cells are ordered by block.
@@ -131,7 +131,7 @@ def test_the_graph_gives_the_same_attention(
     expected = keras.ops.convert_to_numpy(maps[grid]).reshape(*before.shape, -1)
     for i, length in enumerate((tokens != 0).sum(axis=1)):
         # Compare up to the end token; after it, one continues from the end token and the other from padding.
-        np.testing.assert_allclose(found[grid][: length + 1, i, 0], expected[i, : length + 1], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(outputs[grid][: length + 1, i, 0], expected[i, : length + 1], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision", ["float16", "int8"])
@@ -150,6 +150,6 @@ def test_weights_keep_their_stored_dtype_and_give_the_same_results(
     small = onnx_model(config, stored, MAX_TOKENS, "{}")
     whole = onnx_model(config, load_weights(tmp_path / "weights.npz").weights, MAX_TOKENS, "{}")
     assert len(small) < 0.8 * len(whole)
-    found, expected = (run(onnxruntime.InferenceSession(content), images, SIZES, 2, 0.0) for content in (small, whole))
-    np.testing.assert_array_equal(found["tokens"], expected["tokens"])
-    np.testing.assert_allclose(found["log_probability"], expected["log_probability"], atol=1e-4)
+    actual, expected = (run(onnxruntime.InferenceSession(content), images, SIZES, 2, 0.0) for content in (small, whole))
+    np.testing.assert_array_equal(actual["tokens"], expected["tokens"])
+    np.testing.assert_allclose(actual["log_probability"], expected["log_probability"], atol=1e-4)

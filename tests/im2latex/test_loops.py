@@ -26,7 +26,7 @@ def ends_in_a_loop(tokens: Sequence[str]) -> bool:
     """Returns whether the last `SHORTEST` tokens repeat a sequence of up to 20 tokens."""
     end = tokens[-SHORTEST:]
     return len(end) == SHORTEST and any(
-        all(token == end[place % period] for place, token in enumerate(end)) for period in range(1, SHORTEST // 2 + 1)
+        all(token == end[index % period] for index, token in enumerate(end)) for period in range(1, SHORTEST // 2 + 1)
     )
 
 

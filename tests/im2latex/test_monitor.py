@@ -25,7 +25,7 @@ def statistics(count: int, width: float = 200, seed: int = 0) -> dict[str, Any]:
         "length": rng.integers(2, 60, count),
         "confidence": rng.beta(6, 1, count),
     }
-    return to_document({name: of_values(name, found.tolist()) for name, found in values.items()})
+    return to_document({name: of_values(name, sample.tolist()) for name, sample in values.items()})
 
 
 def answer(count: int = 300, until: str = "2026-11-27T12:00:00Z", **serving: Any) -> dict[str, Any]:
@@ -42,8 +42,8 @@ def saved(tmp_path: Path) -> Any:
     return save
 
 
-def monitor(*arguments: str, given: str = "") -> Result:
-    return CliRunner().invoke(app, ["monitor", *arguments], input=given)
+def monitor(*arguments: str, stdin: str = "") -> Result:
+    return CliRunner().invoke(app, ["monitor", *arguments], input=stdin)
 
 
 def rows(output: str) -> dict[str, list[str]]:
@@ -61,19 +61,19 @@ def test_pictures_as_in_training_have_status_0(saved: Any) -> None:
 
 
 def test_wider_pictures_have_status_4_and_are_named(saved: Any) -> None:
-    place = saved(answer(width=400))
-    done = monitor("--statistics", place)
-    assert done.exit_code == cli.run(["monitor", "--statistics", place]) == 4
-    found = rows(done.stdout)
-    assert [name for name, row in found.items() if row[-1] == "drifted"] == ["width"]
-    assert float(found["width"][1]) == pytest.approx(400, rel=0.05) and float(found["width"][2]) > 0.5
-    assert monitor("--statistics", "-", given=json.dumps(answer(width=400))).stdout == done.stdout
-    assert monitor("--statistics", place, "--threshold", "width=1").exit_code == 0
-    document = json.loads(monitor("--statistics", place, "--json").stdout)
+    path = saved(answer(width=400))
+    done = monitor("--statistics", path)
+    assert done.exit_code == cli.run(["monitor", "--statistics", path]) == 4
+    table = rows(done.stdout)
+    assert [name for name, row in table.items() if row[-1] == "drifted"] == ["width"]
+    assert float(table["width"][1]) == pytest.approx(400, rel=0.05) and float(table["width"][2]) > 0.5
+    assert monitor("--statistics", "-", stdin=json.dumps(answer(width=400))).stdout == done.stdout
+    assert monitor("--statistics", path, "--threshold", "width=1").exit_code == 0
+    document = json.loads(monitor("--statistics", path, "--json").stdout)
     assert (document["status"], document["version"], document["pictures"]) == ("drifted", "7", 300)
     by_feature = {one["feature"]: one for one in document["comparisons"]}
     assert by_feature["width"]["status"] == "drifted" and by_feature["height"]["status"] == "ok"
-    assert f"{by_feature['width']['distance']:.3f}" == found["width"][2]
+    assert f"{by_feature['width']['distance']:.3f}" == table["width"][2]
 
 
 def test_few_pictures_are_not_compared(saved: Any) -> None:
@@ -88,14 +88,14 @@ def test_only_pictures_after_an_earlier_response_are_compared(saved: Any) -> Non
     for name, histogram in later["serving"].items():
         histogram["counts"] = (np.array(histogram["counts"]) + before["serving"][name]["counts"]).tolist()
         histogram["sum"] += before["serving"][name]["sum"]
-    place, earlier = saved(later), saved(before, "before.json")
-    assert monitor("--statistics", place).exit_code == 0  # few among many
-    done = monitor("--statistics", place, "--since", earlier)
+    path, earlier = saved(later), saved(before, "before.json")
+    assert monitor("--statistics", path).exit_code == 0  # few among many
+    done = monitor("--statistics", path, "--since", earlier)
     assert done.exit_code == 4
     assert done.stdout.startswith("version 7 has read 150 pictures since 2026-11-27T12:00:00Z")
     # After a start of the service, everything is new.
     again = saved({**before, "since": "2026-11-26T09:00:00Z"}, "before.json")
-    assert monitor("--statistics", place, "--since", again).stdout == monitor("--statistics", place).stdout
+    assert monitor("--statistics", path, "--since", again).stdout == monitor("--statistics", path).stdout
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,10 @@ def test_every_error_is_one_sentence(arguments: list[str], sentence: str) -> Non
     ],
 )
 def test_an_answer_that_cannot_be_compared_is_one_sentence(document: Any, sentence: str, saved: Any) -> None:
-    place = saved(document)
+    path = saved(document)
     if not sentence:  # bins of another version
-        assert cli.run(["monitor", "--statistics", place]) == 0
+        assert cli.run(["monitor", "--statistics", path]) == 0
         return
     with pytest.raises(UserError) as refused:
-        cli.run(["monitor", "--statistics", place])
+        cli.run(["monitor", "--statistics", path])
     assert sentence in str(refused.value) and "\n" not in str(refused.value)

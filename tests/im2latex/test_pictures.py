@@ -62,8 +62,8 @@ def test_the_model_sees_the_same_ink_in_every_format(way: str, picture: Image.Im
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_the_model_sees_nearly_the_same_ink_in_a_jpeg(mode: str, picture: Image.Image) -> None:
-    found = seen(encoded(picture.convert(mode), "JPEG", quality=97))
-    assert np.abs(found - seen(encoded(picture))).mean() < 4
+    pixels = seen(encoded(picture.convert(mode), "JPEG", quality=97))
+    assert np.abs(pixels - seen(encoded(picture))).mean() < 4
 
 
 def test_formats_that_the_model_decodes_are_passed_on_unchanged(picture: Image.Image) -> None:

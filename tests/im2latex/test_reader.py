@@ -40,20 +40,20 @@ def reader(model: Path) -> im2latex.Reader:
 def test_the_reader_gives_the_same_results_as_the_saved_model(
     reader: im2latex.Reader, signatures: Any, images: list[bytes]
 ) -> None:
-    given = signatures["predict_images"](images=tf.constant(images))
+    expected = signatures["predict_images"](images=tf.constant(images))
     readings = reader.predict(images)
-    assert [one.latex.encode() for one in readings] == given["latex"].numpy().tolist()
-    found = [one.alternatives[0].log_probability for one in readings]
-    np.testing.assert_allclose(found, given["log_probability"], rtol=0, atol=1e-3)
+    assert [one.latex.encode() for one in readings] == expected["latex"].numpy().tolist()
+    actual = [one.alternatives[0].log_probability for one in readings]
+    np.testing.assert_allclose(actual, expected["log_probability"], rtol=0, atol=1e-3)
     width, penalty = tf.constant(3), tf.constant(0.5)
-    given = signatures["predict_alternatives"](images=tf.constant(images), width=width, length_penalty=penalty)
+    expected = signatures["predict_alternatives"](images=tf.constant(images), width=width, length_penalty=penalty)
     several = reader.predict(images, alternatives=3, length_penalty=0.5)
-    assert [[one.latex.encode() for one in reading.alternatives] for reading in several] == given[
+    assert [[one.latex.encode() for one in reading.alternatives] for reading in several] == expected[
         "latex"
     ].numpy().tolist()
     for name in ("log_probability", "score", "probability"):
-        found = [[getattr(one, name) for one in reading.alternatives] for reading in several]
-        np.testing.assert_allclose(found, given[name], rtol=0, atol=1e-3)
+        actual = [[getattr(one, name) for one in reading.alternatives] for reading in several]
+        np.testing.assert_allclose(actual, expected[name], rtol=0, atol=1e-3)
 
 
 def test_both_give_the_probabilities_of_the_model_s_calibration(
@@ -71,12 +71,12 @@ def test_both_give_the_probabilities_of_the_model_s_calibration(
     assert [one.probability for one in before] == pytest.approx(
         [np.exp(one.alternatives[0].log_probability) for one in before], abs=2e-5
     )
-    for found in (
+    for answers in (
         [list(one.alternatives) for one in im2latex.Reader(tmp_path / "model").predict(images, alternatives=2)],
         [list(one.alternatives) for one in im2latex.Reader(tmp_path / "weights.npz").predict(images, alternatives=2)],
         ImageReader(tmp_path / "model").read(images, Beam(2)),
     ):
-        for reading, hypotheses in zip(before, found, strict=True):
+        for reading, hypotheses in zip(before, answers, strict=True):
             assert [one.latex for one in hypotheses] == [one.latex for one in reading.alternatives]
             for old, new in zip(reading.alternatives, hypotheses, strict=True):
                 assert new.probability == pytest.approx(calibrated(old.probability, 0.75, -0.5), abs=1e-3)
@@ -84,7 +84,7 @@ def test_both_give_the_probabilities_of_the_model_s_calibration(
                 assert new.token_probability == pytest.approx(expected, abs=1e-3)
                 assert len(expected) == len(new.latex.split()) > 0
     (one,) = ImageReader(tmp_path / "model").read(images[:1])[0]
-    assert one.probability == pytest.approx(found[0][0].probability, abs=0.2) and one.token_probability
+    assert one.probability == pytest.approx(answers[0][0].probability, abs=0.2) and one.token_probability
 
 
 def test_a_model_of_before_there_was_a_calibration_is_read(model: Path, images: list[bytes], tmp_path: Path) -> None:
@@ -103,17 +103,17 @@ def test_a_model_searches_with_the_settings_of_its_description(
     decoding = DecodingConfig(beam_width=3, length_penalty=2.0)
     save_model(read_exported(model)._replace(decoding=decoding), tmp_path / "model")
     signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
-    given = signatures["predict_alternatives"](
+    outputs = signatures["predict_alternatives"](
         images=tf.constant(images), width=tf.constant(3), length_penalty=tf.constant(2.0)
     )
-    expected = [[text.decode() for text in row] for row in given["latex"].numpy()]
+    expected = [[text.decode() for text in row] for row in outputs["latex"].numpy()]
     assert [row[0] for row in expected] != [one.latex for one in reader.predict(images)]
     one = signatures["predict_images"](images=tf.constant(images))["latex"].numpy()
     assert [text.decode() for text in one] == [row[0] for row in expected]
     for wide in (im2latex.Reader(tmp_path / "model"), ImageReader(tmp_path / "model")):
         for beam, count in [(None, 1), (Beam(2), 2), (Beam(3), 3), (Beam(3, 2.0), 3)]:
-            found = [[one.latex for one in answer] for answer in wide.read_each(images, beam)]  # type: ignore[union-attr]
-            assert found == [row[:count] for row in expected]
+            actual = [[one.latex for one in answer] for answer in wide.read_each(images, beam)]  # type: ignore[union-attr]
+            assert actual == [row[:count] for row in expected]
         greedy = [answer[0].latex for answer in wide.read_each(images, Beam(1, 0.0))]  # type: ignore[index]
         assert greedy == [one.latex for one in reader.predict(images)]
 
@@ -148,10 +148,10 @@ def test_doubtful_pictures_are_read_again_in_several_sizes_together(
     for tested in (rereading, ImageReader(tmp_path / "model")):
         for several, of_picture in zip(tested.read_each(images, Beam(3)), expected, strict=True):
             assert [one.latex for one in several] == list(of_picture)  # type: ignore[union-attr]
-            found = [one.log_probability for one in several]  # type: ignore[union-attr]
-            np.testing.assert_allclose(found, list(of_picture.values()), rtol=0, atol=2e-3)
+            log_probabilities = [one.log_probability for one in several]  # type: ignore[union-attr]
+            np.testing.assert_allclose(log_probabilities, list(of_picture.values()), rtol=0, atol=2e-3)
             probabilities = np.array([one.probability for one in several])  # type: ignore[union-attr]
-            odds = np.exp(found) / -np.expm1(found)
+            odds = np.exp(log_probabilities) / -np.expm1(log_probabilities)
             np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(0.3) * odds**-0.8), atol=2e-3)
     # The attention is that of the picture in its own size.
     for image, of_picture in zip(images, expected, strict=True):
@@ -182,11 +182,11 @@ def test_the_packaged_model_gives_the_same_results_as_its_saved_model(tmp_path: 
     drawn = [draw_png(formula, em=11) for formula in formulas(8, seed=5, level="standard", max_tokens=30)]
     save_model(shipped.load(), tmp_path / "model")
     loaded = tf.saved_model.load(str(tmp_path / "model"))
-    given = loaded.signatures["predict_images"](images=tf.constant(drawn))
+    expected = loaded.signatures["predict_images"](images=tf.constant(drawn))
     readings = im2latex.predict(drawn)
-    assert [one.latex.encode() for one in readings] == given["latex"].numpy().tolist()
-    found = [one.alternatives[0].log_probability for one in readings]
-    np.testing.assert_allclose(found, given["log_probability"], rtol=0, atol=1e-3)
+    assert [one.latex.encode() for one in readings] == expected["latex"].numpy().tolist()
+    actual = [one.alternatives[0].log_probability for one in readings]
+    np.testing.assert_allclose(actual, expected["log_probability"], rtol=0, atol=1e-3)
     assert im2latex.Reader(tmp_path / "model").predict(drawn[0]).latex == readings[0].latex
 
 
@@ -255,17 +255,17 @@ def test_attention_is_a_map_over_the_picture_for_each_token(reader: im2latex.Rea
 
 def test_threads_may_share_a_reader(reader: im2latex.Reader, images: list[bytes]) -> None:
     expected = [reader.predict(image) for image in images]
-    found: dict[int, list[im2latex.Reading]] = {}
+    readings: dict[int, list[im2latex.Reading]] = {}
 
     def read(number: int) -> None:
-        found[number] = [reader.predict(image) for image in images * 3]
+        readings[number] = [reader.predict(image) for image in images * 3]
 
     threads = [threading.Thread(target=read, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == dict.fromkeys(range(4), expected * 3)
+    assert readings == dict.fromkeys(range(4), expected * 3)
 
 
 def test_a_model_may_be_a_file_of_weights_or_of_onnx_or_a_folder(

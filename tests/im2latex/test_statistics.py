@@ -25,9 +25,9 @@ from im2latex.statistics import (
 def test_a_value_at_a_bound_is_in_the_bin_below_it_as_in_prometheus(name: str) -> None:
     bounds = FEATURES[name].bounds
     assert list(bounds) == sorted(set(bounds))
-    for place, bound in enumerate(bounds):
-        assert of_values(name, [bound]).counts[place] == 1
-        assert of_values(name, [np.nextafter(bound, math.inf)]).counts[place + 1] == 1
+    for index, bound in enumerate(bounds):
+        assert of_values(name, [bound]).counts[index] == 1
+        assert of_values(name, [np.nextafter(bound, math.inf)]).counts[index + 1] == 1
 
 
 def test_a_picture_and_a_formula_are_counted() -> None:

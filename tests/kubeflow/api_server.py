@@ -78,47 +78,47 @@ def _operations() -> Iterator[Operation]:
 OPERATIONS = tuple(_operations())
 
 
-def check(value: Any, kind: str, place: str) -> None:
+def check(value: Any, kind: str, path: str) -> None:
     """Checks a JSON value against a type of the API.
 
     Raises:
         ValueError: a field is unknown or has another type; the message names it.
     """
     if value is None:
-        raise ValueError(f"{place} is null")
+        raise ValueError(f"{path} is null")
     if match := re.fullmatch(r"list\[(.*)\]", kind):
-        check_is(value, list, place)
+        check_is(value, list, path)
         for number, entry in enumerate(value):
-            check(entry, match[1], f"{place}[{number}]")
+            check(entry, match[1], f"{path}[{number}]")
     elif match := re.fullmatch(r"dict\(str, (.*)\)", kind):
-        check_is(value, dict, place)
+        check_is(value, dict, path)
         for name, entry in value.items():
-            check(entry, match[1], f"{place}.{name}")
+            check(entry, match[1], f"{path}.{name}")
     elif kind == "object":
         pass
     elif kind == "datetime":
-        check_is(value, str, place)
+        check_is(value, str, path)
         datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
     elif kind in ("str", "int", "bool", "float"):
-        check_is(value, {"str": str, "int": int, "bool": bool, "float": float}[kind], place)
+        check_is(value, {"str": str, "int": int, "bool": bool, "float": float}[kind], path)
     else:
         model = getattr(kfp_server_api, kind)
         if not model.openapi_types:  # an enumeration
             if value not in model.allowable_values:
-                raise ValueError(f"{place} = {value!r} is none of {', '.join(model.allowable_values)}")
+                raise ValueError(f"{path} = {value!r} is none of {', '.join(model.allowable_values)}")
             return
-        check_is(value, dict, place)
+        check_is(value, dict, path)
         kinds = {model.attribute_map[name]: kind for name, kind in model.openapi_types.items()}
         for name, entry in value.items():
             if name not in kinds:
-                raise ValueError(f"{place}.{name} is not a field of {kind}")
-            check(entry, kinds[name], f"{place}.{name}")
+                raise ValueError(f"{path}.{name} is not a field of {kind}")
+            check(entry, kinds[name], f"{path}.{name}")
 
 
-def check_is(value: Any, kind: type, place: str) -> None:
+def check_is(value: Any, kind: type, path: str) -> None:
     """Checks a JSON value against a Python type; a boolean is not a number."""
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{place} = {value!r} is no {kind.__name__}")
+        raise ValueError(f"{path} = {value!r} is no {kind.__name__}")
 
 
 def to_json(model: Any) -> Any:
@@ -127,8 +127,8 @@ def to_json(model: Any) -> Any:
 
 
 @dataclass
-class Fault:
-    """A fault that happens instead of an answer, for `times` requests from the `after`-th on."""
+class Failure:
+    """A failure that happens instead of an answer, for `times` requests from the `after`-th on."""
 
     operation: str
     status: int = 0
@@ -185,7 +185,7 @@ class ApiServer:
         self.requests: list[Request] = []
         self.paths: list[str] = []
         self.problems: list[str] = []
-        self.faults: list[Fault] = []
+        self.failures: list[Failure] = []
         # Whether the models of all runs were pushed, in ML Metadata; None if ML Metadata is not at this address.
         self.pushed: bool | None = True
         # Frames of the runs that are started from now on.
@@ -230,17 +230,17 @@ class ApiServer:
         """Returns the requests for an operation so far."""
         return [request for request in self.requests if request.operation == operation]
 
-    def fault(self, operation: str) -> Fault | None:
-        """Returns the fault that is due for a request, if any."""
+    def due_failure(self, operation: str) -> Failure | None:
+        """Returns the failure that is due for a request, if any."""
         with self._lock:
-            for fault in self.faults:
-                if fault.operation != operation:
+            for failure in self.failures:
+                if failure.operation != operation:
                     continue
-                if fault.after:
-                    fault.after -= 1
-                elif fault.times:
-                    fault.times -= 1
-                    return fault
+                if failure.after:
+                    failure.after -= 1
+                elif failure.times:
+                    failure.times -= 1
+                    return failure
         return None
 
     def answer(self, request: Request) -> Any:
@@ -426,7 +426,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(400, {"error": str(error), "code": 3, "message": str(error), "details": []})
             return
         self.api.requests.append(request)
-        if (fault := self.api.fault(request.operation)) and not self._fail(fault):
+        if (failure := self.api.due_failure(request.operation)) and not self._fail(failure):
             return
         if self.api.token and request.authorization != f"Bearer {self.api.token}":
             # Some gateways repeat the token that they got.
@@ -441,7 +441,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, document)
 
     def _serve_metadata(self, method: str, content: bytes) -> None:
-        if (fault := self.api.fault(method)) and not self._fail(fault):
+        if (failure := self.api.due_failure(method)) and not self._fail(failure):
             return
         if self.api.token and self.headers.get("Authorization") != f"Bearer {self.api.token}":
             self._write(401, "text/plain", b"Unauthorized")
@@ -486,20 +486,22 @@ class _Handler(BaseHTTPRequestHandler):
         assert isinstance(payload, bytes)
         return payload.decode()
 
-    def _fail(self, fault: Fault) -> bool:
-        """Executes a fault. Returns True if the request is to be answered nevertheless."""
-        time.sleep(fault.seconds)
-        if fault.reset:
+    def _fail(self, failure: Failure) -> bool:
+        """Executes a failure. Returns True if the request is to be answered nevertheless."""
+        time.sleep(failure.seconds)
+        if failure.reset:
             self.close_connection = True
             with contextlib.suppress(OSError):
                 self.connection.shutdown(2)
             return False
-        if fault.page:
+        if failure.page:
             self._write(200, "text/html", b"<html><title>Log in</title></html>")
             return False
-        if fault.status:
+        if failure.status:
             self._write(
-                fault.status, "application/json" if fault.body.startswith("{") else "text/html", fault.body.encode()
+                failure.status,
+                "application/json" if failure.body.startswith("{") else "text/html",
+                failure.body.encode(),
             )
             return False
         return True

@@ -105,11 +105,11 @@ class Backend:
         return done
 
     def _task(
-        self, spec: Any, pods: Any, task: Any, given: dict[str, Any], done: dict[str, Result], place: str
+        self, spec: Any, pods: Any, task: Any, values: dict[str, Any], done: dict[str, Result], task_root: str
     ) -> Result:
         component = spec.components[task.component_ref.name]
         executor = json_format.MessageToDict(spec.deployment_spec)["executors"][component.executor_label]
-        parameters = {name: _parameter(source, given, done) for name, source in task.inputs.parameters.items()}
+        parameters = {name: _parameter(source, values, done) for name, source in task.inputs.parameters.items()}
         if importer := executor.get("importer"):
             address = parameters[importer["artifactUri"]["runtimeParameter"]]
             key = f"import {address}"
@@ -124,11 +124,11 @@ class Backend:
         key = hashlib.sha256(json.dumps([container["image"], command, parameters, names]).encode()).hexdigest()
         if task.caching_options.enable_cache and key in self._cache:
             return dataclasses.replace(self._cache[key], state="cached")
-        labels = {"pipeline/runid": place.split("/")[-2]}
+        labels = {"pipeline/runid": task_root.split("/")[-2]}
         environment = self._environment(container, pods.get(component.executor_label, {}), labels)
         result = self._attempts(
             task.retry_policy,
-            lambda: self._launch(component, command, environment, parameters, artifacts, place),
+            lambda: self._launch(component, command, environment, parameters, artifacts, task_root),
         )
         self._cache[key] = result
         return result
@@ -167,7 +167,7 @@ class Backend:
         environment: dict[str, str],
         parameters: dict[str, Any],
         artifacts: dict[str, dict[str, Any]],
-        place: str,
+        task_root: str,
     ) -> Result:
         with tempfile.TemporaryDirectory(dir=self.pods) as folder:
             pod = Path(folder)
@@ -180,7 +180,7 @@ class Backend:
                 "outputs": {
                     "parameters": {key: {"outputFile": str(pod / "outputs" / key)} for key in outputs.parameters},
                     "artifacts": {
-                        key: {"artifacts": [{"uri": f"{place}/{key}", "metadata": {}}]}
+                        key: {"artifacts": [{"uri": f"{task_root}/{key}", "metadata": {}}]}
                         for key in (*outputs.artifacts, "executor-logs")
                     },
                     "outputFile": str(pod / "kfp_outputs" / "output_metadata.json"),
@@ -190,11 +190,11 @@ class Backend:
             text = json_format.MessageToJson(checked, indent=None)
             for artifact in artifacts.values():
                 self._download(artifact["uri"], pod, environment)
-            self.downloaded[place.rpartition("/")[2]] = [artifact["uri"] for artifact in artifacts.values()]
+            self.downloaded[task_root.rpartition("/")[2]] = [artifact["uri"] for artifact in artifacts.values()]
             for key in outputs.artifacts:
-                _local(f"{place}/{key}", pod).parent.mkdir(parents=True, exist_ok=True)
+                _local(f"{task_root}/{key}", pod).parent.mkdir(parents=True, exist_ok=True)
             (pod / "outputs").mkdir()
-            name = place.rpartition("/")[2]
+            name = task_root.rpartition("/")[2]
             process = subprocess.Popen(
                 [argument.replace("{{$}}", text) for argument in command],
                 cwd=REPOSITORY,
@@ -210,7 +210,7 @@ class Backend:
                 text=True,
                 errors="replace",
             )
-            if condition := self.killed.pop("/".join(place.split("/")[-2:]), None):
+            if condition := self.killed.pop("/".join(task_root.split("/")[-2:]), None):
                 while process.poll() is None and not condition():
                     time.sleep(0.05)
                 process.kill()
@@ -222,23 +222,23 @@ class Backend:
                 raise TaskFailed(f"{name}: status {process.returncode}\n{log[-8000:]}")
             return self._collect(executor_input["outputs"], outputs.artifacts, pod)
 
-    def _collect(self, given: dict[str, Any], declared: Any, pod: Path) -> Result:
+    def _collect(self, outputs: dict[str, Any], declared: Any, pod: Path) -> Result:
         written = pipeline_spec_pb2.ExecutorOutput()
-        if (file := Path(given["outputFile"])).exists():
+        if (file := Path(outputs["outputFile"])).exists():
             json_format.Parse(file.read_text(encoding="utf-8"), written)  # refuses fields that are not in the schema
-        made = {}
+        artifacts = {}
         for key in declared:
-            (artifact,) = given["artifacts"][key]["artifacts"]
+            (artifact,) = outputs["artifacts"][key]["artifacts"]
             metadata = {}
             if key in written.artifacts:
                 assert written.artifacts[key].artifacts[0].uri == artifact["uri"]
                 metadata = json_format.MessageToDict(written.artifacts[key].artifacts[0].metadata)
             self._upload(artifact["uri"], pod)
-            made[key] = self._artifact(key, artifact["uri"], metadata)
+            artifacts[key] = self._artifact(key, artifact["uri"], metadata)
         parameters = {
-            key: Path(value["outputFile"]).read_text(encoding="utf-8") for key, value in given["parameters"].items()
+            key: Path(value["outputFile"]).read_text(encoding="utf-8") for key, value in outputs["parameters"].items()
         }
-        return Result(made, parameters)
+        return Result(artifacts, parameters)
 
     def _artifact(self, key: str, address: str, metadata: dict[str, Any]) -> dict[str, Any]:
         session = {"Provider": "s3", "Params": {"fromEnv": "false", "secretName": "mlpipeline-minio-artifact"}}
@@ -284,9 +284,9 @@ def _local(address: str, pod: Path) -> Path:
     return pod / address.replace("://", "/")
 
 
-def _parameter(source: Any, given: dict[str, Any], done: dict[str, Result]) -> Any:
+def _parameter(source: Any, values: dict[str, Any], done: dict[str, Result]) -> Any:
     if source.WhichOneof("kind") == "component_input_parameter":
-        return given[source.component_input_parameter]
+        return values[source.component_input_parameter]
     if source.WhichOneof("kind") == "task_output_parameter":
         return done[source.task_output_parameter.producer_task].parameters[
             source.task_output_parameter.output_parameter_key

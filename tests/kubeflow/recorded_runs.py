@@ -34,7 +34,7 @@ class Runs:
         self.components = create_pipeline(
             load_config(), data="/data", pipeline_root="", serving="/mnt/im2latex/serving/im2latex"
         ).components
-        self.made: dict[tuple[str, str], Artifact] = {}
+        self.artifacts: dict[tuple[str, str], Artifact] = {}
         self._address = address
 
     def recorder(self, run: str, node: NodeSpec) -> Recorder:
@@ -51,28 +51,28 @@ class Runs:
     def inputs(self, name: str) -> dict[str, list[Artifact]]:
         """As the entry point makes them: a path of the launcher, the address, the id of another store."""
         channels = self.component(name).inputs
-        return {key: [self.given((c.producer_component_id, c.output_key))] for key, c in channels.items()}
+        return {key: [self.artifact((c.producer_component_id, c.output_key))] for key, c in channels.items()}
 
-    def given(self, key: tuple[str, str]) -> Artifact:
-        artifact = type(self.made[key])()
-        address = self.made[key].uri
+    def artifact(self, key: tuple[str, str]) -> Artifact:
+        artifact = type(self.artifacts[key])()
+        address = self.artifacts[key].uri
         artifact.uri = address.replace("s3://", "/s3/")
         artifact.set_string_custom_property(ADDRESS, address)
         artifact.id = 1_000_000
         return artifact
 
     def outputs(self, run: str, name: str) -> dict[str, list[Artifact]]:
-        made = {}
+        artifacts = {}
         for key, channel in self.component(name).outputs.items():
             artifact = channel.type()
             artifact.uri = f"s3://runs/im2latex/{run}/{name}/{key}"
-            self.made[name, key] = artifact
-            made[key] = [self.given((name, key))]
+            self.artifacts[name, key] = artifact
+            artifacts[key] = [self.artifact((name, key))]
             if name == "Pusher":
-                made[key][0].set_int_custom_property("pushed", 1)
+                artifacts[key][0].set_int_custom_property("pushed", 1)
             if name == "Evaluator" and key == "blessing":
-                made[key][0].set_string_custom_property("current_model", "/s3/runs/model")
-        return made
+                artifacts[key][0].set_string_custom_property("current_model", "/s3/runs/model")
+        return artifacts
 
     def do(self, run: str, name: str) -> None:
         """Records a task that executes."""
@@ -89,7 +89,7 @@ class Runs:
 
     def end(self, run: str) -> None:
         """Records the last task."""
-        self.finisher(run).record_cached({key: [self.given((name, key))] for name, key in LEAVES})
+        self.finisher(run).record_cached({key: [self.artifact((name, key))] for name, key in LEAVES})
 
     def finisher(self, run: str) -> Recorder:
         return self.recorder(run, NodeSpec("record-lineage", {}, "im2latex"))

@@ -33,9 +33,9 @@ def test_other_texts_are_not_changed(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "place", "goes_on"),
+    ("address", "bucket_address", "goes_on"),
     [("s3://b", "s3://b", False), ("s3://b/", "s3://b", False), ("gs://b/c/d", "gs://b", True)],
 )
-def test_an_address_is_split_into_bucket_and_folder(address: str, place: str, goes_on: bool) -> None:
-    assert bucket(address) == place
+def test_an_address_is_split_into_bucket_and_folder(address: str, bucket_address: str, goes_on: bool) -> None:
+    assert bucket(address) == bucket_address
     assert names_folder(address) == goes_on

@@ -23,7 +23,7 @@ from kfp import compiler, dsl, kubernetes
 
 from kubeflow import cluster, following, specification
 from pipeline import cli
-from tests.kubeflow.api_server import BEGINNING, KUBE_PROXY, KUBE_PROXY_OF_PAGES, METADATA, ApiServer, Fault, play
+from tests.kubeflow.api_server import BEGINNING, KUBE_PROXY, KUBE_PROXY_OF_PAGES, METADATA, ApiServer, Failure, play
 
 TOKEN = "eyJ-a-token-that-nobody-may-see"
 IMAGE = "registry.example/im2latex:1.0"
@@ -337,7 +337,7 @@ def test_no_follow_returns_after_the_start(deployed: Command, server: ApiServer)
 
 
 def test_a_failed_start_keeps_the_uploaded_version(deployed: Command, server: ApiServer) -> None:
-    server.faults.append(Fault("create_run", 400, '{"message": "the pipeline root is no address"}'))
+    server.failures.append(Failure("create_run", 400, '{"message": "the pipeline root is no address"}'))
     answer = deployed()
     assert answer.status == 1
     assert "the pipeline root is no address" in answer.err
@@ -350,7 +350,7 @@ def test_a_failed_start_keeps_the_uploaded_version(deployed: Command, server: Ap
 
 
 def test_a_lost_answer_to_the_start_is_reported(deployed: Command, server: ApiServer) -> None:
-    server.faults.append(Fault("create_run", reset=True))
+    server.failures.append(Failure("create_run", reset=True))
     answer = deployed()
     assert answer.status == 1
     assert "it is not known whether the run was started" in answer.err
@@ -451,7 +451,7 @@ def test_without_ml_metadata_the_push_is_reported_as_unknown(deployed: Command, 
 
 def test_ml_metadata_is_retried(deployed: Command, server: ApiServer) -> None:
     server.pushed = False
-    server.faults.append(Fault("GetEventsByExecutionIDs", 503, "", times=2))
+    server.failures.append(Failure("GetEventsByExecutionIDs", 503, "", times=2))
     answer = deployed()
     assert "cannot answer for ML Metadata for now (503); trying again" in answer.out
     assert answer.status == 3
@@ -471,19 +471,19 @@ def test_ml_metadata_is_at_the_address_of_the_web_page(
 
 
 @pytest.mark.parametrize(
-    ("fault", "sentence"),
+    ("failure", "sentence"),
     [
-        (Fault("get_run", 503, "<html>no healthy upstream</html>", times=3, after=2), "cannot show the run"),
-        (Fault("get_run", 502, '{"message": "bad gateway"}', times=3, after=2), "(502): bad gateway"),
-        (Fault("get_run", 504, "", times=1, after=1), "(504)"),
-        (Fault("get_run", reset=True, times=4, after=2), "cannot be reached"),
+        (Failure("get_run", 503, "<html>no healthy upstream</html>", times=3, after=2), "cannot show the run"),
+        (Failure("get_run", 502, '{"message": "bad gateway"}', times=3, after=2), "(502): bad gateway"),
+        (Failure("get_run", 504, "", times=1, after=1), "(504)"),
+        (Failure("get_run", reset=True, times=4, after=2), "cannot be reached"),
     ],
     ids=["unavailable", "bad gateway", "gateway time-out", "reset"],
 )
 def test_following_survives_an_outage_of_the_server(
-    deployed: Command, server: ApiServer, fault: Fault, sentence: str
+    deployed: Command, server: ApiServer, failure: Failure, sentence: str
 ) -> None:
-    server.faults.append(fault)
+    server.failures.append(failure)
     answer = deployed()
     assert answer.status == 0, answer.err
     (line, *_) = [line for line in answer.out.splitlines() if "trying again" in line]
@@ -497,7 +497,7 @@ def test_following_survives_a_lost_answer(
     deployed: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "TIMEOUT", (1, 1))
-    server.faults.append(Fault("get_run", seconds=1.3, times=4, after=2))
+    server.failures.append(Failure("get_run", seconds=1.3, times=4, after=2))
     answer = deployed()
     assert answer.status == 0, answer.err
     assert "does not answer in time" in answer.out
@@ -507,7 +507,7 @@ def test_following_gives_up_after_a_long_outage(
     deployed: Command, server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "PATIENCE", 0.4)
-    server.faults.append(Fault("get_run", 503, "", times=1000, after=2))
+    server.failures.append(Failure("get_run", 503, "", times=1000, after=2))
     answer = deployed()
     assert answer.status == 1
     assert (
@@ -576,7 +576,7 @@ def test_a_token_file_that_vanishes_is_reported(
 
 
 def test_a_login_is_retried_once(deployed: Command, server: ApiServer) -> None:
-    server.faults.append(Fault("get_run", 401, "", times=1, after=2))
+    server.failures.append(Failure("get_run", 401, "", times=1, after=2))
     before = len(server.did("get_healthz"))
     assert deployed().status == 0
     assert len(server.did("get_healthz")) == before + 2  # each new client sends one request
@@ -625,7 +625,7 @@ def test_ctrl_c_leaves_the_run_and_says_how_to_follow_it(deployed: Command, serv
 def test_a_refusal_is_one_sentence_with_what_to_do(
     deployed: Command, server: ApiServer, operation: str, status: int, sentence: str, form: str
 ) -> None:
-    server.faults.append(Fault(operation, status, form.format("because")))
+    server.failures.append(Failure(operation, status, form.format("because")))
     answer = deployed()
     assert answer.status == 1
     assert sentence in answer.err
@@ -708,7 +708,7 @@ def test_a_kubeconfig_with_a_token_uses_the_api_of_kubernetes(
 
 
 def test_a_login_page_is_not_parsed_as_an_empty_answer(deployed: Command, server: ApiServer) -> None:
-    server.faults.append(Fault("list_pipelines", page=True))
+    server.failures.append(Failure("list_pipelines", page=True))
     answer = deployed()
     assert answer.status == 1
     assert "answers with a web page instead of the API" in answer.err
@@ -721,12 +721,12 @@ def test_a_private_certificate_is_accepted_with_its_authority(command: Command, 
     certificate, key = self_signed(tmp_path)
     with ApiServer(certificate=(certificate, key)) as server:
         server.frames = play(*GOOD_RUN)
-        given = ("deploy", "--host", server.url, "--param", "data=d", "--every", "0.01")
-        refused = command(*given)
+        arguments = ("deploy", "--host", server.url, "--param", "data=d", "--every", "0.01")
+        refused = command(*arguments)
         assert refused.status == 1
         assert "its certificate is not trusted" in refused.err
-        assert command(*given, "--ca-cert", str(certificate)).status == 0
-    missing = command(*given, "--ca-cert", str(tmp_path / "none.pem"))
+        assert command(*arguments, "--ca-cert", str(certificate)).status == 0
+    missing = command(*arguments, "--ca-cert", str(tmp_path / "none.pem"))
     assert "there is no certificate" in missing.err
 
 
@@ -898,21 +898,21 @@ def scheduled(command: Command, server: ApiServer) -> Command:
 def test_a_schedule_runs_this_version_with_these_settings(scheduled: Command, server: ApiServer) -> None:
     answer = scheduled("0 0 3 * * 1", "--max-concurrency", "2", "--catchup")
     assert (answer.status, answer.err) == (0, "")
-    (made,) = server.state.schedules
-    assert made.trigger.cron_schedule.cron == "0 0 3 * * 1"
-    assert (made.mode, made.max_concurrency, made.no_catchup) == ("ENABLE", "2", False)
-    assert (made.runtime_config.pipeline_root, made.runtime_config.parameters) == (ROOT, {"data": "d"})
-    assert made.pipeline_version_reference.pipeline_version_id == server.state.versions[0].pipeline_version_id
-    assert f"schedule     {made.recurring_run_id}, 0 0 3 * * 1" in answer.out
+    (schedule,) = server.state.schedules
+    assert schedule.trigger.cron_schedule.cron == "0 0 3 * * 1"
+    assert (schedule.mode, schedule.max_concurrency, schedule.no_catchup) == ("ENABLE", "2", False)
+    assert (schedule.runtime_config.pipeline_root, schedule.runtime_config.parameters) == (ROOT, {"data": "d"})
+    assert schedule.pipeline_version_reference.pipeline_version_id == server.state.versions[0].pipeline_version_id
+    assert f"schedule     {schedule.recurring_run_id}, 0 0 3 * * 1" in answer.out
 
 
 def test_a_new_schedule_replaces_the_earlier_one(scheduled: Command, server: ApiServer) -> None:
     scheduled("0 0 3 * * 1")
     earlier = server.state.schedules[0].recurring_run_id
     answer = scheduled("0 30 4 * * *")
-    (made,) = server.state.schedules
-    assert (made.trigger.cron_schedule.cron, made.no_catchup) == ("0 30 4 * * *", True)
-    assert made.recurring_run_id != earlier
+    (schedule,) = server.state.schedules
+    assert (schedule.trigger.cron_schedule.cron, schedule.no_catchup) == ("0 30 4 * * *", True)
+    assert schedule.recurring_run_id != earlier
     assert "instead of 1 earlier" in answer.out
 
 
@@ -926,7 +926,7 @@ def test_other_schedules_are_not_touched(scheduled: Command, command: Command, s
 
 def test_a_refused_schedule_keeps_the_earlier_one(scheduled: Command, server: ApiServer) -> None:
     scheduled("0 0 3 * * 1")
-    server.faults.append(Fault("create_recurring_run", 400, '{"message": "cron is not a supported format"}'))
+    server.failures.append(Failure("create_recurring_run", 400, '{"message": "cron is not a supported format"}'))
     answer = scheduled("0 0 3 * * MONTAG")
     assert answer.status == 1
     assert "cron is not a supported format" in answer.err

@@ -27,7 +27,7 @@ def node(component: str) -> NodeSpec:
     return next(NodeSpec.of(built, "im2latex") for built in pipeline.components if built.id == component)
 
 
-def given(folder: Path, parameters: dict[str, Any], **artifacts: dict[str, Any]) -> dict[str, Any]:
+def task_input(folder: Path, parameters: dict[str, Any], **artifacts: dict[str, Any]) -> dict[str, Any]:
     return {
         "inputs": {
             "parameterValues": parameters,
@@ -101,7 +101,7 @@ def test_local_paths_of_the_launcher_become_addresses() -> None:
 def test_an_executor_runs_and_its_outputs_are_addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LAUNCHER_ROOT, str(tmp_path))
     schema = REPOSITORY / "pipeline" / "schema" / "schema.pbtxt"
-    task = given(tmp_path, {"schema_file": str(schema), "code": "abc"})
+    task = task_input(tmp_path, {"schema_file": str(schema), "code": "abc"})
     entrypoint.run_executor(node("ImportSchemaGen"), task, [])
     output = pipeline_spec_pb2.ExecutorOutput()
     json_format.Parse(Path(task["outputs"]["outputFile"]).read_text(encoding="utf-8"), output)
@@ -140,7 +140,7 @@ def test_changed_files_are_detected_and_repeated_downloads_are_not(
         monkeypatch.setenv(LAUNCHER_ROOT, str(root))
         examples(root / "s3" / "bucket" / "data", record)
         data = {"name": "1", "uri": "s3://bucket/data", "metadata": {}}
-        outputs.append(resolve(root, given(root, parameters("s3://bucket/data"), data=data)))
+        outputs.append(resolve(root, task_input(root, parameters("s3://bucket/data"), data=data)))
     assert outputs[0] == outputs[1] != outputs[2]
     assert str(tmp_path) not in json.dumps(outputs)  # a path in the pod would prevent cache hits
     fingerprint = outputs[0]["execProperties"]["input_fingerprint"]["stringValue"]
@@ -170,11 +170,11 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectSto
 def test_records_that_were_not_downloaded_are_listed(scheme: str, tmp_path: Path, store: ObjectStore) -> None:
     records = tmp_path / "buckets" / "formulas" / "records"
     address = f"{scheme}://formulas/records"
-    outputs = [resolve(tmp_path / str(pod), given(tmp_path, parameters(address))) for pod in range(2)]
+    outputs = [resolve(tmp_path / str(pod), task_input(tmp_path, parameters(address))) for pod in range(2)]
     (records / "train" / "part-0").write_bytes(b"three")
-    outputs.append(resolve(tmp_path / "2", given(tmp_path, parameters(address))))
+    outputs.append(resolve(tmp_path / "2", task_input(tmp_path, parameters(address))))
     (records / "eval" / "part-1").write_bytes(b"added")
-    outputs.append(resolve(tmp_path / "3", given(tmp_path, parameters(address))))
+    outputs.append(resolve(tmp_path / "3", task_input(tmp_path, parameters(address))))
     assert outputs[0] == outputs[1]
     fingerprints = [one["execProperties"]["input_fingerprint"]["stringValue"] for one in outputs]
     assert "split:train,num_files:1,total_bytes:3," in fingerprints[0]
@@ -199,10 +199,10 @@ def test_a_folder_without_records_fails_with_its_address(
     monkeypatch.setenv(LAUNCHER_ROOT, str(tmp_path / "pod"))
     downloaded = {"name": "1", "uri": "minio://formulas/record", "metadata": {}}
     for task, address in (
-        (given(tmp_path, parameters("minio://formulas/record"), data=downloaded), "minio://formulas/record"),
-        (given(tmp_path, parameters("s3://formulas/record")), "s3://formulas/record"),
-        (given(tmp_path, parameters("s3://another/records")), "s3://another/records"),
-        (given(tmp_path, parameters(str(tmp_path / "volume" / "none"))), str(tmp_path / "volume" / "none")),
+        (task_input(tmp_path, parameters("minio://formulas/record"), data=downloaded), "minio://formulas/record"),
+        (task_input(tmp_path, parameters("s3://formulas/record")), "s3://formulas/record"),
+        (task_input(tmp_path, parameters("s3://another/records")), "s3://another/records"),
+        (task_input(tmp_path, parameters(str(tmp_path / "volume" / "none"))), str(tmp_path / "volume" / "none")),
     ):
         sentence = refused("ImportExampleGen", task, capsys)
         assert sentence.startswith(f"im2latex: ImportExampleGen: there is no file in {address}; kubeflow.data")
@@ -212,7 +212,7 @@ def test_a_bucket_that_cannot_be_listed_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: ObjectStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody-else")
-    sentence = refused("ImportExampleGen", given(tmp_path, parameters("s3://formulas/records")), capsys)
+    sentence = refused("ImportExampleGen", task_input(tmp_path, parameters("s3://formulas/records")), capsys)
     assert sentence.startswith("im2latex: ImportExampleGen: cannot list s3://formulas/records: ")
     assert "kubeflow.secrets" in sentence
 
@@ -221,7 +221,7 @@ def test_a_user_error_is_one_sentence_and_notifies_the_operator(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(COMMAND, f"sh -c 'cat > {tmp_path / 'reported'}'")
-    task = given(tmp_path, {"split": "test", "images": 2.0, "max_seconds": 1.0})
+    task = task_input(tmp_path, {"split": "test", "images": 2.0, "max_seconds": 1.0})
     task["inputs"]["artifacts"] = {
         key: {"artifacts": [{"name": "1", "uri": str(tmp_path), "metadata": metadata}]}
         for key, metadata in (("model", {}), ("examples", {"split_names": '["test"]'}))

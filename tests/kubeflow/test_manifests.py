@@ -26,32 +26,32 @@ MODELS = {
 }
 
 
-def check(value: Any, kind: str, place: str) -> None:
+def check(value: Any, kind: str, path: str) -> None:
     """Checks a JSON value against a type of Kubernetes' API: no field is unknown, missing, or of another type.
 
     Raises:
         ValueError: it does not fit; the message says where.
     """
     if match := re.fullmatch(r"list\[(.*)\]", kind):
-        assert isinstance(value, list), place
+        assert isinstance(value, list), path
         for number, entry in enumerate(value):
-            check(entry, match[1], f"{place}[{number}]")
+            check(entry, match[1], f"{path}[{number}]")
     elif match := re.fullmatch(r"dict\(str, (.*)\)", kind):
-        assert isinstance(value, dict), place
+        assert isinstance(value, dict), path
         for name, entry in value.items():
-            check(entry, match[1], f"{place}.{name}")
+            check(entry, match[1], f"{path}.{name}")
     elif kind in ("str", "int", "bool"):
         if type(value) is not {"str": str, "int": int, "bool": bool}[kind]:
-            raise ValueError(f"{place} = {value!r} is no {kind}")
+            raise ValueError(f"{path} = {value!r} is no {kind}")
     elif kind == "object":  # a number or a name, as ports are
-        assert isinstance(value, int | str), place
+        assert isinstance(value, int | str), path
     else:
         model = getattr(client, kind)
         fields = {model.attribute_map[name]: (name, kind) for name, kind in model.openapi_types.items()}
         if unknown := set(value) - set(fields):
-            raise ValueError(f"{place} has no {', '.join(sorted(unknown))}")
+            raise ValueError(f"{path} has no {', '.join(sorted(unknown))}")
         for name, entry in value.items():
-            check(entry, fields[name][1], f"{place}.{name}")
+            check(entry, fields[name][1], f"{path}.{name}")
         model(**{fields[name][0]: entry for name, entry in value.items()})  # refuses missing fields
 
 
@@ -80,12 +80,12 @@ def test_every_field_is_valid_in_kubernetes(settings: tuple[str, ...], namespace
 
 
 @pytest.mark.parametrize(
-    ("kind", "fault"),
+    ("kind", "document"),
     [("Service", {"spec": {"port": []}}), ("Deployment", {"spec": {}}), ("CronJob", {"spec": {"suspend": "yes"}})],
 )
-def test_the_check_of_these_tests_is_strict(kind: str, fault: dict[str, Any]) -> None:
+def test_the_check_of_these_tests_is_strict(kind: str, document: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
-        check(fault, MODELS[kind], kind)
+        check(document, MODELS[kind], kind)
 
 
 def containers(documents: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:

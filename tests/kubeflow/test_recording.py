@@ -54,11 +54,11 @@ def test_a_run_is_a_run_of_the_local_runners_kind(runs: Runs, store: MetadataSto
     assert (pusher.type, pusher.pipeline) == ("components.pusher.component.Pusher", "im2latex")
     taken = {key: graph.executions[graph.artifacts[i].made_by].component for key, (i,) in pusher.inputs.items()}
     assert taken == {"model": "Trainer", "model_blessing": "Evaluator", "infra_blessing": "ServingCheck"}
-    made = graph.outputs("one")
-    assert made["Trainer", "model"].uri == "s3://runs/im2latex/one/Trainer/model"
-    assert made["Trainer", "model"].state == "live"
-    assert not any(ADDRESS in artifact.properties for artifact in made.values())
-    assert made["Evaluator", "blessing"].properties["current_model"] == "s3://runs/model"
+    artifacts = graph.outputs("one")
+    assert artifacts["Trainer", "model"].uri == "s3://runs/im2latex/one/Trainer/model"
+    assert artifacts["Trainer", "model"].state == "live"
+    assert not any(ADDRESS in artifact.properties for artifact in artifacts.values())
+    assert artifacts["Evaluator", "blessing"].properties["current_model"] == "s3://runs/model"
     reported = graph.runs["one"].properties
     (examples,) = (execution for execution in graph.executions.values() if execution.component == "ImportExampleGen")
     assert examples.properties["input_base"] == reported["data"]
@@ -167,12 +167,12 @@ def test_what_another_task_says_of_the_run_meanwhile_is_kept(
     contexts = recorder._contexts
 
     def slowly(handle: Any, component: str) -> list[Any]:
-        found = contexts(handle, component)
+        task_contexts = contexts(handle, component)
         other._describe(handle, {"config": "{}"})
-        return found
+        return task_contexts
 
     monkeypatch.setattr(recorder, "_contexts", slowly)
-    recorder.record_cached({key: [runs.given((name, key))] for name, key in LEAVES})
+    recorder.record_cached({key: [runs.artifact((name, key))] for name, key in LEAVES})
     assert read_runs(store, ["two"]).runs["two"].properties["config"] == "{}"
 
 
@@ -208,7 +208,7 @@ def test_a_run_is_done_with_its_last_component(runs: Runs, store: MetadataStore,
 def test_two_that_record_the_same_at_once_record_it_once(runs: Runs, store: MetadataStore) -> None:
     runs.whole("one")
     finishers = [runs.finisher("two") for _ in range(4)]
-    leaves = [{key: [runs.given((name, key))] for name, key in LEAVES} for _ in finishers]
+    leaves = [{key: [runs.artifact((name, key))] for name, key in LEAVES} for _ in finishers]
     with ThreadPoolExecutor() as pool:
         assert list(pool.map(Recorder.record_cached, finishers, leaves)) == [None] * 4
     assert states(store, "two") == dict.fromkeys(COMPONENTS, "cached")

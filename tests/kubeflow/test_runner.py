@@ -79,9 +79,9 @@ def test_a_search_is_a_task_before_the_trainer_with_a_pod_of_its_own() -> None:
     assert tasks["trainer"]["inputs"]["artifacts"]["hyperparameters"] == best
     assert "tuner" in tasks["trainer"]["dependentTasks"] and "tuner" in tasks["reporter"]["dependentTasks"]
     assert spec["deploymentSpec"]["executors"]["exec-tuner"]["container"]["resources"]["accelerator"]["count"] == "1"
-    given = json.loads(tasks["tuner"]["inputs"]["parameters"]["custom_config"]["runtimeValue"]["constant"])
-    assert given["checkpoints"] == "/mnt/im2latex/checkpoints"  # on the volume
-    assert json.loads(given["config"])["tuning"]["trials"] == 8
+    custom_config = json.loads(tasks["tuner"]["inputs"]["parameters"]["custom_config"]["runtimeValue"]["constant"])
+    assert custom_config["checkpoints"] == "/mnt/im2latex/checkpoints"  # on the volume
+    assert json.loads(custom_config["config"])["tuning"]["trials"] == 8
     assert platform["exec-tuner"]["pvcMount"] == platform["exec-trainer"]["pvcMount"]
 
 

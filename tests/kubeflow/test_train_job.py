@@ -68,7 +68,7 @@ def test_kubeflow_trainer_and_kubernetes_know_every_field(settings: tuple[str, .
 
 
 @pytest.mark.parametrize(
-    ("kind", "place", "value"),
+    ("kind", "path", "value"),
     [
         ("TrainJob", "spec.trainer.numNodes", "2"),
         ("TrainJob", "spec.trainer.nodes", 2),
@@ -77,11 +77,11 @@ def test_kubeflow_trainer_and_kubernetes_know_every_field(settings: tuple[str, .
         ("TrainingRuntime", "spec.template.spec.replicatedJobs.0.template.spec.backoff", 1),
     ],
 )
-def test_the_validation_of_these_tests_is_strict(kind: str, place: str, value: Any) -> None:
+def test_the_validation_of_these_tests_is_strict(kind: str, path: str, value: Any) -> None:
     document = copy.deepcopy(manifests()[kind])
-    *path, last = place.split(".")
+    *parents, last = path.split(".")
     inner: Any = document
-    for part in path:
+    for part in parents:
         inner = inner[int(part) if part.isdigit() else part]
     inner[last] = value
     with pytest.raises(jsonschema.ValidationError):
@@ -106,15 +106,15 @@ def test_the_command_trains_with_the_configuration_of_this_machine(tmp_path: Pat
     _, pod, container = parts(documents)
     trainer = documents["TrainJob"]["spec"]["trainer"]
     assert trainer["command"] == ["python", "-m", "pipeline.standalone"]
-    given = _parser().parse_args(trainer["args"])
-    assert (str(given.data), str(given.out)) == ("/mnt/im2latex/records", "/mnt/im2latex/trained/im2latex")
+    arguments = _parser().parse_args(trainer["args"])
+    assert (str(arguments.data), str(arguments.out)) == ("/mnt/im2latex/records", "/mnt/im2latex/trained/im2latex")
     # The file in the pod is the key of the ConfigMap.
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     assert set(mounts) == set(volumes)
     assert volumes["configuration"]["configMap"]["name"] == documents["ConfigMap"]["metadata"]["name"]
-    file = tmp_path / given.config.name
-    assert str(given.config.parent) == mounts["configuration"]
+    file = tmp_path / arguments.config.name
+    assert str(arguments.config.parent) == mounts["configuration"]
     file.write_text(documents["ConfigMap"]["data"][file.name])
     assert load_config(path=file) == load_config(settings=[*SETTINGS, *settings])
 
@@ -146,11 +146,11 @@ def test_pods_have_the_resources_of_the_trainer_and_minimal_permissions() -> Non
 
 
 def test_the_command_reads_the_variables_of_kubeflow_trainer() -> None:
-    given = _parser().parse_args(manifests()["TrainJob"]["spec"]["trainer"]["args"])
+    arguments = _parser().parse_args(manifests()["TrainJob"]["spec"]["trainer"]["args"])
     # As its plugin for JAX sets them in the pod with the completion index 1.
     address = "im2latex-train-node-0-0.im2latex-train:6666"
     variables = {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1", "JAX_COORDINATOR_ADDRESS": address}
-    assert chosen_hosts(given, variables) == Hosts(2, 1, address)
+    assert chosen_hosts(arguments, variables) == Hosts(2, 1, address)
 
 
 @pytest.mark.parametrize(

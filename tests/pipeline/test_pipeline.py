@@ -29,7 +29,7 @@ def properties(built: Pipeline) -> dict[str, dict]:
 def test_the_compiled_pipeline_has_the_components_in_order() -> None:
     nodes = [node.pipeline_node.node_info.id for node in Compiler().compile(pipeline()).nodes]
     assert sorted(nodes) == sorted(COMPONENTS)
-    after = {node: nodes[:place] for place, node in enumerate(nodes)}
+    after = {node: nodes[:index] for index, node in enumerate(nodes)}
     assert "ExampleValidator" in after["Transform"]  # no training on examples with anomalies
     assert "Evaluator" in after["Pusher"] and "Baseline" in after["Evaluator"]
 

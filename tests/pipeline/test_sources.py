@@ -50,7 +50,7 @@ def modules_of(component: BaseComponent) -> list[str]:
     """Returns the modules that a process for the component imports first."""
     function = FUNCTIONS.get(component.id, "").rpartition(".")[0]
     classes = (component.executor_spec.executor_class, component.driver_class)
-    return sorted({*(found.__module__ for found in classes), function} - {""})
+    return sorted({*(cls.__module__ for cls in classes), function} - {""})
 
 
 # Third-party packages are imported once; each component's modules are imported in a separate process.

@@ -37,8 +37,8 @@ def arguments(settings: list[str]) -> list[str]:
 
 
 def latest(project: Project, component: str, output: str) -> Path:
-    made = (project.home / "pipeline_root" / component / output).iterdir()
-    return max(made, key=lambda path: int(path.name))
+    folders = (project.home / "pipeline_root" / component / output).iterdir()
+    return max(folders, key=lambda path: int(path.name))
 
 
 def results(project: Project) -> Results:

@@ -45,9 +45,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def project(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A workspace after the steps up to Transform were run in one process."""
-    made = Project.of(tmp_path_factory.mktemp("runners"), f'preset = "small"\n[data]\nsource = "{data}"\n')
-    run(made)
-    return made
+    project = Project.of(tmp_path_factory.mktemp("runners"), f'preset = "small"\n[data]\nsource = "{data}"\n')
+    run(project)
+    return project
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +106,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink.Cluster]
         jars = flink.libraries(flink.CACHE)
     except flink.NotToBeHad as reason:
         pytest.skip(f"no Flink: {reason}")
-    with flink.cluster(tmp_path_factory.mktemp("flink"), jars) as made:
-        yield made
+    with flink.cluster(tmp_path_factory.mktemp("flink"), jars) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +185,8 @@ def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         record.image: record.latex if number % 2 else " ".join(record.latex.split()[:6])
         for number, record in enumerate(read_records(data / "test"))
     }
-    made = Answers(answers)
-    tf.saved_model.save(made, str(folder / "Format-Serving"), signatures={"predict_images": made.predict_images})
+    module = Answers(answers)
+    tf.saved_model.save(module, str(folder / "Format-Serving"), signatures={"predict_images": module.predict_images})
     return folder
 
 

@@ -91,8 +91,8 @@ def service(project: Project) -> Iterator[Running]:
     first = project.run()
     assert first.returncode == 0, first.stdout + first.stderr
     folder = project.config.parent / "collected"
-    with running(lambda: pushed(project.home / "serving"), LIMITS, Corrections(folder, 10**6)) as made:
-        yield made
+    with running(lambda: pushed(project.home / "serving"), LIMITS, Corrections(folder, 10**6)) as service:
+        yield service
 
 
 def read(service: Running, image: bytes) -> str:

@@ -123,9 +123,9 @@ def project(database: str, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def cluster(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(project, tmp_path_factory.mktemp("cluster"))
-    with made.store:
-        yield made
+    cluster = Cluster(project, tmp_path_factory.mktemp("cluster"))
+    with cluster.store:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +144,11 @@ def second(cluster: Cluster, first: dict[str, Result], database: str) -> dict[st
     lost_text = cluster.compiled("training.learning_rate=0.002")
     with ThreadPoolExecutor() as pool:
         lost = pool.submit(cluster.backend.run, lost_text, run_id=LOST)
-        made = pool.submit(cluster.backend.run, text, run_id=SECOND)
+        retried = pool.submit(cluster.backend.run, text, run_id=SECOND)
         with pytest.raises(TaskFailed, match="trainer: status -9"):
             lost.result()
         assert not cluster.backend.killed
-        return made.result()
+        return retried.result()
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +157,8 @@ def third(cluster: Cluster, second: dict[str, Result]) -> dict[str, Result]:
     text = cluster.compiled(*ANOTHER)
     runs = (THIRD, FOURTH) if RECORDED else (THIRD,)
     with ThreadPoolExecutor() as pool:
-        made = [pool.submit(cluster.backend.run, text, run_id=run) for run in runs]
-        return [one.result() for one in made][0]
+        futures = [pool.submit(cluster.backend.run, text, run_id=run) for run in runs]
+        return [one.result() for one in futures][0]
 
 
 def begun(database: str, execution: str) -> Callable[[], bool]:
@@ -186,8 +186,8 @@ def test_a_run_has_the_same_result_as_with_the_local_runner(
         (local,) = (root / component / key).iterdir()
         return local, cluster.output(first, task_name(component), key)
 
-    made = [both(*key) for key in MADE]
-    compared = list(compare(*(dict(zip(MADE, folders, strict=True)) for folders in zip(*made, strict=True))))
+    pairs = [both(*key) for key in MADE]
+    compared = list(compare(*(dict(zip(MADE, folders, strict=True)) for folders in zip(*pairs, strict=True))))
     assert [one.what for one in compared if one.verdict != SAME] == [], compared
     assert {one.component for one in compared} == {component for component, _ in MADE}
     (version,) = cluster.versions()
@@ -321,10 +321,10 @@ def test_what_comes_from_the_cache_is_recorded_as_cached(
     metadata: MetadataStore, second: dict[str, Result], third: dict[str, Result]
 ) -> None:
     graph = read_store(metadata)
-    made = {key: artifact.id for key, artifact in graph.outputs(SECOND).items()}
+    artifact_ids = {key: artifact.id for key, artifact in graph.outputs(SECOND).items()}
     for run in (THIRD, FOURTH):  # at once
         assert states(metadata, run) == dict.fromkeys(COMPONENTS, "cached")
-        assert {key: artifact.id for key, artifact in graph.outputs(run).items()} == made
+        assert {key: artifact.id for key, artifact in graph.outputs(run).items()} == artifact_ids
         inputs, before = ({one.component: one.inputs for one in graph.of_run[r]} for r in (run, SECOND))
         assert inputs == before
     fingerprints = {run: properties.properties.get("data_fingerprint") for run, properties in graph.runs.items()}
@@ -424,9 +424,9 @@ def test_a_rollback_on_the_volume_is_recorded_with_the_runs(
     cluster: Cluster, metadata: MetadataStore, third: dict[str, Result], database: str
 ) -> None:
     before, after = cluster.versions()
-    there = ("--connection", database)
-    cluster.command("rollback", "--name", "im2latex", *there, home=cluster.volume)
-    listed = json.loads(cluster.command("rollback", "--list", "--json", *there, home=cluster.volume))
+    options = ("--connection", database)
+    cluster.command("rollback", "--name", "im2latex", *options, home=cluster.volume)
+    listed = json.loads(cluster.command("rollback", "--list", "--json", *options, home=cluster.volume))
     assert [(str(one["number"]), one["state"], one["run"]) for one in listed] == [
         (before, "serves", FIRST),
         (after, "withdrawn", SECOND),
@@ -439,7 +439,7 @@ def test_a_rollback_on_the_volume_is_recorded_with_the_runs(
     }
     assert pushed == {"serves": [before], "withdrawn": [after]}
     assert f"version {before} serves, {after} withdrawn" in cluster.command("lineage", after, "--down")
-    cluster.command("rollback", "--to", after, *there, home=cluster.volume)
+    cluster.command("rollback", "--to", after, *options, home=cluster.volume)
     assert cluster.versions() == [before, after]
 
 
@@ -453,18 +453,18 @@ def test_a_search_on_the_cluster_finds_what_the_local_runner_finds(
     settings = ("tuning.trials=2", "tuning.epochs=1", "training.warmup_steps=0")
     local = project.run("--to", "Trainer", *(part for one in settings for part in ("--set", one)))
     assert local.returncode == 0, local.stderr
-    found = cluster.run(*settings, "metadata.connection=")
-    assert found["tuner"].state == "ran" and RECORD not in found
+    results = cluster.run(*settings, "metadata.connection=")
+    assert results["tuner"].state == "ran" and RECORD not in results
     outputs = [("Tuner", "tuner_results"), ("Trainer", "model")]
     sides = [
         {
             key: max((project.home / "pipeline_root" / key[0] / key[1]).iterdir(), key=lambda f: int(f.name))
             for key in outputs
         },
-        {key: cluster.output(found, task_name(key[0]), key[1]) for key in outputs},
+        {key: cluster.output(results, task_name(key[0]), key[1]) for key in outputs},
     ]
     assert [(one.what, one.verdict) for one in compare(*sides)] == [("trials", SAME), ("weights", SAME)]
-    assert found["tuner"].artifacts["best_hyperparameters"]["metadata"]["trials"] == 2
+    assert results["tuner"].artifacts["best_hyperparameters"]["metadata"]["trials"] == 2
     assert not list((cluster.volume / "checkpoints").iterdir())
-    report = (cluster.output(found, "reporter", "report") / "report.html").read_text(encoding="utf-8")
+    report = (cluster.output(results, "reporter", "report") / "report.html").read_text(encoding="utf-8")
     assert "<caption>Trials</caption>" in report

@@ -19,20 +19,20 @@ pytestmark = pytest.mark.skipif(not mariadb.INSTALLED, reason=mariadb.MISSING)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with mariadb.running(tmp_path_factory.mktemp("mariadb")) as made:
-        yield made
+    with mariadb.running(tmp_path_factory.mktemp("mariadb")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def project(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A workspace after one run whose metadata went to the server; its output is in `first_run.txt`."""
     folder = tmp_path_factory.mktemp("project")
-    made = Project.of(folder, f'{SETTINGS}\n[metadata]\nconnection = "{server.address()}"\n')
-    environment = {**made.environment(), "IM2LATEX_METADATA_PASSWORD": PASSWORD}
-    first = subprocess.run(made.command(), capture_output=True, text=True, timeout=600, env=environment)
+    project = Project.of(folder, f'{SETTINGS}\n[metadata]\nconnection = "{server.address()}"\n')
+    environment = {**project.environment(), "IM2LATEX_METADATA_PASSWORD": PASSWORD}
+    first = subprocess.run(project.command(), capture_output=True, text=True, timeout=600, env=environment)
     assert first.returncode == 0, first.stdout + first.stderr
     (folder / "first_run.txt").write_text(first.stdout + first.stderr, "utf-8")
-    return made
+    return project
 
 
 def lineage(project: Project, *arguments: str, password: str = PASSWORD) -> subprocess.CompletedProcess[str]:

@@ -46,7 +46,7 @@ def test_tasks_of_several_runs_record_each_component_once(tmp_path: Path, monkey
 
         # A fully cached run, recorded by three containers at the same time.
         finishers = [clusters["one"].finisher("cached") for _ in range(3)]
-        leaves = [{key: [clusters["one"].given((name, key))] for name, key in LEAVES} for _ in finishers]
+        leaves = [{key: [clusters["one"].artifact((name, key))] for name, key in LEAVES} for _ in finishers]
         list(pool.map(recording.Recorder.record_cached, finishers, leaves))
         assert states(store, "cached") == dict.fromkeys(COMPONENTS, "cached")
         outputs = sum(len(component.outputs) for component in clusters["one"].components)

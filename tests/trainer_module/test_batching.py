@@ -133,7 +133,7 @@ extents_of_any_size = st.lists(
 def test_a_cut_saves_more_than_any_other(extents, multiple, cells):
     if len(extents) <= multiple:
         extents = extents * (multiple + 1)
-    given = np.array(extents, float)
+    extents_array = np.array(extents, float)
     cells_of = sum(rows * columns for rows, columns, _ in extents) / len(extents)
     steps_of = sum(steps for _, _, steps in extents) / len(extents)
 
@@ -142,11 +142,11 @@ def test_a_cut_saves_more_than_any_other(extents, multiple, cells):
         rows, columns, steps = (max(axis) for axis in zip(*part, strict=True))
         return len(part) * (cells * rows * columns / cells_of + steps / steps_of)
 
-    saved, order, place = batching._Work(given, cells).cut(given, given.T, multiple)
+    saved, order, position = batching._Work(extents_array, cells).cut(extents_array, extents_array.T, multiple)
     assert sorted(order.tolist()) == list(range(len(extents)))
-    assert place % multiple == 0 and 0 < place < len(extents)
+    assert position % multiple == 0 and 0 < position < len(extents)
     chosen = [extents[i] for i in order]
-    assert saved == pytest.approx(cost(extents) - cost(chosen[:place]) - cost(chosen[place:]), abs=1e-9)
+    assert saved == pytest.approx(cost(extents) - cost(chosen[:position]) - cost(chosen[position:]), abs=1e-9)
     for axis in range(3):
         ordered = sorted(extents, key=lambda one: one[axis])
         for other in range(multiple, len(extents), multiple):
@@ -238,16 +238,16 @@ def test_augmented_images_are_in_the_upper_left_corner_with_their_own_size():
 def test_worker_processes_make_the_same_batches_in_the_same_order(tmp_path):
     file = io.BytesIO()
     formula().save(file, "PNG")
-    given = [Example(file.getvalue(), 24, 60, np.arange(4, 5 + i, dtype=np.int32)) for i in range(12)]
+    examples = [Example(file.getvalue(), 24, 60, np.arange(4, 5 + i, dtype=np.int32)) for i in range(12)]
     planned = [np.array(indices) for indices in ([3, 0, 11], [5], [7, 1, 2, 4], [6, 8], [9, 10])]
     augmentation = Augmentation(1.0, (3, 1))
-    expected = list(batches(given, planned, augmentation))
+    expected = list(batches(examples, planned, augmentation))
     with ProcessPool(2, with_main=False) as pool:
         # Two epochs with one pool, of which the first is abandoned.
-        next(batches(Examples.write(given, tmp_path), planned, augmentation, pool))
-        made = list(batches(Examples.write(given, tmp_path), planned, augmentation, pool))
-    assert len(made) == len(expected)
-    for one, other in zip(made, expected, strict=True):
+        next(batches(Examples.write(examples, tmp_path), planned, augmentation, pool))
+        actual = list(batches(Examples.write(examples, tmp_path), planned, augmentation, pool))
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
         for name, array in one.inputs.items():
             np.testing.assert_array_equal(array, other.inputs[name])
         np.testing.assert_array_equal(one.targets, other.targets)
@@ -310,9 +310,12 @@ def filled(buckets: Buckets, examples: list[Example], planned: list[np.ndarray],
     return [buckets.fill(batch, size) for batch in batching.batches(examples, planned)]
 
 
-def shapes(made: list[batching.Batch]) -> set[tuple[int, ...]]:
+def shapes(filled_batches: list[batching.Batch]) -> set[tuple[int, ...]]:
     """Returns the shapes of all arrays of a batch, without the channel."""
-    return {(*batch.inputs["image"].shape[:3], *batch.inputs["tokens"].shape, *batch.targets.shape) for batch in made}
+    return {
+        (*batch.inputs["image"].shape[:3], *batch.inputs["tokens"].shape, *batch.targets.shape)
+        for batch in filled_batches
+    }
 
 
 def test_the_shares_of_a_batch_have_the_shape_of_the_batch():
@@ -351,12 +354,12 @@ def test_filled_batches_have_bucket_shapes_and_count_each_example_once():
     ]
     buckets = Buckets(examples, 4)
     planned = buckets.cut(examples, 8, 0, 0)
-    made = filled(buckets, examples, planned, 8)
-    assert len(shapes(made)) == len(buckets.shapes) == 4
-    assert all(batch.inputs["image"].shape[0] == 8 for batch in made)
-    counted = [int(row) - 4 for batch in made for row in batch.targets[batch.weights.any(axis=1), 0]]
+    filled_batches = filled(buckets, examples, planned, 8)
+    assert len(shapes(filled_batches)) == len(buckets.shapes) == 4
+    assert all(batch.inputs["image"].shape[0] == 8 for batch in filled_batches)
+    counted = [int(row) - 4 for batch in filled_batches for row in batch.targets[batch.weights.any(axis=1), 0]]
     assert sorted(counted) == list(range(60))
-    for batch, indices in zip(made, planned, strict=True):
+    for batch, indices in zip(filled_batches, planned, strict=True):
         expected = collate([examples[i] for i in indices])
         real = len(indices)
         assert batch.weights.sum() == expected.weights.sum()
@@ -418,16 +421,16 @@ def test_prefetched_items_are_the_same_and_end():
 
 
 def test_at_most_the_given_number_of_items_is_prefetched():
-    made = []
-    ahead = prefetched((made.append(i) or i for i in itertools.count()), 3)
+    produced = []
+    ahead = prefetched((produced.append(i) or i for i in itertools.count()), 3)
     assert next(ahead) == 0
     # One item is consumed, three wait, and the thread has one.
-    wait_for(lambda: len(made) == 5)
+    wait_for(lambda: len(produced) == 5)
     time.sleep(0.05)
-    assert made == list(range(5))
+    assert produced == list(range(5))
     ahead.close()
     wait_for(lambda: not threads())
-    assert len(made) <= 6
+    assert len(produced) <= 6
 
 
 def test_an_exception_is_raised_in_the_place_of_its_item():

@@ -42,12 +42,12 @@ def test_an_overconfident_model_is_calibrated() -> None:
     odds = rng.normal(0.5, 2.5, 6000)
     # The model's log-odds are twice what they should be, and one too high.
     is_right = rng.random(6000) < sigmoid(0.5 * odds - 0.5)
-    found = fit([read(p, right) for p, right in zip(sigmoid(odds).tolist(), is_right.tolist(), strict=True)])
-    assert found.examples == 6000
-    assert found.calibration == pytest.approx((0.5, -0.5, 0.5, -0.5), abs=0.08)
-    assert found.before > 0.12 and found.after < 0.03
+    fitted = fit([read(p, right) for p, right in zip(sigmoid(odds).tolist(), is_right.tolist(), strict=True)])
+    assert fitted.examples == 6000
+    assert fitted.calibration == pytest.approx((0.5, -0.5, 0.5, -0.5), abs=0.08)
+    assert fitted.before > 0.12 and fitted.after < 0.03
     # The model stores its confidence on these examples with it.
-    np.testing.assert_allclose(found.probabilities, sigmoid(0.5 * odds - 0.5), atol=0.03)
+    np.testing.assert_allclose(fitted.probabilities, sigmoid(0.5 * odds - 0.5), atol=0.03)
 
 
 @pytest.mark.parametrize(("spelling", "is_right"), [("normal", True), ("im2markup", False)])
@@ -120,6 +120,6 @@ def test_a_model_is_calibrated_on_the_given_data() -> None:
     examples = [
         (one, r.read.latex if i % 2 else "h h h h") for i, (one, r) in enumerate(zip(images, read, strict=True))
     ]
-    found = calibrate(trained, [*examples, (png(24, 40, 255), "")], normalised=True)
-    assert found == fit([Read(target, one.read) for (_, target), one in zip(examples, read, strict=True)])
-    assert found.examples == 10
+    fitted = calibrate(trained, [*examples, (png(24, 40, 255), "")], normalised=True)
+    assert fitted == fit([Read(target, one.read) for (_, target), one in zip(examples, read, strict=True)])
+    assert fitted.examples == 10

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from im2latex.graph import onnx_model
-from tests.trainer_module.test_model import TINY, VARIANTS, VOCABULARY, drawing, made, padded, teacher_forced
+from tests.trainer_module.test_model import TINY, VARIANTS, VOCABULARY, build_model, drawing, padded, teacher_forced
 from trainer_module.decoding import search
 from trainer_module.features import END, PAD, START
 from trainer_module.model import FormulaModel
@@ -41,7 +41,7 @@ def read_slowly(logits, image: np.ndarray, max_tokens: int) -> tuple[list[int], 
 
 def sharpened(variant: dict, seed: int) -> FormulaModel:
     """Returns a model that gives different results for different images."""
-    model = made(variant, seed)
+    model = build_model(variant, seed)
     for weight in (model.decoder.logits_kernel, model.decoder.attention_kernel, model.embedding.embeddings):
         weight.assign(weight * 6)
     return model
@@ -110,7 +110,7 @@ def test_formulas_are_cut_and_scored_with_their_end(model, logits, max_tokens):
 
 
 def test_decoding_stops_when_all_have_ended():
-    model = made(TINY)
+    model = build_model(TINY)
     images = padded(IMAGES[:2], 0, 0)
     # o is between -1 and 1, so with these the end has the highest logit after any beginning.
     model.decoder.combine_kernel.assign(model.decoder.combine_kernel * 0)
@@ -136,8 +136,8 @@ def every_sentence(logits, image: np.ndarray, max_tokens: int) -> dict[tuple[int
     sentences = {}
     for length in range(max_tokens + 1):
         rows = list(itertools.product(answers, repeat=length))
-        given = np.array([[START, *tokens] for tokens in rows], np.int32)
-        for tokens, steps in zip(rows, logits([image] * len(rows), given), strict=True):
+        prefixes = np.array([[START, *tokens] for tokens in rows], np.int32)
+        for tokens, steps in zip(rows, logits([image] * len(rows), prefixes), strict=True):
             sentences[tokens] = sum(log_softmax(step)[token] for step, token in zip(steps, [*tokens, END], strict=True))
     return sentences
 
@@ -158,16 +158,16 @@ def test_a_beam_wide_enough_finds_all_sequences_in_order(attention, length_penal
             return expected[tokens] / ((5 + len(tokens) + 1) / 6) ** length_penalty
 
         ranked = sorted(expected, key=score, reverse=True)
-        found = [tuple(token for token in row if token) for row in decoded.tokens[i].numpy().tolist()]
+        sequences = [tuple(token for token in row if token) for row in decoded.tokens[i].numpy().tolist()]
         scores = decoded.score[i].numpy()
         np.testing.assert_allclose(scores[:count], [score(tokens) for tokens in ranked], atol=1e-3)
         np.testing.assert_allclose(
-            decoded.log_probability[i, :count], [expected[tokens] for tokens in found[:count]], atol=1e-3
+            decoded.log_probability[i, :count], [expected[tokens] for tokens in sequences[:count]], atol=1e-3
         )
-        assert set(found[:count]) == set(ranked)
+        assert set(sequences[:count]) == set(ranked)
         # There is nothing else to find.
         assert (scores[count:] == -np.inf).all()
-        assert found[count:] == [(), ()]
+        assert sequences[count:] == [(), ()]
 
 
 def test_a_narrow_beam_keeps_the_most_probable_prefixes(model, logits):
@@ -190,10 +190,10 @@ def test_a_narrow_beam_keeps_the_most_probable_prefixes(model, logits):
                     for token in allowed
                 ]
             beam = sorted(candidates, key=lambda candidate: -candidate[1])[:width]
-        found = [tuple(token for token in row if token) for row in decoded.tokens[i].numpy().tolist()]
-        assert found == [tokens for tokens, _, _ in beam]
+        sequences = [tuple(token for token in row if token) for row in decoded.tokens[i].numpy().tolist()]
+        assert sequences == [tokens for tokens, _, _ in beam]
         np.testing.assert_allclose(decoded.log_probability[i], [score for _, score, _ in beam], atol=1e-3)
-        differ += list(found[0]) != read_slowly(logits, image, max_tokens)[0]
+        differ += list(sequences[0]) != read_slowly(logits, image, max_tokens)[0]
     assert differ  # some are better than the result of greedy decoding
 
 
@@ -213,7 +213,7 @@ def test_width_and_length_penalty_may_be_tensors():
 def repeating(period: int) -> FormulaModel:
     """A model that repeats the same `period` tokens for any image: each token leads to the next."""
     units = 12
-    model = made({**TINY, "decoder_units": units, "embedding_units": units})
+    model = build_model({**TINY, "decoder_units": units, "embedding_units": units})
     for weight in model.decoder.weights:
         weight.assign(weight * 0)
     model.embedding.embeddings.assign(np.eye(VOCABULARY, units))
@@ -270,12 +270,12 @@ def test_a_loop_ends_and_is_cut_to_one_repetition_in_both_decoders(period: int, 
         "length_penalty": np.array(0, np.float32),
     }  # fmt: skip
     names = ["tokens", "token_log_probability", "log_probability"]
-    found = dict(zip(names, onnxruntime.InferenceSession(graph).run(names, inputs), strict=True))
-    length = found["tokens"].shape[2]
-    np.testing.assert_array_equal(found["tokens"], np.array(decoded.tokens)[:, :, :length])
+    outputs = dict(zip(names, onnxruntime.InferenceSession(graph).run(names, inputs), strict=True))
+    length = outputs["tokens"].shape[2]
+    np.testing.assert_array_equal(outputs["tokens"], np.array(decoded.tokens)[:, :, :length])
     for name in names[1:]:
         value = np.array(getattr(decoded, name))
-        np.testing.assert_allclose(found[name], value[:, :, :length] if value.ndim == 3 else value, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(outputs[name], value[:, :, :length] if value.ndim == 3 else value, rtol=0, atol=1e-3)
 
 
 def test_shorter_repetitions_are_unchanged() -> None:

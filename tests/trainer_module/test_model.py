@@ -62,7 +62,7 @@ def randomised(model: FormulaModel, seed: int = 0) -> FormulaModel:
     return model
 
 
-def made(variant: dict, seed: int = 0) -> FormulaModel:
+def build_model(variant: dict, seed: int = 0) -> FormulaModel:
     return randomised(FormulaModel(ModelConfig(**variant), VOCABULARY, max_rows=MAX_ROWS), seed)
 
 
@@ -81,7 +81,7 @@ def teacher_forced(model: FormulaModel):
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def model(request) -> FormulaModel:
-    return made(VARIANTS[request.param])
+    return build_model(VARIANTS[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -238,10 +238,10 @@ def reference_attention(model, coarse, fine, h):
     of_cells = np.zeros(fine.shape[:2])
     for row in range(coarse.shape[0]):
         for column in range(coarse.shape[1]):
-            place = slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4)
-            block = fine[place]
+            cells = slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4)
+            block = fine[cells]
             within = softmax((block @ (matrix @ h)).reshape(-1)).reshape(block.shape[:2])
-            of_cells[place] = weights[row, column] * within
+            of_cells[cells] = weights[row, column] * within
     return np.einsum("rc,rcu->u", of_cells, fine), weights, of_cells
 
 
@@ -555,7 +555,7 @@ def test_padding_changes_neither_gradients_nor_moving_statistics(model):
 
 
 def test_dropout_is_active_in_training_alone():
-    model = made(TINY | {"dropout": 0.5})
+    model = build_model(TINY | {"dropout": 0.5})
     encoded = model.encode(*padded([drawing(16, 16)], 0, 0).values())
     embedded = model.embedding(np.array([[1, 5, 6]]))
     calm = model.decoder(encoded, embedded).numpy()
@@ -606,7 +606,7 @@ def test_jax_gives_the_same_results_as_tensorflow(tmp_path):
     inputs = padded([drawing(17, 30), drawing(24, 44)], 0, 0) | {"tokens": np.array([[1, 5, 6], [1, 7, 3]], np.int32)}
     targets = np.array([[5, 6, 2], [7, 3, 2]], np.int32)
     variants = {name: VARIANTS[name] for name in ("image2latex-tf2", "hierarchical", "sparsemax", "hard")}
-    models = {name: made(variant) for name, variant in variants.items()}
+    models = {name: build_model(variant) for name, variant in variants.items()}
     for name, model in models.items():
         weights = {f"weight{i}": weight.numpy() for i, weight in enumerate(model.weights)}
         np.savez(tmp_path / f"{name}.npz", **inputs, **weights, targets=targets)

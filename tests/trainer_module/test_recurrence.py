@@ -28,8 +28,8 @@ def gradients(function, arguments: list[tf.Tensor], upstream: list[tf.Tensor]) -
         tape.watch(arguments)
         outputs = function(*arguments)
         value = sum(tf.reduce_sum(output * weight) for output, weight in zip(outputs, upstream, strict=True))
-    found = tape.gradient(value, arguments, unconnected_gradients="zero")
-    return [tf.convert_to_tensor(gradient).numpy() for gradient in found]
+    tensors = tape.gradient(value, arguments, unconnected_gradients="zero")
+    return [tf.convert_to_tensor(gradient).numpy() for gradient in tensors]
 
 
 def gradients_in_graph(function, arguments, upstream, in_graph):
@@ -49,8 +49,8 @@ def gradients_in_graph(function, arguments, upstream, in_graph):
             tape.watch(arguments)
             outputs = function(*arguments)
             value = sum(tf.reduce_sum(output * weight) for output, weight in zip(outputs, upstream, strict=True))
-        found = tape.gradient(value, arguments, unconnected_gradients="zero")
-        return [tf.convert_to_tensor(gradient) for gradient in found]
+        tensors = tape.gradient(value, arguments, unconnected_gradients="zero")
+        return [tf.convert_to_tensor(gradient) for gradient in tensors]
 
     return [gradient.numpy() for gradient in graph(*arguments)]
 
@@ -69,10 +69,10 @@ def test_the_decoder_has_the_gradients_of_a_plain_loop(kind, sampled, hidden_rec
     sizes = {"standard": [CELLS], "coarse_only": [BLOCKS]}.get(kind, [BLOCKS, CELLS])
 
     def memories(parts) -> Memories:
-        made = {len_: Memory(values, keys, mask) for len_, values, keys, mask in zip(
+        by_size = {len_: Memory(values, keys, mask) for len_, values, keys, mask in zip(
             sizes, parts[::2], parts[1::2],
             [{BLOCKS: coarse_mask, CELLS: fine_mask}[size] for size in sizes], strict=True)}  # fmt: skip
-        return Memories(made.get(BLOCKS), made.get(CELLS))
+        return Memories(by_size.get(BLOCKS), by_size.get(CELLS))
 
     def plain(gates, recurrent, combine, *parts):
         zeros = tf.zeros((BATCH, UNITS), gates.dtype)
@@ -98,11 +98,11 @@ def test_the_decoder_has_the_gradients_of_a_plain_loop(kind, sampled, hidden_rec
     for output, expected in zip(written_out(*arguments), plain(*arguments), strict=True):
         np.testing.assert_allclose(output, expected, atol=1e-5)
     upstream = [draw(BATCH, STEPS, UNITS, seed=1), draw(BATCH, STEPS, seed=2)]
-    found = gradients_in_graph(written_out, arguments, upstream, in_graph)
-    for i, (gradient, expected) in enumerate(zip(found, gradients(plain, arguments, upstream), strict=True)):
+    actual = gradients_in_graph(written_out, arguments, upstream, in_graph)
+    for i, (gradient, expected) in enumerate(zip(actual, gradients(plain, arguments, upstream), strict=True)):
         np.testing.assert_allclose(gradient, expected, atol=1e-5, err_msg=f"argument {i}")
     # Only the keys of coarse cells are used if there are fine cells.
-    moved = [np.abs(gradient).max() > 1e-3 for gradient in found]
+    moved = [np.abs(gradient).max() > 1e-3 for gradient in actual]
     assert moved == [not (len(sizes) == 2 and i == 3) for i in range(len(moved))]
 
 

@@ -62,8 +62,10 @@ def transparent(image: bytes) -> Image.Image:
 
 def example(image: bytes, **more: bytes) -> bytes:
     values = {"image": image, **more}
-    made = {name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in values.items()}
-    return tf.train.Example(features=tf.train.Features(feature=made)).SerializeToString()
+    feature_protos = {
+        name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value])) for name, value in values.items()
+    }
+    return tf.train.Example(features=tf.train.Features(feature=feature_protos)).SerializeToString()
 
 
 class Exported:
@@ -189,18 +191,18 @@ def test_a_blank_image_gives_an_empty_formula_with_probability_1(exported, image
     ]
     dot = Image.new("L", (9, 9), 255)
     dot.putpixel((4, 4), 0)
-    for batch, places in ((blank[:1], [0]), ([images[0], *blank, png(dot)], [1, 2, 3])):
+    for batch, indices in ((blank[:1], [0]), ([images[0], *blank, png(dot)], [1, 2, 3])):
         latex, log_probability = exported.read(batch)
-        assert [i for i, text in enumerate(latex) if not text] == places
-        assert [i for i, value in enumerate(log_probability) if value == 0] == places
+        assert [i for i, text in enumerate(latex) if not text] == indices
+        assert [i for i, value in enumerate(log_probability) if value == 0] == indices
         got = exported.signatures["predict_alternatives"](
             images=tf.constant(batch), width=tf.constant(3), length_penalty=tf.constant(0.5)
         )
-        for place in places:
-            assert got["latex"][place].numpy().tolist() == [b"", b"", b""]
+        for index in indices:
+            assert got["latex"][index].numpy().tolist() == [b"", b"", b""]
             for name in ("log_probability", "score"):
-                assert got[name][place].numpy().tolist() == [0.0, -math.inf, -math.inf]
-            assert not got["probability"][place].numpy().any() and not got["token_probability"][place].numpy().any()
+                assert got[name][index].numpy().tolist() == [0.0, -math.inf, -math.inf]
+            assert not got["probability"][index].numpy().any() and not got["token_probability"][index].numpy().any()
     assert exported.read([images[0], *blank])[0][0] == exported.read(images[:1])[0][0]
 
 

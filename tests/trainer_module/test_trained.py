@@ -19,10 +19,10 @@ def test_a_saved_model_is_loaded_unchanged(tmp_path, precision):
     original = trained(row_embedding=True)._replace(provenance={"data": "mine, ä"})
     save_weights(tmp_path / WEIGHTS, original, precision)
     assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS]
-    for place in (tmp_path, tmp_path / WEIGHTS):
-        loaded = load_weights(place)
+    for path in (tmp_path, tmp_path / WEIGHTS):
+        loaded = load_weights(path)
         assert loaded[:4] == original[:4] and loaded.provenance == original.provenance
-        assert load_description(place) == original._replace(weights={})
+        assert load_description(path) == original._replace(weights={})
     model = model_of(loaded)
     for name, variable in named_weights(model).items():
         value, stored = original.weights[name], np.array(variable)

@@ -82,8 +82,8 @@ def test_tensorboard_has_the_losses(trained):
 def test_the_model_has_the_statistics_of_what_it_learned_from(trained, transform, transformed):
     examples = read_examples([transformed.examples], transform, TRAINING["max_tokens"], trained)
     pictures = [np.array(Image.open(io.BytesIO(example.image))) for example in examples]
-    found = Reader(trained / "Format-Serving").statistics
-    assert found == from_document(read_exported(trained / "Format-Serving").statistics)
+    statistics = Reader(trained / "Format-Serving").statistics
+    assert statistics == from_document(read_exported(trained / "Format-Serving").statistics)
     for name, values in (
         ("width", [picture.shape[1] for picture in pictures]),
         ("height", [picture.shape[0] for picture in pictures]),
@@ -91,9 +91,9 @@ def test_the_model_has_the_statistics_of_what_it_learned_from(trained, transform
         ("length", [len(example.tokens) for example in examples]),
         ("unknown", [token == UNKNOWN for example in examples for token in example.tokens.tolist()]),
     ):
-        assert found[name].counts == of_values(name, values).counts
-        assert found[name].mean == pytest.approx(np.mean(values), abs=1e-5)
-    assert found["confidence"].count == len(examples)  # those to validate on are the same
+        assert statistics[name].counts == of_values(name, values).counts
+        assert statistics[name].mean == pytest.approx(np.mean(values), abs=1e-5)
+    assert statistics["confidence"].count == len(examples)  # those to validate on are the same
 
 
 def test_a_finished_training_leaves_no_checkpoints(trained):
@@ -228,9 +228,9 @@ def test_no_formula_left_is_a_user_error(transformed, tmp_path):
 def test_a_dataset_has_the_batches_of_any_size_in_one_element(tmp_path, transformed, transform):
     examples = read_examples([transformed.examples], transform, 8, tmp_path)
     planned = [np.array([0, 1, 2]), np.array([3])]
-    given = list(trainer.as_dataset(functools.partial(batches, examples, planned)))
-    assert [batch[1].shape[0] for batch in given] == [3, 1]
-    assert given[0][0]["image"].dtype == tf.uint8
+    elements = list(trainer.as_dataset(functools.partial(batches, examples, planned)))
+    assert [batch[1].shape[0] for batch in elements] == [3, 1]
+    assert elements[0][0]["image"].dtype == tf.uint8
 
 
 def test_a_dataset_has_batches_of_rounded_sizes():
@@ -281,9 +281,9 @@ print(json.dumps(losses))
 def test_several_devices_learn_and_export_together(transformed, tmp_path):
     """With 12 examples in batches of 11, the last batch has fewer examples than devices."""
     folder = Path(trainer_module.__file__).parents[1]
-    given = json.dumps([transformed.config, transformed.output, transformed.examples])
+    parameters = json.dumps([transformed.config, transformed.output, transformed.examples])
     done = subprocess.run(
-        [sys.executable, "-c", ON_TWO_DEVICES, given, tmp_path],
+        [sys.executable, "-c", ON_TWO_DEVICES, parameters, tmp_path],
         env=os.environ | {"PYTHONPATH": str(folder)}, stdout=subprocess.PIPE, check=True,
     )  # fmt: skip
     losses = json.loads(done.stdout.splitlines()[-1])

@@ -336,7 +336,9 @@ def test_skipped_steps_are_reported(monkeypatch, caplog):
     caplog.set_level("WARNING", training.__name__)  # commands in the same process set the level of the root logger
     weigh = TokenCrossEntropy.call
     calls = iter(range(100))
-    monkeypatch.setattr(TokenCrossEntropy, "call", lambda *given: weigh(*given) * (math.nan if next(calls) == 2 else 1))
+    monkeypatch.setattr(
+        TokenCrossEntropy, "call", lambda *arguments: weigh(*arguments) * (math.nan if next(calls) == 2 else 1)
+    )
     train(tiny(), TrainingConfig(**LEARNING | {"epochs": 1}), TRAINING, VALIDATION)
     assert "epoch 1: 1 steps were skipped, because their gradients are not finite" in caplog.text
 

@@ -48,9 +48,9 @@ def tuner(train, folder: Path, tuning: TuningConfig = TUNING, dropout: float = 0
 
 
 def search(train, folder: Path, **settings) -> FormulaTuner:
-    made = tuner(train, folder, dataclasses.replace(TUNING, **settings))
-    made.search(verbose=0)
-    return made
+    formula_tuner = tuner(train, folder, dataclasses.replace(TUNING, **settings))
+    formula_tuner.search(verbose=0)
+    return formula_tuner
 
 
 def test_trials_are_within_the_ranges_and_the_first_has_the_values_of_the_configuration(tmp_path: Path) -> None:
@@ -78,22 +78,22 @@ def test_what_has_no_range_is_not_searched(tmp_path: Path) -> None:
 
 def test_the_same_seed_tries_the_same_values(tmp_path: Path) -> None:
     runs = [Trainings(), Trainings(), Trainings()]
-    for seed, (place, trainings) in zip((0, 0, 1), enumerate(runs), strict=True):
-        search(trainings, tmp_path / str(place), seed=seed)
+    for seed, (index, trainings) in zip((0, 0, 1), enumerate(runs), strict=True):
+        search(trainings, tmp_path / str(index), seed=seed)
     assert runs[0].tried == runs[1].tried
     assert runs[0].tried[0] == runs[2].tried[0] and runs[0].tried[1:] != runs[2].tried[1:]
 
 
 def test_the_best_trial_has_the_lowest_perplexity_and_each_has_a_line(tmp_path: Path, capsys) -> None:
     trainings = Trainings()
-    made = search(trainings, tmp_path)
+    formula_tuner = search(trainings, tmp_path)
     best = min(trainings.tried, key=lambda values: abs(math.log10(values["learning_rate"] / 0.3)))
-    assert made.get_best_hyperparameters()[0].values == best
+    assert formula_tuner.get_best_hyperparameters()[0].values == best
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6
     assert lines[0].startswith("Trial 1 of 6: learning rate 0.1, width 1, dropout 0.2: perplexity 1.4771, ")
-    made.search_space_summary()  # TFX prints both
-    made.results_summary()
+    formula_tuner.search_space_summary()  # TFX prints both
+    formula_tuner.results_summary()
     assert capsys.readouterr().out == ""
 
 
@@ -130,8 +130,8 @@ def test_a_failed_trial_is_reported_and_the_search_continues(tmp_path: Path, cap
             raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
         return 2.0
 
-    made = search(train, tmp_path, trials=20)
-    best = made.get_best_hyperparameters()[0].values
+    formula_tuner = search(train, tmp_path, trials=20)
+    best = formula_tuner.get_best_hyperparameters()[0].values
     assert best["learning_rate"] <= 0.15 and best["width"] <= 1
     lines = capsys.readouterr().out.splitlines()
     ends = {line.rpartition(": ")[2].rpartition(",")[0] for line in lines}
@@ -173,19 +173,19 @@ def arguments(transformed, folder: Path, **tuning) -> FnArgs:
 
 def test_trials_train_models(transformed, tmp_path: Path, capsys) -> None:
     with without_graphs():
-        made, options = tuner_fn(arguments(transformed, tmp_path, examples=7, learning_rate=[0.1, 10]))
-        made.search(**options)
-    scores = [trial.score for trial in made.oracle.get_best_trials(2)]
+        formula_tuner, options = tuner_fn(arguments(transformed, tmp_path, examples=7, learning_rate=[0.1, 10]))
+        formula_tuner.search(**options)
+    scores = [trial.score for trial in formula_tuner.oracle.get_best_trials(2)]
     assert 1 < scores[0] < scores[1]
     assert len(capsys.readouterr().out.splitlines()) == 2  # and no epochs
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_a_trial_that_would_end_in_the_warm_up_is_a_user_error(transformed, tmp_path: Path) -> None:
-    given = arguments(transformed, tmp_path, examples=7)
-    config = json.loads(given.custom_config["config"])
-    given.custom_config["config"] = json.dumps(config | {"training": TRAINING | {"warmup_steps": 2}})
+    fn_args = arguments(transformed, tmp_path, examples=7)
+    config = json.loads(fn_args.custom_config["config"])
+    fn_args.custom_config["config"] = json.dumps(config | {"training": TRAINING | {"warmup_steps": 2}})
     with pytest.raises(
         UserError, match=r"a trial of the tuning has 2 steps, .*\.warmup_steps = 2: raise tuning.epochs"
     ):
-        tuner_fn(given)
+        tuner_fn(fn_args)

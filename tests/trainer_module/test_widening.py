@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.trainer_module.test_model import TINY, VOCABULARY, drawing, made, padded
+from tests.trainer_module.test_model import TINY, VOCABULARY, build_model, drawing, padded
 from trainer_module import widening
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
@@ -18,7 +18,7 @@ INPUTS = padded([drawing(32, 56), drawing(24, 40)], 0, 0) | {"tokens": np.array(
 
 def logits(filters: tuple[int, ...], units: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the logits of a narrow model and of the wide one made from it."""
-    narrow = made(NARROW)
+    narrow = build_model(NARROW)
     config = ModelConfig(**NARROW | {"filters": filters, "decoder_units": units})
     wide = FormulaModel(config, VOCABULARY)
     weights = widen(weights_of(narrow), narrow.config, config, seed=0)
@@ -38,7 +38,7 @@ def test_noise_makes_copies_differ_and_hardly_changes_the_model():
     narrow, wide = logits((8, 10, 12, 14, 16, 18), 12)
     assert 0 < np.abs(wide - narrow).max() < 0.3 * np.abs(narrow).max()
     config = ModelConfig(**NARROW | {"decoder_units": 12})
-    kernel = widen(weights_of(made(NARROW)), ModelConfig(**NARROW), config, seed=0)["decoder/output_kernel"]
+    kernel = widen(weights_of(build_model(NARROW)), ModelConfig(**NARROW), config, seed=0)["decoder/output_kernel"]
     assert (kernel[0] != kernel[6]).all()  # the first unit and its copy
 
 
@@ -55,7 +55,7 @@ def test_noise_makes_copies_differ_and_hardly_changes_the_model():
     ],
 )
 def test_only_a_narrower_model_of_the_same_kind_is_widened(changes, is_widened):
-    narrow = made(NARROW)
+    narrow = build_model(NARROW)
     start = Trained(narrow.config, ImageConfig(), [], 9, weights_of(narrow))
     weights = widened(start, ModelConfig(**NARROW | changes), seed=0)
     assert (weights is not start.weights) == is_widened

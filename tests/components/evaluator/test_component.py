@@ -32,7 +32,7 @@ def test_the_configured_number_of_examples_is_evaluated_as_other_pictures(
             "model": [trained(tmp_path / "model")],
             "baseline_model": [trained(tmp_path / "nothing")],
         },
-        {name: [made] for name, made in outputs.items()},
+        {name: [output] for name, output in outputs.items()},
         {"gate": json.dumps([f"{rule} where picture=photo"]), "split": "test", "robustness": 2, "spelling": "normal"},
     )
     evaluation = read_evaluation(tmp_path / "evaluation")

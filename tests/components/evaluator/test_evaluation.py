@@ -88,19 +88,19 @@ def test_every_slice_has_its_count_and_the_scores_of_its_examples(evaluated: tup
     }
     targets = list(READ)
     for name, members in of.items():
-        found = evaluation.slices[name]
-        assert found["examples"] == len(members)
-        for place, model in enumerate((CANDIDATE, BASELINE)):
-            pairs = [(targets[i], READ[targets[i]][place]) for i in members]
+        slice_scores = evaluation.slices[name]
+        assert slice_scores["examples"] == len(members)
+        for index, model in enumerate((CANDIDATE, BASELINE)):
+            pairs = [(targets[i], READ[targets[i]][index]) for i in members]
             sure = [math.exp(-1)] * len(pairs)
             statistics = scores.statistics(*zip(*pairs, strict=True), renderer="builtin", probabilities=sure)
             expected = scores.values(statistics)
-            assert found[model] == pytest.approx(expected), (name, model)
+            assert slice_scores[model] == pytest.approx(expected), (name, model)
     assert evaluation.slices[""][CANDIDATE]["exact_match"] == 0.75
     assert evaluation.slices[""][BASELINE]["exact_match"] == 0.25
     # For each key, every example is in at least one slice.
     for key in ("length", "area"):
-        assert sum(found["examples"] for name, found in evaluation.slices.items() if name.startswith(f"{key}=")) == 4
+        assert sum(values["examples"] for name, values in evaluation.slices.items() if name.startswith(f"{key}=")) == 4
 
 
 def test_examples_that_are_read_in_parts_have_the_same_scores(
@@ -178,9 +178,9 @@ def test_corrections_have_a_slice_for_the_gate(
     ]
     rules = parse_all(["exact_match >= 0.1 where source=corrections"])
     evaluation = evaluate(mixed, models, rules, tmp_path, renderer="builtin")
-    found = evaluation.slices["source=corrections"]
+    corrections = evaluation.slices["source=corrections"]
     right = [READ[RECORDS[i].latex][0] == RECORDS[i].latex for i in (0, 2)]
-    assert found["examples"] == 2 and found[CANDIDATE]["exact_match"] == sum(right) / 2
+    assert corrections["examples"] == 2 and corrections[CANDIDATE]["exact_match"] == sum(right) / 2
     assert evaluation.slices["source=others"]["examples"] == 2
     assert [verdict.rule for verdict in evaluation.gate] == ["exact_match >= 0.1 where source=corrections"]
     assert not any(name.startswith("source") for name in evaluate(RECORDS, models, [], tmp_path / "none").slices)

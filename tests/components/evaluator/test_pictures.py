@@ -36,8 +36,10 @@ def opened(trial: Trial) -> Image.Image:
 RECORDS = [Record(picture(60 + 2 * number), "x", f"{number}.png") for number in range(12)]
 
 
-def by_kind(made: list[Trial]) -> dict[str, list[Trial]]:
-    return {kind: [trial for trial in made if trial.kind == kind] for kind in dict.fromkeys(t.kind for t in made)}
+def by_kind(pictures: list[Trial]) -> dict[str, list[Trial]]:
+    return {
+        kind: [trial for trial in pictures if trial.kind == kind] for kind in dict.fromkeys(t.kind for t in pictures)
+    }
 
 
 def test_the_seed_determines_the_pictures_and_all_kinds_share_examples() -> None:

@@ -41,10 +41,10 @@ def test_hypotheses_equal_the_outputs_of_the_signatures(reader: ImageReader, sig
     own = signatures["predict_alternatives"](
         images=tf.constant(IMAGES), width=tf.constant(3), length_penalty=tf.constant(1.0)
     )
-    found = reader.read(IMAGES, Beam(3, 1.0))
-    assert [[of.latex.encode() for of in hypotheses] for hypotheses in found] == own["latex"].numpy().tolist()
-    assert [[of.score for of in hypotheses] for hypotheses in found] == own["score"].numpy().tolist()
-    assert [[of.log_probability for of in hypotheses] for hypotheses in found] == own[
+    alternatives = reader.read(IMAGES, Beam(3, 1.0))
+    assert [[of.latex.encode() for of in hypotheses] for hypotheses in alternatives] == own["latex"].numpy().tolist()
+    assert [[of.score for of in hypotheses] for hypotheses in alternatives] == own["score"].numpy().tolist()
+    assert [[of.log_probability for of in hypotheses] for hypotheses in alternatives] == own[
         "log_probability"
     ].numpy().tolist()
 

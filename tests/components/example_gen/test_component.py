@@ -35,11 +35,11 @@ GOOD = encode(Record(PNG, "x ^ { 2 }", "good"))
 
 def example(**features: Any) -> bytes:
     """Returns a serialised Example of lists of bytes or integers."""
-    made = Example()
+    message = Example()
     for name, value in features.items():
-        feature = made.features.feature[name]
+        feature = message.features.feature[name]
         (feature.int64_list if isinstance(value[0], int) else feature.bytes_list).value.extend(value)
-    return made.SerializeToString()
+    return message.SerializeToString()
 
 
 def of(**changed: Any) -> bytes:

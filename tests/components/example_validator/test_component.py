@@ -49,14 +49,14 @@ def validate(folder: Path, *examples: dict[str, list[bytes]], action: str = "off
     statistics = artifact(standard_artifacts.ExampleStatistics, folder / "statistics")
     (folder / "schema").mkdir()
     (folder / "schema" / "schema.pbtxt").write_bytes(SCHEMA.read_bytes())
-    given = artifact(standard_artifacts.Examples, folder / "examples")
-    for one in (statistics, given):
+    examples_artifact = artifact(standard_artifacts.Examples, folder / "examples")
+    for one in (statistics, examples_artifact):
         one.split_names = artifact_utils.encode_split_names(["train"])
     anomalies = artifact(standard_artifacts.ExampleAnomalies, folder / "anomalies")
     inputs = {
         "statistics": [statistics],
         "schema": [artifact(standard_artifacts.Schema, folder / "schema")],
-        "examples": [given],
+        "examples": [examples_artifact],
     }
     properties = {"exclude_splits": "[]", "action": action, "serving": serving}
     properties["thresholds"] = json.dumps(DriftConfig().thresholds)
@@ -116,8 +116,8 @@ def push(serving: Path, version: int, learned: Sequence[Record], **changed: Any)
     """Pushes what a comparison needs of a model that learned from these examples."""
     vocabulary = sorted({token for record in learned for token in record.latex.split()})
     described = {"image": dataclasses.asdict(IMAGE), "vocabulary": [*SPECIAL_TEXTS, *vocabulary], "max_tokens": 60}
-    found = of_records(learned, len(learned), IMAGE, vocabulary, 60)
-    described |= {"statistics": to_document(found)} | changed
+    statistics = of_records(learned, len(learned), IMAGE, vocabulary, 60)
+    described |= {"statistics": to_document(statistics)} | changed
     file = serving / str(version) / DESCRIPTION
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(described), "utf-8")
@@ -133,12 +133,12 @@ def compared(folder: Path, serving: Path, new: Sequence[Record], action: str = "
 def test_the_same_examples_and_others_of_the_same_kind_pass(seed: int, learned: list[Record], tmp_path: Path) -> None:
     push(tmp_path / "serving", 7, learned)
     anomalies = compared(tmp_path / "new", tmp_path / "serving", records(seed), action="stop")
-    found = drift.read(tmp_path / "new" / "anomalies")
-    assert (found.version, found.examples) == ("7", 400)
-    assert [one.feature for one in found.comparisons] == list(OF_EXAMPLES)
-    assert anomalies.get_string_custom_property("drift") == found.sentence
-    assert found.sentence.startswith("no drift from version 7, most in ")
-    for one in found.comparisons:
+    comparison = drift.read(tmp_path / "new" / "anomalies")
+    assert (comparison.version, comparison.examples) == ("7", 400)
+    assert [one.feature for one in comparison.comparisons] == list(OF_EXAMPLES)
+    assert anomalies.get_string_custom_property("drift") == comparison.sentence
+    assert comparison.sentence.startswith("no drift from version 7, most in ")
+    for one in comparison.comparisons:
         assert one.distance <= (0 if seed == 1 else 0.05), one
 
 

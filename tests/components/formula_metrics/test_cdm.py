@@ -88,17 +88,17 @@ def test_spellings_that_look_the_same_score_one(one: str, other: str) -> None:
 FORMULA = "a b c + d e f = g h".split()  # noqa: SIM905
 
 
-@pytest.mark.parametrize("place", range(len(FORMULA)))
-def test_one_wrong_symbol_of_n_costs_1_over_n(place: int) -> None:
+@pytest.mark.parametrize("index", range(len(FORMULA)))
+def test_one_wrong_symbol_of_n_costs_1_over_n(index: int) -> None:
     n = len(FORMULA)
-    wrong = " ".join([*FORMULA[:place], "\\Omega", *FORMULA[place + 1 :]])
+    wrong = " ".join([*FORMULA[:index], "\\Omega", *FORMULA[index + 1 :]])
     assert cdm(" ".join(FORMULA), wrong) == pytest.approx((n - 1) / n)
 
 
-@pytest.mark.parametrize("place", range(len(FORMULA)))
-def test_a_missing_or_extra_symbol_does_not_affect_the_others(place: int) -> None:
+@pytest.mark.parametrize("index", range(len(FORMULA)))
+def test_a_missing_or_extra_symbol_does_not_affect_the_others(index: int) -> None:
     n, whole = len(FORMULA), " ".join(FORMULA)
-    shorter = " ".join([*FORMULA[:place], *FORMULA[place + 1 :]])
+    shorter = " ".join([*FORMULA[:index], *FORMULA[index + 1 :]])
     assert cdm(whole, shorter) == cdm(shorter, whole) == pytest.approx(2 * (n - 1) / (2 * n - 1))
 
 
@@ -175,15 +175,15 @@ def coloured(tokens: list[str]) -> tuple[str, dict[int, int]]:
     """
     black = "\\special{color gray 0}"
     parts: list[str] = []
-    places: dict[int, int] = {}
+    indices: dict[int, int] = {}
     in_columns = after_closed = False
-    for place, token in enumerate(tokens):
+    for index, token in enumerate(tokens):
         if in_columns or after_closed:
             in_columns, after_closed = in_columns and token != "}", False
         elif token in SYMBOLS:
-            number = len(places) + 1
+            number = len(indices) + 1
             red, green, blue = (number % 6 * 40 + 20, number // 6 % 6 * 40 + 20, number // 36 * 40 + 20)
-            places[red << 16 | green << 8 | blue] = place
+            indices[red << 16 | green << 8 | blue] = index
             shares = " ".join(f"{(part + 0.5) / 256:.6f}" for part in (red, green, blue))
             parts.append(f"\\special{{color rgb {shares}}}")
         elif token == "}" or token[0] == "\\" or token == "&":
@@ -191,7 +191,7 @@ def coloured(tokens: list[str]) -> tuple[str, dict[int, int]]:
         parts.append(token)
         in_columns = in_columns or token == "\\begin{array}"
         after_closed = token in CLOSED
-    return " ".join(parts), places
+    return " ".join(parts), indices
 
 
 def boxes_by_latex(formulas: list[list[str]], folder: Path) -> list[dict[int, np.ndarray]]:
@@ -204,17 +204,17 @@ def boxes_by_latex(formulas: list[list[str]], folder: Path) -> list[dict[int, np
         ["dvipng", f"-D{DPI}", "-Ttight", "-z0", "--truecolor", "-oboxes-%d.png", "boxes.dvi"],
     ):
         subprocess.run(command, cwd=folder, check=False, capture_output=True, timeout=300)
-    found = []
-    for page, (_, places) in enumerate(written, 1):
+    page_boxes = []
+    for page, (_, indices) in enumerate(written, 1):
         picture = np.asarray(Image.open(folder / f"boxes-{page}.png").convert("RGB")).astype(int)
         codes = picture[..., 0] << 16 | picture[..., 1] << 8 | picture[..., 2]
         boxes = {}
-        for code, place in places.items():
+        for code, index in indices.items():
             rows, columns = np.nonzero(codes == code)
             if len(rows):
-                boxes[place] = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / SIZE
-        found.append(boxes)
-    return found
+                boxes[index] = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / SIZE
+        page_boxes.append(boxes)
+    return page_boxes
 
 
 def pairs_of_boxes(tokens: list[str], by_latex: dict[int, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -224,8 +224,8 @@ def pairs_of_boxes(tokens: list[str], by_latex: dict[int, np.ndarray]) -> list[t
     for label, box in zip(ours.labels, ours.corners, strict=True):
         if isinstance(label, tuple):
             kinds.setdefault(label[1], ([], []))[0].append(box)
-    for place, box in by_latex.items():
-        kinds.setdefault(SYMBOLS[tokens[place]][2], ([], []))[1].append(box)
+    for index, box in by_latex.items():
+        kinds.setdefault(SYMBOLS[tokens[index]][2], ([], []))[1].append(box)
 
     def from_left(box: np.ndarray) -> float:
         return float(box[0] + box[2])

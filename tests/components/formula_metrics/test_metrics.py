@@ -215,21 +215,21 @@ def analyze(batches: list[pa.RecordBatch], config: config_pb2.EvalConfig, output
         )
 
 
-def found(output: Path) -> dict[tuple[str | None, str], dict[str, float]]:
+def read_scores(output: Path) -> dict[tuple[str | None, str], dict[str, float]]:
     """Reads every score by kind (None for all) and model, and the differences by kind and `MODEL diff`."""
     result: dict[tuple[str | None, str], dict[str, float]] = {}
     for row in tfma.load_metrics(str(output)):
         kinds = [key.bytes_value.decode() for key in row.slice_key.single_slice_keys]
         for metric in row.metric_keys_and_values:
             model = metric.key.model_name + (" diff" if metric.key.is_diff else "")
-            place = result.setdefault((kinds[0] if kinds else None, model), {})
-            place[metric.key.name] = metric.value.double_value.value
+            model_scores = result.setdefault((kinds[0] if kinds else None, model), {})
+            model_scores[metric.key.name] = metric.value.double_value.value
     return result
 
 
 def test_two_models_are_scored_by_slice_from_their_statistics(batch, tmp_path):
     analyze([batch.slice(0, 2), batch.slice(2)], eval_config(MODELS), tmp_path)
-    of = found(tmp_path)
+    of = read_scores(tmp_path)
     for kind in (None, *KINDS):
         for model in MODELS:
             assert of[kind, model] == pytest.approx(expected(kind, model), abs=1e-6), (kind, model)
@@ -241,7 +241,7 @@ def test_two_models_are_scored_by_slice_from_their_statistics(batch, tmp_path):
 
 def test_one_model_is_scored_alone(batch, tmp_path):
     analyze([batch], eval_config(["candidate"]), tmp_path)
-    (of_all,) = [values for (kind, _), values in found(tmp_path).items() if kind is None]
+    (of_all,) = [values for (kind, _), values in read_scores(tmp_path).items() if kind is None]
     assert of_all == pytest.approx(expected(None, "candidate"), abs=1e-6)
 
 

@@ -130,7 +130,7 @@ def write_evaluation(
         columns[f"{model}_statistics"] = pa.array(list(counted[model]), pa.list_(pa.int64()))
     of = [slices_of(target, 20, 50) for target in targets]
     slices: dict[str, dict] = {}
-    names = sorted({f"{key}={value}" for one in of for key, found in one.items() for value in found})
+    names = sorted({f"{key}={value}" for one in of for key, labels in one.items() for value in labels})
     for name in ["", *names]:
         key, _, value = name.partition("=")
         inside = np.array([not name or value in one[key] for one in of])

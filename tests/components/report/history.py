@@ -28,9 +28,9 @@ class History:
         return known.id if known else self.store.put_contexts([mlmd.Context(type_id=self.types[kind], name=name)])[0]
 
     def artifact(self, kind: str, uri: Path | str, **properties: str | int | float) -> int:
-        made = mlmd.Artifact(type_id=self.store.put_artifact_type(mlmd.ArtifactType(name=kind)), uri=str(uri))
-        _set(made.custom_properties, properties)
-        return self.store.put_artifacts([made])[0]
+        artifact = mlmd.Artifact(type_id=self.store.put_artifact_type(mlmd.ArtifactType(name=kind)), uri=str(uri))
+        _set(artifact.custom_properties, properties)
+        return self.store.put_artifacts([artifact])[0]
 
     def execution(
         self,
@@ -43,21 +43,21 @@ class History:
     ) -> int:
         """Adds an execution of a component to a run, with its output and input artifacts."""
         kind = self.store.put_execution_type(mlmd.ExecutionType(name=f"tfx.{component}"))
-        made = mlmd.Execution(type_id=kind, last_known_state=state)
-        _set(made.custom_properties, properties)
+        execution = mlmd.Execution(type_id=kind, last_known_state=state)
+        _set(execution.custom_properties, properties)
         taken = inputs.items() if isinstance(inputs, Mapping) else [("in", artifact) for artifact in inputs]
         events = [(mlmd.Event.INPUT, key, artifact) for key, artifact in taken]
         events += [(mlmd.Event.OUTPUT, key, artifact) for key, artifact in (outputs or {}).items()]
-        (execution,) = self.store.put_executions([made])
+        (execution_id,) = self.store.put_executions([execution])
         for event_type, key, artifact in events:
-            event = mlmd.Event(type=event_type, execution_id=execution, artifact_id=artifact)
+            event = mlmd.Event(type=event_type, execution_id=execution_id, artifact_id=artifact)
             event.path.steps.add().key = key
             self.store.put_events([event])
         names = {"pipeline": self.pipeline, "pipeline_run": run, "node": f"{self.pipeline}.{component}"}
         contexts = [self.context(kind, name) for kind, name in names.items()]
-        associations = [mlmd.Association(execution_id=execution, context_id=context) for context in contexts]
+        associations = [mlmd.Association(execution_id=execution_id, context_id=context) for context in contexts]
         self.store.put_attributions_and_associations([], associations)
-        return execution
+        return execution_id
 
 
 def _set(target, properties: dict[str, str | int | float]) -> None:

@@ -29,7 +29,7 @@ def test_attention_maps_do_not_depend_on_the_rest_of_the_batch(material: Materia
     looked = look(str(material.run.artifacts["model"].uri) + "/Format-Serving", images, reads)
     model = model_of(material.trained)
     texts = material.trained.vocabulary
-    for image, read, found in zip(images, reads, looked, strict=True):
+    for image, read, attention in zip(images, reads, looked, strict=True):
         pixels = normalise(image, material.trained.image)
         height, width = pixels.shape
         rows, columns = -(-height // 8), -(-width // 8)
@@ -37,10 +37,10 @@ def test_attention_maps_do_not_depend_on_the_rest_of_the_batch(material: Materia
         filled[0, :height, :width, 0] = pixels
         before = np.array([[1, *(texts.index(token) for token in read.split())]])  # 1 is the start token
         alone = model.attention_maps(filled, np.array([[height, width]]), before)
-        assert np.array_equal(found.image, filled[0, :, :, 0])
-        assert found.maps["fine"].shape == (len(read.split()) + 1, rows, columns)
-        assert found.maps["coarse"].shape == (len(read.split()) + 1, -(-rows // 4), -(-columns // 4))
-        for name, values in found.maps.items():
+        assert np.array_equal(attention.image, filled[0, :, :, 0])
+        assert attention.maps["fine"].shape == (len(read.split()) + 1, rows, columns)
+        assert attention.maps["coarse"].shape == (len(read.split()) + 1, -(-rows // 4), -(-columns // 4))
+        for name, values in attention.maps.items():
             np.testing.assert_allclose(values, np.asarray(alone[name])[0], atol=1e-5)
             np.testing.assert_allclose(values.sum(axis=(1, 2)), 1, atol=1e-5)
             assert values.max() > 1.5 * values.mean()  # the attention is not uniform

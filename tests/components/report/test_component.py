@@ -32,10 +32,10 @@ KINDS: dict[str, Any] = {
 def pipeline(material: Material, folder: Path, setting: int = 1) -> Pipeline:
     """A pipeline of Importers and Reporter."""
     nodes = {}
-    for name, made in material.run.artifacts.items():
+    for name, output in material.run.artifacts.items():
         # Importer supports no other types of properties.
-        known = {key: value for key, value in made.properties.items() if isinstance(value, str | int)}
-        importer = Importer(source_uri=made.uri, artifact_type=KINDS[name], custom_properties=known)
+        known = {key: value for key, value in output.properties.items() if isinstance(value, str | int)}
+        importer = Importer(source_uri=output.uri, artifact_type=KINDS[name], custom_properties=known)
         nodes[name] = importer.with_id(f"Import-{name}")
     reporter = Reporter(
         pipeline="formulas",
@@ -60,8 +60,8 @@ def reports(folder: Path) -> list[tuple[str, str]]:
     rows = []
     for execution in store.get_executions_by_type("components.report.component.Reporter"):
         (event,) = [e for e in store.get_events_by_execution_ids([execution.id]) if e.path.steps[0].key == "report"]
-        (made,) = store.get_artifacts_by_id([event.artifact_id])
-        rows.append((metadata_store_pb2.Execution.State.Name(execution.last_known_state), made.uri))
+        (report,) = store.get_artifacts_by_id([event.artifact_id])
+        rows.append((metadata_store_pb2.Execution.State.Name(execution.last_known_state), report.uri))
     return rows
 
 
@@ -81,14 +81,14 @@ def test_an_unchanged_report_comes_from_the_cache(material: Material, tmp_path: 
 def test_the_serving_check_is_optional(material: Material, tmp_path: Path) -> None:
     (*_, reporter) = pipeline(material, tmp_path).components
     channels = {name: channel for name, channel in reporter.spec.inputs.items() if name != "serving_check"}
-    made = Reporter(pipeline="formulas", settings=[], data="/d", split="test", serving="/s", **channels)
-    assert set(made.spec.inputs) == set(KINDS) - {"serving_check"}
+    without_check = Reporter(pipeline="formulas", settings=[], data="/d", split="test", serving="/s", **channels)
+    assert set(without_check.spec.inputs) == set(KINDS) - {"serving_check"}
 
 
 def test_without_a_driver_the_report_refers_to_the_orchestrator(material: Material, tmp_path: Path) -> None:
     inputs = {}
-    for name, made in material.run.artifacts.items():
-        inputs[name] = [artifact(KINDS[name], Path(made.uri))]
+    for name, output in material.run.artifacts.items():
+        inputs[name] = [artifact(KINDS[name], Path(output.uri))]
     inputs["serving_check"] = []
     report = artifact(Report, tmp_path)
     properties = {"pipeline": "formulas", "settings": "[]", "data": material.run.data, "split": "test", "serving": "/s"}
@@ -100,7 +100,7 @@ def test_without_a_driver_the_report_refers_to_the_orchestrator(material: Materi
 
 @pytest.mark.parametrize("missing", ["model", "evaluation", "examples"])
 def test_a_report_is_written_even_if_artifacts_were_removed(missing: str, material: Material, tmp_path: Path) -> None:
-    inputs = {name: [artifact(KINDS[name], Path(made.uri))] for name, made in material.run.artifacts.items()}
+    inputs = {name: [artifact(KINDS[name], Path(output.uri))] for name, output in material.run.artifacts.items()}
     inputs[missing] = [artifact(KINDS[missing], tmp_path / "gone")]
     inputs["serving_check"] = []
     properties = {"pipeline": "formulas", "settings": "[]", "data": "/nowhere", "split": "test", "serving": "/s"}

@@ -12,24 +12,24 @@ from tests.components.report.conftest import Material
 
 
 def test_formulas_stand_in_bins_of_their_probability(material: Material, evaluated: Evaluated, page: str) -> None:
-    found = confidence(evaluated)
+    reliability = confidence(evaluated)
     # As `write_evaluation` has them.
     probabilities = np.exp(-0.1 * np.arange(1, 16))
     right = np.array([p.target == p.read for p in evaluated.predictions])
-    for bin in found.bins:
+    for bin in reliability.bins:
         low, high = map(float, bin.range.split("\N{EN DASH}"))
         inside = (probabilities >= low) & (probabilities < high)
         assert bin.formulas == inside.sum() > 0
         assert bin.probability == f"{probabilities[inside].mean():.3f}"
         assert bin.right == f"{right[inside].mean():.3f}"
-    assert sum(bin.formulas for bin in found.bins) == 15
-    diagonal, curve = found.chart.lines
-    assert len(curve.points) == len(found.bins)
+    assert sum(bin.formulas for bin in reliability.bins) == 15
+    diagonal, curve = reliability.chart.lines
+    assert len(curve.points) == len(reliability.bins)
     (x0, y0), (x1, y1) = diagonal.points
-    for bin, (x, y) in zip(found.bins, curve.points, strict=True):
+    for bin, (x, y) in zip(reliability.bins, curve.points, strict=True):
         assert (x - x0) / (x1 - x0) == pytest.approx(float(bin.probability), abs=1e-3)
         assert (y - y0) / (y1 - y0) == pytest.approx(float(bin.right), abs=1e-3)
-    assert "Formulas by probability" in page and f"(calibration error) is {found.error}." in page
+    assert "Formulas by probability" in page and f"(calibration error) is {reliability.error}." in page
 
 
 def test_an_evaluation_without_probabilities_says_so(evaluated: Evaluated) -> None:

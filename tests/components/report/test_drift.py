@@ -19,17 +19,17 @@ from tests.components.report.conftest import Material
 WIDE, SAME = Comparison("width", 120.5, 240.25, 0.4321, 0.1), Comparison("unknown", 0.001, 0.002, 0.001, 0.01)
 
 
-def with_drift(material: Material, folder: Path, found: drift.Drift) -> Material:
-    drift.write(found, str(folder))
+def with_drift(material: Material, folder: Path, comparison: drift.Drift) -> Material:
+    drift.write(comparison, str(folder))
     artifacts = {**material.run.artifacts, "anomalies": Output(str(folder), 3)}
     return dataclasses.replace(material, run=dataclasses.replace(material.run, artifacts=artifacts))
 
 
 def test_the_report_shows_how_new_examples_and_a_service_differ(material: Material, tmp_path: Path) -> None:
     run = with_drift(material, tmp_path, drift.Drift("7", "", 260, (WIDE, SAME))).run
-    found = examples(run)
-    assert "260 training examples" in found.sentence and "version 7" in found.sentence
-    assert [(row.current, row.distance, row.threshold, row.has_drifted) for row in found.rows] == [
+    new_examples = examples(run)
+    assert "260 training examples" in new_examples.sentence and "version 7" in new_examples.sentence
+    assert [(row.current, row.distance, row.threshold, row.has_drifted) for row in new_examples.rows] == [
         ("240.250", "0.432", "0.1", True),
         ("0.002", "0.001", "0.01", False),
     ]

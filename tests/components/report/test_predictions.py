@@ -62,7 +62,7 @@ def test_the_gallery_is_ordered_by_similarity_and_log_probability_and_keeps_the_
     ],
 )
 def test_no_prediction_is_shown_twice_however_few_there_are(count: int, expected: tuple[str, str, str]) -> None:
-    predictions = [prediction("a", "a", name, -float(place)) for place, name in enumerate("abcdefghijklmno"[:count])]
+    predictions = [prediction("a", "a", name, -float(index)) for index, name in enumerate("abcdefghijklmno"[:count])]
     assert tuple(names(group) for group in choose(predictions)) == expected
 
 

@@ -22,7 +22,7 @@ PUSHED = {"pushed": 1, "pushed_version": "17", "pushed_destination": "/s/17"}
 
 def with_artifacts(run: ReportedRun, **changed: Output | None) -> ReportedRun:
     artifacts = {**run.artifacts, **changed}
-    return dataclasses.replace(run, artifacts={name: made for name, made in artifacts.items() if made})
+    return dataclasses.replace(run, artifacts={name: output for name, output in artifacts.items() if output})
 
 
 def judged(material: Material, **changed: Output | None):
@@ -118,16 +118,16 @@ def test_formulas_are_not_drawn_without_their_renderer(material: Material, evalu
 
 
 def test_differences_from_the_baseline_are_marked_better_or_worse() -> None:
-    def found(name: str, value: float, baseline: float | None):
+    def cell_of(name: str, value: float, baseline: float | None):
         models = {CANDIDATE: {name: value}} | ({BASELINE: {name: baseline}} if baseline is not None else {})
         return cell(SCORES[name], models, name)
 
-    assert found("bleu", 0.75, 0.5) == ("0.750", "0.500", "+0.250", "better")
-    assert found("bleu", 0.5, 0.75) == ("0.500", "0.750", "−0.250", "worse")
-    assert found("bleu", 0.5, 0.5002)[3] == "same"
-    assert found("unrendered", 3.0, 5.0) == ("3", "5", "−2", "better")  # fewer are better
-    assert found("unrendered", 5.0, 3.0)[3] == "worse"
-    assert found("bleu", 0.5, None) == ("0.500", "", "", "")
+    assert cell_of("bleu", 0.75, 0.5) == ("0.750", "0.500", "+0.250", "better")
+    assert cell_of("bleu", 0.5, 0.75) == ("0.500", "0.750", "−0.250", "worse")
+    assert cell_of("bleu", 0.5, 0.5002)[3] == "same"
+    assert cell_of("unrendered", 3.0, 5.0) == ("3", "5", "−2", "better")  # fewer are better
+    assert cell_of("unrendered", 5.0, 3.0)[3] == "worse"
+    assert cell_of("bleu", 0.5, None) == ("0.500", "", "", "")
 
 
 def test_slices_are_grouped_with_their_counts_and_small_ones_marked(material: Material) -> None:

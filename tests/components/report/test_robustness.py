@@ -18,11 +18,11 @@ from tests.components.report.conftest import Material
 def tried(evaluation: Evaluation, baseline: bool = True) -> Evaluation:
     """Returns the evaluation with scores for four kinds of pictures, one of which this version does not know."""
     slices = {}
-    for place, (kind, bleu) in enumerate((("native", 0.8), ("blur", 0.6), ("size-2", 0.81), ("fax", 0.2))):
+    for index, (kind, bleu) in enumerate((("native", 0.8), ("blur", 0.6), ("size-2", 0.81), ("fax", 0.2))):
         of = {CANDIDATE: {"bleu": bleu, "exact_match": 0.5, "edit_similarity": 0.9}}
         if baseline:
             of[BASELINE] = {"bleu": 0.5, "exact_match": 0.5, "edit_similarity": 0.95}
-        slices[f"picture={kind}"] = {"examples": 30 if place else 10, **of}
+        slices[f"picture={kind}"] = {"examples": 30 if index else 10, **of}
     return dataclasses.replace(
         evaluation, slices={**evaluation.slices, **slices}, robustness={"examples": 30, "seed": 7}
     )

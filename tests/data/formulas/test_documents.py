@@ -7,12 +7,14 @@ from data.formulas.macros import MacroError
 
 
 def formulas(text: str, **files: str) -> list[str]:
-    found = list(find_formulas({"main.tex": text, **{f"{name}.tex": text for name, text in files.items()}}, "main.tex"))
-    return ["!" if isinstance(formula, MacroError) else " ".join(formula.split()) for formula in found]
+    extracted = list(
+        find_formulas({"main.tex": text, **{f"{name}.tex": text for name, text in files.items()}}, "main.tex")
+    )
+    return ["!" if isinstance(formula, MacroError) else " ".join(formula.split()) for formula in extracted]
 
 
 @pytest.mark.parametrize(
-    "text, found",
+    "text, expected",
     [
         ("a $x$ and $y+1$.", ["x", "y+1"]),
         (r"\(x\) \[y\] $$z$$", ["x", "y", "z"]),
@@ -40,12 +42,12 @@ def formulas(text: str, **files: str) -> list[str]:
         (r"\begin{equation} x", []),
     ],
 )
-def test_formulas_are_found_where_tex_sets_them(text: str, found: list[str]) -> None:
-    assert formulas(text) == found
+def test_formulas_are_found_where_tex_sets_them(text: str, expected: list[str]) -> None:
+    assert formulas(text) == expected
 
 
 @pytest.mark.parametrize(
-    "text, found",
+    "text, expected",
     [
         (
             r"\begin{align} a &= b \label{x}\\c &= d + \begin{matrix} 1 & 2 \\ 3 & 4 \end{matrix} \notag\\\end{align}",
@@ -67,8 +69,8 @@ def test_formulas_are_found_where_tex_sets_them(text: str, found: list[str]) -> 
         (r"\begin{align} a \\ \intertext{and so} b \end{align}", ["a", "b", r"\begin{aligned} a \\ b \end{aligned}"]),
     ],
 )  # fmt: skip
-def test_rows_are_found_one_by_one_and_as_a_whole(text: str, found: list[str]) -> None:
-    assert formulas(text) == found
+def test_rows_are_found_one_by_one_and_as_a_whole(text: str, expected: list[str]) -> None:
+    assert formulas(text) == expected
 
 
 def test_definitions_apply_to_the_text_after_them() -> None:

@@ -19,9 +19,9 @@ from data.formulas.macros import (
 def macros_of(text: str) -> Macros:
     macros: Macros = {}
     at = 0
-    while found := find_definition(text, at):
-        definition = read_definition(text, found)
-        assert definition is not None, text[found.start() :]
+    while match := find_definition(text, at):
+        definition = read_definition(text, match)
+        assert definition is not None, text[match.start() :]
         define(macros, definition)
         at = definition.end
     return macros
@@ -91,8 +91,8 @@ def test_expansion_of_hostile_macros_is_bounded() -> None:
 
 @pytest.mark.parametrize("broken", [r"\newcommand{\a}{", r"\newcommand", r"\def\a", r"\let\a", r"\newcommand{a}{b}"])
 def test_broken_definitions_are_skipped(broken: str) -> None:
-    found = find_definition(broken)
-    assert found is not None and read_definition(broken, found) is None
+    match = find_definition(broken)
+    assert match is not None and read_definition(broken, match) is None
 
 
 def test_arguments_end_where_their_group_does() -> None:

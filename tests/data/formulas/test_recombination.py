@@ -30,7 +30,7 @@ def parts(text: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(
-    "text, found",
+    "text, expected",
     [
         (r"\frac{a}{b}", [("fraction", "a"), ("fraction", "b")]),
         (r"x_i^2", [("subscript", "i"), ("superscript", "2")]),
@@ -51,8 +51,8 @@ def parts(text: str) -> list[tuple[str, str]]:
         (r"[0, 1[ \ = x", []),
     ],
 )
-def test_parts_of_all_kinds_are_found(text: str, found: list[tuple[str, str]]) -> None:
-    assert parts(text) == found
+def test_parts_of_all_kinds_are_found(text: str, expected: list[tuple[str, str]]) -> None:
+    assert parts(text) == expected
 
 
 @pytest.mark.parametrize("tokens", ["a }", "{ a", r"\left( a", r"\frac { a }", r"\begin{array} { c } a", "a & b"])
@@ -63,10 +63,10 @@ def test_unbalanced_groups_are_refused(tokens: str) -> None:
 
 def test_parts_are_exchanged_within_their_kind_only() -> None:
     known = formulas("x_{a}^{b}", "y_{c}^{d}", "z_{e}^{f}")
-    made = list(recombine(known, 20, 1, 150))
-    assert len(set(made)) == 20
+    recombined = list(recombine(known, 20, 1, 150))
+    assert len(set(recombined)) == 20
     bases, subs, sups = [], set(), set()
-    for formula in made:
+    for formula in recombined:
         base, _, _, sub, _, _, _, sup, _ = formula.split()
         bases.append(base)
         subs.add(sub)
@@ -78,8 +78,8 @@ def test_parts_are_exchanged_within_their_kind_only() -> None:
 def test_known_held_out_and_repeated_formulas_are_not_made() -> None:
     known = formulas("x_{a} = 1", "x_{b} = 1", "y_{a} = 2", r"{y}_{c}\, = 2")
     held_out = {drawn_key("y _ { b } = 2")}
-    made = list(recombine(known, 4, 1, 150, held_out))
-    keys = [drawn_key(formula) for formula in made]
+    recombined = list(recombine(known, 4, 1, 150, held_out))
+    keys = [drawn_key(formula) for formula in recombined]
     assert len(set(keys)) == 4 and held_out.isdisjoint(keys) and {formula.key for formula in known}.isdisjoint(keys)
 
 
@@ -110,9 +110,9 @@ def test_the_command_keeps_held_out_formulas_out(tmp_path: Path) -> None:
         app, ["recombine", *arguments, "--out", str(tmp_path / "out.gz")], catch_exceptions=False
     )
     assert result.exit_code == 0 and "5 formulas in" in result.output
-    made = list(read_formulas([tmp_path / "out.gz"], 150, 1))
-    assert len(made) == 5
-    for formula in made:
+    recombined = list(read_formulas([tmp_path / "out.gz"], 150, 1))
+    assert len(recombined) == 5
+    for formula in recombined:
         assert isinstance(formula, Formula) and formula.source == "recombined"
         assert formula.key not in {drawn_key("x _ { 1 } + 2"), drawn_key("z _ { 1 } + 2")}
 
@@ -127,11 +127,11 @@ def test_of_real_formulas_99_of_100_compile_and_all_can_be_read() -> None:
         known = []
         for line in itertools.islice(lines, 1500):
             known += formulas(line)
-    made = list(recombine(known, 1000, 1, 150))
+    recombined = list(recombine(known, 1000, 1, 150))
     kinds = set()
-    for formula in made:
+    for formula in recombined:
         assert " ".join(tokenize(formula)) == formula
         kinds |= {part.kind for part in find_parts(formula.split())}
     assert kinds == set(KINDS) - {"row"}  # that sample has no aligned lines
-    drawn = render_all(made, 50, renderer="latex")
+    drawn = render_all(recombined, 50, renderer="latex")
     assert sum(picture is None for picture in drawn) <= 10

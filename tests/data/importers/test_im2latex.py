@@ -54,14 +54,14 @@ def records(path: Path) -> dict[str, list[Record]]:
 @pytest.mark.parametrize("archive", [False, True])
 def test_the_processed_layout_is_imported_unchanged(tmp_path: Path, archive: bool) -> None:
     summary = import_dataset(processed(tmp_path / "source", archive=archive), tmp_path / "out", workers=1)
-    made = records(tmp_path / "out")
+    splits = records(tmp_path / "out")
     assert summary.counts["train"] == 20 and summary.counts["eval"] + summary.counts["test"] == 20
-    assert made["train"][7] == Record(draw_png("x _ { 7 }", 10), "x _ { 7 }", "7.png")
+    assert splits["train"][7] == Record(draw_png("x _ { 7 }", 10), "x _ { 7 }", "7.png")
     # Half of the validation list is held out for the test, the same half each time.
     assert 5 <= summary.counts["test"] <= 15
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["held_out"] == {"test": "50% of eval"}
     import_dataset(tmp_path / "source", tmp_path / "again", workers=1)
-    assert records(tmp_path / "again") == made
+    assert records(tmp_path / "again") == splits
 
 
 def test_workers_do_not_change_the_bytes(tmp_path: Path) -> None:
@@ -142,12 +142,12 @@ def test_the_raw_layout_is_cropped_and_tokenised(tmp_path: Path) -> None:
         page.save(source / "images" / f"{name}.png")
     with tarfile.open(tmp_path / "raw.tar.gz", "w:gz") as tar:
         tar.add(source, ".")
-    for given in (source, tmp_path / "raw.tar.gz"):
-        summary = import_dataset(given, tmp_path / "out", allow_rejects=0.5, eval_share=0, workers=1)
-        made = records(tmp_path / "out")
-        assert [record.latex for record in made["train"]] == ["x _ { i } ^ { 2 }", "\\frac { 1 } { 2 }"]
+    for path in (source, tmp_path / "raw.tar.gz"):
+        summary = import_dataset(path, tmp_path / "out", allow_rejects=0.5, eval_share=0, workers=1)
+        splits = records(tmp_path / "out")
+        assert [record.latex for record in splits["train"]] == ["x _ { i } ^ { 2 }", "\\frac { 1 } { 2 }"]
         assert summary.reasons == {"unreadable formula: \\left without \\right": 1}
-        assert made["test"][0].name == "bb.png" and Image.open(io.BytesIO(made["test"][0].image)).height < 30
+        assert splits["test"][0].name == "bb.png" and Image.open(io.BytesIO(splits["test"][0].image)).height < 30
 
 
 def test_formulas_keep_the_spelling_of_their_source_on_request(tmp_path: Path) -> None:
@@ -189,16 +189,16 @@ def test_the_tfrecords_of_image2latex_are_read_in_both_numberings(tmp_path: Path
     with pytest.raises(UserError, match="2 of 8"):
         import_dataset(source, tmp_path / "out", workers=1)
     import_dataset(source, tmp_path / "out", allow_rejects=0.3, workers=1)
-    made = records(tmp_path / "out")
-    assert [record.latex for record in made["eval"]] == [f"{tokens[0]} {tokens[498]} {tokens[6]}", tokens[1]]
-    assert made["train"][0].image == buffer.getvalue() and made["train"][0].name == "train_100K_00of01.tfrecord:0"
+    splits = records(tmp_path / "out")
+    assert [record.latex for record in splits["eval"]] == [f"{tokens[0]} {tokens[498]} {tokens[6]}", tokens[1]]
+    assert splits["train"][0].image == buffer.getvalue() and splits["train"][0].name == "train_100K_00of01.tfrecord:0"
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert reasons == ["a token outside the vocabulary", "latex_seq_in and latex_seq_out do not fit together"]
     (source / "latex_vocab.txt").rename(tmp_path / "vocabulary")
     with pytest.raises(UserError, match="--vocabulary"):
         import_dataset(source, tmp_path / "out2", workers=1)
     import_dataset(source, tmp_path / "out2", vocabulary=tmp_path / "vocabulary", allow_rejects=0.3, workers=1)
-    assert records(tmp_path / "out2") == made
+    assert records(tmp_path / "out2") == splits
 
 
 def test_invalid_sources_are_refused(tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def test_corrections_are_imported_into_their_splits(tmp_path: Path) -> None:
     summary = import_dataset(tmp_path / "corrections", tmp_path / "out", workers=1)
     assert summary.counts == {"train": 3, "eval": 1, "test": 1}
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["layout"] == "pairs"
-    found = {one.name: one for split in ("train", "eval", "test") for one in records(tmp_path / "out", split)}
-    assert {name: one.latex for name, one in found.items()} == {n: f"{i} ^ {{ x }}" for i, n in enumerate(names)}
+    by_name = {one.name: one for split in ("train", "eval", "test") for one in records(tmp_path / "out", split)}
+    assert {name: one.latex for name, one in by_name.items()} == {n: f"{i} ^ {{ x }}" for i, n in enumerate(names)}
     assert [one.name for one in records(tmp_path / "out", "test")] == [names[1]]
     assert check_dataset(tmp_path / "out")[0].problems == []
 
@@ -56,8 +56,8 @@ def test_pairs_in_one_folder_are_split_by_the_given_shares_and_bad_ones_named(tm
     assert {one["name"]: one["reason"].partition(":")[0] for one in reasons} == {
         "broken": "unreadable formula", "latin": "bad UTF-8", "without": "missing image file"
     }  # fmt: skip
-    found = {one.name: one.latex for split in ("train", "eval", "test") for one in records(tmp_path / "out", split)}
-    assert found["03"] == r"\frac { 3 } { x }"
+    formulas = {one.name: one.latex for split in ("train", "eval", "test") for one in records(tmp_path / "out", split)}
+    assert formulas["03"] == r"\frac { 3 } { x }"
 
 
 @pytest.fixture

@@ -49,10 +49,10 @@ def header(kind: bytes, size: int, name: str = "x") -> bytes:
 def with_archive(source: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
     """Replaces the images of a source by an archive."""
     shutil.rmtree(source / "formula_images_processed")
-    with tarfile.open(source / "images.tar.gz", "w:gz") as made:
+    with tarfile.open(source / "images.tar.gz", "w:gz") as tar:
         for member, content in members:
             member.size = len(content)
-            made.addfile(member, io.BytesIO(content))
+            tar.addfile(member, io.BytesIO(content))
     return source
 
 

@@ -37,9 +37,9 @@ def alone(formula: str, **options) -> np.ndarray | None:
         return None
 
 
-def assert_same(formulas: list[str], found: list[np.ndarray | None], expected: list[np.ndarray | None]) -> None:
-    assert len(found) == len(formulas)
-    for formula, one, other in zip(formulas, found, expected, strict=True):
+def assert_same(formulas: list[str], actual: list[np.ndarray | None], expected: list[np.ndarray | None]) -> None:
+    assert len(actual) == len(formulas)
+    for formula, one, other in zip(formulas, actual, expected, strict=True):
         assert (one is None) == (other is None), formula
         if one is not None:
             np.testing.assert_array_equal(one, other, err_msg=formula)
@@ -197,11 +197,11 @@ def test_many_formulas_are_drawn_like_each_alone() -> None:
     # A valid formula follows each, so that any damage to it is noticed.
     witnesses = [f"\\alpha + \\beta + \\kappa \\quad \\mbox {{ q u a d }} {i}" for i in range(len(formulas))]
     mixed = [formula for pair in zip(formulas, witnesses, strict=True) for formula in pair]
-    found = render_all(mixed, renderer="latex")
+    images = render_all(mixed, renderer="latex")
     with ThreadPoolExecutor() as pool:
-        assert_same(formulas, found[::2], list(pool.map(functools.partial(alone, renderer="latex"), formulas)))
-    assert_same(witnesses, found[1::2], render_all(witnesses, renderer="latex"))
-    drawn = [image is not None for image in found]
+        assert_same(formulas, images[::2], list(pool.map(functools.partial(alone, renderer="latex"), formulas)))
+    assert_same(witnesses, images[1::2], render_all(witnesses, renderer="latex"))
+    drawn = [image is not None for image in images]
     assert all(drawn[1::2]) and all(drawn[: 2 * len(GOOD) : 2])
     assert not any(drawn[2 * len(GOOD) : 2 * len(GOOD) + 2 * len(BROKEN) : 2])
 
@@ -222,10 +222,10 @@ def test_many_formulas_are_drawn_like_each_alone() -> None:
 def test_endless_formulas_are_stopped_and_their_neighbours_are_drawn(formula: str) -> None:
     neighbours = [f"x _ {{ {i} }}" for i in range(4)]
     # A document of five formulas is halved until the formula is alone; each part with it takes two seconds.
-    found = render_all([*neighbours[:3], formula, neighbours[3]], renderer="latex", seconds=2, workers=1)
-    assert found.pop(3) is None
-    assert_same(neighbours, found, render_all(neighbours, renderer="latex"))
-    assert all(image is not None for image in found)
+    images = render_all([*neighbours[:3], formula, neighbours[3]], renderer="latex", seconds=2, workers=1)
+    assert images.pop(3) is None
+    assert_same(neighbours, images, render_all(neighbours, renderer="latex"))
+    assert all(image is not None for image in images)
 
 
 @LATEX
@@ -248,11 +248,11 @@ def test_formulas_cannot_access_files_outside_their_folder(tmp_path: Path, monke
         "\\immediate\\openout3=formulas.log \\undefined",
         "\\immediate\\openout3=pictures/0.png \\immediate\\write3{x} x",
     ]
-    found = render_all([*formulas, "x"], renderer="latex")
-    assert found[4] is found[5] is found[6] is None
+    images = render_all([*formulas, "x"], renderer="latex")
+    assert images[4] is images[5] is images[6] is None
     # The others draw their x, or nothing.
-    assert all(image is None or np.array_equal(image, found[-1]) for image in found)
-    assert found[-1] is not None
+    assert all(image is None or np.array_equal(image, images[-1]) for image in images)
+    assert images[-1] is not None
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["secret.png", "secret.tex", "temporary"]
 
 
@@ -261,18 +261,16 @@ def test_formulas_read_no_file_of_this_machine(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "secret.tex").write_text("W\n")
     monkeypatch.setenv("HOME", str(tmp_path))
-    places = ["/etc/passwd", "/etc/hostname", f"{tmp_path}/secret.tex", "../secret.tex", "\\string~/secret.tex"]
-    opened = [f"\\openin3={place} \\ifeof3 x\\else\\read3 to\\x W\\fi" for place in places]
-    included = [f"\\input{{{place}}}" for place in places]
-    found = render_all([*opened, *included, "x", "W"], renderer="latex")
-    nothing, something = found.pop(-2), found.pop()
+    paths = ["/etc/passwd", "/etc/hostname", f"{tmp_path}/secret.tex", "../secret.tex", "\\string~/secret.tex"]
+    opened = [f"\\openin3={path} \\ifeof3 x\\else\\read3 to\\x W\\fi" for path in paths]
+    included = [f"\\input{{{path}}}" for path in paths]
+    images = render_all([*opened, *included, "x", "W"], renderer="latex")
+    nothing, something = images.pop(-2), images.pop()
     assert nothing is not None and something is not None and nothing.shape != something.shape
-    assert all(image is not None and np.array_equal(image, nothing) for image in found[: len(places)])
-    assert found[len(places) :] == [None] * len(places)
+    assert all(image is not None and np.array_equal(image, nothing) for image in images[: len(paths)])
+    assert images[len(paths) :] == [None] * len(paths)
     # Reading works where it is allowed: in the folder of the formula.
-    own = "\\immediate\\openout3=own \\immediate\\write3{y}\\immediate\\closeout3 " + opened[0].replace(
-        places[0], "own"
-    )
+    own = "\\immediate\\openout3=own \\immediate\\write3{y}\\immediate\\closeout3 " + opened[0].replace(paths[0], "own")
     (image,) = render_all([own], renderer="latex")
     assert image is not None and np.array_equal(image, something)
 
@@ -281,22 +279,22 @@ def test_formulas_read_no_file_of_this_machine(tmp_path: Path, monkeypatch: pyte
 def test_results_stand_in_the_order_of_the_formulas_and_progress_counts_them(renderer: str) -> None:
     formulas = [f"{i} + {i % 7}" for i in range(150)] * 2 + ["\\broken", " x ", "x"]
     reported: list[int] = []
-    found = render_all(formulas, 100, 2, renderer, workers=2, progress=reported.append)
+    images = render_all(formulas, 100, 2, renderer, workers=2, progress=reported.append)
     assert sum(reported) == len(formulas) and len(reported) > 1
     for i in (0, 7, 149, 150, 299, 300, 301, 302):
         expected = alone(formulas[i], renderer=renderer)
-        assert (found[i] is None) == (expected is None)
+        assert (images[i] is None) == (expected is None)
         if expected is not None:
-            np.testing.assert_array_equal(found[i], np.pad(expected, 2, constant_values=255))
-    assert found[7] is found[157] and found[301] is found[302]
+            np.testing.assert_array_equal(images[i], np.pad(expected, 2, constant_values=255))
+    assert images[7] is images[157] and images[301] is images[302]
     assert render_all([], renderer=renderer) == []
 
 
 def test_the_builtin_renderer_draws_many_as_each_alone() -> None:
     formulas = [*GOOD, *BROKEN[:20], "\\curvearrowright"]
-    found = render_all(formulas, renderer="builtin")
-    assert_same(formulas, found, [alone(formula, renderer="builtin") for formula in formulas])
-    assert found[0] is not None and found[-1] is not None and found[len(GOOD)] is None
+    images = render_all(formulas, renderer="builtin")
+    assert_same(formulas, images, [alone(formula, renderer="builtin") for formula in formulas])
+    assert images[0] is not None and images[-1] is not None and images[len(GOOD)] is None
 
 
 def test_only_formulas_of_known_parts_share_a_document() -> None:

@@ -16,7 +16,7 @@ from data.pictures.geometry import corners_of, resample, warp
 from im2latex.errors import UserError
 
 
-def made(image: np.ndarray, kind: str, strength: float, seed: int = 0, em: float = 16) -> np.ndarray:
+def degraded(image: np.ndarray, kind: str, strength: float, seed: int = 0, em: float = 16) -> np.ndarray:
     return degrade(image, kind, strength, np.random.default_rng(seed), em)
 
 
@@ -53,7 +53,7 @@ def test_every_kind_takes_pictures_of_any_size_and_follows_from_the_generator(
     shape = (height, width, 3) if coloured else (height, width)
     image = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
     before = image.copy()
-    one, other = (made(image, kind, strength, seed, em) for _ in range(2))
+    one, other = (degraded(image, kind, strength, seed, em) for _ in range(2))
     assert one.dtype == np.uint8
     assert one.ndim == (3 if coloured or kind in ("ink", "inverse", "paper", "transparency") else 2)
     assert one.shape[2:] in ((), (4,) if kind == "transparency" else (3,))
@@ -64,25 +64,25 @@ def test_every_kind_takes_pictures_of_any_size_and_follows_from_the_generator(
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"jpeg", "inverse", "transparency", "border", "photo", "scale"}))
 def test_at_strength_0_nothing_changes(kind):
     image = formula()
-    changed = made(image, kind, 0)
+    changed = degraded(image, kind, 0)
     np.testing.assert_array_equal(changed if changed.ndim == 2 else changed[:, :, 1], image)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_at_strength_1_ink_still_stands_out_from_paper(kind):
     for seed in range(8):
-        image = Image.fromarray(made(formula(), kind, 1, seed))
+        image = Image.fromarray(degraded(formula(), kind, 1, seed))
         grey = np.asarray(image.getchannel("A") if image.mode == "RGBA" else image.convert("L"), float)
         assert np.ptp(grey) > 60
 
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"scale", "rotation", "shear", "perspective", "border", "photo"}))
 def test_a_greater_strength_changes_more(kind):
-    soft = made(formula(), "blur", 0.5)  # has levels between black and white, which sharpening changes
-    unchanged = made(soft, kind, 0).astype(float)
+    soft = degraded(formula(), "blur", 0.5)  # has levels between black and white, which sharpening changes
+    unchanged = degraded(soft, kind, 0).astype(float)
 
     def change(strength: float) -> float:
-        return sum(np.abs(made(soft, kind, strength, seed) - unchanged).mean() for seed in range(9))
+        return sum(np.abs(degraded(soft, kind, strength, seed) - unchanged).mean() for seed in range(9))
 
     assert 0 < change(0.3) < change(1)
 
@@ -92,7 +92,7 @@ def test_a_greater_strength_changes_more(kind):
 def test_blur_spreads_a_point_by_a_share_of_the_em(kind, em):
     image = blank(65, 65)
     image[30:35, 30:35] = 0  # large, since grey levels are whole numbers
-    dark = 255 - made(image, kind, 0.75, 1, em).astype(float)
+    dark = 255 - degraded(image, kind, 0.75, 1, em).astype(float)
     y, x = np.mgrid[:65, :65] - 32.0
     spread = (dark * (x**2 + y**2)).sum() / dark.sum() - 2 * (5**2 - 1) / 12
     # A Gaussian has its variance along x and along y; a way of length L has L^2 / 12 along itself.
@@ -103,7 +103,7 @@ def test_blur_spreads_a_point_by_a_share_of_the_em(kind, em):
 def test_rotation_turns_by_three_degrees_and_keeps_every_corner():
     image = blank(40, 300)
     image[20, 10:290] = 0
-    turned = made(image, "rotation", 1)
+    turned = degraded(image, "rotation", 1)
     rows, columns = np.nonzero(turned < 128)
     left, right = rows[columns < columns.min() + 5].mean(), rows[columns > columns.max() - 5].mean()
     assert abs(left - right) == pytest.approx(280 * math.sin(math.radians(3)), abs=1)
@@ -115,7 +115,7 @@ def test_new_paper_around_a_turned_picture_has_the_paper_s_colour():
     image = np.full((40, 100, 3), (250, 240, 200), np.uint8)
     image[15:25, 20:80] = 0
     for kind in ("rotation", "shear", "perspective", "border"):
-        assert made(image, kind, 1)[0].tolist().count([250, 240, 200]) > 20, kind
+        assert degraded(image, kind, 1)[0].tolist().count([250, 240, 200]) > 20, kind
 
 
 def test_a_warp_moves_the_centre_to_where_the_diagonals_meet():
@@ -145,15 +145,15 @@ def test_resampling_to_half_takes_means_and_to_double_repeats():
 
 
 def test_scale_goes_from_half_to_four_times_but_not_below_8_pixels_an_em():
-    widths = {made(blank(30, 100), "scale", 1, seed).shape[1] for seed in range(20)}
+    widths = {degraded(blank(30, 100), "scale", 1, seed).shape[1] for seed in range(20)}
     assert widths == {50, 400}
-    assert {made(blank(30, 100), "scale", 1, seed, em=10).shape[1] for seed in range(20)} == {80, 400}
+    assert {degraded(blank(30, 100), "scale", 1, seed, em=10).shape[1] for seed in range(20)} == {80, 400}
 
 
 def test_jpeg_goes_down_to_quality_15():
     # Its quantisation of the mean is 16 x 5000 / 15 / 100, rounded: 53, in eighths of a grey level around 128.
     expected = round(72 * 8 / 53) * 53 / 8 + 128
-    assert abs(int(made(blank(16, 16, 200), "jpeg", 1)[3, 3]) - expected) <= 0.5
+    assert abs(int(degraded(blank(16, 16, 200), "jpeg", 1)[3, 3]) - expected) <= 0.5
     assert compress(blank(16, 16, 200), 90)[3, 3] == 200
 
 
@@ -166,38 +166,38 @@ def test_jpeg_goes_down_to_quality_15():
 def test_strokes_grow_and_shrink_by_a_share_of_the_em(em, width, bolder, thinner):
     image = blank(9, 21)
     image[:, 10 : 10 + width] = 0
-    assert ink(made(image, "dilation", 1, em=em)) / 9 == pytest.approx(bolder, abs=0.01)
+    assert ink(degraded(image, "dilation", 1, em=em)) / 9 == pytest.approx(bolder, abs=0.01)
     if (em, width) != (32, 4):
-        assert ink(made(image, "erosion", 1, em=em)) / 9 == pytest.approx(thinner, abs=0.01)
+        assert ink(degraded(image, "erosion", 1, em=em)) / 9 == pytest.approx(thinner, abs=0.01)
     else:  # both sides keep only half of their ink
-        assert ink(made(image, "erosion", 1, em=em)) / 9 == pytest.approx(thinner + 1, abs=0.01)
+        assert ink(degraded(image, "erosion", 1, em=em)) / 9 == pytest.approx(thinner + 1, abs=0.01)
 
 
 def test_contrast_leaves_a_quarter_of_the_range():
     for seed in range(9):
-        changed = made(formula(), "contrast", 1, seed)
+        changed = degraded(formula(), "contrast", 1, seed)
         assert int(changed.max()) - int(changed.min()) == pytest.approx(0.25 * 255, abs=1)
         assert changed.max() > 150
 
 
 def test_noise_has_the_deviation_it_says_or_is_salt_and_pepper():
-    image, found = blank(200, 200, 128), set()
+    image, kinds = blank(200, 200, 128), set()
     for seed in range(12):
-        changed = made(image, "noise", 1, seed).astype(float)
+        changed = degraded(image, "noise", 1, seed).astype(float)
         if (levels := set(np.unique(changed))) <= {0, 128, 255}:
-            found.add("salt and pepper")
+            kinds.add("salt and pepper")
             assert (changed != 128).mean() == pytest.approx(0.02, rel=0.15)
             assert levels == {0, 128, 255}
         else:
-            found.add("gaussian")
+            kinds.add("gaussian")
             assert changed.std() == pytest.approx(25, rel=0.03)
-    assert found == {"gaussian", "salt and pepper"}
+    assert kinds == {"gaussian", "salt and pepper"}
 
 
 def test_shadows_are_soft_and_never_darker_than_60_percent():
     darkest = []
     for seed in range(30):
-        changed = made(blank(60, 200), "shadow", 1, seed).astype(int)
+        changed = degraded(blank(60, 200), "shadow", 1, seed).astype(int)
         darkest.append(changed.min())
         assert changed.min() >= 152  # 0.6 x 255 = 153
         assert max(np.abs(np.diff(changed, axis=axis)).max() for axis in (0, 1)) < 40
@@ -206,30 +206,30 @@ def test_shadows_are_soft_and_never_darker_than_60_percent():
 
 def test_colours_are_put_on_ink_and_paper():
     for seed in range(20):
-        coloured = made(formula(), "ink", 1, seed)
+        coloured = degraded(formula(), "ink", 1, seed)
         assert coloured[0, 0].tolist() == [255, 255, 255]
         red, green, blue = coloured[24, 20]
         assert 0.299 * red + 0.587 * green + 0.114 * blue <= 151
-        inverse = made(formula(), "inverse", 1, seed)
+        inverse = degraded(formula(), "inverse", 1, seed)
         assert inverse[24, 20].mean() > inverse[0, 0].mean() + 100
-        paper = made(formula(), "paper", 1, seed)
+        paper = degraded(formula(), "paper", 1, seed)
         assert paper[24, 20].tolist() == [0, 0, 0]
         assert paper[0, 0].min() > 100
-    np.testing.assert_array_equal(made(formula(), "inverse", 0), np.dstack([255 - formula()] * 3))
+    np.testing.assert_array_equal(degraded(formula(), "inverse", 0), np.dstack([255 - formula()] * 3))
 
 
 def test_a_transparent_picture_has_its_ink_in_the_alpha_channel():
-    picture = made(formula(), "transparency", 0.8, 3)
+    picture = degraded(formula(), "transparency", 0.8, 3)
     np.testing.assert_array_equal(picture[:, :, 3], 255 - formula())
     assert len(np.unique(picture[:, :, :3].reshape(-1, 3), axis=0)) == 1
-    black = Image.fromarray(made(formula(), "transparency", 0))
+    black = Image.fromarray(degraded(formula(), "transparency", 0))
     white = Image.new("RGBA", black.size, "white")
     np.testing.assert_array_equal(np.asarray(Image.alpha_composite(white, black).convert("L")), formula())
 
 
 def test_remnants_of_a_border_do_not_touch_the_formula():
     for seed in range(20):
-        changed = made(formula(), "border", 1, seed)
+        changed = degraded(formula(), "border", 1, seed)
         gap = (changed.shape[0] - 48) // 2
         assert gap == math.ceil(0.6 * 16)
         np.testing.assert_array_equal(changed[gap:-gap, gap:-gap], formula())
@@ -240,25 +240,25 @@ def test_remnants_of_a_border_do_not_touch_the_formula():
 
 def test_dust_is_dark_and_smaller_than_a_dot():
     image = blank(160, 160)
-    changed = np.mean([255 - made(image, "dust", 1, seed).astype(float) for seed in range(20)], axis=0)
+    changed = np.mean([255 - degraded(image, "dust", 1, seed).astype(float) for seed in range(20)], axis=0)
     specks = 0.15 * 160 * 160 / 16**2
     largest = math.pi * (0.03 * 16) ** 2
     assert 0.2 * specks * largest < changed.sum() / 255 < specks * largest
 
 
 def test_broken_strokes_lose_ink_alone():
-    changed = made(formula(), "broken", 1)
+    changed = degraded(formula(), "broken", 1)
     assert (changed >= formula()).all()
     assert 0.005 < 1 - ink(changed) / ink(formula()) < 0.1
 
 
 def test_unknown_degradations_are_refused():
     with pytest.raises(UserError, match=r"there is no degradation 'fog'; the degradations are scale, rotation.*photo"):
-        made(formula(), "fog", 1)
+        degraded(formula(), "fog", 1)
     with pytest.raises(ValueError, match="from 0 to 1"):
-        made(formula(), "blur", 1.5)
+        degraded(formula(), "blur", 1.5)
     with pytest.raises(ValueError, match=r"\(4, 4, 4\)"):
-        made(np.zeros((4, 4, 4), np.uint8), "blur", 1)
+        degraded(np.zeros((4, 4, 4), np.uint8), "blur", 1)
 
 
 def test_the_sheet_shows_each_kind_at_each_strength(tmp_path):

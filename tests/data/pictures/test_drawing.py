@@ -63,24 +63,24 @@ def in_splits(plan: Plan) -> dict[str, list[str]]:
 
 
 def test_splits_of_the_sources_are_kept() -> None:
-    found = [*formulas("x", split="train"), *formulas("y", split="eval"), *formulas("z", split="test"), *formulas("w")]
-    assert in_splits(make_plan(found, PLAIN, 1, split="train")) == {"train": ["w", "x"], "eval": ["y"], "test": ["z"]}
+    inputs = [*formulas("x", split="train"), *formulas("y", split="eval"), *formulas("z", split="test"), *formulas("w")]
+    assert in_splits(make_plan(inputs, PLAIN, 1, split="train")) == {"train": ["w", "x"], "eval": ["y"], "test": ["z"]}
 
 
 def test_formulas_that_look_like_held_out_ones_are_not_in_train() -> None:
-    found = [
+    inputs = [
         *formulas("{ x } ^ { 2 }", "y \\, z", "z"),
         *formulas("x ^ { 2 }", split="eval"),
         *formulas("y z", split="test"),
     ]
-    plan = make_plan(found, PLAIN, 1, split="train")
+    plan = make_plan(inputs, PLAIN, 1, split="train")
     assert in_splits(plan) == {"train": ["z"], "eval": ["x ^ { 2 }"], "test": ["y z"]}
     assert [reason for _, _, reason in plan.rejects] == 2 * ["draws the same as a formula of eval or test"]
 
 
 def test_a_repeated_formula_is_drawn_once_and_held_out_if_any_copy_is() -> None:
-    found = [*formulas("x", "y", "x", split="train"), *formulas("x", split="test"), *formulas("x", split="train")]
-    plan = make_plan(found, PLAIN, 1)
+    inputs = [*formulas("x", "y", "x", split="train"), *formulas("x", split="test"), *formulas("x", split="train")]
+    plan = make_plan(inputs, PLAIN, 1)
     assert in_splits(plan) == {"train": ["y"], "eval": [], "test": ["x"]} and plan.duplicates == 3
 
 
@@ -129,9 +129,9 @@ def test_a_chunk_has_one_font() -> None:
 def test_a_plain_look_is_what_the_renderer_draws(tmp_path: Path) -> None:
     texts = ["x + 1 = 3", r"\frac { a } { b }", r"\sum _ { i } x _ { i }", r"\begin{array} { c c } 1 & 2 \end{array}"]
     drawn(tmp_path / "set", make_plan(formulas(*texts), PLAIN, 1))
-    found = {record.latex: picture(record) for record in records(tmp_path / "set")}
-    assert sorted(found) == sorted(texts)
-    for text, image in found.items():
+    images = {record.latex: picture(record) for record in records(tmp_path / "set")}
+    assert sorted(images) == sorted(texts)
+    for text, image in images.items():
         np.testing.assert_array_equal(image, render(text, 100, 4, "latex"), err_msg=text)
 
 

@@ -106,11 +106,11 @@ def marks(picture: np.ndarray) -> Iterator[tuple[tuple[int, ...], int, int]]:
                     parent[root(other)] = root(here[-1])
         above = here
     grouped = defaultdict(list)
-    for run, place in enumerate(runs):
-        grouped[root(run)].append(place)
-    for places in grouped.values():
-        top, left = places[0][0], min(start for _, start, _ in places)
-        shape = tuple(n for y, start, end in places for n in (y - top, start - left, end - left))
+    for index, run in enumerate(runs):
+        grouped[root(index)].append(run)
+    for mark in grouped.values():
+        top, left = mark[0][0], min(start for _, start, _ in mark)
+        shape = tuple(n for y, start, end in mark for n in (y - top, start - left, end - left))
         yield shape, left, top
 
 
@@ -143,7 +143,7 @@ def different(formulas: Sequence[str]) -> tuple[list[str], int, int]:
         except FormulaError:
             continue
     pictures = render_all([without_spaces(latex) for pair in parsed for latex in pair], dpi=DPI)
-    found, drawn, equal = [], 0, 0
+    differing, drawn, equal = [], 0, 0
     for (formula, form), one, other in zip(parsed, pictures[::2], pictures[1::2], strict=True):
         if one is None:
             continue
@@ -151,28 +151,28 @@ def different(formulas: Sequence[str]) -> tuple[list[str], int, int]:
         assert other is not None, f"{form} cannot be drawn, and {formula} can"
         equal += one.shape == other.shape and bool((one == other).all())
         if not look_alike(one, other):
-            found.append(formula)
-    return found, drawn, equal
+            differing.append(formula)
+    return differing, drawn, equal
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is missing; set IM2LATEX_SAMPLES")
 def test_real_formulas_look_like_their_normal_forms() -> None:
     formulas = [line for line in REAL.read_text("utf-8").split("\n") if line]
     random.Random(7).shuffle(formulas)
-    found, drawn, equal = different(formulas[: COUNT or None])
-    print(f"{drawn:,} drawn, {equal / drawn:.2%} equal, {1 - len(found) / drawn:.2%} alike", *found, sep="\n")
+    differing, drawn, equal = different(formulas[: COUNT or None])
+    print(f"{drawn:,} drawn, {equal / drawn:.2%} equal, {1 - len(differing) / drawn:.2%} alike", *differing, sep="\n")
     assert equal >= 0.87 * drawn
-    assert len(found) <= 0.016 * drawn, "\n".join(found)
+    assert len(differing) <= 0.016 * drawn, "\n".join(differing)
 
 
 @pytest.mark.skipif(not MINED.exists(), reason=f"{MINED} is missing; set IM2LATEX_SAMPLES")
 def test_mined_formulas_look_like_their_normal_forms() -> None:
     with gzip.open(MINED, "rt", encoding="utf-8") as lines:
         formulas = [line.rstrip("\n").split("\t")[1] for line in lines]
-    found, drawn, equal = different(random.Random(7).sample(formulas, COUNT or 30_000))
-    print(f"{drawn:,} drawn, {equal / drawn:.2%} equal, {1 - len(found) / drawn:.2%} alike", *found, sep="\n")
+    differing, drawn, equal = different(random.Random(7).sample(formulas, COUNT or 30_000))
+    print(f"{drawn:,} drawn, {equal / drawn:.2%} equal, {1 - len(differing) / drawn:.2%} alike", *differing, sep="\n")
     assert equal >= 0.9 * drawn
-    assert len(found) <= 0.016 * drawn, "\n".join(found)
+    assert len(differing) <= 0.016 * drawn, "\n".join(differing)
 
 
 def test_synonyms_have_the_same_glyph() -> None:

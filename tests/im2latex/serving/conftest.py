@@ -172,14 +172,14 @@ class Running:
 def running(
     folders: Callable[[], Sequence[Path]], limits: Limits = LIMITS, corrections: Corrections | None = None
 ) -> Iterator[Running]:
-    made = Running(folders, limits, corrections)
+    server = Running(folders, limits, corrections)
     try:
-        yield made
+        yield server
     finally:
-        made.close()
+        server.close()
 
 
 @pytest.fixture(scope="session")
 def service(model: Path) -> Iterator[Running]:
-    with running(lambda: [model]) as made:
-        yield made
+    with running(lambda: [model]) as service:
+        yield service

@@ -18,11 +18,11 @@ HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 def connect(service: Running, count: int) -> list[socket.socket]:
     """Open connections that have had one response."""
-    made = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(count)]
-    for connection in made:
+    connections = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(count)]
+    for connection in connections:
         connection.sendall(HEAD)
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    return made
+    return connections
 
 
 def test_above_the_limit_of_connections_only_health_endpoints_answer(model: Path, images: list[bytes]) -> None:
@@ -47,7 +47,9 @@ def test_above_the_limit_of_connections_only_health_endpoints_answer(model: Path
 
 def test_answers_are_sent_at_once(service: Running) -> None:
     (client,) = connect(service, 1)
-    (connection,) = (made for made in service.service.connections._all if made.client == client.getsockname())
+    (connection,) = (
+        connection for connection in service.service.connections._all if connection.client == client.getsockname()
+    )
     assert connection.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     client.close()
 

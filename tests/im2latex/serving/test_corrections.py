@@ -24,8 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def collecting(model: Path, folder: Path) -> Iterator[Running]:
-    with running(lambda: [model], corrections=Corrections(folder, 10**7)) as made:
-        yield made
+    with running(lambda: [model], corrections=Corrections(folder, 10**7)) as service:
+        yield service
 
 
 def correction(image: bytes, **fields: str) -> tuple[bytes, dict[str, str]]:
@@ -125,8 +125,8 @@ def type_latex(page: Page, latex: str) -> None:
 def test_the_doubted_symbols_are_found_in_the_latex_that_is_shown(
     page: Page, latex: str, tokens: list[list[Any]], expected: list[list[Any]]
 ) -> None:
-    found = page.run("return doubts(...arguments)", latex, tokens)
-    assert [[latex[doubt["start"] : doubt["end"]], doubt["probability"]] for doubt in found] == expected
+    doubts = page.run("return doubts(...arguments)", latex, tokens)
+    assert [[latex[doubt["start"] : doubt["end"]], doubt["probability"]] for doubt in doubts] == expected
 
 
 def test_doubted_symbols_are_underlined_and_listed(page: Page, collecting: Running, images: list[bytes]) -> None:

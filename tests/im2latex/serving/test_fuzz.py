@@ -37,8 +37,8 @@ def damaged(draw: st.DrawFn, seeds: list[bytes]) -> bytes:
     """Returns one of the seeds with some bytes changed, removed or inserted."""
     content = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(1, 6))):
-        place = draw(st.integers(0, len(content)))
-        content[place : place + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
+        position = draw(st.integers(0, len(content)))
+        content[position : position + draw(st.integers(0, 4))] = draw(st.binary(max_size=4))
     return bytes(content[: draw(st.integers(0, len(content)))] if draw(st.booleans()) else content)
 
 
@@ -65,11 +65,11 @@ REQUESTS = st.fixed_dictionaries(
 @pytest.mark.filterwarnings("ignore")
 def test_a_file_is_a_picture_or_a_sentence(content: bytes) -> None:
     try:
-        found = prepare(content)
+        picture = prepare(content)
     except ImageError as error:
         assert str(error).startswith("the image ")
         return
-    assert found.width * found.height <= pictures.MAX_PIXELS
+    assert picture.width * picture.height <= pictures.MAX_PIXELS
 
 
 @FUZZED
@@ -136,13 +136,13 @@ def test_an_example_is_read_as_protobuf_reads_it(serialised: bytes) -> None:
     except DecodeError:
         expected = None
     try:
-        found = images_of_example(serialised)
+        images = images_of_example(serialised)
     except ValueError:
         assert expected is None
         return
     if expected is not None:  # protobuf also refuses errors in parts that are not read
         feature = expected.features.feature
-        assert found == (list(feature["image"].bytes_list.value) if "image" in feature else [])
+        assert images == (list(feature["image"].bytes_list.value) if "image" in feature else [])
 
 
 def test_the_service_is_alive_after_all_that(service: Running, images: list[Any]) -> None:

@@ -49,8 +49,8 @@ def home(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def listening(port: int) -> list[str]:
     """The addresses on which a port is open, in the format of Linux."""
     lines = [line.split() for file in ("tcp", "tcp6") for line in Path("/proc/net", file).read_text().splitlines()[1:]]
-    places = [place.split(":") for _, place, _, state, *_ in lines if state == "0A"]
-    return [address for address, number in places if int(number, 16) == port]
+    endpoints = [endpoint.split(":") for _, endpoint, _, state, *_ in lines if state == "0A"]
+    return [address for address, number in endpoints if int(number, 16) == port]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

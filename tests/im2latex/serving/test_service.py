@@ -40,8 +40,8 @@ def read(signatures: Any, images: list[bytes], **beam: float) -> Any:
     """The results of the SavedModel, without any code of the service."""
     import tensorflow as tf
 
-    given = {name: tf.constant(value) for name, value in beam.items()}
-    return signatures["predict_alternatives" if beam else "predict_images"](images=tf.constant(images), **given)
+    parameters = {name: tf.constant(value) for name, value in beam.items()}
+    return signatures["predict_alternatives" if beam else "predict_images"](images=tf.constant(images), **parameters)
 
 
 def metrics(service: Running) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -69,8 +69,8 @@ def test_each_image_alone_is_answered_as_the_signature_answers_it(
         for name, sent in (("predict_images", image), ("serving_default", example(image))):
             answer = service.predict({"signature_name": name, "instances": [b64(sent)]})
             assert answer.json == {"predictions": [expected]}
-        found = service.ask("POST", "/predict", image).json
-        assert {name: found[name] for name in expected} == expected and found["version"] == "7"
+        prediction = service.ask("POST", "/predict", image).json
+        assert {name: prediction[name] for name in expected} == expected and prediction["version"] == "7"
 
 
 def test_a_blank_picture_has_a_status_of_its_own(service: Running, images: list[bytes]) -> None:
@@ -103,12 +103,12 @@ def test_alternatives_are_those_of_the_signature(service: Running, signatures: A
     for name in ("log_probability", "score"):
         np.testing.assert_allclose(answer[name], own[name], rtol=0, atol=1e-3)
     own = read(signatures, images[:1], width=3, length_penalty=0.0)
-    found = service.ask("POST", "/predict?alternatives=3", images[0]).json
-    assert [one["latex"] for one in found["alternatives"]] == [text.decode() for text in own["latex"][0].numpy()]
-    given = [one["log_probability"] for one in found["alternatives"]]
-    np.testing.assert_allclose(given, own["log_probability"][0], rtol=0, atol=1e-3)
-    assert found["alternatives"][0]["probability"] == pytest.approx(np.exp(given[0]), abs=2e-5)
-    assert found["latex"] == found["alternatives"][0]["latex"]
+    prediction = service.ask("POST", "/predict?alternatives=3", images[0]).json
+    assert [one["latex"] for one in prediction["alternatives"]] == [text.decode() for text in own["latex"][0].numpy()]
+    log_probabilities = [one["log_probability"] for one in prediction["alternatives"]]
+    np.testing.assert_allclose(log_probabilities, own["log_probability"][0], rtol=0, atol=1e-3)
+    assert prediction["alternatives"][0]["probability"] == pytest.approx(np.exp(log_probabilities[0]), abs=2e-5)
+    assert prediction["latex"] == prediction["alternatives"][0]["latex"]
 
 
 def test_requests_with_the_default_search_share_one_beam_search(
@@ -120,10 +120,12 @@ def test_requests_with_the_default_search_share_one_beam_search(
     with running(lambda: [folder]) as service:
         batcher = service.service._batcher
         read_batch = batcher._read
-        monkeypatch.setattr(batcher, "_read", lambda *given: (searched.append(given[-1]), read_batch(*given))[1])
+        monkeypatch.setattr(
+            batcher, "_read", lambda *arguments: (searched.append(arguments[-1]), read_batch(*arguments))[1]
+        )
         for query, count in (("", 1), ("?alternatives=2", 2), ("?alternatives=3", 3)):
-            found = service.ask("POST", f"/predict{query}", images[0]).json
-            latex = [one["latex"] for one in found.get("alternatives", [found])]
+            prediction = service.ask("POST", f"/predict{query}", images[0]).json
+            latex = [one["latex"] for one in prediction.get("alternatives", [prediction])]
             assert latex == [one.latex for one in expected[:count]]
         service.ask("POST", "/predict?alternatives=4", images[0])
     assert searched == [Beam(3, 2.0)] * 3 + [Beam(4, 2.0)]

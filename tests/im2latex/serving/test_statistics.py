@@ -94,15 +94,15 @@ def test_every_picture_that_is_read_is_counted_and_none_is_kept(
     assert {name: histogram.count for name, histogram in counted.items()} == dict.fromkeys(counted, 108)
 
     # The same to Prometheus, and to `im2latex monitor`.
-    found, learned = samples(monitored), from_document(after["training"])
-    assert found["im2latex_serving_width_pixels_count", ""] == 108
-    assert found["im2latex_serving_width_pixels_bucket", "+Inf"] == 108
-    assert found["im2latex_serving_width_pixels_sum", ""] == sum(widths) * 18
-    assert found["im2latex_serving_width_pixels_bucket", "64.0"] == 18 * sum(width <= 64 for width in widths)
+    metrics, learned = samples(monitored), from_document(after["training"])
+    assert metrics["im2latex_serving_width_pixels_count", ""] == 108
+    assert metrics["im2latex_serving_width_pixels_bucket", "+Inf"] == 108
+    assert metrics["im2latex_serving_width_pixels_sum", ""] == sum(widths) * 18
+    assert metrics["im2latex_serving_width_pixels_bucket", "64.0"] == 18 * sum(width <= 64 for width in widths)
     for name in ("width", "height", "ink", "length", "confidence"):
         apart = distance(name, learned[name], counted[name])
-        assert found["im2latex_drift_distance", name] == pytest.approx(apart) and apart < 0.02
-        assert found["im2latex_drift_threshold", name] == 0.1
+        assert metrics["im2latex_drift_distance", name] == pytest.approx(apart) and apart < 0.02
+        assert metrics["im2latex_drift_threshold", name] == 0.1
     assert cli.run(["monitor", "--url", url]) == 0
 
     # Pictures of another kind.

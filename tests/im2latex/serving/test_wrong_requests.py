@@ -301,5 +301,7 @@ def test_false_values_of_a_parameter_are_false(service: Running, images: list[by
 
 def test_every_answer_has_the_id_of_its_request(service: Running) -> None:
     assert service.ask("GET", "/healthz", **{"X-Request-ID": "mine.1"}).headers["x-request-id"] == "mine.1"
-    made = {service.ask("GET", "/healthz", **{"X-Request-ID": "no id; of mine"}).headers["x-request-id"] for _ in "ab"}
-    assert len(made) == 2 and all(re.fullmatch("[0-9a-f]{16}", identity) for identity in made)
+    identities = {
+        service.ask("GET", "/healthz", **{"X-Request-ID": "no id; of mine"}).headers["x-request-id"] for _ in "ab"
+    }
+    assert len(identities) == 2 and all(re.fullmatch("[0-9a-f]{16}", identity) for identity in identities)

@@ -174,8 +174,8 @@ class Years:
                 return {"custom_config": json.dumps({"config": dict(settings)}), **code}
             case "Baseline":
                 before = [pushed for pushed in self.pushed if pushed.model != inputs["model"]]
-                found = {"serving_version": str(before[-1].version) if before else "", "serving": serving}
-                return {**found, **code, **({"pushed_model": before[-1].artifact} if before else {})}
+                properties = {"serving_version": str(before[-1].version) if before else "", "serving": serving}
+                return {**properties, **code, **({"pushed_model": before[-1].artifact} if before else {})}
             case "Reporter":
                 settings_with_help = [[knob, settings[knob], text] for knob, _, text in _knobs()]
                 return {"settings": json.dumps(settings_with_help), "serving": serving, **code}
@@ -186,7 +186,7 @@ class Years:
         self, component: str, number: int, inputs: Mapping[str, int], reported: Mapping[str, Any]
     ) -> dict[str, int]:
         chance = random.Random(f"{component} {number}")
-        made = {}
+        outputs = {}
         for key, kind in COMPONENTS[component].outputs.items():
             properties: dict[str, Any] = {"tfx_version": "1.16.0", "is_external": 0}
             match kind:
@@ -208,8 +208,8 @@ class Years:
                 properties |= {name: reported[name] for name in ("serving_version", "pushed_model") if name in reported}
             uri = self.home / "pipeline_root" / component / key / str(len(self.executions) + 1)
             self.artifacts.append((kind, str(uri), properties))
-            made[key] = len(self.artifacts)
-        return made
+            outputs[key] = len(self.artifacts)
+        return outputs
 
     def _execute(
         self,
@@ -291,8 +291,8 @@ def _event(execution: int, artifact: int, kind: int, key: str) -> mlmd.Event:
     return event
 
 
-def _describe(made: Sequence[Any], described: Sequence[Mapping[str, Any]]) -> None:
+def _describe(messages: Sequence[Any], described: Sequence[Mapping[str, Any]]) -> None:
     fields = {str: "string_value", float: "double_value", int: "int_value"}
-    for one, properties in zip(made, described, strict=True):
+    for one, properties in zip(messages, described, strict=True):
         for name, value in properties.items():
             setattr(one.custom_properties[name], fields[type(value)], value)

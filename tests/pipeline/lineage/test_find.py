@@ -70,10 +70,10 @@ def test_an_artifact_is_found_by_its_name_and_a_remote_address(tmp_path: Path) -
     past = History(workspace.metadata)
     past.artifact("Model", "gs://bucket/model/0")
     kind = past.store.get_artifact_type("Model").id
-    made = mlmd.Artifact(type_id=kind, uri="gs://bucket/model/1", name="the good one")
-    (there,) = past.store.put_artifacts([made])
+    artifact = mlmd.Artifact(type_id=kind, uri="gs://bucket/model/1", name="the good one")
+    (artifact_id,) = past.store.put_artifacts([artifact])
     for text in ("the good one", "gs://bucket/model/1"):
-        assert read(workspace, lambda store, text=text: named(store, text)) == there
+        assert read(workspace, lambda store, text=text: named(store, text)) == artifact_id
 
 
 @pytest.mark.parametrize(("recorded", "asked"), [("", "/"), ("/", "")])

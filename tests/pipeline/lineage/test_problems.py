@@ -33,18 +33,18 @@ MODEL, PUSHED = 2, 6
 BLESSED_BY = ("model", "infra")
 
 
-def found(workspace: Workspace) -> list[Finding]:
+def findings(workspace: Workspace) -> list[Finding]:
     return check(read(workspace, read_store), workspace)
 
 
 def test_a_store_of_finished_runs_has_no_problems(workspace: Workspace) -> None:
-    assert found(workspace) == []
+    assert findings(workspace) == []
 
 
 def test_missing_files_are_reported_with_their_run(own_workspace: Workspace) -> None:
     folder = own_workspace.pipeline_root / f"model{VERSIONS[FIRST]}"
     folder.rmdir()
-    assert found(own_workspace) == [Finding(GONE, f"the files of Model 2, {folder}, are missing", FIRST, 2, MODEL)]
+    assert findings(own_workspace) == [Finding(GONE, f"the files of Model 2, {folder}, are missing", FIRST, 2, MODEL)]
 
 
 def test_artifacts_deleted_on_purpose_are_not_reported(own_workspace: Workspace) -> None:
@@ -54,13 +54,13 @@ def test_artifacts_deleted_on_purpose_are_not_reported(own_workspace: Workspace)
     model.state = mlmd.Artifact.DELETED
     past.store.put_artifacts([model])
     past.artifact("Model", "gs://bucket/model")
-    assert found(own_workspace) == []
+    assert findings(own_workspace) == []
 
 
 def test_missing_data_is_reported_once(own_workspace: Workspace) -> None:
     data = own_workspace.home.parent / "formulas"
     data.rmdir()
-    (finding,) = found(own_workspace)
+    (finding,) = findings(own_workspace)
     assert (finding.kind, finding.run) == (SOURCE, FIRST) and str(data) in finding.what
 
 
@@ -68,11 +68,11 @@ def test_killed_executions_are_found_and_can_be_marked(own_workspace: Workspace)
     past = History(own_workspace.metadata, "im2latex")
     left = past.execution(FOURTH, "Trainer", mlmd.Execution.RUNNING, run_fn="f")
     with own_workspace.lock():  # the run is in progress
-        assert found(own_workspace) == []
-    (finding,) = found(own_workspace)
+        assert findings(own_workspace) == []
+    (finding,) = findings(own_workspace)
     assert (finding.kind, finding.run, finding.execution) == (KILLED, FOURTH, left)
     write(own_workspace, lambda store: repair(store, [left], own_workspace))
-    assert found(own_workspace) == []
+    assert findings(own_workspace) == []
     (changed,) = past.store.get_executions_by_id([left])
     assert changed.last_known_state == mlmd.Execution.CANCELED
     assert changed.custom_properties["run_fn"].string_value == "f"
@@ -85,11 +85,11 @@ def test_only_unfinished_outputs_of_killed_executions_are_deleted(own_workspace:
     begun = [f"Trainer/model/{left}", f"Trainer/.system/executor_execution/{left}"]
     begun.append("Trainer/.system/stateful_working_dir/5f1c")
     others = [f"Trainer/model/{left}0", f"Evaluator/evaluation/{left}", "Trainer/.system/executor_execution/1"]
-    for place in (*begun, *others):
-        (root / place).mkdir(parents=True)
-        (root / place / "file").touch()
+    for path in (*begun, *others):
+        (root / path).mkdir(parents=True)
+        (root / path / "file").touch()
     assert repair_killed("", own_workspace) == 1
-    assert [place for place in (*begun, *others) if (root / place).exists()] == others
+    assert [path for path in (*begun, *others) if (root / path).exists()] == others
     assert repair_killed("", own_workspace) == 0
 
 
@@ -104,11 +104,11 @@ def test_an_unrecorded_push_of_a_killed_run_is_recorded(own_workspace: Workspace
     blessings = {f"{key}_blessing": past.artifact("Blessing", own_workspace.home, blessed=1) for key in BLESSED_BY}
     inputs = {"model": past.artifact("Model", trained), **blessings}
     left = past.execution(FOURTH, "Pusher", mlmd.Execution.RUNNING, inputs=inputs)
-    (finding,) = found(own_workspace)
+    (finding,) = findings(own_workspace)
     assert (finding.kind, finding.execution) == (KILLED, left) and str(version) in finding.what
 
     assert repair_killed("", own_workspace) == 1
-    assert found(own_workspace) == []
+    assert findings(own_workspace) == []
     graph = read(own_workspace, read_store)
     (pushed,) = graph.executions[left].output_ids()
     assert (graph.executions[left].state, graph.artifacts[pushed].pushed) == ("ran", True)
@@ -125,9 +125,9 @@ def test_an_unfinished_push_of_a_killed_run_is_not_recorded(own_workspace: Works
     stranger.mkdir()
     inputs = {"model": past.artifact("Model", trained.parent)}
     past.execution(FOURTH, "Pusher", mlmd.Execution.RUNNING, inputs=inputs)
-    assert {finding.kind for finding in found(own_workspace)} == {KILLED, UNKNOWN}
+    assert {finding.kind for finding in findings(own_workspace)} == {KILLED, UNKNOWN}
     assert repair_killed("", own_workspace) == 1
-    assert {finding.kind for finding in found(own_workspace)} == {UNKNOWN}
+    assert {finding.kind for finding in findings(own_workspace)} == {UNKNOWN}
 
 
 def test_a_locked_store_is_refused_before_the_run(own_workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,14 +165,14 @@ def test_a_model_pushed_without_blessing_is_found(
     own_workspace: Workspace, inputs: dict[str, int], lacks: str | None
 ) -> None:
     past = History(own_workspace.metadata, "im2latex")
-    place = own_workspace.serving / "im2latex" / "1600000000"
-    place.mkdir()
+    folder = own_workspace.serving / "im2latex" / "1600000000"
+    folder.mkdir()
     home = own_workspace.home
     blessings = {key: past.artifact("ModelBlessing", home, blessed=value) for key, value in inputs.items()}
-    pushed = past.artifact("PushedModel", home, pushed=1, pushed_destination=str(place))
+    pushed = past.artifact("PushedModel", home, pushed=1, pushed_destination=str(folder))
     past.execution(FOURTH, "Pusher", outputs={"pushed_model": pushed}, inputs=blessings)
-    expected = [(UNBLESSED, f"{place} was pushed without {lacks}", FOURTH, pushed)] if lacks else []
-    assert [(f.kind, f.what, f.run, f.artifact) for f in found(own_workspace)] == expected
+    expected = [(UNBLESSED, f"{folder} was pushed without {lacks}", FOURTH, pushed)] if lacks else []
+    assert [(f.kind, f.what, f.run, f.artifact) for f in findings(own_workspace)] == expected
 
 
 def test_a_version_that_no_recorded_run_pushed_is_found(own_workspace: Workspace) -> None:
@@ -181,14 +181,14 @@ def test_a_version_that_no_recorded_run_pushed_is_found(own_workspace: Workspace
     past = History(own_workspace.metadata, "im2latex")
     baseline = past.artifact("Model", own_workspace.home, serving_version="12345")
     past.execution(FOURTH, "Baseline", outputs={"baseline": baseline}, serving=str(stranger.parent))
-    one, other = found(own_workspace)
+    one, other = findings(own_workspace)
     assert one == Finding(UNKNOWN, f"{stranger} was not pushed by a recorded run")
     assert (other.kind, other.run, other.artifact) == (UNKNOWN, FOURTH, baseline) and "version 12345" in other.what
 
 
 def test_a_version_that_was_removed_is_not_reported(own_workspace: Workspace) -> None:
     shutil.rmtree(own_workspace.serving / "im2latex" / VERSIONS[SECOND])
-    assert found(own_workspace) == []
+    assert findings(own_workspace) == []
 
 
 def test_files_of_another_machine_are_not_reported_in_a_shared_database(own_workspace: Workspace) -> None:

@@ -37,14 +37,14 @@ im2latex.errors.UserError: the training diverged; lower it
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Three runs: one with a refused model, one that failed in training, one that another command started."""
     monkeypatch.setenv("IM2LATEX_HOME", str(tmp_path / "home"))
-    made = Workspace.from_environment()
-    made.logs.mkdir(parents=True)
+    workspace = Workspace.from_environment()
+    workspace.logs.mkdir(parents=True)
     test = records(6, 3, "test")
     splits = {"train": records(8, 4, "train"), "eval": test[:2], "test": test}
     write_data(tmp_path / "data", splits)
     write_examples(tmp_path / "examples", splits)
     write_evaluation(tmp_path / "evaluation", test, {CANDIDATE: ["x"] * 6}, ["bleu >= 0.5"])
-    past = History(made.metadata, "formulas")
+    past = History(workspace.metadata, "formulas")
     examples = past.artifact("Examples", tmp_path / "examples")
     evaluation = past.artifact("ModelEvaluation", tmp_path / "evaluation")
     blessing = past.artifact("ModelBlessing", tmp_path, blessed=0)
@@ -55,12 +55,12 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     past.execution(SECOND, "Trainer", history.FAILED, inputs=[examples])
     settings = json.dumps([["training.epochs", 7, "passes"]])
     past.execution(THIRD, "Reporter", history.FAILED, settings=settings)
-    (made.logs / "run-20200101-100000.log").write_text("fine\n", "utf-8")
-    (made.logs / "run-20200102-100000.log").write_text(LOG, "utf-8")
+    (workspace.logs / "run-20200101-100000.log").write_text("fine\n", "utf-8")
+    (workspace.logs / "run-20200102-100000.log").write_text(LOG, "utf-8")
     config = load_config("small", settings=["training.epochs=3"])
     # A knob that was removed.
-    (made.logs / "run-20200102-100000.toml").write_text(to_toml(config) + "\n[old]\nknob = 1\n", "utf-8")
-    return made
+    (workspace.logs / "run-20200102-100000.toml").write_text(to_toml(config) + "\n[old]\nknob = 1\n", "utf-8")
+    return workspace
 
 
 def run(workspace: Workspace, run_id: str):

@@ -23,10 +23,10 @@ from tests.pipeline.lineage.conftest import FIRST, SECOND, THIRD
 @pytest.fixture
 def copy(workspace: Workspace, tmp_path: Path) -> Workspace:
     """A workspace with only a copy of the store, which tests may damage."""
-    made = Workspace(tmp_path / "copy")
-    made.home.mkdir()
-    shutil.copy(workspace.metadata, made.metadata)
-    return made
+    copied = Workspace(tmp_path / "copy")
+    copied.home.mkdir()
+    shutil.copy(workspace.metadata, copied.metadata)
+    return copied
 
 
 def files(workspace: Workspace) -> dict[str, str]:

@@ -30,8 +30,8 @@ def test_descendants_are_listed_oldest_first(workspace: Workspace) -> None:
 
 
 def test_a_cyclic_store_has_a_tree_too() -> None:
-    def turn(i: int, taken: int, given: int) -> Execution:
-        return Execution(i, f"C{i}", "", "", "", "ran", 0, 0, {}, {"in": [taken]}, {"out": [given]})
+    def turn(i: int, input_id: int, output_id: int) -> Execution:
+        return Execution(i, f"C{i}", "", "", "", "ran", 0, 0, {}, {"in": [input_id]}, {"out": [output_id]})
 
     artifacts = {1: Artifact(1, "Model", "", made_by=2), 2: Artifact(2, "Model", "", made_by=1)}
     graph = LineageGraph(artifacts, {1: turn(1, 1, 2), 2: turn(2, 2, 1)})

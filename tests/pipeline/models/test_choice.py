@@ -99,9 +99,9 @@ def test_two_processes_can_prepare_the_model_at_once(
         save(trained, folder)
 
     monkeypatch.setattr("pipeline.models.choice.save_model", overtaken)
-    made = saved_model()
-    assert made.parent == cache() and sorted(made.rglob("*")) == sorted(others)
-    assert [path.name for path in cache().iterdir()] == [made.name]
+    model_folder = saved_model()
+    assert model_folder.parent == cache() and sorted(model_folder.rglob("*")) == sorted(others)
+    assert [path.name for path in cache().iterdir()] == [model_folder.name]
 
 
 def test_without_a_writable_cache_the_model_is_made_in_a_temporary_folder(shipped: Path, tmp_path: Path) -> None:

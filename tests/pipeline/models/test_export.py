@@ -68,11 +68,11 @@ def test_a_model_gets_the_statistics_of_the_data_that_it_was_trained_on(model: P
     answer = export(*arguments, "--out", tmp_path / "weights.npz")
     assert answer.exit_code == 0, answer.output
     assert answer.stdout.startswith("180 training examples, 180 of them measured\n")
-    found, reader = Reader(tmp_path / "weights.npz").statistics, Reader(model)
+    statistics, reader = Reader(tmp_path / "weights.npz").statistics, Reader(model)
     assert not reader.statistics
     widths = [image.shape[1] for image in map(reader.normalise, draw(9) * 20) if image is not None]
-    assert found["width"] == of_values("width", widths)
-    assert (found["length"].mean, found["unknown"].mean) == (4, 0.25)
+    assert statistics["width"] == of_values("width", widths)
+    assert (statistics["length"].mean, statistics["unknown"].mean) == (4, 0.25)
 
 
 @pytest.mark.parametrize(

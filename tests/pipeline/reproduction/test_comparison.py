@@ -43,8 +43,8 @@ def write_records(folder: Path, texts: list[str]) -> None:
 def test_the_order_of_records_does_not_matter(texts: list[str], verdict: str, detail: str, tmp_path: Path) -> None:
     write_records(tmp_path / "first", ["a", "b", "b", "c"])
     write_records(tmp_path / "second", texts)
-    (found,) = both("ImportExampleGen", "examples", tmp_path)
-    assert (found.verdict, found.detail.startswith(detail.partition(",")[0])) == (verdict, True), found
+    (comparison,) = both("ImportExampleGen", "examples", tmp_path)
+    assert (comparison.verdict, comparison.detail.startswith(detail.partition(",")[0])) == (verdict, True), comparison
 
 
 def write_statistics(folder: Path, counts: dict[str, int]) -> None:
@@ -104,8 +104,8 @@ def test_the_largest_difference_of_weights_is_reported(change: np.float32, detai
     save(tmp_path / "second", ones, ones + change)
     assert both("Trainer", "model", tmp_path) == [Compared("Trainer", "weights", OTHER, detail)]
     save(tmp_path / "second", ones)
-    (found,) = both("Trainer", "model", tmp_path)
-    assert (found.verdict, found.detail) == (OTHER, "2 arrays and 1, of other names or shapes")
+    (comparison,) = both("Trainer", "model", tmp_path)
+    assert (comparison.verdict, comparison.detail) == (OTHER, "2 arrays and 1, of other names or shapes")
 
 
 def evaluate(folder: Path, read: list[str], bleu: float = 0.5, renderer: str = "latex") -> None:
@@ -142,14 +142,14 @@ def test_a_vocabulary_is_compared_token_by_token(tmp_path: Path) -> None:
         Compared("Transform", "vocabulary", OTHER, "3 tokens in another order")
     ]
     (tmp_path / "second" / "transform_fn" / "assets" / "tokens").write_text("a\nb\nd\n")
-    (found,) = both("Transform", "transform_graph", tmp_path)
-    assert found.detail == "3 tokens and 3, of which 2 are in only one"
+    (comparison,) = both("Transform", "transform_graph", tmp_path)
+    assert comparison.detail == "3 tokens and 3, of which 2 are in only one"
 
 
 def test_missing_files_do_not_count_as_the_same(tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
-    (found,) = both("ImportSchemaGen", "schema", tmp_path)
-    assert (found.verdict, found.detail) == (GONE, "the files of the second run")
+    (comparison,) = both("ImportSchemaGen", "schema", tmp_path)
+    assert (comparison.verdict, comparison.detail) == (GONE, "the files of the second run")
     key = "ImportSchemaGen", "schema"
     assert [one.verdict for one in compare({key: tmp_path / "first"}, {})] == [GONE]
     assert list(compare({}, {key: tmp_path / "first"})) == []

@@ -42,11 +42,11 @@ class Past:
 
 @pytest.fixture
 def past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Past:
-    made = Past(tmp_path)
-    monkeypatch.setenv("IM2LATEX_HOME", str(made.workspace.home))
+    past = Past(tmp_path)
+    monkeypatch.setenv("IM2LATEX_HOME", str(past.workspace.home))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    return made
+    return past
 
 
 @pytest.fixture
@@ -181,10 +181,10 @@ def test_a_removed_knob_is_reported_with_the_commit_of_the_run(past: Past) -> No
         reproduce(FIRST)
 
 
-@pytest.mark.parametrize("place", ["home", "home/pipeline_root"])
-def test_a_folder_that_is_not_empty_is_refused(place: str, past: Past, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["home", "home/pipeline_root"])
+def test_a_folder_that_is_not_empty_is_refused(folder: str, past: Past, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already and is not empty"):
-        reproduce(FIRST, out=tmp_path / place)
+        reproduce(FIRST, out=tmp_path / folder)
 
 
 def test_synthetic_formulas_are_drawn_again_or_read_from_the_original_folder(past: Past, tmp_path: Path) -> None:

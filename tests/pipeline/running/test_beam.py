@@ -60,7 +60,7 @@ def test_flink_gets_its_address_and_parallelism() -> None:
 
 @pytest.mark.parametrize("runner", ["flink", "spark"])
 @pytest.mark.parametrize(
-    ("setting", "kind", "place"),
+    ("setting", "kind", "expected"),
     [
         ("workers=0", environments.PythonLoopbackEnvironment, None),
         ("worker_pool=pool:50000", environments.ExternalEnvironment, "pool:50000"),
@@ -68,7 +68,7 @@ def test_flink_gets_its_address_and_parallelism() -> None:
     ],
 )
 def test_the_configuration_chooses_the_worker_environment(
-    runner: str, setting: str, kind: type, place: str | None, monkeypatch: pytest.MonkeyPatch
+    runner: str, setting: str, kind: type, expected: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The package for workers is built from setup.py, which takes seconds; tests/environment builds it.
     monkeypatch.setattr(environments, "python_sdk_dependencies", lambda options: ())
@@ -76,7 +76,7 @@ def test_the_configuration_chooses_the_worker_environment(
         options(f"runner={runner}", setting).view_as(pipeline_options.PortableOptions)
     )
     assert isinstance(environment, kind)
-    assert getattr(environment, "url", getattr(environment, "container_image", None)) == place
+    assert getattr(environment, "url", getattr(environment, "container_image", None)) == expected
 
 
 def test_spark_and_dataflow_get_their_arguments() -> None:

@@ -58,11 +58,11 @@ def test_the_stored_configuration_can_be_read(formulas: Path, tmp_path: Path) ->
 
 
 def test_the_stored_configuration_lacks_the_metadata_section(formulas: Path, tmp_path: Path) -> None:
-    here = describe(config(formulas), Workspace(tmp_path))
-    there = describe(config(formulas, "metadata.connection=mysql://me@host/db"), Workspace(tmp_path))
+    local = describe(config(formulas), Workspace(tmp_path))
+    remote = describe(config(formulas, "metadata.connection=mysql://me@host/db"), Workspace(tmp_path))
     other = describe(config(formulas, "training.epochs=3"), Workspace(tmp_path))
-    assert here["config_sha256"] == there["config_sha256"] != other["config_sha256"]
-    assert "mysql" not in json.dumps(there)
+    assert local["config_sha256"] == remote["config_sha256"] != other["config_sha256"]
+    assert "mysql" not in json.dumps(remote)
 
 
 def test_the_fingerprint_of_data_depends_on_bytes_and_not_on_the_folder(formulas: Path, tmp_path: Path) -> None:

@@ -38,9 +38,9 @@ def test_a_full_disk_is_recognised_in_the_errors_of_all_libraries(error: Excepti
 
 
 def test_the_message_has_the_path_of_the_exception(tmp_path: Path) -> None:
-    place = tmp_path / "serving" / "1"
+    folder = tmp_path / "serving" / "1"
     for error in (
-        OSError(errno.EROFS, "Read-only file system", str(place)),
+        OSError(errno.EROFS, "Read-only file system", str(folder)),
         tf.errors.PermissionDeniedError(None, None, f"{tmp_path}/serving; Read-only file system"),
     ):
         assert storage_error(error, HOME).startswith(f"{tmp_path}/serving")

@@ -37,7 +37,7 @@ def test_tfx_does_not_change_the_record_of_a_run(tmp_path: Path) -> None:
     run(workspace, SCHEMA)
     run(workspace, SCHEMA)
     graph = read(workspace, read_store)
-    assert [dict(found.properties) for found in graph.runs.values()] == [RECORD, RECORD]
+    assert [dict(recorded_run.properties) for recorded_run in graph.runs.values()] == [RECORD, RECORD]
     assert [(e.component, e.state, e.pipeline) for e in graph.executions.values()] == [
         ("ImportSchemaGen", "ran", "small"), ("ImportSchemaGen", "cached", "small")
     ]  # fmt: skip
@@ -48,8 +48,8 @@ def test_a_run_is_a_child_of_its_pipeline(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     run(workspace, SCHEMA)
     store = MetadataStore(connection("", workspace))
-    (found,) = store.get_contexts_by_type("pipeline_run")
-    assert [parent.name for parent in store.get_parent_contexts_by_context(found.id)] == ["small"]
+    (context,) = store.get_contexts_by_type("pipeline_run")
+    assert [parent.name for parent in store.get_parent_contexts_by_context(context.id)] == ["small"]
 
 
 def test_a_run_that_fails_immediately_has_a_record(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_run_that_fails_immediately_has_a_record(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="missing.pbtxt"):
         run(workspace, tmp_path / "missing.pbtxt")
     graph = read(workspace, read_store)
-    assert [dict(found.properties) for found in graph.runs.values()] == [RECORD]
+    assert [dict(recorded_run.properties) for recorded_run in graph.runs.values()] == [RECORD]
     assert [execution.state for execution in graph.executions.values()] == ["failed"]
 
 

@@ -32,11 +32,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def workspace(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Two versions, OLD and NEW, each pushed by a run that ML Metadata knows."""
-    made = make_three_runs(tmp_path)
+    workspace = make_three_runs(tmp_path)
     for version in (OLD, NEW):
-        shutil.copytree(model, made.serving / "im2latex" / str(version), dirs_exist_ok=True)
-    monkeypatch.setenv("IM2LATEX_HOME", str(made.home))
-    return made
+        shutil.copytree(model, workspace.serving / "im2latex" / str(version), dirs_exist_ok=True)
+    monkeypatch.setenv("IM2LATEX_HOME", str(workspace.home))
+    return workspace
 
 
 def roll(workspace: Workspace, to: int | None = None, name: str | None = None) -> tuple[Rolled, list[str]]:
@@ -156,8 +156,8 @@ def test_versions_are_listed_with_their_properties(workspace: Workspace, model: 
         [str(OLD), "serves", "0.800", FIRST],
         [str(NEW), "withdrawn", "0.810", SECOND],
     ]
-    found = json.loads(CliRunner().invoke(app, ["rollback", "--list", "--json"]).output)
-    assert [Version(**version).state for version in found] == ["before", "serves", "withdrawn"]
+    versions = json.loads(CliRunner().invoke(app, ["rollback", "--list", "--json"]).output)
+    assert [Version(**version).state for version in versions] == ["before", "serves", "withdrawn"]
 
 
 def test_the_command_prints_the_serving_version(workspace: Workspace) -> None:

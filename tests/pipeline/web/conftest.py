@@ -32,8 +32,8 @@ def real_pictures(count: int) -> list[bytes]:
     if not PICTURES.exists():
         return []
     with tarfile.open(PICTURES) as archive:
-        found = (archive.extractfile(member) for member in archive if member.isfile())
-        return [file.read() for file, _ in zip(found, range(count), strict=False) if file]
+        files = (archive.extractfile(member) for member in archive if member.isfile())
+        return [file.read() for file, _ in zip(files, range(count), strict=False) if file]
 
 
 @contextlib.contextmanager

@@ -97,9 +97,9 @@ def test_another_archive_is_refused(cache: Path, tmp_path: Path, monkeypatch: py
 def test_a_mistake_is_a_sentence_and_leaves_nothing(
     cache: Path, tmp_path: Path, arguments: list[str], sentence: str
 ) -> None:
-    given = ["--model", "reader", "--format", "web", "--out", "{0}/web", *arguments]
+    options = ["--model", "reader", "--format", "web", "--out", "{0}/web", *arguments]
     with pytest.raises(UserError, match=sentence):
-        export(*(argument.format(tmp_path) for argument in given))
+        export(*(argument.format(tmp_path) for argument in options))
     assert not list(tmp_path.iterdir())
 
 

@@ -52,11 +52,11 @@ def test_it_gives_the_results_of_the_command_without_requests(page: Page) -> Non
     assert page.requests() == []
     assert page.driver.get_log("browser") == []
     for answer, expected in zip(answers, im2latex.predict(pictures, alternatives=WIDTH), strict=True):
-        found = [(one["latex"], one["log_probability"]) for one in answer["alternatives"]]
+        alternatives = [(one["latex"], one["log_probability"]) for one in answer["alternatives"]]
         assert answer["status"] == "read"
-        assert [latex for latex, _ in found] == [one.clean for one in expected.alternatives]
-        given = [one.log_probability for one in expected.alternatives]
-        np.testing.assert_allclose([number for _, number in found], given, rtol=0, atol=0.01)
+        assert [latex for latex, _ in alternatives] == [one.clean for one in expected.alternatives]
+        log_probabilities = [one.log_probability for one in expected.alternatives]
+        np.testing.assert_allclose([number for _, number in alternatives], log_probabilities, rtol=0, atol=0.01)
         probabilities = [one["probability"] for one in answer["alternatives"]]
         np.testing.assert_allclose(probabilities, [one.probability for one in expected.alternatives], rtol=0, atol=0.01)
     # The default search of the model, which is wider than the request.

@@ -148,9 +148,9 @@ def written_by_hand() -> list[str]:
 
 
 def test_latex_is_cleaned_to_what_a_person_would_type(scripts: Scripts) -> None:
-    given = written()
+    texts = written()
     script = 'const { clean } = await load("clean.js"); return given[0].map(clean);'
-    got: Sequence[Any] = scripts.call(script, given)
-    wrong = [(latex, one, clean(latex)) for latex, one in zip(given, got, strict=True) if one != clean(latex)]
+    got: Sequence[Any] = scripts.call(script, texts)
+    wrong = [(latex, one, clean(latex)) for latex, one in zip(texts, got, strict=True) if one != clean(latex)]
     assert wrong == []
-    assert len({*got} - {*given}) > 200, json.dumps(got[:9])
+    assert len({*got} - {*texts}) > 200, json.dumps(got[:9])

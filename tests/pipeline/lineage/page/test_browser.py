@@ -375,12 +375,12 @@ def test_search_without_results_says_so(browser: Browser, material: Material) ->
 
 def test_the_comparison_of_two_runs_agrees_with_the_command(browser: Browser, material: Material) -> None:
     show(browser, material)
-    places = (2, 5)
-    for place in places:
-        find(browser, f"#runs-table tbody tr:nth-child({len(material.graph.runs) - place}) input").click()
+    indices = (2, 5)
+    for index in indices:
+        find(browser, f"#runs-table tbody tr:nth-child({len(material.graph.runs) - index}) input").click()
     find(browser, "#compare-chosen").send_keys(Keys.ENTER)
     settle(browser)
-    runs = [list(material.graph.runs)[place] for place in places]
+    runs = [list(material.graph.runs)[index] for index in indices]
     expected = differences(*(facts(material.graph, material.summaries[run]) for run in runs))
     rows = browser.run(
         "return [...document.querySelectorAll('#differences tbody tr')].map((row) => [row.closest('table')"
@@ -404,36 +404,36 @@ def test_the_view_zooms_and_pans_by_wheel_mouse_and_keys(browser: Browser, mater
     key = "e6"
     stage = find(browser, ".stage")
 
-    def place() -> dict[str, float]:
+    def node_box() -> dict[str, float]:
         settle(browser)
         return boxes(browser)[key]
 
-    start = place()
+    start = node_box()
     browser.run(
         "const box = document.querySelector('[data-key=e6]').getBoundingClientRect();"
         "document.querySelector('.stage').dispatchEvent(new WheelEvent('wheel',"
         "{ deltaY: -200, clientX: box.x, clientY: box.y, bubbles: true, cancelable: true }))"
     )
-    larger = place()
+    larger = node_box()
     assert larger["width"] > 1.2 * start["width"]
     # The point under the pointer stays there.
     assert larger["x"] == pytest.approx(start["x"], abs=2) and larger["y"] == pytest.approx(start["y"], abs=2)
     ActionChains(browser.driver).move_to_element_with_offset(stage, -200, 250).click_and_hold().move_by_offset(
         70, -40
     ).release().perform()
-    dragged = place()
+    dragged = node_box()
     assert (dragged["x"] - larger["x"], dragged["y"] - larger["y"]) == pytest.approx((70, -40), abs=2)
     # A drag that begins on a node moves the view and does not select the node.
     ActionChains(browser.driver).click_and_hold(node(browser, key)).move_by_offset(-60, 30).release().perform()
-    again = place()
+    again = node_box()
     assert again["x"] - dragged["x"] == pytest.approx(-60, abs=2)
     assert not find(browser, "#details").is_displayed()
     node(browser, key).send_keys(Keys.SHIFT, Keys.ARROW_LEFT)
-    assert place()["x"] > again["x"] + 50
+    assert node_box()["x"] > again["x"] + 50
     node(browser, key).send_keys("+")
-    assert place()["width"] == pytest.approx(1.25 * again["width"], rel=0.02)
+    assert node_box()["width"] == pytest.approx(1.25 * again["width"], rel=0.02)
     node(browser, key).send_keys("0")
-    place()
+    node_box()
     inside = stage.rect
     for one in boxes(browser).values():
         assert one["left"] >= inside["x"] and one["right"] <= inside["x"] + inside["width"] + 1
@@ -469,16 +469,19 @@ def test_artifacts_shared_by_runs_are_drawn_once_with_their_producer(browser: Br
             break
         seen |= set(places)
         for artifact in material.graph.artifacts.values():
-            made, maker = places.get(f"a{artifact.id}"), places.get(f"e{artifact.made_by}")
-            if made and maker:
-                assert maker["left"] < made["left"] < maker["right"] and 0 < made["top"] - maker["bottom"] < 60
+            output, producer = places.get(f"a{artifact.id}"), places.get(f"e{artifact.made_by}")
+            if output and producer:
+                assert (
+                    producer["left"] < output["left"] < producer["right"]
+                    and 0 < output["top"] - producer["bottom"] < 60
+                )
                 beside.add(artifact.id)
         browser.run("document.querySelector('.stage').dispatchEvent(new KeyboardEvent('keydown', { key: 'PageDown' }))")
         settle(browser)
     graph = material.graph
     assert len(beside) > 0.9 * len(graph.artifacts)
     expected = {f"e{i}" for i in graph.executions} | {f"a{i}" for i in graph.artifacts}
-    assert seen == expected | {f"r{place}" for place in range(len(graph.runs))}
+    assert seen == expected | {f"r{index}" for index in range(len(graph.runs))}
 
 
 def test_colours_can_be_chosen(browser: Browser, material: Material) -> None:

@@ -55,7 +55,7 @@ def test_the_page_has_the_content_of_the_store(workspace: Workspace, page: str) 
     assert [row[0] for row in page_content["artifacts"]] == list(graph.artifacts)
     values = page_content["values"]
     for row, execution in zip(page_content["executions"], graph.executions.values(), strict=True):
-        pairs = [values[place] for place in row[7]]
+        pairs = [values[index] for index in row[7]]
         assert dict(zip(pairs[::2], pairs[1::2], strict=True)) == dict(execution.properties)
         assert {values[key]: ids for key, *ids in row[8]} == {key: list(ids) for key, ids in execution.inputs.items()}
         assert {values[key]: ids for key, *ids in row[9]} == {key: list(ids) for key, ids in execution.outputs.items()}
