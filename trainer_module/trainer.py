@@ -21,13 +21,14 @@ from im2latex.errors import UserError
 from im2latex.statistics import to_document
 from im2latex.weights import WEIGHTS
 from trainer_module import features, reader
-from trainer_module.batching import Batch, feeders, padding, plan, rounded
+from trainer_module.batching import Batch, padding, plan, rounded
 from trainer_module.calibration import EXAMPLES, calibrate, calibrated
 from trainer_module.config.decoding import DecodingConfig
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import PRECISION, TrainingConfig
 from trainer_module.examples import Example, Examples
+from trainer_module.feeding import feeders
 from trainer_module.hyperparameters import DROPOUT, LEARNING_RATE, WIDTH, in_words
 from trainer_module.model import FormulaModel
 from trainer_module.signatures import FormulaReader, read_exported

@@ -22,12 +22,13 @@ from data.files import atomic_file
 from data.parallel import ProcessPool
 from im2latex.errors import UserError
 from trainer_module.augmentation import Augmentation
-from trainer_module.batching import ALL, Share, batches, plan
+from trainer_module.batching import ALL, Share, plan
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
 from trainer_module.display import EpochBar, EpochLines, places
 from trainer_module.examples import Example, sizes_of
+from trainer_module.feeding import batches
 from trainer_module.model import FormulaModel
 from trainer_module.optimizer import make_optimizer
 from trainer_module.recurrence import Tensor

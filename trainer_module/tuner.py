@@ -30,10 +30,11 @@ from data.duration import duration
 from data.files import write_atomically
 from data.parallel import ProcessPool
 from im2latex.errors import UserError
-from trainer_module.batching import feeders, plan
+from trainer_module.batching import plan
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
 from trainer_module.config.tuning import TuningConfig
+from trainer_module.feeding import feeders
 from trainer_module.hyperparameters import DROPOUT, LEARNING_RATE, WIDTH, in_words
 from trainer_module.trainer import applied, fit, prepare
 from trainer_module.training import CHECKPOINT, Diverged, choose_precision, training_digest

@@ -13,9 +13,10 @@ from data.spelling import respell
 from pipeline.standalone import say
 from pipeline.standalone.examples import Formulas
 from pipeline.standalone.training import BATCHES_AHEAD, BATCHES_PER_SHAPE, SHAPES
-from trainer_module.batching import Buckets, batches, prefetched
+from trainer_module.batching import Buckets
 from trainer_module.examples import Example
 from trainer_module.features import PAD
+from trainer_module.feeding import batches, prefetched
 
 if TYPE_CHECKING:
     from trainer_module.trained import Trained

@@ -24,9 +24,10 @@ from pipeline.config import Config
 from pipeline.standalone import say
 from pipeline.standalone.examples import Formulas
 from pipeline.standalone.hosts import Hosts, agreed, check_same, distribute, join, leave
-from trainer_module.batching import Batch, Buckets, Share, feeders, prefetched
+from trainer_module.batching import Batch, Buckets, Share
 from trainer_module.config.training import TrainingConfig
 from trainer_module.examples import Examples
+from trainer_module.feeding import feeders, prefetched
 from trainer_module.statistics import of_transformed
 
 if TYPE_CHECKING:

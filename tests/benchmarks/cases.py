@@ -45,11 +45,12 @@ from tests.benchmarks.predicting import predicting
 from tests.benchmarks.serving import serving
 from trainer_module import features
 from trainer_module.augmentation import Augmentation
-from trainer_module.batching import Batch, batches, collate, feeders, padding, plan
+from trainer_module.batching import Batch, collate, padding, plan
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
 from trainer_module.decoding import search
 from trainer_module.examples import Examples
+from trainer_module.feeding import batches, feeders
 from trainer_module.model import FormulaModel
 from trainer_module.trainer import as_dataset
 

@@ -645,6 +645,7 @@ def test_jax_gives_the_same_results_as_tensorflow(tmp_path):
         "weights",
         "features",
         "batching",
+        "feeding",
     ]
     + [f"config/{name}" for name in ("__init__", "image", "vocabulary", "model", "training")],
 )

@@ -25,12 +25,12 @@ from im2latex.reader import Reader
 from im2latex.statistics import from_document, of_values
 from tests.trainer_module.test_training import without_graphs
 from trainer_module import reader, trainer
-from trainer_module.batching import batches
 from trainer_module.config.image import ImageConfig
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
 from trainer_module.examples import Example
 from trainer_module.features import UNKNOWN, read_vocabulary
+from trainer_module.feeding import batches
 from trainer_module.model import FormulaModel
 from trainer_module.signatures import FormulaReader, read_exported
 from trainer_module.trained import load_weights, save_weights
