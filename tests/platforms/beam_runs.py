@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -71,6 +73,11 @@ def parsed(folder: Path) -> Counter:
 
     shards = folder.glob("*.gz")
     return Counter(str(tf.train.Example.FromString(part)) for shard in shards for part in read_tfrecords(shard))
+
+
+def with_python() -> dict[str, str]:
+    """Returns the environment for Beam's worker pools, which start `python`: it is this one."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 def wait_for_server(process: subprocess.Popen, host: str, port: int, seconds: float = 120) -> None:

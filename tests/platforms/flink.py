@@ -24,7 +24,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.platforms.beam_runs import wait_for_server
+import pytest
+
+from tests.platforms.beam_runs import wait_for_server, with_python
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "im2latex" / "flink"
 # Of the versions for which both stacks' Beams publish a job server, one.
@@ -196,6 +198,12 @@ class Cluster:
         """Address of Flink's web page and of its REST API."""
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def settings(self) -> list[str]:
+        """Settings of a run on this cluster, with two tasks at a time."""
+        jar = job_server_jar(CACHE)
+        return ["beam.runner=flink", f"beam.flink_master={self.page}", f"beam.job_server_jar={jar}", "beam.workers=2"]
+
     def start(self, name: str, entry: str, memory: str, *arguments: str, options: tuple[str, ...] = ()) -> None:
         """Starts a Java process of the cluster."""
         opened = [f"--add-opens={package}=ALL-UNNAMED" for package in OPENED]
@@ -226,11 +234,9 @@ class Cluster:
         wait_for_server(self._processes[name], host, port)
 
     def _start(self, name: str, command: list[str]) -> None:
-        # Worker pools start `python`.
-        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         with (self._folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=with_python(),
                 start_new_session=True,
             )  # fmt: skip
 
@@ -302,23 +308,23 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, jars: Path) -> Iterator[Cluster]:
+def cluster(folder: Path) -> Iterator[Cluster]:
     """A job manager and the task manager `one` with two slots, ready for jobs."""
-    with _job_manager(folder, jars) as started:
+    with _job_manager(folder) as started:
         started.start_task_manager("one")
         started.wait_for({"one"})
         yield started
 
 
 @contextlib.contextmanager
-def cluster_of_two(folder: Path, jars: Path) -> Iterator[tuple[Cluster, str]]:
+def cluster_of_two(folder: Path) -> Iterator[tuple[Cluster, str]]:
     """A job manager and the task managers `one` and `two` with one slot each, and the address of their worker pools.
 
     The task managers look up the same name, each in its own file of hosts, and get the address of their own pool.
     """
     pools = {"one": "127.0.0.2", "two": "127.0.0.3"}
     (port,) = _free_ports(1, *pools.values())
-    with _job_manager(folder, jars) as started:
+    with _job_manager(folder) as started:
         for name, address in pools.items():
             hosts = {"localhost": "127.0.0.1", socket.gethostname(): "127.0.0.1", POOL: address}
             started.start_task_manager(name, slots=1, hosts=hosts)
@@ -329,7 +335,13 @@ def cluster_of_two(folder: Path, jars: Path) -> Iterator[tuple[Cluster, str]]:
 
 
 @contextlib.contextmanager
-def _job_manager(folder: Path, jars: Path) -> Iterator[Cluster]:
+def _job_manager(folder: Path) -> Iterator[Cluster]:
+    """Starts a job manager, or skips the test if there is no Flink."""
+    try:
+        job_server_jar(CACHE)
+        jars = libraries(CACHE)
+    except NotToBeHad as reason:
+        pytest.skip(f"no Flink: {reason}")
     started = Cluster(folder, jars)
     try:
         started.start("job-manager", JOB_MANAGER, "512m")

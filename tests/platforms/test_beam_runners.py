@@ -20,7 +20,7 @@ from data.dataset.writer import DatasetWriter
 from data.importers.importing import import_dataset
 from pipeline.config import load_config
 from tests.platforms import flink
-from tests.platforms.beam_runs import Results, arguments, latest, results, run, wait_for_server
+from tests.platforms.beam_runs import Results, arguments, latest, results, run, wait_for_server, with_python
 from tests.project import Project
 
 SAMPLE = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared")) / "im2latex-100k"
@@ -60,11 +60,9 @@ def server(module: str, option: str) -> Iterator[str]:
     """Starts one of Beam's servers in a separate process, at an address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    # It starts `python`.
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     process = subprocess.Popen(
         [sys.executable, "-m", module, f"--{option}={port}"],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=with_python(),
     )  # fmt: skip
     try:
         wait_for_server(process, "localhost", port)
@@ -101,23 +99,13 @@ def worker_pool(job_server: list[str], pool: str) -> list[str]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[flink.Cluster]:
     """A real Flink: two Java processes of at most 1.5 GB each."""
-    try:
-        flink.job_server_jar(flink.CACHE)
-        jars = flink.libraries(flink.CACHE)
-    except flink.NotToBeHad as reason:
-        pytest.skip(f"no Flink: {reason}")
-    with flink.cluster(tmp_path_factory.mktemp("flink"), jars) as cluster:
+    with flink.cluster(tmp_path_factory.mktemp("flink")) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="module")
 def on_flink(cluster: flink.Cluster) -> list[str]:
-    return [
-        "beam.runner=flink",
-        f"beam.flink_master={cluster.page}",
-        f"beam.job_server_jar={flink.job_server_jar(flink.CACHE)}",
-        "beam.workers=2",
-    ]
+    return cluster.settings
 
 
 @pytest.fixture(scope="module")

@@ -40,12 +40,7 @@ def local(project: Project) -> Results:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[flink.Cluster, str]]:
     """Three Java processes of at most 1.5 GB each, and two worker pools at one address."""
-    try:
-        flink.job_server_jar(flink.CACHE)
-        jars = flink.libraries(flink.CACHE)
-    except flink.NotToBeHad as reason:
-        pytest.skip(f"no Flink: {reason}")
-    with flink.cluster_of_two(tmp_path_factory.mktemp("flink"), jars) as cluster:
+    with flink.cluster_of_two(tmp_path_factory.mktemp("flink")) as cluster:
         yield cluster
 
 
@@ -59,11 +54,8 @@ def test_two_task_managers_share_the_work_and_give_the_results_of_one_process(
     names = ", ".join(f'{step}=["--job_name={step.lower()}"]' for step in SHARES)
     output = run(
         project,
-        "beam.runner=flink",
-        f"beam.flink_master={flink_cluster.page}",
-        f"beam.job_server_jar={flink.job_server_jar(flink.CACHE)}",
+        *flink_cluster.settings,
         f"beam.worker_pool={pool}",
-        "beam.workers=2",
         "beam.arguments=['--environment_cache_millis=10000']",
         f"beam.by_component={{{names}}}",
     )
