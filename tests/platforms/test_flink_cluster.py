@@ -15,9 +15,10 @@ from tests.project import Project
 
 pytestmark = pytest.mark.one_stack
 COUNTS = {"train": 240, "eval": 40, "test": 40}
-# The least share of the records that the less busy task manager handles. StatisticsGen soon combines all records into
-# one result, and that is the work of one task.
-SHARES = {"ImportExampleGen": 0.25, "StatisticsGen": 0, "Transform": 0.25}
+STEPS = ["ImportExampleGen", "StatisticsGen", "Transform"]
+# The least share of all records that the less busy task manager handles. Steps vary: Beam assigns files to tasks at
+# random, and some stages combine all records into one result, which is the work of one task.
+SHARE = 0.1
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_two_task_managers_share_the_work_and_give_the_results_of_one_process(
     assert {split: counter.total() for split, counter in local.examples.items()} == COUNTS
     before = len(project.executions())
     # Flink shows the name of the job. A worker that is idle for ten seconds ends.
-    names = ", ".join(f'{step}=["--job_name={step.lower()}"]' for step in SHARES)
+    names = ", ".join(f'{step}=["--job_name={step.lower()}"]' for step in STEPS)
     output = run(
         project,
         *flink_cluster.settings,
@@ -61,14 +62,17 @@ def test_two_task_managers_share_the_work_and_give_the_results_of_one_process(
     )
     assert f"on Flink {flink.VERSION}, 2 task managers, 2 slots: {flink_cluster.page}" in output
     states = dict(project.executions()[before:])
-    assert [states[step] for step in SHARES] == ["COMPLETE"] * 3
+    assert [states[step] for step in STEPS] == ["COMPLETE"] * 3
     assert results(project) == local
-    for step, share in SHARES.items():
+    total = Counter({"one": 0, "two": 0})
+    for step in STEPS:
         jobs = [job for job in flink_cluster.jobs() if job["name"].startswith(step.lower())]
         assert jobs and all(job["state"] == "FINISHED" for job in jobs)
         handled = Counter({"one": 0, "two": 0})
         for job in jobs:
             handled.update(flink_cluster.records(job["jid"]))
-        assert min(handled.values()) > share * sum(handled.values()), (step, handled)
+        assert min(handled.values()) > 0, (step, handled)
+        total.update(handled)
+    assert min(total.values()) > SHARE * total.total(), total
     # Each with workers of its own.
     assert all("Starting worker" in flink_cluster.log(f"pool-{name}") for name in ("one", "two"))
