@@ -11,6 +11,9 @@ import pytest
 if TYPE_CHECKING:
     from tests.browser import Browser
 
+# Folders and files with the slowest tests, slowest first.
+SLOWEST = ("end_to_end", "trainer_module", "test_kubeflow.py", "test_beam_runners.py", "test_flink_cluster.py")
+
 # The duration of an example depends on the load of the machine.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
@@ -24,7 +27,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts the slowest tests to the front, so that no slow test runs alone on one core at the end."""
-    items.sort(key=lambda item: [folder not in item.path.parts for folder in ("end_to_end", "trainer_module")])
+    items.sort(key=lambda item: [name not in item.path.parts for name in SLOWEST])
     for item in items:
         if "end_to_end" in item.path.parts or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("integration")

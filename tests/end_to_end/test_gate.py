@@ -16,6 +16,8 @@ from components.serving_folder import versions
 from tests.end_to_end.test_run import fields
 from tests.project import Project
 
+pytestmark = pytest.mark.one_stack
+
 SETTINGS = """
 preset = "quickstart"
 

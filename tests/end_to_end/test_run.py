@@ -157,6 +157,7 @@ def test_a_model_that_fails_the_gate_is_not_pushed(project: Project) -> None:
 
 
 @pytest.mark.usefixtures("mounts")
+@pytest.mark.one_stack
 def test_a_read_only_serving_folder_is_reported_and_the_next_run_pushes(project: Project) -> None:
     versions, other = project.versions(), ("--set", "training.learning_rate=0.002")
     refused = project.run(*other, before=read_only(project.home / "serving"))
@@ -171,6 +172,7 @@ def test_a_read_only_serving_folder_is_reported_and_the_next_run_pushes(project:
     assert len(project.versions()) == len(versions) + 1
 
 
+@pytest.mark.one_stack
 def test_a_run_waits_for_a_store_that_is_locked_briefly(project: Project) -> None:
     running = subprocess.Popen(
         project.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -188,6 +190,7 @@ def test_a_run_waits_for_a_store_that_is_locked_briefly(project: Project) -> Non
     assert "Pusher" in output
 
 
+@pytest.mark.one_stack
 def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
     import tensorflow as tf
 
@@ -209,6 +212,7 @@ def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
     assert "Transform" not in dict(project.executions())
 
 
+@pytest.mark.one_stack
 def test_a_killed_training_continues_from_its_checkpoint(project: Project) -> None:
     versions = project.versions()
     longer = ("--set", "training.epochs=40")
@@ -271,6 +275,7 @@ def test_a_reproduced_run_has_the_same_results_bit_for_bit(project: Project, tmp
     assert (tmp_path / "again" / "serving" / "im2latex").is_dir()
 
 
+@pytest.mark.one_stack
 def test_changed_data_is_refused_or_if_allowed_gives_other_results(project: Project) -> None:
     other = (first_run(project), "--set", "data.seed=2")
     refused = reproduce(project, *other)

@@ -67,6 +67,7 @@ def probabilities() -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["blank", "photo", "text"])
+@pytest.mark.one_stack
 def test_a_picture_without_a_formula_has_a_low_probability(probabilities: dict[str, np.ndarray], kind: str) -> None:
     # Of real formulas, half have one above 0.5.
     assert (probabilities[kind] < 0.5).mean() >= 0.98

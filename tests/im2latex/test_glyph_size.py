@@ -37,6 +37,7 @@ def test_most_em_sizes_are_estimated_within_20_percent(records):
     assert (np.abs(off - np.median(off)) < math.log(1.2)).mean() > 0.6
 
 
+@pytest.mark.one_stack
 def test_a_fit_generalises_to_held_out_formulas(records):
     measured = [sample for one in records if (sample := samples(one)) is not None]
     network = fit(measured[:200], epochs=60)

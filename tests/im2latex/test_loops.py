@@ -17,7 +17,7 @@ from data.importers.source import read_image
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared"))
 REAL = SAMPLES / "im2latex-100k"
 # Examples for each kind of picture. docs/concepts/metrics.md has the figures of a measurement with all of them.
-EXAMPLES = 16
+EXAMPLES = 10
 # Shortest repetition that counts, in tokens: of 347,000 real formulas, 12 end with so much of it.
 SHORTEST = 40
 
@@ -37,6 +37,7 @@ def test_a_loop_is_recognised() -> None:
 
 @pytest.mark.integration
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"needs im2latex-100k in {REAL}; IM2LATEX_SAMPLES names another folder")
+@pytest.mark.one_stack
 def test_no_real_or_degraded_formula_is_read_in_a_loop() -> None:
     validation = (one for one in open_source(REAL).candidates if one.split == "eval")
     records = [Record(read_image(one.image), one.formula.decode(), one.name) for one in validation]
