@@ -37,7 +37,7 @@ _VOCABULARY = 600
 # Memory: of a process with TensorFlow and TFX, for each example, and for each number that a convolution gives.
 _BASE, _INDEX, _OF_ACTIVATION = 1_500_000_000, 125, 6
 # In bfloat16, memory for each shape of a batch, and the most shapes of a training.
-_OF_SHAPE, _SHAPES = 8_000_000, 400
+_OF_SHAPE, _SHAPES = 10_000_000, 400
 # Processors that compute in bfloat16, by their flags in /proc/cpuinfo; others emulate it, which is slower than float32.
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
