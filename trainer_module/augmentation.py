@@ -11,7 +11,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from data.pictures.degradation import degrade
+from data.pictures.degradation import EM, degrade
 from data.pictures.geometry import corners_of, resample, warp
 from im2latex.images import WHITE
 
@@ -48,10 +48,11 @@ class Augmentation:
     Args:
         share: share of the images to change, 0 to 1.
         seed: random seed, used together with the index of the example.
+        em: size of an em in the images, pixels.
     """
 
-    def __init__(self, share: float, seed: tuple[int, ...]) -> None:
-        self.share, self.seed = share, seed
+    def __init__(self, share: float, seed: tuple[int, ...], em: float = EM) -> None:
+        self.share, self.seed, self.em = share, seed, em
 
     def __call__(self, index: int, image: Image.Image) -> Image.Image:
         """Returns the grey image of example `index`, changed or not."""
@@ -64,7 +65,7 @@ class Augmentation:
             pixels = np.rint(WHITE - left * np.arange(WHITE, -1, -1)).astype(np.uint8)[pixels]
         for (kind, probability), chance in zip(KINDS, random.random(len(KINDS)), strict=True):
             if chance < probability:
-                pixels = degrade(pixels, kind, _strength(random), random)
+                pixels = degrade(pixels, kind, _strength(random), random, self.em)
         return Image.fromarray(pixels)
 
 

@@ -203,6 +203,7 @@ def fit(
             feed=as_dataset,
             pool=pool,
             show=show,
+            glyph_size=inputs.image.glyph_size,
         )
         if inputs.start is not None and config.start_share:
             average(model, inputs.vocabulary, weights, inputs.start.vocabulary, config.start_share)

@@ -20,6 +20,7 @@ from keras import ops
 
 from data.files import atomic_file
 from data.parallel import ProcessPool
+from data.pictures.degradation import EM
 from im2latex.errors import UserError
 from trainer_module.augmentation import Augmentation
 from trainer_module.batching import ALL, Share, plan
@@ -165,6 +166,7 @@ def train(
     share: Share = ALL,
     agreed: Callable[[float], float] = float,
     show: bool = True,
+    glyph_size: int = 0,
 ) -> Progress:
     """Trains a model and leaves it with the weights of the epoch with the lowest validation perplexity.
 
@@ -185,6 +187,7 @@ def train(
         share: the part of each batch that this host reads, if several hosts train the model together.
         agreed: returns what host 0 passed to it; all hosts call it at the same points of the training.
         show: whether to show the progress; otherwise it is logged only.
+        glyph_size: size of an em in the images, for the augmentation, pixels; 0: unknown.
 
     Returns:
         The progress at the end of the training.
@@ -221,7 +224,9 @@ def train(
         epoch = progress.epoch
         planned = cut(training, config.batch_size, config.seed, epoch, config.short_first)
         lines.plan(list(map(len, planned)), progress.batch)
-        augmented = Augmentation(config.augmentation, (config.seed, epoch)) if config.augmentation else None
+        augmented = None
+        if config.augmentation:
+            augmented = Augmentation(config.augmentation, (config.seed, epoch), glyph_size or EM)
         history = model.fit(
             feed(functools.partial(batches, training, planned[progress.batch :], augmented, pool, share)),
             initial_epoch=epoch,

@@ -138,6 +138,7 @@ def train_model(
             pool=pool,
             share=Share(hosts.host, hosts.count),
             agreed=agreed,
+            glyph_size=config.image.glyph_size,
             callbacks=[
                 keras.callbacks.LambdaCallback(
                     on_epoch_begin=clock.begin, on_train_batch_end=clock.batch, on_test_begin=clock.end

@@ -76,7 +76,8 @@ def test_every_change_occurs_with_its_probability(monkeypatch):
     came: list[str] = []
     strengths: list[float] = []
 
-    def degrade(image, kind, strength, rng):
+    def degrade(image, kind, strength, rng, em):
+        assert em == 20
         came.append(kind)
         strengths.append(strength)
         return image
@@ -84,7 +85,7 @@ def test_every_change_occurs_with_its_probability(monkeypatch):
     monkeypatch.setattr(augmentation, "degrade", degrade)
     images = 1500
     for index in range(images):
-        Augmentation(1.0, (0, 0))(index, formula())
+        Augmentation(1.0, (0, 0), em=20)(index, formula())
     for kind, probability in augmentation.KINDS:
         assert came.count(kind) / images == pytest.approx(probability, abs=0.035), kind
     # Beta(1, 3): mean 1/4, and (1 - 1/2)^3 of them over a half.

@@ -23,7 +23,7 @@ from PIL import Image
 import trainer_module
 from data.pictures.synthetic import draw_png, formulas
 from im2latex.errors import UserError
-from trainer_module import training
+from trainer_module import augmentation, training
 from trainer_module.batching import Buckets, collate, plan
 from trainer_module.config.model import ModelConfig
 from trainer_module.config.training import TrainingConfig
@@ -301,6 +301,20 @@ def test_coarse_to_fine_models_train(attention):
     assert len(progress.perplexities) == 2
     for weight, old in zip(model.trainable_weights, before, strict=True):
         assert np.abs(weight.numpy() - old).max() > 0, weight.path
+
+
+@pytest.mark.usefixtures("eagerly")
+def test_images_are_degraded_relative_to_their_em(monkeypatch):
+    seen = set()
+
+    def degrade(image, kind, strength, rng, em):
+        seen.add(em)
+        return image
+
+    monkeypatch.setattr(augmentation, "degrade", degrade)
+    config = TrainingConfig(**LEARNING | {"epochs": 1, "augmentation": 1.0})
+    train(tiny(), config, TRAINING[:2], VALIDATION[:1], glyph_size=20)
+    assert seen == {20}
 
 
 @pytest.mark.usefixtures("eagerly")
