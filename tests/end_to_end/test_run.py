@@ -172,7 +172,6 @@ def test_a_read_only_serving_folder_is_reported_and_the_next_run_pushes(project:
     assert len(project.versions()) == len(versions) + 1
 
 
-@pytest.mark.one_stack
 def test_a_run_waits_for_a_store_that_is_locked_briefly(project: Project) -> None:
     running = subprocess.Popen(
         project.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -190,7 +189,6 @@ def test_a_run_waits_for_a_store_that_is_locked_briefly(project: Project) -> Non
     assert "Pusher" in output
 
 
-@pytest.mark.one_stack
 def test_an_anomaly_stops_the_run_and_is_named(tmp_path: Path) -> None:
     import tensorflow as tf
 

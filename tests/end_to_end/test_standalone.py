@@ -253,7 +253,6 @@ def two_hosts(folder: Path, *arguments, settings=((), ())) -> Iterator[list[Host
             host.process.wait()
 
 
-@pytest.mark.one_stack
 def test_two_hosts_train_like_one_also_after_one_of_them_died(source, out, tmp_path):
     epochs = [f"training.epochs={EPOCHS}"]
     with two_hosts(tmp_path / "first", source, "--out", tmp_path / "out", settings=(epochs, epochs)) as hosts:

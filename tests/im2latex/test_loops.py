@@ -17,7 +17,7 @@ from data.importers.source import read_image
 SAMPLES = Path(os.environ.get("IM2LATEX_SAMPLES", Path(__file__).parents[3] / "shared"))
 REAL = SAMPLES / "im2latex-100k"
 # Examples for each kind of picture. docs/concepts/metrics.md has the figures of a measurement with all of them.
-EXAMPLES = 10
+EXAMPLES = 16
 # Shortest repetition that counts, in tokens: of 347,000 real formulas, 12 end with so much of it.
 SHORTEST = 40
 

@@ -27,9 +27,9 @@ class Results:
     transformed: dict[str, Counter]
 
 
-def run(project: Project, *settings: str) -> str:
-    """Runs the steps up to Transform with these settings. Returns the output of the command."""
-    done = project.run("--to", "Transform", *arguments(list(settings)))
+def run(project: Project, *settings: str, to: str = "Transform") -> str:
+    """Runs the steps up to one with these settings. Returns the output of the command."""
+    done = project.run("--to", to, *arguments(list(settings)))
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

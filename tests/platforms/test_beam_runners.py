@@ -179,14 +179,7 @@ def evaluated(project: Project, model: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize(
-    "runner",
-    [
-        "processes",
-        "job_server",
-        "worker_pool",
-        pytest.param("on_flink", marks=pytest.mark.one_stack),
-        pytest.param("on_flink_with_a_worker_pool", marks=pytest.mark.one_stack),
-    ],
+    "runner", ["processes", "job_server", "worker_pool", "on_flink", "on_flink_with_a_worker_pool"]
 )
 def test_scores_of_every_slice_and_the_verdict_are_those_of_one_process(
     runner: str, project: Project, model: Path, evaluated: dict, tmp_path: Path, request: pytest.FixtureRequest
@@ -197,12 +190,10 @@ def test_scores_of_every_slice_and_the_verdict_are_those_of_one_process(
     assert evaluate(project, model, request.getfixturevalue(runner), tmp_path) == evaluated
 
 
-@pytest.mark.one_stack
 def test_the_results_on_flink_are_those_of_one_process_even_if_a_task_manager_is_lost(
     project: Project, local: Results, cluster: flink.Cluster, on_flink: list[str]
 ) -> None:
-    before = project.run("--to", "StatisticsGen", *arguments(on_flink))
-    assert before.returncode == 0, before.stdout + before.stderr
+    before = run(project, *on_flink, to="StatisticsGen")
     # Transform is the largest of these steps.
     command = project.command("--to", "Transform", *arguments(on_flink))
     running = subprocess.Popen(
@@ -214,6 +205,6 @@ def test_the_results_on_flink_are_those_of_one_process_even_if_a_task_manager_is
     output, _ = running.communicate(timeout=600)
     assert running.returncode == 0, output
     assert cluster.failures(job)
-    assert f"on Flink {flink.VERSION}, 1 task manager, 2 slots: {cluster.page}" in before.stdout
+    assert f"on Flink {flink.VERSION}, 1 task manager, 2 slots: {cluster.page}" in before
     assert (manager, cluster.task_managers()) == ("one", {"two"})
     assert results(project) == local
