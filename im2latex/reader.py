@@ -6,7 +6,8 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
@@ -18,7 +19,7 @@ from im2latex.errors import ImageError, UserError
 from im2latex.images import WHITE, normalise, rescale
 from im2latex.models import readable_file
 from im2latex.pictures import damaged, encode, prepare
-from im2latex.reading import BLANK, READ_AT_ONCE, STRIDE, Attention, Beam, Decoding, Hypothesis, Reading, of_like_size
+from im2latex.reading import BLANK, STRIDE, Attention, Beam, Decoding, Hypothesis, Reading, of_like_size
 from im2latex.statistics import from_document
 from im2latex.weights import DESCRIPTION, opened_weights, weights_file
 
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 # width, 1 to 4 channels: grey or RGB, with or without alpha).
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
+# Number of images in a batch. Batches of 4 are read up to twice as fast as batches of 32: the activations stay in the
+# cache, less is padded, and fewer formulas wait for the longest one.
+BATCH = 4
+# Number of batches that are read at the same time: one computes while the other one waits for its threads.
+CONCURRENT = 2
 # Fine cells along each side of a coarse cell.
 BLOCK = 4
 PAD = 0
@@ -51,7 +57,7 @@ class Reader:
     Args:
         model: an ONNX file or a file of weights from `im2latex export`, or a folder that contains one, such as the
             folder of a pushed model. None uses the model that comes with im2latex.
-        threads: number of threads per batch; 0 for one per core.
+        threads: number of threads per batch, 0 for one per core; with 1, batches are read one after the other.
 
     Attributes:
         vocabulary: the text of each token id.
@@ -64,6 +70,7 @@ class Reader:
     def __init__(self, model: str | os.PathLike[str] | None = None, threads: int = 0) -> None:
         file = weights_file() if model is None else readable_file(Path(model))
         described, self._session = _opened(file, threads)
+        self._concurrent = 1 if threads == 1 else CONCURRENT
         try:
             self.vocabulary: list[str] = described["vocabulary"]
             self._form = ImageSettings(**described["image"])
@@ -180,8 +187,9 @@ class Reader:
         return None if (pixels == WHITE).all() else pixels
 
     def search(self, beam: Beam) -> Beam:
-        """Returns the width and length penalty that the model searches with for a beam."""
-        return Beam(*self._decoding.search(beam))
+        """Returns the beam that the model searches with; images with the same one can be read together."""
+        search = self._decoding.search(beam)
+        return search if self._decoding.first_search(beam) == search else beam
 
     def read_normalised(self, images: Sequence[np.ndarray], beam: Beam, attention: bool = False) -> list[Reading]:
         """Reads normalised images with ink, uint8 (height, width).
@@ -189,12 +197,14 @@ class Reader:
         If the model's settings say so, an image is read again if its reading is not probable enough, in its own and
         other sizes together: the probability of a token is its mean over the sizes.
         """
-        readings = self._read_batches([[image] for image in images], beam, attention)
-        scales, below = self._decoding.rescales, self._decoding.rescale_below
-        doubtful = [i for i, (best, *_) in enumerate(readings) if math.exp(best.hypothesis.log_probability) < below]
-        if doubtful and scales and "views" in self._inputs:
-            views = [[images[i], *(rescale(images[i], scale, self._form) for scale in scales)] for i in doubtful]
-            for i, candidates in zip(doubtful, self._read_batches(views, beam, attention), strict=True):
+        decoding = self._decoding
+        readings = self._read_batches([[image] for image in images], decoding.first_search(beam), attention)
+        if decoding.rereads:
+            least = math.log(decoding.rescale_below)
+            doubtful = [i for i, (best, *_) in enumerate(readings) if best.hypothesis.log_probability < least]
+            sizes = [[images[i], *(rescale(images[i], by, self._form) for by in decoding.rescales)] for i in doubtful]
+            again = self._read_batches(sizes, decoding.search(beam), attention)
+            for i, candidates in zip(doubtful, again, strict=True):
                 readings[i] = candidates
         return [
             Reading(tuple(one.hypothesis for one in candidates[: beam.width]), candidates[0].attention)
@@ -202,20 +212,24 @@ class Reader:
         ]
 
     def _read_batches(
-        self, pictures: Sequence[Sequence[np.ndarray]], beam: Beam, attention: bool
+        self, pictures: Sequence[Sequence[np.ndarray]], search: Beam, attention: bool
     ) -> list[list[_Candidate]]:
         """Reads pictures in batches, each as one or more images of it; returns the candidates for each, best first."""
-        answers: dict[int, list[_Candidate]] = {}
         sizes = [(image.shape[1], image.shape[0]) for image, *_ in pictures]
-        for chosen in of_like_size(sizes, max(READ_AT_ONCE // len(pictures[0]), 1) if pictures else 1):
-            answers |= zip(chosen, self._read_batch([pictures[i] for i in chosen], beam, attention), strict=True)
+        batches = list(of_like_size(sizes, max(BATCH // len(pictures[0]), 1) if pictures else 1))
+
+        def read(batch: np.ndarray) -> Iterator[tuple[int, list[_Candidate]]]:
+            return zip(batch, self._read_batch([pictures[i] for i in batch], search, attention), strict=True)
+
+        with ThreadPoolExecutor(self._concurrent) as pool:
+            each = pool.map if len(batches) > 1 else map
+            answers = dict(itertools.chain.from_iterable(each(read, batches)))
         return [answers[i] for i in range(len(pictures))]
 
     def _read_batch(
-        self, pictures: Sequence[Sequence[np.ndarray]], beam: Beam, attention: bool
+        self, pictures: Sequence[Sequence[np.ndarray]], search: Beam, attention: bool
     ) -> list[list[_Candidate]]:
         """Reads at least one picture, each as the same number of normalised images, uint8 (height, width)."""
-        width, length_penalty = self._decoding.search(beam)
         views, pixels = len(pictures[0]), list(itertools.chain(*pictures))
         sizes = np.array([image.shape for image in pixels], np.int64)
         batch = np.full((len(pixels), *(-(-sizes.max(axis=0) // STRIDE) * STRIDE)), WHITE, np.uint8)
@@ -225,8 +239,8 @@ class Reader:
             "image": batch,
             "size": sizes,
             "views": np.array(views, np.int64),
-            "width": np.array(width, np.int64),
-            "length_penalty": np.array(length_penalty, np.float32),
+            "width": np.array(search.width, np.int64),
+            "length_penalty": np.array(search.length_penalty, np.float32),
         }
         names = self._outputs if attention else [name for name in self._outputs if name in _OF_HYPOTHESES]
         inputs = {name: value for name, value in inputs.items() if name in self._inputs}

@@ -69,11 +69,25 @@ class Decoding(NamedTuple):
     rescale_below: float = 0.0
     rescales: Sequence[float] = ()
 
-    def search(self, beam: Beam) -> tuple[int, float]:
-        """Returns the width and length penalty to search with; the width can be larger than `beam.width`."""
+    @property
+    def rereads(self) -> bool:
+        """Whether doubtful pictures are read again."""
+        return bool(self.rescales) and self.rescale_below > 0
+
+    def search(self, beam: Beam) -> Beam:
+        """Returns the beam to search with, which has a length penalty and can be wider."""
         if beam.length_penalty is None:
-            return max(beam.width, self.beam_width), self.length_penalty
-        return beam.width, beam.length_penalty
+            return Beam(max(beam.width, self.beam_width), self.length_penalty)
+        return beam
+
+    def first_search(self, beam: Beam) -> Beam:
+        """Returns the beam for the first reading of a picture.
+
+        It is greedy if one hypothesis is wanted and doubtful pictures are read again: if greedy decoding finds a
+        formula with a probability above 0.5, no other formula is as probable.
+        """
+        search = self.search(beam)
+        return search._replace(width=1) if self.rereads and beam == Beam(1) else search
 
 
 class Attention(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from im2latex.calibration import CERTAIN
 from im2latex.errors import UserError
 from im2latex.images import WHITE
 from im2latex.models import ONNX
+from im2latex.reading import Beam, Decoding
 from trainer_module import features
 from trainer_module.config.image import STRIDE, ImageConfig
 from trainer_module.decoding import Decoded, search
@@ -40,7 +42,8 @@ class FormulaReader:
         described = description(trained) | {"weights": list(named_weights(model))}
         self._description = json.dumps(described, ensure_ascii=False)
         self._onnx = onnx_of(trained)
-        self._image, self._decoding, self._calibration = trained.image, trained.decoding, trained.calibration
+        self._image, self._calibration = trained.image, trained.calibration
+        self._decoding = Decoding(**dataclasses.asdict(trained.decoding))
         self._search = lambda images, sizes, width, length_penalty, views=1: search(
             model, images, sizes, trained.max_tokens, width, length_penalty, views
         )
@@ -79,7 +82,8 @@ class FormulaReader:
             (batch, tokens) float32, 0 after the last token: calibrated probabilities that the formula and each token
             are right. A blank image gives "" with log-probability 0 and probability 0.
         """
-        read = self._read(images, self._decoding.beam_width, self._decoding.length_penalty)
+        first, search = self._decoding.first_search(Beam(1)), self._decoding.search(Beam(1))
+        read = self._read(images, first.width, search.length_penalty, search.width)
         return {name: value[:, 0] for name, value in read.items() if name != "score"}
 
     @tf.function(
@@ -106,11 +110,17 @@ class FormulaReader:
             with 0 for all, and the others are empty with minus infinity.
         """
         with tf.control_dependencies([tf.debugging.assert_positive(width, "width has to be at least 1")]):
-            return self._read(images, tf.identity(width), length_penalty)
+            width = tf.identity(width)
+            return self._read(images, width, length_penalty, width)
 
     def _read(
-        self, images: tf.Tensor, width: int | tf.Tensor, length_penalty: float | tf.Tensor
+        self,
+        images: tf.Tensor,
+        width: int | tf.Tensor,
+        length_penalty: float | tf.Tensor,
+        width_of_doubtful: int | tf.Tensor,
     ) -> dict[str, tf.Tensor]:
+        """Reads images, and doubtful ones again with a beam that is at least as wide; returns `width` hypotheses."""
         count = tf.shape(images)[0]
         normalised = self.normalise(images)
         # Append a white image, which is read only if the batch is empty and never returned, because
@@ -123,8 +133,8 @@ class FormulaReader:
         read = self._search(pixels, sizes, width, length_penalty)
         # A blank image always gives "", whatever the model predicts.
         blank = tf.reduce_all(pixels == WHITE, axis=(1, 2, 3))[:, tf.newaxis]
-        if self._decoding.rescales and self._decoding.rescale_below:
-            read = self._read_doubtful_again(read, blank, pixels, sizes, width, length_penalty)
+        if self._decoding.rereads:
+            read = self._read_doubtful_again(read, blank, pixels, sizes, width_of_doubtful, length_penalty)
         lengths = tf.reduce_sum(tf.cast(read.tokens != features.PAD, tf.int32), axis=2)
         texts = tf.gather(self.vocabulary, read.tokens)
         tokens = tf.RaggedTensor.from_tensor(tf.reshape(texts, (-1, texts.shape[2])), tf.reshape(lengths, (-1,)))
@@ -155,7 +165,7 @@ class FormulaReader:
         """Reads images again if their reading is not probable enough, in their own and other sizes together.
 
         Args:
-            read: the hypotheses of each image.
+            read: the hypotheses of each image; so many are returned.
             blank: whether an image has no ink, (batch, 1).
             pixels, sizes, width, length_penalty: as in `search`.
         """
@@ -175,7 +185,9 @@ class FormulaReader:
             of_views = self._search(_padded(encoded, view_sizes), view_sizes, width, length_penalty, len(scales))
             return Decoded(
                 *(
-                    tf.tensor_scatter_nd_update(of_all, doubtful[:, tf.newaxis], new[:: len(scales)])
+                    tf.tensor_scatter_nd_update(
+                        of_all, doubtful[:, tf.newaxis], new[:: len(scales), : tf.shape(of_all)[1]]
+                    )
                     for of_all, new in zip(read, of_views, strict=True)
                 )
             )

@@ -52,19 +52,20 @@ export class Reader {
     if (normalised.pixels.every((level) => level === WHITE)) {
       return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 0, tokens: [] }] };
     }
-    let hypotheses = await this.#search([normalised], count);
-    if (decoding.rescales.length && Math.exp(hypotheses[0].log_probability) < decoding.rescale_below) {
+    const rereads = decoding.rescales.length > 0 && decoding.rescale_below > 0;
+    const width = Math.max(count, decoding.beam_width);
+    let hypotheses = await this.#search([normalised], rereads && count === 1 ? 1 : width);
+    if (rereads && Math.exp(hypotheses[0].log_probability) < decoding.rescale_below) {
       const others = decoding.rescales.map((scale) => rescale(normalised, scale, image));
-      hypotheses = await this.#search([normalised, ...others], count);
+      hypotheses = await this.#search([normalised, ...others], width);
     }
     return { status: "read", alternatives: hypotheses.slice(0, count) };
   }
 
   /* Returns the hypotheses for a normalised picture in one or more sizes, best first. */
-  async #search(views, count) {
-    const { beam_width: width, length_penalty: lengthPenalty } = this.described.decoding;
-    const outputs = await this.session.run(inputs(views, Math.max(count, width), lengthPenalty), OUTPUTS);
-    const { vocabulary } = this.described;
+  async #search(views, width) {
+    const { decoding, vocabulary } = this.described;
+    const outputs = await this.session.run(inputs(views, width, decoding.length_penalty), OUTPUTS);
     const [, found, steps] = outputs.tokens.dims;
     // The rows of the other views are equal.
     const alternatives = [...outputs.log_probability.data.subarray(0, found)].map((logProbability, i) => {
