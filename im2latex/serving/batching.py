@@ -21,7 +21,7 @@ LONGEST_WAIT, PAUSE = 0.003, 0.1
 # Weight of a new measurement in the running mean of seconds per image.
 WEIGHT = 0.1
 # Maximum number of pixels times hypotheses in a batch: bounds memory and time, so that other requests get their turn.
-MOST_WORK = 2_000_000
+MOST_WORK = 1_000_000
 
 Model = TypeVar("Model")
 Answer = TypeVar("Answer")
