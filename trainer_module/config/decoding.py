@@ -25,8 +25,8 @@ class DecodingConfig:
         default=0.0,
         ge=0.0,
         le=1.0,
-        description="pictures that are read greedily with a lower probability (before calibration) are read again, with "
-        "beam_width and in several sizes together; 0: never",
+        description="pictures that are read greedily with a lower probability (before calibration) are read again, "
+        "with beam_width and in several sizes together; 0: never",
     )
     rescales: tuple[Annotated[float, Field(ge=0.25, le=4.0)], ...] = Field(
         default=(),
