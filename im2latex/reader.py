@@ -80,7 +80,9 @@ class Reader:
             raise UserError(
                 f"{file} is not a model of im2latex: it has no settings for the normalisation of images"
             ) from None
-        self._inputs = {each.name for each in self._session.get_inputs()}  # older files have no `views`
+        self._inputs = {each.name for each in self._session.get_inputs()}
+        if "views" not in self._inputs:  # older files cannot read a picture in several sizes together
+            self._decoding = self._decoding._replace(rescales=())
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     @overload

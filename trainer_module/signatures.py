@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -43,7 +42,7 @@ class FormulaReader:
         self._description = json.dumps(described, ensure_ascii=False)
         self._onnx = onnx_of(trained)
         self._image, self._calibration = trained.image, trained.calibration
-        self._decoding = Decoding(**dataclasses.asdict(trained.decoding))
+        self._decoding = Decoding(**described["decoding"])
         self._search = lambda images, sizes, width, length_penalty, views=1: search(
             model, images, sizes, trained.max_tokens, width, length_penalty, views
         )

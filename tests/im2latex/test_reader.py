@@ -166,7 +166,7 @@ def test_doubtful_pictures_are_read_again_in_several_sizes_together(
         np.testing.assert_array_equal(attention.image, reader.normalise(image))
 
 
-def test_a_model_of_before_there_were_views_reads_each_picture_in_its_own_size(
+def test_a_model_of_before_there_were_views_reads_each_picture_once(
     model: Path, images: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = read_exported(model)._replace(decoding=DecodingConfig(rescale_below=1.0, rescales=(0.8, 1.3)))
@@ -178,10 +178,10 @@ def test_a_model_of_before_there_were_views_reads_each_picture_in_its_own_size(
 
     monkeypatch.setattr(OnnxGraph, "input", without_views)
     (tmp_path / "old.onnx").write_bytes(onnx_of(trained))
-    own_size, *others = ([one.latex for one in im2latex.Reader(file).predict(images)] for file in (
+    once, *others = ([one.latex for one in im2latex.Reader(file).predict(images)] for file in (
         tmp_path / "old.onnx", model, tmp_path / "new.onnx"
     ))  # fmt: skip
-    assert own_size == others[0] != others[1]
+    assert once == others[0] != others[1]
 
 
 def test_the_packaged_model_gives_the_same_results_as_its_saved_model(tmp_path: Path) -> None:
