@@ -88,33 +88,31 @@ class EncoderGraph:
 
     # Encoder.
 
-    def encode(self, image: str, size: str) -> tuple[MemoryNames | None, MemoryNames | None]:
-        """Adds the encoder. Returns the coarse and fine cells; None for a grid that the attention does not use."""
-        add = self.graph.add
+    @property
+    def grids(self) -> tuple[str, ...]:
+        """The grids of cells that the attention uses: `coarse`, `fine`, or both in this order."""
+        return {"standard": ("fine",), "coarse_only": ("coarse",)}.get(self.kind, ("coarse", "fine"))
+
+    def encode(self, image: str, size: str) -> list[str]:
+        """Adds the encoder. Returns the cells of each grid, float32 (batch, units, rows, columns)."""
+        add, cells = self.graph.add, {}
         extents = self.divided_up(size, STRIDE)
         pixels = add("Mul", extents, self.ints(STRIDE))
         x = add("Unsqueeze", add("Cast", image, to=1), self.ints(1))
         x = add("Div", add("Sub", x, self.graph.constant(128.0)), self.graph.constant(128.0))
         x = self.masked(x, pixels)
         features = self.convolutions("encoder", x, pixels, POOLS, NORMALISED, 1)
-        coarse = fine = None
-        if self.kind != "coarse_only":
-            mask = self.inside(extents, features)
-            cells = self.read_rows("row_encoder", features, extents)
-            if self.kind != "standard":
-                cells, mask = self.to_blocks(cells, 0.0), self.to_blocks(mask, False)
-            fine = self.memory(cells, mask, in_blocks=self.kind != "standard")
-        if self.kind != "standard":
+        if "fine" in self.grids:
+            cells["fine"] = self.read_rows("row_encoder", features, extents)
+        if "coarse" in self.grids:
             features = self.convolutions("coarse_encoder", features, extents, (None, None), (True, True), 7)
             outside = self.graph.constant(OUTSIDE)
             features = self.to_blocks(add("Where", self.inside(extents, features), features, outside), OUTSIDE)
             pooled = add("MaxPool", features, kernel_shape=[BLOCK, BLOCK], strides=[BLOCK, BLOCK])
             is_inside = add("Greater", pooled, self.graph.constant(OUTSIDE / 2))
             pooled = add("Where", is_inside, pooled, self.graph.constant(0.0))
-            extents = self.divided_up(extents, BLOCK)
-            mask = self.inside(extents, pooled)
-            coarse = self.memory(self.read_rows("coarse_row_encoder", pooled, extents), mask, in_blocks=False)
-        return coarse, fine
+            cells["coarse"] = self.read_rows("coarse_row_encoder", pooled, self.divided_up(extents, BLOCK))
+        return [cells[grid] for grid in self.grids]
 
     def convolutions(
         self,
@@ -212,17 +210,21 @@ class EncoderGraph:
             return add("Cast", padded, to=9)
         return add("Pad", grid, pads, self.graph.constant(fill))
 
-    def memory(self, cells: str, mask: str, in_blocks: bool) -> MemoryNames:
-        """Makes the memory of a grid, (batch, units, rows, columns); `in_blocks` orders the cells by block."""
+    def memory(self, grid: str, cells: str, size: str) -> MemoryNames:
+        """Makes the memory of a grid from its cells, (batch, units, rows, columns); fine cells go by coarse cell."""
+        extents = self.divided_up(size, STRIDE * BLOCK if grid == "coarse" else STRIDE)
+        mask, in_blocks = self.inside(extents, cells), self.grids == ("coarse", "fine") and grid == "fine"
+        if in_blocks:
+            cells, mask = self.to_blocks(cells, 0.0), self.to_blocks(mask, False)
 
-        def flat(grid: str, channels: int) -> str:
+        def flat(values: str, channels: int) -> str:
             """Flattens a grid to (batch, channels, cells)."""
             if in_blocks:
-                sides = self.graph.add("Div", self.shape(grid, 2, 4), self.ints(BLOCK))
+                sides = self.graph.add("Div", self.shape(values, 2, 4), self.ints(BLOCK))
                 rows, columns = self.graph.add_many("Split", 2, sides, axis=0)
-                grid = self.reshape(grid, -1, channels, rows, BLOCK, columns, BLOCK)
-                grid = self.graph.add("Transpose", grid, perm=[0, 1, 2, 4, 3, 5])
-            return self.reshape(grid, self.shape(grid, 0, 1), channels, -1)
+                values = self.reshape(values, -1, channels, rows, BLOCK, columns, BLOCK)
+                values = self.graph.add("Transpose", values, perm=[0, 1, 2, 4, 3, 5])
+            return self.reshape(values, self.shape(values, 0, 1), channels, -1)
 
         across = flat(cells, self.units)
         values = self.graph.add("Transpose", across, perm=[0, 2, 1])

@@ -38,12 +38,16 @@ def onnx_model(
     Inputs:
         `image`: uint8 (batch, height, width), padded with white to multiples of `STRIDE`.
         `size`: height and width of each image before padding, int64 (batch, 2).
+        `known_coarse`, `known_fine`: cells that an earlier run returned, float32 (batch, units, rows, columns), padded
+            with any number, for the grids that the model has. They are used instead of `image`, if there are any.
+        `search`: false ends the search after one step, bool (); for a run that only encodes.
         `views`: number of consecutive images that show the same formula in different sizes, int64 (); it divides the
             batch. Their rows of the outputs are equal, except the attention.
         `width`: beam width, int64 ().
         `length_penalty`: float32 ().
 
     Outputs:
+        `coarse_cells`, `fine_cells`: the encoded images, float32 (batch, units, rows, columns).
         `tokens`, `token_log_probability`, `log_probability`, `score`: as in `trainer_module.decoding.Decoded`, with
             int64 tokens.
         `token_probability`, `probability`: calibrated, with the same shapes.
@@ -116,6 +120,28 @@ class _Network(EncoderGraph):
         threshold = add("Div", add("Sub", total, one), add("ReduceSum", supported, self.ints(-1)))
         return add("Relu", add("Sub", x, threshold))
 
+    def cells(self) -> tuple[str, list[str]]:
+        """Adds the inputs for images, and the encoder. Returns the images' sizes and the cells of each grid."""
+        graph = self.graph
+        image = graph.input("image", "uint8", ("batch", "height", "width_of_image"))
+        size = graph.input("size", "int64", ("batch", 2))
+        known = [
+            graph.input(f"known_{grid}", "float32", ("known", "units", f"known_{grid}_rows", f"known_{grid}_columns"))
+            for grid in self.grids
+        ]
+        encoding, passing = OnnxGraph(graph), OnnxGraph(graph)
+        self.graph = encoding
+        for value in self.encode(image, size):
+            encoding.output(value, "float32")
+        self.graph = graph
+        for value in known:
+            passing.output(passing.add("Identity", value), "float32")
+        is_unknown = graph.add("Equal", graph.add("Size", known[0]), graph.constant(0))
+        cells = graph.add_many("If", len(known), is_unknown, then_branch=encoding, else_branch=passing)
+        for grid, value in zip(self.grids, cells, strict=True):
+            graph.output(value, "float32", f"{grid}_cells", ("batch", self.units, f"{grid}_rows", f"{grid}_columns"))
+        return size, cells
+
     def calibrated(self, log_probability: str, slope: float, offset: float) -> str:
         """Returns the calibrated probability."""
         add, constant = self.graph.add, self.graph.constant
@@ -127,13 +153,14 @@ class _Network(EncoderGraph):
         """Adds the whole graph: encoder, beam search as a loop over steps, and the outputs."""
         graph, vocabulary = self.graph, self.vocabulary_size
         add, sides = graph.add, ("batch", "width")
-        image = graph.input("image", "uint8", ("batch", "height", "width_of_image"))
-        size = graph.input("size", "int64", ("batch", 2))
+        size, cells = self.cells()
+        memories = {grid: self.memory(grid, value, size) for grid, value in zip(self.grids, cells, strict=True)}
+        coarse, fine = memories.get("coarse"), memories.get("fine")
+        search = graph.input("search", "bool", ())
         views = add("Reshape", graph.input("views", "int64", ()), self.ints(1))
         width = add("Reshape", graph.input("width", "int64", ()), self.ints(1))
         length_penalty = graph.input("length_penalty", "float32", ())
-        coarse, fine = self.encode(image, size)
-        batch = self.shape(image, 0, 1)
+        batch = self.shape(size, 0, 1)
         beams = self.joined(batch, width)
         queries, formulas = add("Mul", batch, width), add("Div", batch, views)
         table = add("MatMul", self.weight("embedding/embeddings"), self.weight("decoder/embedding_kernel"))
@@ -216,7 +243,8 @@ class _Network(EncoderGraph):
         tokens = add("Concat", tokens, add("Where", ended, body.constant(PAD), written), axis=1)
         sums = add("Concat", sums, log_probability, axis=1)
         all_ended = add("ReduceMin", add("Cast", ended, to=6), keepdims=0)
-        body.output(add("Equal", all_ended, body.constant(np.array(0, np.int32))), "bool", shape=())
+        goes_on = add("And", add("Equal", all_ended, body.constant(np.array(0, np.int32))), search)
+        body.output(goes_on, "bool", shape=())
         states = (last, ended, hidden, cell, output, log_probability, tokens, sums, repeated)
         for value, (_, dtype) in zip(states, start.values(), strict=True):
             body.output(value, dtype)

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
+from typing import NamedTuple, TypeAlias, overload
 
 import numpy as np
 from PIL import Image
 
-from im2latex.calibration import Calibration
 from im2latex.errors import ImageError, UserError
 from im2latex.images import WHITE, normalise, rescale
 from im2latex.models import readable_file
 from im2latex.pictures import damaged, encode, prepare
-from im2latex.reading import BLANK, STRIDE, Attention, Beam, Decoding, Hypothesis, Reading, of_like_size
+from im2latex.reading import BLANK, Beam, Decoding, Hypothesis, Reading, of_like_size
+from im2latex.runtime import Runtime
 from im2latex.statistics import from_document
-from im2latex.weights import DESCRIPTION, opened_weights, weights_file
-
-if TYPE_CHECKING:
-    import onnxruntime
+from im2latex.weights import weights_file
 
 # A picture: the path of a file, the bytes of a file, a Pillow image, or an array, uint8 (height, width) or (height,
 # width, 1 to 4 channels: grey or RGB, with or without alpha).
@@ -35,11 +32,6 @@ Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 BATCH = 4
 # Number of batches that are read at the same time: one computes while the other one waits for its threads.
 CONCURRENT = 2
-# Fine cells along each side of a coarse cell.
-BLOCK = 4
-PAD = 0
-# The outputs of the graph that make a hypothesis, in the order of its fields.
-_OF_HYPOTHESES = ("tokens", "log_probability", "score", "probability", "token_probability")
 
 
 class ImageSettings(NamedTuple):
@@ -69,8 +61,9 @@ class Reader:
 
     def __init__(self, model: str | os.PathLike[str] | None = None, threads: int = 0) -> None:
         file = weights_file() if model is None else readable_file(Path(model))
-        described, self._session = _opened(file, threads)
+        self._runtime = Runtime(file, threads)
         self._concurrent = 1 if threads == 1 else CONCURRENT
+        described = self._runtime.described
         try:
             self.vocabulary: list[str] = described["vocabulary"]
             self._form = ImageSettings(**described["image"])
@@ -80,10 +73,8 @@ class Reader:
             raise UserError(
                 f"{file} is not a model of im2latex: it has no settings for the normalisation of images"
             ) from None
-        self._inputs = {each.name for each in self._session.get_inputs()}
-        if "views" not in self._inputs:  # older files cannot read a picture in several sizes together
+        if not self._runtime.can_encode:
             self._decoding = self._decoding._replace(rescales=())
-        self._outputs = [output.name for output in self._session.get_outputs()]
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a text is a sequence of texts too
@@ -199,145 +190,26 @@ class Reader:
         If the model's settings say so, an image is read again if its reading is not probable enough, in its own and
         other sizes together: the probability of a token is its mean over the sizes.
         """
-        decoding = self._decoding
-        readings = self._read_batches([[image] for image in images], decoding.first_search(beam), attention)
-        if decoding.rereads:
-            least = math.log(decoding.rescale_below)
-            doubtful = [i for i, (best, *_) in enumerate(readings) if best.hypothesis.log_probability < least]
-            sizes = [[images[i], *(rescale(images[i], by, self._form) for by in decoding.rescales)] for i in doubtful]
-            again = self._read_batches(sizes, decoding.search(beam), attention)
-            for i, candidates in zip(doubtful, again, strict=True):
-                readings[i] = candidates
-        return [
-            Reading(tuple(one.hypothesis for one in candidates[: beam.width]), candidates[0].attention)
-            for candidates in readings
-        ]
+        sizes = [(image.shape[1], image.shape[0]) for image in images]
+        batches = list(of_like_size(sizes, BATCH))
 
-    def _read_batches(
-        self, pictures: Sequence[Sequence[np.ndarray]], search: Beam, attention: bool
-    ) -> list[list[_Candidate]]:
-        """Reads pictures in batches, each as one or more images of it; returns the candidates for each, best first."""
-        sizes = [(image.shape[1], image.shape[0]) for image, *_ in pictures]
-        batches = list(of_like_size(sizes, max(BATCH // len(pictures[0]), 1) if pictures else 1))
-
-        def read(batch: np.ndarray) -> Iterator[tuple[int, list[_Candidate]]]:
-            return zip(batch, self._read_batch([pictures[i] for i in batch], search, attention), strict=True)
+        def read(batch: np.ndarray) -> Iterator[tuple[int, Reading]]:
+            return zip(batch, self._read_batch([images[i] for i in batch], beam, attention), strict=True)
 
         with ThreadPoolExecutor(self._concurrent) as pool:
             each = pool.map if len(batches) > 1 else map
-            answers = dict(itertools.chain.from_iterable(each(read, batches)))
-        return [answers[i] for i in range(len(pictures))]
+            readings = dict(itertools.chain.from_iterable(each(read, batches)))
+        return [replace(readings[i], alternatives=readings[i].alternatives[: beam.width]) for i in range(len(images))]
 
-    def _read_batch(
-        self, pictures: Sequence[Sequence[np.ndarray]], search: Beam, attention: bool
-    ) -> list[list[_Candidate]]:
-        """Reads at least one picture, each as the same number of normalised images, uint8 (height, width)."""
-        views, pixels = len(pictures[0]), list(itertools.chain(*pictures))
-        sizes = np.array([image.shape for image in pixels], np.int64)
-        batch = np.full((len(pixels), *(-(-sizes.max(axis=0) // STRIDE) * STRIDE)), WHITE, np.uint8)
-        for image, into in zip(pixels, batch, strict=True):
-            into[: image.shape[0], : image.shape[1]] = image
-        inputs = {
-            "image": batch,
-            "size": sizes,
-            "views": np.array(views, np.int64),
-            "width": np.array(search.width, np.int64),
-            "length_penalty": np.array(search.length_penalty, np.float32),
-        }
-        names = self._outputs if attention else [name for name in self._outputs if name in _OF_HYPOTHESES]
-        inputs = {name: value for name, value in inputs.items() if name in self._inputs}
-        outputs = dict(zip(names, self._session.run(names, inputs), strict=True))
-        if "probability" not in outputs:  # file from an older version, without calibration
-            outputs["probability"] = np.exp(outputs["log_probability"])
-            outputs["token_probability"] = np.zeros((*outputs["probability"].shape, 0), np.float32)
-        return [
-            [
-                _Candidate(
-                    self._hypothesis(*(outputs[name][i, j] for name in _OF_HYPOTHESES)),
-                    _trace_attention(outputs, i, j, batch.shape[1:], pixels[i]) if attention else None,
-                )
-                # If the search finds fewer hypotheses than its width, the others have log-probability -inf.
-                for j in np.flatnonzero(outputs["log_probability"][i] > -np.inf)
-            ]
-            for i in range(0, len(pixels), views)  # the other rows of a picture are equal
-        ]
-
-    def _hypothesis(
-        self, tokens: np.ndarray, log_probability: float, score: float, probability: float, of_tokens: np.ndarray
-    ) -> Hypothesis:
-        written = tokens[tokens != PAD].tolist()
-        latex = " ".join(self.vocabulary[token] for token in written)
-        token_probability = tuple(of_tokens[: len(written)].tolist())
-        return Hypothesis(latex, float(log_probability), float(score), float(probability), token_probability)
-
-
-class _Candidate(NamedTuple):
-    """A hypothesis, and its attention if it was requested."""
-
-    hypothesis: Hypothesis
-    attention: Attention | None
-
-
-def _trace_attention(
-    output: Mapping[str, np.ndarray], i: int, j: int, sides: Sequence[int], image: np.ndarray
-) -> Attention:
-    """Collects the attention of a hypothesis by following it back through the beam.
-
-    Args:
-        output: the output of `im2latex.graph.onnx_model`.
-        i: the image's index in the batch.
-        j: the rank of the hypothesis, from 0.
-        sides: height and width of the padded images of the batch.
-        image: the image without padding.
-    """
-    fine = "fine" in output
-    steps = int((output["tokens"][i, j] != PAD).sum())
-    maps, at = [], int(output["order"][i, j])
-    for parents, weights in zip(output["parents"][::-1, i], output["fine" if fine else "coarse"][::-1, i], strict=True):
-        at = int(parents[at])
-        maps.append(weights[at])
-    weights = np.array(maps[::-1][:steps])
-    rows, columns = (side // STRIDE for side in sides)
-    cell = STRIDE if fine else STRIDE * BLOCK
-    if "coarse" in output:
-        rows, columns = -(-rows // BLOCK), -(-columns // BLOCK)
-        if fine:  # the fine cells are ordered by block
-            blocks = weights.reshape(steps, rows, columns, BLOCK, BLOCK).transpose(0, 1, 3, 2, 4)
-            rows, columns = rows * BLOCK, columns * BLOCK
-            weights = blocks.reshape(steps, rows, columns)
-    weights = weights.reshape(steps, rows, columns)
-    height, width = (-(-side // cell) for side in image.shape)
-    return Attention(weights[:, :height, :width], cell, image)
-
-
-def _is_npz(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(2) == b"PK"  # a ZIP
-
-
-def _opened(file: Path, threads: int) -> tuple[dict[str, Any], onnxruntime.InferenceSession]:
-    """Opens a model's file; returns the model's description and an ONNX Runtime session."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Spinning threads take half of the processor time without reading pictures any faster.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Would cache a memory layout for every batch size that it has seen, without a bound.
-    options.enable_mem_pattern = False
-    options.log_severity_level = 4  # errors are raised anyway, so do not log them too
-    content: str | bytes = str(file)
-    if _is_npz(file):
-        from im2latex.graph import onnx_model
-
-        with opened_weights(file) as saved:
-            text = str(saved[DESCRIPTION])
-            weights = {name: saved[name] for name in saved if name != DESCRIPTION}
-            described = json.loads(text)
-            calibration = Calibration(**described.get("calibration", {}))
-            content = onnx_model(described["model"], weights, described["max_tokens"], text, calibration)
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common base class
-        raise UserError(f"{file} is not a valid model ({type(error).__name__}); name another one") from None
-    return json.loads(session.get_modelmeta().custom_metadata_map.get("im2latex", "{}")), session
+    def _read_batch(self, images: Sequence[np.ndarray], beam: Beam, attention: bool) -> list[Reading]:
+        decoding, runtime = self._decoding, self._runtime
+        readings, encoded = runtime.read(images, decoding.first_search(beam), attention)
+        least = math.log(decoding.rescale_below) if decoding.rereads else -math.inf
+        doubtful = [i for i, reading in enumerate(readings) if reading.alternatives[0].log_probability < least]
+        if doubtful:
+            views = [encoded.select(doubtful)]
+            for scale in decoding.rescales:
+                views.append(runtime.encode([rescale(images[i], scale, self._form) for i in doubtful]))
+            for i, reading in zip(doubtful, runtime.search(views, decoding.search(beam), attention), strict=True):
+                readings[i] = reading
+        return readings

@@ -67,11 +67,17 @@ def run(
     width: int,
     penalty: float,
     views: int = 1,
-) -> dict:
+    cells: dict[str, np.ndarray] | None = None,
+    searches: bool = True,
+) -> dict[str, np.ndarray]:
     inputs = {
-        "image": images, "size": sizes, "views": np.array(views),
+        "image": images, "size": sizes, "search": np.array(searches), "views": np.array(views),
         "width": np.array(width), "length_penalty": np.array(penalty, np.float32),
     }  # fmt: skip
+    for name in [each.name for each in session.get_inputs()]:
+        if name.startswith("known_"):
+            nothing = np.zeros((0, 0, 0, 0), np.float32)
+            inputs[name] = cells[name.removeprefix("known_") + "_cells"] if cells else nothing
     return dict(zip([output.name for output in session.get_outputs()], session.run(None, inputs), strict=True))
 
 
@@ -95,6 +101,20 @@ def test_the_graph_gives_the_same_formula_for_several_views(
     np.testing.assert_array_equal(tokens[::2], tokens[1::2])
     alone = run(session, images[order], SIZES[order], 3, 1.0)
     assert (actual["log_probability"][:, 0] != alone["log_probability"][:, 0]).all()
+
+
+def test_images_that_were_encoded_before_give_the_same_results(
+    session: onnxruntime.InferenceSession, images: np.ndarray
+) -> None:
+    expected = run(session, images, SIZES, 3, 1.0, 2)
+    encoded = run(session, images, SIZES, 1, 0.0, searches=False)
+    assert encoded["tokens"].shape[2] == 1
+    cells = {name: value for name, value in encoded.items() if name.endswith("_cells")}
+    for value in cells.values():  # what lies outside the images does not matter
+        value[0, :, -(-SIZES[0, 0] // 8) :] = 7.0
+    actual = run(session, np.zeros((0, 0, 0), np.uint8), SIZES, 3, 1.0, 2, cells)
+    for name in expected.keys() - cells.keys():
+        np.testing.assert_array_equal(actual[name], expected[name])
 
 
 def assert_equal(actual: dict[str, np.ndarray], expected: Decoded) -> np.ndarray:

@@ -166,17 +166,25 @@ def test_doubtful_pictures_are_read_again_in_several_sizes_together(
         np.testing.assert_array_equal(attention.image, reader.normalise(image))
 
 
-def test_a_model_of_before_there_were_views_reads_each_picture_once(
+def test_a_model_that_cannot_search_encoded_images_reads_each_picture_once(
     model: Path, images: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = read_exported(model)._replace(decoding=DecodingConfig(rescale_below=1.0, rescales=(0.8, 1.3)))
     (tmp_path / "new.onnx").write_bytes(onnx_of(trained))
-    of_graph = OnnxGraph.input
+    add_input, add_output = OnnxGraph.input, OnnxGraph.output
+    constants = {
+        "views": np.array(1), "search": np.array(True), "known_fine": np.zeros((0, 0, 0, 0), np.float32),
+    }  # fmt: skip
 
-    def without_views(graph: OnnxGraph, name: str, *of_input: Any) -> str:
-        return graph.constant(np.array(1)) if name == "views" else of_graph(graph, name, *of_input)
+    def old_input(graph: OnnxGraph, name: str, *of_input: Any) -> str:
+        return graph.constant(constants[name]) if name in constants else add_input(graph, name, *of_input)
 
-    monkeypatch.setattr(OnnxGraph, "input", without_views)
+    def old_output(graph: OnnxGraph, value: str, dtype: str, name: str = "", shape: Any = None) -> None:
+        if name != "fine_cells":
+            add_output(graph, value, dtype, name, shape)
+
+    monkeypatch.setattr(OnnxGraph, "input", old_input)
+    monkeypatch.setattr(OnnxGraph, "output", old_output)
     (tmp_path / "old.onnx").write_bytes(onnx_of(trained))
     once, *others = ([one.latex for one in im2latex.Reader(file).predict(images)] for file in (
         tmp_path / "old.onnx", model, tmp_path / "new.onnx"

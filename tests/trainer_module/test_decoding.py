@@ -266,8 +266,9 @@ def test_a_loop_ends_and_is_cut_to_one_repetition_in_both_decoders(period: int, 
     graph = onnx_model(dataclasses.asdict(model.config), weights_of(model), most, "{}")
     images, sizes = padded(IMAGES[:2], 0, 0).values()
     inputs = {
-        "image": images[..., 0], "size": sizes.astype(np.int64), "views": np.array(1), "width": np.array(1),
-        "length_penalty": np.array(0, np.float32),
+        "image": images[..., 0], "size": sizes.astype(np.int64), "search": np.array(True), "views": np.array(1),
+        "width": np.array(1), "length_penalty": np.array(0, np.float32),
+        "known_fine": np.zeros((0, 0, 0, 0), np.float32),
     }  # fmt: skip
     names = ["tokens", "token_log_probability", "log_probability"]
     outputs = dict(zip(names, onnxruntime.InferenceSession(graph).run(names, inputs), strict=True))

@@ -1,17 +1,14 @@
-/* Reads a picture with ONNX Runtime. JavaScript port of im2latex/reader.py, for one picture at a time. */
+/* Reads a picture. JavaScript port of im2latex/reader.py, for one picture at a time. */
 
-import * as ort from "./onnxruntime/ort.wasm.bundle.min.js";
 import { clean } from "./clean.js";
 import { WHITE, normalise, rescale } from "./images.js";
+import { Runtime } from "./runtime.js";
 
-/* The convolutional encoder halves both sides three times. */
-const STRIDE = 8;
 const PAD = 0;
 /* The same limits as in im2latex/pictures.py. */
 const MAX_PIXELS = 16000000;
 const MAX_SIDE = 16000;
 const LEAST_PIXELS = 9;
-const OUTPUTS = ["tokens", "log_probability", "probability", "token_probability"];
 
 const here = (name) => new URL(name, import.meta.url).href;
 
@@ -20,24 +17,26 @@ export class ImageError extends Error {}
 
 /* A model that reads pictures; create it with `load`. */
 export class Reader {
-  constructor(session, described) {
-    this.session = session;
+  constructor(runtime, described, helpers) {
+    this.runtime = runtime;
     this.described = described;
+    this.helpers = helpers;
   }
 
   /* Fetches all files that are needed; no requests are made afterwards. */
   static async load() {
-    // More threads need headers (COOP and COEP) that static hosts do not send.
-    ort.env.wasm.numThreads = 1;
-    ort.env.wasm.wasmPaths = { wasm: here("onnxruntime/ort-wasm-simd-threaded.wasm") };
     const [model, described] = await Promise.all([
       download("model.onnx").then((response) => response.arrayBuffer()),
       download("model.json").then((response) => response.json()),
     ]);
-    const session = await ort.InferenceSession.create(new Uint8Array(model));
-    // The first run compiles the graph; do it here, so that no picture has to wait for it.
-    await session.run(inputs([{ height: 1, width: 1, pixels: Uint8Array.of(0) }], 1, 0), ["tokens"]);
-    return new Reader(session, described);
+    const file = new Uint8Array(model);
+    // One session uses one core, so the other sizes of a picture are encoded in workers of their own.
+    const count = Math.min(described.decoding.rescales.length, navigator.hardwareConcurrency ?? 1) - 1;
+    const helpers = Array.from({ length: Math.max(count, 0) }, () => new Helper());
+    const loading = helpers.map((helper) => helper.ask(file));
+    const runtime = await Runtime.load(file);
+    const loaded = await Promise.allSettled(loading);
+    return new Reader(runtime, described, helpers.filter((_, i) => loaded[i].status === "fulfilled"));
   }
 
   /* Reads a picture file, a Blob, with the model's own beam search; the beam is wider if more alternatives are
@@ -53,21 +52,38 @@ export class Reader {
       return { status: "blank", alternatives: [{ latex: "", log_probability: 0, probability: 0, tokens: [] }] };
     }
     const rereads = decoding.rescales.length > 0 && decoding.rescale_below > 0;
-    const width = Math.max(count, decoding.beam_width);
-    let hypotheses = await this.#search([normalised], rereads && count === 1 ? 1 : width);
+    const beam = { width: Math.max(count, decoding.beam_width), lengthPenalty: decoding.length_penalty };
+    const first = rereads && count === 1 ? { ...beam, width: 1 } : beam;
+    const [outputs, encoded] = await this.runtime.read(normalised, first);
+    let hypotheses = this.#hypotheses(outputs);
     if (rereads && Math.exp(hypotheses[0].log_probability) < decoding.rescale_below) {
       const others = decoding.rescales.map((scale) => rescale(normalised, scale, image));
-      hypotheses = await this.#search([normalised, ...others], width);
+      const views = [encoded, ...(await this.#encode(others))];
+      hypotheses = this.#hypotheses(await this.runtime.search(views, beam));
     }
     return { status: "read", alternatives: hypotheses.slice(0, count) };
   }
 
-  /* Returns the hypotheses for a normalised picture in one or more sizes, best first. */
-  async #search(views, width) {
-    const { decoding, vocabulary } = this.described;
-    const outputs = await this.session.run(inputs(views, width, decoding.length_penalty), OUTPUTS);
+  /* Encodes images in all workers, the largest ones first. */
+  async #encode(images) {
+    const waiting = [...images].sort((a, b) => a.pixels.length - b.pixels.length);
+    const encoded = new Map();
+    const work = async (encode) => {
+      while (waiting.length) {
+        const image = waiting.pop();
+        encoded.set(image, await encode(image));
+      }
+    };
+    const helping = this.helpers.map((helper) => work((image) => helper.ask(image)));
+    await Promise.all([...helping, work((image) => this.runtime.encode(image))]);
+    return images.map((image) => encoded.get(image));
+  }
+
+  /* Returns the hypotheses of the graph's outputs, best first. */
+  #hypotheses(outputs) {
+    const { vocabulary } = this.described;
     const [, found, steps] = outputs.tokens.dims;
-    // The rows of the other views are equal.
+    // The rows of the other sizes are equal.
     const alternatives = [...outputs.log_probability.data.subarray(0, found)].map((logProbability, i) => {
       const ofTokens = outputs.token_probability.data.subarray(i * steps, (i + 1) * steps);
       const tokens = Array.from(outputs.tokens.data.subarray(i * steps, (i + 1) * steps), Number)
@@ -82,6 +98,22 @@ export class Reader {
     });
     // If the search finds fewer hypotheses than requested, the others have log-probability -inf.
     return alternatives.filter((one) => Number.isFinite(one.log_probability));
+  }
+}
+
+/* A worker that encodes images, see encoder.js. */
+class Helper {
+  constructor() {
+    this.worker = new Worker(here("encoder.js"), { type: "module" });
+  }
+
+  /* Sends a message, and returns the answer. */
+  ask(message) {
+    return new Promise((resolve, reject) => {
+      this.worker.onmessage = ({ data }) => resolve(data);
+      this.worker.onerror = ({ message: reason }) => reject(new Error(reason ?? "a script is missing"));
+      this.worker.postMessage(message);
+    });
   }
 }
 
@@ -113,26 +145,4 @@ async function decode(picture) {
   context.drawImage(bitmap, 0, 0);
   bitmap.close();
   return { height, width, data: context.getImageData(0, 0, width, height).data };
-}
-
-/* Returns the model's inputs, as described in im2latex/graph.py. */
-function inputs(views, beam, lengthPenalty) {
-  const [rows, columns] = ["height", "width"].map((side) => {
-    const longest = Math.max(...views.map((view) => view[side]));
-    return Math.ceil(longest / STRIDE) * STRIDE;
-  });
-  const padded = new Uint8Array(views.length * rows * columns).fill(WHITE);
-  views.forEach(({ height, width, pixels }, i) => {
-    for (let y = 0; y < height; y++) {
-      padded.set(pixels.subarray(y * width, (y + 1) * width), (i * rows + y) * columns);
-    }
-  });
-  const sizes = BigInt64Array.from(views.flatMap(({ height, width }) => [BigInt(height), BigInt(width)]));
-  return {
-    image: new ort.Tensor("uint8", padded, [views.length, rows, columns]),
-    size: new ort.Tensor("int64", sizes, [views.length, 2]),
-    views: new ort.Tensor("int64", BigInt64Array.of(BigInt(views.length)), []),
-    width: new ort.Tensor("int64", BigInt64Array.of(BigInt(beam)), []),
-    length_penalty: new ort.Tensor("float32", Float32Array.of(lengthPenalty), []),
-  };
 }
