@@ -27,7 +27,7 @@ run: environment ## make data, train, gate and push a model (about 8 minutes on 
 
 # A line that was stopped goes on where it was.
 reader: environment ## make the model that comes with im2latex again (docs/model-card.md; days on 2 cores)
-	@$(BIN)/im2latex data import "$(SOURCE)" --out "$(READER)/imported"
+	@$(BIN)/im2latex data import "$(SOURCE)" --spelling im2markup --out "$(READER)/imported"
 	@$(BIN)/im2latex data recombine "$(READER)/imported" --out "$(READER)/recombined.tsv.gz" --count 130000
 	@$(BIN)/im2latex data draw "$(READER)/imported" "$(READER)/recombined.tsv.gz" "$(FORMULAS)" --out "$(READER)/drawn"
 	@$(BIN)/im2latex data import "$(READER)/imported" --add "$(READER)/drawn" --out "$(READER)/all"

@@ -6,13 +6,14 @@ where it is explained, with sources.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from im2latex.calibration import CERTAIN, Calibration
 from im2latex.encoder_graph import BLOCK, OUTSIDE, EncoderGraph, MemoryNames
+from im2latex.groups import MAX_DEPTH, groups_of
 from im2latex.protobuf import Message, OnnxGraph, model
 
 PAD, START, END = 0, 1, 2
@@ -32,6 +33,7 @@ def onnx_model(
     max_tokens: int,
     note: str,
     calibration: Calibration | None = None,
+    vocabulary: Sequence[str] = (),
 ) -> Message:
     """Returns the ONNX file of a model.
 
@@ -63,9 +65,10 @@ def onnx_model(
         max_tokens: maximum number of tokens in a formula.
         note: JSON that describes the model, stored in the file's metadata as `im2latex`.
         calibration: None leaves the model's probabilities as they are.
+        vocabulary: as in `trainer_module.decoding.search`.
     """
     network = _Network(config, weights)
-    network.search(max_tokens, calibration or Calibration())
+    network.search(max_tokens, calibration or Calibration(), vocabulary)
     return model(network.graph, {"im2latex": note})
 
 
@@ -149,9 +152,9 @@ class _Network(EncoderGraph):
         odds = add("Sub", below, add("Log", add("Sub", constant(1.0), add("Exp", below))))
         return add("Sigmoid", add("Add", add("Mul", odds, constant(slope)), constant(offset)))
 
-    def search(self, max_tokens: int, calibration: Calibration) -> None:
+    def search(self, max_tokens: int, calibration: Calibration, vocabulary: Sequence[str]) -> None:
         """Adds the whole graph: encoder, beam search as a loop over steps, and the outputs."""
-        graph, vocabulary = self.graph, self.vocabulary_size
+        graph, vocabulary_size = self.graph, self.vocabulary_size
         add, sides = graph.add, ("batch", "width")
         size, cells = self.cells()
         memories = {grid: self.memory(grid, value, size) for grid, value in zip(self.grids, cells, strict=True)}
@@ -170,14 +173,19 @@ class _Network(EncoderGraph):
             recurrent.append(self.weight("decoder/hidden_kernel"))
         kernel = add("Concat", *recurrent, axis=0)
         combine, logits_kernel = self.weight("decoder/combine_kernel"), self.weight("decoder/logits_kernel")
-        ids = np.arange(vocabulary)
-        only_end = graph.constant(np.where(ids == END, 0, NEVER).astype(np.float32))
-        allowed = graph.constant(np.where((ids == PAD) | (ids == START), NEVER, 0).astype(np.float32))
+        ids = np.arange(vocabulary_size)
+        groups = groups_of(vocabulary or [""] * vocabulary_size, END)
+        possible = ~groups.forbidden & (ids != PAD) & (ids != START)
+        only_end, allowed, closing = (
+            graph.constant(np.where(is_possible, 0, NEVER).astype(np.float32))
+            for is_possible in (ids == END, possible, groups.ending)
+        )
+        opened, closed = (graph.constant(kinds.astype(np.int64)[:, np.newaxis]) for kinds in groups[:2])
         offsets = add("Unsqueeze", add("Mul", self.count(batch), width), self.ints(1))
         first = self.reshape(add("Expand", offsets, beams), -1)
-        never, vocabulary_shape = graph.constant(NEVER), self.ints(vocabulary)
+        never, vocabulary_shape = graph.constant(NEVER), self.ints(vocabulary_size)
         hidden_shape, in_all = self.joined(beams, self.units), self.joined(batch, -1)
-        of_query, of_view = self.joined(queries, vocabulary), self.joined(formulas, views, width, vocabulary)
+        of_query, of_view = self.joined(queries, vocabulary_size), self.joined(formulas, views, width, vocabulary_size)
         log_views = add("Log", add("Cast", views, to=1))
         flat, column, in_units = self.ints(-1), self.ints(-1, 1), self.ints(-1, self.units)
         start_of_recent, end_of_recent, along = self.ints(-MAX_PERIOD), self.ints(np.iinfo(np.int64).max), self.ints(1)
@@ -198,6 +206,7 @@ class _Network(EncoderGraph):
             "hidden": (zeros, "float32"),
             "cell": (zeros, "float32"),
             "output": (zeros, "float32"),
+            "within": (filled(0, MAX_DEPTH), "int64"),  # kinds of the open groups, the innermost first
             "log_probability": (log_probability, "float32"),  # (queries, 1)
             # From here on with a column for each step.
             "tokens": (filled(PAD, MAX_PERIOD), "int64"),  # and MAX_PERIOD columns before the first step
@@ -210,7 +219,7 @@ class _Network(EncoderGraph):
         add = body.add
         step = body.input(body.new_name(), "int64", ())
         body.input(body.new_name(), "bool", ())
-        last, ended, hidden, cell, output, before, tokens, sums, repeated = (
+        last, ended, hidden, cell, output, within, before, tokens, sums, repeated = (
             body.input(body.new_name(), dtype) for _, dtype in start.values()
         )
         recurrent_input = add("Concat", output, hidden, axis=1) if self.config["hidden_recurrence"] else output
@@ -227,13 +236,21 @@ class _Network(EncoderGraph):
         gains = add("Reshape", add("Expand", add("Sub", mean, log_views), of_view), of_query)
         is_last = add("Equal", step, body.constant(max_tokens))
         has_to_end = add("Or", is_last, add("Greater", add("ReduceMax", repeated, axes=[1]), body.constant(-1)))
-        gains = add("Add", gains, add("Where", has_to_end, only_end, allowed))
+        innermost = add("Gather", within, body.constant(0), axis=1)
+        closed_first = add("Add", add("Gather", gains, self.ints(END), axis=1), add("Gather", closing, innermost))
+        matching = add("Add", add("Max", gains, closed_first), add("Gather", allowed, innermost))
+        gains = add("Where", has_to_end, add("Add", gains, only_end), matching)
         candidates = add("Add", before, add("Where", ended, only_end, gains))
         log_probability, best = body.add_many("TopK", 2, add("Reshape", candidates, in_all), width)
         best = add("Reshape", best, flat)
         last, parents = add("Mod", best, vocabulary_shape), add("Div", best, vocabulary_shape)
         rows = add("Add", first, parents)
-        hidden, cell, output = (add("Gather", part, rows) for part in (hidden, cell, output))
+        hidden, cell, output, within = (add("Gather", part, rows) for part in (hidden, cell, output, within))
+        opens, closes = add("Gather", opened, last), add("Gather", closed, last)
+        outside = add("Pad", add("Slice", within, along, end_of_recent, along), self.ints(0, 0, 0, 1))
+        within = add("Where", add("Cast", closes, to=9), outside, within)
+        inside = add("Concat", opens, add("Slice", within, self.ints(0), flat, along), axis=1)
+        within = add("Where", add("Cast", opens, to=9), inside, within)
         tokens, sums, repeated = (add("Gather", part, rows) for part in (tokens, sums, repeated))
         written, log_probability = add("Unsqueeze", last, along), add("Reshape", log_probability, column)
         ended = add("Equal", written, body.constant(END))
@@ -245,7 +262,7 @@ class _Network(EncoderGraph):
         all_ended = add("ReduceMin", add("Cast", ended, to=6), keepdims=0)
         goes_on = add("And", add("Equal", all_ended, body.constant(np.array(0, np.int32))), search)
         body.output(goes_on, "bool", shape=())
-        states = (last, ended, hidden, cell, output, log_probability, tokens, sums, repeated)
+        states = (last, ended, hidden, cell, output, within, log_probability, tokens, sums, repeated)
         for value, (_, dtype) in zip(states, start.values(), strict=True):
             body.output(value, dtype)
         grid_weights = {
@@ -259,7 +276,7 @@ class _Network(EncoderGraph):
             "Loop", len(start) + 1 + len(grid_weights), graph.constant(max_tokens + 1), graph.constant(True),
             *(value for value, _ in start.values()), body=body,
         )  # fmt: skip
-        log_probability, tokens, sums, repeated, parents, *all_weights = ends[5:]
+        log_probability, tokens, sums, repeated, parents, *all_weights = ends[6:]
         log_probability = add("Reshape", log_probability, beams)
         parents = self.reshape(parents, -1, beams)
         to_end = self.ints(np.iinfo(np.int64).max)

@@ -227,7 +227,8 @@ def _session(file: Path, threads: int) -> onnxruntime.InferenceSession:
             weights = {name: saved[name] for name in saved if name != DESCRIPTION}
             described = json.loads(text)
             calibration = Calibration(**described.get("calibration", {}))
-            content = onnx_model(described["model"], weights, described["max_tokens"], text, calibration)
+            vocabulary = described["vocabulary"]
+            content = onnx_model(described["model"], weights, described["max_tokens"], text, calibration, vocabulary)
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  ONNX Runtime's exceptions have no common base class

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from keras import ops
 
 from im2latex.graph import LOOPS, LOOPS_AT_LIMIT, MAX_PERIOD
+from im2latex.groups import MAX_DEPTH, groups_of
 from trainer_module.features import END, PAD, START
 from trainer_module.model import FormulaModel
 from trainer_module.recurrence import DecoderState, Tensor
@@ -42,6 +45,7 @@ def search(
     width: int | Tensor = 1,
     length_penalty: float | Tensor = 0.0,
     views: int = 1,
+    vocabulary: Sequence[str] = (),
 ) -> Decoded:
     """Reads formulas from images with beam search.
 
@@ -50,6 +54,9 @@ def search(
 
     A hypothesis in a loop (`im2latex.graph.LOOPS`; at the maximum length, `LOOPS_AT_LIMIT`) is ended, and the
     repetitions are removed. Its log-probability still includes the removed tokens.
+
+    A hypothesis closes only the innermost open group. If it ends within a group, the group is closed first, with the
+    probability of the end; not in a loop, and not at the maximum length.
 
     Args:
         model: the model.
@@ -61,6 +68,7 @@ def search(
             power (Wu et al. 2016, section 7, with the end counted as a token).
         views: number of consecutive images that show the same formula in different sizes; it divides the batch. The
             probability of a token is its mean over them, and their rows of the result are equal.
+        vocabulary: the text of each token id, which says which tokens open and close groups; if empty, none does.
     """
     memories = model.decoder.remember(model.encode(images, sizes))
     kernels = model.decoder.kernels()
@@ -68,10 +76,16 @@ def search(
     positions = ops.reshape(ops.arange(max_tokens, dtype="int32"), (1, 1, -1))
     # Index of each image's first hypothesis among the hypotheses of all images.
     first = ops.expand_dims(ops.arange(batch, dtype="int32") * width, 1)
-    vocabulary = ops.arange(model.vocabulary_size, dtype="int32")
-    # Padding and start tokens are never allowed, and after the last position only the end token is.
-    only_end = ops.where(vocabulary == END, 0.0, NEVER)
-    allowed = ops.where(ops.logical_or(vocabulary == PAD, vocabulary == START), NEVER, 0.0)
+    # After the last position, only the end token is possible; padding and start tokens never are.
+    ids = np.arange(model.vocabulary_size)
+    groups = groups_of(vocabulary or [""] * len(ids), END)
+    possible = ~groups.forbidden & (ids != PAD) & (ids != START)
+    # The last two have a row for each kind of the innermost open group.
+    only_end, allowed, closing = (
+        ops.convert_to_tensor(np.where(is_possible, 0, NEVER).astype(np.float32))
+        for is_possible in (ids == END, possible, groups.ending)
+    )
+    opened, closed = ops.convert_to_tensor(groups.opened), ops.convert_to_tensor(groups.closed)
     loops = ops.convert_to_tensor(LOOPS, "int32")
 
     def unfinished(step: Tensor, last: Tensor, ended: Tensor, *_: Tensor) -> Tensor:
@@ -90,6 +104,7 @@ def search(
         gained: Tensor,
         recent: Tensor,
         repeated: Tensor,
+        within: Tensor,
         before: Tensor,
     ) -> tuple[Tensor, ...]:
         logits, state, _ = model.step(ops.reshape(last, (-1,)), DecoderState(*state), memories, kernels)
@@ -100,7 +115,10 @@ def search(
             gains = ops.broadcast_to(mean, ops.shape(of_views))
         gains = ops.reshape(gains, (batch, width, model.vocabulary_size))
         has_to_end = ops.logical_or(step >= max_tokens, ops.any(repeated >= loops, axis=-1, keepdims=True))
-        gains = gains + ops.where(has_to_end, only_end, allowed)
+        innermost = within[..., 0]
+        closed_first = gains[..., END : END + 1] + ops.take(closing, innermost, axis=0)
+        matching = ops.maximum(gains, closed_first) + ops.take(allowed, innermost, axis=0)
+        gains = ops.where(has_to_end, gains + only_end, matching)
         # A finished hypothesis has a single continuation, at no cost.
         gains = ops.where(ops.expand_dims(ended, -1), only_end, gains)
         candidates = ops.expand_dims(before, -1) + gains
@@ -109,7 +127,9 @@ def search(
         chosen, parents = best % model.vocabulary_size, first + best // model.vocabulary_size
         rows = ops.reshape(parents, (-1,))
         state = tuple(ops.take(part, rows, axis=0) for part in state)
-        tokens, gained, recent, repeated = (rows_of(values, rows) for values in (tokens, gained, recent, repeated))
+        tokens, gained, recent, repeated, within = (
+            rows_of(values, rows) for values in (tokens, gained, recent, repeated, within)
+        )
         is_current, ended = ops.equal(positions, step), ops.expand_dims(ops.equal(chosen, END), -1)
         gain = log_probability - ops.reshape(ops.take(ops.reshape(before, (-1,)), rows), (batch, width))
         written = ops.expand_dims(chosen, -1)
@@ -118,7 +138,11 @@ def search(
         gained = ops.where(new, ops.expand_dims(gain, -1), gained)
         repeated = ops.where(ended, repeated, ops.where(ops.equal(recent, written), repeated + 1, 0))
         recent = ops.concatenate([recent[..., 1:], written], axis=-1)
-        return step + 1, chosen, ended[..., 0], state, tokens, gained, recent, repeated, log_probability
+        opens, closes = (ops.expand_dims(ops.take(kinds, chosen, axis=0), -1) for kinds in (opened, closed))
+        outside = ops.concatenate([within[..., 1:], ops.zeros_like(opens)], axis=-1)
+        within = ops.where(closes > 0, outside, within)
+        within = ops.where(opens > 0, ops.concatenate([opens, within[..., :-1]], axis=-1), within)
+        return step + 1, chosen, ended[..., 0], state, tokens, gained, recent, repeated, within, log_probability
 
     beams = ops.arange(width, dtype="int32")
     start = (
@@ -130,10 +154,11 @@ def search(
         ops.zeros((batch, width, max_tokens)),
         ops.full((batch, width, MAX_PERIOD), PAD, "int32"),
         ops.zeros((batch, width, MAX_PERIOD), "int32"),
+        ops.zeros((batch, width, MAX_DEPTH), "int32"),
         # All hypotheses start equal, so only one of them may continue.
         ops.where(beams == 0, 0.0, NEVER) + ops.zeros((batch, 1)),
     )
-    *_, tokens, gained, _, repeated, log_probability = ops.while_loop(unfinished, extend, start)
+    *_, tokens, gained, _, repeated, _, log_probability = ops.while_loop(unfinished, extend, start)
     is_at_limit = ops.all(tokens != PAD, axis=-1, keepdims=True)
     limits = ops.where(is_at_limit, ops.convert_to_tensor(LOOPS_AT_LIMIT, "int32"), loops)
     cut = ops.max(ops.where(repeated >= limits, repeated, 0), axis=-1)

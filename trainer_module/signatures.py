@@ -44,7 +44,7 @@ class FormulaReader:
         self._image, self._calibration = trained.image, trained.calibration
         self._decoding = Decoding(**described["decoding"])
         self._search = lambda images, sizes, width, length_penalty, views=1: search(
-            model, images, sizes, trained.max_tokens, width, length_penalty, views
+            model, images, sizes, trained.max_tokens, width, length_penalty, views, trained.vocabulary
         )
 
     def save(self, folder: str) -> None:

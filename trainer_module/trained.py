@@ -93,7 +93,9 @@ def onnx_of(trained: Trained, precision: Precision = "float32") -> bytes:
     """
     note = json.dumps(description(trained), ensure_ascii=False)
     stored = _all_stored(trained, precision)
-    return onnx_model(dataclasses.asdict(trained.model), stored, trained.max_tokens, note, trained.calibration)
+    return onnx_model(
+        dataclasses.asdict(trained.model), stored, trained.max_tokens, note, trained.calibration, trained.vocabulary
+    )
 
 
 def save_onnx(file: Path, trained: Trained, precision: Precision = "float32") -> None:

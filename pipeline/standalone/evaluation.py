@@ -70,7 +70,7 @@ def read_formulas(trained: Trained, examples: Sequence[Example], width: int) -> 
     def best(values: list, images: jax.Array, sizes: jax.Array) -> tuple[jax.Array, jax.Array]:
         # The weights are arguments, because XLA would fold constants at compile time.
         with keras.StatelessScope(state_mapping=list(zip(model.variables, values, strict=True))):
-            decoded = search(model, images, sizes, trained.max_tokens, width)
+            decoded = search(model, images, sizes, trained.max_tokens, width, vocabulary=trained.vocabulary)
         return decoded.tokens[:, 0], decoded.log_probability[:, 0]
 
     buckets = Buckets(examples, max(1, min(SHAPES, len(examples) // (BATCHES_PER_SHAPE * READ_AT_ONCE))))

@@ -17,7 +17,9 @@ from trainer_module.model import FormulaModel
 from trainer_module.trained import Trained, save_weights
 from trainer_module.weights import weights_of
 
-MAX_TOKENS, VOCABULARY = 20, 30
+GROUPS = ["{", "}", "\\left(", "\\right)", "\\right.", "\\begin{array}", "\\end{array}"]
+TEXTS = ["", "", "", *GROUPS, *"abcdefghijklmnopqrst"]
+MAX_TOKENS, VOCABULARY = 20, len(TEXTS)
 SIZES = np.array([[60, 300], [17, 90], [64, 5], [33, 200]])
 SMALL: dict[str, Any] = {"filters": (4, 8, 8, 8, 16, 16), "decoder_units": 16, "embedding_units": 8}
 # Every option on and off, and every kind of attention.
@@ -56,7 +58,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def session(model: FormulaModel) -> onnxruntime.InferenceSession:
-    content = onnx_model(dataclasses.asdict(model.config), weights_of(model), MAX_TOKENS, "{}")
+    content = onnx_model(dataclasses.asdict(model.config), weights_of(model), MAX_TOKENS, "{}", vocabulary=TEXTS)
     return onnxruntime.InferenceSession(content)
 
 
@@ -85,17 +87,21 @@ def run(
 def test_the_graph_gives_the_same_tokens_and_probabilities(
     model: FormulaModel, session: onnxruntime.InferenceSession, images: np.ndarray, width: int, penalty: float
 ) -> None:
-    expected = search(model, images[..., np.newaxis], SIZES.astype(np.int32), MAX_TOKENS, width, penalty)
+    inputs = images[..., np.newaxis], SIZES.astype(np.int32)
+    expected = search(model, *inputs, MAX_TOKENS, width, penalty, vocabulary=TEXTS)
     actual = run(session, images, SIZES, width, penalty)
     tokens = assert_equal(actual, expected)
     assert len({tuple(best) for best in tokens[:, 0]}) > 1
+    without_groups = keras.ops.convert_to_numpy(search(model, *inputs, MAX_TOKENS, width, penalty).tokens)
+    assert width == 1 or (tokens != without_groups).any()
 
 
 def test_the_graph_gives_the_same_formula_for_several_views(
     model: FormulaModel, session: onnxruntime.InferenceSession, images: np.ndarray
 ) -> None:
     order = [0, 3, 1, 2]
-    expected = search(model, images[order][..., np.newaxis], SIZES[order].astype(np.int32), MAX_TOKENS, 3, 1.0, 2)
+    inputs = images[order][..., np.newaxis], SIZES[order].astype(np.int32)
+    expected = search(model, *inputs, MAX_TOKENS, 3, 1.0, 2, TEXTS)
     actual = run(session, images[order], SIZES[order], 3, 1.0, 2)
     tokens = assert_equal(actual, expected)
     np.testing.assert_array_equal(tokens[::2], tokens[1::2])

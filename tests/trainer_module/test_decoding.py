@@ -39,6 +39,36 @@ def read_slowly(logits, image: np.ndarray, max_tokens: int) -> tuple[list[int], 
         tokens.append(best)
 
 
+# A vocabulary with groups, of VOCABULARY tokens.
+GROUPS = ["", "", "", "\\left(", "\\right)", "x", "{", "}", "\\right.", "y", "z"]
+
+
+def read_in_groups(logits, image: np.ndarray, max_tokens: int) -> tuple[list[int], float]:
+    """Decodes as `read_slowly`; closes only the innermost group, and all groups at the end."""
+    openers = {"}": "{", "\\right)": "\\left(", "\\right.": "\\left("}
+    tokens: list[int] = []
+    within: list[str] = []
+    log_probability = 0.0
+    while len(tokens) < max_tokens:
+        step = log_softmax(logits([image], np.array([[START, *tokens]], np.int32))[0, -1])
+        innermost = within[-1] if within else None
+        if innermost:
+            ending = GROUPS.index("}" if innermost == "{" else "\\right.")
+            step[ending] = max(step[ending], step[END])
+        allowed = [i for i in range(END + 1, VOCABULARY) if openers.get(GROUPS[i], innermost) == innermost]
+        best = max(allowed if within else [END, *allowed], key=lambda token: step[token])
+        log_probability += step[best]
+        if best == END:
+            return tokens, log_probability
+        tokens.append(best)
+        if GROUPS[best] in openers.values():
+            within.append(GROUPS[best])
+        elif GROUPS[best] in openers:
+            within.pop()
+    end = log_softmax(logits([image], np.array([[START, *tokens]], np.int32))[0, -1])[END]
+    return tokens, log_probability + end
+
+
 def sharpened(variant: dict, seed: int) -> FormulaModel:
     """Returns a model that gives different results for different images."""
     model = build_model(variant, seed)
@@ -76,6 +106,18 @@ def test_a_batch_gives_the_same_results_as_a_plain_loop_per_image(model, logits)
         lengths.add(len(expected))
     assert len(lengths) >= 3
     assert min(lengths) < MAX_TOKENS
+
+
+def test_groups_match(model, logits):
+    decoded = search(model, *padded(IMAGES, 0, 0).values(), MAX_TOKENS, vocabulary=GROUPS)
+    changed = complete = 0
+    for image, row, of_formula in zip(IMAGES, decoded.tokens[:, 0], decoded.log_probability[:, 0], strict=True):
+        expected, log_probability = read_in_groups(logits, image, MAX_TOKENS)
+        assert [token for token in row.numpy().tolist() if token] == expected
+        assert float(of_formula) == pytest.approx(log_probability, abs=1e-3)
+        complete += len(expected) < MAX_TOKENS
+        changed += expected != read_slowly(logits, image, MAX_TOKENS)[0]
+    assert changed and complete
 
 
 def test_padding_and_start_are_never_predicted(model, logits):
