@@ -227,7 +227,7 @@ def _session(file: Path, threads: int) -> onnxruntime.InferenceSession:
             weights = {name: saved[name] for name in saved if name != DESCRIPTION}
             described = json.loads(text)
             calibration = Calibration(**described.get("calibration", {}))
-            vocabulary = described["vocabulary"]
+            vocabulary = described.get("vocabulary", ())
             content = onnx_model(described["model"], weights, described["max_tokens"], text, calibration, vocabulary)
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

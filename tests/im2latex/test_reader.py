@@ -136,7 +136,7 @@ def test_doubtful_pictures_are_read_again_in_several_sizes_together(
         padded = np.full((len(views), *(-(-shapes.max(axis=0) // STRIDE) * STRIDE), 1), WHITE, np.uint8)
         for view, into in zip(views, padded, strict=True):
             into[: view.shape[0], : view.shape[1], 0] = view
-        decoded = search(keras_model, padded, shapes, plain.max_tokens, width, 2.0, len(views))
+        decoded = search(keras_model, padded, shapes, plain.max_tokens, width, 2.0, len(views), plain.vocabulary)
         texts = [" ".join(plain.vocabulary[token] for token in row if token) for row in np.array(decoded.tokens)[0]]
         return dict(zip(texts, np.array(decoded.log_probability)[0].tolist(), strict=True))
 

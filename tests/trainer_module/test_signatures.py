@@ -96,7 +96,8 @@ class Exported:
         normalised = [normalise_image(tf.constant(image), self.image).numpy()[:, :, 0] for image in images]
         nothing = np.array([], np.int32)
         batch = collate([Example(png(Image.fromarray(image)), *image.shape, nothing) for image in normalised])
-        decoded = search(self.model, batch.inputs["image"], batch.inputs["size"], MAX_TOKENS, width, length_penalty)
+        inputs = batch.inputs["image"], batch.inputs["size"]
+        decoded = search(self.model, *inputs, MAX_TOKENS, width, length_penalty, vocabulary=self.vocabulary)
         latex = [
             [" ".join(self.vocabulary[token] for token in row if token) for row in hypotheses]
             for hypotheses in decoded.tokens.numpy()
