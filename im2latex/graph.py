@@ -13,7 +13,7 @@ import numpy as np
 
 from im2latex.calibration import CERTAIN, Calibration
 from im2latex.encoder_graph import BLOCK, OUTSIDE, EncoderGraph, MemoryNames
-from im2latex.groups import MAX_DEPTH, groups_of
+from im2latex.groups import groups_of
 from im2latex.protobuf import Message, OnnxGraph, model
 
 PAD, START, END = 0, 1, 2
@@ -176,11 +176,15 @@ class _Network(EncoderGraph):
         ids = np.arange(vocabulary_size)
         groups = groups_of(vocabulary or [""] * vocabulary_size, END)
         possible = ~groups.forbidden & (ids != PAD) & (ids != START)
-        only_end, allowed, closing = (
+        # By the kind of the innermost open group; the last row is for hypotheses that have to end.
+        allowed, closing, only_end = (
             graph.constant(np.where(is_possible, 0, NEVER).astype(np.float32))
-            for is_possible in (ids == END, possible, groups.ending)
+            for is_possible in (np.vstack([possible, ids == END]), np.vstack([groups.ending, ids < 0]), ids == END)
         )
-        opened, closed = (graph.constant(kinds.astype(np.int64)[:, np.newaxis]) for kinds in groups[:2])
+        # The open groups are the digits of a number, the innermost last: a token multiplies it, adds to it, divides it.
+        kinds = len(groups.forbidden)
+        changes = np.where(groups.opened > 0, kinds, 1), groups.opened, np.where(groups.closed > 0, kinds, 1)
+        factor, addend, divisor = (graph.constant(change.astype(np.int64)[:, np.newaxis]) for change in changes)
         offsets = add("Unsqueeze", add("Mul", self.count(batch), width), self.ints(1))
         first = self.reshape(add("Expand", offsets, beams), -1)
         never, vocabulary_shape = graph.constant(NEVER), self.ints(vocabulary_size)
@@ -206,7 +210,7 @@ class _Network(EncoderGraph):
             "hidden": (zeros, "float32"),
             "cell": (zeros, "float32"),
             "output": (zeros, "float32"),
-            "within": (filled(0, MAX_DEPTH), "int64"),  # kinds of the open groups, the innermost first
+            "within": (filled(0, 1), "int64"),  # the open groups
             "log_probability": (log_probability, "float32"),  # (queries, 1)
             # From here on with a column for each step.
             "tokens": (filled(PAD, MAX_PERIOD), "int64"),  # and MAX_PERIOD columns before the first step
@@ -236,21 +240,18 @@ class _Network(EncoderGraph):
         gains = add("Reshape", add("Expand", add("Sub", mean, log_views), of_view), of_query)
         is_last = add("Equal", step, body.constant(max_tokens))
         has_to_end = add("Or", is_last, add("Greater", add("ReduceMax", repeated, axes=[1]), body.constant(-1)))
-        innermost = add("Gather", within, body.constant(0), axis=1)
-        closed_first = add("Add", add("Gather", gains, self.ints(END), axis=1), add("Gather", closing, innermost))
-        matching = add("Add", add("Max", gains, closed_first), add("Gather", allowed, innermost))
-        gains = add("Where", has_to_end, add("Add", gains, only_end), matching)
+        row = add("Where", has_to_end, self.ints(kinds), add("Mod", within, self.ints(kinds)))
+        row = add("Reshape", row, flat)
+        closed_first = add("Add", add("Gather", gains, self.ints(END), axis=1), add("Gather", closing, row))
+        gains = add("Add", add("Max", gains, closed_first), add("Gather", allowed, row))
         candidates = add("Add", before, add("Where", ended, only_end, gains))
         log_probability, best = body.add_many("TopK", 2, add("Reshape", candidates, in_all), width)
         best = add("Reshape", best, flat)
         last, parents = add("Mod", best, vocabulary_shape), add("Div", best, vocabulary_shape)
         rows = add("Add", first, parents)
         hidden, cell, output, within = (add("Gather", part, rows) for part in (hidden, cell, output, within))
-        opens, closes = add("Gather", opened, last), add("Gather", closed, last)
-        outside = add("Pad", add("Slice", within, along, end_of_recent, along), self.ints(0, 0, 0, 1))
-        within = add("Where", add("Cast", closes, to=9), outside, within)
-        inside = add("Concat", opens, add("Slice", within, self.ints(0), flat, along), axis=1)
-        within = add("Where", add("Cast", opens, to=9), inside, within)
+        within = add("Add", add("Mul", within, add("Gather", factor, last)), add("Gather", addend, last))
+        within = add("Div", within, add("Gather", divisor, last))
         tokens, sums, repeated = (add("Gather", part, rows) for part in (tokens, sums, repeated))
         written, log_probability = add("Unsqueeze", last, along), add("Reshape", log_probability, column)
         ended = add("Equal", written, body.constant(END))
