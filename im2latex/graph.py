@@ -182,6 +182,7 @@ class _Network(EncoderGraph):
             for is_possible in (np.vstack([possible, ids == END]), np.vstack([groups.ending, ids < 0]), ids == END)
         )
         # The open groups are the digits of a number, the innermost last: a token multiplies it, adds to it, divides it.
+        # 64 bits are enough for 24 groups within each other, with the five kinds that the reader has.
         kinds = len(groups.forbidden)
         changes = np.where(groups.opened > 0, kinds, 1), groups.opened, np.where(groups.closed > 0, kinds, 1)
         factor, addend, divisor = (graph.constant(change.astype(np.int64)[:, np.newaxis]) for change in changes)
